@@ -1,0 +1,27 @@
+#!/bin/bash
+# dracut module, see dracut.modules(7): boots the layer that imgbased.layer= names.
+
+check() {
+    require_binaries imgbased-helper lvm thin_check e2fsck || return 1
+    # Included by default: a layer whose initramfs lacks this module does not boot.
+    return 0
+}
+
+depends() {
+    # lvm brings dm and, from 108 on, initqueue. The unit and its generator need systemd.
+    echo lvm dracut-systemd
+}
+
+installkernel() {
+    # A hostonly image has drivers for the running root only, and 059 has no thin target in any.
+    hostonly='' instmods dm-thin-pool ext4 overlay
+}
+
+install() {
+    inst_multiple imgbased-helper thin_check e2fsck mount umount
+    inst_simple "$moddir/imgbased-sysroot.service" /usr/lib/systemd/system/imgbased-sysroot.service
+    mkdir -p "$initdir/usr/lib/systemd/system-generators"
+    ln -sfn ../../../bin/imgbased-helper \
+        "$initdir/usr/lib/systemd/system-generators/imgbased-generator"
+    inst_hook cmdline 20 "$moddir/parse-imgbased.sh"
+}

@@ -1,0 +1,163 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use log::LevelFilter;
+use simplelog::{ConfigBuilder, WriteLogger};
+
+use super::{Context, base, layer, layout, status};
+use crate::early::cmdline::DEFAULT_VG;
+use crate::lvm::Lvm;
+use crate::model::name::{LvName, VgName};
+
+/// Boot layers for Linux hosts: read-only bases and writable thin snapshots, one boot entry each.
+#[derive(Parser)]
+#[command(name = "imgbased-helper", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Args)]
+struct Global {
+    /// Volume group of the host
+    #[arg(long, global = true, value_name = "NAME", default_value = DEFAULT_VG)]
+    vg: VgName,
+    /// Thin pool that `layout init` makes
+    #[arg(long, global = true, value_name = "NAME", default_value = "ImagePool")]
+    pool: LvName,
+    /// Directory below which the host's /boot is mounted
+    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Print what would be done, as commands for a shell, and do nothing
+    #[arg(short = 'n', long, global = true)]
+    dry_run: bool,
+    /// Print what is read as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Show each command that is run
+    #[arg(short, long, global = true, alias = "debug")]
+    verbose: bool,
+}
+
+#[derive(Subcommand)]
+enum Noun {
+    /// The volume group: show it, or make it on a disk
+    Layout {
+        #[command(subcommand)]
+        verb: Option<LayoutVerb>,
+    },
+    /// Read-only images that layers start from
+    #[command(subcommand)]
+    Base(BaseVerb),
+    /// Writable snapshots that the host boots
+    #[command(subcommand)]
+    Layer(LayerVerb),
+    /// What is booted, what boots next, and how full the pool is
+    Status,
+    /// Part of the initramfs
+    #[command(subcommand, hide = true)]
+    Initrd(InitrdVerb),
+}
+
+#[derive(Subcommand)]
+enum LayoutVerb {
+    /// Make the volume group, its thin pool and the Config volume
+    Init {
+        /// Whole disk or partition to use; it must be empty. May be given several times
+        #[arg(long, value_name = "DEVICE", required = true)]
+        device: Vec<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum BaseVerb {
+    /// Make a base from a raw ext4 image (a file or a block device)
+    Add {
+        image: PathBuf,
+        /// Name of the base [default: the next free Base-<N>]
+        #[arg(long)]
+        name: Option<LvName>,
+        /// Size of the base, such as 4G; at least that of the image, which it is by default
+        #[arg(long, value_parser = super::text::parse_size)]
+        size: Option<u64>,
+    },
+    /// List the bases
+    List,
+    /// Print the name of the latest base
+    Latest,
+}
+
+#[derive(Subcommand)]
+enum LayerVerb {
+    /// Make a layer and its boot entry
+    Add {
+        /// Base or layer to start from [default: the latest base]
+        origin: Option<LvName>,
+    },
+    /// List the layers
+    List,
+}
+
+#[derive(Subcommand)]
+enum InitrdVerb {
+    /// Mount the layer of the kernel command line at /sysroot
+    Mount,
+}
+
+impl Cli {
+    /// Does what the command line says.
+    pub fn run(self) -> Result<ExitCode> {
+        if let Noun::Initrd(InitrdVerb::Mount) = self.noun {
+            crate::early::mount_sysroot()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        start_logging(self.global.verbose)?;
+        let context = Context {
+            lvm: Lvm::new(self.global.vg),
+            pool: self.global.pool,
+            root: self.global.root,
+            dry_run: self.global.dry_run,
+            json: self.global.json,
+        };
+        match self.noun {
+            Noun::Layout { verb: None } => layout::show(&context)?,
+            Noun::Layout {
+                verb: Some(LayoutVerb::Init { device }),
+            } => layout::init(&context, &device)?,
+            Noun::Base(BaseVerb::Add { image, name, size }) => {
+                base::add(&context, &image, name, size)?;
+            }
+            Noun::Base(BaseVerb::List) => base::list(&context)?,
+            Noun::Base(BaseVerb::Latest) => base::latest(&context)?,
+            Noun::Layer(LayerVerb::Add { origin }) => layer::add(&context, origin)?,
+            Noun::Layer(LayerVerb::List) => layer::list(&context)?,
+            Noun::Status => status::show(&context)?,
+            Noun::Initrd(InitrdVerb::Mount) => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Warnings go to standard error, with `--verbose` the commands as well.
+fn start_logging(verbose: bool) -> Result<()> {
+    let level = if verbose {
+        LevelFilter::Debug
+    } else {
+        LevelFilter::Warn
+    };
+    let config = ConfigBuilder::new()
+        .set_time_level(LevelFilter::Off)
+        .set_target_level(LevelFilter::Off)
+        .set_location_level(LevelFilter::Off)
+        .set_thread_level(LevelFilter::Off)
+        .set_max_level(LevelFilter::Off)
+        .build();
+    WriteLogger::init(level, config, std::io::stderr())?;
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! `layer`: writable snapshots that the host boots.
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+use super::view::{self, JSON_VERSION, LayerView};
+use super::{Context, comment, pool_with_room, say, text};
+use crate::model::layout::{Group, Role, tag};
+use crate::model::name::{LvName, next_layer};
+use crate::sys::cmd::Cmd;
+
+/// Makes a layer of `origin`, a base or a layer, or of the latest base, and its boot entry.
+pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
+    let (_lock, mut changes) = context.change().context("layer add")?;
+    let boot = context.boot_partition()?;
+    boot.check_writable()?;
+    let group = context.load()?;
+    pool_with_room(&group)?;
+    let (origin, base) = find_origin(&group, origin)?;
+    let layer = next_layer(&base, group.taken())?;
+    group.name.dm_name(&layer)?;
+    // A base never changes, so what its entry boots is right for its layers. A layer may have got
+    // another kernel since.
+    let payload = if origin == base {
+        boot.entry_of(base.as_str())?.map(|entry| entry.payload())
+    } else {
+        None
+    };
+    let default = boot.default_id()?;
+    let lvm = &context.lvm;
+    let device = lvm.device(&layer)?;
+
+    let create = lvm.create_snapshot(&layer, &origin, &base);
+    changes.run_undoable(&create, lvm.remove(&layer))?;
+    // tune2fs(8) wants a filesystem that was just checked.
+    changes.run(
+        &Cmd::new("e2fsck")
+            .args(["-fp"])
+            .arg(&device)
+            .accept(&[0, 1, 2, 3]),
+    )?;
+    changes.run(&Cmd::new("tune2fs").args(["-U", "random"]).arg(&device))?;
+    let payload = match payload {
+        Some(payload) => Some(payload),
+        None => context.publish(&mut changes, &boot, &layer)?,
+    };
+    let entry = payload
+        .map(|payload| context.entry(&layer, false, &payload))
+        .transpose()?;
+    changes.run(&lvm.deactivate(&layer))?;
+    changes.run(&lvm.complete(&layer, tag::LAYER))?;
+    changes.keep();
+    let Some(entry) = entry else {
+        return comment(&format!("the boot entry of {layer} is written"));
+    };
+    boot.add(&mut changes, &entry)
+        .with_context(|| format!("{layer} was made, but has no boot entry"))?;
+    changes.keep();
+    if default.is_none() {
+        boot.set_default(&mut changes, &entry.id)
+            .with_context(|| format!("{layer} was made, but there is no default entry"))?;
+    }
+    if !context.dry_run {
+        say(&format!("{layer}\n"))?;
+    }
+    Ok(())
+}
+
+/// What to snapshot, and the base that the new layer belongs to.
+fn find_origin(group: &Group, origin: Option<LvName>) -> Result<(LvName, LvName)> {
+    let Some(origin) = origin else {
+        return match group.bases().pop() {
+            Some(base) => Ok((base.name.clone(), base.name)),
+            None => bail!(
+                "{} has no base; `imgbased-helper base add IMAGE` makes one",
+                group.name
+            ),
+        };
+    };
+    match group.volume(origin.as_str()).map(|volume| volume.role) {
+        Some(Role::Base) => Ok((origin.clone(), origin)),
+        Some(Role::Layer) => match group.base_of(origin.as_str()) {
+            Some(base) => Ok((origin, base)),
+            None => bail!("the base of {origin} is gone"),
+        },
+        _ => bail!("{} has no base or layer {origin}", group.name),
+    }
+}
+
+#[derive(Serialize)]
+struct List<'a> {
+    version: u32,
+    layers: Vec<&'a LayerView>,
+}
+
+/// Lists the layers, oldest first.
+pub fn list(context: &Context) -> Result<()> {
+    let view = view::load(context)?;
+    let list = List {
+        version: JSON_VERSION,
+        layers: view.layers().collect(),
+    };
+    context.show(&list, || {
+        let rows: Vec<(String, String)> = view
+            .layers()
+            .map(|layer| {
+                let marks = [(layer.booted, "booted"), (layer.default, "default")];
+                let marks: Vec<&str> = marks
+                    .iter()
+                    .filter(|(is, _)| *is)
+                    .map(|(_, m)| *m)
+                    .collect();
+                let size = text::size(layer.size);
+                (
+                    layer.name.clone(),
+                    format!("{size:>10}  {}", marks.join(", ")),
+                )
+            })
+            .collect();
+        text::columns(&rows)
+    })
+}

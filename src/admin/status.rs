@@ -1,0 +1,84 @@
+//! `status`: what is booted, what boots next, and how full the pool is.
+
+use anyhow::{Context as _, Result};
+use nix::sys::utsname::uname;
+use serde::Serialize;
+
+use super::view::{self, JSON_VERSION, PoolView, View};
+use super::{Context, text};
+
+#[derive(Serialize)]
+struct Status<'a> {
+    version: u32,
+    vg: &'a str,
+    booted: Option<&'a str>,
+    base: Option<&'a str>,
+    default: Option<&'a str>,
+    kernel: String,
+    layers: usize,
+    bases: usize,
+    pool: Option<&'a PoolView>,
+}
+
+/// Shows the state of the host on a few lines.
+pub fn show(context: &Context) -> Result<()> {
+    let view = view::load(context)?;
+    let kernel = uname().context("cannot ask for the kernel's version")?;
+    let booted = view.booted.as_deref();
+    let status = Status {
+        version: JSON_VERSION,
+        vg: &view.vg,
+        booted,
+        base: base_of(&view, booted),
+        default: view.default.as_deref(),
+        kernel: kernel.release().to_string_lossy().into_owned(),
+        layers: view.layers().count(),
+        bases: view.bases.len(),
+        pool: view.pool.as_ref(),
+    };
+    context.show(&status, || render(&status))
+}
+
+fn base_of<'a>(view: &'a View, booted: Option<&str>) -> Option<&'a str> {
+    let layer = view
+        .layers()
+        .find(|layer| Some(layer.name.as_str()) == booted)?;
+    Some(&layer.base)
+}
+
+fn render(status: &Status) -> String {
+    let booted = match (status.booted, status.base) {
+        (Some(layer), Some(base)) => format!("{layer}, a layer of {base}"),
+        (Some(base), None) => format!("{base}, a base: changes are kept in memory only"),
+        (None, _) => "no layer".to_owned(),
+    };
+    let mut rows = vec![
+        ("Booted".to_owned(), booted),
+        (
+            "Default".to_owned(),
+            status.default.unwrap_or("none").to_owned(),
+        ),
+        ("Kernel".to_owned(), status.kernel.clone()),
+        (
+            "Group".to_owned(),
+            format!(
+                "{}: bases {}, layers {}",
+                status.vg, status.bases, status.layers
+            ),
+        ),
+    ];
+    if let Some(pool) = status.pool {
+        let percent = |p: Option<f64>| p.map_or("unknown".to_owned(), |p| format!("{p:.1} %"));
+        rows.push((
+            "Pool".to_owned(),
+            format!(
+                "{}: {}, data {} full, metadata {} full",
+                pool.name,
+                text::size(pool.size),
+                percent(pool.data_percent),
+                percent(pool.metadata_percent)
+            ),
+        ));
+    }
+    text::columns(&rows)
+}

@@ -1,0 +1,168 @@
+//! A group together with what is booted and what boots next: the data that is shown to people and,
+//! as JSON, to programs.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::Context;
+use crate::early::{BootRecord, RECORD};
+use crate::model::layout::{Group, Role, Volume};
+use crate::sys::mounts;
+
+/// The version of all JSON output. It grows when a field changes its meaning or goes away.
+pub const JSON_VERSION: u32 = 1;
+
+/// Sizes are bytes, percentages are of the pool.
+#[derive(Serialize)]
+pub struct View {
+    pub version: u32,
+    pub vg: String,
+    pub size: u64,
+    pub free: u64,
+    pub pool: Option<PoolView>,
+    pub bases: Vec<BaseView>,
+    pub volumes: Vec<VolumeView>,
+    /// The layer or base that runs.
+    pub booted: Option<String>,
+    /// The layer or base that boots next.
+    pub default: Option<String>,
+}
+
+#[derive(Serialize)]
+pub struct PoolView {
+    pub name: String,
+    pub size: u64,
+    pub data_percent: Option<f64>,
+    pub metadata_percent: Option<f64>,
+}
+
+#[derive(Serialize)]
+pub struct BaseView {
+    pub name: String,
+    pub size: u64,
+    pub booted: bool,
+    pub default: bool,
+    pub layers: Vec<LayerView>,
+}
+
+#[derive(Clone, Serialize)]
+pub struct LayerView {
+    pub name: String,
+    pub base: String,
+    pub size: u64,
+    pub active: bool,
+    pub booted: bool,
+    pub default: bool,
+    /// Whether the boot menu has it; unknown where no boot partition is mounted.
+    pub bootable: Option<bool>,
+}
+
+#[derive(Serialize)]
+pub struct VolumeView {
+    pub name: String,
+    pub role: Role,
+    pub size: u64,
+}
+
+/// Loads a group and adds what is known about booting.
+pub fn load(context: &Context) -> Result<View> {
+    let group = context.load()?;
+    let booted = booted(&group)?;
+    let (entries, default) = match context.boot_partition() {
+        Ok(boot) => {
+            let entries = boot.entries()?;
+            let id = boot.default_id()?;
+            let default = entries.iter().find(|e| Some(&e.id) == id.as_ref());
+            let default = default.and_then(|e| e.layer()).map(str::to_owned);
+            (Some(entries), default)
+        }
+        Err(error) => {
+            log::warn!("boot entries are not shown: {error:#}");
+            (None, None)
+        }
+    };
+    let has_entry = |name: &str| {
+        let entries = entries.as_ref()?;
+        Some(entries.iter().any(|e| e.layer() == Some(name)))
+    };
+    let is = |which: &Option<String>, name: &str| which.as_deref() == Some(name);
+    let bases = group
+        .bases()
+        .into_iter()
+        .map(|base| BaseView {
+            name: base.name.to_string(),
+            size: base.volume.size,
+            booted: is(&booted, base.name.as_str()),
+            default: is(&default, base.name.as_str()),
+            layers: base
+                .layers
+                .iter()
+                .map(|(name, volume)| LayerView {
+                    name: name.to_string(),
+                    base: base.name.to_string(),
+                    size: volume.size,
+                    active: volume.active,
+                    booted: is(&booted, name.as_str()),
+                    default: is(&default, name.as_str()),
+                    bootable: has_entry(name.as_str()),
+                })
+                .collect(),
+        })
+        .collect();
+    Ok(View {
+        version: JSON_VERSION,
+        vg: group.name.to_string(),
+        size: group.size,
+        free: group.free,
+        pool: group.pool().map(pool_view),
+        bases,
+        volumes: group
+            .volumes
+            .iter()
+            .filter(|v| !matches!(v.role, Role::Pool | Role::Base | Role::Layer))
+            .map(|v| VolumeView {
+                name: v.name.clone(),
+                role: v.role,
+                size: v.size,
+            })
+            .collect(),
+        booted,
+        default,
+    })
+}
+
+fn pool_view(pool: &Volume) -> PoolView {
+    PoolView {
+        name: pool.name.clone(),
+        size: pool.size,
+        data_percent: pool.data_percent,
+        metadata_percent: pool.metadata_percent,
+    }
+}
+
+/// The layer that / is on; where / is the volatile overlay of a base, what the initramfs recorded.
+fn booted(group: &Group) -> Result<Option<String>> {
+    if let Some(mounted) = mounts::dm_name_at(Path::new("/"))? {
+        for name in group.bootable() {
+            if group.name.dm_name(&name)? == mounted {
+                return Ok(Some(name.to_string()));
+            }
+        }
+        return Ok(None);
+    }
+    let record: Option<BootRecord> = fs::read(RECORD)
+        .ok()
+        .and_then(|json| serde_json::from_slice(&json).ok());
+    Ok(record
+        .filter(|r| r.vg == group.name.as_str())
+        .map(|r| r.layer))
+}
+
+impl View {
+    pub fn layers(&self) -> impl Iterator<Item = &LayerView> {
+        self.bases.iter().flat_map(|base| &base.layers)
+    }
+}

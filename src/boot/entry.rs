@@ -1,0 +1,320 @@
+//! Boot Loader Specification entries of type #1, the source of truth for every boot loader.
+//! <https://uapi-group.org/specifications/specs/boot_loader_specification/>
+
+use std::cmp::Ordering;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::model::name::{LvName, VgName};
+
+/// Sort keys: layers come first in the menu, bases last.
+const LAYER_SORT_KEY: &str = "imgbased-layer";
+const BASE_SORT_KEY: &str = "imgbased-rescue";
+
+/// One entry that boots a layer or a base.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The file name without `.conf`.
+    pub id: String,
+    pub title: String,
+    /// The kernel's version.
+    pub version: String,
+    pub sort_key: String,
+    /// Paths relative to `$BOOT`, with a leading slash.
+    pub linux: String,
+    pub initrd: String,
+    pub options: String,
+}
+
+/// What an entry boots, apart from its name: taken from a base for all its layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    pub version: String,
+    pub linux: String,
+    pub initrd: String,
+    /// Without what belongs to a layer.
+    pub options: String,
+    /// The name of the operating system, for the title.
+    pub system: String,
+}
+
+impl Entry {
+    /// The entry of a layer, or of a base, which boots under a volatile overlay.
+    ///
+    /// Refuses options that a boot loader would change on their way to the kernel.
+    pub fn new(vg: &VgName, name: &LvName, is_base: bool, payload: &Payload) -> Result<Self> {
+        check_options(&payload.options)?;
+        let mut options = payload.options.clone();
+        if !options.is_empty() {
+            options.push(' ');
+        }
+        options += &format!("imgbased.layer={name}");
+        if vg.as_str() != crate::early::cmdline::DEFAULT_VG {
+            options += &format!(" imgbased.vg={vg}");
+        }
+        let kind = if is_base { " factory state" } else { "" };
+        Ok(Self {
+            id: id(name),
+            title: format!(
+                "{name}{kind} ({}, Linux {})",
+                payload.system, payload.version
+            ),
+            version: payload.version.clone(),
+            sort_key: if is_base {
+                BASE_SORT_KEY
+            } else {
+                LAYER_SORT_KEY
+            }
+            .to_owned(),
+            linux: payload.linux.clone(),
+            initrd: payload.initrd.clone(),
+            options,
+        })
+    }
+
+    /// What this entry boots, for another one that boots the same.
+    pub fn payload(&self) -> Payload {
+        let system = self
+            .title
+            .split_once(" (")
+            .and_then(|(_, rest)| rest.rsplit_once(", Linux "))
+            .map_or("Linux", |(system, _)| system);
+        Payload {
+            version: self.version.clone(),
+            linux: self.linux.clone(),
+            initrd: self.initrd.clone(),
+            options: without_layer_options(&self.options),
+            system: system.to_owned(),
+        }
+    }
+
+    /// The layer or base that this entry boots: the last `imgbased.layer=`, as in the initramfs.
+    pub fn layer(&self) -> Option<&str> {
+        self.options
+            .split_ascii_whitespace()
+            .filter_map(|word| word.strip_prefix("imgbased.layer="))
+            .next_back()
+    }
+
+    /// Reads an entry; nothing if it is not one that boots a layer.
+    pub fn parse(id: &str, text: &str) -> Option<Self> {
+        let value = |key: &str| {
+            text.lines()
+                .filter_map(|line| line.trim().split_once([' ', '\t']))
+                .find(|(k, _)| *k == key)
+                .map(|(_, value)| value.trim().to_owned())
+        };
+        let entry = Self {
+            id: id.to_owned(),
+            title: value("title")?,
+            version: value("version")?,
+            sort_key: value("sort-key")?,
+            linux: value("linux")?,
+            initrd: value("initrd")?,
+            options: value("options")?,
+        };
+        entry.layer().is_some().then_some(entry)
+    }
+
+    /// The text of the entry's file.
+    pub fn render(&self) -> String {
+        format!(
+            "title {}\nversion {}\nsort-key {}\nlinux {}\ninitrd {}\noptions {}\n",
+            self.title, self.version, self.sort_key, self.linux, self.initrd, self.options
+        )
+    }
+
+    /// Order in a menu: layers before bases, the newest first.
+    pub fn menu_order(&self, other: &Self) -> Ordering {
+        let name = |entry: &Self| entry.layer().and_then(|l| l.parse::<LvName>().ok());
+        self.sort_key
+            .cmp(&other.sort_key)
+            .then_with(|| name(other).cmp(&name(self)))
+            .then_with(|| self.id.cmp(&other.id))
+    }
+}
+
+/// The id of a layer's entry. What ends in `+` and digits would be read as a boot counter.
+pub fn id(name: &LvName) -> String {
+    let text = format!("imgbased-{name}");
+    let before_digits = text.trim_end_matches(|c: char| c.is_ascii_digit());
+    if before_digits.ends_with('+') && before_digits.len() < text.len() {
+        text + "_"
+    } else {
+        text
+    }
+}
+
+/// Options that belong to one layer or one way to find a root, or that the boot loader adds.
+pub fn without_layer_options(options: &str) -> String {
+    let belongs_to_layer = |word: &&str| {
+        let key = word.split('=').next().unwrap_or_default();
+        key.starts_with("imgbased.")
+            || key.starts_with("rd.lvm")
+            || matches!(
+                key,
+                "BOOT_IMAGE" | "initrd" | "root" | "rootflags" | "rootfstype" | "ro" | "rw"
+            )
+    };
+    let words: Vec<&str> = options
+        .split_ascii_whitespace()
+        .filter(|word| !belongs_to_layer(word))
+        .collect();
+    words.join(" ")
+}
+
+/// GRUB reads options as a script: other characters than these would end the command, name a
+/// variable or vanish.
+fn check_options(options: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || " _.,:=+@%~*?[]/\"-^!".contains(c);
+    if let Some(bad) = options.chars().find(|c| !allowed(*c)) {
+        bail!("kernel options {options:?} contain {bad:?}, which GRUB would not pass on unchanged");
+    }
+    ensure!(
+        options.matches('"').count() % 2 == 0,
+        "kernel options {options:?} have an open quote"
+    );
+    ensure!(
+        !options.split(' ').any(|word| word == "--"),
+        "kernel options {options:?} contain a lone --; what follows would belong to init"
+    );
+    Ok(())
+}
+
+/// A name that comes from an image, cut down to what every menu shows as it is.
+pub fn plain_title(text: &str) -> String {
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || " _.,:+@~/()-".contains(c) {
+            c
+        } else {
+            '?'
+        }
+    };
+    text.trim().chars().map(plain).take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(options: &str) -> Payload {
+        Payload {
+            version: "6.12.1-amd64".into(),
+            linux: "/imgbased/vmlinuz-6.12.1-amd64-0123".into(),
+            initrd: "/imgbased/initrd-6.12.1-amd64-4567".into(),
+            options: options.into(),
+            system: "Debian GNU/Linux 13 (trixie)".into(),
+        }
+    }
+
+    fn entry(vg: &str, name: &str, is_base: bool, options: &str) -> Result<Entry> {
+        Entry::new(
+            &vg.parse().unwrap(),
+            &name.parse().unwrap(),
+            is_base,
+            &payload(options),
+        )
+    }
+
+    #[test]
+    fn an_entry_is_rendered_and_read_back() {
+        let entry = entry("HostVG", "Base-0.1", false, "console=ttyS0 quiet").unwrap();
+        assert_eq!(
+            entry.render(),
+            "title Base-0.1 (Debian GNU/Linux 13 (trixie), Linux 6.12.1-amd64)\n\
+             version 6.12.1-amd64\n\
+             sort-key imgbased-layer\n\
+             linux /imgbased/vmlinuz-6.12.1-amd64-0123\n\
+             initrd /imgbased/initrd-6.12.1-amd64-4567\n\
+             options console=ttyS0 quiet imgbased.layer=Base-0.1\n"
+        );
+        assert_eq!(
+            Entry::parse(&entry.id, &entry.render()),
+            Some(entry.clone())
+        );
+        assert_eq!(entry.layer(), Some("Base-0.1"));
+        assert_eq!(entry.payload(), payload("console=ttyS0 quiet"));
+    }
+
+    #[test]
+    fn another_group_is_named() {
+        let entry = entry("my-vg", "Base-0", true, "").unwrap();
+        assert_eq!(entry.options, "imgbased.layer=Base-0 imgbased.vg=my-vg");
+        assert!(entry.title.starts_with("Base-0 factory state ("));
+        assert_eq!(entry.payload(), payload(""));
+    }
+
+    #[test]
+    fn entries_of_others_are_not_ours() {
+        for text in [
+            "",
+            "title Debian\nversion 1\nsort-key d\nlinux /vmlinuz\ninitrd /i\noptions root=/dev/sda1 quiet\n",
+            "title x\noptions imgbased.layer=Base-0\n",
+        ] {
+            assert_eq!(Entry::parse("x", text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn options_that_grub_would_change_are_refused() {
+        for options in [
+            "a;b", "a{b}", "a\\b", "$a", "a'b", "a`b", "a|b", "a&b", "a>b", "a#b", "\"a", "a -- b",
+            "a\nb", "ä",
+        ] {
+            assert!(entry("HostVG", "L", false, options).is_err(), "{options:?}");
+        }
+        assert!(
+            entry(
+                "HostVG",
+                "L",
+                false,
+                "a=\"b c\" console=ttyS0,115200n8 x=[1]?*~@%"
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn what_belongs_to_a_layer_is_taken_out_in_order() {
+        assert_eq!(
+            without_layer_options(
+                "BOOT_IMAGE=(hd0,gpt2)/vmlinuz root=/dev/sda1 ro a=1 rd.lvm.lv=x/y b a=2 imgbased.layer=B imgbased.timeout=5 rootflags=x a=1\n"
+            ),
+            "a=1 b a=2 a=1"
+        );
+    }
+
+    #[test]
+    fn ids_do_not_look_like_boot_counters() {
+        let id = |name: &str| id(&name.parse().unwrap());
+        assert_eq!(id("Base-0.1"), "imgbased-Base-0.1");
+        assert_eq!(id("node-4.5-1+3"), "imgbased-node-4.5-1+3_");
+        assert_eq!(id("0"), "imgbased-0");
+        assert_eq!(id("a+"), "imgbased-a+");
+    }
+
+    #[test]
+    fn menus_show_the_newest_layer_first_and_bases_last() {
+        let mut entries: Vec<Entry> = [
+            ("Base-0", true),
+            ("Base-0.9", false),
+            ("Base-1", true),
+            ("Base-0.10", false),
+            ("Base-1.1", false),
+        ]
+        .iter()
+        .map(|(name, is_base)| entry("HostVG", name, *is_base, "").unwrap())
+        .collect();
+        entries.sort_by(Entry::menu_order);
+        let names: Vec<_> = entries.iter().map(|e| e.layer().unwrap()).collect();
+        assert_eq!(
+            names,
+            ["Base-1.1", "Base-0.10", "Base-0.9", "Base-1", "Base-0"]
+        );
+    }
+
+    #[test]
+    fn names_from_images_cannot_break_a_menu() {
+        assert_eq!(plain_title("It's \"x\"; $y\n{z}"), "It?s ?x?? ?y??z?");
+    }
+}

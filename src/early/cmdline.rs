@@ -1,0 +1,247 @@
+//! What the kernel command line asks for.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use cmdline_words_parser::parse_posix;
+
+use crate::model::name::{LvName, VgName};
+
+/// The volume group where `imgbased.vg=` does not say otherwise.
+pub const DEFAULT_VG: &str = "HostVG";
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The layer or base to boot and how.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request {
+    pub vg: VgName,
+    pub layer: LvName,
+    /// How long to wait for the disks of the group.
+    pub timeout: Duration,
+    /// `ro`, the last of `ro` and `rw` decides.
+    pub read_only: bool,
+    pub rootflags: Option<String>,
+    pub rootfstype: Option<String>,
+    /// Things that were ignored, for the log.
+    pub remarks: Vec<String>,
+}
+
+/// Reads a kernel command line, as /proc/cmdline has it: nothing if it has no `imgbased.layer`.
+///
+/// The last of several wins. Refuses a layer or group whose name is not valid.
+pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
+    let words = words(cmdline);
+    let options: Vec<(&str, Option<&str>)> = words
+        .iter()
+        .filter_map(|word| std::str::from_utf8(word).ok())
+        .map(|word| match word.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (word, None),
+        })
+        .collect();
+    let last = |key: &str| options.iter().rev().find(|(k, _)| *k == key);
+    let value = |key: &str| last(key).and_then(|(_, value)| *value);
+
+    if !is_layer_boot(cmdline) {
+        return Ok(None);
+    }
+    let layer = value("imgbased.layer").unwrap_or_default();
+    ensure!(
+        !layer.is_empty(),
+        "imgbased.layer= on the kernel command line has no readable name"
+    );
+    let mut remarks = Vec::new();
+    let timeout = match value("imgbased.timeout").map(str::parse) {
+        None => DEFAULT_TIMEOUT,
+        Some(Ok(seconds)) => Duration::from_secs(seconds),
+        Some(Err(_)) => {
+            remarks.push(format!(
+                "imgbased.timeout= is not a number of seconds, {} is used",
+                DEFAULT_TIMEOUT.as_secs()
+            ));
+            DEFAULT_TIMEOUT
+        }
+    };
+    if let Some(root) = value("root") {
+        remarks.push(format!(
+            "root={root} is ignored, imgbased.layer={layer} decides"
+        ));
+    }
+    let access = options
+        .iter()
+        .rev()
+        .find(|(k, v)| v.is_none() && matches!(*k, "ro" | "rw"));
+    Ok(Some(Request {
+        vg: value("imgbased.vg")
+            .unwrap_or(DEFAULT_VG)
+            .parse()
+            .context("imgbased.vg= on the kernel command line")?,
+        layer: layer
+            .parse()
+            .context("imgbased.layer= on the kernel command line")?,
+        timeout,
+        read_only: access.is_some_and(|(key, _)| *key == "ro"),
+        rootflags: value("rootflags").map(str::to_owned),
+        rootfstype: value("rootfstype").map(str::to_owned),
+        remarks,
+    }))
+}
+
+/// Whether the command line has `imgbased.layer` at all, be its value valid or not.
+pub fn is_layer_boot(cmdline: &[u8]) -> bool {
+    words(cmdline)
+        .iter()
+        .any(|word| word.split(|b| *b == b'=').next() == Some(b"imgbased.layer"))
+}
+
+/// The words of a kernel command line up to a lone `--`, behind which init's arguments follow.
+///
+/// As in the kernel (`next_arg` in lib/cmdline.c) only `"` quotes, anywhere in a word; the quotes
+/// are taken out.
+fn words(cmdline: &[u8]) -> Vec<Vec<u8>> {
+    let mut text = prepared(cmdline);
+    parse_posix(&mut text[..])
+        .take_while(|word| *word != b"--")
+        .filter(|word| !word.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+/// The command line so that the parser for shell words finds the kernel's words in it: single
+/// spaces outside of quotes, since after other white space it yields empty words for ever, and the
+/// quoting characters that the kernel does not know escaped.
+fn prepared(cmdline: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(cmdline.len());
+    let mut quoted = false;
+    for &byte in cmdline.trim_ascii() {
+        match byte {
+            b'"' => quoted = !quoted,
+            _ if is_kernel_space(byte) && !quoted => {
+                if !text.is_empty() && text.last() != Some(&b' ') {
+                    text.push(b' ');
+                }
+                continue;
+            }
+            b'\\' | b'\'' => text.push(b'\\'),
+            _ => {}
+        }
+        text.push(byte);
+    }
+    text
+}
+
+/// `isspace` of the kernel, which counts the no-break space of Latin-1 (lib/ctype.c).
+fn is_kernel_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r' | 0xa0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(cmdline: &str) -> Option<String> {
+        parse(cmdline.as_bytes())
+            .unwrap()
+            .map(|request| request.layer.to_string())
+    }
+
+    #[test]
+    fn the_layer_is_found() {
+        let long = format!("{} imgbased.layer=L", "x=y ".repeat(1000));
+        for (cmdline, expected) in [
+            ("imgbased.layer=Base-0.1\n", Some("Base-0.1")),
+            (
+                "BOOT_IMAGE=/vmlinuz imgbased.layer=Base-0.1 quiet\n",
+                Some("Base-0.1"),
+            ),
+            (
+                "imgbased.layer=Base-0.1 imgbased.layer=Base-0.2",
+                Some("Base-0.2"),
+            ),
+            ("imgbased.layer=\"Base-0.1\"", Some("Base-0.1")),
+            ("\"imgbased.layer=Base-0.1\"", Some("Base-0.1")),
+            ("a\timgbased.layer=L\n", Some("L")),
+            ("a\nb\nimgbased.layer=L\n\n", Some("L")),
+            ("  imgbased.layer=L  ", Some("L")),
+            ("x='a imgbased.layer=L'", None), // a single quote is a plain character: L' is no name
+            ("x=\\ imgbased.layer=L", Some("L")),
+            ("x=it's imgbased.layer=L", Some("L")),
+            ("x=\"a  imgbased.layer=L\" y", None),
+            ("x=\"a\nb\" imgbased.layer=L", Some("L")),
+            ("x=\"open imgbased.layer=L", None),
+            ("imgbased.layer=L -- imgbased.layer=M", Some("L")),
+            ("quiet -- imgbased.layer=M", None),
+            ("imgbased.layer=L --x", Some("L")),
+            ("imgbased.layers=L", None),
+            ("rd.imgbased.layer=L", None),
+            ("imgbased-layer=L", None),
+            ("IMGBASED.LAYER=L", None),
+            ("", None),
+            ("\n", None),
+            ("\"", None),
+            (&long, Some("L")),
+        ] {
+            match parse(cmdline.as_bytes()) {
+                Ok(request) => assert_eq!(
+                    request.map(|r| r.layer.to_string()).as_deref(),
+                    expected,
+                    "{cmdline:?}"
+                ),
+                Err(error) => assert!(cmdline.starts_with("x='a"), "{cmdline:?}: {error:#}"),
+            }
+        }
+    }
+
+    #[test]
+    fn names_that_are_not_valid_are_refused() {
+        for cmdline in [
+            "imgbased.layer",
+            "imgbased.layer=",
+            "imgbased.layer=\"\"",
+            "imgbased.layer=../etc",
+            "imgbased.layer=a/b",
+            "imgbased.layer=a;reboot",
+            "imgbased.layer=%s",
+            "imgbased.layer=-x",
+            "imgbased.layer=\"a b\"",
+            "imgbased.layer=a\\x2d",
+            "imgbased.layer=a@b.service",
+            "imgbased.layer=L imgbased.layer=",
+            "imgbased.layer=L imgbased.vg=a/b",
+            "imgbased.layer=a=b",
+            "imgbased.layer=\"a\nb\"",
+            "imgbased.layer=pvmove0",
+        ] {
+            assert!(parse(cmdline.as_bytes()).is_err(), "{cmdline:?}");
+            assert!(is_layer_boot(cmdline.as_bytes()), "{cmdline:?}");
+        }
+        assert!(parse(b"imgbased.layer=\xff\xfe").is_err());
+        assert!(parse(b"x=\xff imgbased.layer=L").unwrap().is_some());
+    }
+
+    #[test]
+    fn the_other_keys() {
+        let request = |cmdline: &str| parse(cmdline.as_bytes()).unwrap().unwrap();
+        let plain = request("imgbased.layer=L");
+        assert_eq!(plain.vg.as_str(), "HostVG");
+        assert_eq!(plain.timeout, Duration::from_secs(90));
+        assert!(!plain.read_only && plain.remarks.is_empty());
+
+        let all = request(
+            "imgbased.layer=L imgbased.vg=my-vg imgbased.timeout=5 ro rootflags=noatime,x=1 rootfstype=ext4",
+        );
+        assert_eq!(all.vg.as_str(), "my-vg");
+        assert_eq!(all.timeout, Duration::from_secs(5));
+        assert!(all.read_only);
+        assert_eq!(all.rootflags.as_deref(), Some("noatime,x=1"));
+        assert_eq!(all.rootfstype.as_deref(), Some("ext4"));
+
+        assert!(!request("ro imgbased.layer=L rw").read_only);
+        assert!(request("rw ro imgbased.layer=L").read_only);
+        assert_eq!(request("imgbased.layer=L root=/dev/sda1").remarks.len(), 1);
+        let bad_timeout = request("imgbased.layer=L imgbased.timeout=soon");
+        assert_eq!(bad_timeout.timeout, Duration::from_secs(90));
+        assert_eq!(bad_timeout.remarks.len(), 1);
+        assert_eq!(layer("quiet"), None);
+    }
+}

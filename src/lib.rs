@@ -1,0 +1,8 @@
+//! Read-only bases and writable layers for Linux hosts, on LVM thin volumes.
+
+pub mod admin;
+pub mod boot;
+pub mod early;
+pub mod lvm;
+pub mod model;
+pub mod sys;

@@ -1,0 +1,240 @@
+//! The view of a volume group: its pool, bases, their layers, and everything else in it.
+
+use serde::Serialize;
+
+use super::name::{LvName, VgName};
+
+/// LVM tags. Those without a value are the ones of imgbased, so that its groups are read as well.
+pub mod tag {
+    pub const VG: &str = "imgbased:vg";
+    pub const POOL: &str = "imgbased:pool";
+    pub const BASE: &str = "imgbased:base";
+    pub const LAYER: &str = "imgbased:layer";
+    pub const VOLUME: &str = "imgbased:volume";
+    /// On a layer, followed by the name of its base.
+    pub const OF: &str = "imgbased:of=";
+    /// On a volume that is still being made. Everything but `check` ignores such a volume.
+    pub const INCOMPLETE: &str = "imgbased:incomplete";
+}
+
+/// What a logical volume is to us, by its tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Pool,
+    Base,
+    Layer,
+    /// A volume that layers share, such as Config.
+    Volume,
+    Incomplete,
+    Foreign,
+}
+
+impl Role {
+    pub fn from_tags(tags: &[impl AsRef<str>]) -> Self {
+        let has = |tag| tags.iter().any(|t| t.as_ref() == tag);
+        if has(tag::INCOMPLETE) {
+            Self::Incomplete
+        } else if has(tag::POOL) {
+            Self::Pool
+        } else if has(tag::BASE) {
+            Self::Base
+        } else if has(tag::LAYER) {
+            Self::Layer
+        } else if has(tag::VOLUME) {
+            Self::Volume
+        } else {
+            Self::Foreign
+        }
+    }
+}
+
+/// One logical volume. Sizes are bytes, percentages are of the volume's size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Volume {
+    /// As LVM reports it; not every name in a group is one that we would give.
+    pub name: String,
+    pub role: Role,
+    pub tags: Vec<String>,
+    pub size: u64,
+    pub read_only: bool,
+    pub active: bool,
+    pub origin: Option<String>,
+    pub data_percent: Option<f64>,
+    pub metadata_percent: Option<f64>,
+}
+
+/// A volume group as one report of LVM shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    pub name: VgName,
+    pub size: u64,
+    pub free: u64,
+    pub extent_size: u64,
+    pub missing_pvs: u64,
+    pub volumes: Vec<Volume>,
+}
+
+/// A base with its layers, oldest first.
+#[derive(Debug)]
+pub struct Base<'a> {
+    pub name: LvName,
+    pub volume: &'a Volume,
+    pub layers: Vec<(LvName, &'a Volume)>,
+}
+
+impl Group {
+    pub fn volume(&self, name: &str) -> Option<&Volume> {
+        self.volumes.iter().find(|v| v.name == name)
+    }
+
+    /// The thin pool that bases and layers live in.
+    pub fn pool(&self) -> Option<&Volume> {
+        self.with_role(Role::Pool).next()
+    }
+
+    pub fn with_role(&self, role: Role) -> impl Iterator<Item = &Volume> {
+        self.volumes.iter().filter(move |v| v.role == role)
+    }
+
+    /// The names of the volumes that can be booted, in order.
+    pub fn bootable(&self) -> Vec<LvName> {
+        let mut names: Vec<LvName> = self
+            .volumes
+            .iter()
+            .filter(|v| matches!(v.role, Role::Base | Role::Layer))
+            .filter_map(|v| v.name.parse().ok())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// All bases in order, each with its layers in order.
+    pub fn bases(&self) -> Vec<Base<'_>> {
+        let mut bases: Vec<Base> = self
+            .with_role(Role::Base)
+            .filter_map(|volume| {
+                Some(Base {
+                    name: volume.name.parse().ok()?,
+                    volume,
+                    layers: Vec::new(),
+                })
+            })
+            .collect();
+        bases.sort_by(|a, b| a.name.cmp(&b.name));
+        for volume in self.with_role(Role::Layer) {
+            let Ok(name) = volume.name.parse::<LvName>() else {
+                continue;
+            };
+            if let Some(base) = bases
+                .iter_mut()
+                .find(|b| is_layer_of(volume, &name, &b.name))
+            {
+                base.layers.push((name, volume));
+            }
+        }
+        for base in &mut bases {
+            base.layers.sort_by(|a, b| a.0.cmp(&b.0));
+        }
+        bases
+    }
+
+    /// The base that a layer belongs to.
+    pub fn base_of(&self, layer: &str) -> Option<LvName> {
+        self.bases()
+            .into_iter()
+            .find(|b| b.layers.iter().any(|(n, _)| n.as_str() == layer))
+            .map(|b| b.name)
+    }
+
+    /// The names of all volumes: a new one has to differ from each.
+    pub fn taken(&self) -> impl Iterator<Item = &str> {
+        self.volumes.iter().map(|v| v.name.as_str())
+    }
+}
+
+/// By its tag; layers that imgbased made have none, there the name decides.
+fn is_layer_of(volume: &Volume, name: &LvName, base: &LvName) -> bool {
+    match volume.tags.iter().find_map(|t| t.strip_prefix(tag::OF)) {
+        Some(of) => of == base.as_str(),
+        None => name.layer_number(base).is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(name: &str, tags: &[&str]) -> Volume {
+        Volume {
+            name: name.into(),
+            role: Role::from_tags(tags),
+            tags: tags.iter().map(|t| (*t).into()).collect(),
+            size: 1 << 30,
+            read_only: false,
+            active: false,
+            origin: None,
+            data_percent: None,
+            metadata_percent: None,
+        }
+    }
+
+    fn group(volumes: Vec<Volume>) -> Group {
+        Group {
+            name: "HostVG".parse().unwrap(),
+            size: 0,
+            free: 0,
+            extent_size: 4 << 20,
+            missing_pvs: 0,
+            volumes,
+        }
+    }
+
+    #[test]
+    fn layers_are_found_by_tag_and_those_of_imgbased_by_name() {
+        let group = group(vec![
+            volume("Base-1.10", &[tag::LAYER, "imgbased:of=Base-1"]),
+            volume("Base-1.9", &[tag::LAYER]),
+            volume("Base-10", &[tag::BASE]),
+            volume("Base-1", &[tag::BASE]),
+            volume("node-4.5-1", &[tag::BASE]),
+            volume("node-4.5-1+1", &[tag::LAYER]),
+            volume("Base-10.1", &[tag::LAYER]),
+            volume("data", &[]),
+        ]);
+        let tree: Vec<(String, Vec<String>)> = group
+            .bases()
+            .iter()
+            .map(|b| {
+                let layers = b.layers.iter().map(|(n, _)| n.to_string()).collect();
+                (b.name.to_string(), layers)
+            })
+            .collect();
+        let names = |n: &[&str]| n.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            tree,
+            [
+                ("Base-1".into(), names(&["Base-1.9", "Base-1.10"])),
+                ("Base-10".into(), names(&["Base-10.1"])),
+                ("node-4.5-1".into(), names(&["node-4.5-1+1"])),
+            ]
+        );
+        assert_eq!(group.base_of("Base-1.9").unwrap().as_str(), "Base-1");
+        assert_eq!(group.base_of("data"), None);
+    }
+
+    #[test]
+    fn what_is_half_made_is_neither_base_nor_layer() {
+        let group = group(vec![
+            volume("Base-0", &[tag::BASE]),
+            volume(
+                "Base-0.1",
+                &[tag::LAYER, tag::INCOMPLETE, "imgbased:of=Base-0"],
+            ),
+            volume("Base-1", &[tag::INCOMPLETE]),
+        ]);
+        assert_eq!(group.bootable(), ["Base-0".parse().unwrap()]);
+        assert!(group.bases()[0].layers.is_empty());
+        assert_eq!(group.with_role(Role::Incomplete).count(), 2);
+    }
+}

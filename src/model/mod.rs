@@ -1,0 +1,4 @@
+//! What a host has and what it should have. No input or output happens here.
+
+pub mod layout;
+pub mod name;

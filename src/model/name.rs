@@ -1,0 +1,342 @@
+//! Names of volume groups, bases and layers: what is valid, in what order they come, which is next.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Error, Result, bail, ensure};
+use rpm_version::rpm_evr_compare;
+
+/// The longest name that device-mapper takes, in bytes (`DM_NAME_LEN` less the final NUL).
+const DM_NAME_MAX: usize = 127;
+
+/// Names that lvm2 keeps for itself (`lib/misc/lvm-string.c`).
+const RESERVED_PREFIXES: [&str; 2] = ["pvmove", "snapshot"];
+const RESERVED_PARTS: [&str; 17] = [
+    "_cdata", "_cmeta", "_corig", "_cpool", "_cvol", "_wcorig", "_mimage", "_mlog", "_rimage",
+    "_rmeta", "_tdata", "_tmeta", "_vdata", "_imeta", "_iorig", "_pmspare", "_vorigin",
+];
+
+/// The rules that lvm2 has for every name (lvm(8), "VALID NAMES").
+fn check_charset(kind: &str, name: &str) -> Result<()> {
+    ensure!(!name.is_empty(), "the {kind} name is empty");
+    ensure!(
+        name.len() <= DM_NAME_MAX,
+        "{kind} name is {} bytes long, at most {DM_NAME_MAX} are possible",
+        name.len()
+    );
+    ensure!(
+        !name.starts_with('-') && name != "." && name != "..",
+        "{name:?} is not a valid {kind} name"
+    );
+    if let Some(bad) = name
+        .chars()
+        .find(|c| !(c.is_ascii_alphanumeric() || "_+.-".contains(*c)))
+    {
+        bail!("{kind} name {name:?} contains {bad:?}; letters, digits and _ + . - are possible");
+    }
+    Ok(())
+}
+
+/// The name of a volume group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VgName(String);
+
+impl FromStr for VgName {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        check_charset("volume group", name)?;
+        Ok(Self(name.to_owned()))
+    }
+}
+
+impl fmt::Display for VgName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl VgName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The device-mapper name of a volume in this group: hyphens doubled, one between the two.
+    ///
+    /// Refuses a pair that is too long for device-mapper.
+    pub fn dm_name(&self, lv: &LvName) -> Result<String> {
+        let name = format!("{}-{}", self.0.replace('-', "--"), lv.0.replace('-', "--"));
+        ensure!(
+            name.len() <= DM_NAME_MAX,
+            "{self}/{lv} is too long: device-mapper takes {DM_NAME_MAX} bytes, this is {} with its hyphens doubled",
+            name.len()
+        );
+        Ok(name)
+    }
+}
+
+/// The name of a logical volume: a base, a layer, the pool or another volume.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LvName(String);
+
+impl FromStr for LvName {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        check_charset("volume", name)?;
+        if let Some(reserved) = RESERVED_PREFIXES.iter().find(|p| name.starts_with(*p)) {
+            bail!(
+                "{name:?} is not possible: lvm2 keeps names that start with {reserved:?} for itself"
+            );
+        }
+        if let Some(reserved) = RESERVED_PARTS.iter().find(|p| name.contains(*p)) {
+            bail!("{name:?} is not possible: lvm2 keeps names with {reserved:?} for itself");
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+impl fmt::Display for LvName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl LvName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name of layer number `number` of this base.
+    pub fn layer(&self, number: u64) -> Result<LvName> {
+        let joint = if self.base_number().is_some() {
+            '.'
+        } else {
+            '+'
+        };
+        format!("{}{joint}{number}", self.0).parse()
+    }
+
+    /// The number of this layer of `base`, or nothing if the name is not of that shape.
+    pub fn layer_number(&self, base: &LvName) -> Option<u64> {
+        let joint = if base.base_number().is_some() {
+            '.'
+        } else {
+            '+'
+        };
+        canonical_number(self.0.strip_prefix(&base.0)?.strip_prefix(joint)?)
+    }
+
+    /// N of `Base-<N>`.
+    fn base_number(&self) -> Option<u64> {
+        canonical_number(self.0.strip_prefix("Base-")?)
+    }
+}
+
+/// A decimal number without sign or leading zeros, so that every number has one spelling.
+fn canonical_number(digits: &str) -> Option<u64> {
+    let number: u64 = digits.parse().ok()?;
+    (number.to_string() == digits).then_some(number)
+}
+
+/// The next free `Base-<N>`: one more than the greatest in use.
+pub fn next_base<'a>(taken: impl IntoIterator<Item = &'a str>) -> Result<LvName> {
+    let last = taken
+        .into_iter()
+        .filter_map(|name| canonical_number(name.strip_prefix("Base-")?))
+        .max();
+    format!("Base-{}", last.map_or(0, |n| n.saturating_add(1))).parse()
+}
+
+/// The next free layer of `base`: one more than the greatest in use, counted from 1.
+pub fn next_layer<'a>(base: &LvName, taken: impl IntoIterator<Item = &'a str>) -> Result<LvName> {
+    let last = taken
+        .into_iter()
+        .filter_map(|name| name.parse::<LvName>().ok()?.layer_number(base))
+        .max();
+    base.layer(last.unwrap_or(0).saturating_add(1))
+}
+
+/// Order of names: as RPM compares name-version-release, so that `Base-10` follows `Base-9` and
+/// `.10` follows `.9`. Names that RPM calls equal are ordered by their bytes.
+impl Ord for LvName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (name, evr) = split_nvr(&self.0);
+        let (other_name, other_evr) = split_nvr(&other.0);
+        name.cmp(other_name)
+            .then_with(|| rpm_evr_compare(evr, other_evr))
+            .then_with(|| self.0.cmp(&other.0))
+    }
+}
+
+impl PartialOrd for LvName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Splits `name-version-release` or `name-version` into the name and the rest. The version is the
+/// part after the second last hyphen if a digit follows it, else after the last.
+fn split_nvr(text: &str) -> (&str, &str) {
+    let hyphens: Vec<usize> = text.match_indices('-').map(|(at, _)| at).collect();
+    let version_at = |at: &&usize| text[**at + 1..].starts_with(|c: char| c.is_ascii_digit());
+    let last_two = &hyphens[hyphens.len().saturating_sub(2)..];
+    match last_two.iter().find(version_at) {
+        Some(&at) => (&text[..at], &text[at + 1..]),
+        None => (text, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lv(name: &str) -> LvName {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn valid_names() {
+        for name in [
+            "Base-0",
+            "Base-0.1",
+            "node-4.5.1-0.el9+12",
+            "_x",
+            ".hidden",
+            "a",
+        ] {
+            assert_eq!(lv(name).as_str(), name);
+        }
+    }
+
+    #[test]
+    fn invalid_names() {
+        let long = "x".repeat(128);
+        for name in [
+            "",
+            "-a",
+            ".",
+            "..",
+            "a b",
+            "a/b",
+            "../x",
+            "a;b",
+            "a$b",
+            "a%s",
+            "a\nb",
+            "a\tb",
+            "ä",
+            "a@b",
+            "a:b",
+            "snapshot",
+            "snapshot1",
+            "pvmove0",
+            "x_tmeta",
+            "a_tdata0",
+            "lvol0_pmspare",
+            "a_rimage_1",
+            "a\0b",
+            "a\"b",
+            "a'b",
+            "a=b",
+            &long,
+        ] {
+            assert!(name.parse::<LvName>().is_err(), "{name:?}");
+        }
+        for name in ["", "-vg", "a b", "..", "vg/lv"] {
+            assert!(name.parse::<VgName>().is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn device_mapper_names_double_hyphens_and_have_a_limit() {
+        let vg: VgName = "my-vg".parse().unwrap();
+        assert_eq!(vg.dm_name(&lv("Base-0.1")).unwrap(), "my--vg-Base--0.1");
+        assert!(vg.dm_name(&lv(&"x".repeat(121))).is_err());
+        assert!(vg.dm_name(&lv(&"x".repeat(120))).is_ok());
+        assert!(vg.dm_name(&lv(&format!("a{}", "-".repeat(70)))).is_err());
+    }
+
+    #[test]
+    fn names_are_ordered_as_rpm_orders_them() {
+        let sorted = [
+            "Base-0",
+            "Base-0.1",
+            "Base-0.2",
+            "Base-0.9",
+            "Base-0.10",
+            "Base-0.11",
+            "Base-1",
+            "Base-1.1",
+            "Base-2",
+            "Base-9",
+            "Base-10",
+            "Config",
+            "node-4.5.1-0.el9",
+            "node-4.5.1-0.el9+1",
+            "node-4.5.1-0.el9+2",
+            "node-4.5.1-0.el9+10",
+            "node-4.5.1-1.el9",
+            "node-4.5.10-0.el9",
+            "node-4.10-0.el9",
+            "node-image-4.4-2",
+            "node-image-4.4-10",
+        ];
+        let mut names: Vec<LvName> = sorted.iter().rev().map(|n| lv(n)).collect();
+        names.sort();
+        assert_eq!(names.iter().map(LvName::as_str).collect::<Vec<_>>(), sorted);
+    }
+
+    #[test]
+    fn equal_for_rpm_is_still_a_total_order() {
+        assert!(lv("a-1.0") != lv("a-1_0"));
+        assert_ne!(lv("a-1.0").cmp(&lv("a-1_0")), Ordering::Equal);
+        assert_eq!(
+            lv("a-1.0").cmp(&lv("a-1_0")),
+            lv("a-1_0").cmp(&lv("a-1.0")).reverse()
+        );
+    }
+
+    #[test]
+    fn next_names() {
+        assert_eq!(next_base([]).unwrap(), lv("Base-0"));
+        assert_eq!(
+            next_base([
+                "Base-0", "Base-10", "Base-9", "Base-007", "Base-x", "Config"
+            ])
+            .unwrap(),
+            lv("Base-11")
+        );
+        let base = lv("Base-1");
+        assert_eq!(next_layer(&base, []).unwrap(), lv("Base-1.1"));
+        assert_eq!(
+            next_layer(
+                &base,
+                [
+                    "Base-1.9",
+                    "Base-1.10",
+                    "Base-10.50",
+                    "Base-1.x",
+                    "Base-1+60"
+                ]
+            )
+            .unwrap(),
+            lv("Base-1.11")
+        );
+        let nvr = lv("node-4.5-1");
+        assert_eq!(
+            next_layer(&nvr, ["node-4.5-1+1", "node-4.5-1.7"]).unwrap(),
+            lv("node-4.5-1+2")
+        );
+    }
+
+    #[test]
+    fn a_layer_knows_its_number() {
+        assert_eq!(lv("Base-1.2").layer_number(&lv("Base-1")), Some(2));
+        assert_eq!(lv("Base-1.02").layer_number(&lv("Base-1")), None);
+        assert_eq!(lv("Base-12").layer_number(&lv("Base-1")), None);
+        assert_eq!(lv("x-1+3").layer_number(&lv("x-1")), Some(3));
+        assert_eq!(lv("x-1.3").layer_number(&lv("x-1")), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! The one way to run another program.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// Where programs are looked for, whatever the caller's own `PATH` says.
+const SEARCH_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A program and its arguments, not yet run. Displayed as a line that a shell takes.
+#[derive(Clone, Debug)]
+pub struct Cmd {
+    program: &'static str,
+    args: Vec<OsString>,
+    accepted: &'static [i32],
+}
+
+impl Cmd {
+    pub fn new(program: &'static str) -> Self {
+        Self {
+            program,
+            args: Vec::new(),
+            accepted: &[0],
+        }
+    }
+
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args
+            .extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    /// The exit statuses that count as success, instead of 0 alone.
+    pub fn accept(mut self, statuses: &'static [i32]) -> Self {
+        self.accepted = statuses;
+        self
+    }
+
+    /// Runs the program to its end and returns what it wrote to standard output.
+    ///
+    /// Standard input is empty; the locale is C. The error names the command, its exit status and
+    /// its standard error.
+    pub fn run(&self) -> Result<String> {
+        log::debug!("+ {self}");
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = Command::new(self.program)
+            .args(&self.args)
+            .env("PATH", SEARCH_PATH)
+            .env("LC_ALL", "C")
+            .env("LVM_SUPPRESS_FD_WARNINGS", "1")
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("{} could not be started", self.program))?;
+        let stderr = one_line(&stderr);
+        match status.code() {
+            Some(code) if self.accepted.contains(&code) => {
+                if !stderr.is_empty() {
+                    log::debug!("{}: {stderr}", self.program);
+                }
+                Ok(String::from_utf8_lossy(&stdout).into_owned())
+            }
+            _ if stderr.is_empty() => bail!("`{self}` failed ({status})"),
+            _ => bail!("`{self}` failed ({status}): {stderr}"),
+        }
+    }
+}
+
+/// What a program wrote, on one line.
+fn one_line(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    lines.join("; ")
+}
+
+impl fmt::Display for Cmd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.program)?;
+        for arg in &self.args {
+            write!(f, " {}", quote(arg))?;
+        }
+        Ok(())
+    }
+}
+
+/// `word` as a shell reads it back.
+pub fn quote(word: &OsStr) -> String {
+    let text = String::from_utf8_lossy(word.as_bytes());
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_+.-/:=,@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_shown_as_a_shell_reads_it() {
+        let cmd = Cmd::new("lvm").args(["lvs", "-o", "lv_name", "a b", "it's", "", "$x"]);
+        assert_eq!(
+            cmd.to_string(),
+            r"lvm lvs -o lv_name 'a b' 'it'\''s' '' '$x'"
+        );
+    }
+
+    #[test]
+    fn an_error_names_the_command_its_status_and_its_standard_error() {
+        let error = Cmd::new("sh")
+            .args(["-c", "echo one >&2; echo two >&2; exit 3"])
+            .run()
+            .unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("exit status: 3") && text.ends_with("one; two"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn other_statuses_can_be_accepted() {
+        let cmd = Cmd::new("sh")
+            .args(["-c", "echo out; exit 1"])
+            .accept(&[0, 1]);
+        assert_eq!(cmd.run().unwrap(), "out\n");
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = Cmd::new("no-such-program").run().unwrap_err();
+        assert!(format!("{error:#}").starts_with("no-such-program could not be started: "));
+    }
+}

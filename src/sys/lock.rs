@@ -1,0 +1,85 @@
+//! One writer at a time.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+const PATH: &str = "/run/lock/imgbased-helper.lock";
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Held while it lives.
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Takes the lock of this host, waiting up to `wait` for another holder, who is then named.
+    pub fn take(wait: Duration) -> Result<Self> {
+        Self::take_at(Path::new(PATH), wait)
+    }
+
+    fn take_at(path: &Path, wait: Duration) -> Result<Self> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .with_context(|| format!("cannot open the lock {}", path.display()))?;
+        let deadline = Instant::now() + wait;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut locked) => {
+                    locked.set_len(0)?;
+                    locked.rewind()?;
+                    write!(*locked, "process {}", std::process::id())?;
+                    return Ok(Self { _file: locked });
+                }
+                Err((mut unlocked, Errno::EWOULDBLOCK)) => {
+                    if Instant::now() >= deadline {
+                        let mut holder = String::new();
+                        unlocked.rewind()?;
+                        unlocked.read_to_string(&mut holder)?;
+                        bail!(
+                            "another change is being made by {holder}, gave up after {} s",
+                            wait.as_secs()
+                        );
+                    }
+                    file = unlocked;
+                    sleep(RETRY);
+                }
+                Err((_, errno)) => {
+                    return Err(errno).with_context(|| format!("cannot lock {}", path.display()));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = Lock::take_at(&path, Duration::ZERO).unwrap();
+        let error = Lock::take_at(&path, Duration::ZERO)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
+        drop(held);
+        assert!(Lock::take_at(&path, Duration::ZERO).is_ok());
+    }
+}

@@ -1,0 +1,8 @@
+//! How the rest of the program touches the machine: commands, files, devices, the log, the lock.
+
+pub mod changes;
+pub mod cmd;
+pub mod kernel_log;
+pub mod lock;
+pub mod mounts;
+pub mod probe;

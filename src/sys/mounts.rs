@@ -1,0 +1,30 @@
+//! What is mounted where, by device number rather than by name.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::sys::stat::{major, minor};
+
+/// The device-mapper name of the device that the filesystem at `path` is on; nothing if it is on
+/// no such device.
+pub fn dm_name_at(path: &Path) -> Result<Option<String>> {
+    let metadata =
+        fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    let (major, minor) = (major(metadata.dev()), minor(metadata.dev()));
+    match fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/dm/name")) {
+        Ok(name) => Ok(Some(name.trim_end().to_owned())),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether another filesystem than that of the directory above is mounted at `path`.
+pub fn is_mount_point(path: &Path) -> Result<bool> {
+    let device = |path: &Path| {
+        fs::metadata(path)
+            .map(|m| m.dev())
+            .with_context(|| format!("cannot look at {}", path.display()))
+    };
+    Ok(device(path)? != device(&path.join(".."))?)
+}
