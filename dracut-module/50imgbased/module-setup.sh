@@ -23,5 +23,9 @@ install() {
     mkdir -p "$initdir/usr/lib/systemd/system-generators"
     ln -sfn ../../../bin/imgbased-helper \
         "$initdir/usr/lib/systemd/system-generators/imgbased-generator"
+    # /etc comes before /usr/lib among the directories of generators.
+    inst_script "$moddir/rootfs-generator.sh" \
+        /etc/systemd/system-generators/dracut-rootfs-generator
+    mkdir -p "$initdir/etc/cmdline.d"
     inst_hook cmdline 20 "$moddir/parse-imgbased.sh"
 }

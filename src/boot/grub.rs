@@ -5,19 +5,22 @@ use super::entry::Entry;
 /// The name of the menu, beside grub.cfg.
 pub const MENU: &str = "imgbased.cfg";
 
-/// Renders a menu from entries, in the order in which they come.
+/// The head of the menu. Paths in entries are relative to the filesystem that GRUB's own files are
+/// on, whatever `root` is set to by then.
+const HEAD: &str = r#"# Written by imgbased-helper from the entries in loader/entries; changes here are lost.
+regexp --set=1:imgbased_boot '^(\([^)]+\))' "$prefix"
+export imgbased_boot
+"#;
+
+/// Renders a menu from entries, in the order in which they come. Their options stand as they are,
+/// as they do where GRUB reads the entries itself.
 pub fn render_menu(entries: &[Entry]) -> String {
-    let mut menu = String::from(
-        "# Written by imgbased-helper from the entries in loader/entries; changes here are lost.\n",
-    );
+    let mut menu = HEAD.to_owned();
     for entry in entries {
-        // The paths are relative to the filesystem that GRUB itself was read from, whatever root
-        // is set to. The options stand as they are, as they do where GRUB reads the entry itself.
         menu += &format!(
             "\nmenuentry '{}' --class gnu-linux --id '{}' {{\n\
-             \tregexp --set=1:root '^\\(([^)]+)\\)' \"$prefix\"\n\
-             \tlinux {} {}\n\
-             \tinitrd {}\n\
+             \tlinux $imgbased_boot{} {}\n\
+             \tinitrd $imgbased_boot{}\n\
              }}\n",
             entry.title, entry.id, entry.linux, entry.options, entry.initrd
         );
@@ -40,15 +43,11 @@ mod tests {
             initrd: "/imgbased/initrd-6.12-02".into(),
             options: "quiet imgbased.layer=Base-0.1".into(),
         };
-        let menu = render_menu(&[entry]);
-        let (comment, body) = menu.split_once("\n\n").unwrap();
-        assert!(comment.starts_with("# "));
         assert_eq!(
-            body,
-            "menuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {\n\
-             \tregexp --set=1:root '^\\(([^)]+)\\)' \"$prefix\"\n\
-             \tlinux /imgbased/vmlinuz-6.12-01 quiet imgbased.layer=Base-0.1\n\
-             \tinitrd /imgbased/initrd-6.12-02\n}\n"
+            render_menu(&[entry]).strip_prefix(HEAD).unwrap(),
+            "\nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {\n\
+             \tlinux $imgbased_boot/imgbased/vmlinuz-6.12-01 quiet imgbased.layer=Base-0.1\n\
+             \tinitrd $imgbased_boot/imgbased/initrd-6.12-02\n}\n"
         );
     }
 }

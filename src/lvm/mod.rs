@@ -113,7 +113,9 @@ impl Lvm {
         self.lvm("lvcreate")
             .args(["--yes", "--type", "thin-pool"])
             .args(["--extents", &format!("{percent}%FREE")])
-            .args(["--poolmetadataspare", "y", "--errorwhenfull", "y"])
+            .args(["--poolmetadataspare", "y"])
+            // lvcreate(8) has no option for what a full pool does: an error, not a wait.
+            .args(["--config", "activation/error_when_full=1"])
             .args(["--discards", "passdown", "--zero", "y"])
             .args(["--addtag", tag::POOL])
             .args(["--name", pool.as_str(), self.vg.as_str()])
