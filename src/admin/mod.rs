@@ -50,7 +50,7 @@ impl Context {
         let group = self.lvm.load()?;
         group.with_context(|| {
             let vg = self.lvm.vg();
-            format!("there is no volume group {vg}; `imgbased-helper layout init` makes one")
+            format!("there is no volume group {vg} with volumes in it; `imgbased-helper layout init` makes one")
         })
     }
 

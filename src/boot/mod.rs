@@ -14,6 +14,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use sha2::{Digest, Sha256};
 
 use crate::sys::changes::{Changes, read_if_there};
+use crate::sys::cmd::Cmd;
 use crate::sys::mounts;
 use entry::{Entry, Payload};
 use grubenv::GrubEnv;
@@ -201,16 +202,12 @@ impl BootPartition {
         env.set("saved_entry", id);
         let path = self.grub_env_path();
         let block = env.render()?;
-        if changes.is_dry_run() {
-            let edit = crate::sys::cmd::Cmd::new("grub-editenv")
-                .arg(&path)
-                .arg("set");
-            return changes.run(&edit.arg(format!("saved_entry={id}")));
-        }
-        changes.write(&path, &block, 0o644)?;
+        let editenv = Cmd::new("grub-editenv").arg(&path).arg("set");
+        let editenv = editenv.arg(format!("saved_entry={id}"));
+        changes.write_as(&path, &block, 0o644, &editenv.to_string())?;
         changes.flush(&self.dir)?;
         ensure!(
-            self.default_id()?.as_deref() == Some(id),
+            changes.is_dry_run() || self.default_id()?.as_deref() == Some(id),
             "{} does not hold what was written to it",
             path.display()
         );
@@ -261,4 +258,192 @@ fn digest(path: &Path) -> Result<String> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    const KERNEL: &str = "boot/vmlinuz-6.1-amd64";
+    const INITRD: &str = "boot/initrd.img-6.1-amd64";
+
+    /// A directory that stands for a mounted boot partition.
+    fn partition() -> (TempDir, BootPartition) {
+        let dir = tempfile::tempdir().unwrap();
+        let boot = BootPartition {
+            dir: dir.path().to_owned(),
+        };
+        (dir, boot)
+    }
+
+    fn system() -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("boot")).unwrap();
+        fs::write(dir.path().join(KERNEL), "kernel").unwrap();
+        fs::write(dir.path().join(INITRD), "initramfs").unwrap();
+        dir
+    }
+
+    fn publish(boot: &BootPartition, system: &TempDir) -> Payload {
+        let mut changes = Changes::new(false);
+        let payload = boot.publish(&mut changes, system.path(), "quiet").unwrap();
+        changes.keep();
+        payload
+    }
+
+    fn add(boot: &BootPartition, name: &str, payload: &Payload) -> Result<Entry> {
+        let is_base = !name.contains('.');
+        let entry = Entry::new(&"HostVG".parse()?, &name.parse()?, is_base, payload)?;
+        let mut changes = Changes::new(false);
+        boot.add(&mut changes, &entry)?;
+        changes.keep();
+        Ok(entry)
+    }
+
+    fn files_below(dir: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut dirs = vec![dir.to_owned()];
+        while let Some(next) = dirs.pop() {
+            for file in fs::read_dir(next).unwrap() {
+                let path = file.unwrap().path();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else {
+                    found.push(path.strip_prefix(dir).unwrap().display().to_string());
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn kernels_are_stored_once_by_content() {
+        let (dir, boot) = partition();
+        let system = system();
+        let payload = publish(&boot, &system);
+        assert_eq!(payload.options, "quiet");
+        assert_eq!(publish(&boot, &system), payload);
+        assert_eq!(files_below(dir.path()).len(), 2);
+        let stored = |path: &str| dir.path().join(path.trim_start_matches('/'));
+        assert_eq!(fs::read(stored(&payload.linux)).unwrap(), b"kernel");
+
+        // Rebuilt in the image: another file, the old one stays for the layers that use it.
+        fs::write(system.path().join(INITRD), "other initramfs").unwrap();
+        let rebuilt = publish(&boot, &system);
+        assert_eq!(rebuilt.linux, payload.linux);
+        assert_ne!(rebuilt.initrd, payload.initrd);
+        assert_eq!(files_below(dir.path()).len(), 3);
+
+        // Cut off by a crash of the filesystem: written again.
+        fs::write(stored(&payload.linux), "ker").unwrap();
+        publish(&boot, &system);
+        assert_eq!(fs::read(stored(&payload.linux)).unwrap(), b"kernel");
+    }
+
+    #[test]
+    fn a_failed_verb_takes_its_copies_back() {
+        let (dir, boot) = partition();
+        let mut changes = Changes::new(false);
+        boot.publish(&mut changes, system().path(), "").unwrap();
+        drop(changes);
+        assert!(files_below(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn entries_menu_and_default_of_several_layers() {
+        let (dir, boot) = partition();
+        let payload = publish(&boot, &system());
+        assert_eq!(boot.default_id().unwrap(), None);
+        for name in ["Base-0", "Base-0.9", "Base-0.10"] {
+            add(&boot, name, &payload).unwrap();
+        }
+        let layers: Vec<String> = boot
+            .entries()
+            .unwrap()
+            .iter()
+            .filter_map(|e| e.layer().map(str::to_owned))
+            .collect();
+        assert_eq!(layers, ["Base-0.10", "Base-0.9", "Base-0"]);
+        let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
+        let titles: Vec<&str> = menu
+            .lines()
+            .filter_map(|line| line.strip_prefix("menuentry '")?.split(' ').next())
+            .collect();
+        assert_eq!(titles, ["Base-0.10", "Base-0.9", "Base-0"]);
+
+        let mut changes = Changes::new(false);
+        boot.set_default(&mut changes, "imgbased-Base-0.9").unwrap();
+        assert_eq!(
+            boot.default_id().unwrap().as_deref(),
+            Some("imgbased-Base-0.9")
+        );
+        let block = fs::read(dir.path().join("grub/grubenv")).unwrap();
+        assert_eq!(block.len(), 1024);
+    }
+
+    #[test]
+    fn what_others_have_on_the_partition_stays_as_it_is() {
+        let (dir, boot) = partition();
+        let foreign = [
+            (
+                "loader/entries/debian.conf",
+                "title Debian\nlinux /vmlinuz\noptions root=/dev/sda1\n",
+            ),
+            ("loader/entries/.hidden.conf", "options imgbased.layer=x\n"),
+            ("loader/entries/notes.txt", "options imgbased.layer=x\n"),
+            ("vmlinuz", "their kernel"),
+            ("grub/grub.cfg", "their menu"),
+        ];
+        for (path, content) in foreign {
+            fs::create_dir_all(dir.path().join(path).parent().unwrap()).unwrap();
+            fs::write(dir.path().join(path), content).unwrap();
+        }
+        let mut env = GrubEnv::default();
+        env.set("their_variable", "x");
+        fs::write(dir.path().join("grub/grubenv"), env.render().unwrap()).unwrap();
+
+        let payload = publish(&boot, &system());
+        let entry = add(&boot, "Base-0.1", &payload).unwrap();
+        boot.set_default(&mut Changes::new(false), &entry.id)
+            .unwrap();
+        assert_eq!(boot.entries().unwrap(), [entry]);
+        for (path, content) in foreign {
+            assert_eq!(
+                fs::read_to_string(dir.path().join(path)).unwrap(),
+                content,
+                "{path}"
+            );
+        }
+        assert_eq!(boot.grub_env().unwrap().get("their_variable"), Some("x"));
+    }
+
+    #[test]
+    fn the_entry_of_another_layer_is_not_replaced() {
+        let (_dir, boot) = partition();
+        let payload = publish(&boot, &system());
+        add(&boot, "a+1", &payload).unwrap();
+        let error = add(&boot, "a+1_", &payload).unwrap_err().to_string();
+        assert!(error.contains("is that of another layer"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_grubenv_is_reported_and_kept() {
+        let (dir, boot) = partition();
+        let path = dir.path().join("grub/grubenv");
+        fs::create_dir(dir.path().join("grub")).unwrap();
+        fs::write(&path, "saved_entry=x\n").unwrap();
+        let error = boot.set_default(&mut Changes::new(false), "y").unwrap_err();
+        assert!(format!("{error:#}").contains("is damaged"), "{error:#}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "saved_entry=x\n");
+    }
+
+    #[test]
+    fn a_directory_that_nothing_is_mounted_at_is_no_boot_partition() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("boot")).unwrap();
+        let error = BootPartition::at(root.path()).err().unwrap().to_string();
+        assert!(error.contains("no boot partition is mounted at"), "{error}");
+    }
 }

@@ -158,9 +158,7 @@ mod tests {
             role: *role,
             tags: Vec::new(),
             size: 0,
-            read_only: false,
             active: false,
-            origin: None,
             data_percent: None,
             metadata_percent: None,
         };
@@ -168,7 +166,6 @@ mod tests {
             name: "HostVG".parse().unwrap(),
             size: 0,
             free: 0,
-            extent_size: 0,
             missing_pvs: 0,
             volumes: volumes.iter().map(volume).collect(),
         }

@@ -11,8 +11,8 @@ use crate::model::name::{LvName, VgName};
 use crate::sys::cmd::Cmd;
 
 /// The columns of the one report that everything is read from.
-const COLUMNS: &str = "vg_name,vg_size,vg_free,vg_extent_size,vg_missing_pv_count,\
-    lv_name,lv_tags,lv_size,lv_layout,lv_permissions,lv_active,origin,data_percent,metadata_percent";
+const COLUMNS: &str = "vg_name,vg_size,vg_free,vg_missing_pv_count,\
+    lv_name,lv_tags,lv_size,lv_layout,lv_active,data_percent,metadata_percent";
 
 /// How lvm2 is called for one volume group.
 #[derive(Clone, Debug)]
@@ -56,10 +56,10 @@ impl Lvm {
         Ok(Path::new("/dev/mapper").join(self.vg.dm_name(lv)?))
     }
 
-    /// Reads the group in one call of lvm2; nothing if there is no such group.
+    /// Reads the group in one call of lvm2; nothing if there is no such group, or no volume in it.
     pub fn load(&self) -> Result<Option<Group>> {
-        // Every group is asked for, since a missing one is an error that only its text tells from
-        // others. With `vgs` a group without volumes has a line as well.
+        // Selected rather than named, since a missing group that is named is an error, which only
+        // its text tells from others.
         let report = self
             .lvm("vgs")
             .args(["--reportformat", "json", "--units", "b", "--nosuffix"])

@@ -22,15 +22,12 @@ struct Row {
     vg_name: String,
     vg_size: String,
     vg_free: String,
-    vg_extent_size: String,
     vg_missing_pv_count: String,
     lv_name: String,
     lv_tags: String,
     lv_size: String,
     lv_layout: String,
-    lv_permissions: String,
     lv_active: String,
-    origin: String,
     data_percent: String,
     metadata_percent: String,
 }
@@ -52,7 +49,6 @@ pub fn parse(json: &str, vg: &VgName) -> Result<Option<Group>> {
         name: vg.clone(),
         size: number("vg_size", &first.vg_size)?,
         free: number("vg_free", &first.vg_free)?,
-        extent_size: number("vg_extent_size", &first.vg_extent_size)?,
         missing_pvs: number("vg_missing_pv_count", &first.vg_missing_pv_count)?,
         volumes: Vec::new(),
     };
@@ -84,9 +80,7 @@ fn volume(row: &Row) -> Result<Volume> {
         role,
         tags,
         size: number("lv_size", &row.lv_size)?,
-        read_only: row.lv_permissions.starts_with("read-only"),
         active: row.lv_active == "active",
-        origin: Some(row.origin.clone()).filter(|o| !o.is_empty()),
         data_percent: percent("data_percent", &row.data_percent)?,
         metadata_percent: percent("metadata_percent", &row.metadata_percent)?,
     })
@@ -107,4 +101,97 @@ fn percent(column: &str, value: &str) -> Result<Option<f64>> {
         format!("lvm2 reports {column} as {value:?}, a percentage was expected")
     })?;
     Ok(Some(percent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Recorded from lvm2 2.03.31.
+    const HOST: &str = include_str!("../../tests/lvm-reports/host.json");
+    const MISSING_DISK: &str = include_str!("../../tests/lvm-reports/missing-disk.json");
+    const NO_SUCH_GROUP: &str = include_str!("../../tests/lvm-reports/no-such-group.json");
+
+    fn vg(name: &str) -> VgName {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn a_host_with_two_layers_a_foreign_volume_and_a_half_made_layer() {
+        let group = parse(HOST, &vg("HostVG")).unwrap().unwrap();
+        assert_eq!(
+            (group.size, group.free, group.missing_pvs),
+            (12_343_836_672, 1_228_931_072, 0)
+        );
+        let roles: Vec<(&str, Role, bool)> = group
+            .volumes
+            .iter()
+            .map(|v| (v.name.as_str(), v.role, v.active))
+            .collect();
+        assert_eq!(
+            roles,
+            [
+                ("ImagePool", Role::Pool, true),
+                ("Config", Role::Volume, true),
+                ("Base-0", Role::Base, false),
+                ("Base-0.1", Role::Layer, true),
+                ("Base-0.2", Role::Layer, false),
+                ("data", Role::Foreign, true),
+                ("Base-0.3", Role::Incomplete, false),
+            ]
+        );
+        let pool = group.pool().unwrap();
+        assert_eq!(
+            (pool.size, pool.data_percent, pool.metadata_percent),
+            (11_081_351_168, Some(3.26), Some(12.63))
+        );
+        assert_eq!(group.bases()[0].layers.len(), 2);
+    }
+
+    #[test]
+    fn a_group_that_is_not_there() {
+        assert_eq!(parse(NO_SUCH_GROUP, &vg("HostVG")).unwrap(), None);
+        assert_eq!(parse(HOST, &vg("Other")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_missing_disk_is_counted_and_the_log_of_newer_versions_is_passed_over() {
+        assert!(MISSING_DISK.contains("\"log_type\":\"warn\""));
+        let group = parse(MISSING_DISK, &vg("Two")).unwrap().unwrap();
+        assert_eq!(group.missing_pvs, 1);
+    }
+
+    #[test]
+    fn two_groups_with_one_name_are_refused() {
+        let rows = HOST
+            .split("[\n")
+            .nth(2)
+            .unwrap()
+            .split("\n              ]")
+            .next()
+            .unwrap();
+        let twice = HOST.replace(rows, &format!("{rows},\n{rows}"));
+        let error = parse(&twice, &vg("HostVG")).unwrap_err().to_string();
+        assert!(
+            error.contains("two volume groups with the name HostVG"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_pool_tag_on_something_else_makes_no_pool() {
+        let forged = HOST.replacen("\"lv_tags\":\"\"", "\"lv_tags\":\"imgbased:pool\"", 1);
+        let group = parse(&forged, &vg("HostVG")).unwrap().unwrap();
+        assert_eq!(group.volume("data").unwrap().role, Role::Foreign);
+    }
+
+    #[test]
+    fn what_is_not_a_report_is_refused() {
+        let cut = &HOST[..HOST.len() / 2];
+        let other_units = HOST.replace("12343836672", "11.50g");
+        let no_column = HOST.replace("\"vg_free\"", "\"vg_used\"");
+        for text in ["", "{}", "[]", "null", cut, &other_units, &no_column] {
+            assert!(parse(text, &vg("HostVG")).is_err(), "{text:?}");
+        }
+    }
 }

@@ -57,9 +57,7 @@ pub struct Volume {
     pub role: Role,
     pub tags: Vec<String>,
     pub size: u64,
-    pub read_only: bool,
     pub active: bool,
-    pub origin: Option<String>,
     pub data_percent: Option<f64>,
     pub metadata_percent: Option<f64>,
 }
@@ -70,7 +68,6 @@ pub struct Group {
     pub name: VgName,
     pub size: u64,
     pub free: u64,
-    pub extent_size: u64,
     pub missing_pvs: u64,
     pub volumes: Vec<Volume>,
 }
@@ -171,9 +168,7 @@ mod tests {
             role: Role::from_tags(tags),
             tags: tags.iter().map(|t| (*t).into()).collect(),
             size: 1 << 30,
-            read_only: false,
             active: false,
-            origin: None,
             data_percent: None,
             metadata_percent: None,
         }
@@ -184,7 +179,6 @@ mod tests {
             name: "HostVG".parse().unwrap(),
             size: 0,
             free: 0,
-            extent_size: 4 << 20,
             missing_pvs: 0,
             volumes,
         }

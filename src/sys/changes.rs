@@ -79,8 +79,19 @@ impl Changes {
     /// Writes a file as a whole: the new content is on disk before it takes the place of the old.
     /// `mode` are its permission bits.
     pub fn write(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
+        self.write_as(path, content, mode, &here_document(path, content))
+    }
+
+    /// Writes a file as a whole. A dry run shows `command`, which does the same.
+    pub fn write_as(
+        &mut self,
+        path: &Path,
+        content: &[u8],
+        mode: u32,
+        command: &str,
+    ) -> Result<()> {
         if self.dry_run {
-            return print(&here_document(path, content));
+            return print(command);
         }
         replace(path, mode, |file| file.write_all(content))
             .with_context(|| format!("cannot write {}", path.display()))
