@@ -13,9 +13,11 @@ use crate::early::cmdline::DEFAULT_VG;
 use crate::lvm::Lvm;
 use crate::model::name::{LvName, VgName};
 
+const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage.";
+
 /// Boot layers for Linux hosts: read-only bases and writable thin snapshots, one boot entry each.
 #[derive(Parser)]
-#[command(name = "imgbased-helper", version, arg_required_else_help = true)]
+#[command(name = "imgbased-helper", version, arg_required_else_help = true, after_help = EXIT_STATUS)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -79,6 +81,7 @@ enum LayoutVerb {
 enum BaseVerb {
     /// Make a base from a raw ext4 image (a file or a block device)
     Add {
+        /// File or block device that holds the image
         image: PathBuf,
         /// Name of the base [default: the next free Base-<N>]
         #[arg(long)]

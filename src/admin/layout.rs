@@ -70,7 +70,7 @@ fn check_empty(device: &PathBuf) -> Result<()> {
     // The kernel refuses exclusive access to what is mounted or part of something else.
     OpenOptions::new()
         .read(true)
-        .custom_flags(nix::libc::O_EXCL)
+        .custom_flags(libc::O_EXCL)
         .open(device)
         .with_context(|| format!("{shown} is in use"))?;
     if let Some(signature) = probe::signature(device)? {
