@@ -1,5 +1,6 @@
 #!/bin/bash
 # dracut module, see dracut.modules(7): boots the layer that imgbased.layer= names.
+# shellcheck disable=SC2154 # dracut sets moddir and initdir
 
 check() {
     require_binaries imgbased-helper lvm thin_check e2fsck || return 1

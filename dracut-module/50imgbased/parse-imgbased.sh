@@ -1,15 +1,15 @@
 #!/bin/sh
 # Hook of dracut, sourced.
 
-if getarg imgbased.layer= > /dev/null; then
+if getarg imgbased.layer= >/dev/null; then
     # The helper finds the root by itself: dracut must neither wait for the device that root=
     # names, as its own hook has told it to, nor refuse a root= that it does not know.
     case "$root" in
-        block:*) cancel_wait_for_dev "${root#block:}" ;;
+    block:*) cancel_wait_for_dev "${root#block:}" ;;
     esac
     # shellcheck disable=SC2034 # both are read by dracut
     root=imgbased rootok=1
     # Most images have no password for root here, and then the emergency shell would be locked.
     # rd.shell=0 turns it off, SYSTEMD_SULOGIN_FORCE=0 makes it ask for the password.
-    echo SYSTEMD_SULOGIN_FORCE=1 > /etc/cmdline.d/50-imgbased.conf
+    echo SYSTEMD_SULOGIN_FORCE=1 >/etc/cmdline.d/50-imgbased.conf
 fi

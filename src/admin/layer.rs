@@ -59,6 +59,7 @@ pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
     if default.is_none() {
         boot.set_default(&mut changes, &entry.id)
             .with_context(|| format!("{layer} was made, but there is no default entry"))?;
+        changes.keep();
     }
     if !context.dry_run {
         say(&format!("{layer}\n"))?;

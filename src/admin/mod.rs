@@ -57,10 +57,10 @@ impl Context {
     /// Starts a verb that changes something: one at a time, as root.
     fn change(&self) -> Result<(Option<Lock>, Changes)> {
         if self.dry_run {
-            return Ok((None, Changes::new(true)));
+            return Ok((None, Changes::new(true)?));
         }
         ensure!(Uid::effective().is_root(), "only root can do this");
-        Ok((Some(Lock::take(LOCK_WAIT)?), Changes::new(false)))
+        Ok((Some(Lock::take(LOCK_WAIT)?), Changes::new(false)?))
     }
 
     fn boot_partition(&self) -> Result<BootPartition> {

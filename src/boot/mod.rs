@@ -120,7 +120,7 @@ impl BootPartition {
         self.check_room(&missing)?;
         changes.create_dir(&self.dir.join(KERNELS))?;
         for (source, target) in &missing {
-            changes.copy_new(source, target, 0o600)?;
+            changes.copy(source, target, 0o600)?;
         }
         changes.flush(&self.dir)?;
         let [linux, initrd] = paths
@@ -175,7 +175,7 @@ impl BootPartition {
         let dir = self.dir.join(ENTRIES);
         changes.create_dir(&dir)?;
         let path = dir.join(format!("{}.conf", entry.id));
-        changes.write_new(&path, entry.render().as_bytes(), 0o644)?;
+        changes.write(&path, entry.render().as_bytes(), 0o644)?;
         self.write_menu(changes, &entries)?;
         changes.flush(&self.dir)
     }
@@ -204,7 +204,7 @@ impl BootPartition {
         let block = env.render()?;
         let editenv = Cmd::new("grub-editenv").arg(&path).arg("set");
         let editenv = editenv.arg(format!("saved_entry={id}"));
-        changes.write_as(&path, &block, 0o644, &editenv.to_string())?;
+        changes.write_as(&path, &block, 0o644, &editenv)?;
         changes.flush(&self.dir)?;
         ensure!(
             changes.is_dry_run() || self.default_id()?.as_deref() == Some(id),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     fn publish(boot: &BootPartition, system: &TempDir) -> Payload {
-        let mut changes = Changes::new(false);
+        let mut changes = Changes::new(false).unwrap();
         let payload = boot.publish(&mut changes, system.path(), "quiet").unwrap();
         changes.keep();
         payload
@@ -295,7 +295,7 @@ mod tests {
     fn add(boot: &BootPartition, name: &str, payload: &Payload) -> Result<Entry> {
         let is_base = !name.contains('.');
         let entry = Entry::new(&"HostVG".parse()?, &name.parse()?, is_base, payload)?;
-        let mut changes = Changes::new(false);
+        let mut changes = Changes::new(false).unwrap();
         boot.add(&mut changes, &entry)?;
         changes.keep();
         Ok(entry)
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn a_failed_verb_takes_its_copies_back() {
         let (dir, boot) = partition();
-        let mut changes = Changes::new(false);
+        let mut changes = Changes::new(false).unwrap();
         boot.publish(&mut changes, system().path(), "").unwrap();
         drop(changes);
         assert!(files_below(dir.path()).is_empty());
@@ -373,7 +373,7 @@ mod tests {
             .collect();
         assert_eq!(titles, ["Base-0.10", "Base-0.9", "Base-0"]);
 
-        let mut changes = Changes::new(false);
+        let mut changes = Changes::new(false).unwrap();
         boot.set_default(&mut changes, "imgbased-Base-0.9").unwrap();
         assert_eq!(
             boot.default_id().unwrap().as_deref(),
@@ -406,7 +406,7 @@ mod tests {
 
         let payload = publish(&boot, &system());
         let entry = add(&boot, "Base-0.1", &payload).unwrap();
-        boot.set_default(&mut Changes::new(false), &entry.id)
+        boot.set_default(&mut Changes::new(false).unwrap(), &entry.id)
             .unwrap();
         assert_eq!(boot.entries().unwrap(), [entry]);
         for (path, content) in foreign {
@@ -434,7 +434,9 @@ mod tests {
         let path = dir.path().join("grub/grubenv");
         fs::create_dir(dir.path().join("grub")).unwrap();
         fs::write(&path, "saved_entry=x\n").unwrap();
-        let error = boot.set_default(&mut Changes::new(false), "y").unwrap_err();
+        let error = boot
+            .set_default(&mut Changes::new(false).unwrap(), "y")
+            .unwrap_err();
         assert!(format!("{error:#}").contains("is damaged"), "{error:#}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "saved_entry=x\n");
     }

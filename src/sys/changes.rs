@@ -3,21 +3,44 @@
 //! A dry run prints each change as a command for a shell instead. Changes that are given an undo
 //! step are undone, last first, unless [`Changes::keep`] is reached.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, raise};
 use nix::unistd::syncfs;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::cmd::{Cmd, quote};
+
+/// For tests: the number of the step after which the process is killed, counted from 1.
+const KILL_AFTER: &str = "IMGBASED_KILL_AFTER";
 
 /// The changes that one verb makes.
 pub struct Changes {
     dry_run: bool,
     undo: Vec<(u32, Undo)>,
-    next_step: u32,
+    undo_steps: u32,
+    /// Set when a signal asks the program to end.
+    interrupted: Arc<AtomicBool>,
+    steps: u32,
+    kill_after: Option<u32>,
+}
+
+/// One change. Displayed as a command for a shell.
+enum Action<'a> {
+    Run(&'a Cmd),
+    /// With the command that a dry run shows, if it is not to be the content itself.
+    Write(&'a Path, &'a [u8], u32, Option<&'a Cmd>),
+    Copy(&'a Path, &'a Path, u32),
+    CreateDir(&'a Path),
+    Remove(&'a Path),
+    Flush(&'a Path),
 }
 
 enum Undo {
@@ -29,12 +52,23 @@ enum Undo {
 pub struct Step(u32);
 
 impl Changes {
-    pub fn new(dry_run: bool) -> Self {
-        Self {
+    /// Starts the changes of a verb. From here on the signals that end a program make the next
+    /// step fail, so that what was done is undone.
+    pub fn new(dry_run: bool) -> Result<Self> {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&interrupted))
+                .context("cannot handle signals")?;
+        }
+        let kill_after = std::env::var(KILL_AFTER).ok();
+        Ok(Self {
             dry_run,
             undo: Vec::new(),
-            next_step: 0,
-        }
+            undo_steps: 0,
+            interrupted,
+            steps: 0,
+            kill_after: kill_after.and_then(|number| number.parse().ok()),
+        })
     }
 
     pub fn is_dry_run(&self) -> bool {
@@ -43,10 +77,7 @@ impl Changes {
 
     /// Runs a command that changes something.
     pub fn run(&mut self, cmd: &Cmd) -> Result<()> {
-        if self.dry_run {
-            return print(&cmd.to_string());
-        }
-        cmd.run().map(drop)
+        self.step(&Action::Run(cmd))
     }
 
     /// Runs a command, and `undo` if the verb fails later.
@@ -65,7 +96,7 @@ impl Changes {
         match self.undo.iter().position(|(id, _)| *id == step.0) {
             Some(at) => {
                 let (_, undo) = self.undo.remove(at);
-                self.apply(&undo)
+                self.step(&undo.action())
             }
             None => Ok(()),
         }
@@ -77,9 +108,9 @@ impl Changes {
     }
 
     /// Writes a file as a whole: the new content is on disk before it takes the place of the old.
-    /// `mode` are its permission bits.
+    /// `mode` are its permission bits. One that was not there before is removed if the verb fails.
     pub fn write(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
-        self.write_as(path, content, mode, &here_document(path, content))
+        self.create(path, &Action::Write(path, content, mode, None))
     }
 
     /// Writes a file as a whole. A dry run shows `command`, which does the same.
@@ -88,33 +119,22 @@ impl Changes {
         path: &Path,
         content: &[u8],
         mode: u32,
-        command: &str,
+        command: &Cmd,
     ) -> Result<()> {
-        if self.dry_run {
-            return print(command);
-        }
-        replace(path, mode, |file| file.write_all(content))
-            .with_context(|| format!("cannot write {}", path.display()))
+        self.create(path, &Action::Write(path, content, mode, Some(command)))
     }
 
-    /// Writes a file that was not there before; it is removed if the verb fails.
-    pub fn write_new(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
-        self.write(path, content, mode)?;
-        self.remember(Undo::Remove(path.to_owned()));
-        Ok(())
+    /// Copies a file, with the same care as [`Changes::write`].
+    pub fn copy(&mut self, from: &Path, to: &Path, mode: u32) -> Result<()> {
+        self.create(to, &Action::Copy(from, to, mode))
     }
 
-    /// Copies a file to a new name, which is removed if the verb fails.
-    pub fn copy_new(&mut self, from: &Path, to: &Path, mode: u32) -> Result<()> {
-        if self.dry_run {
-            let install = Cmd::new("install").arg("-m").arg(format!("{mode:04o}"));
-            return print(&install.arg(from).arg(to).to_string());
+    fn create(&mut self, path: &Path, action: &Action) -> Result<()> {
+        let is_new = !path.exists();
+        self.step(action)?;
+        if is_new {
+            self.remember(Undo::Remove(path.to_owned()));
         }
-        let mut source =
-            File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
-        replace(to, mode, |file| io::copy(&mut source, file).map(drop))
-            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
-        self.remember(Undo::Remove(to.to_owned()));
         Ok(())
     }
 
@@ -123,39 +143,40 @@ impl Changes {
         if path.is_dir() {
             return Ok(());
         }
-        if self.dry_run {
-            return print(&Cmd::new("mkdir").arg("-p").arg(path).to_string());
-        }
-        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))
+        self.step(&Action::CreateDir(path))
+    }
+
+    pub fn remove(&mut self, path: &Path) -> Result<()> {
+        self.step(&Action::Remove(path))
     }
 
     /// Writes everything that the filesystem of `dir` has in memory to its disk, so that a boot
     /// loader, which replays no journal, finds it.
     pub fn flush(&mut self, dir: &Path) -> Result<()> {
+        self.step(&Action::Flush(dir))
+    }
+
+    fn step(&mut self, action: &Action) -> Result<()> {
         if self.dry_run {
-            return print(&Cmd::new("sync").arg("-f").arg(dir).to_string());
+            return writeln!(io::stdout().lock(), "{action}")
+                .context("cannot write to standard output");
         }
-        File::open(dir)
-            .and_then(|file| Ok(syncfs(file)?))
-            .with_context(|| format!("cannot flush {}", dir.display()))
+        if self.interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        action.perform()?;
+        self.steps += 1;
+        if self.kill_after == Some(self.steps) {
+            raise(Signal::SIGKILL)?;
+        }
+        Ok(())
     }
 
     fn remember(&mut self, undo: Undo) -> Step {
-        let id = self.next_step;
-        self.next_step += 1;
+        let id = self.undo_steps;
+        self.undo_steps += 1;
         self.undo.push((id, undo));
         Step(id)
-    }
-
-    fn apply(&self, undo: &Undo) -> Result<()> {
-        match undo {
-            Undo::Run(cmd) if self.dry_run => print(&cmd.to_string()),
-            Undo::Run(cmd) => cmd.run().map(drop),
-            Undo::Remove(path) if self.dry_run => print(&Cmd::new("rm").arg(path).to_string()),
-            Undo::Remove(path) => {
-                fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
-            }
-        }
     }
 }
 
@@ -165,9 +186,68 @@ impl Drop for Changes {
             return;
         }
         while let Some((_, undo)) = self.undo.pop() {
-            if let Err(error) = self.apply(&undo) {
+            if let Err(error) = undo.action().perform() {
                 log::error!("while undoing: {error:#}");
             }
+        }
+    }
+}
+
+impl Undo {
+    fn action(&self) -> Action<'_> {
+        match self {
+            Self::Run(cmd) => Action::Run(cmd),
+            Self::Remove(path) => Action::Remove(path),
+        }
+    }
+}
+
+impl Action<'_> {
+    fn perform(&self) -> Result<()> {
+        if !matches!(self, Self::Run(_)) {
+            log::debug!("+ {self}");
+        }
+        let done = match self {
+            Self::Run(cmd) => return cmd.run().map(drop),
+            Self::Write(path, content, mode, _) => {
+                replace(path, *mode, |file| file.write_all(content))
+            }
+            Self::Copy(from, to, mode) => File::open(from).and_then(|mut source| {
+                replace(to, *mode, |file| io::copy(&mut source, file).map(drop))
+            }),
+            Self::CreateDir(path) => fs::create_dir_all(path),
+            Self::Remove(path) => fs::remove_file(path),
+            Self::Flush(dir) => File::open(dir).and_then(|dir| Ok(syncfs(dir)?)),
+        };
+        done.with_context(|| match self {
+            Self::Run(cmd) => cmd.to_string(),
+            Self::Write(path, ..) => format!("cannot write {}", path.display()),
+            Self::Copy(from, to, _) => {
+                format!("cannot copy {} to {}", from.display(), to.display())
+            }
+            Self::CreateDir(path) => format!("cannot create {}", path.display()),
+            Self::Remove(path) => format!("cannot remove {}", path.display()),
+            Self::Flush(dir) => format!("cannot flush {}", dir.display()),
+        })
+    }
+}
+
+impl fmt::Display for Action<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run(cmd) | Self::Write(.., Some(cmd)) => cmd.fmt(f),
+            Self::Write(path, content, ..) => {
+                let text = String::from_utf8_lossy(content);
+                let (path, text) = (quote(path.as_os_str()), text.trim_end_matches('\n'));
+                write!(f, "cat > {path} <<'EOF'\n{text}\nEOF")
+            }
+            Self::Copy(from, to, mode) => {
+                let install = Cmd::new("install").arg("-m").arg(format!("{mode:04o}"));
+                install.arg(from).arg(to).fmt(f)
+            }
+            Self::CreateDir(path) => Cmd::new("mkdir").arg("-p").arg(path).fmt(f),
+            Self::Remove(path) => Cmd::new("rm").arg(path).fmt(f),
+            Self::Flush(dir) => Cmd::new("sync").arg("-f").arg(dir).fmt(f),
         }
     }
 }
@@ -191,17 +271,6 @@ fn replace(
     content.sync_all()?;
     temporary.persist(path)?;
     File::open(dir)?.sync_all()
-}
-
-fn print(line: &str) -> Result<()> {
-    writeln!(io::stdout().lock(), "{line}").context("cannot write to standard output")
-}
-
-/// A command for a shell that writes `content` to `path`.
-fn here_document(path: &Path, content: &[u8]) -> String {
-    let text = String::from_utf8_lossy(content);
-    let path = quote(path.as_os_str());
-    format!("cat > {path} <<'EOF'\n{}\nEOF", text.trim_end_matches('\n'))
 }
 
 /// Reads a file that need not exist.
@@ -233,7 +302,7 @@ mod tests {
         let log = dir.path().join("log");
         let note =
             |text: &str| Cmd::new("sh").args(["-c", &format!("echo {text} >> {}", log.display())]);
-        let mut changes = Changes::new(false);
+        let mut changes = Changes::new(false).unwrap();
         let first = changes.run_undoable(&note("do1"), note("undo1")).unwrap();
         let _second = changes.run_undoable(&note("do2"), note("undo2")).unwrap();
         let _third = changes.run_undoable(&note("do3"), note("undo3")).unwrap();
@@ -243,14 +312,14 @@ mod tests {
             fs::read_to_string(&log).unwrap(),
             "do1\ndo2\ndo3\nundo1\nundo3\nundo2\n"
         );
-        let mut changes = Changes::new(false);
-        changes
-            .write_new(&dir.path().join("kept"), b"x", 0o600)
-            .unwrap();
-        changes.keep();
-        changes
-            .write_new(&dir.path().join("undone"), b"x", 0o600)
-            .unwrap();
+        let mut changes = Changes::new(false).unwrap();
+        for name in ["kept", "undone"] {
+            let path = dir.path().join(name);
+            changes.write(&path, b"x", 0o600).unwrap();
+            if name == "kept" {
+                changes.keep();
+            }
+        }
         drop(changes);
         assert_eq!(names(dir.path()), ["kept", "log"]);
     }
@@ -259,9 +328,10 @@ mod tests {
     fn files_are_replaced_whole_and_leave_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("entry.conf");
-        let mut changes = Changes::new(false);
+        let mut changes = Changes::new(false).unwrap();
         changes.write(&path, b"old", 0o644).unwrap();
         changes.write(&path, b"new", 0o600).unwrap();
+        changes.keep();
         drop(changes);
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(
@@ -269,7 +339,7 @@ mod tests {
             0o600
         );
         assert_eq!(names(dir.path()), ["entry.conf"]);
-        let error = Changes::new(false).copy_new(
+        let error = Changes::new(false).unwrap().copy(
             &dir.path().join("missing"),
             &dir.path().join("to"),
             0o644,
@@ -282,8 +352,8 @@ mod tests {
     fn a_dry_run_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        let mut changes = Changes::new(true);
-        changes.write_new(&path, b"x", 0o644).unwrap();
+        let mut changes = Changes::new(true).unwrap();
+        changes.write(&path, b"x", 0o644).unwrap();
         changes.create_dir(&dir.path().join("sub")).unwrap();
         let step = changes
             .run_undoable(&Cmd::new("touch").arg(&path), Cmd::new("rm").arg(&path))
@@ -295,7 +365,10 @@ mod tests {
 
     #[test]
     fn a_dry_run_shows_files_as_a_shell_writes_them() {
-        let text = here_document(Path::new("/boot/a b"), b"one\n$two\n");
-        assert_eq!(text, "cat > '/boot/a b' <<'EOF'\none\n$two\nEOF");
+        let action = Action::Write(Path::new("/boot/a b"), b"one\n$two\n", 0o644, None);
+        assert_eq!(
+            action.to_string(),
+            "cat > '/boot/a b' <<'EOF'\none\n$two\nEOF"
+        );
     }
 }
