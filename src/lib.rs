@@ -1,5 +1,7 @@
 //! Read-only bases and writable layers for Linux hosts, on LVM thin volumes.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod admin;
 pub mod boot;
 pub mod early;

@@ -1,0 +1,149 @@
+//! The prepared disk: a host with one base and two layers, installed inside a machine with the
+//! helper's own commands.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::console::Echo;
+use super::image::RootImage;
+use super::qemu::{self, Disk, Kernel, Vm};
+use super::store;
+
+/// Copying a whole image into the thin pool, under software emulation.
+const SLOW: Duration = Duration::from_secs(600);
+
+const PARTITIONS: &str = "\
+label: gpt
+size=1MiB, type=21686148-6449-6E6F-744E-656564454649, name=grub
+size=512MiB, type=linux, name=boot
+type=lvm, name=host
+";
+
+/// What a person does to make a host of a blank disk, with what is said while it runs.
+const INSTALL: &[(&str, &str)] = &[
+    (
+        "boot partition",
+        "mkfs.ext4 -q -L boot /dev/disk/by-id/virtio-target-part2",
+    ),
+    (
+        "boot partition",
+        "mkdir -p /mnt/boot && mount /dev/disk/by-id/virtio-target-part2 /mnt/boot",
+    ),
+    (
+        "layout",
+        "imgbased-helper --root /mnt layout init --device /dev/disk/by-id/virtio-target-part3",
+    ),
+    (
+        "base",
+        "imgbased-helper --root /mnt base add /dev/disk/by-id/virtio-image",
+    ),
+    ("first layer", "imgbased-helper --root /mnt layer add"),
+    ("second layer", "imgbased-helper --root /mnt layer add"),
+    (
+        "boot loader",
+        "grub-install --target=i386-pc --boot-directory=/mnt/boot \
+         $(readlink -f /dev/disk/by-id/virtio-target)",
+    ),
+    (
+        "boot loader",
+        "cp /usr/share/imgbased-helper/grub.cfg /mnt/boot/grub/grub.cfg",
+    ),
+    ("boot partition", "umount /mnt/boot"),
+];
+
+/// The installed disk, which is never written to again.
+pub struct Host {
+    disk: PathBuf,
+}
+
+/// A disk that starts as a copy of the installed one and keeps what its machines write.
+pub struct HostDisk {
+    path: PathBuf,
+    name: String,
+}
+
+impl Host {
+    /// The host that all tests of this process share; made if there is none of the same parts.
+    pub fn prepared() -> Result<&'static Self> {
+        static HOST: OnceLock<Result<Host, String>> = OnceLock::new();
+        store::once(&HOST, Self::build)
+    }
+
+    fn build() -> Result<Self> {
+        let image = RootImage::prepared()?;
+        let key = image
+            .directory()
+            .file_name()
+            .context("the image's directory has a name")?;
+        let recipe = include_bytes!("host.rs");
+        let directory = store::cached("host", &[key.as_encoded_bytes(), recipe], |new| {
+            install(image, new)
+        })?;
+        Ok(Self {
+            disk: directory.join("host.qcow2"),
+        })
+    }
+
+    /// A fresh disk for the scenario `name`.
+    pub fn disk(&self, name: &str) -> Result<HostDisk> {
+        let path = store::scratch(name)?.join("disk.qcow2");
+        qemu::create_overlay(&path, &self.disk, "qcow2")?;
+        Ok(HostDisk {
+            path,
+            name: name.into(),
+        })
+    }
+}
+
+impl HostDisk {
+    /// Switches a machine on that boots from this disk. `boot` tells the scenario's boots apart.
+    pub fn boot(&self, boot: &str, echo: Echo) -> Result<Vm> {
+        let disks = [Disk::writable(&self.path, "host")];
+        Vm::start(&format!("{}-{boot}", self.name), &disks, None, echo)
+    }
+
+    /// Switches a machine on whose serial line is this process' terminal; returns when it is off.
+    pub fn boot_on_terminal(&self) -> Result<()> {
+        qemu::run_on_terminal(&Disk::writable(&self.path, "host"))
+    }
+}
+
+/// Boots `image` as the ordinary root of a machine and logs in; `disks` are there as well.
+pub fn boot_image(image: &RootImage, name: &str, disks: Vec<Disk>) -> Result<Vm> {
+    let root = store::scratch(name)?.join("root.qcow2");
+    qemu::create_overlay(&root, &image.filesystem(), "raw")?;
+    let mut all = vec![Disk::writable(&root, "root")];
+    all.extend(disks);
+    let kernel = Kernel {
+        vmlinuz: &image.vmlinuz(),
+        initrd: &image.initrd(),
+        cmdline: "root=/dev/vda rw console=ttyS0,115200",
+    };
+    let mut vm = Vm::start(name, &all, Some(&kernel), Echo::Silent)?;
+    vm.log_in()?;
+    Ok(vm)
+}
+
+/// Installs a host on a blank disk in the directory `new`.
+fn install(image: &RootImage, new: &Path) -> Result<()> {
+    let disk = new.join("host.qcow2");
+    qemu::create_disk(&disk, "8G")?;
+    let disks = vec![
+        Disk::raw_read_only(&image.filesystem(), "image"),
+        Disk::writable(&disk, "target"),
+    ];
+    let mut vm = boot_image(image, "install", disks)?;
+    vm.say("partitions");
+    vm.ok(&format!(
+        "echo '{PARTITIONS}' | sfdisk --quiet /dev/disk/by-id/virtio-target"
+    ))?;
+    vm.ok("udevadm settle")?;
+    for (what, command) in INSTALL {
+        vm.say(what);
+        vm.ok_for(command, SLOW)?;
+    }
+    vm.power_off()
+}

@@ -1,0 +1,59 @@
+//! The root filesystem image with the project's package in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result};
+
+use super::store;
+
+/// The directory that `ci/root-image` filled.
+pub struct RootImage(PathBuf);
+
+impl RootImage {
+    /// The image that all tests of this process share, with the package as the sources are now.
+    pub fn prepared() -> Result<&'static Self> {
+        static IMAGE: OnceLock<Result<RootImage, String>> = OnceLock::new();
+        store::once(&IMAGE, Self::build)
+    }
+
+    fn build() -> Result<Self> {
+        let base_recipe = include_bytes!("../../ci/debian-base");
+        let base = store::cached("debian", &[base_recipe], |new| {
+            store::run_script("debian-base", &[new]).map(drop)
+        })?;
+        store::say("package: building it");
+        let package = PathBuf::from(store::run_script("package", &[])?);
+        let content = fs::read(&package).with_context(|| package.display().to_string())?;
+        let recipe = include_bytes!("../../ci/root-image");
+        let parts: [&[u8]; 3] = [base_recipe, recipe, &content];
+        let directory = store::cached("image", &parts, |new| {
+            store::run_script("root-image", &[new, &base, &package]).map(drop)
+        })?;
+        Ok(Self(directory))
+    }
+
+    /// The directory itself; its name holds a key of all that went into the image.
+    pub fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    /// The raw ext4 image.
+    pub fn filesystem(&self) -> PathBuf {
+        self.0.join("root.img")
+    }
+
+    pub fn vmlinuz(&self) -> PathBuf {
+        self.0.join("vmlinuz")
+    }
+
+    pub fn initrd(&self) -> PathBuf {
+        self.0.join("initrd.img")
+    }
+
+    /// The same initramfs, made without the imgbased dracut module.
+    pub fn initrd_without_module(&self) -> PathBuf {
+        self.0.join("initrd-without-module.img")
+    }
+}

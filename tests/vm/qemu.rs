@@ -1,0 +1,251 @@
+//! A QEMU process with its disks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::console::{Console, Echo};
+use super::store;
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// A drive of a machine: `/dev/vdX` in the order given, `/dev/disk/by-id/virtio-SERIAL` inside.
+pub struct Disk {
+    path: PathBuf,
+    format: &'static str,
+    serial: &'static str,
+    read_only: bool,
+}
+
+impl Disk {
+    /// A qcow2 file that the machine may write to.
+    pub fn writable(path: &Path, serial: &'static str) -> Self {
+        Self {
+            path: path.to_owned(),
+            format: "qcow2",
+            serial,
+            read_only: false,
+        }
+    }
+
+    /// A raw image that the machine can only read.
+    pub fn raw_read_only(path: &Path, serial: &'static str) -> Self {
+        Self {
+            path: path.to_owned(),
+            format: "raw",
+            serial,
+            read_only: true,
+        }
+    }
+
+    fn arguments(&self) -> [String; 4] {
+        let id = format!("disk-{}", self.serial);
+        [
+            "-drive".into(),
+            // cache=unsafe: a flush to the disk of the machine that runs the test proves nothing,
+            // for that machine does not lose its power.
+            format!(
+                "if=none,id={id},file={},format={},read-only={},cache=unsafe,discard=unmap",
+                self.path.display(),
+                self.format,
+                if self.read_only { "on" } else { "off" }
+            ),
+            "-device".into(),
+            format!("virtio-blk-pci,drive={id},serial={}", self.serial),
+        ]
+    }
+}
+
+/// A kernel that QEMU starts itself, without firmware and boot loader.
+pub struct Kernel<'a> {
+    pub vmlinuz: &'a Path,
+    pub initrd: &'a Path,
+    pub cmdline: &'a str,
+}
+
+/// A running machine. It is killed when this is dropped.
+pub struct Vm {
+    child: Child,
+    pub(super) console: Console,
+    name: String,
+    started: Instant,
+    pub(super) commands: usize,
+}
+
+impl Vm {
+    /// Starts a machine on `disks`, from the first one's boot sector unless a `kernel` is given.
+    /// `name` is the name of its log in `target/vm/logs`.
+    pub fn start(name: &str, disks: &[Disk], kernel: Option<&Kernel>, echo: Echo) -> Result<Self> {
+        let log = store::log(name)?;
+        let mut command = Command::new(QEMU);
+        command.args(machine_arguments());
+        command.args(disks.iter().flat_map(Disk::arguments));
+        if let Some(kernel) = kernel {
+            command.arg("-kernel").arg(kernel.vmlinuz);
+            command.arg("-initrd").arg(kernel.initrd);
+            command.args(["-append", kernel.cmdline]);
+        }
+        let mut child = command
+            .args([
+                "-chardev",
+                "stdio,id=line,signal=off",
+                "-serial",
+                "chardev:line",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&log).with_context(|| log.display().to_string())?)
+            .spawn()
+            .with_context(|| format!("starting {QEMU}"))?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let console = Console::new(
+            input.expect("asked for a pipe above"),
+            output.expect("asked for a pipe above"),
+            &log,
+            echo,
+        )?;
+        let vm = Self {
+            child,
+            console,
+            name: name.into(),
+            started: Instant::now(),
+            commands: 0,
+        };
+        vm.say("started");
+        Ok(vm)
+    }
+
+    /// Tells the person who waits how far this machine is.
+    pub fn say(&self, what: &str) {
+        store::say(&format!(
+            "{}: {what} ({:.0} s)",
+            self.name,
+            self.started.elapsed().as_secs_f32()
+        ));
+    }
+
+    /// Waits until the machine has switched itself off.
+    pub fn wait_for_power_off(mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        let mut seen = self.console.all().len();
+        while self.console.wait_for_more(seen, deadline) {
+            seen = self.console.all().len();
+        }
+        if Instant::now() >= deadline {
+            return self
+                .console
+                .fail(&format!("not off within {} s", limit.as_secs()));
+        }
+        let status = self.child.wait().context("waiting for QEMU")?;
+        ensure!(status.success(), "QEMU ended with {status}");
+        self.say("switched off");
+        Ok(())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a machine from the boot sector of `disk` with its serial line on this process' terminal,
+/// until the person ends it.
+pub fn run_on_terminal(disk: &Disk) -> Result<()> {
+    let status = Command::new(QEMU)
+        .args(machine_arguments())
+        .args(disk.arguments())
+        .args(["-serial", "mon:stdio"])
+        .status()
+        .with_context(|| format!("starting {QEMU}"))?;
+    ensure!(status.success(), "QEMU ended with {status}");
+    Ok(())
+}
+
+/// Creates the empty qcow2 file `path` of `size` as qemu-img understands it.
+pub fn create_disk(path: &Path, size: &str) -> Result<()> {
+    qemu_img(&[path.as_os_str(), size.as_ref()])
+}
+
+/// Creates the qcow2 file `path` that holds only what differs from `backing`, a file in `format`.
+pub fn create_overlay(path: &Path, backing: &Path, format: &str) -> Result<()> {
+    qemu_img(&[
+        "-b".as_ref(),
+        backing.as_os_str(),
+        "-F".as_ref(),
+        format.as_ref(),
+        path.as_os_str(),
+    ])
+}
+
+fn qemu_img(arguments: &[&std::ffi::OsStr]) -> Result<()> {
+    let output = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .args(arguments)
+        .output()
+        .context("starting qemu-img")?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "qemu-img create {arguments:?}: {}",
+        error.trim()
+    );
+    Ok(())
+}
+
+fn machine_arguments() -> Vec<&'static str> {
+    let mut arguments = vec!["-machine", "q35", "-m", "1G", "-smp", "2"];
+    arguments.extend(if has_kvm() {
+        ["-accel", "kvm", "-cpu", "host"]
+    } else {
+        ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "EPYC-v3"]
+    });
+    arguments.extend(["-display", "none", "-no-reboot", "-nic", "none"]);
+    arguments.extend(["-device", "virtio-rng-pci"]);
+    arguments
+}
+
+/// Whether KVM works here. The device node alone proves nothing: where the processor has no
+/// virtualisation of its own, opening it can hang.
+fn has_kvm() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let flags = cpu
+            .lines()
+            .find(|line| line.starts_with("flags"))
+            .unwrap_or_default();
+        flags
+            .split_whitespace()
+            .any(|flag| flag == "vmx" || flag == "svm")
+            && kvm_starts()
+    })
+}
+
+/// Whether a machine without any disk starts under KVM and can be ended again.
+fn kvm_starts() -> bool {
+    Command::new("timeout")
+        .args([
+            "10",
+            QEMU,
+            "-accel",
+            "kvm",
+            "-machine",
+            "none",
+            "-nodefaults",
+            "-display",
+            "none",
+        ])
+        .args(["-monitor", "stdio"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
