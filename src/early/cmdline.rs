@@ -10,6 +10,8 @@ use crate::model::name::{LvName, VgName};
 /// The volume group where `imgbased.vg=` does not say otherwise.
 pub const DEFAULT_VG: &str = "HostVG";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
+/// A day. Nobody means to wait longer.
+const TIMEOUT_MAX: u64 = 24 * 60 * 60;
 
 /// The layer or base to boot and how.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,10 +55,10 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
     let mut remarks = Vec::new();
     let timeout = match value("imgbased.timeout").map(str::parse) {
         None => DEFAULT_TIMEOUT,
-        Some(Ok(seconds)) => Duration::from_secs(seconds),
-        Some(Err(_)) => {
+        Some(Ok(seconds)) if seconds <= TIMEOUT_MAX => Duration::from_secs(seconds),
+        Some(_) => {
             remarks.push(format!(
-                "imgbased.timeout= is not a number of seconds, {} is used",
+                "imgbased.timeout= is not a number of seconds up to {TIMEOUT_MAX}, {} is used",
                 DEFAULT_TIMEOUT.as_secs()
             ));
             DEFAULT_TIMEOUT
@@ -96,8 +98,8 @@ pub fn is_layer_boot(cmdline: &[u8]) -> bool {
 
 /// The words of a kernel command line up to a lone `--`, behind which init's arguments follow.
 ///
-/// As in the kernel (`next_arg` in lib/cmdline.c) only `"` quotes, anywhere in a word; the quotes
-/// are taken out.
+/// As in the kernel (`next_arg` in lib/cmdline.c) only `"` quotes, anywhere in a word. The quotes are
+/// taken out; the kernel keeps those inside a word, but no name or number has any.
 fn words(cmdline: &[u8]) -> Vec<Vec<u8>> {
     let mut text = prepared(cmdline);
     parse_posix(&mut text[..])
@@ -239,9 +241,19 @@ mod tests {
         assert!(!request("ro imgbased.layer=L rw").read_only);
         assert!(request("rw ro imgbased.layer=L").read_only);
         assert_eq!(request("imgbased.layer=L root=/dev/sda1").remarks.len(), 1);
-        let bad_timeout = request("imgbased.layer=L imgbased.timeout=soon");
-        assert_eq!(bad_timeout.timeout, Duration::from_secs(90));
-        assert_eq!(bad_timeout.remarks.len(), 1);
+        for bad in [
+            "soon",
+            "",
+            "-1",
+            "1.5",
+            "86401",
+            "18446744073709551615",
+            "99999999999999999999",
+        ] {
+            let request = request(&format!("imgbased.layer=L imgbased.timeout={bad}"));
+            assert_eq!(request.timeout, Duration::from_secs(90), "{bad}");
+            assert_eq!(request.remarks.len(), 1, "{bad}");
+        }
         assert_eq!(layer("quiet"), None);
     }
 }

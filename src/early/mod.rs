@@ -70,6 +70,10 @@ fn boot(request: &Request) -> Result<()> {
         .run()
         .with_context(|| format!("cannot activate {dm_name}"))?;
     let device = lvm.device(&request.layer)?;
+    if sysroot::is_mounted(&dm_name) {
+        log::info!("{dm_name} is mounted already");
+        return Ok(());
+    }
     match role {
         Role::Base => sysroot::mount_base(request, &device, &dm_name)?,
         _ => sysroot::mount_layer(request, &device, &dm_name)?,
@@ -82,7 +86,9 @@ fn boot(request: &Request) -> Result<()> {
         device: device.display().to_string(),
         milliseconds: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    write_record(&record)?;
+    if let Err(error) = write_record(&record) {
+        log::warn!("{error:#}");
+    }
     log::info!("{dm_name} mounted in {} ms", record.milliseconds);
     Ok(())
 }

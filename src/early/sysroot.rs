@@ -14,6 +14,14 @@ const SYSROOT: &str = "/sysroot";
 const BASE: &str = "/run/imgbased/base";
 const OVERLAY: &str = "/run/imgbased/overlay";
 
+/// Whether that volume is the root already, by an earlier run or by a person in the emergency shell.
+pub fn is_mounted(dm_name: &str) -> bool {
+    let is_at = |path: &str| {
+        mounts::dm_name_at(Path::new(path)).is_ok_and(|name| name.as_deref() == Some(dm_name))
+    };
+    is_at(SYSROOT) || is_at(BASE) && mounts::is_mount_point(Path::new(SYSROOT)).unwrap_or(false)
+}
+
 /// Mounts a layer, writable unless the command line says `ro`.
 pub fn mount_layer(request: &Request, device: &Path, dm_name: &str) -> Result<()> {
     let kind = filesystem(device)?;

@@ -31,6 +31,7 @@ pub fn for_group(vg: &VgName, timeout: Duration) -> Result<(Lvm, Group)> {
     let events = UdevEvents::listen().context("cannot listen to udev")?;
     let mut seen = Vec::new();
     let mut incomplete = None;
+    let mut failure = None;
     loop {
         let devices = physical_volumes(Path::new(UDEV_DATABASE));
         if devices != seen {
@@ -39,8 +40,8 @@ pub fn for_group(vg: &VgName, timeout: Duration) -> Result<(Lvm, Group)> {
             match lvm.load() {
                 Ok(Some(group)) if group.missing_pvs == 0 => return Ok((lvm, group)),
                 Ok(Some(group)) => incomplete = Some((lvm, group)),
-                Ok(None) => {}
-                Err(error) => log::warn!("{error:#}"),
+                Ok(None) => failure = None,
+                Err(error) => failure = Some(error),
             }
             seen = devices;
         }
@@ -50,10 +51,8 @@ pub fn for_group(vg: &VgName, timeout: Duration) -> Result<(Lvm, Group)> {
     }
     let waited = timeout.as_secs();
     let Some((lvm, group)) = incomplete else {
-        bail!(
-            "volume group {vg} not found within {waited} s; {}",
-            describe(&seen)
-        );
+        let reason = failure.map_or_else(|| describe(&seen), |error| format!("{error:#}"));
+        bail!("volume group {vg} not found within {waited} s; {reason}");
     };
     log::warn!(
         "{} physical volumes of {vg} are missing after {waited} s, trying without",
@@ -84,7 +83,9 @@ fn physical_volumes(database: &Path) -> Vec<PathBuf> {
                 return None;
             }
             let device = fs::read_link(Path::new("/sys/dev/block").join(number)).ok()?;
-            Some(Path::new("/dev").join(device.file_name()?))
+            // sysfs writes a slash in a device's name as an exclamation mark.
+            let name = device.file_name()?.to_str()?.replace('!', "/");
+            Some(Path::new("/dev").join(name))
         })
         .collect();
     devices.sort();
@@ -109,6 +110,9 @@ impl UdevEvents {
     /// Waits for one or more events; false when the deadline comes first.
     fn wait_until(&self, deadline: Instant) -> Result<bool> {
         let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {

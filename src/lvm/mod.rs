@@ -114,7 +114,7 @@ impl Lvm {
             .args(["--yes", "--type", "thin-pool"])
             .args(["--extents", &format!("{percent}%FREE")])
             .args(["--poolmetadataspare", "y"])
-            // lvcreate(8) has no option for what a full pool does: an error, not a wait.
+            // A full pool is to fail writes at once. lvcreate 2.03.31 refuses --errorwhenfull.
             .args(["--config", "activation/error_when_full=1"])
             .args(["--discards", "passdown", "--zero", "y"])
             .args(["--addtag", tag::POOL])

@@ -56,9 +56,11 @@ impl Changes {
     /// step fail, so that what was done is undone.
     pub fn new(dry_run: bool) -> Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::flag::register(signal, Arc::clone(&interrupted))
-                .context("cannot handle signals")?;
+        if !dry_run {
+            for signal in [SIGINT, SIGTERM, SIGHUP] {
+                signal_hook::flag::register(signal, Arc::clone(&interrupted))
+                    .context("cannot handle signals")?;
+            }
         }
         let kill_after = std::env::var(KILL_AFTER).ok();
         Ok(Self {
@@ -88,18 +90,20 @@ impl Changes {
 
     /// Has `undo` run if the verb fails from here on.
     pub fn on_failure(&mut self, undo: Cmd) -> Step {
-        self.remember(Undo::Run(undo))
+        self.remember(Undo::Run(undo.uninterrupted()))
     }
 
     /// Runs the undo of a step as a part of the verb, as unmounting what was mounted for a while.
     pub fn undo_now(&mut self, step: &Step) -> Result<()> {
-        match self.undo.iter().position(|(id, _)| *id == step.0) {
-            Some(at) => {
-                let (_, undo) = self.undo.remove(at);
-                self.step(&undo.action())
-            }
-            None => Ok(()),
+        let Some(at) = self.undo.iter().position(|(id, _)| *id == step.0) else {
+            return Ok(());
+        };
+        let (id, undo) = self.undo.remove(at);
+        let result = self.perform(&undo.action());
+        if result.is_err() {
+            self.undo.insert(at, (id, undo));
         }
+        result
     }
 
     /// Forgets the undo steps: the verb has reached its commit.
@@ -157,12 +161,16 @@ impl Changes {
     }
 
     fn step(&mut self, action: &Action) -> Result<()> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        self.perform(action)
+    }
+
+    fn perform(&mut self, action: &Action) -> Result<()> {
         if self.dry_run {
             return writeln!(io::stdout().lock(), "{action}")
                 .context("cannot write to standard output");
-        }
-        if self.interrupted.load(Ordering::Relaxed) {
-            bail!("interrupted");
         }
         action.perform()?;
         self.steps += 1;
@@ -208,6 +216,7 @@ impl Action<'_> {
             log::debug!("+ {self}");
         }
         let done = match self {
+            // Its error says all that there is to say.
             Self::Run(cmd) => return cmd.run().map(drop),
             Self::Write(path, content, mode, _) => {
                 replace(path, *mode, |file| file.write_all(content))
@@ -346,6 +355,37 @@ mod tests {
         );
         assert!(error.is_err());
         assert_eq!(names(dir.path()), ["entry.conf"]);
+    }
+
+    #[test]
+    fn a_signal_fails_the_next_step_and_what_was_done_is_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mounted");
+        let mut changes = Changes::new(false).unwrap();
+        let touch = Cmd::new("touch").arg(&path);
+        let step = changes
+            .run_undoable(&touch, Cmd::new("rm").arg(&path))
+            .unwrap();
+        changes.interrupted.store(true, Ordering::Relaxed);
+        assert_eq!(changes.run(&touch).unwrap_err().to_string(), "interrupted");
+        changes.undo_now(&step).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_undo_that_failed_is_tried_again_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (busy, done) = (dir.path().join("busy"), dir.path().join("done"));
+        fs::write(&busy, "").unwrap();
+        let script = format!("test ! -e {} && touch {}", busy.display(), done.display());
+        let mut changes = Changes::new(false).unwrap();
+        let step = changes
+            .run_undoable(&Cmd::new("true"), Cmd::new("sh").args(["-c", &script]))
+            .unwrap();
+        assert!(changes.undo_now(&step).is_err());
+        fs::remove_file(&busy).unwrap();
+        drop(changes);
+        assert!(done.exists());
     }
 
     #[test]

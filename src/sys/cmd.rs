@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +17,7 @@ pub struct Cmd {
     program: &'static str,
     args: Vec<OsString>,
     accepted: &'static [i32],
+    uninterrupted: bool,
 }
 
 impl Cmd {
@@ -24,6 +26,7 @@ impl Cmd {
             program,
             args: Vec::new(),
             accepted: &[0],
+            uninterrupted: false,
         }
     }
 
@@ -44,17 +47,27 @@ impl Cmd {
         self
     }
 
+    /// Runs in a process group of its own, so that Ctrl-C does not reach it.
+    pub fn uninterrupted(mut self) -> Self {
+        self.uninterrupted = true;
+        self
+    }
+
     /// Runs the program to its end and returns what it wrote to standard output.
     ///
     /// Standard input is empty; the locale is C. The error names the command, its exit status and
     /// its standard error.
     pub fn run(&self) -> Result<String> {
         log::debug!("+ {self}");
+        let mut command = Command::new(self.program);
+        if self.uninterrupted {
+            command.process_group(0);
+        }
         let Output {
             status,
             stdout,
             stderr,
-        } = Command::new(self.program)
+        } = command
             .args(&self.args)
             .env("PATH", SEARCH_PATH)
             .env("LC_ALL", "C")

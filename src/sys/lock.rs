@@ -2,13 +2,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Uid;
 
 const PATH: &str = "/run/lock/imgbased-helper.lock";
 const RETRY: Duration = Duration::from_millis(100);
@@ -30,8 +32,16 @@ impl Lock {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(path)
             .with_context(|| format!("cannot open the lock {}", path.display()))?;
+        // Anyone can create files in that directory.
+        ensure!(
+            file.metadata()?.uid() == Uid::effective().as_raw(),
+            "the lock {} belongs to another user, remove it",
+            path.display()
+        );
         let deadline = Instant::now() + wait;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

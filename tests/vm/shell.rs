@@ -9,6 +9,8 @@ use super::qemu::Vm;
 
 /// From the firmware to the login, on slow machines under software emulation.
 const BOOT: Duration = Duration::from_secs(400);
+/// For an answer to one key.
+const ANSWER: Duration = Duration::from_secs(10);
 /// For a command that starts other programs, not for one that works for long.
 const COMMAND: Duration = Duration::from_secs(180);
 
@@ -33,9 +35,18 @@ impl Vm {
     pub fn enter_emergency_shell(&mut self) -> Result<String> {
         let before = self.console.wait_for("emergency shell", EMERGENCY, BOOT)?;
         self.say("emergency shell");
-        self.console.send("\r")?;
-        self.console
-            .wait_for("emergency shell's prompt", "# ", BOOT)?;
+        // sulogin throws away what is typed before it waits for it.
+        let mut prompt = Ok(String::new());
+        for _ in 0..10 {
+            self.console.send("\r")?;
+            prompt = self
+                .console
+                .wait_for("emergency shell's prompt", "# ", ANSWER);
+            if prompt.is_ok() {
+                break;
+            }
+        }
+        prompt?;
         self.prepare_shell()?;
         Ok(before)
     }
