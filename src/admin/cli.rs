@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 use simplelog::{ConfigBuilder, WriteLogger};
 
-use super::{Context, base, layer, layout, status};
+use super::{Context, base, layer, layout, removal, status};
 use crate::early::cmdline::DEFAULT_VG;
 use crate::lvm::Lvm;
 use crate::model::name::{LvName, VgName};
@@ -94,6 +94,13 @@ enum BaseVerb {
     List,
     /// Print the name of the latest base
     Latest,
+    /// Remove a base and its layers, except what is booted or the default
+    Remove {
+        name: LvName,
+        /// Do not ask before layers are removed
+        #[arg(short, long)]
+        yes: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -105,6 +112,17 @@ enum LayerVerb {
     },
     /// List the layers
     List,
+    /// Print the name of the latest layer
+    Latest,
+    /// Print the name of the layer that is booted
+    Current,
+    /// Print the path of a layer's device, which exists while the layer is active
+    Path { name: LvName },
+    /// Remove layers, except what is booted or the default
+    Remove {
+        #[arg(required = true)]
+        name: Vec<LvName>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -139,7 +157,12 @@ impl Cli {
             Noun::Base(BaseVerb::List) => base::list(&context)?,
             Noun::Base(BaseVerb::Latest) => base::latest(&context)?,
             Noun::Layer(LayerVerb::Add { origin }) => layer::add(&context, origin)?,
+            Noun::Base(BaseVerb::Remove { name, yes }) => removal::base(&context, &name, yes)?,
             Noun::Layer(LayerVerb::List) => layer::list(&context)?,
+            Noun::Layer(LayerVerb::Latest) => layer::latest(&context)?,
+            Noun::Layer(LayerVerb::Current) => layer::current(&context)?,
+            Noun::Layer(LayerVerb::Path { name }) => layer::path(&context, &name)?,
+            Noun::Layer(LayerVerb::Remove { name }) => removal::layers(&context, &name)?,
             Noun::Status => status::show(&context)?,
             Noun::Initrd(InitrdVerb::Mount) => {}
         }

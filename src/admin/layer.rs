@@ -121,3 +121,31 @@ pub fn list(context: &Context) -> Result<()> {
         text::columns(&rows)
     })
 }
+
+/// Prints the name of the latest layer: that of the latest base that has one. Refuses when there is
+/// none.
+pub fn latest(context: &Context) -> Result<()> {
+    let group = context.load()?;
+    let bases = group.bases();
+    match bases.iter().rev().find_map(|base| base.layers.last()) {
+        Some((name, _)) => say(&format!("{name}\n")),
+        None => bail!("{} has no layer", group.name),
+    }
+}
+
+/// Prints the name of the layer, or base, that is booted. Refuses when none is.
+pub fn current(context: &Context) -> Result<()> {
+    match view::booted(&context.load()?)? {
+        Some(name) => say(&format!("{name}\n")),
+        None => bail!("no layer is booted"),
+    }
+}
+
+/// Prints the path of a layer's device.
+pub fn path(context: &Context, name: &LvName) -> Result<()> {
+    let group = context.load()?;
+    if !group.bootable().contains(name) {
+        bail!("{} has no layer {name}", group.name);
+    }
+    say(&format!("{}\n", context.lvm.device(name)?.display()))
+}

@@ -4,6 +4,7 @@ mod base;
 pub mod cli;
 mod layer;
 mod layout;
+mod removal;
 mod status;
 mod text;
 mod view;

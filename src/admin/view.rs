@@ -74,10 +74,7 @@ pub fn load(context: &Context) -> Result<View> {
     let (entries, default) = match context.boot_partition() {
         Ok(boot) => {
             let entries = boot.entries()?;
-            let id = boot.default_id()?;
-            let default = entries.iter().find(|e| Some(&e.id) == id.as_ref());
-            let default = default.and_then(|e| e.layer()).map(str::to_owned);
-            (Some(entries), default)
+            (Some(entries), boot.default_layer()?)
         }
         Err(error) => {
             log::warn!("boot entries are not shown: {error:#}");
@@ -144,7 +141,7 @@ fn pool_view(pool: &Volume) -> PoolView {
 }
 
 /// The layer that / is on; where / is the volatile overlay of a base, what the initramfs recorded.
-fn booted(group: &Group) -> Result<Option<String>> {
+pub fn booted(group: &Group) -> Result<Option<String>> {
     if let Some(mounted) = mounts::dm_name_at(Path::new("/"))? {
         for name in group.bootable() {
             if group.name.dm_name(&name)? == mounted {

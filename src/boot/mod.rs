@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use sha2::{Digest, Sha256};
 
+use crate::model::name::LvName;
 use crate::sys::changes::{Changes, read_if_there};
 use crate::sys::cmd::Cmd;
 use crate::sys::mounts;
@@ -60,19 +61,8 @@ impl BootPartition {
     /// All entries that boot a layer or a base, in the order of the menu. Those of others are
     /// passed over.
     pub fn entries(&self) -> Result<Vec<Entry>> {
-        let dir = self.dir.join(ENTRIES);
-        let files = match fs::read_dir(&dir) {
-            Ok(files) => files,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", dir.display()));
-            }
-        };
         let mut entries = Vec::new();
-        for file in files {
-            let path = file
-                .with_context(|| format!("cannot read {}", dir.display()))?
-                .path();
+        for path in self.files_in(ENTRIES)? {
             let Some(id) = entry_id(&path) else { continue };
             let text =
                 fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -172,12 +162,70 @@ impl BootPartition {
         entries.retain(|e| e.id != entry.id);
         entries.push(entry.clone());
         entries.sort_by(Entry::menu_order);
-        let dir = self.dir.join(ENTRIES);
-        changes.create_dir(&dir)?;
-        let path = dir.join(format!("{}.conf", entry.id));
+        changes.create_dir(&self.dir.join(ENTRIES))?;
+        let path = self.entry_path(&entry.id);
         changes.write(&path, entry.render().as_bytes(), 0o644)?;
         self.write_menu(changes, &entries)?;
         changes.flush(&self.dir)
+    }
+
+    /// Removes the entries of `layers` from the menus, and then the kernels that no entry names any
+    /// more.
+    ///
+    /// Refuses when no entry of a layer or base would be left.
+    pub fn remove(&self, changes: &mut Changes, layers: &[LvName]) -> Result<()> {
+        let is_removed = |entry: &Entry| layers.iter().any(|l| entry.layer() == Some(l.as_str()));
+        let (removed, left): (Vec<Entry>, Vec<Entry>) =
+            self.entries()?.into_iter().partition(is_removed);
+        if removed.is_empty() {
+            return Ok(());
+        }
+        ensure!(!left.is_empty(), "no boot entry would be left");
+        // First out of the menu that boots it, then out of the source of that menu.
+        self.write_menu(changes, &left)?;
+        for entry in &removed {
+            changes.remove(&self.entry_path(&entry.id))?;
+        }
+        changes.flush(&self.dir)?;
+        self.remove_unused_kernels(changes, &removed)
+    }
+
+    /// Removes our copies of kernels that no entry file but those of `removed` mentions. Entries
+    /// that others wrote count as well.
+    fn remove_unused_kernels(&self, changes: &mut Changes, removed: &[Entry]) -> Result<()> {
+        let gone: Vec<PathBuf> = removed.iter().map(|e| self.entry_path(&e.id)).collect();
+        let mut texts = Vec::new();
+        for path in self.files_in(ENTRIES)? {
+            if !gone.contains(&path) {
+                let text =
+                    fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                texts.push(String::from_utf8_lossy(&text).into_owned());
+            }
+        }
+        for path in self.files_in(KERNELS)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if !texts.iter().any(|text| text.contains(&*name)) {
+                changes.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files in a directory of the partition, none if there is no such directory.
+    fn files_in(&self, dir: &str) -> Result<Vec<PathBuf>> {
+        let dir = self.dir.join(dir);
+        let read = || format!("cannot read {}", dir.display());
+        match fs::read_dir(&dir) {
+            Ok(files) => files
+                .map(|file| Ok(file.with_context(read)?.path()))
+                .collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error).with_context(read),
+        }
+    }
+
+    fn entry_path(&self, id: &str) -> PathBuf {
+        self.dir.join(ENTRIES).join(format!("{id}.conf"))
     }
 
     fn write_menu(&self, changes: &mut Changes, entries: &[Entry]) -> Result<()> {
@@ -194,6 +242,14 @@ impl BootPartition {
             .get("saved_entry")
             .filter(|id| !id.is_empty())
             .map(str::to_owned))
+    }
+
+    /// The layer or base that boots by default; nothing if there is none, or its entry is gone.
+    pub fn default_layer(&self) -> Result<Option<String>> {
+        let id = self.default_id()?;
+        let entries = self.entries()?;
+        let entry = entries.iter().find(|e| Some(&e.id) == id.as_ref());
+        Ok(entry.and_then(|e| e.layer()).map(str::to_owned))
     }
 
     /// Makes an entry the default.
@@ -417,6 +473,60 @@ mod tests {
             );
         }
         assert_eq!(boot.grub_env().unwrap().get("their_variable"), Some("x"));
+    }
+
+    fn remove(boot: &BootPartition, layers: &[&str]) -> Result<()> {
+        let layers: Vec<LvName> = layers.iter().map(|l| l.parse().unwrap()).collect();
+        boot.remove(&mut Changes::new(false).unwrap(), &layers)
+    }
+
+    #[test]
+    fn the_last_reference_removes_a_kernel() {
+        let (dir, boot) = partition();
+        let system = system();
+        let old = publish(&boot, &system);
+        fs::write(system.path().join(INITRD), "other initramfs").unwrap();
+        let new = publish(&boot, &system);
+        add(&boot, "Base-0.1", &old).unwrap();
+        add(&boot, "Base-0.2", &old).unwrap();
+        add(&boot, "Base-0.3", &new).unwrap();
+        let exists = |path: &str| dir.path().join(path.trim_start_matches('/')).exists();
+
+        remove(&boot, &["Base-0.1"]).unwrap();
+        assert!(exists(&old.linux) && exists(&old.initrd));
+        remove(&boot, &["Base-0.2"]).unwrap();
+        assert!(exists(&old.linux) && !exists(&old.initrd) && exists(&new.initrd));
+        let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
+        assert_eq!(menu.matches("menuentry").count(), 1);
+    }
+
+    #[test]
+    fn a_kernel_that_an_entry_of_others_names_is_kept() {
+        let (dir, boot) = partition();
+        let payload = publish(&boot, &system());
+        add(&boot, "Base-0.1", &payload).unwrap();
+        add(&boot, "Base-1.1", &publish(&boot, &system())).unwrap();
+        let theirs = format!("title Memtest\nlinux {}\n", payload.linux);
+        fs::write(dir.path().join("loader/entries/theirs.conf"), theirs).unwrap();
+        remove(&boot, &["Base-0.1"]).unwrap();
+        assert!(
+            dir.path()
+                .join(payload.linux.trim_start_matches('/'))
+                .exists()
+        );
+    }
+
+    #[test]
+    fn the_last_entry_is_not_removed() {
+        let (_dir, boot) = partition();
+        let payload = publish(&boot, &system());
+        add(&boot, "Base-0", &payload).unwrap();
+        add(&boot, "Base-0.1", &payload).unwrap();
+        let error = remove(&boot, &["Base-0", "Base-0.1"])
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "no boot entry would be left");
+        assert_eq!(boot.entries().unwrap().len(), 2);
     }
 
     #[test]
