@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
 use super::view::{self, BaseView, JSON_VERSION};
-use super::{Context, pool_with_room, say, text};
+use super::{Context, pool_with_room, running_options, say, text};
 use crate::model::layout::tag;
 use crate::model::name::{LvName, next_base};
 use crate::sys::cmd::Cmd;
@@ -27,7 +27,7 @@ pub fn add(context: &Context, image: &Path, name: Option<LvName>, size: Option<u
         image.display()
     );
     let boot = context.boot_partition()?;
-    boot.check_writable()?;
+    boot.check_ready()?;
     let group = context.load()?;
     let pool = pool_with_room(&group)?;
     let name = match name {
@@ -39,6 +39,8 @@ pub fn add(context: &Context, image: &Path, name: Option<LvName>, size: Option<u
     }
     // The name of a layer is longer; a base that can have none is of no use.
     group.name.dm_name(&name.layer(u64::from(u32::MAX))?)?;
+    boot.entry_of(&name)?;
+    let fallback_options = running_options(&group, &boot)?;
     let lvm = &context.lvm;
     let device = lvm.device(&name)?;
 
@@ -60,7 +62,7 @@ pub fn add(context: &Context, image: &Path, name: Option<LvName>, size: Option<u
         changes.run(&Cmd::new("resize2fs").arg(&device))?;
     }
     let payload = context
-        .publish(&mut changes, &boot, &name)
+        .publish(&mut changes, &boot, &name, &fallback_options)
         .with_context(|| format!("{} cannot be booted", image.display()))?;
     let entry = payload
         .map(|payload| context.entry(&name, true, &payload))
@@ -69,7 +71,7 @@ pub fn add(context: &Context, image: &Path, name: Option<LvName>, size: Option<u
     changes.run(&lvm.complete(&name, tag::BASE))?;
     changes.keep();
     if let Some(entry) = entry {
-        boot.add(&mut changes, &entry)
+        boot.add(&mut changes, &name, &entry)
             .with_context(|| format!("{name} was made, but has no boot entry"))?;
         changes.keep();
         say(&format!("{name}\n"))?;

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION, LayerView};
-use super::{Context, comment, pool_with_room, say, text};
+use super::{Context, comment, pool_with_room, running_options, say, text};
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_layer};
 use crate::sys::cmd::Cmd;
@@ -13,7 +13,7 @@ use crate::sys::cmd::Cmd;
 pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
     let (_lock, mut changes) = context.change().context("layer add")?;
     let boot = context.boot_partition()?;
-    boot.check_writable()?;
+    boot.check_ready()?;
     let group = context.load()?;
     pool_with_room(&group)?;
     let (origin, base) = find_origin(&group, origin)?;
@@ -22,10 +22,14 @@ pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
     // A base never changes, so what its entry boots is right for its layers. A layer may have got
     // another kernel since.
     let payload = if origin == base {
-        boot.entry_of(base.as_str())?.map(|entry| entry.payload())
+        boot.entry_of(&base)?
+            .map(|entry| entry.payload())
+            .filter(|payload| boot.has_kernel(payload))
     } else {
         None
     };
+    boot.entry_of(&layer)?;
+    let fallback_options = running_options(&group, &boot)?;
     let default = boot.default_id()?;
     let lvm = &context.lvm;
     let device = lvm.device(&layer)?;
@@ -42,7 +46,7 @@ pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
     changes.run(&Cmd::new("tune2fs").args(["-U", "random"]).arg(&device))?;
     let payload = match payload {
         Some(payload) => Some(payload),
-        None => context.publish(&mut changes, &boot, &layer)?,
+        None => context.publish(&mut changes, &boot, &layer, &fallback_options)?,
     };
     let entry = payload
         .map(|payload| context.entry(&layer, false, &payload))
@@ -53,7 +57,7 @@ pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
     let Some(entry) = entry else {
         return comment(&format!("the boot entry of {layer} is written"));
     };
-    boot.add(&mut changes, &entry)
+    boot.add(&mut changes, &layer, &entry)
         .with_context(|| format!("{layer} was made, but has no boot entry"))?;
     changes.keep();
     if default.is_none() {

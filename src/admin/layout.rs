@@ -119,6 +119,7 @@ fn tree(view: &View, style: &TreeStyle) -> String {
         let role = match volume.role {
             Role::Incomplete => "incomplete: interrupted while it was made",
             Role::Volume => "shared volume",
+            Role::Layer => "layer of a base that is gone",
             _ => "not managed",
         };
         rows.push((

@@ -9,7 +9,6 @@ mod status;
 mod text;
 mod view;
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,8 +18,7 @@ use nix::unistd::Uid;
 use serde::Serialize;
 
 use crate::boot::BootPartition;
-use crate::boot::entry::{self, Entry, Payload};
-use crate::early;
+use crate::boot::entry::{Entry, Payload};
 use crate::lvm::Lvm;
 use crate::model::layout::{Group, Volume};
 use crate::model::name::LvName;
@@ -65,21 +63,23 @@ impl Context {
     }
 
     fn boot_partition(&self) -> Result<BootPartition> {
-        BootPartition::at(&self.root)
+        BootPartition::at(&self.root, self.lvm.vg())
     }
 
     /// Mounts an active volume read-only, copies its kernel to the boot partition and returns what
-    /// its entry has to boot. In a dry run nothing can be looked at, and nothing is returned.
+    /// its entry has to boot, with `fallback_options` where the image asks for none. In a dry run nothing can be looked at, and nothing is returned.
     fn publish(
         &self,
         changes: &mut Changes,
         boot: &BootPartition,
         name: &LvName,
+        fallback_options: &str,
     ) -> Result<Option<Payload>> {
         let dir = PathBuf::from(MOUNTS).join(name.as_str());
         changes.create_dir(&dir)?;
         let mount = Cmd::new("mount")
-            .args(["-o", "ro"])
+            // What it holds can come from anywhere.
+            .args(["-o", "ro,nosuid,nodev,noexec"])
             .arg(self.lvm.device(name)?)
             .arg(&dir);
         let mounted = changes.run_undoable(&mount, Cmd::new("umount").arg(&dir))?;
@@ -89,7 +89,7 @@ impl Context {
             ))?;
             None
         } else {
-            Some(boot.publish(changes, &dir, &running_options()?)?)
+            Some(boot.publish(changes, &dir, fallback_options)?)
         };
         changes.undo_now(&mounted)?;
         Ok(payload)
@@ -134,16 +134,14 @@ fn pool_with_room(group: &Group) -> Result<&Volume> {
     Ok(pool)
 }
 
-/// The options of the running system where it is a layer itself; those of an installer do not
-/// belong on the host that it installs.
-fn running_options() -> Result<String> {
-    let cmdline = fs::read("/proc/cmdline").context("cannot read the kernel command line")?;
-    if !early::cmdline::is_layer_boot(&cmdline) {
-        return Ok(String::new());
-    }
-    Ok(entry::without_layer_options(&String::from_utf8_lossy(
-        &cmdline,
-    )))
+/// The kernel options of the layer that runs, as its entry has them. Those of an installer, or what
+/// was typed in the boot menu, do not belong into another entry.
+fn running_options(group: &Group, boot: &BootPartition) -> Result<String> {
+    let entry = match view::booted(group)? {
+        Some(name) => boot.entry_of(&name.parse()?)?,
+        None => None,
+    };
+    Ok(entry.map_or_else(String::new, |entry| entry.payload().options))
 }
 
 fn say(text: &str) -> Result<()> {

@@ -38,7 +38,7 @@ pub fn base(context: &Context, name: &LvName, yes: bool) -> Result<()> {
 fn remove(context: &Context, select: impl FnOnce(&Group) -> Result<Vec<LvName>>) -> Result<()> {
     let (_lock, mut changes) = context.change().context("remove")?;
     let boot = context.boot_partition()?;
-    boot.check_writable()?;
+    boot.check_ready()?;
     let group = context.load()?;
     let names = select(&group)?;
     let (booted, default) = (view::booted(&group)?, boot.default_layer()?);

@@ -71,22 +71,22 @@ pub struct VolumeView {
 pub fn load(context: &Context) -> Result<View> {
     let group = context.load()?;
     let booted = booted(&group)?;
-    let (entries, default) = match context.boot_partition() {
-        Ok(boot) => {
-            let entries = boot.entries()?;
-            (Some(entries), boot.default_layer()?)
-        }
+    let boot = context
+        .boot_partition()
+        .and_then(|boot| Ok((boot.entries()?, boot.default_layer()?)));
+    let (entries, default) = match boot {
+        Ok((entries, default)) => (Some(entries), default),
         Err(error) => {
-            log::warn!("boot entries are not shown: {error:#}");
+            log::warn!("what boots is not shown: {error:#}");
             (None, None)
         }
     };
     let has_entry = |name: &str| {
         let entries = entries.as_ref()?;
-        Some(entries.iter().any(|e| e.layer() == Some(name)))
+        Some(entries.iter().any(|e| e.boots(&group.name, name)))
     };
     let is = |which: &Option<String>, name: &str| which.as_deref() == Some(name);
-    let bases = group
+    let bases: Vec<BaseView> = group
         .bases()
         .into_iter()
         .map(|base| BaseView {
@@ -109,6 +109,24 @@ pub fn load(context: &Context) -> Result<View> {
                 .collect(),
         })
         .collect();
+    let in_tree = |volume: &Volume| match volume.role {
+        Role::Pool | Role::Base => true,
+        Role::Layer => bases
+            .iter()
+            .flat_map(|b| &b.layers)
+            .any(|l| l.name == volume.name),
+        _ => false,
+    };
+    let volumes = group
+        .volumes
+        .iter()
+        .filter(|volume| !in_tree(volume))
+        .map(|volume| VolumeView {
+            name: volume.name.clone(),
+            role: volume.role,
+            size: volume.size,
+        })
+        .collect();
     Ok(View {
         version: JSON_VERSION,
         vg: group.name.to_string(),
@@ -116,16 +134,7 @@ pub fn load(context: &Context) -> Result<View> {
         free: group.free,
         pool: group.pool().map(pool_view),
         bases,
-        volumes: group
-            .volumes
-            .iter()
-            .filter(|v| !matches!(v.role, Role::Pool | Role::Base | Role::Layer))
-            .map(|v| VolumeView {
-                name: v.name.clone(),
-                role: v.role,
-                size: v.size,
-            })
-            .collect(),
+        volumes,
         booted,
         default,
     })

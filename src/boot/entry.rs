@@ -3,8 +3,9 @@
 
 use std::cmp::Ordering;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::early::cmdline::DEFAULT_VG;
 use crate::model::name::{LvName, VgName};
 
 /// Sort keys: layers come first in the menu, bases last.
@@ -49,12 +50,12 @@ impl Entry {
             options.push(' ');
         }
         options += &format!("imgbased.layer={name}");
-        if vg.as_str() != crate::early::cmdline::DEFAULT_VG {
+        if vg.as_str() != DEFAULT_VG {
             options += &format!(" imgbased.vg={vg}");
         }
         let kind = if is_base { " factory state" } else { "" };
         Ok(Self {
-            id: id(name),
+            id: id(vg, name),
             title: format!(
                 "{name}{kind} ({}, Linux {})",
                 payload.system, payload.version
@@ -90,14 +91,50 @@ impl Entry {
 
     /// The layer or base that this entry boots: the last `imgbased.layer=`, as in the initramfs.
     pub fn layer(&self) -> Option<&str> {
-        self.options
-            .split_ascii_whitespace()
-            .filter_map(|word| word.strip_prefix("imgbased.layer="))
+        self.option("imgbased.layer=")
+    }
+
+    /// The volume group that the layer is in.
+    pub fn vg(&self) -> &str {
+        self.option("imgbased.vg=").unwrap_or(DEFAULT_VG)
+    }
+
+    /// Whether this entry boots that layer or base of that group.
+    pub fn boots(&self, vg: &VgName, layer: &str) -> bool {
+        self.vg() == vg.as_str() && self.layer() == Some(layer)
+    }
+
+    fn option(&self, key: &str) -> Option<&str> {
+        words(&self.options)
+            .into_iter()
+            .filter_map(|word| word.strip_prefix(key))
             .next_back()
     }
 
-    /// Reads an entry; nothing if it is not one that boots a layer.
-    pub fn parse(id: &str, text: &str) -> Option<Self> {
+    /// Reads an entry; nothing if it does not boot a layer. Refuses one that does, but that cannot
+    /// be put into a menu as it is.
+    pub fn parse(id: &str, text: &str) -> Result<Option<Self>> {
+        let Some(entry) = Self::read(id, text) else {
+            return Ok(None);
+        };
+        let check = || -> Result<()> {
+            ensure!(
+                plain(&entry.title) == entry.title,
+                "its title has characters that end a menu entry"
+            );
+            ensure!(
+                [&entry.id, &entry.linux, &entry.initrd]
+                    .iter()
+                    .all(|text| is_path(text)),
+                "its name or a path has characters that end a menu entry"
+            );
+            check_options(&entry.options)
+        };
+        check().with_context(|| format!("the boot entry {id} is not used"))?;
+        Ok(Some(entry))
+    }
+
+    fn read(id: &str, text: &str) -> Option<Self> {
         let value = |key: &str| {
             text.lines()
                 .filter_map(|line| line.trim().split_once([' ', '\t']))
@@ -134,14 +171,23 @@ impl Entry {
     }
 }
 
-/// The id of a layer's entry. What ends in `+` and digits would be read as a boot counter.
-pub fn id(name: &LvName) -> String {
-    let text = format!("imgbased-{name}");
-    let before_digits = text.trim_end_matches(|c: char| c.is_ascii_digit());
-    if before_digits.ends_with('+') && before_digits.len() < text.len() {
-        text + "_"
+/// The id of the entry of a layer or base. What ends in a boot counter, `+LEFT` or `+LEFT-DONE`,
+/// would be renamed by systemd-boot (Boot Loader Specification, "Boot counting").
+pub fn id(vg: &VgName, name: &LvName) -> String {
+    let group = if vg.as_str() == DEFAULT_VG {
+        String::new()
     } else {
-        text
+        format!("{vg}-")
+    };
+    let text = format!("imgbased-{group}{name}");
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let is_counter = |tail: &str| match tail.split_once('-') {
+        Some((left, done)) => is_number(left) && is_number(done),
+        None => is_number(tail),
+    };
+    match text.rsplit_once('+') {
+        Some((_, tail)) if is_counter(tail) => text + "_",
+        _ => text,
     }
 }
 
@@ -156,16 +202,29 @@ pub fn without_layer_options(options: &str) -> String {
                 "BOOT_IMAGE" | "initrd" | "root" | "rootflags" | "rootfstype" | "ro" | "rw"
             )
     };
-    let words: Vec<&str> = options
-        .split_ascii_whitespace()
+    let words: Vec<&str> = words(options)
+        .into_iter()
         .filter(|word| !belongs_to_layer(word))
         .collect();
     words.join(" ")
 }
 
+/// The words of kernel options as they stand, quotes and all. White space in quotes is a part of
+/// the word.
+fn words(options: &str) -> Vec<&str> {
+    let mut quoted = false;
+    options
+        .split(|c: char| {
+            quoted ^= c == '"';
+            c.is_ascii_whitespace() && !quoted
+        })
+        .filter(|word| !word.is_empty())
+        .collect()
+}
+
 /// GRUB reads options as a script: other characters than these would end the command, name a
 /// variable or vanish.
-fn check_options(options: &str) -> Result<()> {
+pub fn check_options(options: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || " _.,:=+@%~*?[]/\"-^!".contains(c);
     if let Some(bad) = options.chars().find(|c| !allowed(*c)) {
         bail!("kernel options {options:?} contain {bad:?}, which GRUB would not pass on unchanged");
@@ -175,7 +234,7 @@ fn check_options(options: &str) -> Result<()> {
         "kernel options {options:?} have an open quote"
     );
     ensure!(
-        !options.split(' ').any(|word| word == "--"),
+        !words(options).contains(&"--"),
         "kernel options {options:?} contain a lone --; what follows would belong to init"
     );
     Ok(())
@@ -183,14 +242,26 @@ fn check_options(options: &str) -> Result<()> {
 
 /// A name that comes from an image, cut down to what every menu shows as it is.
 pub fn plain_title(text: &str) -> String {
-    let plain = |c: char| {
-        if c.is_ascii_alphanumeric() || " _.,:+@~/()-".contains(c) {
-            c
-        } else {
-            '?'
-        }
-    };
-    text.trim().chars().map(plain).take(80).collect()
+    plain(text.trim()).chars().take(80).collect()
+}
+
+/// A title with question marks for what would end it in GRUB's script.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || " _.,:+@~/()[]?-".contains(c) {
+                c
+            } else {
+                '?'
+            }
+        })
+        .collect()
+}
+
+/// Whether GRUB's script takes the text as one word.
+fn is_path(text: &str) -> bool {
+    text.chars()
+        .all(|c| c.is_ascii_alphanumeric() || "_.,:+@~/-".contains(c))
 }
 
 #[cfg(test)]
@@ -228,10 +299,8 @@ mod tests {
              initrd /imgbased/initrd-6.12.1-amd64-4567\n\
              options console=ttyS0 quiet imgbased.layer=Base-0.1\n"
         );
-        assert_eq!(
-            Entry::parse(&entry.id, &entry.render()),
-            Some(entry.clone())
-        );
+        let parsed = Entry::parse(&entry.id, &entry.render()).unwrap();
+        assert_eq!(parsed, Some(entry.clone()));
         assert_eq!(entry.layer(), Some("Base-0.1"));
         assert_eq!(entry.payload(), payload("console=ttyS0 quiet"));
     }
@@ -240,6 +309,9 @@ mod tests {
     fn another_group_is_named() {
         let entry = entry("my-vg", "Base-0", true, "").unwrap();
         assert_eq!(entry.options, "imgbased.layer=Base-0 imgbased.vg=my-vg");
+        assert_eq!(entry.id, "imgbased-my-vg-Base-0");
+        assert!(entry.boots(&"my-vg".parse().unwrap(), "Base-0"));
+        assert!(!entry.boots(&"HostVG".parse().unwrap(), "Base-0"));
         assert!(entry.title.starts_with("Base-0 factory state ("));
         assert_eq!(entry.payload(), payload(""));
     }
@@ -251,7 +323,7 @@ mod tests {
             "title Debian\nversion 1\nsort-key d\nlinux /vmlinuz\ninitrd /i\noptions root=/dev/sda1 quiet\n",
             "title x\noptions imgbased.layer=Base-0\n",
         ] {
-            assert_eq!(Entry::parse("x", text), None, "{text:?}");
+            assert_eq!(Entry::parse("x", text).unwrap(), None, "{text:?}");
         }
     }
 
@@ -285,10 +357,38 @@ mod tests {
     }
 
     #[test]
+    fn quoted_options_stay_as_they_are() {
+        for options in ["a=\"x ro y\" b=\"c  d\"", "dyndbg=\"file x root=1\" c"] {
+            assert_eq!(
+                without_layer_options(&format!("ro {options} root=x")),
+                options
+            );
+        }
+    }
+
+    #[test]
+    fn entries_that_would_break_a_menu_are_refused() {
+        let good = entry("HostVG", "Base-0.1", false, "").unwrap();
+        for (from, to) in [
+            ("title Base-0.1", "title Bob's"),
+            ("title Base-0.1", "title {x}"),
+            ("linux /imgbased", "linux /$x"),
+            ("initrd /imgbased", "initrd /a b;"),
+            ("options ", "options a;b "),
+        ] {
+            let text = good.render().replace(from, to);
+            assert!(Entry::parse("x", &text).is_err(), "{to}");
+        }
+        assert!(Entry::parse("x'y", &good.render()).is_err());
+    }
+
+    #[test]
     fn ids_do_not_look_like_boot_counters() {
-        let id = |name: &str| id(&name.parse().unwrap());
+        let id = |name: &str| id(&"HostVG".parse().unwrap(), &name.parse().unwrap());
         assert_eq!(id("Base-0.1"), "imgbased-Base-0.1");
         assert_eq!(id("node-4.5-1+3"), "imgbased-node-4.5-1+3_");
+        assert_eq!(id("rhvh-4.4+5-1"), "imgbased-rhvh-4.4+5-1_");
+        assert_eq!(id("a+3-x"), "imgbased-a+3-x");
         assert_eq!(id("0"), "imgbased-0");
         assert_eq!(id("a+"), "imgbased-a+");
     }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use sha2::{Digest, Sha256};
 
-use crate::model::name::LvName;
+use crate::model::name::{LvName, VgName};
 use crate::sys::changes::{Changes, read_if_there};
 use crate::sys::cmd::Cmd;
 use crate::sys::mounts;
@@ -30,24 +30,28 @@ const RESERVE: u64 = 1 << 20;
 /// The boot partition of a host, `$BOOT` of the Boot Loader Specification.
 pub struct BootPartition {
     dir: PathBuf,
+    vg: VgName,
 }
 
 impl BootPartition {
-    /// The boot partition mounted at `root`/boot.
+    /// The boot partition mounted at `root`/boot, for the layers of the group `vg`.
     ///
     /// Refuses one that is not mounted: what was written then would be seen by one layer only.
-    pub fn at(root: &Path) -> Result<Self> {
+    pub fn at(root: &Path, vg: &VgName) -> Result<Self> {
         let dir = root.join("boot");
         ensure!(
             mounts::is_mount_point(&dir)?,
             "no boot partition is mounted at {}: layers share one, mount it there",
             dir.display()
         );
-        Ok(Self { dir })
+        Ok(Self {
+            dir,
+            vg: vg.clone(),
+        })
     }
 
-    /// Refuses a boot partition that cannot be written to.
-    pub fn check_writable(&self) -> Result<()> {
+    /// Refuses a boot partition that cannot be written to, or has no room for another entry.
+    pub fn check_ready(&self) -> Result<()> {
         let stat =
             statvfs(&self.dir).with_context(|| format!("cannot look at {}", self.dir.display()))?;
         ensure!(
@@ -55,7 +59,7 @@ impl BootPartition {
             "{} is mounted read-only",
             self.dir.display()
         );
-        Ok(())
+        self.check_room(&[])
     }
 
     /// All entries that boot a layer or a base, in the order of the menu. Those of others are
@@ -66,16 +70,40 @@ impl BootPartition {
             let Some(id) = entry_id(&path) else { continue };
             let text =
                 fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            entries.extend(Entry::parse(id, &String::from_utf8_lossy(&text)));
+            match Entry::parse(id, &String::from_utf8_lossy(&text)) {
+                Ok(entry) => entries.extend(entry),
+                Err(error) => log::warn!("{error:#}"),
+            }
         }
         entries.sort_by(Entry::menu_order);
         Ok(entries)
     }
 
-    /// The entry of a layer or base.
-    pub fn entry_of(&self, layer: &str) -> Result<Option<Entry>> {
-        let entries = self.entries()?;
-        Ok(entries.into_iter().find(|e| e.layer() == Some(layer)))
+    /// The entry that we wrote for a layer or base.
+    ///
+    /// Refuses a file in its place that is something else.
+    pub fn entry_of(&self, layer: &LvName) -> Result<Option<Entry>> {
+        let id = entry::id(&self.vg, layer);
+        let path = self.entry_path(&id);
+        let Some(text) = read_if_there(&path)? else {
+            return Ok(None);
+        };
+        match Entry::parse(&id, &String::from_utf8_lossy(&text))? {
+            Some(entry) if entry.boots(&self.vg, layer.as_str()) => Ok(Some(entry)),
+            _ => bail!(
+                "{} is in the way: it is no boot entry of {}/{layer}",
+                path.display(),
+                self.vg
+            ),
+        }
+    }
+
+    /// Whether the kernel and initramfs of an entry are on the partition.
+    pub fn has_kernel(&self, payload: &Payload) -> bool {
+        [&payload.linux, &payload.initrd].iter().all(|path| {
+            let path = self.dir.join(path.trim_start_matches('/'));
+            fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0)
+        })
     }
 
     /// Copies the kernel of a mounted root to the boot partition, unless its content is there, and
@@ -147,18 +175,13 @@ impl BootPartition {
         Ok(())
     }
 
-    /// Writes an entry and the menus. The kernel that it names is on disk already.
+    /// Writes the entry of a layer or base and the menus. The kernel that it names is on disk
+    /// already.
     ///
-    /// Refuses to replace the entry of another layer.
-    pub fn add(&self, changes: &mut Changes, entry: &Entry) -> Result<()> {
+    /// Refuses to replace a file that is something else.
+    pub fn add(&self, changes: &mut Changes, name: &LvName, entry: &Entry) -> Result<()> {
+        self.entry_of(name)?;
         let mut entries = self.entries()?;
-        ensure!(
-            !entries
-                .iter()
-                .any(|e| e.id == entry.id && e.layer() != entry.layer()),
-            "the boot entry {} is that of another layer",
-            entry.id
-        );
         entries.retain(|e| e.id != entry.id);
         entries.push(entry.clone());
         entries.sort_by(Entry::menu_order);
@@ -174,7 +197,8 @@ impl BootPartition {
     ///
     /// Refuses when no entry of a layer or base would be left.
     pub fn remove(&self, changes: &mut Changes, layers: &[LvName]) -> Result<()> {
-        let is_removed = |entry: &Entry| layers.iter().any(|l| entry.layer() == Some(l.as_str()));
+        let ids: Vec<String> = layers.iter().map(|l| entry::id(&self.vg, l)).collect();
+        let is_removed = |entry: &Entry| ids.contains(&entry.id);
         let (removed, left): (Vec<Entry>, Vec<Entry>) =
             self.entries()?.into_iter().partition(is_removed);
         if removed.is_empty() {
@@ -244,11 +268,14 @@ impl BootPartition {
             .map(str::to_owned))
     }
 
-    /// The layer or base that boots by default; nothing if there is none, or its entry is gone.
+    /// The layer or base of our group that boots by default; nothing if there is none, or its entry
+    /// is gone.
     pub fn default_layer(&self) -> Result<Option<String>> {
         let id = self.default_id()?;
         let entries = self.entries()?;
-        let entry = entries.iter().find(|e| Some(&e.id) == id.as_ref());
+        let entry = entries
+            .iter()
+            .find(|e| Some(&e.id) == id.as_ref() && e.vg() == self.vg.as_str());
         Ok(entry.and_then(|e| e.layer()).map(str::to_owned))
     }
 
@@ -329,6 +356,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let boot = BootPartition {
             dir: dir.path().to_owned(),
+            vg: "HostVG".parse().unwrap(),
         };
         (dir, boot)
     }
@@ -350,9 +378,10 @@ mod tests {
 
     fn add(boot: &BootPartition, name: &str, payload: &Payload) -> Result<Entry> {
         let is_base = !name.contains('.');
-        let entry = Entry::new(&"HostVG".parse()?, &name.parse()?, is_base, payload)?;
+        let name: LvName = name.parse()?;
+        let entry = Entry::new(&boot.vg, &name, is_base, payload)?;
         let mut changes = Changes::new(false).unwrap();
-        boot.add(&mut changes, &entry)?;
+        boot.add(&mut changes, &name, &entry)?;
         changes.keep();
         Ok(entry)
     }
@@ -530,12 +559,55 @@ mod tests {
     }
 
     #[test]
-    fn the_entry_of_another_layer_is_not_replaced() {
-        let (_dir, boot) = partition();
+    fn a_file_in_the_place_of_an_entry_is_not_replaced() {
+        let (dir, boot) = partition();
         let payload = publish(&boot, &system());
         add(&boot, "a+1", &payload).unwrap();
-        let error = add(&boot, "a+1_", &payload).unwrap_err().to_string();
-        assert!(error.contains("is that of another layer"), "{error}");
+        let path = dir.path().join("loader/entries/imgbased-Base-0.1.conf");
+        fs::write(&path, "title mine\noptions root=/dev/sda1\n").unwrap();
+        for name in ["a+1_", "Base-0.1"] {
+            let error = add(&boot, name, &payload).unwrap_err().to_string();
+            assert!(error.contains("is in the way"), "{error}");
+        }
+        assert!(fs::read_to_string(&path).unwrap().starts_with("title mine"));
+    }
+
+    #[test]
+    fn entries_of_another_group_are_its_own() {
+        let (_dir, mut boot) = partition();
+        let payload = publish(&boot, &system());
+        let ours = add(&boot, "Base-0.1", &payload).unwrap();
+        boot.vg = "TestVG".parse().unwrap();
+        assert_eq!(boot.entry_of(&"Base-0.1".parse().unwrap()).unwrap(), None);
+        let theirs = add(&boot, "Base-0.1", &payload).unwrap();
+        assert_ne!(ours.id, theirs.id);
+        assert_eq!(boot.entries().unwrap().len(), 2);
+        remove(&boot, &["Base-0.1"]).unwrap();
+        assert_eq!(boot.entries().unwrap(), [ours]);
+    }
+
+    #[test]
+    fn an_entry_that_would_break_the_menu_is_left_out_of_it() {
+        let (dir, boot) = partition();
+        let payload = publish(&boot, &system());
+        let entry = add(&boot, "Base-0.1", &payload).unwrap();
+        let debug = entry
+            .render()
+            .replace("title Base-0.1", "title Bob's debug");
+        fs::write(dir.path().join("loader/entries/debug.conf"), debug).unwrap();
+        add(&boot, "Base-0.2", &payload).unwrap();
+        let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
+        assert!(!menu.contains("Bob"), "{menu}");
+        assert_eq!(menu.matches("menuentry").count(), 2);
+    }
+
+    #[test]
+    fn an_entry_whose_kernel_is_gone_is_noticed() {
+        let (dir, boot) = partition();
+        let payload = publish(&boot, &system());
+        assert!(boot.has_kernel(&payload));
+        fs::write(dir.path().join(payload.initrd.trim_start_matches('/')), "").unwrap();
+        assert!(!boot.has_kernel(&payload));
     }
 
     #[test]
@@ -555,7 +627,10 @@ mod tests {
     fn a_directory_that_nothing_is_mounted_at_is_no_boot_partition() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("boot")).unwrap();
-        let error = BootPartition::at(root.path()).err().unwrap().to_string();
+        let error = BootPartition::at(root.path(), &"HostVG".parse().unwrap())
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("no boot partition is mounted at"), "{error}");
     }
 }
