@@ -110,6 +110,49 @@ fn what_a_dry_run_prints_does_the_same_when_it_is_pasted() -> Result<()> {
 }
 
 #[test]
+fn a_layer_is_removed_with_its_entry_but_not_what_is_booted_or_the_default() -> Result<()> {
+    let disk = Host::prepared()?.disk("remove")?;
+    let mut vm = disk.boot("once", Echo::Silent)?;
+    vm.menu()?.choose("Base-0.2")?;
+    vm.log_in()?;
+    for (arguments, reason) in [
+        ("layer remove Base-0.1", "is the default"),
+        ("layer remove Base-0.2", "is booted"),
+        ("base remove --yes Base-0", "is the default"),
+        ("base remove Base-0", "has layers: Base-0.1 Base-0.2"),
+        ("layer remove Base-0", "has no layer Base-0"),
+        ("layer remove Config", "has no layer Config"),
+    ] {
+        let refused = vm.run(&format!("imgbased-helper {arguments}"))?;
+        assert_eq!(refused.status, 1, "{arguments}: {}", refused.text);
+        assert!(
+            refused.text.contains(reason),
+            "{arguments}: {}",
+            refused.text
+        );
+    }
+    let layers = "imgbased-helper layer list | cut -d ' ' -f 1 | xargs";
+    assert_eq!(vm.ok(layers)?, "Base-0.1 Base-0.2");
+
+    assert_eq!(vm.ok("imgbased-helper layer add Base-0.2")?, "Base-0.3");
+    let kernels = vm.ok("ls /boot/imgbased")?;
+    vm.ok("imgbased-helper layer remove Base-0.3")?;
+    assert_eq!(vm.ok(layers)?, "Base-0.1 Base-0.2");
+    let found = vm.ok("lvm lvs --noheadings -o lv_name | grep -c Base-0.3 || true")?;
+    assert_eq!(found, "0");
+    assert_eq!(
+        vm.ok("grep -rl Base-0.3 /boot/loader /boot/grub/imgbased.cfg || true")?,
+        ""
+    );
+    assert_eq!(
+        vm.ok("ls /boot/imgbased")?,
+        kernels,
+        "a kernel in use was removed"
+    );
+    Ok(())
+}
+
+#[test]
 fn the_factory_entry_boots_the_base_and_forgets_what_was_written() -> Result<()> {
     let disk = Host::prepared()?.disk("factory")?;
     for boot in ["once", "again"] {
