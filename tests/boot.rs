@@ -110,6 +110,23 @@ fn what_a_dry_run_prints_does_the_same_when_it_is_pasted() -> Result<()> {
 }
 
 #[test]
+fn the_everyday_commands_of_the_readme_work() -> Result<()> {
+    let disk = Host::prepared()?.disk("readme")?;
+    let mut vm = disk.boot("once", Echo::Silent)?;
+    vm.log_in()?;
+    for command in vm::readme::commands("### Every day")? {
+        vm.ok(&command)?;
+    }
+    let status = vm.ok("imgbased-helper --json status")?;
+    let status: serde_json::Value = serde_json::from_str(&status)?;
+    assert_eq!(status["booted"], "Base-0.1");
+    assert_eq!(status["base"], "Base-0");
+    assert_eq!(status["default"], "Base-0.4");
+    assert_eq!(status["layers"], 3);
+    Ok(())
+}
+
+#[test]
 fn a_layer_is_removed_with_its_entry_but_not_what_is_booted_or_the_default() -> Result<()> {
     let disk = Host::prepared()?.disk("remove")?;
     let mut vm = disk.boot("once", Echo::Silent)?;

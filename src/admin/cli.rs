@@ -8,12 +8,14 @@ use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 use simplelog::{ConfigBuilder, WriteLogger};
 
-use super::{Context, base, layer, layout, removal, status};
+use super::{Context, base, check, layer, layout, removal, status};
 use crate::early::cmdline::DEFAULT_VG;
 use crate::lvm::Lvm;
 use crate::model::name::{LvName, VgName};
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage.";
+const CHECK_STATUS: &str =
+    "Exit status: 0 nothing is left, 1 failed, 2 wrong usage, 3 found something.";
 
 /// Boot layers for Linux hosts: read-only bases and writable thin snapshots, one boot entry each.
 #[derive(Parser)]
@@ -62,6 +64,13 @@ enum Noun {
     Layer(LayerVerb),
     /// What is booted, what boots next, and how full the pool is
     Status,
+    /// Find what an interrupted command has left, and what else would keep a layer from booting
+    #[command(after_help = CHECK_STATUS)]
+    Check {
+        /// Put it right
+        #[arg(long)]
+        repair: bool,
+    },
     /// Part of the initramfs
     #[command(subcommand, hide = true)]
     Initrd(InitrdVerb),
@@ -164,6 +173,7 @@ impl Cli {
             Noun::Layer(LayerVerb::Path { name }) => layer::path(&context, &name)?,
             Noun::Layer(LayerVerb::Remove { name }) => removal::layers(&context, &name)?,
             Noun::Status => status::show(&context)?,
+            Noun::Check { repair } => return check::run(&context, repair),
             Noun::Initrd(InitrdVerb::Mount) => {}
         }
         Ok(ExitCode::SUCCESS)

@@ -1,12 +1,16 @@
 //! `layer`: writable snapshots that the host boots.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{Context, comment, pool_with_room, running_options, say, text};
+use crate::boot::BootPartition;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_layer};
+use crate::sys::changes::Changes;
 use crate::sys::cmd::Cmd;
 
 /// Makes a layer of `origin`, a base or a layer, or of the latest base, and its boot entry.
@@ -69,6 +73,34 @@ pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
         say(&format!("{layer}\n"))?;
     }
     Ok(())
+}
+
+/// Writes the boot entry of a layer or base from what is in it.
+pub fn write_entry(
+    context: &Context,
+    changes: &mut Changes,
+    group: &Group,
+    boot: &BootPartition,
+    name: &LvName,
+) -> Result<()> {
+    let is_booted = view::booted(group)?.as_deref() == Some(name.as_str());
+    let fallback_options = running_options(group, boot)?;
+    let payload = if is_booted {
+        Some(boot.publish(changes, Path::new("/"), &fallback_options)?)
+    } else {
+        let lvm = &context.lvm;
+        let active = changes.run_undoable(&lvm.activate(name), lvm.deactivate(name))?;
+        let payload = context.publish(changes, boot, name, &fallback_options)?;
+        changes.undo_now(&active)?;
+        payload
+    };
+    let Some(payload) = payload else {
+        return comment(&format!("the boot entry of {name} is written"));
+    };
+    let is_base = group
+        .volume(name.as_str())
+        .is_some_and(|v| v.role == Role::Base);
+    boot.add(changes, name, &context.entry(name, is_base, &payload)?)
 }
 
 /// What to snapshot, and the base that the new layer belongs to.

@@ -1,6 +1,7 @@
 //! The half that runs in the installed system: one file a noun, each loads, plans and applies.
 
 mod base;
+mod check;
 pub mod cli;
 mod layer;
 mod layout;
@@ -25,6 +26,7 @@ use crate::model::name::LvName;
 use crate::sys::changes::Changes;
 use crate::sys::cmd::Cmd;
 use crate::sys::lock::Lock;
+use crate::sys::mounts;
 
 /// How long a second caller waits for the first.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -59,6 +61,7 @@ impl Context {
             return Ok((None, Changes::new(true)?));
         }
         ensure!(Uid::effective().is_root(), "only root can do this");
+        mounts::make_private()?;
         Ok((Some(Lock::take(LOCK_WAIT)?), Changes::new(false)?))
     }
 

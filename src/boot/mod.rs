@@ -14,7 +14,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use sha2::{Digest, Sha256};
 
 use crate::model::name::{LvName, VgName};
-use crate::sys::changes::{Changes, read_if_there};
+use crate::sys::changes::{Changes, is_temporary, read_if_there};
 use crate::sys::cmd::Cmd;
 use crate::sys::mounts;
 use entry::{Entry, Payload};
@@ -211,12 +211,15 @@ impl BootPartition {
             changes.remove(&self.entry_path(&entry.id))?;
         }
         changes.flush(&self.dir)?;
-        self.remove_unused_kernels(changes, &removed)
+        for path in self.unused_kernels(&removed)? {
+            changes.remove(&path)?;
+        }
+        Ok(())
     }
 
-    /// Removes our copies of kernels that no entry file but those of `removed` mentions. Entries
-    /// that others wrote count as well.
-    fn remove_unused_kernels(&self, changes: &mut Changes, removed: &[Entry]) -> Result<()> {
+    /// Our copies of kernels that no entry file but those of `removed` mentions. Entries that others
+    /// wrote count as well.
+    fn unused_kernels(&self, removed: &[Entry]) -> Result<Vec<PathBuf>> {
         let gone: Vec<PathBuf> = removed.iter().map(|e| self.entry_path(&e.id)).collect();
         let mut texts = Vec::new();
         for path in self.files_in(ENTRIES)? {
@@ -226,13 +229,35 @@ impl BootPartition {
                 texts.push(String::from_utf8_lossy(&text).into_owned());
             }
         }
-        for path in self.files_in(KERNELS)? {
+        let mut kernels = self.files_in(KERNELS)?;
+        kernels.retain(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if !texts.iter().any(|text| text.contains(&*name)) {
-                changes.remove(&path)?;
-            }
+            !texts.iter().any(|text| text.contains(&*name))
+        });
+        Ok(kernels)
+    }
+
+    /// What an interrupted command can leave: files of ours that are not finished, and kernels that
+    /// no entry names.
+    pub fn leftovers(&self) -> Result<Vec<PathBuf>> {
+        let mut found = self.unused_kernels(&[])?;
+        for dir in [ENTRIES, KERNELS, "grub", "grub2"] {
+            let files = self.files_in(dir)?;
+            found.extend(files.into_iter().filter(|path| is_temporary(path)));
         }
-        Ok(())
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// The layers and bases of our group that have an entry which we wrote.
+    pub fn named_by_entries(&self) -> Result<Vec<LvName>> {
+        let is_ours = |entry: &Entry| {
+            let name: LvName = entry.layer()?.parse().ok()?;
+            (entry.vg() == self.vg.as_str() && entry.id == entry::id(&self.vg, &name))
+                .then_some(name)
+        };
+        Ok(self.entries()?.iter().filter_map(is_ours).collect())
     }
 
     /// The files in a directory of the partition, none if there is no such directory.
@@ -252,11 +277,27 @@ impl BootPartition {
         self.dir.join(ENTRIES).join(format!("{id}.conf"))
     }
 
+    /// Renders the menu from the entries.
+    pub fn render_menu(&self, changes: &mut Changes) -> Result<()> {
+        self.write_menu(changes, &self.entries()?)?;
+        changes.flush(&self.dir)
+    }
+
+    /// Whether the menu is what the entries say.
+    pub fn has_current_menu(&self) -> Result<bool> {
+        let rendered = grub::render_menu(&self.entries()?);
+        let menu = read_if_there(&self.menu_path())?;
+        Ok(menu.as_deref() == Some(rendered.as_bytes()))
+    }
+
+    fn menu_path(&self) -> PathBuf {
+        self.grub_dir().join(grub::MENU)
+    }
+
     fn write_menu(&self, changes: &mut Changes, entries: &[Entry]) -> Result<()> {
-        let dir = self.grub_dir();
-        changes.create_dir(&dir)?;
+        changes.create_dir(&self.grub_dir())?;
         let menu = grub::render_menu(entries);
-        changes.write(&dir.join(grub::MENU), menu.as_bytes(), 0o644)
+        changes.write(&self.menu_path(), menu.as_bytes(), 0o644)
     }
 
     /// The id of the default entry; nothing if none was ever set.

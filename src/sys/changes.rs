@@ -261,6 +261,16 @@ impl fmt::Display for Action<'_> {
     }
 }
 
+/// What temporary files are called. A boot loader that lists the directory must not take one for an
+/// entry, so they do not end in `.conf`.
+const TEMPORARY: (&str, &str) = (".imgbased-", ".tmp");
+
+/// Whether a file is a temporary one that an interrupted write has left.
+pub fn is_temporary(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(TEMPORARY.0) && name.ends_with(TEMPORARY.1)
+}
+
 /// Puts new content in the place of `path`: temporary file beside it, flush, rename, flush of the
 /// directory.
 fn replace(
@@ -269,10 +279,9 @@ fn replace(
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
-    // A boot loader that lists the directory must not take it for an entry: it ends in `.tmp`.
     let mut temporary = tempfile::Builder::new()
-        .prefix(".imgbased-")
-        .suffix(".tmp")
+        .prefix(TEMPORARY.0)
+        .suffix(TEMPORARY.1)
         .tempfile_in(dir)?;
     fill(temporary.as_file_mut())?;
     let content = temporary.as_file();

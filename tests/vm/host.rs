@@ -1,5 +1,5 @@
 //! The prepared disk: a host with one base and two layers, installed inside a machine with the
-//! helper's own commands.
+//! commands of the README.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -10,49 +10,13 @@ use anyhow::{Context, Result};
 use super::console::Echo;
 use super::image::RootImage;
 use super::qemu::{self, Disk, Kernel, Vm};
-use super::store;
+use super::{readme, store};
 
 /// Copying a whole image into the thin pool, under software emulation.
 const SLOW: Duration = Duration::from_secs(600);
 
-const PARTITIONS: &str = "\
-label: gpt
-size=1MiB, type=21686148-6449-6E6F-744E-656564454649, name=grub
-size=512MiB, type=linux, name=boot
-type=lvm, name=host
-";
-
-/// What a person does to make a host of a blank disk, with what is said while it runs.
-const INSTALL: &[(&str, &str)] = &[
-    (
-        "boot partition",
-        "mkfs.ext4 -q -L boot /dev/disk/by-id/virtio-target-part2",
-    ),
-    (
-        "boot partition",
-        "mkdir -p /mnt/boot && mount /dev/disk/by-id/virtio-target-part2 /mnt/boot",
-    ),
-    (
-        "layout",
-        "imgbased-helper --root /mnt layout init --device /dev/disk/by-id/virtio-target-part3",
-    ),
-    (
-        "base",
-        "imgbased-helper --root /mnt base add /dev/disk/by-id/virtio-image",
-    ),
-    ("first layer", "imgbased-helper --root /mnt layer add"),
-    ("second layer", "imgbased-helper --root /mnt layer add"),
-    (
-        "boot loader",
-        "grub-install --target=i386-pc --boot-directory=/mnt/boot \
-         $(readlink -f /dev/disk/by-id/virtio-target)",
-    ),
-    (
-        "boot loader",
-        "cp /usr/share/imgbased-helper/grub.cfg /mnt/boot/grub/grub.cfg",
-    ),
-    ("boot partition", "umount /mnt/boot"),
-];
+/// The part of the README whose commands make a host of a blank disk.
+const INSTALL: &str = "### The disk";
 
 /// The installed disk, which is never written to again.
 pub struct Host {
@@ -79,9 +43,9 @@ impl Host {
             .file_name()
             .context("the image's directory has a name")?;
         let recipe = include_bytes!("host.rs");
-        let directory = store::cached("host", &[key.as_encoded_bytes(), recipe], |new| {
-            install(image, new)
-        })?;
+        let commands = readme::commands(INSTALL)?.join("\n");
+        let parts = [key.as_encoded_bytes(), recipe, commands.as_bytes()];
+        let directory = store::cached("host", &parts, |new| install(image, new))?;
         Ok(Self {
             disk: directory.join("host.qcow2"),
         })
@@ -136,14 +100,9 @@ fn install(image: &RootImage, new: &Path) -> Result<()> {
         Disk::writable(&disk, "target"),
     ];
     let mut vm = boot_image(image, "install", disks)?;
-    vm.say("partitions");
-    vm.ok(&format!(
-        "echo '{PARTITIONS}' | sfdisk --quiet /dev/disk/by-id/virtio-target"
-    ))?;
-    vm.ok("udevadm settle")?;
-    for (what, command) in INSTALL {
-        vm.say(what);
-        vm.ok_for(command, SLOW)?;
+    for command in readme::commands(INSTALL)? {
+        vm.say(&command);
+        vm.ok_for(&command, SLOW)?;
     }
     vm.power_off()
 }

@@ -11,6 +11,7 @@ mod host;
 mod image;
 mod menu;
 mod qemu;
+pub mod readme;
 mod shell;
 mod store;
 
