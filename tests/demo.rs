@@ -32,10 +32,12 @@ fn show() -> Result<()> {
     Ok(())
 }
 
-/// Gives the person the machine's serial line, from the menu on.
+/// Leaves the person in the menu, in which the countdown has been stopped by an arrow key.
 fn hand_over() -> Result<()> {
     let disk = Host::prepared()?.disk("demo")?;
-    say("the machine's serial line follows; log in as root, without a password");
+    say("GRUB's menu follows; log in as root, without a password");
     say("leave with `poweroff`, or at any time with Ctrl-A X");
-    disk.boot_on_terminal()
+    let mut vm = disk.boot("interactive", Echo::Live)?;
+    vm.menu()?.highlight("Base-0.2")?;
+    vm.hand_over()
 }

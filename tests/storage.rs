@@ -24,7 +24,7 @@ struct Verb {
 const ADD_BASE: Verb = Verb {
     prepare: "true",
     run: "imgbased-helper base add --name Extra /root/small.img",
-    clean: "imgbased-helper base list | grep -qx Extra || exit 0; imgbased-helper base remove -y Extra",
+    clean: "! imgbased-helper base list | grep -qx Extra || imgbased-helper base remove -y Extra",
 };
 const REMOVE_BASE: Verb = Verb {
     prepare: "imgbased-helper base list | grep -qx Extra || imgbased-helper base add --name Extra /root/small.img; \

@@ -36,7 +36,28 @@ enum Repair {
     Advice(String),
 }
 
+/// The order of repairs: volumes, then the entries that are compared with them, then files that no
+/// entry needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Volumes,
+    Entries,
+    Files,
+}
+
+impl Phase {
+    const ALL: [Self; 3] = [Self::Volumes, Self::Entries, Self::Files];
+}
+
 impl Repair {
+    fn phase(&self) -> Phase {
+        match self {
+            Self::RemoveVolume(_) => Phase::Volumes,
+            Self::RemoveFile(_) => Phase::Files,
+            _ => Phase::Entries,
+        }
+    }
+
     fn describe(&self) -> String {
         match self {
             Self::RemoveVolume(name) => format!("remove the volume {name}"),
@@ -88,14 +109,12 @@ fn mend(context: &Context) -> Result<ExitCode> {
     let boot = context.boot_partition()?;
     boot.check_ready()?;
     let mut is_clean = true;
-    // Volumes first, since entries are compared with those that are left.
-    for is_for_now in [is_about_volume as fn(&Repair) -> bool, |_| true] {
+    for phase in Phase::ALL {
+        // What an earlier phase has done is looked at anew: an entry that was written may name a
+        // kernel that nothing used before.
         let group = context.load()?;
-        is_clean = true;
-        for finding in find(&group, &boot)? {
-            if !is_for_now(&finding.repair) {
-                continue;
-            }
+        let findings = find(&group, &boot)?.into_iter();
+        for finding in findings.filter(|f| f.repair.phase() == phase) {
             if let Repair::Advice(advice) = &finding.repair {
                 say(&format!(
                     "{}: {}; {advice}\n",
@@ -121,10 +140,6 @@ fn mend(context: &Context) -> Result<ExitCode> {
 
 fn status(is_clean: bool) -> ExitCode {
     ExitCode::from(if is_clean { 0 } else { FOUND })
-}
-
-fn is_about_volume(repair: &Repair) -> bool {
-    matches!(repair, Repair::RemoveVolume(_))
 }
 
 fn shown(finding: &Finding) -> Shown {

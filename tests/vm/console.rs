@@ -83,10 +83,22 @@ impl Console {
 
     /// Types `text`, byte for byte.
     pub fn send(&mut self, text: &str) -> Result<()> {
+        self.send_bytes(text.as_bytes())
+    }
+
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
         self.input
-            .write_all(text.as_bytes())
+            .write_all(bytes)
             .and_then(|()| self.input.flush())
-            .or_else(|error| self.fail(&format!("typing {text:?}: {error}")))
+            .or_else(|error| {
+                let text = String::from_utf8_lossy(bytes);
+                self.fail(&format!("typing {text:?}: {error}"))
+            })
+    }
+
+    /// Whether the machine can still say something.
+    pub fn is_open(&self) -> bool {
+        !self.line.lock().closed
     }
 
     /// Waits until the machine has said `wanted`; returns what came before it, without the carriage

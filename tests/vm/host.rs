@@ -68,11 +68,6 @@ impl HostDisk {
         let disks = [Disk::writable(&self.path, "host")];
         Vm::start(&format!("{}-{boot}", self.name), &disks, None, echo)
     }
-
-    /// Switches a machine on whose serial line is this process' terminal; returns when it is off.
-    pub fn boot_on_terminal(&self) -> Result<()> {
-        qemu::run_on_terminal(&Disk::writable(&self.path, "host"))
-    }
 }
 
 /// Boots `image` as the ordinary root of a machine and logs in; `disks` are there as well.

@@ -14,6 +14,7 @@ mod qemu;
 pub mod readme;
 mod shell;
 mod store;
+mod terminal;
 
 pub use console::Echo;
 pub use host::{Host, boot_image};

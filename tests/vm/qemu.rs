@@ -155,19 +155,6 @@ impl Drop for Vm {
     }
 }
 
-/// Runs a machine from the boot sector of `disk` with its serial line on this process' terminal,
-/// until the person ends it.
-pub fn run_on_terminal(disk: &Disk) -> Result<()> {
-    let status = Command::new(QEMU)
-        .args(machine_arguments())
-        .args(disk.arguments())
-        .args(["-serial", "mon:stdio"])
-        .status()
-        .with_context(|| format!("starting {QEMU}"))?;
-    ensure!(status.success(), "QEMU ended with {status}");
-    Ok(())
-}
-
 /// Creates the empty qcow2 file `path` of `size` as qemu-img understands it.
 pub fn create_disk(path: &Path, size: &str) -> Result<()> {
     qemu_img(&[path.as_os_str(), size.as_ref()])
