@@ -1,6 +1,6 @@
 //! A person at the serial line of a machine.
 
-use std::io::{Read, stdin};
+use std::io::{Read, Write, stdin, stdout};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -69,6 +69,8 @@ impl Drop for RawTerminal {
     fn drop(&mut self) {
         // The person can still type `reset`.
         let _ = stty(&[self.0.trim()]);
+        // GRUB leaves the cursor in the middle of the screen.
+        let _ = writeln!(stdout(), "\x1b[999H");
     }
 }
 
