@@ -12,6 +12,8 @@ use vm::{Echo, Host, RootImage, Vm, boot_image};
 
 /// How much the dracut module may add to an initramfs, in bytes.
 const MODULE_LIMIT: u64 = 2 * 1024 * 1024;
+/// How large the stripped binary may be, in bytes.
+const BINARY_LIMIT: u64 = 2_000_000;
 
 #[test]
 fn the_default_entry_boots_the_first_layer() -> Result<()> {
@@ -200,6 +202,8 @@ fn the_same_initramfs_boots_an_ordinary_root() -> Result<()> {
     );
     let ldd = vm.run("ldd /usr/bin/imgbased-helper")?.text;
     assert!(ldd.contains("statically linked"), "{ldd}");
+    let size: u64 = vm.ok("stat -c %s /usr/bin/imgbased-helper")?.parse()?;
+    assert!(size <= BINARY_LIMIT, "the binary has {size} bytes");
     vm.power_off()
 }
 

@@ -103,14 +103,13 @@ fn tree(view: &View, style: &TreeStyle) -> String {
     };
     if let Some(pool) = &view.pool {
         let (joint, _) = joint();
-        let percent = |p: Option<f64>| p.map_or("unknown".to_owned(), |p| format!("{p:.1} %"));
         rows.push((
             format!("{joint}{}", pool.name),
             format!(
                 "{} thin pool, data {}, metadata {}",
                 text::size(pool.size),
-                percent(pool.data_percent),
-                percent(pool.metadata_percent)
+                text::percent(pool.data_percent),
+                text::percent(pool.metadata_percent)
             ),
         ));
     }

@@ -23,6 +23,7 @@ use crate::boot::entry::{Entry, Payload};
 use crate::lvm::Lvm;
 use crate::model::layout::{Group, Volume};
 use crate::model::name::LvName;
+use crate::model::percent::Percent;
 use crate::sys::changes::Changes;
 use crate::sys::cmd::Cmd;
 use crate::sys::lock::Lock;
@@ -30,8 +31,8 @@ use crate::sys::mounts;
 
 /// How long a second caller waits for the first.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
-/// Above this, in percent, nothing is added to a pool: a full one makes every layer read-only.
-const POOL_FULL: f64 = 95.0;
+/// From here on nothing is added to a pool: a full one makes every layer read-only.
+const POOL_FULL: Percent = Percent::new(95);
 /// Where volumes are mounted while they are looked at.
 const MOUNTS: &str = "/run/imgbased/mounts";
 
@@ -125,11 +126,11 @@ fn pool_with_room(group: &Group) -> Result<&Volume> {
         ("data", pool.data_percent),
         ("metadata", pool.metadata_percent),
     ] {
-        let percent = percent.unwrap_or(0.0);
+        let percent = percent.unwrap_or(Percent::new(0));
         ensure!(
             percent < POOL_FULL,
-            "the {what} space of {}/{} is {percent:.1} % full, at most {POOL_FULL} % are \
-             allowed; extend it with lvextend(8) or remove layers",
+            "the {what} space of {}/{} is {percent} full, less than {POOL_FULL} is \
+             needed; extend it with lvextend(8) or remove layers",
             group.name,
             pool.name
         );

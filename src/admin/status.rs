@@ -68,15 +68,14 @@ fn render(status: &Status) -> String {
         ),
     ];
     if let Some(pool) = status.pool {
-        let percent = |p: Option<f64>| p.map_or("unknown".to_owned(), |p| format!("{p:.1} %"));
         rows.push((
             "Pool".to_owned(),
             format!(
                 "{}: {}, data {} full, metadata {} full",
                 pool.name,
                 text::size(pool.size),
-                percent(pool.data_percent),
-                percent(pool.metadata_percent)
+                text::percent(pool.data_percent),
+                text::percent(pool.metadata_percent)
             ),
         ));
     }

@@ -2,22 +2,31 @@
 
 use anyhow::{Context, Result, bail};
 
+use crate::model::percent::Percent;
+
 const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
 
-/// A number of bytes in binary units.
-#[allow(clippy::cast_precision_loss)] // two decimals are shown
+/// A number of bytes in binary units, cut off after two decimals.
 pub fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
     let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
+    while bytes >> (10 * unit) >= 1024 && unit + 1 < UNITS.len() {
         unit += 1;
     }
     if unit == 0 {
-        format!("{bytes} B")
-    } else {
-        format!("{value:.2} {}", UNITS[unit])
+        return format!("{bytes} B");
     }
+    let hundredths = (u128::from(bytes) * 100) >> (10 * unit);
+    format!(
+        "{}.{:02} {}",
+        hundredths / 100,
+        hundredths % 100,
+        UNITS[unit]
+    )
+}
+
+/// How full something is; an inactive pool does not tell.
+pub fn percent(percent: Option<Percent>) -> String {
+    percent.map_or("unknown".to_owned(), |percent| percent.to_string())
 }
 
 /// Reads a size as LVM writes it: a number with K, M, G or T for binary units, or plain bytes.
@@ -105,7 +114,7 @@ mod tests {
             (1023, "1023 B"),
             (1024, "1.00 KiB"),
             (3 << 29, "1.50 GiB"),
-            (u64::MAX, "16777216.00 TiB"),
+            (u64::MAX, "16777215.99 TiB"),
         ] {
             assert_eq!(size(bytes), text);
         }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Context;
 use crate::early::{BootRecord, RECORD};
 use crate::model::layout::{Group, Role, Volume};
+use crate::model::percent::Percent;
 use crate::sys::mounts;
 
 /// The version of all JSON output. It grows when a field changes its meaning or goes away.
@@ -35,8 +36,8 @@ pub struct View {
 pub struct PoolView {
     pub name: String,
     pub size: u64,
-    pub data_percent: Option<f64>,
-    pub metadata_percent: Option<f64>,
+    pub data_percent: Option<Percent>,
+    pub metadata_percent: Option<Percent>,
 }
 
 #[derive(Serialize)]

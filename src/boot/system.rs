@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rpm_version::rpm_evr_compare;
 
 use super::entry;
@@ -29,8 +29,7 @@ impl<'a> System<'a> {
     ///
     /// Refuses a root without; the error says what was looked for.
     pub fn kernel(&self) -> Result<Kernel> {
-        let mut kernels: Vec<Kernel> = self
-            .kernel_images()
+        self.kernel_images()
             .into_iter()
             .filter_map(|(version, image)| {
                 let initrd = self.initrd(&version)?;
@@ -40,16 +39,12 @@ impl<'a> System<'a> {
                     initrd,
                 })
             })
-            .collect();
-        kernels.sort_by(|a, b| rpm_evr_compare(&a.version, &b.version));
-        match kernels.pop() {
-            Some(kernel) => Ok(kernel),
-            None => bail!(
+            .max_by(|a, b| rpm_evr_compare(&a.version, &b.version))
+            .context(
                 "no kernel with an initramfs was found: /boot/vmlinuz-VERSION or \
                  /usr/lib/modules/VERSION/vmlinuz, with /boot/initrd.img-VERSION or \
-                 /boot/initramfs-VERSION.img"
-            ),
-        }
+                 /boot/initramfs-VERSION.img",
+            )
     }
 
     fn kernel_images(&self) -> Vec<(String, PathBuf)> {

@@ -128,7 +128,7 @@ fn names(group: &Group) -> String {
 fn write_record(record: &BootRecord) -> Result<()> {
     let write = || -> Result<()> {
         fs::create_dir_all("/run/imgbased")?;
-        Ok(fs::write(RECORD, serde_json::to_vec(record)?)?)
+        Ok(fs::write(RECORD, serde_json::to_vec_pretty(record)?)?)
     };
     write().with_context(|| format!("cannot write {RECORD}"))
 }

@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use crate::model::layout::{Group, Role, Volume};
 use crate::model::name::VgName;
+use crate::model::percent::Percent;
 
 /// `--reportformat json`: every value is a string, newer versions add a `log` beside `report`.
 #[derive(Deserialize)]
@@ -93,14 +94,14 @@ fn number(column: &str, value: &str) -> Result<u64> {
 }
 
 /// Inactive volumes have no percentage.
-fn percent(column: &str, value: &str) -> Result<Option<f64>> {
+fn percent(column: &str, value: &str) -> Result<Option<Percent>> {
     if value.is_empty() {
         return Ok(None);
     }
-    let percent: f64 = value.parse().with_context(|| {
-        format!("lvm2 reports {column} as {value:?}, a percentage was expected")
-    })?;
-    Ok(Some(percent))
+    let percent = value.parse();
+    percent
+        .map(Some)
+        .with_context(|| format!("unexpected {column} from lvm2"))
 }
 
 #[cfg(test)]
@@ -143,7 +144,7 @@ mod tests {
         let pool = group.pool().unwrap();
         assert_eq!(
             (pool.size, pool.data_percent, pool.metadata_percent),
-            (11_081_351_168, Some(3.26), Some(12.63))
+            (11_081_351_168, "3.26".parse().ok(), "12.63".parse().ok())
         );
         assert_eq!(group.bases()[0].layers.len(), 2);
     }

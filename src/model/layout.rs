@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::name::{LvName, VgName};
+use super::percent::Percent;
 
 /// LVM tags. Those without a value are the ones of imgbased, so that its groups are read as well.
 pub mod tag {
@@ -58,8 +59,8 @@ pub struct Volume {
     pub tags: Vec<String>,
     pub size: u64,
     pub active: bool,
-    pub data_percent: Option<f64>,
-    pub metadata_percent: Option<f64>,
+    pub data_percent: Option<Percent>,
+    pub metadata_percent: Option<Percent>,
 }
 
 /// A volume group as one report of LVM shows it.
