@@ -71,7 +71,8 @@ impl Context {
     }
 
     /// Mounts an active volume read-only, copies its kernel to the boot partition and returns what
-    /// its entry has to boot, with `fallback_options` where the image asks for none. In a dry run nothing can be looked at, and nothing is returned.
+    /// its entry has to boot, with `fallback_options` where the image asks for none. In a dry run
+    /// nothing can be looked at, and nothing is returned.
     fn publish(
         &self,
         changes: &mut Changes,
