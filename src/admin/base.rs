@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
 use super::view::{self, BaseView, JSON_VERSION};
-use super::{Context, pool_with_room, running_options, say, text};
+use super::{Context, full_check, pool_with_room, running_options, say, text};
 use crate::model::layout::tag;
 use crate::model::name::{LvName, next_base};
 use crate::sys::cmd::Cmd;
@@ -52,12 +52,7 @@ pub fn add(context: &Context, image: &Path, name: Option<LvName>, size: Option<u
             .arg(format!("of={}", device.display()))
             .args(["bs=4M", "conv=sparse,fsync", "status=none"]),
     )?;
-    changes.run(
-        &Cmd::new("e2fsck")
-            .args(["-fp"])
-            .arg(&device)
-            .accept(&[0, 1, 2, 3]),
-    )?;
+    changes.run(&full_check(&device))?;
     if wanted > image_size {
         changes.run(&Cmd::new("resize2fs").arg(&device))?;
     }

@@ -177,6 +177,7 @@ fn find(group: &Group, boot: &BootPartition) -> Result<Vec<Finding>> {
             Repair::Advice(advice),
         );
     }
+    let entries = boot.entries()?;
     let bootable = group.bootable();
     for name in &bootable {
         match boot.entry_of(name) {
@@ -198,7 +199,7 @@ fn find(group: &Group, boot: &BootPartition) -> Result<Vec<Finding>> {
             ),
         }
     }
-    for name in boot.named_by_entries()? {
+    for name in boot.named_by(&entries) {
         if !bootable.contains(&name) {
             add(
                 name.to_string(),
@@ -207,14 +208,14 @@ fn find(group: &Group, boot: &BootPartition) -> Result<Vec<Finding>> {
             );
         }
     }
-    if !boot.has_current_menu()? {
+    if !boot.has_menu_of(&entries)? {
         add(
             "menu".to_owned(),
             "is not what the boot entries say",
             Repair::WriteMenu,
         );
     }
-    if boot.default_layer()?.is_none() {
+    if boot.default_layer(&entries)?.is_none() {
         if let Some(name) = best_default(group, boot)? {
             add(
                 "default".to_owned(),

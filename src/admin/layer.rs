@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION, LayerView};
-use super::{Context, comment, pool_with_room, running_options, say, text};
+use super::{Context, comment, full_check, pool_with_room, running_options, say, text};
 use crate::boot::BootPartition;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_layer};
@@ -41,12 +41,7 @@ pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
     let create = lvm.create_snapshot(&layer, &origin, &base);
     changes.run_undoable(&create, lvm.remove(&layer))?;
     // tune2fs(8) wants a filesystem that was just checked.
-    changes.run(
-        &Cmd::new("e2fsck")
-            .args(["-fp"])
-            .arg(&device)
-            .accept(&[0, 1, 2, 3]),
-    )?;
+    changes.run(&full_check(&device))?;
     changes.run(&Cmd::new("tune2fs").args(["-U", "random"]).arg(&device))?;
     let payload = match payload {
         Some(payload) => Some(payload),

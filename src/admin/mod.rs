@@ -11,7 +11,7 @@ mod text;
 mod view;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -147,6 +147,15 @@ fn running_options(group: &Group, boot: &BootPartition) -> Result<String> {
         None => None,
     };
     Ok(entry.map_or_else(String::new, |entry| entry.payload().options))
+}
+
+/// Checks a filesystem that is not mounted from end to end and repairs it. From status 4 on e2fsck(8)
+/// has left errors.
+fn full_check(device: &Path) -> Cmd {
+    Cmd::new("e2fsck")
+        .arg("-fp")
+        .arg(device)
+        .accept(&[0, 1, 2, 3])
 }
 
 fn say(text: &str) -> Result<()> {

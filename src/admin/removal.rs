@@ -1,6 +1,6 @@
 //! Removing layers and bases: out of the menu first, then the volumes.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -41,7 +41,7 @@ fn remove(context: &Context, select: impl FnOnce(&Group) -> Result<Vec<LvName>>)
     boot.check_ready()?;
     let group = context.load()?;
     let names = select(&group)?;
-    let (booted, default) = (view::booted(&group)?, boot.default_layer()?);
+    let (booted, default) = (view::booted(&group)?, boot.default_layer(&boot.entries()?)?);
     for name in &names {
         let is = |which: &Option<String>| which.as_deref() == Some(name.as_str());
         ensure!(!is(&booted), "{name} is booted and cannot be removed");
@@ -78,7 +78,6 @@ fn confirm(base: &LvName, layers: &[LvName]) -> Result<()> {
         "{base} has layers: {names}; --yes removes them as well"
     );
     say(&format!("Remove {base} and its layers {names}? [y/N] "))?;
-    io::stdout().flush()?;
     let mut answer = String::new();
     io::stdin()
         .lock()

@@ -72,9 +72,11 @@ pub struct VolumeView {
 pub fn load(context: &Context) -> Result<View> {
     let group = context.load()?;
     let booted = booted(&group)?;
-    let boot = context
-        .boot_partition()
-        .and_then(|boot| Ok((boot.entries()?, boot.default_layer()?)));
+    let boot = context.boot_partition().and_then(|boot| {
+        let entries = boot.entries()?;
+        let default = boot.default_layer(&entries)?;
+        Ok((entries, default))
+    });
     let (entries, default) = match boot {
         Ok((entries, default)) => (Some(entries), default),
         Err(error) => {

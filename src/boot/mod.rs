@@ -251,13 +251,13 @@ impl BootPartition {
     }
 
     /// The layers and bases of our group that have an entry which we wrote.
-    pub fn named_by_entries(&self) -> Result<Vec<LvName>> {
+    pub fn named_by(&self, entries: &[Entry]) -> Vec<LvName> {
         let is_ours = |entry: &Entry| {
             let name: LvName = entry.layer()?.parse().ok()?;
             (entry.vg() == self.vg.as_str() && entry.id == entry::id(&self.vg, &name))
                 .then_some(name)
         };
-        Ok(self.entries()?.iter().filter_map(is_ours).collect())
+        entries.iter().filter_map(is_ours).collect()
     }
 
     /// The files in a directory of the partition, none if there is no such directory.
@@ -283,9 +283,9 @@ impl BootPartition {
         changes.flush(&self.dir)
     }
 
-    /// Whether the menu is what the entries say.
-    pub fn has_current_menu(&self) -> Result<bool> {
-        let rendered = grub::render_menu(&self.entries()?);
+    /// Whether the menu is what these entries say.
+    pub fn has_menu_of(&self, entries: &[Entry]) -> Result<bool> {
+        let rendered = grub::render_menu(entries);
         let menu = read_if_there(&self.menu_path())?;
         Ok(menu.as_deref() == Some(rendered.as_bytes()))
     }
@@ -309,11 +309,10 @@ impl BootPartition {
             .map(str::to_owned))
     }
 
-    /// The layer or base of our group that boots by default; nothing if there is none, or its entry
-    /// is gone.
-    pub fn default_layer(&self) -> Result<Option<String>> {
+    /// The layer or base of our group that boots by default; nothing if there is none, or it is not
+    /// among these entries.
+    pub fn default_layer(&self, entries: &[Entry]) -> Result<Option<String>> {
         let id = self.default_id()?;
-        let entries = self.entries()?;
         let entry = entries
             .iter()
             .find(|e| Some(&e.id) == id.as_ref() && e.vg() == self.vg.as_str());

@@ -44,7 +44,7 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
     let last = |key: &str| options.iter().rev().find(|(k, _)| *k == key);
     let value = |key: &str| last(key).and_then(|(_, value)| *value);
 
-    if !is_layer_boot(cmdline) {
+    if !name_layer(&words) {
         return Ok(None);
     }
     let layer = value("imgbased.layer").unwrap_or_default();
@@ -91,7 +91,11 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
 
 /// Whether the command line has `imgbased.layer` at all, be its value valid or not.
 pub fn is_layer_boot(cmdline: &[u8]) -> bool {
-    words(cmdline)
+    name_layer(&words(cmdline))
+}
+
+fn name_layer(words: &[Vec<u8>]) -> bool {
+    words
         .iter()
         .any(|word| word.split(|b| *b == b'=').next() == Some(b"imgbased.layer"))
 }
