@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod boot;
 pub mod early;
+pub mod image;
 pub mod lvm;
 pub mod model;
 pub mod sys;

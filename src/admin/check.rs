@@ -1,21 +1,21 @@
 //! `check`: what an interrupted command, or somebody else, has left in a state that is not right,
 //! and how it is put right.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION};
-use super::{Context, layer, pool_with_room, say};
+use super::{Context, found_status, layer, pool_with_room, say};
 use crate::boot::BootPartition;
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
 use crate::sys::changes::Changes;
-
-/// The exit status where something was found and is not repaired.
-const FOUND: u8 = 3;
+use crate::sys::probe;
 
 /// One thing that is not right.
 struct Finding {
@@ -26,7 +26,12 @@ struct Finding {
 }
 
 enum Repair {
+    RemoveGroup,
     RemoveVolume(LvName),
+    MakeReadOnly(LvName),
+    SkipActivation(LvName),
+    AutoExtend(LvName),
+    EnterDevices,
     WriteEntry(LvName),
     RemoveEntry(LvName),
     WriteMenu,
@@ -52,7 +57,12 @@ impl Phase {
 impl Repair {
     fn phase(&self) -> Phase {
         match self {
-            Self::RemoveVolume(_) => Phase::Volumes,
+            Self::RemoveGroup
+            | Self::RemoveVolume(_)
+            | Self::MakeReadOnly(_)
+            | Self::SkipActivation(_)
+            | Self::AutoExtend(_)
+            | Self::EnterDevices => Phase::Volumes,
             Self::RemoveFile(_) => Phase::Files,
             _ => Phase::Entries,
         }
@@ -60,7 +70,12 @@ impl Repair {
 
     fn describe(&self) -> String {
         match self {
+            Self::RemoveGroup => "remove the group and what was made of it".to_owned(),
             Self::RemoveVolume(name) => format!("remove the volume {name}"),
+            Self::MakeReadOnly(name) => format!("make the volume {name} read-only"),
+            Self::SkipActivation(name) => format!("have {name} stay inactive until it is booted"),
+            Self::AutoExtend(name) => format!("have {name} extended before it is full"),
+            Self::EnterDevices => "enter them in the devices file".to_owned(),
             Self::WriteEntry(name) => format!("write the boot entry of {name}"),
             Self::RemoveEntry(name) => format!("remove the boot entry of {name}"),
             Self::WriteMenu => "render the menu from the boot entries".to_owned(),
@@ -92,7 +107,7 @@ pub fn run(context: &Context, repair: bool) -> Result<ExitCode> {
     if repair {
         return mend(context);
     }
-    let findings = find(&context.load()?, &context.boot_partition()?)?;
+    let findings = find(context)?;
     let report = Report {
         version: JSON_VERSION,
         findings: findings.iter().map(shown).collect(),
@@ -101,45 +116,41 @@ pub fn run(context: &Context, repair: bool) -> Result<ExitCode> {
         let line = |f: &Shown| format!("{}: {}; repair: {}\n", f.subject, f.problem, f.repair);
         report.findings.iter().map(line).collect()
     })?;
-    Ok(status(report.findings.is_empty()))
+    Ok(found_status(!report.findings.is_empty()))
 }
 
 fn mend(context: &Context) -> Result<ExitCode> {
     let (_lock, mut changes) = context.change()?;
-    let boot = context.boot_partition()?;
-    boot.check_ready()?;
     let mut is_clean = true;
     for phase in Phase::ALL {
         // What an earlier phase has done is looked at anew: an entry that was written may name a
         // kernel that nothing used before.
-        let group = context.load()?;
-        let findings = find(&group, &boot)?.into_iter();
+        let findings = find(context)?.into_iter();
         for finding in findings.filter(|f| f.repair.phase() == phase) {
-            if let Repair::Advice(advice) = &finding.repair {
-                say(&format!(
-                    "{}: {}; {advice}\n",
-                    finding.subject, finding.problem
-                ))?;
-                is_clean = false;
-                continue;
+            let (subject, problem) = (&finding.subject, &finding.problem);
+            let done = match &finding.repair {
+                Repair::Advice(advice) => Err(anyhow!("{advice}")),
+                repair => apply(context, &mut changes, repair),
+            };
+            match done {
+                Ok(()) => changes.keep(),
+                // The next one may be more important.
+                Err(error) => {
+                    is_clean = false;
+                    say(&format!("{subject}: {problem}; {error:#}\n"))?;
+                    continue;
+                }
             }
-            apply(context, &mut changes, &group, &boot, &finding.repair)?;
-            changes.keep();
+            if matches!(finding.repair, Repair::RemoveGroup) {
+                return Ok(found_status(false));
+            }
             if !context.dry_run {
-                say(&format!(
-                    "{}: {}; done: {}\n",
-                    finding.subject,
-                    finding.problem,
-                    finding.repair.describe()
-                ))?;
+                let repair = finding.repair.describe();
+                say(&format!("{subject}: {problem}; done: {repair}\n"))?;
             }
         }
     }
-    Ok(status(is_clean))
-}
-
-fn status(is_clean: bool) -> ExitCode {
-    ExitCode::from(if is_clean { 0 } else { FOUND })
+    Ok(found_status(!is_clean))
 }
 
 fn shown(finding: &Finding) -> Shown {
@@ -151,87 +162,194 @@ fn shown(finding: &Finding) -> Shown {
     }
 }
 
-fn find(group: &Group, boot: &BootPartition) -> Result<Vec<Finding>> {
-    let mut findings = Vec::new();
-    let mut add = |subject: String, problem: &str, repair: Repair| {
-        findings.push(Finding {
-            subject,
+/// What was found so far.
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, subject: &dyn fmt::Display, problem: &str, repair: Repair) {
+        self.0.push(Finding {
+            subject: subject.to_string(),
             problem: problem.to_owned(),
             repair,
         });
+    }
+}
+
+fn find(context: &Context) -> Result<Vec<Finding>> {
+    let mut findings = Findings::default();
+    let Some(group) = find_group(context, &mut findings)? else {
+        return Ok(findings.0);
     };
-    for volume in group.with_role(Role::Incomplete) {
-        if let Ok(name) = volume.name.parse() {
-            add(
-                volume.name.clone(),
-                "was interrupted while it was made",
-                Repair::RemoveVolume(name),
-            );
+    find_in_volumes(&group, &mut findings);
+    find_in_pool(context, &group, &mut findings)?;
+    find_in_boot_partition(context, &group, &mut findings)?;
+    Ok(findings.0)
+}
+
+/// The group, if there is more to be looked at.
+fn find_group(context: &Context, findings: &mut Findings) -> Result<Option<Group>> {
+    let lvm = &context.lvm;
+    let group = lvm.load()?;
+    if let Some(group) = &group {
+        if group.is_incomplete() {
+            let is_empty = group
+                .volumes
+                .iter()
+                .all(|v| matches!(v.role, Role::Pool | Role::Volume | Role::Incomplete));
+            let repair = if is_empty {
+                Repair::RemoveGroup
+            } else {
+                Repair::Advice("it has other volumes; look at it with lvs(8)".to_owned())
+            };
+            findings.add(&group.name, "was interrupted while it was made", repair);
+            return Ok(None);
         }
     }
+    if group.as_ref().is_none_or(|group| group.missing_pvs > 0) {
+        let hidden = lvm.load_unhidden()?;
+        let is_hidden = match (&group, &hidden) {
+            (Some(seen), Some(all)) => all.missing_pvs < seen.missing_pvs,
+            (None, all) => all.is_some(),
+            (Some(_), None) => false,
+        };
+        if is_hidden {
+            let problem = "has disks that the LVM devices file does not name";
+            findings.add(lvm.vg(), problem, Repair::EnterDevices);
+        } else if let Some(group) = &group {
+            let problem = format!("{} of its disks are missing", group.missing_pvs);
+            let advice = "connect them; vgreduce(8) if they are lost".to_owned();
+            findings.add(&group.name, &problem, Repair::Advice(advice));
+        }
+    }
+    if group.is_none() && findings.0.is_empty() {
+        context.load()?;
+    }
+    Ok(group)
+}
+
+fn find_in_volumes(group: &Group, findings: &mut Findings) {
+    for volume in group.with_role(Role::Incomplete) {
+        if let Ok(name) = volume.name.parse() {
+            let problem = "was interrupted while it was made";
+            findings.add(&volume.name, problem, Repair::RemoveVolume(name));
+        }
+    }
+    for name in group.bootable() {
+        let Some(volume) = group.volume(name.as_str()) else {
+            continue;
+        };
+        if !volume.skips_activation {
+            let problem = "is activated together with its group";
+            findings.add(&name, problem, Repair::SkipActivation(name.clone()));
+        }
+        if volume.role == Role::Base && volume.writable {
+            let problem = "is a base, but writable";
+            findings.add(&name, problem, Repair::MakeReadOnly(name.clone()));
+        }
+        if volume.role == Role::Layer {
+            let advice = |text: &str| Repair::Advice(text.to_owned());
+            match group.base_of(name.as_str()) {
+                None => {
+                    let repair = advice("nothing needs it; `layer remove` if you do not");
+                    findings.add(&name, "is a layer of a base that is gone", repair);
+                }
+                Some(base) if name.layer_number(&base).is_none() => {
+                    let problem = format!("is tagged as a layer of {base}, but not named like one");
+                    findings.add(&name, &problem, advice("rename it with lvrename(8)"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    for (uuid, names) in shared_uuids(group) {
+        let problem = format!("have the same filesystem UUID {uuid}");
+        let advice = "`tune2fs -U random` or `xfs_admin -U generate` on one that is not mounted";
+        findings.add(&names.join(" "), &problem, Repair::Advice(advice.to_owned()));
+    }
+}
+
+/// The filesystem UUIDs that several active volumes have. Only what is active can be read.
+fn shared_uuids(group: &Group) -> BTreeMap<String, Vec<String>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for name in group.bootable() {
+        let is_active = group.volume(name.as_str()).is_some_and(|v| v.active);
+        let uuid = match group.name.dm_name(&name) {
+            Ok(dm_name) if is_active => probe::signature(&Path::new("/dev/mapper").join(dm_name)),
+            _ => continue,
+        };
+        let uuid = uuid.ok().flatten().and_then(|signature| signature.uuid);
+        if let Some(uuid) = uuid {
+            found.entry(uuid).or_default().push(name.to_string());
+        }
+    }
+    found.retain(|_, names| names.len() > 1);
+    found
+}
+
+fn find_in_pool(context: &Context, group: &Group, findings: &mut Findings) -> Result<()> {
     if let Err(error) = pool_with_room(group) {
         let advice = "extend it with lvextend(8) or remove layers".to_owned();
-        add(
-            group.name.to_string(),
-            &format!("{error:#}"),
-            Repair::Advice(advice),
-        );
+        findings.add(&group.name, &format!("{error:#}"), Repair::Advice(advice));
     }
+    let Some(pool) = group.pool() else {
+        return Ok(());
+    };
+    let name: LvName = pool.name.parse()?;
+    let threshold = context.lvm.auto_extension(&pool.profile)?;
+    if threshold >= 100 {
+        let problem = "has a limit for its extension that is never reached";
+        findings.add(&name, problem, Repair::AutoExtend(name.clone()));
+    } else if pool.active && !pool.monitored {
+        let problem = "is not watched, so nothing extends it before it is full";
+        findings.add(&name, problem, Repair::AutoExtend(name.clone()));
+    } else if group.free == 0 {
+        let advice = "add a disk with vgextend(8)".to_owned();
+        let problem = "cannot be extended: its group has no free space";
+        findings.add(&name, problem, Repair::Advice(advice));
+    }
+    Ok(())
+}
+
+fn find_in_boot_partition(context: &Context, group: &Group, findings: &mut Findings) -> Result<()> {
+    let boot = context.boot_partition()?;
     let entries = boot.entries()?;
     let bootable = group.bootable();
     for name in &bootable {
+        let write = || Repair::WriteEntry(name.clone());
         match boot.entry_of(name) {
             Ok(Some(entry)) if boot.has_kernel(&entry.payload()) => {}
-            Ok(Some(_)) => add(
-                name.to_string(),
-                "its kernel or initramfs is not on the boot partition",
-                Repair::WriteEntry(name.clone()),
-            ),
-            Ok(None) => add(
-                name.to_string(),
-                "has no boot entry",
-                Repair::WriteEntry(name.clone()),
-            ),
-            Err(error) => add(
-                name.to_string(),
-                &format!("{error:#}"),
-                Repair::Advice("move that file away".to_owned()),
-            ),
+            Ok(Some(_)) => {
+                let problem = "its kernel or initramfs is not on the boot partition";
+                findings.add(name, problem, write());
+            }
+            Ok(None) => findings.add(name, "has no boot entry", write()),
+            Err(error) => {
+                let advice = Repair::Advice("move that file away".to_owned());
+                findings.add(name, &format!("{error:#}"), advice);
+            }
         }
     }
     for name in boot.named_by(&entries) {
         if !bootable.contains(&name) {
-            add(
-                name.to_string(),
-                "has a boot entry, but is not there",
-                Repair::RemoveEntry(name),
-            );
+            let problem = "has a boot entry, but is not there";
+            findings.add(&name, problem, Repair::RemoveEntry(name.clone()));
         }
     }
     if !boot.has_menu_of(&entries)? {
-        add(
-            "menu".to_owned(),
-            "is not what the boot entries say",
-            Repair::WriteMenu,
-        );
+        findings.add(&"menu", "is not what the boot entries say", Repair::WriteMenu);
     }
     if boot.default_layer(&entries)?.is_none() {
-        if let Some(name) = best_default(group, boot)? {
-            add(
-                "default".to_owned(),
-                "is not set, or names an entry that is not there",
-                Repair::SetDefault(name),
-            );
+        if let Some(name) = best_default(group, &boot)? {
+            let problem = "is not set, or names an entry that is not there";
+            findings.add(&"default", problem, Repair::SetDefault(name));
         }
     }
     for path in boot.leftovers()? {
-        add(
-            path.display().to_string(),
-            "is used by no boot entry",
-            Repair::RemoveFile(path),
-        );
+        let problem = "is used by no boot entry";
+        findings.add(&path.display(), problem, Repair::RemoveFile(path.clone()));
     }
-    Ok(findings)
+    Ok(())
 }
 
 /// What to boot where no default is set: what runs, else the newest layer that has an entry.
@@ -251,22 +369,32 @@ fn best_default(group: &Group, boot: &BootPartition) -> Result<Option<LvName>> {
     Ok(None)
 }
 
-fn apply(
-    context: &Context,
-    changes: &mut Changes,
-    group: &Group,
-    boot: &BootPartition,
-    repair: &Repair,
-) -> Result<()> {
+fn apply(context: &Context, changes: &mut Changes, repair: &Repair) -> Result<()> {
+    let lvm = &context.lvm;
+    let boot = || -> Result<BootPartition> {
+        let boot = context.boot_partition()?;
+        boot.check_ready()?;
+        Ok(boot)
+    };
     match repair {
-        Repair::RemoveVolume(name) => changes.run(&context.lvm.remove(name)),
-        Repair::WriteEntry(name) => layer::write_entry(context, changes, group, boot, name),
-        Repair::RemoveEntry(name) => boot.remove(changes, std::slice::from_ref(name)),
-        Repair::WriteMenu => boot.render_menu(changes),
-        Repair::SetDefault(name) => match boot.entry_of(name)? {
-            Some(entry) => boot.set_default(changes, &entry.id),
-            None => bail!("{name} has no boot entry"),
-        },
+        Repair::RemoveGroup => changes.run(&lvm.remove_group()),
+        Repair::RemoveVolume(name) => changes.run(&lvm.remove(name)),
+        Repair::MakeReadOnly(name) => changes.run(&lvm.make_read_only(name)),
+        Repair::SkipActivation(name) => changes.run(&lvm.skip_activation(name)),
+        Repair::AutoExtend(name) => changes.run(&lvm.auto_extend(name)),
+        Repair::EnterDevices => changes.run(&lvm.enter_devices()),
+        Repair::WriteEntry(name) => {
+            layer::write_entry(context, changes, &context.load()?, &boot()?, name)
+        }
+        Repair::RemoveEntry(name) => boot()?.remove(changes, std::slice::from_ref(name)),
+        Repair::WriteMenu => boot()?.render_menu(changes),
+        Repair::SetDefault(name) => {
+            let boot = boot()?;
+            match boot.entry_of(name)? {
+                Some(entry) => boot.set_default(changes, &entry.id),
+                None => bail!("{name} has no boot entry"),
+            }
+        }
         Repair::RemoveFile(path) => changes.remove(path),
         Repair::Advice(_) => Ok(()),
     }

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 use simplelog::{ConfigBuilder, WriteLogger};
 
-use super::{Context, base, check, layer, layout, removal, status};
+use super::{Context, base, check, layer, layout, layout_init, removal, status};
 use crate::early::cmdline::DEFAULT_VG;
+use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
 use crate::model::name::{LvName, VgName};
 
@@ -71,6 +72,15 @@ enum Noun {
         #[arg(long)]
         repair: bool,
     },
+    /// Remove old bases with their layers, except what is booted or the default
+    Gc {
+        /// How many of the latest bases to keep
+        #[arg(long, value_name = "N", default_value_t = 2)]
+        keep: usize,
+        /// Do not ask before they are removed
+        #[arg(short, long)]
+        yes: bool,
+    },
     /// Part of the initramfs
     #[command(subcommand, hide = true)]
     Initrd(InitrdVerb),
@@ -78,31 +88,58 @@ enum Noun {
 
 #[derive(Subcommand)]
 enum LayoutVerb {
-    /// Make the volume group, its thin pool and the Config volume
+    /// Make the volume group, its thin pool and the Config volume, or take over an installed system
     Init {
         /// Whole disk or partition to use; it must be empty. May be given several times
-        #[arg(long, value_name = "DEVICE", required = true)]
+        #[arg(long, value_name = "DEVICE", required_unless_present = "from")]
         device: Vec<PathBuf>,
+        /// Overwrite filesystems and other signatures on the devices, if nothing uses them
+        #[arg(long, conflicts_with = "from")]
+        wipe: bool,
+        /// Make a base and a first layer of the system on a thin volume, which stays as it is: the
+        /// directory where it is mounted, such as /, or GROUP/VOLUME
+        #[arg(long, value_name = "VOLUME", conflicts_with = "device")]
+        from: Option<String>,
+        /// Name of that base [default: the next free Base-<N>]
+        #[arg(long, requires = "from")]
+        name: Option<LvName>,
     },
 }
 
 #[derive(Subcommand)]
 enum BaseVerb {
-    /// Make a base from a raw ext4 image (a file or a block device)
+    /// Make a base from an image
+    ///
+    /// The image is a file or block device with ext4 or XFS, also compressed by gzip, xz or zstd; a
+    /// squashfs, of a live system or with the root filesystem itself; a tar archive, also
+    /// compressed; or a directory. Its content decides, not its name.
     Add {
-        /// File or block device that holds the image
+        /// File, block device or directory that holds the image
         image: PathBuf,
         /// Name of the base [default: the next free Base-<N>]
         #[arg(long)]
         name: Option<LvName>,
-        /// Size of the base, such as 4G; at least that of the image, which it is by default
+        /// Size of the base, such as 4G; at least what the image needs. By default that of its
+        /// filesystem, or twice what its files need
         #[arg(long, value_parser = super::text::parse_size)]
         size: Option<u64>,
+        /// Filesystem to make for an archive or a directory [default: ext4]
+        #[arg(long, value_name = "TYPE", value_parser = parse_fstype)]
+        fstype: Option<FsKind>,
+        /// Store all of a filesystem image, also what an earlier base has at the same place
+        #[arg(long)]
+        no_share: bool,
     },
     /// List the bases
     List,
     /// Print the name of the latest base
     Latest,
+    /// Say which bases are not what they were when they were made
+    #[command(after_help = CHECK_STATUS)]
+    Verify {
+        /// Bases to read [default: all]
+        name: Vec<LvName>,
+    },
     /// Remove a base and its layers, except what is booted or the default
     Remove {
         name: LvName,
@@ -158,11 +195,34 @@ impl Cli {
         match self.noun {
             Noun::Layout { verb: None } => layout::show(&context)?,
             Noun::Layout {
-                verb: Some(LayoutVerb::Init { device }),
-            } => layout::init(&context, &device)?,
-            Noun::Base(BaseVerb::Add { image, name, size }) => {
-                base::add(&context, &image, name, size)?;
+                verb:
+                    Some(LayoutVerb::Init {
+                        device,
+                        wipe,
+                        from,
+                        name,
+                    }),
+            } => match from {
+                Some(from) => layout_init::from_volume(context, &from, name)?,
+                None => layout_init::on_devices(&context, &device, wipe)?,
+            },
+            Noun::Base(BaseVerb::Add {
+                image,
+                name,
+                size,
+                fstype,
+                no_share,
+            }) => {
+                let add = base::Add {
+                    image,
+                    name,
+                    size,
+                    fstype,
+                    share: !no_share,
+                };
+                base::add(&context, &add)?;
             }
+            Noun::Base(BaseVerb::Verify { name }) => return base::verify(&context, &name),
             Noun::Base(BaseVerb::List) => base::list(&context)?,
             Noun::Base(BaseVerb::Latest) => base::latest(&context)?,
             Noun::Layer(LayerVerb::Add { origin }) => layer::add(&context, origin)?,
@@ -174,9 +234,18 @@ impl Cli {
             Noun::Layer(LayerVerb::Remove { name }) => removal::layers(&context, &name)?,
             Noun::Status => status::show(&context)?,
             Noun::Check { repair } => return check::run(&context, repair),
+            Noun::Gc { keep, yes } => removal::garbage(&context, keep, yes)?,
             Noun::Initrd(InitrdVerb::Mount) => {}
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn parse_fstype(text: &str) -> Result<FsKind> {
+    match text {
+        "ext4" => Ok(FsKind::Ext4),
+        "xfs" => Ok(FsKind::Xfs),
+        _ => bail!("ext4 and xfs are possible"),
     }
 }
 

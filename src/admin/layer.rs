@@ -6,16 +6,22 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION, LayerView};
-use super::{Context, comment, full_check, pool_with_room, running_options, say, text};
+use super::{Context, comment, pool_with_room, running_options, say, text};
 use crate::boot::BootPartition;
+use crate::boot::system::System;
+use crate::model::fstab;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_layer};
 use crate::sys::changes::Changes;
-use crate::sys::cmd::Cmd;
 
 /// Makes a layer of `origin`, a base or a layer, or of the latest base, and its boot entry.
 pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
     let (_lock, mut changes) = context.change().context("layer add")?;
+    make(context, &mut changes, origin)
+}
+
+/// Does what [`add`] does, as a part of a verb.
+pub fn make(context: &Context, changes: &mut Changes, origin: Option<LvName>) -> Result<()> {
     let boot = context.boot_partition()?;
     boot.check_ready()?;
     let group = context.load()?;
@@ -25,42 +31,50 @@ pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
     group.name.dm_name(&layer)?;
     // A base never changes, so what its entry boots is right for its layers. A layer may have got
     // another kernel since.
-    let payload = if origin == base {
+    let known = if origin == base {
         boot.entry_of(&base)?
             .map(|entry| entry.payload())
             .filter(|payload| boot.has_kernel(payload))
     } else {
         None
     };
+    // What has a digest was checked when it was made.
+    let made_by_us = group
+        .volume(origin.as_str())
+        .filter(|volume| origin == base && volume.digest().is_some());
+    let has_root_line = made_by_us.is_none_or(|base| base.has_tag(tag::ROOT_LINE));
     boot.entry_of(&layer)?;
     let fallback_options = running_options(&group, &boot)?;
     let default = boot.default_id()?;
     let lvm = &context.lvm;
-    let device = lvm.device(&layer)?;
 
-    let create = lvm.create_snapshot(&layer, &origin, &base);
+    let create = lvm.create_snapshot(&layer, &origin, Some(&base));
     changes.run_undoable(&create, lvm.remove(&layer))?;
-    // tune2fs(8) wants a filesystem that was just checked.
-    changes.run(&full_check(&device))?;
-    changes.run(&Cmd::new("tune2fs").args(["-U", "random"]).arg(&device))?;
-    let payload = match payload {
-        Some(payload) => Some(payload),
-        None => context.publish(&mut changes, &boot, &layer, &fallback_options)?,
+    let filesystem = context.filesystem(&layer, &origin)?;
+    if made_by_us.is_none() {
+        filesystem.check(changes, false)?;
+    }
+    filesystem.renew_uuid(changes)?;
+    let payload = match known {
+        Some(payload) if !has_root_line => Some(payload),
+        known => context.mounted(changes, &layer, &filesystem, "rw", |changes, root| {
+            own_root_line(changes, root, &lvm.device(&layer)?)?;
+            known.map_or_else(|| boot.publish(changes, root, &fallback_options), Ok)
+        })?,
     };
     let entry = payload
         .map(|payload| context.entry(&layer, false, &payload))
         .transpose()?;
-    changes.run(&lvm.deactivate(&layer))?;
-    changes.run(&lvm.complete(&layer, tag::LAYER))?;
+    changes.run(&lvm.complete(&layer, &[tag::LAYER.to_owned()]))?;
     changes.keep();
     let Some(entry) = entry else {
         return comment(&format!("the boot entry of {layer} is written"));
     };
-    boot.add(&mut changes, &layer, &entry)
+    boot.add(changes, &layer, &entry)
         .with_context(|| format!("{layer} was made, but has no boot entry"))?;
     changes.keep();
     if default.is_none() {
-        boot.set_default(&mut changes, &entry.id)
+        boot.set_default(changes, &entry.id)
             .with_context(|| format!("{layer} was made, but there is no default entry"))?;
         changes.keep();
     }
@@ -68,6 +82,17 @@ pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
         say(&format!("{layer}\n"))?;
     }
     Ok(())
+}
+
+/// Puts a layer's own device on the line for / in its fstab, if there is one.
+fn own_root_line(changes: &mut Changes, root: &Path, device: &Path) -> Result<()> {
+    let Some(fstab) = System::at(root).fstab()? else {
+        return Ok(());
+    };
+    match fstab::with_root(&fstab.text, &device.to_string_lossy()) {
+        Some(text) if text != fstab.text => changes.rewrite(&fstab.path, text.as_bytes()),
+        _ => Ok(()),
+    }
 }
 
 /// Writes the boot entry of a layer or base from what is in it.
@@ -78,23 +103,29 @@ pub fn write_entry(
     boot: &BootPartition,
     name: &LvName,
 ) -> Result<()> {
-    let is_booted = view::booted(group)?.as_deref() == Some(name.as_str());
     let fallback_options = running_options(group, boot)?;
-    let payload = if is_booted {
+    let volume = group.volume(name.as_str());
+    let payload = if view::booted(group)?.as_deref() == Some(name.as_str()) {
         Some(boot.publish(changes, Path::new("/"), &fallback_options)?)
     } else {
         let lvm = &context.lvm;
-        let active = changes.run_undoable(&lvm.activate(name), lvm.deactivate(name))?;
-        let payload = context.publish(changes, boot, name, &fallback_options)?;
-        changes.undo_now(&active)?;
+        let active = match volume {
+            Some(volume) if volume.active => None,
+            _ => Some(changes.run_undoable(&lvm.activate(name), lvm.deactivate(name))?),
+        };
+        let filesystem = context.filesystem(name, name)?;
+        let payload = context.mounted(changes, name, &filesystem, "ro", |changes, root| {
+            boot.publish(changes, root, &fallback_options)
+        })?;
+        if let Some(active) = active {
+            changes.undo_now(&active)?;
+        }
         payload
     };
     let Some(payload) = payload else {
         return comment(&format!("the boot entry of {name} is written"));
     };
-    let is_base = group
-        .volume(name.as_str())
-        .is_some_and(|v| v.role == Role::Base);
+    let is_base = volume.is_some_and(|v| v.role == Role::Base);
     boot.add(changes, name, &context.entry(name, is_base, &payload)?)
 }
 

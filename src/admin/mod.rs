@@ -3,8 +3,10 @@
 mod base;
 mod check;
 pub mod cli;
+mod filesystem;
 mod layer;
 mod layout;
+mod layout_init;
 mod removal;
 mod status;
 mod text;
@@ -12,20 +14,23 @@ mod view;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::Uid;
 use serde::Serialize;
 
+use filesystem::Filesystem;
+
 use crate::boot::BootPartition;
 use crate::boot::entry::{Entry, Payload};
+use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
-use crate::model::layout::{Group, Volume};
+use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::model::percent::Percent;
 use crate::sys::changes::Changes;
-use crate::sys::cmd::Cmd;
 use crate::sys::lock::Lock;
 use crate::sys::mounts;
 
@@ -33,6 +38,11 @@ use crate::sys::mounts;
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 /// From here on nothing is added to a pool: a full one makes every layer read-only.
 const POOL_FULL: Percent = Percent::new(95);
+/// What the pool's metadata needs for a chunk at most, in bytes: a leaf of its tree holds 126 chunks
+/// in 4 KiB and is at least half full (linux/Documentation/admin-guide/device-mapper/persistent-data).
+const METADATA_PER_CHUNK: u64 = 80;
+/// The exit status where something was found and is not repaired.
+const FOUND: u8 = 3;
 /// Where volumes are mounted while they are looked at.
 const MOUNTS: &str = "/run/imgbased/mounts";
 
@@ -49,11 +59,15 @@ pub struct Context {
 impl Context {
     /// Reads the volume group. Refuses when there is none.
     fn load(&self) -> Result<Group> {
-        let group = self.lvm.load()?;
-        group.with_context(|| {
-            let vg = self.lvm.vg();
-            format!("there is no volume group {vg} with volumes in it; `imgbased-helper layout init` makes one")
-        })
+        let vg = self.lvm.vg();
+        let group = self.lvm.load()?.with_context(|| {
+            format!("there is no volume group {vg}; `imgbased-helper layout init` makes one")
+        })?;
+        ensure!(
+            !group.is_incomplete(),
+            "volume group {vg} was interrupted while it was made; `imgbased-helper check --repair` removes it"
+        );
+        Ok(group)
     }
 
     /// Starts a verb that changes something: one at a time, as root.
@@ -70,34 +84,39 @@ impl Context {
         BootPartition::at(&self.root, self.lvm.vg())
     }
 
-    /// Mounts an active volume read-only, copies its kernel to the boot partition and returns what
-    /// its entry has to boot, with `fallback_options` where the image asks for none. In a dry run
-    /// nothing can be looked at, and nothing is returned.
-    fn publish(
+    /// Mounts an active volume with these options for as long as `look` takes. In a dry run there
+    /// is nothing to look at, and nothing is returned.
+    fn mounted<T>(
         &self,
         changes: &mut Changes,
-        boot: &BootPartition,
         name: &LvName,
-        fallback_options: &str,
-    ) -> Result<Option<Payload>> {
-        let dir = PathBuf::from(MOUNTS).join(name.as_str());
-        changes.create_dir(&dir)?;
-        let mount = Cmd::new("mount")
-            // What it holds can come from anywhere.
-            .args(["-o", "ro,nosuid,nodev,noexec"])
-            .arg(self.lvm.device(name)?)
-            .arg(&dir);
-        let mounted = changes.run_undoable(&mount, Cmd::new("umount").arg(&dir))?;
-        let payload = if changes.is_dry_run() {
+        filesystem: &Filesystem,
+        options: &str,
+        look: impl FnOnce(&mut Changes, &Path) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let dir = filesystem::mount_point(name.as_str());
+        let mounted = filesystem.mount(changes, &dir, options)?;
+        let found = if self.dry_run {
             comment(&format!(
                 "the kernel and initramfs of {name} are copied to the boot partition"
             ))?;
             None
         } else {
-            Some(boot.publish(changes, &dir, fallback_options)?)
+            Some(look(changes, &dir)?)
         };
-        changes.undo_now(&mounted)?;
-        Ok(payload)
+        mounted.unmount(changes)?;
+        Ok(found)
+    }
+
+    /// The filesystem on an active volume. In a dry run, where that does not exist yet, one as
+    /// `origin` has.
+    fn filesystem(&self, name: &LvName, origin: &LvName) -> Result<Filesystem> {
+        let device = self.lvm.device(name)?;
+        if !self.dry_run {
+            return Filesystem::on(&device);
+        }
+        let kind = Filesystem::on(&self.lvm.device(origin)?).map_or(FsKind::Ext4, |f| f.kind);
+        Ok(Filesystem::expected(kind, &device, false))
     }
 
     fn entry(&self, name: &LvName, is_base: bool, payload: &Payload) -> Result<Entry> {
@@ -115,8 +134,8 @@ impl Context {
     }
 }
 
-/// The pool, unless it is too full to be added to.
-fn pool_with_room(group: &Group) -> Result<&Volume> {
+/// How many bytes can still be added to the pool. Refuses one that is too full.
+fn pool_with_room(group: &Group) -> Result<u64> {
     let Some(pool) = group.pool() else {
         bail!(
             "volume group {} has no thin pool with the tag imgbased:pool",
@@ -136,7 +155,12 @@ fn pool_with_room(group: &Group) -> Result<&Volume> {
             pool.name
         );
     }
-    Ok(pool)
+    let left = |size: u64, percent: Option<Percent>| {
+        POOL_FULL.of(size) - percent.unwrap_or(Percent::new(0)).of(size)
+    };
+    let data = left(pool.size, pool.data_percent);
+    let chunks = left(pool.metadata_size, pool.metadata_percent) / METADATA_PER_CHUNK;
+    Ok(data.min(chunks.saturating_mul(pool.chunk_size)))
 }
 
 /// The kernel options of the layer that runs, as its entry has them. Those of an installer, or what
@@ -149,13 +173,9 @@ fn running_options(group: &Group, boot: &BootPartition) -> Result<String> {
     Ok(entry.map_or_else(String::new, |entry| entry.payload().options))
 }
 
-/// Checks a filesystem that is not mounted from end to end and repairs it. From status 4 on e2fsck(8)
-/// has left errors.
-fn full_check(device: &Path) -> Cmd {
-    Cmd::new("e2fsck")
-        .arg("-fp")
-        .arg(device)
-        .accept(&[0, 1, 2, 3])
+/// The exit status of a verb that looks for something.
+fn found_status(is_found: bool) -> ExitCode {
+    ExitCode::from(if is_found { FOUND } else { 0 })
 }
 
 fn say(text: &str) -> Result<()> {

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{Context, say, view};
-use crate::model::layout::{Group, Role};
+use crate::model::layout::{Base, Group, Role};
 use crate::model::name::LvName;
 
 /// Removes layers.
@@ -26,9 +26,32 @@ pub fn base(context: &Context, name: &LvName, yes: bool) -> Result<()> {
         let layers = bases.iter().find(|b| b.name == *name).map(|b| &b.layers);
         let mut names: Vec<LvName> = layers.into_iter().flatten().map(|l| l.0.clone()).collect();
         if !names.is_empty() && !yes && !context.dry_run {
-            confirm(name, &names)?;
+            confirm(&format!("Remove {name} and its layers {}?", list(&names)))?;
         }
         names.push(name.clone());
+        Ok(names)
+    })
+}
+
+/// Removes the oldest bases and their layers, having asked first if `yes` is not set. The latest
+/// `keep` bases stay, and any with what is booted or the default.
+pub fn garbage(context: &Context, keep: usize, yes: bool) -> Result<()> {
+    remove_with(context, |group, in_use| {
+        let bases = group.bases();
+        let old = bases.len().saturating_sub(keep);
+        let is_used = |base: &Base| {
+            let mut names = base.layers.iter().map(|l| &l.0).chain([&base.name]);
+            names.any(|name| in_use.iter().any(|(used, _)| used == name.as_str()))
+        };
+        let names: Vec<LvName> = bases[..old]
+            .iter()
+            .filter(|base| !is_used(base))
+            .flat_map(|base| base.layers.iter().map(|l| &l.0).chain([&base.name]))
+            .cloned()
+            .collect();
+        if !names.is_empty() && !yes && !context.dry_run {
+            confirm(&format!("Remove {}?", list(&names)))?;
+        }
         Ok(names)
     })
 }
@@ -36,20 +59,32 @@ pub fn base(context: &Context, name: &LvName, yes: bool) -> Result<()> {
 /// Removes what `select` names in a group. Refuses what is booted or the default, and what is in
 /// use, before anything is changed.
 fn remove(context: &Context, select: impl FnOnce(&Group) -> Result<Vec<LvName>>) -> Result<()> {
+    remove_with(context, |group, in_use| {
+        let names = select(group)?;
+        for (used, why) in in_use {
+            ensure!(
+                !names.iter().any(|name| name.as_str() == used),
+                "{used} is {why} and cannot be removed"
+            );
+        }
+        Ok(names)
+    })
+}
+
+/// Removes what `select` names, which is told what has to stay, and why.
+fn remove_with(
+    context: &Context,
+    select: impl FnOnce(&Group, &[(String, &str)]) -> Result<Vec<LvName>>,
+) -> Result<()> {
     let (_lock, mut changes) = context.change().context("remove")?;
     let boot = context.boot_partition()?;
     boot.check_ready()?;
     let group = context.load()?;
-    let names = select(&group)?;
-    let (booted, default) = (view::booted(&group)?, boot.default_layer(&boot.entries()?)?);
-    for name in &names {
-        let is = |which: &Option<String>| which.as_deref() == Some(name.as_str());
-        ensure!(!is(&booted), "{name} is booted and cannot be removed");
-        ensure!(
-            !is(&default),
-            "{name} is the default and cannot be removed; choose another first"
-        );
-    }
+    let booted = view::booted(&group)?.map(|name| (name, "booted"));
+    let default = boot.default_layer(&boot.entries()?)?;
+    let default = default.map(|name| (name, "the default"));
+    let in_use: Vec<_> = booted.into_iter().chain(default).collect();
+    let names = select(&group, &in_use)?;
     // Fails for what is mounted, while its entry is still there.
     for name in &names {
         if group.volume(name.as_str()).is_some_and(|v| v.active) {
@@ -70,14 +105,18 @@ fn check_role(group: &Group, name: &LvName, role: Role, what: &str) -> Result<()
     Ok(())
 }
 
-fn confirm(base: &LvName, layers: &[LvName]) -> Result<()> {
-    let names: Vec<&str> = layers.iter().map(LvName::as_str).collect();
-    let names = names.join(" ");
+fn list(names: &[LvName]) -> String {
+    let names: Vec<&str> = names.iter().map(LvName::as_str).collect();
+    names.join(" ")
+}
+
+/// Asks a person. Refuses where there is none, or the answer is not yes.
+fn confirm(question: &str) -> Result<()> {
     ensure!(
         io::stdin().is_terminal(),
-        "{base} has layers: {names}; --yes removes them as well"
+        "{question} There is nobody to ask; --yes answers it"
     );
-    say(&format!("Remove {base} and its layers {names}? [y/N] "))?;
+    say(&format!("{question} [y/N] "))?;
     let mut answer = String::new();
     io::stdin()
         .lock()

@@ -16,6 +16,11 @@ pub struct Kernel {
     pub initrd: PathBuf,
 }
 
+pub struct Fstab {
+    pub path: PathBuf,
+    pub text: String,
+}
+
 /// A root filesystem mounted somewhere. Links in it that lead out of it are not followed, since it
 /// can come from anywhere.
 pub struct System<'a>(&'a Path);
@@ -78,6 +83,18 @@ impl<'a> System<'a> {
         let text =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(entry::without_layer_options(&text)))
+    }
+
+    /// The fstab, if there is one.
+    pub fn fstab(&self) -> Result<Option<Fstab>> {
+        let Some(path) = self.file("etc/fstab") else {
+            return Ok(None);
+        };
+        let text =
+            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = String::from_utf8(text)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Some(Fstab { path, text }))
     }
 
     /// The name of the operating system (os-release(5)).

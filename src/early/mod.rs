@@ -162,13 +162,10 @@ mod tests {
         let volume = |(name, role): &(String, Role)| Volume {
             name: name.clone(),
             role: *role,
-            tags: Vec::new(),
-            size: 0,
-            active: false,
-            data_percent: None,
-            metadata_percent: None,
+            ..Volume::default()
         };
         Group {
+            tags: Vec::new(),
             name: "HostVG".parse().unwrap(),
             size: 0,
             free: 0,

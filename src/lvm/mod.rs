@@ -4,15 +4,19 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::model::layout::{Group, tag};
 use crate::model::name::{LvName, VgName};
 use crate::sys::cmd::Cmd;
 
 /// The columns of the one report that everything is read from.
-const COLUMNS: &str = "vg_name,vg_size,vg_free,vg_missing_pv_count,\
-    lv_name,lv_tags,lv_size,lv_layout,lv_active,data_percent,metadata_percent";
+const COLUMNS: &str = "vg_name,vg_uuid,vg_tags,vg_size,vg_free,vg_missing_pv_count,\
+    lv_name,lv_tags,lv_size,lv_layout,lv_active,lv_permissions,lv_skip_activation,lv_profile,\
+    data_percent,metadata_percent,lv_metadata_size,chunk_size,seg_monitor";
+
+/// The lvm profile of our pools, which the package installs: when they are extended.
+pub const PROFILE: &str = "imgbased";
 
 /// How lvm2 is called for one volume group.
 #[derive(Clone, Debug)]
@@ -20,6 +24,15 @@ pub struct Lvm {
     vg: VgName,
     /// The physical volumes to look at; all that LVM knows of if there are none.
     devices: Vec<PathBuf>,
+    /// Another devices file, or none if it is empty.
+    devices_file: Option<&'static str>,
+}
+
+/// A thin volume that was found by another name.
+pub struct Located {
+    pub vg: VgName,
+    pub lv: LvName,
+    pub pool: LvName,
 }
 
 impl Lvm {
@@ -27,12 +40,17 @@ impl Lvm {
         Self {
             vg,
             devices: Vec::new(),
+            devices_file: None,
         }
     }
 
     /// Looks at these devices only, whatever the devices file says (`--devices`, lvm2 2.03.12).
     pub fn on_devices(vg: VgName, devices: Vec<PathBuf>) -> Self {
-        Self { vg, devices }
+        Self {
+            vg,
+            devices,
+            devices_file: None,
+        }
     }
 
     pub fn vg(&self) -> &VgName {
@@ -43,6 +61,9 @@ impl Lvm {
         let mut cmd = Cmd::new("lvm").arg(command);
         for device in &self.devices {
             cmd = cmd.arg("--devices").arg(device);
+        }
+        if let Some(file) = self.devices_file {
+            cmd = cmd.args(["--devicesfile", file]);
         }
         cmd
     }
@@ -56,18 +77,91 @@ impl Lvm {
         Ok(Path::new("/dev/mapper").join(self.vg.dm_name(lv)?))
     }
 
-    /// Reads the group in one call of lvm2; nothing if there is no such group, or no volume in it.
+    /// Reads the group in one call of lvm2; nothing if there is no such group.
     pub fn load(&self) -> Result<Option<Group>> {
         // Selected rather than named, since a missing group that is named is an error, which only
         // its text tells from others.
-        let report = self
-            .lvm("vgs")
+        let report = self.report(COLUMNS)?;
+        if let Some(group) = report::parse(&report, &self.vg)? {
+            return Ok(Some(group));
+        }
+        // A group without volumes has no line in a report with columns of volumes.
+        let report = self.report("vg_name,vg_uuid,vg_tags,vg_size,vg_free,vg_missing_pv_count")?;
+        report::parse(&report, &self.vg)
+    }
+
+    /// Which thin volume `what` is: a device, or GROUP/VOLUME. Refuses one that is not thin.
+    pub fn locate(&self, what: &str) -> Result<Located> {
+        let output = self
+            .lvm("lvs")
+            .args(["--noheadings", "--separator", "/", "-o", "vg_name,lv_name,pool_lv", what])
+            .run()
+            .with_context(|| format!("cannot find the volume {what}"))?;
+        let fields: Vec<&str> = output.trim().split('/').collect();
+        match fields[..] {
+            [_, _, ""] => bail!("{what} is not a thin volume; only of one a snapshot costs nothing"),
+            [vg, lv, pool] => Ok(Located {
+                vg: vg.parse()?,
+                lv: lv.parse()?,
+                pool: pool.parse()?,
+            }),
+            _ => bail!("unexpected report from lvm2: {output:?}"),
+        }
+    }
+
+    /// The volume group that a device belongs to, if it is a physical volume of one.
+    pub fn group_on(&self, device: &Path) -> Result<Option<String>> {
+        let device = device.canonicalize()?;
+        let output = self
+            .lvm("pvs")
+            .args(["--noheadings", "--separator", " ", "-o", "pv_name,vg_name"])
+            .run()
+            .context("cannot read the physical volumes")?;
+        let group = output
+            .lines()
+            .filter_map(|line| line.trim().split_once(' '))
+            .find(|(pv, _)| Path::new(pv).canonicalize().is_ok_and(|pv| pv == device))
+            .map(|(_, group)| group.to_owned());
+        Ok(group.filter(|group| !group.is_empty()))
+    }
+
+    /// The group as it is when the devices file hides nothing.
+    pub fn load_unhidden(&self) -> Result<Option<Group>> {
+        let all = Self {
+            devices_file: Some(""),
+            ..self.clone()
+        };
+        all.load()
+    }
+
+    /// Enters all disks of the group in the devices file (lvmdevices(8)).
+    pub fn enter_devices(&self) -> Cmd {
+        self.lvm("vgimportdevices").arg(self.vg.as_str())
+    }
+
+    /// How full a pool with the profile `profile` is when it is extended, in percent; 100 for never.
+    pub fn auto_extension(&self, profile: &str) -> Result<u64> {
+        let mut cmd = Cmd::new("lvm").args(["lvmconfig", "--typeconfig", "full", "--valuesonly"]);
+        if !profile.is_empty() {
+            cmd = cmd.args(["--metadataprofile", profile]);
+        }
+        let output = cmd
+            .arg("activation/thin_pool_autoextend_threshold")
+            .run()
+            .context("cannot ask when the pool is extended")?;
+        output
+            .trim()
+            .parse()
+            .with_context(|| format!("unexpected output of lvmconfig: {output:?}"))
+    }
+
+    fn report(&self, columns: &str) -> Result<String> {
+        self.lvm("vgs")
             .args(["--reportformat", "json", "--units", "b", "--nosuffix"])
             .args(["--select", &format!("vg_name={}", self.vg)])
-            .args(["-o", COLUMNS])
+            .args(["-o", columns])
             .run()
-            .context("cannot read the volume group")?;
-        report::parse(&report, &self.vg)
+            .context("cannot read the volume group")
     }
 
     /// Activates one volume while the initramfs runs: no monitoring, no lock files, and in spite
@@ -92,11 +186,18 @@ impl Lvm {
         self.lvm("lvremove").arg("--yes").arg(self.full_name(lv))
     }
 
-    /// Creates the group on `devices`, which must carry no signature.
+    /// Creates the group on `devices`, which must carry no signature, marked as incomplete.
     pub fn create_group(&self, devices: &[PathBuf]) -> Cmd {
         self.lvm("vgcreate")
-            .args(["--yes", "--addtag", tag::VG, self.vg.as_str()])
+            .args(["--yes", "--addtag", tag::INCOMPLETE, self.vg.as_str()])
             .args(devices)
+    }
+
+    /// Makes the group one of ours: the commit of its creation.
+    pub fn complete_group(&self) -> Cmd {
+        self.lvm("vgchange")
+            .args(["--deltag", tag::INCOMPLETE, "--addtag", tag::VG])
+            .arg(self.vg.as_str())
     }
 
     pub fn remove_group(&self) -> Cmd {
@@ -107,16 +208,19 @@ impl Lvm {
         self.lvm("pvremove").arg("--yes").args(devices)
     }
 
-    /// Creates the thin pool in `percent` of the group's free space. The rest is left for the
-    /// pool's growth and repair.
-    pub fn create_pool(&self, pool: &LvName, percent: u8) -> Cmd {
+    /// Creates the thin pool in `percent` of the group's free space, with metadata and chunks of
+    /// these sizes in bytes. The rest is left for the pool's growth and repair.
+    pub fn create_pool(&self, pool: &LvName, percent: u8, metadata: u64, chunk: u64) -> Cmd {
         self.lvm("lvcreate")
             .args(["--yes", "--type", "thin-pool"])
             .args(["--extents", &format!("{percent}%FREE")])
+            .args(["--poolmetadatasize", &format!("{metadata}b")])
+            .args(["--chunksize", &format!("{chunk}b")])
             .args(["--poolmetadataspare", "y"])
             // A full pool is to fail writes at once. lvcreate 2.03.31 refuses --errorwhenfull.
             .args(["--config", "activation/error_when_full=1"])
             .args(["--discards", "passdown", "--zero", "y"])
+            .args(["--metadataprofile", PROFILE, "--monitor", "y"])
             .args(["--addtag", tag::POOL])
             .args(["--name", pool.as_str(), self.vg.as_str()])
     }
@@ -138,28 +242,69 @@ impl Lvm {
             .args(["--name", lv.as_str(), self.vg.as_str()])
     }
 
-    /// Creates and activates a writable thin snapshot, marked as incomplete. It carries the
-    /// activation-skip flag.
-    pub fn create_snapshot(&self, layer: &LvName, origin: &LvName, base: &LvName) -> Cmd {
-        self.lvm("lvcreate")
+    /// Creates and activates a writable thin snapshot, marked as incomplete; as a layer of the base
+    /// `of`, if there is one. It carries the activation-skip flag.
+    pub fn create_snapshot(&self, new: &LvName, origin: &LvName, of: Option<&LvName>) -> Cmd {
+        let cmd = self
+            .lvm("lvcreate")
             .args(["--yes", "--snapshot", "--permission", "rw"])
             .args(["--setactivationskip", "y", "-K", "-ay"])
-            .args(["--addtag", tag::INCOMPLETE])
-            .args(["--addtag", &format!("{}{base}", tag::OF)])
-            .args(["--name", layer.as_str()])
-            .arg(self.full_name(origin))
+            .args(["--addtag", tag::INCOMPLETE]);
+        let cmd = match of {
+            Some(base) => cmd.args(["--addtag", &format!("{}{base}", tag::OF)]),
+            None => cmd,
+        };
+        cmd.args(["--name", new.as_str()]).arg(self.full_name(origin))
     }
 
-    /// Makes a volume a base, a layer or a shared volume: the commit of its creation.
-    pub fn complete(&self, lv: &LvName, role_tag: &str) -> Cmd {
-        let cmd = self
-            .lvm("lvchange")
-            .args(["--deltag", tag::INCOMPLETE, "--addtag", role_tag]);
-        let cmd = if role_tag == tag::BASE {
-            cmd.args(["--permission", "r"])
-        } else {
-            cmd
-        };
+    /// Gives a volume another size in bytes. What is in the part that goes away is lost.
+    pub fn resize(&self, lv: &LvName, size: u64) -> Cmd {
+        self.lvm("lvresize")
+            .args(["--yes", "--force", "--size", &format!("{size}b")])
+            .arg(self.full_name(lv))
+    }
+
+    /// Deactivates a volume and makes it what `tags` say: the commit of its creation.
+    pub fn complete(&self, lv: &LvName, tags: &[String]) -> Cmd {
+        let mut cmd = self.lvm("lvchange").args(["-an", "--deltag", tag::INCOMPLETE]);
+        for tag in tags {
+            cmd = cmd.args(["--addtag", tag]);
+        }
+        if tags.iter().any(|t| t == tag::BASE) {
+            cmd = cmd.args(["--permission", "r"]);
+        }
         cmd.arg(self.full_name(lv))
+    }
+
+    /// The same for a volume that stays active.
+    pub fn complete_active(&self, lv: &LvName, tag: &str) -> Cmd {
+        self.lvm("lvchange")
+            .args(["--deltag", tag::INCOMPLETE, "--addtag", tag])
+            .arg(self.full_name(lv))
+    }
+
+    /// Marks a volume or, without one, the group.
+    pub fn add_tag(&self, lv: Option<&LvName>, tag: &str) -> Cmd {
+        match lv {
+            Some(lv) => self.lvm("lvchange").args(["--addtag", tag]).arg(self.full_name(lv)),
+            None => self.lvm("vgchange").args(["--addtag", tag]).arg(self.vg.as_str()),
+        }
+    }
+
+    pub fn make_read_only(&self, lv: &LvName) -> Cmd {
+        self.lvm("lvchange").args(["--permission", "r"]).arg(self.full_name(lv))
+    }
+
+    pub fn skip_activation(&self, lv: &LvName) -> Cmd {
+        self.lvm("lvchange")
+            .args(["--setactivationskip", "y"])
+            .arg(self.full_name(lv))
+    }
+
+    /// Has dmeventd(8) extend a pool before it is full, as our profile says.
+    pub fn auto_extend(&self, pool: &LvName) -> Cmd {
+        self.lvm("lvchange")
+            .args(["--metadataprofile", PROFILE, "--monitor", "y"])
+            .arg(self.full_name(pool))
     }
 }

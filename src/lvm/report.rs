@@ -18,9 +18,13 @@ struct Section {
     vg: Vec<Row>,
 }
 
-#[derive(Deserialize)]
+/// Columns of volumes are missing for a group without any.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Row {
     vg_name: String,
+    vg_uuid: String,
+    vg_tags: String,
     vg_size: String,
     vg_free: String,
     vg_missing_pv_count: String,
@@ -29,8 +33,14 @@ struct Row {
     lv_size: String,
     lv_layout: String,
     lv_active: String,
+    lv_permissions: String,
+    lv_skip_activation: String,
+    lv_profile: String,
     data_percent: String,
     metadata_percent: String,
+    lv_metadata_size: String,
+    chunk_size: String,
+    seg_monitor: String,
 }
 
 /// Reads a report of `vgs` with the columns of [`Row`]: the group `vg`, or nothing if the report
@@ -46,29 +56,28 @@ pub fn parse(json: &str, vg: &VgName) -> Result<Option<Group>> {
     let Some(first) = rows.first() else {
         return Ok(None);
     };
+    if rows.iter().any(|row| row.vg_uuid != first.vg_uuid) {
+        bail!("there are two volume groups with the name {vg}: rename one with vgrename(8)");
+    }
     let mut group = Group {
         name: vg.clone(),
+        tags: tags(&first.vg_tags),
         size: number("vg_size", &first.vg_size)?,
         free: number("vg_free", &first.vg_free)?,
         missing_pvs: number("vg_missing_pv_count", &first.vg_missing_pv_count)?,
         volumes: Vec::new(),
     };
     for row in rows.iter().filter(|row| !row.lv_name.is_empty()) {
-        if group.volume(&row.lv_name).is_some() {
-            bail!("there are two volume groups with the name {vg}: rename one with vgrename(8)");
+        // A volume has a line for each of its segments.
+        if group.volume(&row.lv_name).is_none() {
+            group.volumes.push(volume(row)?);
         }
-        group.volumes.push(volume(row)?);
     }
     Ok(Some(group))
 }
 
 fn volume(row: &Row) -> Result<Volume> {
-    let tags: Vec<String> = row
-        .lv_tags
-        .split(',')
-        .filter(|t| !t.is_empty())
-        .map(str::to_owned)
-        .collect();
+    let tags = tags(&row.lv_tags);
     let role = Role::from_tags(&tags);
     // Anyone can put a tag on anything; only a thin pool can be the pool.
     let is_pool = row.lv_layout.split(',').any(|l| l == "pool");
@@ -82,9 +91,21 @@ fn volume(row: &Row) -> Result<Volume> {
         tags,
         size: number("lv_size", &row.lv_size)?,
         active: row.lv_active == "active",
+        // An inactive thin volume is reported as unknown.
+        writable: row.lv_permissions != "read-only",
+        skips_activation: !row.lv_skip_activation.is_empty(),
+        monitored: row.seg_monitor == "monitored",
+        profile: row.lv_profile.clone(),
+        metadata_size: number("lv_metadata_size", &row.lv_metadata_size).unwrap_or(0),
+        chunk_size: number("chunk_size", &row.chunk_size).unwrap_or(0),
         data_percent: percent("data_percent", &row.data_percent)?,
         metadata_percent: percent("metadata_percent", &row.metadata_percent)?,
     })
+}
+
+fn tags(list: &str) -> Vec<String> {
+    let tags = list.split(',').filter(|tag| !tag.is_empty());
+    tags.map(str::to_owned).collect()
 }
 
 fn number(column: &str, value: &str) -> Result<u64> {
@@ -164,14 +185,7 @@ mod tests {
 
     #[test]
     fn two_groups_with_one_name_are_refused() {
-        let rows = HOST
-            .split("[\n")
-            .nth(2)
-            .unwrap()
-            .split("\n              ]")
-            .next()
-            .unwrap();
-        let twice = HOST.replace(rows, &format!("{rows},\n{rows}"));
+        let twice = HOST.replacen("\"vg_uuid\":\"", "\"vg_uuid\":\"x", 1);
         let error = parse(&twice, &vg("HostVG")).unwrap_err().to_string();
         assert!(
             error.contains("two volume groups with the name HostVG"),

@@ -14,12 +14,16 @@ pub mod tag {
     pub const VOLUME: &str = "imgbased:volume";
     /// On a layer, followed by the name of its base.
     pub const OF: &str = "imgbased:of=";
-    /// On a volume that is still being made. Everything but `check` ignores such a volume.
+    /// On a base, followed by the digest of its content.
+    pub const SHA256: &str = "imgbased:sha256=";
+    /// On a base whose fstab has a line for the root: each of its layers needs one of its own.
+    pub const ROOT_LINE: &str = "imgbased:fstab-root";
+    /// On a volume or group that is still being made. Everything but `check` ignores such a volume.
     pub const INCOMPLETE: &str = "imgbased:incomplete";
 }
 
 /// What a logical volume is to us, by its tags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Pool,
@@ -28,6 +32,7 @@ pub enum Role {
     /// A volume that layers share, such as Config.
     Volume,
     Incomplete,
+    #[default]
     Foreign,
 }
 
@@ -51,7 +56,7 @@ impl Role {
 }
 
 /// One logical volume. Sizes are bytes, percentages are of the volume's size.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Volume {
     /// As LVM reports it; not every name in a group is one that we would give.
     pub name: String,
@@ -59,14 +64,36 @@ pub struct Volume {
     pub tags: Vec<String>,
     pub size: u64,
     pub active: bool,
+    pub writable: bool,
+    /// Whether it stays inactive when its group is activated.
+    pub skips_activation: bool,
+    /// Whether dmeventd(8) watches it: a pool is extended then before it is full.
+    pub monitored: bool,
+    /// The lvm profile that goes with it; often empty.
+    pub profile: String,
+    /// Of a pool: the size of its metadata and of its chunks.
+    pub metadata_size: u64,
+    pub chunk_size: u64,
     pub data_percent: Option<Percent>,
     pub metadata_percent: Option<Percent>,
+}
+
+impl Volume {
+    pub fn has_tag(&self, tag: &str) -> bool {
+        self.tags.iter().any(|t| t == tag)
+    }
+
+    /// The digest that was recorded when this base was made.
+    pub fn digest(&self) -> Option<&str> {
+        self.tags.iter().find_map(|t| t.strip_prefix(tag::SHA256))
+    }
 }
 
 /// A volume group as one report of LVM shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     pub name: VgName,
+    pub tags: Vec<String>,
     pub size: u64,
     pub free: u64,
     pub missing_pvs: u64,
@@ -89,6 +116,20 @@ impl Group {
     /// The thin pool that bases and layers live in.
     pub fn pool(&self) -> Option<&Volume> {
         self.with_role(Role::Pool).next()
+    }
+
+    /// Whether `layout init` was interrupted while it made this group.
+    pub fn is_incomplete(&self) -> bool {
+        self.tags.iter().any(|t| t == tag::INCOMPLETE)
+    }
+
+    /// The base whose content is probably nearest to that of a new base: the one before it, else
+    /// the latest.
+    pub fn nearest(&self, new: &LvName) -> Option<Base<'_>> {
+        let mut bases = self.bases();
+        let before = bases.iter().rposition(|base| base.name < *new);
+        let at = before.or(bases.len().checked_sub(1))?;
+        Some(bases.swap_remove(at))
     }
 
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = &Volume> {
@@ -168,16 +209,14 @@ mod tests {
             name: name.into(),
             role: Role::from_tags(tags),
             tags: tags.iter().map(|t| (*t).into()).collect(),
-            size: 1 << 30,
-            active: false,
-            data_percent: None,
-            metadata_percent: None,
+            ..Volume::default()
         }
     }
 
     fn group(volumes: Vec<Volume>) -> Group {
         Group {
             name: "HostVG".parse().unwrap(),
+            tags: Vec::new(),
             size: 0,
             free: 0,
             missing_pvs: 0,

@@ -16,6 +16,12 @@ impl Percent {
     pub const fn new(whole: u32) -> Self {
         Self(whole * 100)
     }
+
+    /// This share of `whole`.
+    pub fn of(self, whole: u64) -> u64 {
+        let share = u128::from(whole) * u128::from(self.0) / 10_000;
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
 }
 
 impl FromStr for Percent {
@@ -56,6 +62,13 @@ impl Serialize for Percent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_of_large_numbers() {
+        assert_eq!(Percent::new(95).of(1 << 40), 1_044_536_046_387);
+        assert_eq!(Percent::new(100).of(u64::MAX), u64::MAX);
+        assert_eq!("0.01".parse::<Percent>().unwrap().of(9999), 0);
+    }
 
     #[test]
     fn percentages_are_read_as_lvm_writes_them() {

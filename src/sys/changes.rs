@@ -26,10 +26,27 @@ pub struct Changes {
     dry_run: bool,
     undo: Vec<(u32, Undo)>,
     undo_steps: u32,
-    /// Set when a signal asks the program to end.
-    interrupted: Arc<AtomicBool>,
+    interrupt: Interrupt,
     steps: u32,
     kill_after: Option<u32>,
+}
+
+/// Set when a signal asks the program to end.
+#[derive(Clone, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Fails when it is time to end.
+    pub fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// One change. Displayed as a command for a shell.
@@ -37,6 +54,7 @@ enum Action<'a> {
     Run(&'a Cmd),
     /// With the command that a dry run shows, if it is not to be the content itself.
     Write(&'a Path, &'a [u8], u32, Option<&'a Cmd>),
+    Rewrite(&'a Path, &'a [u8]),
     Copy(&'a Path, &'a Path, u32),
     CreateDir(&'a Path),
     Remove(&'a Path),
@@ -55,10 +73,10 @@ impl Changes {
     /// Starts the changes of a verb. From here on the signals that end a program make the next
     /// step fail, so that what was done is undone.
     pub fn new(dry_run: bool) -> Result<Self> {
-        let interrupted = Arc::new(AtomicBool::new(false));
+        let interrupt = Interrupt::default();
         if !dry_run {
             for signal in [SIGINT, SIGTERM, SIGHUP] {
-                signal_hook::flag::register(signal, Arc::clone(&interrupted))
+                signal_hook::flag::register(signal, Arc::clone(&interrupt.0))
                     .context("cannot handle signals")?;
             }
         }
@@ -67,7 +85,7 @@ impl Changes {
             dry_run,
             undo: Vec::new(),
             undo_steps: 0,
-            interrupted,
+            interrupt,
             steps: 0,
             kill_after: kill_after.and_then(|number| number.parse().ok()),
         })
@@ -80,6 +98,34 @@ impl Changes {
     /// Runs a command that changes something.
     pub fn run(&mut self, cmd: &Cmd) -> Result<()> {
         self.step(&Action::Run(cmd))
+    }
+
+    /// Runs a command that changes nothing but this process' own mounts, also in a dry run.
+    pub fn run_always(&mut self, cmd: &Cmd) -> Result<()> {
+        if self.dry_run {
+            cmd.run()?;
+        }
+        self.run(cmd)
+    }
+
+    /// Does work of this program's own, which has to look at the interrupt now and then. A dry run
+    /// shows `command`, which does the same.
+    pub fn work(
+        &mut self,
+        command: &dyn fmt::Display,
+        work: impl FnOnce(&Interrupt) -> Result<()>,
+    ) -> Result<()> {
+        self.interrupt.check()?;
+        if self.dry_run {
+            return show(command);
+        }
+        log::debug!("+ {command}");
+        work(&self.interrupt)?;
+        self.count_step()
+    }
+
+    pub fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
     }
 
     /// Runs a command, and `undo` if the verb fails later.
@@ -150,6 +196,12 @@ impl Changes {
         self.step(&Action::CreateDir(path))
     }
 
+    /// Changes the content of a file in a volume that is still being made: owner, mode and
+    /// attributes stay, and nobody sees it half-written.
+    pub fn rewrite(&mut self, path: &Path, content: &[u8]) -> Result<()> {
+        self.step(&Action::Rewrite(path, content))
+    }
+
     pub fn remove(&mut self, path: &Path) -> Result<()> {
         self.step(&Action::Remove(path))
     }
@@ -161,18 +213,19 @@ impl Changes {
     }
 
     fn step(&mut self, action: &Action) -> Result<()> {
-        if self.interrupted.load(Ordering::Relaxed) {
-            bail!("interrupted");
-        }
+        self.interrupt.check()?;
         self.perform(action)
     }
 
     fn perform(&mut self, action: &Action) -> Result<()> {
         if self.dry_run {
-            return writeln!(io::stdout().lock(), "{action}")
-                .context("cannot write to standard output");
+            return show(action);
         }
         action.perform()?;
+        self.count_step()
+    }
+
+    fn count_step(&mut self) -> Result<()> {
         self.steps += 1;
         if self.kill_after == Some(self.steps) {
             raise(Signal::SIGKILL)?;
@@ -186,6 +239,10 @@ impl Changes {
         self.undo.push((id, undo));
         Step(id)
     }
+}
+
+fn show(command: &dyn fmt::Display) -> Result<()> {
+    writeln!(io::stdout().lock(), "{command}").context("cannot write to standard output")
 }
 
 impl Drop for Changes {
@@ -221,6 +278,11 @@ impl Action<'_> {
             Self::Write(path, content, mode, _) => {
                 replace(path, *mode, |file| file.write_all(content))
             }
+            Self::Rewrite(path, content) => File::options()
+                .write(true)
+                .truncate(true)
+                .open(path)
+                .and_then(|mut file| file.write_all(content)),
             Self::Copy(from, to, mode) => File::open(from).and_then(|mut source| {
                 replace(to, *mode, |file| io::copy(&mut source, file).map(drop))
             }),
@@ -230,7 +292,9 @@ impl Action<'_> {
         };
         done.with_context(|| match self {
             Self::Run(cmd) => cmd.to_string(),
-            Self::Write(path, ..) => format!("cannot write {}", path.display()),
+            Self::Write(path, ..) | Self::Rewrite(path, _) => {
+                format!("cannot write {}", path.display())
+            }
             Self::Copy(from, to, _) => {
                 format!("cannot copy {} to {}", from.display(), to.display())
             }
@@ -245,7 +309,7 @@ impl fmt::Display for Action<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Run(cmd) | Self::Write(.., Some(cmd)) => cmd.fmt(f),
-            Self::Write(path, content, ..) => {
+            Self::Write(path, content, ..) | Self::Rewrite(path, content) => {
                 let text = String::from_utf8_lossy(content);
                 let (path, text) = (quote(path.as_os_str()), text.trim_end_matches('\n'));
                 write!(f, "cat > {path} <<'EOF'\n{text}\nEOF")
@@ -375,7 +439,7 @@ mod tests {
         let step = changes
             .run_undoable(&touch, Cmd::new("rm").arg(&path))
             .unwrap();
-        changes.interrupted.store(true, Ordering::Relaxed);
+        changes.interrupt.set();
         assert_eq!(changes.run(&touch).unwrap_err().to_string(), "interrupted");
         changes.undo_now(&step).unwrap();
         assert!(!path.exists());

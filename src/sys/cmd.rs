@@ -4,9 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Output, Stdio};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Where programs are looked for, whatever the caller's own `PATH` says.
 const SEARCH_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -59,33 +64,124 @@ impl Cmd {
     /// its standard error.
     pub fn run(&self) -> Result<String> {
         log::debug!("+ {self}");
-        let mut command = Command::new(self.program);
-        if self.uninterrupted {
-            command.process_group(0);
-        }
         let Output {
             status,
             stdout,
             stderr,
-        } = command
+        } = self
+            .command()
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| self.not_started())?;
+        self.judge(status, &stderr)?;
+        Ok(String::from_utf8_lossy(&stdout).into_owned())
+    }
+
+    /// Starts the program, with these as its standard input and output.
+    pub fn start(&self, input: Stdio, output: Stdio) -> Result<Running> {
+        log::debug!("+ {self}");
+        // A file takes any amount, where a full pipe would stop the program.
+        let stderr = tempfile::tempfile().context("cannot make a temporary file")?;
+        let child = self
+            .command()
+            .stdin(input)
+            .stdout(output)
+            .stderr(stderr.try_clone()?)
+            .spawn()
+            .with_context(|| self.not_started())?;
+        Ok(Running {
+            cmd: self.clone(),
+            child,
+            stderr,
+        })
+    }
+
+    /// Refuses a program that is not installed.
+    pub fn check_installed(&self) -> Result<()> {
+        let is_there = |dir: &str| Path::new(dir).join(self.program).exists();
+        ensure!(
+            SEARCH_PATH.split(':').any(is_there),
+            "{} is needed, but not installed",
+            self.program
+        );
+        Ok(())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.program);
+        if self.uninterrupted {
+            command.process_group(0);
+        }
+        command
             .args(&self.args)
             .env("PATH", SEARCH_PATH)
             .env("LC_ALL", "C")
-            .env("LVM_SUPPRESS_FD_WARNINGS", "1")
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("{} could not be started", self.program))?;
-        let stderr = one_line(&stderr);
+            .env("LVM_SUPPRESS_FD_WARNINGS", "1");
+        command
+    }
+
+    fn not_started(&self) -> String {
+        format!("{} could not be started", self.program)
+    }
+
+    /// Fails unless the exit status is an accepted one.
+    fn judge(&self, status: ExitStatus, stderr: &[u8]) -> Result<()> {
+        let stderr = one_line(stderr);
         match status.code() {
             Some(code) if self.accepted.contains(&code) => {
                 if !stderr.is_empty() {
                     log::debug!("{}: {stderr}", self.program);
                 }
-                Ok(String::from_utf8_lossy(&stdout).into_owned())
+                Ok(())
             }
             _ if stderr.is_empty() => bail!("`{self}` failed ({status})"),
             _ => bail!("`{self}` failed ({status}): {stderr}"),
         }
+    }
+}
+
+/// A program that was started. It is killed when this is dropped.
+pub struct Running {
+    cmd: Cmd,
+    child: Child,
+    stderr: File,
+}
+
+impl Running {
+    /// The pipe that the program writes to, if it was given one.
+    pub fn stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// Waits for the program's end; fails as [`Cmd::run`] does. Returns its standard error.
+    pub fn wait(self) -> Result<String> {
+        self.wait_with(|| Ok(()))
+    }
+
+    /// Waits for the program's end; now and then calls `meanwhile`, and kills the program if that
+    /// fails.
+    pub fn wait_with(mut self, mut meanwhile: impl FnMut() -> Result<()>) -> Result<String> {
+        const INTERVAL: Duration = Duration::from_millis(50);
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            meanwhile()?;
+            sleep(INTERVAL);
+        };
+        let mut stderr = Vec::new();
+        self.stderr.rewind()?;
+        self.stderr.read_to_end(&mut stderr)?;
+        self.cmd.judge(status, &stderr)?;
+        Ok(String::from_utf8_lossy(&stderr).into_owned())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -156,7 +252,22 @@ mod tests {
     }
 
     #[test]
+    fn a_started_program_is_killed_when_waiting_fails() {
+        let start = |script: &str| {
+            let cmd = Cmd::new("sh").args(["-c", script]);
+            cmd.start(Stdio::null(), Stdio::null()).unwrap()
+        };
+        let error = start("sleep 1000").wait_with(|| bail!("enough")).unwrap_err();
+        assert_eq!(error.to_string(), "enough");
+        assert_eq!(start("echo a >&2").wait().unwrap(), "a\n");
+        let error = start("echo a >&2; exit 4").wait().unwrap_err().to_string();
+        assert!(error.ends_with("(exit status: 4): a"), "{error}");
+    }
+
+    #[test]
     fn a_missing_program_is_named() {
+        let error = Cmd::new("no-such-program").check_installed().unwrap_err();
+        assert_eq!(error.to_string(), "no-such-program is needed, but not installed");
         let error = Cmd::new("no-such-program").run().unwrap_err();
         assert!(format!("{error:#}").starts_with("no-such-program could not be started: "));
     }

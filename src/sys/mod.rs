@@ -6,3 +6,4 @@ pub mod kernel_log;
 pub mod lock;
 pub mod mounts;
 pub mod probe;
+pub mod progress;

@@ -1,8 +1,10 @@
 //! What a device or an image holds, as libblkid sees it.
 
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use blkid::prober::{ProbeState, Prober};
 
 /// The signature found on a device or in an image.
@@ -10,29 +12,39 @@ use blkid::prober::{ProbeState, Prober};
 pub struct Signature {
     /// A filesystem type such as `ext4`, `LVM2_member`, or a partition table such as `gpt`.
     pub kind: String,
+    /// The filesystem's UUID.
+    pub uuid: Option<String>,
 }
 
 /// Reads the signature of a device or file; nothing if it carries none.
 ///
-/// Refuses what cannot be read, and more than one signature at once.
+/// Refuses what cannot be read.
 pub fn signature(path: &Path) -> Result<Option<Signature>> {
     let what = || format!("cannot probe {}", path.display());
     // libblkid's own errors for files that are missing do not say why.
-    std::fs::File::open(path).with_context(what)?;
+    File::open(path).with_context(what)?;
     let prober = Prober::new_from_filename(path).with_context(what)?;
     prober.enable_partitions(true).with_context(what)?;
     match prober.do_safe_probe().with_context(what)? {
         ProbeState::Success => {
             let values = prober.get_values_map().with_context(what)?;
             let kind = values.get("TYPE").or_else(|| values.get("PTTYPE"));
-            Ok(kind.map(|kind| Signature { kind: kind.clone() }))
+            Ok(kind.map(|kind| Signature {
+                kind: kind.clone(),
+                uuid: values.get("UUID").cloned(),
+            }))
         }
-        ProbeState::Ambivalent => bail!(
-            "{} carries several signatures; wipefs(8) lists them",
-            path.display()
-        ),
+        ProbeState::Ambivalent => Ok(Some(Signature {
+            kind: "several signatures at once, which wipefs(8) lists".to_owned(),
+            uuid: None,
+        })),
         _ => Ok(None),
     }
+}
+
+/// The size of a file or block device in bytes. A block device has no length of its own, but an end.
+pub fn size(mut file: &File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
 }
 
 #[cfg(test)]

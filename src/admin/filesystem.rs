@@ -1,0 +1,153 @@
+//! The filesystem on a volume: making, checking, growing it, and giving it an identity of its own.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::MOUNTS;
+use crate::image::superblock::{self, FsKind, PREFIX};
+use crate::sys::changes::Changes;
+use crate::sys::cmd::Cmd;
+
+/// A filesystem that is not mounted anywhere.
+pub struct Filesystem {
+    pub kind: FsKind,
+    device: PathBuf,
+    /// Whether the UUID is part of all checksums of an ext4.
+    uuid_in_checksums: bool,
+}
+
+impl Filesystem {
+    /// The filesystem on an active volume. Refuses what a base cannot have.
+    pub fn on(device: &Path) -> Result<Self> {
+        let mut prefix = [0; PREFIX];
+        File::open(device)
+            .and_then(|file| file.read_exact_at(&mut prefix, 0))
+            .with_context(|| format!("cannot read {}", device.display()))?;
+        let superblock = superblock::read(&prefix)
+            .and_then(|found| found.context("it holds neither ext4 nor XFS"))
+            .with_context(|| device.display().to_string())?;
+        Ok(Self {
+            kind: superblock.kind,
+            device: device.to_owned(),
+            uuid_in_checksums: superblock.uuid_in_checksums,
+        })
+    }
+
+    /// What will be on a volume that does not exist yet.
+    pub fn expected(kind: FsKind, device: &Path, uuid_in_checksums: bool) -> Self {
+        Self {
+            kind,
+            device: device.to_owned(),
+            uuid_in_checksums,
+        }
+    }
+
+    /// Refuses when its tools are not installed.
+    pub fn check_tools(kind: FsKind) -> Result<()> {
+        let tools = match kind {
+            FsKind::Ext4 => ["mke2fs", "e2fsck", "tune2fs", "resize2fs"],
+            FsKind::Xfs => ["mkfs.xfs", "xfs_repair", "xfs_admin", "xfs_growfs"],
+        };
+        tools.iter().try_for_each(|tool| Cmd::new(tool).check_installed())
+    }
+
+    /// Makes an empty filesystem on a volume of zeros.
+    pub fn make(changes: &mut Changes, kind: FsKind, device: &Path) -> Result<Self> {
+        let cmd = match kind {
+            // What is zero already is not written again, neither now nor when it is first mounted.
+            FsKind::Ext4 => Cmd::new("mke2fs")
+                .args(["-q", "-t", "ext4", "-m", "1"])
+                .args(["-O", "metadata_csum,metadata_csum_seed", "-E"])
+                .arg("lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,nodiscard"),
+            FsKind::Xfs => Cmd::new("mkfs.xfs").args(["-q", "-K"]),
+        };
+        changes.run(&cmd.arg(device))?;
+        Ok(Self::expected(kind, device, false))
+    }
+
+    /// Checks it from end to end. Small errors of an ext4 are repaired; what is not used is given
+    /// back to the pool with `discard`.
+    ///
+    /// Refuses one that stays damaged.
+    pub fn check(&self, changes: &mut Changes, discard: bool) -> Result<()> {
+        match self.kind {
+            FsKind::Ext4 => {
+                let discard: &[&str] = if discard { &["-E", "discard"] } else { &[] };
+                // From status 4 on e2fsck(8) has left errors.
+                let cmd = Cmd::new("e2fsck").arg("-fp").args(discard).accept(&[0, 1, 2, 3]);
+                changes.run(&cmd.arg(&self.device))
+            }
+            FsKind::Xfs => {
+                self.replay_journal(changes)?;
+                changes.run(&Cmd::new("xfs_repair").args(["-n"]).arg(&self.device))
+            }
+        }
+    }
+
+    /// Only mounting an XFS replays its journal, and its tools want that done.
+    pub fn replay_journal(&self, changes: &mut Changes) -> Result<()> {
+        if self.kind == FsKind::Xfs {
+            let mounted = self.mount(changes, &mount_point("journal"), "nouuid")?;
+            mounted.unmount(changes)?;
+        }
+        Ok(())
+    }
+
+    /// Gives it a UUID that no other filesystem has.
+    pub fn renew_uuid(&self, changes: &mut Changes) -> Result<()> {
+        let cmd = match self.kind {
+            // With a seed, all the checksums can stay what they are.
+            FsKind::Ext4 if self.uuid_in_checksums => {
+                Cmd::new("tune2fs").args(["-O", "metadata_csum_seed", "-U", "random"])
+            }
+            FsKind::Ext4 => Cmd::new("tune2fs").args(["-U", "random"]),
+            FsKind::Xfs => Cmd::new("xfs_admin").args(["-U", "generate"]),
+        };
+        changes.run(&cmd.arg(&self.device))
+    }
+
+    /// Lets it fill its volume.
+    pub fn grow(&self, changes: &mut Changes) -> Result<()> {
+        match self.kind {
+            FsKind::Ext4 => changes.run(&Cmd::new("resize2fs").arg(&self.device)),
+            FsKind::Xfs => {
+                let dir = mount_point("grow");
+                let mounted = self.mount(changes, &dir, "nouuid")?;
+                changes.run(&Cmd::new("xfs_growfs").arg("-d").arg(&dir))?;
+                mounted.unmount(changes)
+            }
+        }
+    }
+
+    /// Mounts it at `dir` with these options. What it holds can come from anywhere: neither its
+    /// device nodes nor its programs can be used.
+    pub fn mount(&self, changes: &mut Changes, dir: &Path, options: &str) -> Result<Mounted> {
+        changes.create_dir(dir)?;
+        let nouuid = if self.kind == FsKind::Xfs { ",nouuid" } else { "" };
+        let mount = Cmd::new("mount")
+            .args(["-t", self.kind.name(), "-o"])
+            .arg(format!("{options},nosuid,nodev,noexec{nouuid}"))
+            .arg(&self.device)
+            .arg(dir);
+        let step = changes.run_undoable(&mount, Cmd::new("umount").arg(dir))?;
+        Ok(Mounted(step))
+    }
+}
+
+/// Where a volume is mounted for a while, in this process' own namespace.
+pub fn mount_point(name: &str) -> PathBuf {
+    Path::new(MOUNTS).join(name)
+}
+
+/// Something that is mounted. Unmounted when the verb fails.
+#[must_use]
+pub struct Mounted(crate::sys::changes::Step);
+
+impl Mounted {
+    pub fn unmount(&self, changes: &mut Changes) -> Result<()> {
+        changes.undo_now(&self.0)
+    }
+}

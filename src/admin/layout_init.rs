@@ -1,0 +1,222 @@
+//! `layout init`: makes the volume group on empty disks, or takes over a system that is installed on
+//! a thin volume already.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::filesystem::Filesystem;
+use super::{Context, base, layer, pool_with_room, say};
+use crate::boot::entry::without_layer_options;
+use crate::lvm::{Located, Lvm};
+use crate::model::layout::{Group, Role, tag};
+use crate::model::name::{LvName, next_base};
+use crate::sys::changes::Changes;
+use crate::sys::cmd::Cmd;
+use crate::sys::{mounts, probe};
+
+/// The share of the group that the pool gets, in percent. The rest is for its growth and repair.
+const POOL_PERCENT: u8 = 90;
+/// The volume for what is carried from base to base. Thin: it takes what is written to it.
+const CONFIG: &str = "Config";
+const CONFIG_SIZE: u64 = 1 << 30;
+
+/// In bytes, from lvmthin(7): the smallest chunk is the best for snapshots, and metadata cannot be
+/// larger than 15.81 GiB.
+const LEAST_CHUNK: u64 = 64 << 10;
+const METADATA_RANGE: (u64, u64) = (16 << 20, 15 << 30);
+/// What each chunk of the pool gets of metadata, in bytes: twice what it takes once, for the trees of
+/// many snapshots.
+const METADATA_PER_CHUNK: u64 = 128;
+
+/// Makes the volume group on `devices`, with its thin pool and the Config volume. What `wipe` allows
+/// to be lost is signatures, never something in use.
+pub fn on_devices(context: &Context, devices: &[PathBuf], wipe: bool) -> Result<()> {
+    let (lvm, vg) = (&context.lvm, context.lvm.vg());
+    let config: LvName = CONFIG.parse()?;
+    vg.dm_name(&config)?;
+    let (_lock, mut changes) = context.change().context("layout init")?;
+    let mut size = 0;
+    for device in devices {
+        size += check_unused(lvm, device, wipe)?;
+    }
+    if let Some(group) = lvm.load()? {
+        ensure!(
+            !group.is_incomplete(),
+            "volume group {vg} was interrupted while it was made; `imgbased-helper check --repair` removes it"
+        );
+        bail!("volume group {vg} exists already; `imgbased-helper layout` shows it");
+    }
+    let (metadata, chunk) = pool_sizes(size);
+
+    if wipe {
+        changes.run(&Cmd::new("wipefs").args(["--all", "--quiet"]).args(devices))?;
+    }
+    changes.run(&lvm.create_group(devices))?;
+    changes.on_failure(lvm.forget_devices(devices));
+    changes.on_failure(lvm.remove_group());
+    changes.run(&lvm.create_pool(&context.pool, POOL_PERCENT, metadata, chunk))?;
+    make_config(&mut changes, lvm, &config, &context.pool)?;
+    changes.run(&lvm.complete_group())?;
+    changes.keep();
+    if !context.dry_run {
+        say(&format!("volume group {vg} is ready for a base\n"))?;
+    }
+    Ok(())
+}
+
+fn make_config(changes: &mut Changes, lvm: &Lvm, config: &LvName, pool: &LvName) -> Result<()> {
+    changes.run_undoable(
+        &lvm.create_thin(config, pool, CONFIG_SIZE, false),
+        lvm.remove(config),
+    )?;
+    changes.run(
+        &Cmd::new("mke2fs")
+            .args(["-q", "-t", "ext4", "-L", CONFIG])
+            .arg(lvm.device(config)?),
+    )?;
+    changes.run(&lvm.complete_active(config, tag::VOLUME))
+}
+
+/// The sizes of the metadata and the chunks of a pool in a group of `size` bytes.
+fn pool_sizes(size: u64) -> (u64, u64) {
+    let (least, most) = METADATA_RANGE;
+    let mut chunk = LEAST_CHUNK;
+    while size / chunk * METADATA_PER_CHUNK > most {
+        chunk *= 2;
+    }
+    let metadata = (size / chunk * METADATA_PER_CHUNK).max(least);
+    // In whole MiB, which every group can give.
+    (metadata >> 20 << 20, chunk)
+}
+
+/// The size of a block device in bytes. Refuses what is no block device, holds anything, or is in
+/// use.
+fn check_unused(lvm: &Lvm, device: &Path, wipe: bool) -> Result<u64> {
+    let shown = device.display();
+    let metadata = fs::metadata(device).with_context(|| format!("cannot use {shown}"))?;
+    ensure!(
+        metadata.file_type().is_block_device(),
+        "{shown} is not a block device"
+    );
+    // The kernel refuses exclusive access to what is mounted or part of something else.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(device)
+        .with_context(|| format!("{shown} is in use"))?;
+    if let Some(signature) = probe::signature(device)? {
+        ensure!(
+            wipe,
+            "{shown} is not empty: it holds {}; if nothing of it is needed, --wipe overwrites it",
+            signature.kind
+        );
+        if let Some(group) = lvm.group_on(device)? {
+            bail!("{shown} is a disk of the volume group {group}; vgreduce(8) or vgremove(8) frees it");
+        }
+    }
+    probe::size(&opened).with_context(|| format!("cannot read {shown}"))
+}
+
+/// Makes a base of the system that is installed on a thin volume, and a layer of that base. The
+/// volume itself stays what it is.
+pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result<()> {
+    let (_lock, mut changes) = context.change().context("layout init")?;
+    let Located { vg, lv, pool } = locate(&context.lvm, from)?;
+    // The volume says which group it is.
+    let context = Context {
+        lvm: Lvm::new(vg.clone()),
+        pool: pool.clone(),
+        ..context
+    };
+    let lvm = &context.lvm;
+    let boot = context.boot_partition()?;
+    boot.check_ready()?;
+    let mut group = context.load()?;
+    let found = group.volume(lv.as_str()).with_context(|| format!("{vg} has no volume {lv}"))?;
+    ensure!(
+        found.role == Role::Foreign,
+        "{vg}/{lv} is managed already; `imgbased-helper layout` shows it"
+    );
+    if let Some(other) = group.pool().filter(|p| p.name != pool.as_str()) {
+        bail!("{vg}/{lv} is not in the pool {}", other.name);
+    }
+    mark_pool(&mut group, &pool)?;
+    pool_with_room(&group)?;
+    let name = match name {
+        Some(name) => name,
+        None => next_base(group.taken())?,
+    };
+    ensure!(group.volume(name.as_str()).is_none(), "{vg}/{name} exists already");
+    vg.dm_name(&name.layer(u64::from(u32::MAX))?)?;
+    boot.entry_of(&name)?;
+    let options = running_kernel_options(lvm, &lv)?;
+    let config: LvName = CONFIG.parse()?;
+
+    for (volume, tag) in [(Some(&pool), tag::POOL), (None, tag::VG)] {
+        changes.run(&lvm.add_tag(volume, tag))?;
+    }
+    if group.volume(CONFIG).is_none() {
+        make_config(&mut changes, lvm, &config, &pool)?;
+    }
+    changes.keep();
+    changes.run_undoable(&lvm.create_snapshot(&name, &lv, None), lvm.remove(&name))?;
+    let filesystem = context.filesystem(&name, &lv)?;
+    Filesystem::check_tools(filesystem.kind)?;
+    filesystem.check(&mut changes, false)?;
+    base::finish(&context, &mut changes, &boot, &name, &filesystem, &options)
+        .with_context(|| format!("{vg}/{lv} did not become a base"))?;
+    layer::make(&context, &mut changes, Some(name))
+}
+
+/// Which volume is meant: one named as GROUP/VOLUME, or the one mounted at a directory.
+fn locate(lvm: &Lvm, from: &str) -> Result<Located> {
+    let device = if from.starts_with('/') {
+        let dm_name = mounts::dm_name_at(Path::new(from))?
+            .with_context(|| format!("what is mounted at {from} is no logical volume"))?;
+        format!("/dev/mapper/{dm_name}")
+    } else {
+        let Some((vg, lv)) = from.split_once('/') else {
+            bail!("--from {from} is neither a directory nor GROUP/VOLUME");
+        };
+        format!("{}/{}", vg.parse::<crate::model::name::VgName>()?, lv.parse::<LvName>()?)
+    };
+    lvm.locate(&device)
+}
+
+/// The group as it will be with the tag on its pool.
+fn mark_pool(group: &mut Group, pool: &LvName) -> Result<()> {
+    let volume = group.volumes.iter_mut().find(|v| v.name == pool.as_str());
+    volume.with_context(|| format!("there is no pool {pool}"))?.role = Role::Pool;
+    Ok(())
+}
+
+/// The options that this system was booted with, if it is the one on the volume.
+fn running_kernel_options(lvm: &Lvm, lv: &LvName) -> Result<String> {
+    if mounts::dm_name_at(Path::new("/"))? != Some(lvm.vg().dm_name(lv)?) {
+        return Ok(String::new());
+    }
+    let options = fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
+    Ok(without_layer_options(&options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_grows_with_the_pool_and_chunks_when_it_cannot() {
+        const GIB: u64 = 1 << 30;
+        for (size, metadata, chunk) in [
+            (GIB, 16 << 20, 64 << 10),
+            (8 * GIB, 16 << 20, 64 << 10),
+            (1024 * GIB, 2 * GIB, 64 << 10),
+            (7000 * GIB, 7000 * GIB / 512, 64 << 10),
+            (8000 * GIB, 8000 * GIB / 1024, 128 << 10),
+        ] {
+            assert_eq!(pool_sizes(size), (metadata >> 20 << 20, chunk), "{size}");
+        }
+    }
+}

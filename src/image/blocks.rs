@@ -1,0 +1,251 @@
+//! Copies a filesystem block by block: only what is not on the target already.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::stream::{Stream, fill};
+use crate::sys::changes::Interrupt;
+use crate::sys::progress::Progress;
+
+/// The unit of comparison in bytes: the smallest chunk of a thin pool (lvmthin(7)).
+const BLOCK: usize = 64 << 10;
+/// How much is read at once, in bytes.
+const BUFFER: usize = 4 << 20;
+
+/// A volume to be filled.
+pub struct Target<'a> {
+    pub device: &'a Path,
+    /// Whether it starts with the content of something else; if not, it is all zeros.
+    pub is_shared: bool,
+    /// How many bytes may be written at most.
+    pub room: u64,
+}
+
+/// Copies `size` bytes of an image to `target` and flushes them to its disk. Zeros stay holes where
+/// the target has nothing.
+///
+/// Refuses an image that ends before, and one that takes more room than there is.
+pub fn copy(
+    mut stream: Stream,
+    size: u64,
+    target: &Target,
+    interrupt: &Interrupt,
+    progress: &mut Progress,
+) -> Result<()> {
+    let mut writer = Writer::open(target)?;
+    // Reading goes on while blocks are compared and written.
+    let (sender, filled) = sync_channel::<(Vec<u8>, u64)>(2);
+    let (give_back, free) = sync_channel::<Vec<u8>>(4);
+    let reader = thread::spawn(move || -> Result<Stream> {
+        let mut left = size;
+        while left > 0 {
+            let mut buffer = free.try_recv().unwrap_or_else(|_| vec![0; BUFFER]);
+            let wanted = BUFFER.min(usize::try_from(left).unwrap_or(BUFFER));
+            buffer.resize(wanted, 0);
+            let count = fill(&mut stream, &mut buffer).context("cannot read the image")?;
+            ensure!(
+                count == wanted,
+                "the image is truncated: {} of {size} bytes are there",
+                size - left + count as u64
+            );
+            left -= count as u64;
+            // The other side is gone if it met an error.
+            if sender.send((buffer, stream.position())).is_err() {
+                break;
+            }
+        }
+        Ok(stream)
+    });
+    let mut offset = 0;
+    for (buffer, position) in filled {
+        interrupt.check()?;
+        writer.put(&buffer, offset)?;
+        offset += buffer.len() as u64;
+        progress.show(position);
+        // The reader takes it, or has ended.
+        let _ = give_back.try_send(buffer);
+    }
+    let stream = match reader.join() {
+        Ok(result) => result?,
+        Err(_) => bail!("reading the image ended early"),
+    };
+    stream.finish()?;
+    progress.hint("flushing");
+    writer
+        .file
+        .sync_all()
+        .with_context(|| format!("cannot write to {}", target.device.display()))
+}
+
+struct Writer<'a> {
+    file: File,
+    target: &'a Target<'a>,
+    /// What the target holds, to compare.
+    old: Vec<u8>,
+    /// In bytes.
+    written: u64,
+}
+
+impl<'a> Writer<'a> {
+    fn open(target: &'a Target) -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            // Fails for a device that is mounted.
+            .custom_flags(libc::O_EXCL)
+            .open(target.device)
+            .with_context(|| format!("cannot open {}", target.device.display()))?;
+        Ok(Self {
+            file,
+            target,
+            old: Vec::new(),
+            written: 0,
+        })
+    }
+
+    /// Makes the target hold `new` at `offset`.
+    fn put(&mut self, new: &[u8], offset: u64) -> Result<()> {
+        let failed = || format!("cannot write to {}", self.target.device.display());
+        if self.target.is_shared {
+            self.old.resize(new.len(), 0);
+            self.file
+                .read_exact_at(&mut self.old, offset)
+                .with_context(failed)?;
+        }
+        let differs = |at: usize, block: &[u8]| match self.target.is_shared {
+            true => block != &self.old[at..at + block.len()],
+            false => !is_zero(block),
+        };
+        let mut start = 0;
+        while start < new.len() {
+            let mut end = start;
+            while end < new.len() && differs(end, block_at(new, end)) {
+                end += block_at(new, end).len();
+            }
+            if end == start {
+                start += block_at(new, start).len();
+                continue;
+            }
+            self.written += (end - start) as u64;
+            ensure!(
+                self.written <= self.target.room,
+                "the thin pool has no room: the image needs more than the {} MiB that are left",
+                self.target.room >> 20
+            );
+            self.file
+                .write_all_at(&new[start..end], offset + start as u64)
+                .with_context(failed)?;
+            start = end;
+        }
+        Ok(())
+    }
+}
+
+fn block_at(buffer: &[u8], at: usize) -> &[u8] {
+    &buffer[at..buffer.len().min(at + BLOCK)]
+}
+
+/// Whether all bytes are zero.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    // An array is compared faster than its bytes one by one.
+    let mut chunks = bytes.chunks_exact(4096);
+    chunks.by_ref().all(|chunk| chunk == [0; 4096]) && chunks.remainder().iter().all(|b| *b == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::PathBuf;
+
+    const SIZE: usize = 9 << 20;
+
+    struct Case {
+        dir: tempfile::TempDir,
+        image: Vec<u8>,
+    }
+
+    impl Case {
+        /// An image with data at its beginning, in its middle and at its odd end.
+        fn new() -> Self {
+            let mut image = vec![0; SIZE + 5000];
+            image[..100_000].fill(1);
+            image[5 << 20..6 << 20].fill(2);
+            image[SIZE + 4000..].fill(3);
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("image"), &image).unwrap();
+            Self { dir, image }
+        }
+
+        fn target(&self, content: Option<&[u8]>) -> PathBuf {
+            let path = self.dir.path().join("target");
+            let file = File::create(&path).unwrap();
+            file.set_len(self.image.len() as u64 + 100).unwrap();
+            if let Some(content) = content {
+                file.write_all_at(content, 0).unwrap();
+            }
+            path
+        }
+
+        fn copy(&self, device: &Path, size: usize, is_shared: bool, room: u64) -> Result<()> {
+            let stream = Stream::open(&self.dir.path().join("image"), None).unwrap();
+            let target = Target { device, is_shared, room };
+            let mut progress = Progress::new("", 1);
+            copy(stream, size as u64, &target, &Interrupt::default(), &mut progress)
+        }
+    }
+
+    #[test]
+    fn an_empty_target_keeps_its_holes() {
+        let case = Case::new();
+        let target = case.target(None);
+        case.copy(&target, case.image.len(), false, u64::MAX).unwrap();
+        assert!(fs::read(&target).unwrap()[..case.image.len()] == case.image);
+        assert!(fs::metadata(&target).unwrap().blocks() * 512 < 2 << 20);
+    }
+
+    #[test]
+    fn only_what_differs_is_written() {
+        let case = Case::new();
+        let mut old = case.image.clone();
+        old[7 << 20] = 9;
+        old[(5 << 20) + 1] = 9;
+        let target = case.target(Some(&old));
+        case.copy(&target, case.image.len(), true, 2 * BLOCK as u64).unwrap();
+        assert!(fs::read(&target).unwrap()[..case.image.len()] == case.image);
+    }
+
+    #[test]
+    fn an_image_that_needs_more_room_is_refused() {
+        let case = Case::new();
+        let target = case.target(None);
+        let error = case.copy(&target, case.image.len(), false, 1 << 20).unwrap_err();
+        assert!(error.to_string().contains("no room"), "{error:#}");
+    }
+
+    #[test]
+    fn a_truncated_image_is_refused() {
+        let case = Case::new();
+        let target = case.target(None);
+        let error = case.copy(&target, case.image.len() + 1, false, u64::MAX).unwrap_err();
+        assert!(error.to_string().contains("truncated"), "{error:#}");
+    }
+
+    #[test]
+    fn an_interrupted_copy_ends() {
+        let case = Case::new();
+        let stream = Stream::open(&case.dir.path().join("image"), None).unwrap();
+        let target = case.target(None);
+        let target = Target { device: &target, is_shared: false, room: u64::MAX };
+        let interrupt = Interrupt::default();
+        interrupt.set();
+        let error = copy(stream, SIZE as u64, &target, &interrupt, &mut Progress::new("", 1));
+        assert_eq!(error.unwrap_err().to_string(), "interrupted");
+    }
+}

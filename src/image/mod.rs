@@ -1,0 +1,178 @@
+//! What a base is made of: images of several kinds, recognised by their content, and how they get
+//! into a volume.
+
+pub mod blocks;
+pub mod digest;
+pub mod stream;
+pub mod superblock;
+pub mod tree;
+
+use std::fs::File;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::sys::changes::Changes;
+use crate::sys::cmd::{Cmd, quote};
+use crate::sys::probe;
+use stream::{Compression, Stream, fill};
+use superblock::{PREFIX, Superblock};
+use tree::Tree;
+
+/// Where the root filesystem is in a live image's squashfs (dracut's dmsquash-live).
+const LIVE_ROOTS: [&str; 2] = ["LiveOS/rootfs.img", "LiveOS/ext3fs.img"];
+
+/// An image that was recognised.
+pub enum Image {
+    /// A whole filesystem.
+    Filesystem {
+        path: PathBuf,
+        compression: Option<Compression>,
+        superblock: Superblock,
+    },
+    Tree(Tree),
+}
+
+impl Image {
+    /// Recognises a file, block device or directory. A squashfs is mounted at `mount_at` for as
+    /// long as this process lives.
+    ///
+    /// Refuses what is not known, and a filesystem that does not fit into its file.
+    pub fn open(changes: &mut Changes, path: &Path, mount_at: &Path) -> Result<Self> {
+        let shown = path.display();
+        let failed = || format!("cannot read {shown}");
+        let metadata = std::fs::metadata(path).with_context(failed)?;
+        if metadata.is_dir() {
+            return directory(path);
+        }
+        ensure!(
+            metadata.is_file() || metadata.file_type().is_block_device(),
+            "{shown} is neither a file, a block device nor a directory"
+        );
+        let (prefix, length) = prefix(path, None)?;
+        let compression = Compression::of(&prefix);
+        let prefix = match compression {
+            Some(_) => self::prefix(path, compression)?.0,
+            None => prefix,
+        };
+        let found = superblock::read(&prefix).with_context(|| shown.to_string())?;
+        if let Some(superblock) = found {
+            ensure!(
+                compression.is_some() || length >= superblock.size,
+                "{shown} is truncated: its filesystem has {} bytes, {length} are there",
+                superblock.size
+            );
+            return Ok(Self::Filesystem {
+                path: path.to_owned(),
+                compression,
+                superblock,
+            });
+        }
+        match (kind(&prefix), compression) {
+            (Some(Packed::Tar), _) => Ok(Self::Tree(Tree::Tar(path.to_owned(), compression))),
+            (Some(Packed::Squashfs), None) => squashfs(changes, path, mount_at),
+            (Some(Packed::Squashfs), Some(_)) => {
+                bail!("{shown} is a compressed squashfs; decompress it first")
+            }
+            (None, Some(compression)) => bail!(
+                "{shown} is compressed by {}, but holds neither ext4, XFS nor a tar archive",
+                compression.program()
+            ),
+            (None, None) => {
+                let held = probe::signature(path)?.map_or("nothing that is known".into(), |s| s.kind);
+                bail!(
+                    "{shown} holds {held}; ext4, XFS, squashfs, a tar archive or a directory is needed"
+                )
+            }
+        }
+    }
+}
+
+enum Packed {
+    Tar,
+    Squashfs,
+}
+
+/// The magic numbers of POSIX tar and of squashfs 4.
+fn kind(prefix: &[u8]) -> Option<Packed> {
+    if prefix.get(257..262) == Some(b"ustar") {
+        Some(Packed::Tar)
+    } else if prefix.starts_with(b"hsqs") {
+        Some(Packed::Squashfs)
+    } else {
+        None
+    }
+}
+
+/// The first bytes of an image, decompressed, and the length of its file in bytes.
+fn prefix(path: &Path, compression: Option<Compression>) -> Result<(Vec<u8>, u64)> {
+    let failed = || format!("cannot read {}", path.display());
+    let mut prefix = vec![0; PREFIX];
+    let mut stream = Stream::open(path, compression)?;
+    let count = fill(&mut stream, &mut prefix).with_context(failed)?;
+    prefix.truncate(count);
+    if count < PREFIX {
+        // The decompressor knows why.
+        stream.finish()?;
+    }
+    let length = File::open(path)
+        .and_then(|file| probe::size(&file))
+        .with_context(failed)?;
+    Ok((prefix, length))
+}
+
+fn directory(dir: &Path) -> Result<Image> {
+    ensure!(
+        dir.join("usr").is_dir() && dir.join("etc").is_dir(),
+        "{} holds no root filesystem: it has no /usr or no /etc",
+        dir.display()
+    );
+    Ok(Image::Tree(Tree::Directory(dir.to_owned())))
+}
+
+fn squashfs(changes: &mut Changes, path: &Path, mount_at: &Path) -> Result<Image> {
+    changes.run_always(&Cmd::new("mkdir").arg("-p").arg(mount_at))?;
+    let mount = Cmd::new("mount")
+        // What it holds can come from anywhere.
+        .args(["-t", "squashfs", "-o", "ro,nosuid,nodev,noexec"])
+        .arg(path)
+        .arg(mount_at);
+    changes.run_always(&mount)?;
+    let inside = mount_at.canonicalize()?;
+    for live in LIVE_ROOTS {
+        if let Ok(root) = inside.join(live).canonicalize() {
+            ensure!(
+                root.starts_with(&inside) && root.is_file(),
+                "{live} in {} is not a file",
+                path.display()
+            );
+            return match Image::open(changes, &root, mount_at)? {
+                image @ Image::Filesystem { .. } => Ok(image),
+                Image::Tree(_) => bail!("{live} in {} is no filesystem", path.display()),
+            };
+        }
+    }
+    directory(mount_at).with_context(|| path.display().to_string())
+}
+
+/// What [`blocks::copy`] does, as a line for a shell. Where the target is shared, that writes less.
+pub fn copy_line(
+    path: &Path,
+    compression: Option<Compression>,
+    size: u64,
+    target: &blocks::Target,
+) -> String {
+    let sparse = if target.is_shared { "" } else { "sparse," };
+    let dd = format!(
+        "dd of={} bs=4M conv={sparse}fsync iflag=fullblock,count_bytes count={size}",
+        quote(target.device.as_os_str())
+    );
+    match compression {
+        Some(compression) => {
+            let decompress = compression.decompress();
+            format!("{decompress} < {} | {dd}", quote(path.as_os_str()))
+        }
+        None => format!("{dd} if={}", quote(path.as_os_str())),
+    }
+}

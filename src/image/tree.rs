@@ -1,0 +1,240 @@
+//! Trees of files, which a base's filesystem is filled with: a directory, or a tar archive.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::statvfs::statvfs;
+
+use super::stream::Compression;
+use crate::sys::cmd::Cmd;
+use crate::sys::changes::Interrupt;
+use crate::sys::progress::Progress;
+
+/// Files to be copied, with owners, modes, attributes, links and holes.
+#[derive(Debug)]
+pub enum Tree {
+    /// Without what is mounted below it.
+    Directory(PathBuf),
+    Tar(PathBuf, Option<Compression>),
+}
+
+/// What a tree takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Of all files, in bytes; hard links count once, holes do not.
+    pub bytes: u64,
+    pub files: u64,
+}
+
+impl Content {
+    /// The smallest filesystem for it, in bytes: an eighth more, an inode for each 16 KiB as
+    /// mke2fs(8) makes them, and a journal.
+    pub fn least_size(self) -> u64 {
+        let for_files = self.files.saturating_mul(16 << 10);
+        let needed = self.bytes.max(for_files);
+        (needed + needed / 8).saturating_add(64 << 20)
+    }
+}
+
+impl Tree {
+    /// Reads through the tree. Refuses an archive that is damaged.
+    pub fn measure(&self, interrupt: &Interrupt) -> Result<Content> {
+        match self {
+            Self::Directory(dir) => measure_directory(dir),
+            Self::Tar(path, compression) => measure_tar(path, *compression, interrupt),
+        }
+    }
+
+    /// The command that copies the tree into the directory `to`; an archive comes from standard
+    /// input.
+    fn copy_command(&self, to: &Path) -> Cmd {
+        match self {
+            Self::Directory(dir) => Cmd::new("cp")
+                .args(["--recursive", "--no-dereference", "--one-file-system"])
+                .args(["--preserve=mode,ownership,timestamps,links,xattr", "--sparse=auto"])
+                .arg("--no-target-directory")
+                .args([dir, to]),
+            Self::Tar(_, compression) => tar("--extract", *compression)
+                .args(["--numeric-owner", "--same-owner", "--preserve-permissions"])
+                .args(["--xattrs", "--xattrs-include=*", "--acls", "--sparse"])
+                .arg("--directory")
+                .arg(to),
+        }
+    }
+
+    /// The same as a line for a shell.
+    pub fn copy_line(&self, to: &Path) -> String {
+        let command = self.copy_command(to);
+        match self {
+            Self::Directory(_) => command.to_string(),
+            Self::Tar(path, _) => format!("{command} < {}", crate::sys::cmd::quote(path.as_os_str())),
+        }
+    }
+
+    /// Copies the tree into the root `to` of an empty filesystem.
+    ///
+    /// Refuses when it takes more than `room` bytes.
+    pub fn copy(
+        &self,
+        to: &Path,
+        room: u64,
+        interrupt: &Interrupt,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let input = match self {
+            Self::Directory(_) => Stdio::null(),
+            Self::Tar(path, _) => open(path)?.into(),
+        };
+        let used = || -> Result<u64> {
+            let stat = statvfs(to)?;
+            Ok((stat.blocks() - stat.blocks_free()) * stat.fragment_size())
+        };
+        let empty = used()?;
+        let running = self.copy_command(to).start(input, Stdio::null())?;
+        running.wait_with(|| {
+            interrupt.check()?;
+            let done = used()?.saturating_sub(empty);
+            progress.show(done);
+            ensure!(
+                done <= room,
+                "the thin pool has no room: the image needs more than the {} MiB that are left",
+                room >> 20
+            );
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn tar(action: &str, compression: Option<Compression>) -> Cmd {
+    let cmd = Cmd::new("tar").args([action, "--file=-"]);
+    match compression {
+        Some(compression) => cmd.arg(format!("--{}", compression.program())),
+        None => cmd,
+    }
+}
+
+fn measure_directory(dir: &Path) -> Result<Content> {
+    let count = |option: &str| -> Result<u64> {
+        let du = Cmd::new("du").args(["--summarize", "--one-file-system", option]);
+        let output = du.arg(dir).run()?;
+        let number = output.split('\t').next().unwrap_or_default();
+        number
+            .parse()
+            .with_context(|| format!("unexpected output of du: {output:?}"))
+    };
+    Ok(Content {
+        bytes: count("--block-size=1")?,
+        files: count("--inodes")?,
+    })
+}
+
+/// The names are counted, and tar(1) tells how many bytes it has read.
+fn measure_tar(
+    path: &Path,
+    compression: Option<Compression>,
+    interrupt: &Interrupt,
+) -> Result<Content> {
+    let file = open(path)?;
+    let is_empty = file.metadata()?.is_file() && file.metadata()?.size() == 0;
+    ensure!(!is_empty, "{} is empty", path.display());
+    let cmd = tar("--list", compression).args(["--totals", "--quoting-style=escape"]);
+    let mut running = cmd.start(file.into(), Stdio::piped())?;
+    let names = running.stdout().context("tar writes to a pipe")?;
+    let mut files = 0;
+    for name in BufReader::new(names).split(b'\n') {
+        interrupt.check()?;
+        name.context("cannot read what tar writes")?;
+        files += 1;
+    }
+    let stderr = running.wait()?;
+    let bytes = stderr
+        .lines()
+        .find_map(|line| line.strip_prefix("Total bytes read: ")?.split(' ').next())
+        .and_then(|number| number.parse().ok())
+        .with_context(|| format!("unexpected output of tar: {stderr:?}"))?;
+    Ok(Content { bytes, files })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn sample() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "mkdir etc usr; echo text > etc/file; ln etc/file usr/hard; ln -s ../etc usr/soft; \
+            chmod 4751 etc/file; setfattr -n user.x -v y etc/file 2>/dev/null; \
+            head -c 300000 /dev/urandom > usr/data; truncate -s 40M usr/sparse";
+        let script = format!("cd {} && {script}; true", dir.path().display());
+        Cmd::new("sh").args(["-c", &script]).run().unwrap();
+        dir
+    }
+
+    fn check_copy(tree: &Tree) {
+        let content = tree.measure(&Interrupt::default()).unwrap();
+        assert!((6..=9).contains(&content.files), "{content:?}");
+        assert!(content.bytes > 300_000 && content.bytes < 2_000_000, "{content:?}");
+        let to = tempfile::tempdir().unwrap();
+        let mut progress = Progress::new("", 1);
+        tree.copy(to.path(), u64::MAX, &Interrupt::default(), &mut progress)
+            .unwrap();
+        let file = fs::metadata(to.path().join("etc/file")).unwrap();
+        assert_eq!(file.ino(), fs::metadata(to.path().join("usr/hard")).unwrap().ino());
+        assert_eq!(file.mode() & 0o7777, 0o4751);
+        assert_eq!(fs::read_link(to.path().join("usr/soft")).unwrap(), Path::new("../etc"));
+        let sparse = fs::metadata(to.path().join("usr/sparse")).unwrap();
+        assert_eq!(sparse.len(), 40 << 20);
+        assert!(sparse.blocks() < 100);
+    }
+
+    #[test]
+    fn directories_are_copied() {
+        let dir = sample();
+        check_copy(&Tree::Directory(dir.path().to_owned()));
+    }
+
+    #[test]
+    fn archives_are_copied_and_damaged_ones_refused() {
+        let dir = sample();
+        let packed = tempfile::tempdir().unwrap();
+        for (option, compression) in [
+            ("--no-auto-compress", None),
+            ("--gzip", Some(Compression::Gzip)),
+            ("--xz", Some(Compression::Xz)),
+            ("--zstd", Some(Compression::Zstd)),
+        ] {
+            let path = packed.path().join("archive");
+            let pack = Cmd::new("tar").args(["--create", "--sparse", option, "--file"]);
+            pack.arg(&path).arg("--directory").arg(dir.path()).arg(".").run().unwrap();
+            check_copy(&Tree::Tar(path.clone(), compression));
+            let bytes = fs::read(&path).unwrap();
+            fs::write(&path, &bytes[..bytes.len() * 2 / 3]).unwrap();
+            let damaged = Tree::Tar(path, compression).measure(&Interrupt::default());
+            assert!(damaged.is_err(), "{option}");
+        }
+    }
+
+    #[test]
+    fn an_archive_cannot_write_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let (archive, root) = (dir.path().join("archive"), dir.path().join("a/b"));
+        fs::create_dir_all(&root).unwrap();
+        fs::write(dir.path().join("evil"), "x").unwrap();
+        let pack = Cmd::new("tar").args(["--create", "--absolute-names", "--directory"]);
+        pack.arg(&root).arg("--file").arg(&archive).arg("../../evil").run().unwrap();
+        fs::remove_file(dir.path().join("evil")).unwrap();
+        let tree = Tree::Tar(archive, None);
+        let copied = tree.copy(&root, u64::MAX, &Interrupt::default(), &mut Progress::new("", 1));
+        assert!(copied.unwrap_err().to_string().contains("'..'"));
+        assert!(!dir.path().join("evil").exists());
+    }
+}
