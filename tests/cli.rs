@@ -64,11 +64,11 @@ fn what_cannot_be_done_exits_with_1_and_one_line() {
         ),
         (
             &["-n", "base", "add", "/nonexistent"],
-            "cannot probe /nonexistent: No such file",
+            "cannot read /nonexistent: No such file",
         ),
         (
             &["-n", "base", "add", text],
-            "holds nothing that is known; a raw ext4 image is needed",
+            "holds nothing that is known; ext4, XFS, squashfs, a tar archive or a directory is needed",
         ),
         (
             &["-n", "--root", root, "layer", "add"],

@@ -15,11 +15,13 @@ depends() {
 
 installkernel() {
     # A hostonly image has drivers for the running root only, and 059 has no thin target in any.
-    hostonly='' instmods dm-thin-pool ext4 overlay
+    hostonly='' instmods dm-thin-pool ext4 xfs overlay
 }
 
 install() {
     inst_multiple imgbased-helper thin_check e2fsck mount umount
+    # lvm complains about a pool whose profile it does not find.
+    inst_simple /etc/lvm/profile/imgbased.profile
     inst_simple "$moddir/imgbased-sysroot.service" /usr/lib/systemd/system/imgbased-sysroot.service
     mkdir -p "$initdir/usr/lib/systemd/system-generators"
     ln -sfn ../../../bin/imgbased-helper \

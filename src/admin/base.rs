@@ -63,8 +63,8 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         None => lvm.create_thin(name, &plan.pool, *size, true),
     };
     changes.run_undoable(&create, lvm.remove(name))?;
-    if plan.origin.as_ref().is_some_and(|(_, have)| have != size) {
-        changes.run(&lvm.resize(name, *size))?;
+    if plan.origin.as_ref().is_some_and(|(_, have)| have < size) {
+        changes.run(&lvm.extend(name, *size))?;
     }
     let filesystem = match &image {
         Image::Filesystem {
@@ -86,8 +86,15 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         }
         Image::Tree(tree) => unpack(&mut changes, tree, &plan, &target)?,
     };
-    finish(context, &mut changes, &boot, name, &filesystem, &fallback_options)
-        .with_context(|| format!("{} did not become a base", add.image.display()))
+    finish(
+        context,
+        &mut changes,
+        &boot,
+        name,
+        &filesystem,
+        &fallback_options,
+    )
+    .with_context(|| format!("{} did not become a base", add.image.display()))
 }
 
 /// Makes a base of an incomplete, active volume: with an identity of its own, a digest, and an entry
@@ -102,7 +109,9 @@ pub fn finish(
 ) -> Result<()> {
     filesystem.renew_uuid(changes)?;
     let found = context.mounted(changes, name, filesystem, "ro", |changes, root| {
-        let has_root = System::at(root).fstab()?.is_some_and(|f| fstab::has_root(&f.text));
+        let has_root = System::at(root)
+            .fstab()?
+            .is_some_and(|f| fstab::has_root(&f.text));
         Ok((boot.publish(changes, root, fallback_options)?, has_root))
     })?;
     let mut tags = vec![tag::BASE.to_owned()];
@@ -144,13 +153,7 @@ struct Plan {
 
 impl Plan {
     /// Refuses what cannot be made: for want of room, tools or a name.
-    fn new(
-        changes: &Changes,
-        add: &Add,
-        image: &Image,
-        group: &Group,
-        room: u64,
-    ) -> Result<Self> {
+    fn new(changes: &Changes, add: &Add, image: &Image, group: &Group, room: u64) -> Result<Self> {
         let shown = add.image.display();
         let (least, size, needed, kind) = match image {
             Image::Filesystem { superblock, .. } => {
@@ -159,13 +162,23 @@ impl Plan {
                     "{shown} is an {} filesystem and stays one",
                     superblock.kind.name()
                 );
-                (superblock.size, superblock.size, superblock.used, superblock.kind)
+                (
+                    superblock.size,
+                    superblock.size,
+                    superblock.used,
+                    superblock.kind,
+                )
             }
             Image::Tree(tree) => {
                 let content = tree.measure(changes.interrupt())?;
                 let least = content.least_size();
                 let size = least.saturating_mul(SPARE_FACTOR);
-                (least, size, content.bytes, add.fstype.unwrap_or(FsKind::Ext4))
+                (
+                    least,
+                    size,
+                    content.bytes,
+                    add.fstype.unwrap_or(FsKind::Ext4),
+                )
             }
         };
         Filesystem::check_tools(kind)?;
@@ -186,7 +199,7 @@ impl Plan {
         // The name of a layer is longer; a base that can have none is of no use.
         group.name.dm_name(&name.layer(u64::from(u32::MAX))?)?;
         let nearest = match image {
-            Image::Filesystem { .. } if add.share => group.nearest(&name),
+            Image::Filesystem { .. } if add.share => group.nearest(&name, size),
             _ => None,
         };
         let origin = nearest.map(|base| (base.name, base.volume.size));
@@ -225,12 +238,7 @@ fn fill_up(
 }
 
 /// Makes a filesystem and copies a tree of files into it.
-fn unpack(
-    changes: &mut Changes,
-    tree: &Tree,
-    plan: &Plan,
-    target: &Target,
-) -> Result<Filesystem> {
+fn unpack(changes: &mut Changes, tree: &Tree, plan: &Plan, target: &Target) -> Result<Filesystem> {
     let filesystem = Filesystem::make(changes, plan.kind, target.device)?;
     let dir = mount_point(plan.name.as_str());
     let mounted = filesystem.mount(changes, &dir, "rw")?;
@@ -309,7 +317,10 @@ pub fn verify(context: &Context, names: &[LvName]) -> Result<ExitCode> {
         version: JSON_VERSION,
         bases: Vec::new(),
     };
-    for base in bases.iter().filter(|b| names.is_empty() || names.contains(&b.name)) {
+    for base in bases
+        .iter()
+        .filter(|b| names.is_empty() || names.contains(&b.name))
+    {
         let verdict = match base.volume.digest() {
             None => Verdict::Unknown,
             Some(wanted) => {
@@ -347,15 +358,20 @@ pub fn verify(context: &Context, names: &[LvName]) -> Result<ExitCode> {
 /// The digest of what a base holds now; nothing in a dry run.
 fn read_digest(context: &Context, changes: &mut Changes, base: &Base) -> Result<Option<String>> {
     let (lvm, name) = (&context.lvm, &base.name);
-    let active = match base.volume.active {
-        true => None,
-        false => Some(changes.run_undoable(&lvm.activate(name), lvm.deactivate(name))?),
+    let active = if base.volume.active {
+        None
+    } else {
+        Some(changes.run_undoable(&lvm.activate(name), lvm.deactivate(name))?)
     };
     let digest = if context.dry_run {
         comment(&format!("{name} is read"))?;
         None
     } else {
-        Some(digest::of(&lvm.device(name)?, name.as_str(), changes.interrupt())?)
+        Some(digest::of(
+            &lvm.device(name)?,
+            name.as_str(),
+            changes.interrupt(),
+        )?)
     };
     if let Some(active) = active {
         changes.undo_now(&active)?;

@@ -70,7 +70,7 @@ impl Repair {
 
     fn describe(&self) -> String {
         match self {
-            Self::RemoveGroup => "remove the group and what was made of it".to_owned(),
+            Self::RemoveGroup => "remove the group, so that its disks are empty again".to_owned(),
             Self::RemoveVolume(name) => format!("remove the volume {name}"),
             Self::MakeReadOnly(name) => format!("make the volume {name} read-only"),
             Self::SkipActivation(name) => format!("have {name} stay inactive until it is booted"),
@@ -265,7 +265,11 @@ fn find_in_volumes(group: &Group, findings: &mut Findings) {
     for (uuid, names) in shared_uuids(group) {
         let problem = format!("have the same filesystem UUID {uuid}");
         let advice = "`tune2fs -U random` or `xfs_admin -U generate` on one that is not mounted";
-        findings.add(&names.join(" "), &problem, Repair::Advice(advice.to_owned()));
+        findings.add(
+            &names.join(" "),
+            &problem,
+            Repair::Advice(advice.to_owned()),
+        );
     }
 }
 
@@ -298,7 +302,8 @@ fn find_in_pool(context: &Context, group: &Group, findings: &mut Findings) -> Re
     let name: LvName = pool.name.parse()?;
     let threshold = context.lvm.auto_extension(&pool.profile)?;
     if threshold >= 100 {
-        let problem = "has a limit for its extension that is never reached";
+        let problem =
+            "is never extended by itself, and would make all layers read-only when it is full";
         findings.add(&name, problem, Repair::AutoExtend(name.clone()));
     } else if pool.active && !pool.monitored {
         let problem = "is not watched, so nothing extends it before it is full";
@@ -337,7 +342,11 @@ fn find_in_boot_partition(context: &Context, group: &Group, findings: &mut Findi
         }
     }
     if !boot.has_menu_of(&entries)? {
-        findings.add(&"menu", "is not what the boot entries say", Repair::WriteMenu);
+        findings.add(
+            &"menu",
+            "is not what the boot entries say",
+            Repair::WriteMenu,
+        );
     }
     if boot.default_layer(&entries)?.is_none() {
         if let Some(name) = best_default(group, &boot)? {
@@ -377,7 +386,11 @@ fn apply(context: &Context, changes: &mut Changes, repair: &Repair) -> Result<()
         Ok(boot)
     };
     match repair {
-        Repair::RemoveGroup => changes.run(&lvm.remove_group()),
+        Repair::RemoveGroup => {
+            let disks = lvm.disks()?;
+            changes.run(&lvm.remove_group())?;
+            changes.run(&lvm.forget_devices(&disks))
+        }
         Repair::RemoveVolume(name) => changes.run(&lvm.remove(name)),
         Repair::MakeReadOnly(name) => changes.run(&lvm.make_read_only(name)),
         Repair::SkipActivation(name) => changes.run(&lvm.skip_activation(name)),

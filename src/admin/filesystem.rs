@@ -51,7 +51,9 @@ impl Filesystem {
             FsKind::Ext4 => ["mke2fs", "e2fsck", "tune2fs", "resize2fs"],
             FsKind::Xfs => ["mkfs.xfs", "xfs_repair", "xfs_admin", "xfs_growfs"],
         };
-        tools.iter().try_for_each(|tool| Cmd::new(tool).check_installed())
+        tools
+            .iter()
+            .try_for_each(|tool| Cmd::new(tool).check_installed())
     }
 
     /// Makes an empty filesystem on a volume of zeros.
@@ -77,7 +79,10 @@ impl Filesystem {
             FsKind::Ext4 => {
                 let discard: &[&str] = if discard { &["-E", "discard"] } else { &[] };
                 // From status 4 on e2fsck(8) has left errors.
-                let cmd = Cmd::new("e2fsck").arg("-fp").args(discard).accept(&[0, 1, 2, 3]);
+                let cmd = Cmd::new("e2fsck")
+                    .arg("-fp")
+                    .args(discard)
+                    .accept(&[0, 1, 2, 3]);
                 changes.run(&cmd.arg(&self.device))
             }
             FsKind::Xfs => {
@@ -126,7 +131,11 @@ impl Filesystem {
     /// device nodes nor its programs can be used.
     pub fn mount(&self, changes: &mut Changes, dir: &Path, options: &str) -> Result<Mounted> {
         changes.create_dir(dir)?;
-        let nouuid = if self.kind == FsKind::Xfs { ",nouuid" } else { "" };
+        let nouuid = if self.kind == FsKind::Xfs {
+            ",nouuid"
+        } else {
+            ""
+        };
         let mount = Cmd::new("mount")
             .args(["-t", self.kind.name(), "-o"])
             .arg(format!("{options},nosuid,nodev,noexec{nouuid}"))

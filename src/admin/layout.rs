@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
+use super::Context;
 use super::text::{self, TreeStyle};
 use super::view::{self, View};
-use super::Context;
 use crate::model::layout::Role;
 
 /// Shows the group as a tree.

@@ -114,7 +114,9 @@ fn check_unused(lvm: &Lvm, device: &Path, wipe: bool) -> Result<u64> {
             signature.kind
         );
         if let Some(group) = lvm.group_on(device)? {
-            bail!("{shown} is a disk of the volume group {group}; vgreduce(8) or vgremove(8) frees it");
+            bail!(
+                "{shown} is a disk of the volume group {group}; vgreduce(8) or vgremove(8) frees it"
+            );
         }
     }
     probe::size(&opened).with_context(|| format!("cannot read {shown}"))
@@ -135,7 +137,9 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
     let boot = context.boot_partition()?;
     boot.check_ready()?;
     let mut group = context.load()?;
-    let found = group.volume(lv.as_str()).with_context(|| format!("{vg} has no volume {lv}"))?;
+    let found = group
+        .volume(lv.as_str())
+        .with_context(|| format!("{vg} has no volume {lv}"))?;
     ensure!(
         found.role == Role::Foreign,
         "{vg}/{lv} is managed already; `imgbased-helper layout` shows it"
@@ -149,7 +153,10 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
         Some(name) => name,
         None => next_base(group.taken())?,
     };
-    ensure!(group.volume(name.as_str()).is_none(), "{vg}/{name} exists already");
+    ensure!(
+        group.volume(name.as_str()).is_none(),
+        "{vg}/{name} exists already"
+    );
     vg.dm_name(&name.layer(u64::from(u32::MAX))?)?;
     boot.entry_of(&name)?;
     let options = running_kernel_options(lvm, &lv)?;
@@ -181,7 +188,11 @@ fn locate(lvm: &Lvm, from: &str) -> Result<Located> {
         let Some((vg, lv)) = from.split_once('/') else {
             bail!("--from {from} is neither a directory nor GROUP/VOLUME");
         };
-        format!("{}/{}", vg.parse::<crate::model::name::VgName>()?, lv.parse::<LvName>()?)
+        format!(
+            "{}/{}",
+            vg.parse::<crate::model::name::VgName>()?,
+            lv.parse::<LvName>()?
+        )
     };
     lvm.locate(&device)
 }
@@ -189,7 +200,9 @@ fn locate(lvm: &Lvm, from: &str) -> Result<Located> {
 /// The group as it will be with the tag on its pool.
 fn mark_pool(group: &mut Group, pool: &LvName) -> Result<()> {
     let volume = group.volumes.iter_mut().find(|v| v.name == pool.as_str());
-    volume.with_context(|| format!("there is no pool {pool}"))?.role = Role::Pool;
+    volume
+        .with_context(|| format!("there is no pool {pool}"))?
+        .role = Role::Pool;
     Ok(())
 }
 

@@ -90,10 +90,9 @@ impl<'a> System<'a> {
         let Some(path) = self.file("etc/fstab") else {
             return Ok(None);
         };
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let text =
-            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let text = String::from_utf8(text)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+            String::from_utf8(text).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(Fstab { path, text }))
     }
 

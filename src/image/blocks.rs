@@ -117,9 +117,12 @@ impl<'a> Writer<'a> {
                 .read_exact_at(&mut self.old, offset)
                 .with_context(failed)?;
         }
-        let differs = |at: usize, block: &[u8]| match self.target.is_shared {
-            true => block != &self.old[at..at + block.len()],
-            false => !is_zero(block),
+        let differs = |at: usize, block: &[u8]| {
+            if self.target.is_shared {
+                block != &self.old[at..at + block.len()]
+            } else {
+                !is_zero(block)
+            }
         };
         let mut start = 0;
         while start < new.len() {
@@ -195,9 +198,19 @@ mod tests {
 
         fn copy(&self, device: &Path, size: usize, is_shared: bool, room: u64) -> Result<()> {
             let stream = Stream::open(&self.dir.path().join("image"), None).unwrap();
-            let target = Target { device, is_shared, room };
+            let target = Target {
+                device,
+                is_shared,
+                room,
+            };
             let mut progress = Progress::new("", 1);
-            copy(stream, size as u64, &target, &Interrupt::default(), &mut progress)
+            copy(
+                stream,
+                size as u64,
+                &target,
+                &Interrupt::default(),
+                &mut progress,
+            )
         }
     }
 
@@ -205,7 +218,8 @@ mod tests {
     fn an_empty_target_keeps_its_holes() {
         let case = Case::new();
         let target = case.target(None);
-        case.copy(&target, case.image.len(), false, u64::MAX).unwrap();
+        case.copy(&target, case.image.len(), false, u64::MAX)
+            .unwrap();
         assert!(fs::read(&target).unwrap()[..case.image.len()] == case.image);
         assert!(fs::metadata(&target).unwrap().blocks() * 512 < 2 << 20);
     }
@@ -217,7 +231,8 @@ mod tests {
         old[7 << 20] = 9;
         old[(5 << 20) + 1] = 9;
         let target = case.target(Some(&old));
-        case.copy(&target, case.image.len(), true, 2 * BLOCK as u64).unwrap();
+        case.copy(&target, case.image.len(), true, 2 * BLOCK as u64)
+            .unwrap();
         assert!(fs::read(&target).unwrap()[..case.image.len()] == case.image);
     }
 
@@ -225,7 +240,9 @@ mod tests {
     fn an_image_that_needs_more_room_is_refused() {
         let case = Case::new();
         let target = case.target(None);
-        let error = case.copy(&target, case.image.len(), false, 1 << 20).unwrap_err();
+        let error = case
+            .copy(&target, case.image.len(), false, 1 << 20)
+            .unwrap_err();
         assert!(error.to_string().contains("no room"), "{error:#}");
     }
 
@@ -233,7 +250,9 @@ mod tests {
     fn a_truncated_image_is_refused() {
         let case = Case::new();
         let target = case.target(None);
-        let error = case.copy(&target, case.image.len() + 1, false, u64::MAX).unwrap_err();
+        let error = case
+            .copy(&target, case.image.len() + 1, false, u64::MAX)
+            .unwrap_err();
         assert!(error.to_string().contains("truncated"), "{error:#}");
     }
 
@@ -242,10 +261,20 @@ mod tests {
         let case = Case::new();
         let stream = Stream::open(&case.dir.path().join("image"), None).unwrap();
         let target = case.target(None);
-        let target = Target { device: &target, is_shared: false, room: u64::MAX };
+        let target = Target {
+            device: &target,
+            is_shared: false,
+            room: u64::MAX,
+        };
         let interrupt = Interrupt::default();
         interrupt.set();
-        let error = copy(stream, SIZE as u64, &target, &interrupt, &mut Progress::new("", 1));
+        let error = copy(
+            stream,
+            SIZE as u64,
+            &target,
+            &interrupt,
+            &mut Progress::new("", 1),
+        );
         assert_eq!(error.unwrap_err().to_string(), "interrupted");
     }
 }

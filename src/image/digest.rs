@@ -79,7 +79,9 @@ fn segment(file: &File, start: u64, size: u64) -> std::io::Result<Option<[u8; 32
     let end = size.min(start + SEGMENT);
     let mut offset = start;
     while offset < end {
-        let count = buffer.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX));
+        let count = buffer
+            .len()
+            .min(usize::try_from(end - offset).unwrap_or(usize::MAX));
         file.read_exact_at(&mut buffer[..count], offset)?;
         for block in buffer[..count].chunks(BLOCK) {
             if !is_zero(block) {

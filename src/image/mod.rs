@@ -53,7 +53,10 @@ impl Image {
         let (prefix, length) = prefix(path, None)?;
         let compression = Compression::of(&prefix);
         let prefix = match compression {
-            Some(_) => self::prefix(path, compression)?.0,
+            Some(compression) => {
+                compression.decompress().check_installed()?;
+                self::prefix(path, Some(compression))?.0
+            }
             None => prefix,
         };
         let found = superblock::read(&prefix).with_context(|| shown.to_string())?;
@@ -80,7 +83,8 @@ impl Image {
                 compression.program()
             ),
             (None, None) => {
-                let held = probe::signature(path)?.map_or("nothing that is known".into(), |s| s.kind);
+                let held =
+                    probe::signature(path)?.map_or("nothing that is known".into(), |s| s.kind);
                 bail!(
                     "{shown} holds {held}; ext4, XFS, squashfs, a tar archive or a directory is needed"
                 )

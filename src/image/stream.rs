@@ -59,8 +59,12 @@ impl Stream {
         let decompressor = match compression {
             Some(compression) => {
                 let input = file.try_clone().with_context(read)?;
-                let mut running = compression.decompress().start(input.into(), Stdio::piped())?;
-                let output = running.stdout().context("a decompressor writes to a pipe")?;
+                let mut running = compression
+                    .decompress()
+                    .start(input.into(), Stdio::piped())?;
+                let output = running
+                    .stdout()
+                    .context("a decompressor writes to a pipe")?;
                 Some((output, running))
             }
             None => None,
@@ -143,7 +147,10 @@ mod tests {
 
             bytes.truncate(bytes.len() / 2);
             fs::write(&packed, &bytes).unwrap();
-            let error = Stream::open(&packed, Some(wanted)).unwrap().finish().unwrap_err();
+            let error = Stream::open(&packed, Some(wanted))
+                .unwrap()
+                .finish()
+                .unwrap_err();
             assert!(error.to_string().contains(program), "{error:#}");
         }
         assert_eq!(Compression::of(&text), None);

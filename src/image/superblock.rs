@@ -50,20 +50,25 @@ pub fn read(prefix: &[u8]) -> Result<Option<Superblock>> {
     Ok(Some(superblock))
 }
 
-/// linux/Documentation/filesystems/ext4/super.rst. Only with extents: what is older is not ext4.
+/// `linux/Documentation/filesystems/ext4/super.rst`. Only with extents: what is older is not ext4.
 fn ext4(prefix: &[u8]) -> Option<(Superblock, u64)> {
     const EXTENTS: u32 = 0x40;
     const SIXTY_FOUR_BIT: u32 = 0x80;
     const CHECKSUM_SEED: u32 = 0x2000;
     const METADATA_CHECKSUMS: u32 = 0x400;
     let block = prefix.get(1024..2048)?;
-    let word = |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    let word =
+        |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
     let incompatible = word(0x60);
     if block[0x38..0x3a] != [0x53, 0xef] || incompatible & EXTENTS == 0 {
         return None;
     }
     let count = |low: usize, high: usize| {
-        let high = if incompatible & SIXTY_FOUR_BIT == 0 { 0 } else { word(high) };
+        let high = if incompatible & SIXTY_FOUR_BIT == 0 {
+            0
+        } else {
+            word(high)
+        };
         u64::from(high) << 32 | u64::from(word(low))
     };
     let block_size = 1024_u64.checked_shl(word(0x18)).unwrap_or(0);
@@ -72,12 +77,13 @@ fn ext4(prefix: &[u8]) -> Option<(Superblock, u64)> {
         kind: FsKind::Ext4,
         size: blocks.checked_mul(block_size).unwrap_or(0),
         used: blocks.saturating_sub(free).saturating_mul(block_size),
-        uuid_in_checksums: word(0x64) & METADATA_CHECKSUMS != 0 && incompatible & CHECKSUM_SEED == 0,
+        uuid_in_checksums: word(0x64) & METADATA_CHECKSUMS != 0
+            && incompatible & CHECKSUM_SEED == 0,
     };
     Some((superblock, block_size))
 }
 
-/// linux/fs/xfs/libxfs/xfs_format.h, `struct xfs_dsb`.
+/// `struct xfs_dsb` of `linux/fs/xfs/libxfs/xfs_format.h`.
 fn xfs(prefix: &[u8]) -> Option<(Superblock, u64)> {
     let long = |at: usize| {
         let bytes = prefix.get(at..at + 8)?;
@@ -87,7 +93,7 @@ fn xfs(prefix: &[u8]) -> Option<(Superblock, u64)> {
         return None;
     }
     let block_size = long(4)? >> 32;
-    let blocks = long(8)? ;
+    let blocks = long(8)?;
     let superblock = Superblock {
         kind: FsKind::Xfs,
         size: blocks.checked_mul(block_size).unwrap_or(0),
@@ -140,7 +146,10 @@ mod tests {
 
     #[test]
     fn others_and_damaged_ones() {
-        assert_eq!(read(&made_by("mke2fs", &["-q", "-t", "ext2"], 8)).unwrap(), None);
+        assert_eq!(
+            read(&made_by("mke2fs", &["-q", "-t", "ext2"], 8)).unwrap(),
+            None
+        );
         assert_eq!(read(&[]).unwrap(), None);
         assert_eq!(read(&[0; PREFIX]).unwrap(), None);
         assert_eq!(read(b"XFSB").unwrap(), None);

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::statvfs::statvfs;
 
 use super::stream::Compression;
-use crate::sys::cmd::Cmd;
 use crate::sys::changes::Interrupt;
+use crate::sys::cmd::Cmd;
 use crate::sys::progress::Progress;
 
 /// Files to be copied, with owners, modes, attributes, links and holes.
@@ -55,7 +55,10 @@ impl Tree {
         match self {
             Self::Directory(dir) => Cmd::new("cp")
                 .args(["--recursive", "--no-dereference", "--one-file-system"])
-                .args(["--preserve=mode,ownership,timestamps,links,xattr", "--sparse=auto"])
+                .args([
+                    "--preserve=mode,ownership,timestamps,links,xattr",
+                    "--sparse=auto",
+                ])
                 .arg("--no-target-directory")
                 .args([dir, to]),
             Self::Tar(_, compression) => tar("--extract", *compression)
@@ -71,7 +74,9 @@ impl Tree {
         let command = self.copy_command(to);
         match self {
             Self::Directory(_) => command.to_string(),
-            Self::Tar(path, _) => format!("{command} < {}", crate::sys::cmd::quote(path.as_os_str())),
+            Self::Tar(path, _) => {
+                format!("{command} < {}", crate::sys::cmd::quote(path.as_os_str()))
+            }
         }
     }
 
@@ -182,15 +187,24 @@ mod tests {
     fn check_copy(tree: &Tree) {
         let content = tree.measure(&Interrupt::default()).unwrap();
         assert!((6..=9).contains(&content.files), "{content:?}");
-        assert!(content.bytes > 300_000 && content.bytes < 2_000_000, "{content:?}");
+        assert!(
+            content.bytes > 300_000 && content.bytes < 2_000_000,
+            "{content:?}"
+        );
         let to = tempfile::tempdir().unwrap();
         let mut progress = Progress::new("", 1);
         tree.copy(to.path(), u64::MAX, &Interrupt::default(), &mut progress)
             .unwrap();
         let file = fs::metadata(to.path().join("etc/file")).unwrap();
-        assert_eq!(file.ino(), fs::metadata(to.path().join("usr/hard")).unwrap().ino());
+        assert_eq!(
+            file.ino(),
+            fs::metadata(to.path().join("usr/hard")).unwrap().ino()
+        );
         assert_eq!(file.mode() & 0o7777, 0o4751);
-        assert_eq!(fs::read_link(to.path().join("usr/soft")).unwrap(), Path::new("../etc"));
+        assert_eq!(
+            fs::read_link(to.path().join("usr/soft")).unwrap(),
+            Path::new("../etc")
+        );
         let sparse = fs::metadata(to.path().join("usr/sparse")).unwrap();
         assert_eq!(sparse.len(), 40 << 20);
         assert!(sparse.blocks() < 100);
@@ -214,7 +228,12 @@ mod tests {
         ] {
             let path = packed.path().join("archive");
             let pack = Cmd::new("tar").args(["--create", "--sparse", option, "--file"]);
-            pack.arg(&path).arg("--directory").arg(dir.path()).arg(".").run().unwrap();
+            pack.arg(&path)
+                .arg("--directory")
+                .arg(dir.path())
+                .arg(".")
+                .run()
+                .unwrap();
             check_copy(&Tree::Tar(path.clone(), compression));
             let bytes = fs::read(&path).unwrap();
             fs::write(&path, &bytes[..bytes.len() * 2 / 3]).unwrap();
@@ -230,10 +249,20 @@ mod tests {
         fs::create_dir_all(&root).unwrap();
         fs::write(dir.path().join("evil"), "x").unwrap();
         let pack = Cmd::new("tar").args(["--create", "--absolute-names", "--directory"]);
-        pack.arg(&root).arg("--file").arg(&archive).arg("../../evil").run().unwrap();
+        pack.arg(&root)
+            .arg("--file")
+            .arg(&archive)
+            .arg("../../evil")
+            .run()
+            .unwrap();
         fs::remove_file(dir.path().join("evil")).unwrap();
         let tree = Tree::Tar(archive, None);
-        let copied = tree.copy(&root, u64::MAX, &Interrupt::default(), &mut Progress::new("", 1));
+        let copied = tree.copy(
+            &root,
+            u64::MAX,
+            &Interrupt::default(),
+            &mut Progress::new("", 1),
+        );
         assert!(copied.unwrap_err().to_string().contains("'..'"));
         assert!(!dir.path().join("evil").exists());
     }

@@ -94,12 +94,21 @@ impl Lvm {
     pub fn locate(&self, what: &str) -> Result<Located> {
         let output = self
             .lvm("lvs")
-            .args(["--noheadings", "--separator", "/", "-o", "vg_name,lv_name,pool_lv", what])
+            .args([
+                "--noheadings",
+                "--separator",
+                "/",
+                "-o",
+                "vg_name,lv_name,pool_lv",
+                what,
+            ])
             .run()
             .with_context(|| format!("cannot find the volume {what}"))?;
         let fields: Vec<&str> = output.trim().split('/').collect();
         match fields[..] {
-            [_, _, ""] => bail!("{what} is not a thin volume; only of one a snapshot costs nothing"),
+            [_, _, ""] => {
+                bail!("{what} is not a thin volume; only of one a snapshot costs nothing")
+            }
             [vg, lv, pool] => Ok(Located {
                 vg: vg.parse()?,
                 lv: lv.parse()?,
@@ -107,6 +116,17 @@ impl Lvm {
             }),
             _ => bail!("unexpected report from lvm2: {output:?}"),
         }
+    }
+
+    /// The disks of the group.
+    pub fn disks(&self) -> Result<Vec<PathBuf>> {
+        let output = self
+            .lvm("pvs")
+            .args(["--noheadings", "-o", "pv_name"])
+            .args(["--select", &format!("vg_name={}", self.vg)])
+            .run()
+            .context("cannot read the physical volumes")?;
+        Ok(output.lines().map(|line| line.trim().into()).collect())
     }
 
     /// The volume group that a device belongs to, if it is a physical volume of one.
@@ -254,19 +274,22 @@ impl Lvm {
             Some(base) => cmd.args(["--addtag", &format!("{}{base}", tag::OF)]),
             None => cmd,
         };
-        cmd.args(["--name", new.as_str()]).arg(self.full_name(origin))
+        cmd.args(["--name", new.as_str()])
+            .arg(self.full_name(origin))
     }
 
-    /// Gives a volume another size in bytes. What is in the part that goes away is lost.
-    pub fn resize(&self, lv: &LvName, size: u64) -> Cmd {
-        self.lvm("lvresize")
-            .args(["--yes", "--force", "--size", &format!("{size}b")])
+    /// Makes a volume larger, to this size in bytes.
+    pub fn extend(&self, lv: &LvName, size: u64) -> Cmd {
+        self.lvm("lvextend")
+            .args(["--size", &format!("{size}b")])
             .arg(self.full_name(lv))
     }
 
     /// Deactivates a volume and makes it what `tags` say: the commit of its creation.
     pub fn complete(&self, lv: &LvName, tags: &[String]) -> Cmd {
-        let mut cmd = self.lvm("lvchange").args(["-an", "--deltag", tag::INCOMPLETE]);
+        let mut cmd = self
+            .lvm("lvchange")
+            .args(["-an", "--deltag", tag::INCOMPLETE]);
         for tag in tags {
             cmd = cmd.args(["--addtag", tag]);
         }
@@ -286,13 +309,21 @@ impl Lvm {
     /// Marks a volume or, without one, the group.
     pub fn add_tag(&self, lv: Option<&LvName>, tag: &str) -> Cmd {
         match lv {
-            Some(lv) => self.lvm("lvchange").args(["--addtag", tag]).arg(self.full_name(lv)),
-            None => self.lvm("vgchange").args(["--addtag", tag]).arg(self.vg.as_str()),
+            Some(lv) => self
+                .lvm("lvchange")
+                .args(["--addtag", tag])
+                .arg(self.full_name(lv)),
+            None => self
+                .lvm("vgchange")
+                .args(["--addtag", tag])
+                .arg(self.vg.as_str()),
         }
     }
 
     pub fn make_read_only(&self, lv: &LvName) -> Cmd {
-        self.lvm("lvchange").args(["--permission", "r"]).arg(self.full_name(lv))
+        self.lvm("lvchange")
+            .args(["--permission", "r"])
+            .arg(self.full_name(lv))
     }
 
     pub fn skip_activation(&self, lv: &LvName) -> Cmd {

@@ -132,6 +132,7 @@ mod tests {
     // Recorded from lvm2 2.03.31.
     const HOST: &str = include_str!("../../tests/lvm-reports/host.json");
     const MISSING_DISK: &str = include_str!("../../tests/lvm-reports/missing-disk.json");
+    const EMPTY_GROUP: &str = include_str!("../../tests/lvm-reports/empty-group.json");
     const NO_SUCH_GROUP: &str = include_str!("../../tests/lvm-reports/no-such-group.json");
 
     fn vg(name: &str) -> VgName {
@@ -143,8 +144,9 @@ mod tests {
         let group = parse(HOST, &vg("HostVG")).unwrap().unwrap();
         assert_eq!(
             (group.size, group.free, group.missing_pvs),
-            (12_343_836_672, 1_228_931_072, 0)
+            (8_048_869_376, 796_917_760, 0)
         );
+        assert_eq!(group.tags, ["imgbased:vg"]);
         let roles: Vec<(&str, Role, bool)> = group
             .volumes
             .iter()
@@ -158,6 +160,7 @@ mod tests {
                 ("Base-0", Role::Base, false),
                 ("Base-0.1", Role::Layer, true),
                 ("Base-0.2", Role::Layer, false),
+                ("Base-1", Role::Base, false),
                 ("data", Role::Foreign, true),
                 ("Base-0.3", Role::Incomplete, false),
             ]
@@ -165,9 +168,22 @@ mod tests {
         let pool = group.pool().unwrap();
         assert_eq!(
             (pool.size, pool.data_percent, pool.metadata_percent),
-            (11_081_351_168, "3.26".parse().ok(), "12.63".parse().ok())
+            (7_226_785_792, "5.13".parse().ok(), "14.01".parse().ok())
+        );
+        assert_eq!(
+            (
+                pool.metadata_size,
+                pool.chunk_size,
+                pool.monitored,
+                pool.profile.as_str()
+            ),
+            (8 << 20, 64 << 10, true, "imgbased")
         );
         assert_eq!(group.bases()[0].layers.len(), 2);
+        let base = group.volume("Base-1").unwrap();
+        assert!(!base.writable && base.skips_activation);
+        assert!(base.digest().unwrap().starts_with("4ddc520c235cc104"));
+        assert!(!group.volume("Config").unwrap().skips_activation);
     }
 
     #[test]
@@ -181,6 +197,19 @@ mod tests {
         assert!(MISSING_DISK.contains("\"log_type\":\"warn\""));
         let group = parse(MISSING_DISK, &vg("Two")).unwrap().unwrap();
         assert_eq!(group.missing_pvs, 1);
+    }
+
+    #[test]
+    fn a_volume_with_two_segments_is_one_volume() {
+        assert_eq!(MISSING_DISK.matches("\"lv_name\":\"both\"").count(), 2);
+        let group = parse(MISSING_DISK, &vg("Two")).unwrap().unwrap();
+        assert_eq!(group.volumes.len(), 1);
+    }
+
+    #[test]
+    fn a_group_without_volumes() {
+        let group = parse(EMPTY_GROUP, &vg("Empty")).unwrap().unwrap();
+        assert_eq!((group.size, group.volumes.len()), (125_829_120, 0));
     }
 
     #[test]
@@ -203,7 +232,7 @@ mod tests {
     #[test]
     fn what_is_not_a_report_is_refused() {
         let cut = &HOST[..HOST.len() / 2];
-        let other_units = HOST.replace("12343836672", "11.50g");
+        let other_units = HOST.replace("8048869376", "7.50g");
         let no_column = HOST.replace("\"vg_free\"", "\"vg_used\"");
         for text in ["", "{}", "[]", "null", cut, &other_units, &no_column] {
             assert!(parse(text, &vg("HostVG")).is_err(), "{text:?}");

@@ -38,7 +38,13 @@ mod tests {
             with_root(fstab, "/dev/mapper/a-b").unwrap(),
             "# UUID=0 / ext4\nUUID=1 /boot ext4 defaults 0 2\n/dev/mapper/a-b\t /  ext4 noatime 0 1\ntmpfs /tmp tmpfs\n\n/dev/sdb1 /srv"
         );
-        for fstab in ["", "#/dev/x / ext4", "/dev/x", "/dev/x /root ext4", "LABEL=boot /boot ext4\n"] {
+        for fstab in [
+            "",
+            "#/dev/x / ext4",
+            "/dev/x",
+            "/dev/x /root ext4",
+            "LABEL=boot /boot ext4\n",
+        ] {
             assert_eq!(with_root(fstab, "x"), None, "{fstab:?}");
         }
         assert_eq!(with_root("a /", "b").unwrap(), "b /");

@@ -57,6 +57,10 @@ impl Role {
 
 /// One logical volume. Sizes are bytes, percentages are of the volume's size.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a column of the report"
+)]
 pub struct Volume {
     /// As LVM reports it; not every name in a group is one that we would give.
     pub name: String,
@@ -123,10 +127,11 @@ impl Group {
         self.tags.iter().any(|t| t == tag::INCOMPLETE)
     }
 
-    /// The base whose content is probably nearest to that of a new base: the one before it, else
-    /// the latest.
-    pub fn nearest(&self, new: &LvName) -> Option<Base<'_>> {
+    /// The base whose content is probably nearest to that of a new base of `size` bytes: the one
+    /// before it, else the latest. It is not larger, since lvm2 does not like to cut volumes off.
+    pub fn nearest(&self, new: &LvName, size: u64) -> Option<Base<'_>> {
         let mut bases = self.bases();
+        bases.retain(|base| base.volume.size <= size);
         let before = bases.iter().rposition(|base| base.name < *new);
         let at = before.or(bases.len().checked_sub(1))?;
         Some(bases.swap_remove(at))
@@ -255,6 +260,28 @@ mod tests {
         );
         assert_eq!(group.base_of("Base-1.9").unwrap().as_str(), "Base-1");
         assert_eq!(group.base_of("data"), None);
+    }
+
+    #[test]
+    fn the_nearest_base_is_the_one_before_and_not_larger() {
+        let sized = |name: &str, size: u64| Volume {
+            size,
+            ..volume(name, &[tag::BASE])
+        };
+        let group = group(vec![
+            sized("Base-1", 4),
+            sized("Base-3", 4),
+            sized("Base-4", 9),
+        ]);
+        let nearest = |name: &str, size: u64| {
+            let base = group.nearest(&name.parse().unwrap(), size)?;
+            Some(base.name.to_string())
+        };
+        assert_eq!(nearest("Base-2", 4).unwrap(), "Base-1");
+        assert_eq!(nearest("Base-5", 4).unwrap(), "Base-3");
+        assert_eq!(nearest("Base-5", 9).unwrap(), "Base-4");
+        assert_eq!(nearest("Base-0", 9).unwrap(), "Base-4");
+        assert_eq!(nearest("Base-5", 3), None);
     }
 
     #[test]

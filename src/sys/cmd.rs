@@ -2,10 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::thread::sleep;
@@ -257,7 +257,9 @@ mod tests {
             let cmd = Cmd::new("sh").args(["-c", script]);
             cmd.start(Stdio::null(), Stdio::null()).unwrap()
         };
-        let error = start("sleep 1000").wait_with(|| bail!("enough")).unwrap_err();
+        let error = start("sleep 1000")
+            .wait_with(|| bail!("enough"))
+            .unwrap_err();
         assert_eq!(error.to_string(), "enough");
         assert_eq!(start("echo a >&2").wait().unwrap(), "a\n");
         let error = start("echo a >&2; exit 4").wait().unwrap_err().to_string();
@@ -267,7 +269,10 @@ mod tests {
     #[test]
     fn a_missing_program_is_named() {
         let error = Cmd::new("no-such-program").check_installed().unwrap_err();
-        assert_eq!(error.to_string(), "no-such-program is needed, but not installed");
+        assert_eq!(
+            error.to_string(),
+            "no-such-program is needed, but not installed"
+        );
         let error = Cmd::new("no-such-program").run().unwrap_err();
         assert!(format!("{error:#}").starts_with("no-such-program could not be started: "));
     }

@@ -72,8 +72,12 @@ impl Drop for Progress {
 
 fn line(label: &str, done: u64, total: u64, elapsed: Duration) -> String {
     let done = done.min(total);
-    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
-    let share = |of: u64| u64::try_from(u128::from(done) * u128::from(of) / u128::from(total)).unwrap_or(of);
+    let millis = u64::try_from(elapsed.as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1);
+    let share = |of: u64| {
+        u64::try_from(u128::from(done) * u128::from(of) / u128::from(total)).unwrap_or(of)
+    };
     let filled = usize::try_from(share(BAR)).unwrap_or(0);
     let bar = "=".repeat(filled) + &" ".repeat(usize::try_from(BAR).unwrap_or(0) - filled);
     let rate = u128::from(done) * 1000 / u128::from(millis);
