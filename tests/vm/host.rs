@@ -65,7 +65,13 @@ impl Host {
 impl HostDisk {
     /// Switches a machine on that boots from this disk. `boot` tells the scenario's boots apart.
     pub fn boot(&self, boot: &str, echo: Echo) -> Result<Vm> {
-        let disks = [Disk::writable(&self.path, "host")];
+        self.boot_with(boot, Vec::new(), echo)
+    }
+
+    /// Like [`HostDisk::boot`], with the disks `others` in the machine as well.
+    pub fn boot_with(&self, boot: &str, others: Vec<Disk>, echo: Echo) -> Result<Vm> {
+        let mut disks = vec![Disk::writable(&self.path, "host")];
+        disks.extend(others);
         Vm::start(&format!("{}-{boot}", self.name), &disks, None, echo)
     }
 }

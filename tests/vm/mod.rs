@@ -10,10 +10,10 @@ mod console;
 mod host;
 mod image;
 mod menu;
-mod qemu;
+pub mod qemu;
 pub mod readme;
 mod shell;
-mod store;
+pub mod store;
 mod terminal;
 
 pub use console::Echo;
