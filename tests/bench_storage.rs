@@ -1,0 +1,455 @@
+//! What layers, bases and the layout cost beside the commands that nobody can do without, and beside
+//! other tools: `ci/bench storage` runs it. All of it is measured in one machine.
+
+mod bench;
+#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
+mod vm;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use bench::table::{Limit, Row, Samples, Unit, render};
+use bench::{Subject, image, number, shell, times};
+use vm::qemu::{Disk, Vm};
+use vm::{Echo, Host, say, store};
+
+/// How often commands are run that take seconds, and such that copy gigabytes.
+const RUNS: usize = 7;
+const COPIES: usize = 5;
+
+const LAYERS: u32 = 500;
+/// Entries that the host is installed with, and so many of each tool while there are few or many.
+const OWN_ENTRIES: u32 = 3;
+const FEW_ENTRIES: u32 = 5;
+const MANY_ENTRIES: u32 = 100;
+
+const ENTRIES: &str = "/boot/loader/entries";
+/// Where the others are kept while there are to be few.
+const MORE_ENTRIES: &str = "/boot/more";
+
+/// What a layer cannot be made without.
+const SNAPSHOT: &str = "lvm lvcreate --yes --snapshot --permission rw --setactivationskip y -K -ay \
+                        --name Floor HostVG/Base-0";
+const REMOVE_FLOOR: &str = "lvm lvremove --yes HostVG/Floor";
+/// Removes the layer that was made last.
+const REMOVE_LAYER: &str = "imgbased-helper layer remove $(imgbased-helper layer latest)";
+
+fn main() -> Result<()> {
+    let mut vm = start()?;
+    let mut rows = Vec::new();
+    for part in [layer_add, base_add, layout] {
+        rows.extend(part(&mut vm)?);
+        say(&format!("so far:\n{}", render(&rows)));
+    }
+    report(&mut vm, &rows)
+}
+
+/// A running host with the other tools and the large images.
+fn start() -> Result<Vm> {
+    let host = Host::prepared()?;
+    let recipe = include_bytes!("../ci/bench-tools");
+    let tools = store::cached("tools", &[recipe], |new| {
+        store::run_script("bench-tools", &[new]).map(drop)
+    })?;
+    say("large images: making them");
+    let images = image::make(&store::scratch("bench-images")?)?;
+    let disks = vec![
+        Disk::raw_read_only(&tools.join("tools.tar"), "tools"),
+        Disk::raw_read_only(&images.first, "first"),
+        Disk::raw_read_only(&images.second, "second"),
+    ];
+    let disk = host.disk("bench-storage")?;
+    let mut vm = disk.boot_with("once", disks, Echo::Silent)?;
+    vm.log_in()?;
+    for command in [
+        // What the host has already stays as it is.
+        "tar --extract --skip-old-files --keep-directory-symlink --directory / \
+             --file /dev/disk/by-id/virtio-tools; ldconfig",
+        // boom and snapm boot the kernel that a package manager puts here.
+        "cp /boot/imgbased/vmlinuz-* /boot/vmlinuz-$(uname -r)",
+        "cp /boot/imgbased/initrd-* /boot/initrd.img-$(uname -r)",
+        "mkdir -p /run/snapm /etc/snapm/schedule.d",
+        "boom config create",
+        "boom profile create --from-host --uname-pattern . \
+             --initramfs-pattern '/initrd.img-%{version}'",
+    ] {
+        shell(&mut vm, command)?;
+    }
+    make_entries(&mut vm)?;
+    vm.say("tools and entries are there");
+    Ok(vm)
+}
+
+/// Has boom make as many entries as the host has of ours, and copies one of both kinds. Neither tool
+/// understands the other's.
+fn make_entries(vm: &mut Vm) -> Result<()> {
+    for n in 1..=OWN_ENTRIES {
+        shell(
+            vm,
+            &format!("boom create --title more-{n} --root-lv HostVG/Base-0.1"),
+        )?;
+    }
+    let last = 1000 + MANY_ENTRIES - OWN_ENTRIES;
+    shell(
+        vm,
+        &format!(
+            "mkdir {MORE_ENTRIES}; cd {ENTRIES}; boom=$(grep -lx 'title more-1' *.conf); \
+             for n in $(seq 1001 {last}); do \
+             sed s/Base-0[.]1/Base-0.$n/ imgbased-Base-0.1.conf > {MORE_ENTRIES}/imgbased-Base-0.$n.conf; \
+             sed \"s/^title .*/title more-$n/\" $boom > {MORE_ENTRIES}/more-$n.conf; done"
+        ),
+    )?;
+    for (entries, wanted) in [(few_entries(), FEW_ENTRIES), (many_entries(), MANY_ENTRIES)] {
+        shell(vm, &entries)?;
+        let of_boom: u32 = number(vm, "boom list --no-headings | wc -l")?;
+        shell(vm, "imgbased-helper layer add Base-0")?;
+        let ours = number::<u32>(vm, "grep -c ^menuentry /boot/grub/imgbased.cfg")? - 1;
+        shell(vm, REMOVE_LAYER)?;
+        ensure!(
+            of_boom == wanted && ours == wanted,
+            "{ours} entries of ours and {of_boom} of boom instead of {wanted} each"
+        );
+    }
+    Ok(())
+}
+
+/// Leaves few entries of both kinds.
+fn few_entries() -> String {
+    let last = 1000 + FEW_ENTRIES - OWN_ENTRIES;
+    format!(
+        "cd {MORE_ENTRIES}; for file in *; do rm -f {ENTRIES}/$file; done; \
+         for n in $(seq 1001 {last}); do cp *[.-]$n.conf {ENTRIES}; done"
+    )
+}
+
+fn many_entries() -> String {
+    format!("cp {MORE_ENTRIES}/* {ENTRIES}")
+}
+
+/// `layer add` beside its bare commands, boom and snapm, with few and with many entries.
+fn layer_add(vm: &mut Vm) -> Result<Vec<Row>> {
+    let ours = |entries: String| Subject {
+        prepare: entries,
+        run: "imgbased-helper layer add Base-0".into(),
+        clean: REMOVE_LAYER.into(),
+    };
+    let boom = |entries: String| Subject {
+        prepare: entries,
+        run: format!("{SNAPSHOT}; boom create --title floor --root-lv HostVG/Floor"),
+        clean: format!("{REMOVE_FLOOR}; rm $(grep -lx 'title floor' {ENTRIES}/*.conf)"),
+    };
+    let snapm = |entries: String| Subject {
+        prepare: entries,
+        run: "snapm snapset create --bootable floor /".into(),
+        clean: "snapm snapset delete floor".into(),
+    };
+    let bare = Subject {
+        prepare: few_entries(),
+        run: format!(
+            "{SNAPSHOT}; e2fsck -fp /dev/mapper/HostVG-Floor || [ $? -lt 4 ]; \
+             tune2fs -U random /dev/mapper/HostVG-Floor; \
+             cp {ENTRIES}/imgbased-Base-0.1.conf {ENTRIES}/floor.conf; sync -f /boot"
+        ),
+        clean: format!("{REMOVE_FLOOR}; rm {ENTRIES}/floor.conf"),
+    };
+    vm.say("layer add, boom and snapm");
+    let subjects = [
+        bare,
+        ours(few_entries()),
+        boom(few_entries()),
+        snapm(few_entries()),
+        ours(many_entries()),
+        boom(many_entries()),
+        snapm(many_entries()),
+    ];
+    let [bare, ours, boom, snapm, ours_many, boom_many, snapm_many] = times(vm, RUNS, &subjects)?;
+    shell(vm, &few_entries())?;
+    let processes = lvm_processes(vm, "imgbased-helper layer add Base-0")?;
+    shell(vm, REMOVE_LAYER)?;
+
+    let row = |what, measured: &Samples, name, other: &Samples, limit| Row {
+        what,
+        unit: Unit::Seconds,
+        measured: measured.clone(),
+        other: Some((name, other.clone())),
+        limit,
+    };
+    let below = Limit::Below(1.0);
+    Ok(vec![
+        row(
+            "layer add",
+            &ours,
+            "its bare commands",
+            &bare,
+            Limit::AtMost(1.15),
+        ),
+        processes_row("layer add: lvm processes", processes, 3.0),
+        row(
+            "layer add, 5 entries",
+            &ours,
+            "lvcreate, boom",
+            &boom,
+            below,
+        ),
+        row(
+            "layer add, 100 entries",
+            &ours_many,
+            "lvcreate, boom",
+            &boom_many,
+            below,
+        ),
+        row("layer add, 5 entries", &ours, "snapm", &snapm, below),
+        row(
+            "layer add, 100 entries",
+            &ours_many,
+            "snapm",
+            &snapm_many,
+            below,
+        ),
+        row(
+            "layer add, 100 entries",
+            &ours_many,
+            "with 5",
+            &ours,
+            Limit::AtMost(1.10),
+        ),
+        row(
+            "lvcreate, boom, 100 entries",
+            &boom_many,
+            "with 5",
+            &boom,
+            Limit::None,
+        ),
+        row(
+            "snapm, 100 entries",
+            &snapm_many,
+            "with 5",
+            &snapm,
+            Limit::None,
+        ),
+    ])
+}
+
+/// `base add` beside dd: time, space and memory; and a base that differs little from another one.
+fn base_add(vm: &mut Vm) -> Result<Vec<Row>> {
+    let copy = "dd if=/dev/disk/by-id/virtio-first of=/dev/mapper/HostVG-Floor bs=4M \
+                conv=sparse,fsync; sync";
+    let help = shell(vm, "imgbased-helper base add --help")?;
+    let whole = if help.contains("--no-share") {
+        "--no-share"
+    } else {
+        ""
+    };
+    let add = format!("imgbased-helper base add --name Large {whole} /dev/disk/by-id/virtio-first");
+    let cold = "echo 3 > /proc/sys/vm/drop_caches";
+    let create_floor = "size=$(blockdev --getsize64 /dev/disk/by-id/virtio-first); \
+                        lvm lvcreate --yes --type thin --virtualsize ${size}b --thinpool ImagePool \
+                        --setactivationskip y -K -ay --name Floor HostVG";
+    vm.say("base add and dd");
+    let [ours, dd] = times(
+        vm,
+        COPIES,
+        &[
+            Subject {
+                prepare: cold.into(),
+                run: format!("{add}; sync"),
+                clean: "imgbased-helper base remove --yes Large".into(),
+            },
+            Subject {
+                prepare: format!("{create_floor}; {cold}"),
+                run: copy.into(),
+                clean: REMOVE_FLOOR.into(),
+            },
+        ],
+    )?;
+
+    let before = pool_data(vm)?;
+    shell(vm, &format!("{create_floor}; {copy}"))?;
+    let dd_data = pool_data(vm)? - before;
+    shell(vm, REMOVE_FLOOR)?;
+    let before = pool_data(vm)?;
+    let [own, all] = peak_memory(vm, &add)?;
+    let data = pool_data(vm)? - before;
+
+    vm.say("a base that differs in 5 % of its blocks");
+    let (before, written) = (pool_data(vm)?, written_to_pool(vm)?);
+    shell(
+        vm,
+        "imgbased-helper base add --name Second /dev/disk/by-id/virtio-second",
+    )?;
+    let second_data = pool_data(vm)? - before;
+    let second_written = written_to_pool(vm)? - written;
+    shell(
+        vm,
+        "imgbased-helper base remove --yes Second; imgbased-helper base remove --yes Large",
+    )?;
+
+    let bytes = |what, measured, name, other, limit| Row {
+        what,
+        unit: Unit::Bytes,
+        measured: Samples::one(measured),
+        other: Some((name, Samples::one(other))),
+        limit: Limit::AtMost(limit),
+    };
+    let memory = |what, measured| Row {
+        what,
+        unit: Unit::Bytes,
+        measured: Samples::one(measured),
+        other: None,
+        limit: Limit::AtMost(f64::from(64 << 20)),
+    };
+    Ok(vec![
+        Row {
+            what: "base add, 4 GiB",
+            unit: Unit::Seconds,
+            measured: ours,
+            other: Some(("dd conv=sparse,fsync", dd)),
+            limit: Limit::AtMost(1.15),
+        },
+        bytes(
+            "base add: pool data",
+            data,
+            "dd conv=sparse,fsync",
+            dd_data,
+            1.0,
+        ),
+        bytes(
+            "second base, 5 % other: pool data",
+            second_data,
+            "first base",
+            data,
+            0.1,
+        ),
+        bytes(
+            "second base, 5 % other: written",
+            second_written,
+            "first base",
+            data,
+            0.1,
+        ),
+        memory("base add: memory of the helper", own),
+        memory(
+            "base add: memory of the largest of it and its programs",
+            all,
+        ),
+    ])
+}
+
+/// `layout` with many layers beside lvs.
+fn layout(vm: &mut Vm) -> Result<Vec<Row>> {
+    vm.say(&format!("{LAYERS} layers: making them"));
+    let there: u32 = number(vm, "imgbased-helper layer list | wc -l")?;
+    // Without copies of lvm's metadata, which would fill the root filesystem.
+    shell(
+        vm,
+        &format!(
+            "cd {ENTRIES}; echo 'backup {{ archive = 0 backup = 0 }}' > /etc/lvm/lvmlocal.conf; \
+             for n in $(seq 2001 {}); do \
+             echo lvcreate --yes --snapshot --permission rw --setactivationskip y -an \
+             --addtag imgbased:layer --addtag imgbased:of=Base-0 --name Base-0.$n HostVG/Base-0; \
+             sed s/Base-0[.]1/Base-0.$n/ imgbased-Base-0.1.conf > imgbased-Base-0.$n.conf; \
+             done | lvm > /run/output 2>&1",
+            2000 + LAYERS - there
+        ),
+    )?;
+    let there: u32 = number(vm, "imgbased-helper layer list | wc -l")?;
+    ensure!(
+        there == LAYERS,
+        "there are {there} layers instead of {LAYERS}"
+    );
+    vm.say("layout and lvs");
+    let subjects = ["imgbased-helper layout", "lvm lvs HostVG"].map(Subject::reader);
+    let [ours, lvs] = times(vm, RUNS, &subjects)?;
+    let processes = lvm_processes(vm, "imgbased-helper layout")?;
+    Ok(vec![
+        Row {
+            what: "layout, 500 layers",
+            unit: Unit::Seconds,
+            measured: ours,
+            other: Some(("lvs", lvs)),
+            limit: Limit::AtMost(1.3),
+        },
+        processes_row("layout, 500 layers: lvm processes", processes, 1.0),
+    ])
+}
+
+fn processes_row(what: &'static str, count: f64, limit: f64) -> Row {
+    Row {
+        what,
+        unit: Unit::Processes,
+        measured: Samples::one(count),
+        other: None,
+        limit: Limit::AtMost(limit),
+    }
+}
+
+/// How often lvm is executed by `command` and what it starts, under any of its names.
+fn lvm_processes(vm: &mut Vm, command: &str) -> Result<f64> {
+    let trace = "strace --follow-forks --status=successful --trace=execve --signal=none --output=/run/trace";
+    shell(vm, &format!("{trace} {command}"))?;
+    number(
+        vm,
+        "grep -cE 'execve\\(\"[^\"]*/(lvm|(lv|vg|pv)[a-z]+)\"' /run/trace",
+    )
+}
+
+/// The space that the pool has given to its volumes, in bytes. dmsetup(8) counts blocks, where lvs(8)
+/// rounds to a percentage.
+fn pool_data(vm: &mut Vm) -> Result<f64> {
+    let pool = "HostVG-ImagePool-tpool";
+    let used: f64 = number(
+        vm,
+        &format!("dmsetup status {pool} | cut -d ' ' -f 6 | cut -d / -f 1"),
+    )?;
+    let sectors: f64 = number(vm, &format!("dmsetup table {pool} | cut -d ' ' -f 6"))?;
+    Ok(used * sectors * 512.0)
+}
+
+/// What was written to the pool's data since the machine was started, in bytes.
+fn written_to_pool(vm: &mut Vm) -> Result<f64> {
+    let sectors: f64 = number(
+        vm,
+        "sync; read -ra stat < /sys/block/$(basename $(realpath /dev/mapper/HostVG-ImagePool_tdata))/stat; \
+         echo ${stat[6]}",
+    )?;
+    Ok(sectors * 512.0)
+}
+
+/// The largest resident set of `command`'s own process, looked at until it ends, and that of the
+/// largest of it and its children, as the kernel accounts it; in bytes.
+fn peak_memory(vm: &mut Vm, command: &str) -> Result<[f64; 2]> {
+    let watch = "own=0; while kill -0 $! 2> /dev/null; do \
+                 for pid in $(cat /proc/$!/task/$!/children 2> /dev/null || true); do \
+                 now=$(sed -n 's/^VmHWM:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$pid/status 2> /dev/null || true); \
+                 [ -z $now ] || own=$now; done; sleep 0.02; done; wait $!; echo $own > /run/own";
+    shell(
+        vm,
+        &format!(
+            "/usr/bin/time --format %M --output /run/all {command} > /run/output 2>&1 & {watch}"
+        ),
+    )?;
+    let kibibytes: [f64; 2] = [number(vm, "cat /run/own")?, number(vm, "cat /run/all")?];
+    Ok(kibibytes.map(|value| value * 1024.0))
+}
+
+/// Shows the table and keeps it and the values.
+fn report(vm: &mut Vm, rows: &[Row]) -> Result<()> {
+    let machine = shell(
+        vm,
+        "echo $(imgbased-helper --version), Linux $(uname -r), lvm2 $(dpkg-query -Wf '${Version}' lvm2), \
+         $(systemd-detect-virt)",
+    )?;
+    let table = format!("{machine}\n\n{}", render(rows));
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    fs::create_dir_all(&directory)?;
+    let text = directory.join("storage.txt");
+    fs::write(&text, &table).with_context(|| text.display().to_string())?;
+    fs::write(
+        text.with_extension("json"),
+        serde_json::to_vec_pretty(rows)?,
+    )?;
+    say(&format!("{table}\nalso in {}", text.display()));
+    Ok(())
+}
