@@ -63,6 +63,10 @@ impl Host {
 }
 
 impl HostDisk {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Switches a machine on that boots from this disk. `boot` tells the scenario's boots apart.
     pub fn boot(&self, boot: &str, echo: Echo) -> Result<Vm> {
         self.boot_with(boot, Vec::new(), echo)
@@ -80,7 +84,12 @@ impl HostDisk {
 pub fn boot_image(image: &RootImage, name: &str, disks: Vec<Disk>) -> Result<Vm> {
     let root = store::scratch(name)?.join("root.qcow2");
     qemu::create_overlay(&root, &image.filesystem(), "raw")?;
-    let mut all = vec![Disk::writable(&root, "root")];
+    boot_root(image, &root, name, disks)
+}
+
+/// Like [`boot_image`], with the file `root`, an overlay of the image, as the root.
+pub fn boot_root(image: &RootImage, root: &Path, name: &str, disks: Vec<Disk>) -> Result<Vm> {
+    let mut all = vec![Disk::writable(root, "root")];
     all.extend(disks);
     let kernel = Kernel {
         vmlinuz: &image.vmlinuz(),

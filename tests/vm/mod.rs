@@ -7,17 +7,23 @@
 //! log and where the whole of it is.
 
 mod console;
+pub mod examine;
 mod host;
 mod image;
 mod menu;
+mod monitor;
 pub mod qemu;
 pub mod readme;
+mod rescue;
 mod shell;
 pub mod store;
 mod terminal;
+pub mod verbs;
+pub mod write_log;
 
 pub use console::Echo;
 pub use host::{Host, boot_image};
 pub use image::RootImage;
-pub use qemu::Vm;
-pub use store::say;
+pub use qemu::{Disk, Vm, convert_to_raw, create_overlay};
+pub use rescue::Rescue;
+pub use store::{say, scratch};

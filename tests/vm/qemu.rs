@@ -1,5 +1,6 @@
 //! A QEMU process with its disks.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use tempfile::TempDir;
+
 use super::console::{Console, Echo};
+use super::monitor;
 use super::store;
 
 const QEMU: &str = "qemu-system-x86_64";
@@ -18,7 +22,16 @@ pub struct Disk {
     path: PathBuf,
     format: &'static str,
     serial: &'static str,
-    read_only: bool,
+    access: Access,
+}
+
+enum Access {
+    ReadOnly,
+    Write,
+    /// What is written is gone with the machine.
+    WriteInVain,
+    /// What is written, and in which order, is also in this file (see [`super::write_log`]).
+    WriteLogged(PathBuf),
 }
 
 impl Disk {
@@ -28,8 +41,30 @@ impl Disk {
             path: path.to_owned(),
             format: "qcow2",
             serial,
-            read_only: false,
+            access: Access::Write,
         }
+    }
+
+    /// A file in `format` that the machine may write to, but which stays as it is.
+    pub fn forgetful(path: &Path, format: &'static str, serial: &'static str) -> Self {
+        Self {
+            path: path.to_owned(),
+            format,
+            serial,
+            access: Access::WriteInVain,
+        }
+    }
+
+    /// A qcow2 file that the machine may write to, and a file for the log of its writes, which is
+    /// begun anew.
+    pub fn logged(path: &Path, log: &Path, serial: &'static str) -> Result<Self> {
+        fs::File::create(log).with_context(|| log.display().to_string())?;
+        Ok(Self {
+            path: path.to_owned(),
+            format: "qcow2",
+            serial,
+            access: Access::WriteLogged(log.to_owned()),
+        })
     }
 
     /// A raw image that the machine can only read.
@@ -38,22 +73,35 @@ impl Disk {
             path: path.to_owned(),
             format: "raw",
             serial,
-            read_only: true,
+            access: Access::ReadOnly,
         }
     }
 
     fn arguments(&self) -> [String; 4] {
         let id = format!("disk-{}", self.serial);
-        [
-            "-drive".into(),
-            // cache=unsafe: a flush to the disk of the machine that runs the test proves nothing,
-            // for that machine does not lose its power.
-            format!(
-                "if=none,id={id},file={},format={},read-only={},cache=unsafe,discard=unmap",
-                self.path.display(),
-                self.format,
-                if self.read_only { "on" } else { "off" }
+        let (path, format) = (self.path.display(), self.format);
+        // cache=unsafe: a flush to the disk of the machine that runs the test proves nothing, for
+        // that machine does not lose its power.
+        let drive =
+            format!("if=none,id={id},file={path},format={format},cache=unsafe,discard=unmap");
+        let (option, value) = match &self.access {
+            Access::ReadOnly => ("-drive", drive + ",read-only=on"),
+            Access::Write => ("-drive", drive),
+            Access::WriteInVain => ("-drive", drive + ",snapshot=on"),
+            Access::WriteLogged(log) => (
+                "-blockdev",
+                format!(
+                    "driver=blklogwrites,node-name={id},discard=unmap,log-super-update-interval=1,\
+                     log.driver=file,log.filename={},log.cache.no-flush=on,\
+                     file.driver={format},file.discard=unmap,file.cache.no-flush=on,\
+                     file.file.driver=file,file.file.filename={path}",
+                    log.display()
+                ),
             ),
+        };
+        [
+            option.into(),
+            value,
             "-device".into(),
             format!("virtio-blk-pci,drive={id},serial={}", self.serial),
         ]
@@ -71,6 +119,8 @@ pub struct Kernel<'a> {
 pub struct Vm {
     child: Child,
     pub(super) console: Console,
+    /// Holds the monitor's socket.
+    directory: TempDir,
     name: String,
     started: Instant,
     pub(super) commands: usize,
@@ -80,16 +130,54 @@ impl Vm {
     /// Starts a machine on `disks`, from the first one's boot sector unless a `kernel` is given.
     /// `name` is the name of its log in `target/vm/logs`.
     pub fn start(name: &str, disks: &[Disk], kernel: Option<&Kernel>, echo: Echo) -> Result<Self> {
-        let log = store::log(name)?;
-        let mut command = Command::new(QEMU);
-        command.args(machine_arguments());
-        command.args(disks.iter().flat_map(Disk::arguments));
-        if let Some(kernel) = kernel {
-            command.arg("-kernel").arg(kernel.vmlinuz);
-            command.arg("-initrd").arg(kernel.initrd);
-            command.args(["-append", kernel.cmdline]);
+        let boot = kernel.map_or_else(Vec::new, |kernel| {
+            vec![
+                "-kernel".into(),
+                kernel.vmlinuz.into(),
+                "-initrd".into(),
+                kernel.initrd.into(),
+                "-append".into(),
+                kernel.cmdline.into(),
+            ]
+        });
+        Self::spawn(name, disks, &boot, echo)
+    }
+
+    /// Goes on with the machine that [`Vm::save`] left in the file `state`. The `disks` are the same,
+    /// in the same order; one that was not in use then may hold something else now.
+    pub fn restore(name: &str, disks: &[Disk], state: &Path) -> Result<Self> {
+        let incoming = format!("file:{}", state.display());
+        let boot = ["-incoming".into(), incoming.into()];
+        let vm = Self::spawn(name, disks, &boot, Echo::Silent)?;
+        if let Err(error) = monitor::wait_until_restored(&vm.monitor()) {
+            return vm.console.fail(&format!("{error:#}"));
         }
-        let mut child = command
+        Ok(vm)
+    }
+
+    /// Writes the machine's memory and devices to the file `state` and ends it.
+    pub fn save(self, state: &Path) -> Result<()> {
+        monitor::save(&self.monitor(), state)?;
+        self.say("saved");
+        Ok(())
+    }
+
+    fn monitor(&self) -> PathBuf {
+        self.directory.path().join("monitor")
+    }
+
+    /// Starts QEMU; `boot` are the arguments that say what the machine begins with.
+    fn spawn(name: &str, disks: &[Disk], boot: &[OsString], echo: Echo) -> Result<Self> {
+        let log = store::log(name)?;
+        // A socket's path is short, that of this directory can be long.
+        let directory = tempfile::tempdir().context("making a directory for a socket")?;
+        let monitor = directory.path().join("monitor");
+        let mut child = Command::new(QEMU)
+            .args(machine_arguments())
+            .args(disks.iter().flat_map(Disk::arguments))
+            .args(boot)
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .args([
                 "-chardev",
                 "stdio,id=line,signal=off",
@@ -111,6 +199,7 @@ impl Vm {
         let vm = Self {
             child,
             console,
+            directory,
             name: name.into(),
             started: Instant::now(),
             commands: 0,
@@ -157,12 +246,23 @@ impl Drop for Vm {
 
 /// Creates the empty qcow2 file `path` of `size` as qemu-img understands it.
 pub fn create_disk(path: &Path, size: &str) -> Result<()> {
-    qemu_img(&[path.as_os_str(), size.as_ref()])
+    qemu_img(&[
+        "create".as_ref(),
+        "-q".as_ref(),
+        "-f".as_ref(),
+        "qcow2".as_ref(),
+        path.as_os_str(),
+        size.as_ref(),
+    ])
 }
 
 /// Creates the qcow2 file `path` that holds only what differs from `backing`, a file in `format`.
 pub fn create_overlay(path: &Path, backing: &Path, format: &str) -> Result<()> {
     qemu_img(&[
+        "create".as_ref(),
+        "-q".as_ref(),
+        "-f".as_ref(),
+        "qcow2".as_ref(),
         "-b".as_ref(),
         backing.as_os_str(),
         "-F".as_ref(),
@@ -171,16 +271,26 @@ pub fn create_overlay(path: &Path, backing: &Path, format: &str) -> Result<()> {
     ])
 }
 
-fn qemu_img(arguments: &[&std::ffi::OsStr]) -> Result<()> {
+/// Writes what the qcow2 file `from` holds into the raw, sparse file `to`.
+pub fn convert_to_raw(from: &Path, to: &Path) -> Result<()> {
+    qemu_img(&[
+        "convert".as_ref(),
+        "-O".as_ref(),
+        "raw".as_ref(),
+        from.as_os_str(),
+        to.as_os_str(),
+    ])
+}
+
+fn qemu_img(arguments: &[&OsStr]) -> Result<()> {
     let output = Command::new("qemu-img")
-        .args(["create", "-q", "-f", "qcow2"])
         .args(arguments)
         .output()
         .context("starting qemu-img")?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "qemu-img create {arguments:?}: {}",
+        "qemu-img {arguments:?}: {}",
         error.trim()
     );
     Ok(())

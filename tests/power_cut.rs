@@ -1,0 +1,214 @@
+//! What is on the disk when the power is cut while a verb works, or when the machine is reset right
+//! after the verb was killed. The machines are in `vm/`.
+
+#[allow(dead_code, unused_imports, reason = "other tests use the rest")]
+mod vm;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use fastrand::Rng;
+
+use vm::examine::{Examiner, State};
+use vm::verbs::{ADD_BASE, ADD_LAYER, ADD_LAYER_OF_LAYER, REMOVE_BASE, REMOVE_LAYER, Verb};
+use vm::write_log::{self, Change, Epoch};
+use vm::{Disk, Echo, Host, Rescue, Vm, convert_to_raw, create_overlay, say, scratch};
+
+/// The choice of epochs and of writes is the same each time.
+const SEED: u64 = 1;
+/// In how many epochs of a verb the power is also cut when only half of the writes are on the disk.
+const HALVED: usize = 6;
+/// No verb has that many steps.
+const STEPS_MAX: u32 = 60;
+/// What a shell reports of a process that was killed: 128 and SIGKILL.
+const KILLED: i32 = 137;
+const MOUNT_BOOT: &str = "mount /dev/disk/by-id/virtio-host-part2 /boot";
+
+#[test]
+fn power_cuts_while_a_layer_is_added() -> Result<()> {
+    cut_at_each_flush(&ADD_LAYER)
+}
+
+#[test]
+fn power_cuts_while_a_layer_is_removed() -> Result<()> {
+    cut_at_each_flush(&REMOVE_LAYER)
+}
+
+#[test]
+fn power_cuts_while_a_base_is_added() -> Result<()> {
+    cut_at_each_flush(&ADD_BASE)
+}
+
+#[test]
+fn bases_killed_after_any_step_and_the_machine_reset() -> Result<()> {
+    reset_after_each_step(&ADD_BASE)?;
+    reset_after_each_step(&REMOVE_BASE)
+}
+
+#[test]
+fn layers_killed_after_any_step_and_the_machine_reset() -> Result<()> {
+    reset_after_each_step(&ADD_LAYER)?;
+    reset_after_each_step(&ADD_LAYER_OF_LAYER)?;
+    reset_after_each_step(&REMOVE_LAYER)
+}
+
+/// Records what a verb writes, and looks at the disk as it was before, at each flush and at the end,
+/// and at some disks on which, between two flushes, half of the writes had arrived.
+fn cut_at_each_flush(verb: &Verb) -> Result<()> {
+    let name = format!("cut-{}", verb.name);
+    let directory = scratch(&name)?;
+    let start = start_disk(verb, &directory)?;
+    let epochs = record(verb, &start, &directory)?;
+    let changes: usize = epochs.iter().map(Vec::len).sum();
+    say(&format!(
+        "{name}: {changes} writes and discards in {} epochs",
+        epochs.len()
+    ));
+    let disk = directory.join("disk.raw");
+    convert_to_raw(&start, &disk)?;
+    let image = File::options().write(true).open(&disk)?;
+
+    let mut random = Rng::with_seed(SEED);
+    let several = (0..epochs.len()).filter(|&number| epochs[number].len() > 1);
+    let halved = random.choose_multiple(several, HALVED);
+    let sample = random.usize(..epochs.len());
+    let mut cuts = Cuts {
+        examiner: Examiner::new(&name, verb),
+        disk: &disk,
+        boots: 0,
+    };
+    let mut last = cuts.look("before the first write", false);
+    for (number, epoch) in epochs.iter().enumerate() {
+        if halved.contains(&number) {
+            let half = random.choose_multiple(epoch, epoch.len() / 2);
+            apply(half, &image)?;
+            cuts.look(&format!("after half of epoch {number}"), false);
+        }
+        apply(epoch, &image)?;
+        last = cuts.look(&format!("after epoch {number}"), number == sample);
+    }
+    if let Some(state) = last {
+        let done = cuts.boot_when_done(verb, &state);
+        cuts.examiner.judge("when it was done", done);
+    }
+    say(&format!("{name}: {} boots", cuts.boots));
+    cuts.examiner.finish()
+}
+
+/// Runs the verb with a log of all that it writes. The machine is stopped as soon as it is done.
+fn record(verb: &Verb, start: &Path, directory: &Path) -> Result<Vec<Epoch>> {
+    let (disk, log) = (directory.join("recorded.qcow2"), directory.join("log"));
+    create_overlay(&disk, start, "qcow2")?;
+    let disk = Disk::logged(&disk, &log, "host")?;
+    let mut vm = Rescue::prepared()?.with(&format!("record-{}", verb.name), disk)?;
+    vm.ok(MOUNT_BOOT)?;
+    vm.ok(verb.run)?;
+    drop(vm);
+    let epochs = write_log::read(&log)?;
+    ensure!(!epochs.is_empty(), "`{}` wrote nothing", verb.run);
+    Ok(epochs)
+}
+
+fn apply<'a>(changes: impl IntoIterator<Item = &'a Change>, image: &File) -> Result<()> {
+    changes
+        .into_iter()
+        .try_for_each(|change| change.apply(image))
+}
+
+/// The disk of a machine whose power was cut, earlier and later ones in turn.
+struct Cuts<'a> {
+    examiner: Examiner<'a>,
+    /// A raw image.
+    disk: &'a Path,
+    boots: usize,
+}
+
+impl Cuts<'_> {
+    /// Looks at the disk as it is now, and boots it if it looks like none before or is a sample. The
+    /// first one, without anything of the verb on it, is the disk of other tests.
+    fn look(&mut self, what: &str, is_sample: bool) -> Option<State> {
+        let is_first = self.examiner.kinds() == 0;
+        let seen = self.examiner.look(what, self.disk())?;
+        if is_sample || seen.is_new && !is_first {
+            let booted = seen.state.default_layer().and_then(|l| self.boot(l));
+            self.examiner.judge(&format!("{what}, booted"), booted)?;
+        }
+        Some(seen.state)
+    }
+
+    /// Refuses a disk without what the verb has done, and boots what it has made.
+    fn boot_when_done(&mut self, verb: &Verb, state: &State) -> Result<()> {
+        let is_listed = state.lists(verb.subject);
+        ensure!(is_listed == verb.adds, "{}: {is_listed}", verb.subject);
+        let is_made = verb.adds && verb.is_real;
+        self.boot(if is_made {
+            verb.subject
+        } else {
+            state.default_layer()?
+        })
+    }
+
+    /// Boots from the disk's own boot sector, with `layer` picked in the menu.
+    fn boot(&mut self, layer: &str) -> Result<()> {
+        self.boots += 1;
+        let name = format!("{}-boot", self.examiner.name());
+        let mut vm = Vm::start(&name, &[self.disk()], None, Echo::Silent)?;
+        vm.menu()?.choose(layer)?;
+        vm.log_in()?;
+        let source = vm.ok("findmnt -no SOURCE /")?;
+        let wanted = format!("/dev/mapper/HostVG-{}", layer.replace('-', "--"));
+        ensure!(source == wanted, "the root is {source}");
+        let cmdline = vm.ok("cat /proc/cmdline")?;
+        ensure!(
+            cmdline.ends_with(&format!("imgbased.layer={layer}")),
+            "the command line is {cmdline}"
+        );
+        let state = vm.run("systemctl is-system-running --wait")?.text;
+        ensure!(state == "running", "the system is {state}");
+        Ok(())
+    }
+
+    fn disk(&self) -> Disk {
+        Disk::forgetful(self.disk, "raw", "host")
+    }
+}
+
+/// Kills the verb after its first step, its second and so on, and the machine with it, and looks at
+/// what has reached the disk.
+fn reset_after_each_step(verb: &Verb) -> Result<()> {
+    let name = format!("reset-{}", verb.name);
+    let directory = scratch(&name)?;
+    let start = start_disk(verb, &directory)?;
+    let disk = directory.join("disk.qcow2");
+    let mut examiner = Examiner::new(&name, verb);
+    for step in 1..=STEPS_MAX {
+        create_overlay(&disk, &start, "qcow2")?;
+        let mut vm = Rescue::prepared()?.with(&name, Disk::writable(&disk, "host"))?;
+        vm.ok(MOUNT_BOOT)?;
+        let killed = vm.run(&format!("IMGBASED_KILL_AFTER={step} {}", verb.run))?;
+        drop(vm);
+        if killed.status == 0 {
+            ensure!(step > 1, "`{}` was never killed", verb.run);
+            return examiner.finish();
+        }
+        ensure!(killed.status == KILLED, "step {step}: {killed:?}");
+        let reset = Disk::forgetful(&disk, "qcow2", "host");
+        examiner.look(&format!("after step {step}"), reset);
+    }
+    bail!("`{}` has more than {STEPS_MAX} steps", verb.run)
+}
+
+/// The disk, in `directory`, of a host that is ready for the verb.
+fn start_disk(verb: &Verb, directory: &Path) -> Result<PathBuf> {
+    let host = Host::prepared()?.disk(&format!("{}-host", verb.name))?;
+    let path = directory.join("start.qcow2");
+    create_overlay(&path, host.path(), "qcow2")?;
+    let disk = Disk::writable(&path, "host");
+    let mut vm = Rescue::prepared()?.with(&format!("start-{}", verb.name), disk)?;
+    vm.ok(MOUNT_BOOT)?;
+    vm.ok(verb.prepare)
+        .with_context(|| format!("before `{}`", verb.run))?;
+    vm.ok("umount /boot && vgchange -q -an HostVG")?;
+    Ok(path)
+}
