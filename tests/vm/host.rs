@@ -72,6 +72,19 @@ impl HostDisk {
         self.boot_with(boot, Vec::new(), echo)
     }
 
+    /// A new, empty disk beside this one, of `size` as qemu-img understands it.
+    pub fn spare(&self, serial: &'static str, size: &str) -> Result<Disk> {
+        let path = self.path.with_file_name(format!("{serial}.qcow2"));
+        qemu::create_disk(&path, size)?;
+        Ok(Disk::writable(&path, serial))
+    }
+
+    /// A disk that [`HostDisk::spare`] made, as earlier machines have left it.
+    pub fn existing(&self, serial: &'static str) -> Disk {
+        let path = self.path.with_file_name(format!("{serial}.qcow2"));
+        Disk::writable(&path, serial)
+    }
+
     /// Like [`HostDisk::boot`], with the disks `others` in the machine as well.
     pub fn boot_with(&self, boot: &str, others: Vec<Disk>, echo: Echo) -> Result<Vm> {
         let mut disks = vec![Disk::writable(&self.path, "host")];
