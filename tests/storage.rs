@@ -13,64 +13,117 @@ const STEPS_MAX: u32 = 60;
 /// What a shell reports of a process that was killed: 128 and SIGKILL.
 const KILLED: i32 = 137;
 
-/// A verb, how to get ready for it, and how to take back what it did. Both must succeed whether or
-/// not it came to that.
+/// A verb of a group, and how to get ready for it, which must succeed whatever an earlier run of the
+/// verb has come to.
 struct Verb {
+    vg: &'static str,
     prepare: &'static str,
     run: &'static str,
-    clean: &'static str,
 }
 
 const ADD_BASE: Verb = Verb {
-    prepare: "true",
-    run: "imgbased-helper base add --name Extra /root/small.img",
-    clean: "! imgbased-helper base list | grep -qx Extra || imgbased-helper base remove -y Extra",
+    vg: "HostVG",
+    prepare: "! imgbased-helper base list | grep -qx Extra || imgbased-helper base remove -y Extra",
+    run: "base add --name Extra /root/small.img",
+};
+/// Of files, into a new filesystem.
+const ADD_BASE_OF_FILES: Verb = Verb {
+    run: "base add --name Extra /root/small",
+    ..ADD_BASE
 };
 const REMOVE_BASE: Verb = Verb {
     prepare: "imgbased-helper base list | grep -qx Extra || imgbased-helper base add --name Extra /root/small.img; \
               imgbased-helper layer list | grep -q '^Extra+' || imgbased-helper layer add Extra",
-    run: "imgbased-helper base remove --yes Extra",
-    clean: ADD_BASE.clean,
+    run: "base remove --yes Extra",
+    ..ADD_BASE
+};
+const COLLECT: Verb = Verb {
+    run: "gc --yes --keep 0",
+    ..REMOVE_BASE
 };
 const ADD_LAYER_OF_BASE: Verb = Verb {
-    prepare: "true",
-    run: "imgbased-helper layer add Base-0",
-    clean: "for layer in $(imgbased-helper layer list | cut -d ' ' -f 1 | grep -vx 'Base-0.[12]'); do \
-            imgbased-helper layer remove $layer; done",
+    vg: "HostVG",
+    prepare: "for layer in $(imgbased-helper layer list | cut -d ' ' -f 1 | grep -vx 'Base-0.[12]'); do \
+              imgbased-helper layer remove $layer; done",
+    run: "layer add Base-0",
 };
 const ADD_LAYER_OF_LAYER: Verb = Verb {
-    run: "imgbased-helper layer add Base-0.2",
+    run: "layer add Base-0.2",
     ..ADD_LAYER_OF_BASE
 };
+/// With a line for the root in its fstab.
+const ADD_LAYER_OF_EXTRA: Verb = Verb {
+    vg: "HostVG",
+    prepare: "imgbased-helper base list | grep -qx Extra || imgbased-helper base add --name Extra /root/small.img; \
+              for layer in $(imgbased-helper layer list | cut -d ' ' -f 1 | grep '^Extra'); do \
+              imgbased-helper layer remove $layer; done",
+    run: "layer add Extra",
+};
 const REMOVE_LAYER: Verb = Verb {
+    vg: "HostVG",
     prepare: "imgbased-helper layer list | grep -q Base-0.3 || imgbased-helper layer add Base-0",
-    run: "imgbased-helper layer remove Base-0.3",
-    clean: ADD_LAYER_OF_BASE.clean,
+    run: "layer remove Base-0.3",
+};
+const MAKE_GROUP: Verb = Verb {
+    vg: "New",
+    prepare: "! lvm vgs New 2>/dev/null || { lvm vgremove -y New && lvm pvremove $spare; }",
+    run: "layout init --device $spare",
+};
+const ADOPT: Verb = Verb {
+    vg: "Installed",
+    prepare: "lvm vgs Installed 2>/dev/null || { lvm vgcreate Installed $spare && \
+              lvm lvcreate -y --type thin-pool -L 300M -n pool Installed && lvm lvcreate -y -V 64M --thinpool pool -n root Installed && \
+              dd if=/root/small.img of=/dev/Installed/root conv=fsync; }; \
+              ! lvm lvs Installed/node-1-1 || imgbased-helper --vg Installed base remove --yes node-1-1; \
+              ! lvm lvs Installed/Config || lvm lvremove -y Installed/Config; \
+              lvm vgchange --deltag imgbased:vg Installed; lvm lvchange --deltag imgbased:pool Installed/pool",
+    run: "layout init --from Installed/root --name node-1-1",
 };
 
 #[test]
 fn bases_killed_after_any_step() -> Result<()> {
     let mut vm = host("kill-base")?;
-    kill_after_each_step(&mut vm, &ADD_BASE)?;
-    kill_after_each_step(&mut vm, &REMOVE_BASE)
+    for verb in [&ADD_BASE, &ADD_BASE_OF_FILES, &REMOVE_BASE, &COLLECT] {
+        kill_after_each_step(&mut vm, verb)?;
+    }
+    Ok(())
 }
 
 #[test]
 fn layers_killed_after_any_step() -> Result<()> {
     let mut vm = host("kill-layer")?;
-    kill_after_each_step(&mut vm, &ADD_LAYER_OF_BASE)?;
-    kill_after_each_step(&mut vm, &ADD_LAYER_OF_LAYER)?;
-    kill_after_each_step(&mut vm, &REMOVE_LAYER)
+    for verb in [
+        &ADD_LAYER_OF_BASE,
+        &ADD_LAYER_OF_LAYER,
+        &REMOVE_LAYER,
+        &ADD_LAYER_OF_EXTRA,
+    ] {
+        kill_after_each_step(&mut vm, verb)?;
+    }
+    Ok(())
 }
+
+#[test]
+fn groups_killed_after_any_step() -> Result<()> {
+    let mut vm = host("kill-group")?;
+    kill_after_each_step(&mut vm, &MAKE_GROUP)?;
+    vm.ok(&format!("{SPARE} {}", MAKE_GROUP.prepare))?;
+    kill_after_each_step(&mut vm, &ADOPT)
+}
+
+/// The name of a disk that nothing needs, for a shell.
+const SPARE: &str = "spare=/dev/disk/by-id/virtio-spare;";
 
 /// A running host with a small image that can be made a base.
 fn host(name: &str) -> Result<Vm> {
-    let mut vm = Host::prepared()?.disk(name)?.boot("once", Echo::Silent)?;
+    let disk = Host::prepared()?.disk(name)?;
+    let spare = disk.spare("spare", "1G")?;
+    let mut vm = disk.boot_with("once", vec![spare], Echo::Silent)?;
     vm.log_in()?;
     vm.ok(
-        "mkdir -p /root/small/boot && echo kernel > /root/small/boot/vmlinuz-9.9 && \
-           echo initramfs > /root/small/boot/initrd.img-9.9 && \
-           mke2fs -q -t ext4 -d /root/small /root/small.img 16M",
+        "mkdir -p /root/small/boot /root/small/etc /root/small/usr && cd /root && \
+         echo kernel > small/boot/vmlinuz-9.9 && echo initramfs > small/boot/initrd.img-9.9 && \
+         echo 'UUID=1 / ext4 defaults 0 1' > small/etc/fstab && mke2fs -q -t ext4 -d small small.img 16M",
     )?;
     Ok(vm)
 }
@@ -79,38 +132,45 @@ fn host(name: &str) -> Result<Vm> {
 /// to its end. Each time `check` has to find and repair all that is left, and nothing that was there
 /// before may have changed.
 fn kill_after_each_step(vm: &mut Vm, verb: &Verb) -> Result<()> {
+    let Verb { vg, prepare, run } = verb;
+    let helper = format!("imgbased-helper --vg {vg}");
     let before = old_state(vm)?;
     for step in 1..=STEPS_MAX {
-        vm.ok(verb.prepare)?;
-        let killed = vm.run(&format!("IMGBASED_KILL_AFTER={step} {}", verb.run))?;
+        vm.ok(&format!("{SPARE} {prepare}"))?;
+        let killed = vm.run(&format!(
+            "{SPARE} IMGBASED_KILL_AFTER={step} {helper} {run}"
+        ))?;
+        assert_eq!(old_state(vm)?, before, "`{run}` killed after step {step}");
         if killed.status == 0 {
-            vm.say(&format!("`{}`: {} kill points", verb.run, step - 1));
-            ensure!(step > 1, "`{}` was never killed", verb.run);
-            vm.ok(verb.clean)?;
-            assert_eq!(old_state(vm)?, before);
+            vm.say(&format!("`{run}`: {} kill points", step - 1));
+            ensure!(step > 1, "`{run}` was never killed");
             return Ok(());
         }
-        let context = || format!("`{}` killed after step {step}", verb.run);
+        let context = || format!("`{run}` killed after step {step}");
         ensure!(killed.status == KILLED, "{}: {killed:?}", context());
-        assert_eq!(old_state(vm)?, before, "{}", context());
-        let found = vm.run("imgbased-helper check")?;
+        let found = vm.run(&format!("{helper} check"))?;
         ensure!(
             found.status == 3 || found.status == 0 && found.text.is_empty(),
             "{}: check: {found:?}",
             context()
         );
         ensure!(!found.text.contains("default"), "{}: {found:?}", context());
-        vm.ok("imgbased-helper check --repair")
+        vm.ok(&format!("{helper} check --repair"))
             .with_context(context)?;
-        assert_eq!(vm.ok("imgbased-helper check")?, "", "{}", context());
-        assert_eq!(
-            vm.ok("ls /run/imgbased/mounts/* 2>/dev/null || true")?
-                .contains("boot"),
-            false
+        let left = vm.run(&format!("{helper} check"))?;
+        // A group that was not finished is gone as a whole.
+        ensure!(
+            left.status == 0 && left.text.is_empty()
+                || left.text.contains("there is no volume group New"),
+            "{}: {left:?}",
+            context()
         );
-        vm.ok(verb.clean).with_context(context)?;
+        assert_eq!(
+            vm.ok("ls -A /run/imgbased/mounts/*/ 2>/dev/null | grep -v :$ || true")?,
+            ""
+        );
     }
-    anyhow::bail!("`{}` has more than {STEPS_MAX} steps", verb.run)
+    anyhow::bail!("`{run}` has more than {STEPS_MAX} steps")
 }
 
 /// The volumes and boot entries that the host was installed with, and what boots by default.

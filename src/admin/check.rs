@@ -391,7 +391,7 @@ fn apply(context: &Context, changes: &mut Changes, repair: &Repair) -> Result<()
             changes.run(&lvm.remove_group())?;
             changes.run(&lvm.forget_devices(&disks))
         }
-        Repair::RemoveVolume(name) => changes.run(&lvm.remove(name)),
+        Repair::RemoveVolume(name) => remove_volume(context, changes, name),
         Repair::MakeReadOnly(name) => changes.run(&lvm.make_read_only(name)),
         Repair::SkipActivation(name) => changes.run(&lvm.skip_activation(name)),
         Repair::AutoExtend(name) => changes.run(&lvm.auto_extend(name)),
@@ -410,5 +410,24 @@ fn apply(context: &Context, changes: &mut Changes, repair: &Repair) -> Result<()
         }
         Repair::RemoveFile(path) => changes.remove(path),
         Repair::Advice(_) => Ok(()),
+    }
+}
+
+/// Removes a volume that was never finished.
+fn remove_volume(context: &Context, changes: &mut Changes, name: &LvName) -> Result<()> {
+    let lvm = &context.lvm;
+    let Err(error) = changes.run(&lvm.remove(name)) else {
+        return Ok(());
+    };
+    let group = context.load()?;
+    let Some(pool) = group.pool() else {
+        return Err(error);
+    };
+    match lvm.unmake(name, &pool.name.parse()?)? {
+        Some(unmake) => {
+            changes.run(&unmake)?;
+            changes.run(&lvm.remove(name))
+        }
+        None => Err(error),
     }
 }

@@ -39,8 +39,12 @@ pub fn on_devices(context: &Context, devices: &[PathBuf], wipe: bool) -> Result<
     vg.dm_name(&config)?;
     let (_lock, mut changes) = context.change().context("layout init")?;
     let mut size = 0;
+    let mut seen = Vec::new();
     for device in devices {
         size += check_unused(lvm, device, wipe)?;
+        let real = device.canonicalize()?;
+        ensure!(!seen.contains(&real), "{} is named twice", device.display());
+        seen.push(real);
     }
     if let Some(group) = lvm.load()? {
         ensure!(

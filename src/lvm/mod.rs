@@ -15,6 +15,11 @@ const COLUMNS: &str = "vg_name,vg_uuid,vg_tags,vg_size,vg_free,vg_missing_pv_cou
     lv_name,lv_tags,lv_size,lv_layout,lv_active,lv_permissions,lv_skip_activation,lv_profile,\
     data_percent,metadata_percent,lv_metadata_size,chunk_size,seg_monitor";
 
+/// What lvm.conf(5) can change about a report, as it is by default.
+const REPORT: &str = "report{list_item_separator=\",\" binary_values_as_numeric=0 compact_output=0 \
+    compact_output_cols=\"\" prefixes=0 quoted=1 columns_as_rows=0 mark_hidden_devices=1 \
+    two_word_unknown_device=0}";
+
 /// The lvm profile of our pools, which the package installs: when they are extended.
 pub const PROFILE: &str = "imgbased";
 
@@ -118,6 +123,45 @@ impl Lvm {
         }
     }
 
+    /// The way out where a power cut left a volume that lvm2 has queued to be made, and device-mapper
+    /// has made already: lvm2 tries again and fails, whatever it is asked to do with the pool. Deletes
+    /// what device-mapper has; lvm2 can then make it, or remove it. Nothing if that is not the case.
+    ///
+    /// Only for a volume that was never finished: what is deleted is lost.
+    pub fn unmake(&self, lv: &LvName, pool: &LvName) -> Result<Option<Cmd>> {
+        let ask = |column: &str, lv: &LvName| -> Result<u64> {
+            let output = self
+                .lvm("lvs")
+                .args(["--noheadings", "-o", column])
+                .arg(self.full_name(lv))
+                .run()?;
+            let number = output.trim().parse();
+            number.with_context(|| format!("unexpected {column} from lvm2: {output:?}"))
+        };
+        let pool_device = format!("{}-tpool", self.vg.dm_name(pool)?);
+        let status = Cmd::new("dmsetup")
+            .args(["status", "--noflush"])
+            .arg(&pool_device)
+            .run()?;
+        // linux/Documentation/admin-guide/device-mapper/thin-provisioning.rst, "Status".
+        let made = status
+            .split_whitespace()
+            .nth(3)
+            .and_then(|id| id.parse::<u64>().ok());
+        let made = made.with_context(|| format!("unexpected output of dmsetup: {status:?}"))?;
+        // lvm2 counts a change before it is made, device-mapper when it is done.
+        if ask("transaction_id", pool)? != made + 1 {
+            return Ok(None);
+        }
+        let message = format!("delete {}", ask("thin_id", lv)?);
+        Ok(Some(Cmd::new("dmsetup").args([
+            "message",
+            &pool_device,
+            "0",
+            &message,
+        ])))
+    }
+
     /// The disks of the group.
     pub fn disks(&self) -> Result<Vec<PathBuf>> {
         let output = self
@@ -177,6 +221,7 @@ impl Lvm {
 
     fn report(&self, columns: &str) -> Result<String> {
         self.lvm("vgs")
+            .args(["--config", REPORT])
             .args(["--reportformat", "json", "--units", "b", "--nosuffix"])
             .args(["--select", &format!("vg_name={}", self.vg)])
             .args(["-o", columns])

@@ -21,7 +21,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of this host, waiting up to `wait` for another holder, who is then named.
+    /// Takes the lock of this host, waiting up to `wait` for each other holder, who is then named.
     pub fn take(wait: Duration) -> Result<Self> {
         Self::take_at(Path::new(PATH), wait)
     }
@@ -42,7 +42,8 @@ impl Lock {
             "the lock {} belongs to another user, remove it",
             path.display()
         );
-        let deadline = Instant::now() + wait;
+        let mut deadline = Instant::now() + wait;
+        let mut holder = String::new();
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(mut locked) => {
@@ -52,10 +53,15 @@ impl Lock {
                     return Ok(Self { _file: locked });
                 }
                 Err((mut unlocked, Errno::EWOULDBLOCK)) => {
+                    let mut now = String::new();
+                    unlocked.rewind()?;
+                    unlocked.read_to_string(&mut now)?;
+                    if now != holder {
+                        // Of many that wait, each gets its turn.
+                        holder = now;
+                        deadline = Instant::now() + wait;
+                    }
                     if Instant::now() >= deadline {
-                        let mut holder = String::new();
-                        unlocked.rewind()?;
-                        unlocked.read_to_string(&mut holder)?;
                         bail!(
                             "another change is being made by {holder}, gave up after {} s",
                             wait.as_secs()
