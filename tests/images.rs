@@ -230,9 +230,9 @@ fn an_installed_system_on_a_thin_volume_is_adopted() -> Result<()> {
          lvm lvcreate -y --type thin-pool -L 3G -n pool Installed && \
          lvm lvcreate -y -V 2G --thinpool pool -n root Installed && \
          mkfs.ext4 -q /dev/Installed/root && mkdir -p /mnt/root && mount /dev/Installed/root /mnt/root && \
-         cp -a --one-file-system / /mnt/root/ && mkdir -p /mnt/root/boot && \
-         cp /boot/imgbased/vmlinuz-* /mnt/root/boot/vmlinuz-$(uname -r) && \
-         cp /boot/imgbased/initrd-* /mnt/root/boot/initrd.img-$(uname -r) && \
+         cp -a --one-file-system / /mnt/root/ && \
+         cp /boot/imgbased/vmlinuz-* /boot/vmlinuz-$(uname -r) && \
+         cp /boot/imgbased/initrd-* /boot/initrd.img-$(uname -r) && \
          echo installed > /mnt/root/etc/mark && sync -f /mnt/root",
         SLOW,
     )?;

@@ -154,6 +154,15 @@ struct Plan {
 impl Plan {
     /// Refuses what cannot be made: for want of room, tools or a name.
     fn new(changes: &Changes, add: &Add, image: &Image, group: &Group, room: u64) -> Result<Self> {
+        let name = match &add.name {
+            Some(name) => name.clone(),
+            None => next_base(group.taken())?,
+        };
+        if group.volume(name.as_str()).is_some() {
+            bail!("{}/{name} exists already", group.name);
+        }
+        // The name of a layer is longer; a base that can have none is of no use.
+        group.name.dm_name(&name.layer(u64::from(u32::MAX))?)?;
         let shown = add.image.display();
         let (least, size, needed, kind) = match image {
             Image::Filesystem { superblock, .. } => {
@@ -189,15 +198,6 @@ impl Plan {
             text::size(size),
             text::size(least)
         );
-        let name = match &add.name {
-            Some(name) => name.clone(),
-            None => next_base(group.taken())?,
-        };
-        if group.volume(name.as_str()).is_some() {
-            bail!("{}/{name} exists already", group.name);
-        }
-        // The name of a layer is longer; a base that can have none is of no use.
-        group.name.dm_name(&name.layer(u64::from(u32::MAX))?)?;
         let nearest = match image {
             Image::Filesystem { .. } if add.share => group.nearest(&name, size),
             _ => None,

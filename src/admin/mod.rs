@@ -72,11 +72,14 @@ impl Context {
 
     /// Starts a verb that changes something: one at a time, as root.
     fn change(&self) -> Result<(Option<Lock>, Changes)> {
+        let is_root = Uid::effective().is_root();
+        if is_root {
+            mounts::make_private()?;
+        }
         if self.dry_run {
             return Ok((None, Changes::new(true)?));
         }
-        ensure!(Uid::effective().is_root(), "only root can do this");
-        mounts::make_private()?;
+        ensure!(is_root, "only root can do this");
         Ok((Some(Lock::take(LOCK_WAIT)?), Changes::new(false)?))
     }
 

@@ -106,7 +106,7 @@ impl BootPartition {
         })
     }
 
-    /// Copies the kernel of a mounted root to the boot partition, unless its content is there, and
+    /// Copies the kernel of a mounted root to its place on the boot partition, unless it is there, and
     /// returns what an entry has to boot. `fallback_options` are used where the root has none.
     ///
     /// Refuses when the partition has no room, before anything is written.
@@ -116,7 +116,7 @@ impl BootPartition {
         root: &Path,
         fallback_options: &str,
     ) -> Result<Payload> {
-        let system = System::at(root);
+        let system = System::at(root).with_boot(&self.dir);
         let Kernel {
             version,
             image,

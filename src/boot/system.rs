@@ -23,28 +23,32 @@ pub struct Fstab {
 
 /// A root filesystem mounted somewhere. Links in it that lead out of it are not followed, since it
 /// can come from anywhere.
-pub struct System<'a>(&'a Path);
+pub struct System<'a> {
+    root: &'a Path,
+    /// A boot partition, which hides the root's own /boot while it is mounted there.
+    boot: Option<&'a Path>,
+}
 
 impl<'a> System<'a> {
     pub fn at(root: &'a Path) -> Self {
-        Self(root)
+        Self { root, boot: None }
     }
 
-    /// The newest kernel that has an initramfs.
+    /// The same root with the boot partition `boot`, where its kernels may have been installed.
+    pub fn with_boot(self, boot: &'a Path) -> Self {
+        Self {
+            boot: Some(boot),
+            ..self
+        }
+    }
+
+    /// The newest kernel that has an initramfs: of those in the root, else of those on the boot
+    /// partition that the root has modules for.
     ///
     /// Refuses a root without; the error says what was looked for.
     pub fn kernel(&self) -> Result<Kernel> {
-        self.kernel_images()
-            .into_iter()
-            .filter_map(|(version, image)| {
-                let initrd = self.initrd(&version)?;
-                Some(Kernel {
-                    version,
-                    image,
-                    initrd,
-                })
-            })
-            .max_by(|a, b| rpm_evr_compare(&a.version, &b.version))
+        newest(self.kernel_images(), |version| self.initrd(version))
+            .or_else(|| self.kernel_on(self.boot?))
             .context(
                 "no kernel with an initramfs was found: /boot/vmlinuz-VERSION or \
                  /usr/lib/modules/VERSION/vmlinuz, with /boot/initrd.img-VERSION or \
@@ -70,9 +74,22 @@ impl<'a> System<'a> {
             .collect()
     }
 
+    fn kernel_on(&self, boot: &Path) -> Option<Kernel> {
+        let file = |name: String| Some(boot.join(name)).filter(|path| path.is_file());
+        let images = self
+            .names_in("usr/lib/modules")
+            .into_iter()
+            .filter(|version| is_version(version))
+            .filter_map(|version| Some((version.clone(), file(format!("vmlinuz-{version}"))?)))
+            .collect();
+        newest(images, |version| {
+            initrd_names(version).into_iter().find_map(file)
+        })
+    }
+
     fn initrd(&self, version: &str) -> Option<PathBuf> {
-        self.file(&format!("boot/initrd.img-{version}"))
-            .or_else(|| self.file(&format!("boot/initramfs-{version}.img")))
+        let mut names = initrd_names(version).into_iter();
+        names.find_map(|name| self.file(&format!("boot/{name}")))
     }
 
     /// The kernel options that the image asks for, in /etc/kernel/cmdline (kernel-install(8)).
@@ -130,10 +147,33 @@ impl<'a> System<'a> {
 
     /// The real path, unless a link on the way leads out of the root.
     fn inside(&self, path: &str) -> Option<PathBuf> {
-        let root = self.0.canonicalize().ok()?;
+        let root = self.root.canonicalize().ok()?;
         let path = root.join(path).canonicalize().ok()?;
         path.starts_with(&root).then_some(path)
     }
+}
+
+/// As Debian and Fedora name it.
+fn initrd_names(version: &str) -> [String; 2] {
+    [
+        format!("initrd.img-{version}"),
+        format!("initramfs-{version}.img"),
+    ]
+}
+
+fn newest(
+    images: Vec<(String, PathBuf)>,
+    initrd: impl Fn(&str) -> Option<PathBuf>,
+) -> Option<Kernel> {
+    let kernels = images.into_iter().filter_map(|(version, image)| {
+        let initrd = initrd(&version)?;
+        Some(Kernel {
+            version,
+            image,
+            initrd,
+        })
+    });
+    kernels.max_by(|a, b| rpm_evr_compare(&a.version, &b.version))
 }
 
 /// A kernel version that can be a part of a file name and of an entry.
@@ -158,6 +198,24 @@ mod tests {
             fs::write(path, file).unwrap();
         }
         dir
+    }
+
+    #[test]
+    fn kernels_on_the_boot_partition_are_found_by_the_modules_of_the_root() {
+        let root = tree(&["usr/lib/modules/6.1.0-9/modules.dep", "etc/fstab"]);
+        let boot = tree(&[
+            "vmlinuz-6.1.0-9",
+            "initramfs-6.1.0-9.img",
+            "vmlinuz-6.5.0",
+            "initrd.img-6.5.0",
+        ]);
+        assert!(System::at(root.path()).kernel().is_err());
+        let found = System::at(root.path())
+            .with_boot(boot.path())
+            .kernel()
+            .unwrap();
+        assert_eq!(found.version, "6.1.0-9");
+        assert_eq!(found.initrd, boot.path().join("initramfs-6.1.0-9.img"));
     }
 
     #[test]

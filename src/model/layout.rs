@@ -22,6 +22,9 @@ pub mod tag {
     pub const INCOMPLETE: &str = "imgbased:incomplete";
 }
 
+/// Volumes are made of extents, of this size in bytes unless a group was made with others.
+const EXTENT: u64 = 4 << 20;
+
 /// What a logical volume is to us, by its tags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -131,7 +134,7 @@ impl Group {
     /// before it, else the latest. It is not larger, since lvm2 does not like to cut volumes off.
     pub fn nearest(&self, new: &LvName, size: u64) -> Option<Base<'_>> {
         let mut bases = self.bases();
-        bases.retain(|base| base.volume.size <= size);
+        bases.retain(|base| base.volume.size <= size.next_multiple_of(EXTENT));
         let before = bases.iter().rposition(|base| base.name < *new);
         let at = before.or(bases.len().checked_sub(1))?;
         Some(bases.swap_remove(at))
@@ -264,8 +267,8 @@ mod tests {
 
     #[test]
     fn the_nearest_base_is_the_one_before_and_not_larger() {
-        let sized = |name: &str, size: u64| Volume {
-            size,
+        let sized = |name: &str, extents: u64| Volume {
+            size: extents * EXTENT,
             ..volume(name, &[tag::BASE])
         };
         let group = group(vec![
@@ -273,7 +276,9 @@ mod tests {
             sized("Base-3", 4),
             sized("Base-4", 9),
         ]);
-        let nearest = |name: &str, size: u64| {
+        let nearest = |name: &str, extents: u64| {
+            // A filesystem need not fill its last extent.
+            let size = extents * EXTENT - 100;
             let base = group.nearest(&name.parse().unwrap(), size)?;
             Some(base.name.to_string())
         };
