@@ -348,7 +348,7 @@ fn find_in_boot_partition(context: &Context, group: &Group, findings: &mut Findi
             Repair::WriteMenu,
         );
     }
-    if boot.default_layer(&entries)?.is_none() {
+    if !boot.has_default(&entries)? {
         if let Some(name) = best_default(group, &boot)? {
             let problem = "is not set, or names an entry that is not there";
             findings.add(&"default", problem, Repair::SetDefault(name));

@@ -309,6 +309,12 @@ impl BootPartition {
             .map(str::to_owned))
     }
 
+    /// Whether the default is one of these entries, of whatever group.
+    pub fn has_default(&self, entries: &[Entry]) -> Result<bool> {
+        let id = self.default_id()?;
+        Ok(entries.iter().any(|entry| Some(&entry.id) == id.as_ref()))
+    }
+
     /// The layer or base of our group that boots by default; nothing if there is none, or it is not
     /// among these entries.
     pub fn default_layer(&self, entries: &[Entry]) -> Result<Option<String>> {
