@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use imgbased_helper::lvm::Lvm;
 use serde_json::Value;
 
 use super::host::Host;
@@ -292,35 +293,31 @@ fn is_clean(vm: &mut Vm) -> Result<()> {
     Ok(())
 }
 
-/// Activates all layers and bases that are finished, as the initramfs does: first alone what boots by
-/// default. Checks their filesystems from end to end and returns the content of each by name.
+/// Activates all layers and bases that are finished, as the initramfs does, first what boots by default.
+/// Checks their filesystems from end to end and returns the content of each by name. They stay active,
+/// as on a host that runs.
 fn contents(vm: &mut Vm, state: &State) -> Result<BTreeMap<String, String>> {
-    let activate = "lvm lvchange --yes --sysinit -K -ay";
+    let lvm = Lvm::new("HostVG".parse()?);
     let default = state.default_layer()?;
-    // e2fsck(8): 1 is "errors corrected".
-    let fsck = |how: &str, name: &str| format!("e2fsck {how} /dev/HostVG/{name} || test $? = 1");
-    vm.ok(&format!("{activate} HostVG/{default}"))?;
-    vm.ok(&fsck("-p", default))?;
-    let bootable = state.volumes.iter().filter(|(_, v)| v.is_bootable());
-    let bootable: Vec<_> = bootable.collect();
-    let all: String = bootable
-        .iter()
-        .map(|(n, _)| format!(" HostVG/{n}"))
-        .collect();
-    vm.ok(&format!("{activate}{all}"))?;
+    let volumes = state.volumes.iter().filter(|(_, v)| v.is_bootable());
+    let mut volumes: Vec<_> = volumes.collect();
+    volumes.sort_by_key(|(name, _)| *name != default);
     let mut contents = BTreeMap::new();
-    for (name, volume) in bootable {
+    for (name, volume) in volumes {
+        vm.ok(&lvm.activate_at_boot(&name.parse()?).to_string())?;
+        // e2fsck(8): 1 is "errors corrected". A base is read-only.
+        let fsck = |how: &str| format!("e2fsck {how} /dev/HostVG/{name} || test $? = 1");
         if volume.is_base() {
             vm.ok(&format!("e2fsck -fn /dev/HostVG/{name}"))?;
         } else {
-            vm.ok(&fsck("-fp", name))?;
+            vm.ok(&fsck("-p"))?;
+            vm.ok(&fsck("-fp"))?;
         }
         let content = vm.ok(&format!(
             "mount -o ro,noload /dev/HostVG/{name} /mnt && cd /mnt && {CONTENT}; cd / && umount /mnt"
         ))?;
         contents.insert(name.clone(), content);
     }
-    vm.ok("vgchange -q -an HostVG")?;
     Ok(contents)
 }
 
@@ -417,7 +414,7 @@ fn pool(vm: &mut Vm) -> Result<Vec<String>> {
     let dump = vm.ok(
         "lvm lvchange --yes -q -ay HostVG/ImagePool_tmeta >/dev/null && \
          thin_dump --skip-mappings /dev/HostVG/ImagePool_tmeta && \
-         lvm lvchange -q -an HostVG/ImagePool_tmeta",
+         lvm lvchange -q -an HostVG/ImagePool_tmeta && udevadm settle",
     )?;
     let words = || dump.split_whitespace();
     // Each device has its transaction as well; the first is that of the pool.
