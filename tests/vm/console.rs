@@ -125,7 +125,8 @@ impl Console {
             if closed {
                 return self.fail(&format!("waiting for {what}, the machine stopped"));
             }
-            if !self.wait_for_more(seen, deadline) {
+            // If it stopped just now, the next turn says so.
+            if !self.wait_for_more(seen, deadline) && self.is_open() {
                 return self.fail(&format!("no {what} within {} s", limit.as_secs()));
             }
             // The end of what was searched may be the beginning of what is searched for.
