@@ -113,7 +113,7 @@ impl Row {
             self.unit.show_all(&self.measured),
             name,
             other,
-            ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}")),
+            ratio.map_or_else(String::new, |ratio| format!("{ratio:.4}")),
             limit,
             verdict.into(),
         ]
