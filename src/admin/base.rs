@@ -191,7 +191,8 @@ impl Plan {
             }
         };
         Filesystem::check_tools(kind)?;
-        let size = add.size.unwrap_or(size);
+        // lvm2 takes whole sectors only.
+        let size = add.size.unwrap_or(size) / 512 * 512;
         ensure!(
             size >= least,
             "--size {} is less than the {} of {shown}",

@@ -36,7 +36,9 @@ impl Content {
     pub fn least_size(self) -> u64 {
         let for_files = self.files.saturating_mul(16 << 10);
         let needed = self.bytes.max(for_files);
-        (needed + needed / 8).saturating_add(64 << 20)
+        let size = needed.saturating_add(needed / 8).saturating_add(64 << 20);
+        // In whole MiB.
+        size >> 20 << 20
     }
 }
 
