@@ -571,52 +571,54 @@ fn boot_partitions_that_cannot_be_used(vm: &mut Vm) -> Result<()> {
 #[test]
 fn a_full_pool_costs_no_layer() -> Result<()> {
     let disk = Host::prepared()?.disk("full")?;
-    let spare = disk.spare("spare", "1300M")?;
+    let spare = disk.spare("spare", "700M")?;
     let mut vm = disk.boot_with("once", vec![spare], Echo::Silent)?;
     vm.log_in()?;
     // A group of its own, small enough to be filled, and nothing that extends it.
     vm.ok_for(
         "cd /root && mkdir -p t/boot t/etc t/usr && echo k > t/boot/vmlinuz-9.9 && echo i > t/boot/initrd.img-9.9 && \
-         mke2fs -q -t ext4 -d t small.img 32M && head -c 600M /dev/urandom > t/data && mke2fs -q -t ext4 -d t large.img 1G && \
-         sed -i 's/threshold = 80/threshold = 100/' /etc/lvm/profile/imgbased.profile && \
+         mke2fs -q -t ext4 -d t small.img 32M && head -c 200M /dev/urandom > t/data && mke2fs -q -t ext4 -d t large.img 300M && \
+         truncate -s 100M t/data && sed -i 's/threshold = 80/threshold = 100/' /etc/lvm/profile/imgbased.profile && \
          imgbased-helper --vg Small layout init --device /dev/disk/by-id/virtio-spare && \
          imgbased-helper --vg Small base add --name One /root/small.img && \
          for i in 1 2 3; do imgbased-helper --vg Small layer add One; done && \
          lvm lvcreate -qq -y -V 900M --thinpool ImagePool -n filler Small",
         SLOW,
     )?;
+    let fill = |mib: u32| {
+        format!("dd if=/dev/zero of=/dev/Small/filler bs=1M count={mib} oflag=direct status=none")
+    };
 
     vm.say("too large for what is left");
-    vm.ok_for("head -c 500M /dev/urandom | dd of=/dev/Small/filler bs=1M conv=fsync status=none iflag=fullblock", SLOW)?;
+    vm.ok_for(&fill(430), SLOW)?;
     let before = small_group(&mut vm)?;
-    let needs = "needs 7";
-    refused_by_pool(&mut vm, "--no-share --name Two large.img", needs, &before)?;
+    let has_room = "the thin pool has room for";
     refused_by_pool(
         &mut vm,
-        "--name Two /root/t",
-        "the thin pool has room for",
+        "--no-share --name Two large.img",
+        has_room,
         &before,
     )?;
+    refused_by_pool(&mut vm, "--name Two /root/t", has_room, &before)?;
     // How much is shared shows while it is written.
-    refused_by_pool(
-        &mut vm,
-        "--name Two large.img",
-        "the thin pool has no room",
-        &before,
-    )?;
+    let no_room = "the thin pool has no room";
+    refused_by_pool(&mut vm, "--name Two large.img", no_room, &before)?;
 
     vm.say("filled by somebody else in the meantime");
-    vm.ok("dd if=/dev/zero of=/dev/Small/filler bs=1M count=100 seek=500 conv=fsync status=none; rm -f t/data; head -c 250M /dev/urandom > t/data")?;
-    let before = small_group(&mut vm)?;
-    let command = "{ sleep 4; dd if=/dev/urandom of=/dev/Small/filler bs=1M seek=600 count=290 oflag=direct status=none; } & \
-                   imgbased-helper --vg Small base add --name Two /root/t; status=$?; wait; exit $status";
-    let got = vm.run_for(&format!("sh -c 'cd /root; {}'", command), SLOW)?;
-    ensure!(got.status == 1, "{got:?}");
+    vm.ok("truncate -s 40M /root/t/data")?;
+    let got = vm.run_for(
+        &format!(
+            "imgbased-helper --vg Small base add --name Two /root/t & pid=$!; \
+             until [ -e /dev/mapper/Small-Two ]; do sleep 0.1; done; kill -STOP $pid; {}; kill -CONT $pid; wait $pid",
+            fill(900)
+        ),
+        SLOW,
+    )?;
+    ensure!(got.status == 1 && got.text.contains("error: "), "{got:?}");
     assert_eq!(small_group(&mut vm)?, before);
     all_layers_are_intact(&mut vm)?;
 
     vm.say("full before anything");
-    vm.run("dd if=/dev/urandom of=/dev/Small/filler bs=1M oflag=direct status=none")?;
     for verb in ["base add small.img", "layer add One", "layer add One+1"] {
         let got = vm.run(&format!("cd /root; imgbased-helper --vg Small {verb}"))?;
         ensure!(
@@ -624,14 +626,13 @@ fn a_full_pool_costs_no_layer() -> Result<()> {
             "{verb}: {got:?}"
         );
     }
+    let found = vm.run("imgbased-helper --vg Small check")?;
     ensure!(
-        vm.run("imgbased-helper --vg Small check")?
-            .text
-            .contains("data space of Small/ImagePool")
+        found.text.contains("data space of Small/ImagePool"),
+        "{found:?}"
     );
     assert_eq!(small_group(&mut vm)?, before);
-    all_layers_are_intact(&mut vm)?;
-    Ok(())
+    all_layers_are_intact(&mut vm)
 }
 
 #[test]
@@ -643,7 +644,7 @@ fn a_pool_full_of_metadata_costs_no_layer() -> Result<()> {
     // The least metadata that LVM makes, in a pool as imgbased leaves it.
     vm.ok_for(
         "cd /root && mkdir -p t/boot t/etc t/usr && echo k > t/boot/vmlinuz-9.9 && echo i > t/boot/initrd.img-9.9 && \
-         mke2fs -q -t ext4 -d t small.img 32M && head -c 400M /dev/urandom > t/data && mke2fs -q -t ext4 -d t large.img 600M && \
+         mke2fs -q -t ext4 -d t small.img 32M && head -c 200M /dev/urandom > t/data && mke2fs -q -t ext4 -d t large.img 300M && rm t/data && \
          lvm vgcreate -qq --addtag imgbased:vg Small /dev/disk/by-id/virtio-spare && \
          lvm lvcreate -qq --type thin-pool -L 1G --poolmetadatasize 2M --chunksize 64k --addtag imgbased:pool -n ImagePool Small && \
          imgbased-helper --vg Small base add --name One /root/small.img && \
@@ -661,7 +662,7 @@ fn a_pool_full_of_metadata_costs_no_layer() -> Result<()> {
              seek=$((seek + 64)); done; done"
         )
     };
-    vm.ok_for(&format!("sh -c '{}'", fill(80)), SLOW)?;
+    vm.ok_for(&format!("sh -c '{}'", fill(86)), SLOW)?;
     vm.say("too large for what is left");
     let before = small_group(&mut vm)?;
     refused_by_pool(
