@@ -86,6 +86,13 @@ pub fn parse(log: &[u8]) -> Result<Vec<Epoch>> {
 }
 
 impl Change {
+    /// Where it begins, in bytes.
+    pub fn offset(&self) -> u64 {
+        match self {
+            Self::Write { offset, .. } | Self::Discard { offset, .. } => *offset,
+        }
+    }
+
     /// Does to the raw image `disk` what was done to the recorded one. What is discarded reads as
     /// zeros.
     pub fn apply(&self, disk: &File) -> Result<()> {
