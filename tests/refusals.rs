@@ -608,8 +608,8 @@ fn a_full_pool_costs_no_layer() -> Result<()> {
     vm.ok("truncate -s 40M /root/t/data")?;
     let got = vm.run_for(
         &format!(
-            "imgbased-helper --vg Small base add --name Two /root/t & pid=$!; \
-             until [ -e /dev/mapper/Small-Two ]; do sleep 0.1; done; kill -STOP $pid; {}; kill -CONT $pid; wait $pid",
+            "sh -c 'imgbased-helper --vg Small base add --name Two /root/t & pid=$!; \
+             until [ -e /dev/mapper/Small-Two ]; do sleep 0.1; done; kill -STOP $pid; {}; kill -CONT $pid; wait $pid'",
             fill(900)
         ),
         SLOW,

@@ -20,6 +20,11 @@ const REPORT: &str = "report{list_item_separator=\",\" binary_values_as_numeric=
     compact_output_cols=\"\" prefixes=0 quoted=1 columns_as_rows=0 mark_hidden_devices=1 \
     two_word_unknown_device=0}";
 
+/// How lvm2 checks a pool before it activates it. After a power cut the pool can have leaked a few
+/// blocks, which costs nothing, but fails the whole check; and on a large pool that takes minutes.
+const POOL_CHECK: &str =
+    "global/thin_check_options=[\"-q\",\"--clear-needs-check-flag\",\"--skip-mappings\"]";
+
 /// The lvm profile of our pools, which the package installs: when they are extended.
 pub const PROFILE: &str = "imgbased";
 
@@ -71,6 +76,11 @@ impl Lvm {
             cmd = cmd.args(["--devicesfile", file]);
         }
         cmd
+    }
+
+    /// A command that can activate the pool.
+    fn activating(&self, command: &str) -> Cmd {
+        self.lvm(command).args(["--config", POOL_CHECK])
     }
 
     fn full_name(&self, lv: &LvName) -> String {
@@ -232,13 +242,13 @@ impl Lvm {
     /// Activates one volume while the initramfs runs: no monitoring, no lock files, and in spite
     /// of its activation-skip flag.
     pub fn activate_at_boot(&self, lv: &LvName) -> Cmd {
-        self.lvm("lvchange")
+        self.activating("lvchange")
             .args(["--yes", "--sysinit", "-K", "-ay"])
             .arg(self.full_name(lv))
     }
 
     pub fn activate(&self, lv: &LvName) -> Cmd {
-        self.lvm("lvchange")
+        self.activating("lvchange")
             .args(["-K", "-ay"])
             .arg(self.full_name(lv))
     }
@@ -248,7 +258,9 @@ impl Lvm {
     }
 
     pub fn remove(&self, lv: &LvName) -> Cmd {
-        self.lvm("lvremove").arg("--yes").arg(self.full_name(lv))
+        self.activating("lvremove")
+            .arg("--yes")
+            .arg(self.full_name(lv))
     }
 
     /// Creates the group on `devices`, which must carry no signature, marked as incomplete.
@@ -293,7 +305,7 @@ impl Lvm {
     /// Creates and activates a thin volume of `size` bytes, marked as incomplete. `skip` keeps it
     /// from being activated with the group, as bases and layers have to be.
     pub fn create_thin(&self, lv: &LvName, pool: &LvName, size: u64, skip: bool) -> Cmd {
-        self.lvm("lvcreate")
+        self.activating("lvcreate")
             .args(["--yes", "--type", "thin"])
             .args(["--virtualsize", &format!("{size}b")])
             .args(["--thinpool", pool.as_str()])
@@ -311,7 +323,7 @@ impl Lvm {
     /// `of`, if there is one. It carries the activation-skip flag.
     pub fn create_snapshot(&self, new: &LvName, origin: &LvName, of: Option<&LvName>) -> Cmd {
         let cmd = self
-            .lvm("lvcreate")
+            .activating("lvcreate")
             .args(["--yes", "--snapshot", "--permission", "rw"])
             .args(["--setactivationskip", "y", "-K", "-ay"])
             .args(["--addtag", tag::INCOMPLETE]);
