@@ -1,7 +1,7 @@
 //! A host that was installed with the helper's own commands boots from its own boot sector: GRUB,
 //! kernel, initramfs, systemd, login. The machines are in `vm/`.
 
-#[allow(dead_code, reason = "the demo uses the other half")]
+#[allow(dead_code, unused_imports, reason = "other tests use the rest")]
 mod vm;
 
 use std::fs;

@@ -391,7 +391,7 @@ const VERBS: &[Row] = &[
     ),
 ];
 
-const MAKE_IMAGES: &str = r#"
+const MAKE_IMAGES: &str = r"
 cd /root && mkdir -p tree/boot tree/etc tree/usr/lib kernelless/etc kernelless/usr emptydir rootless/x &&
 echo kernel > tree/boot/vmlinuz-9.9 && echo initramfs > tree/boot/initrd.img-9.9 &&
 head -c 3000000 /dev/urandom > tree/usr/lib/data && echo text > kernelless/etc/text &&
@@ -422,7 +422,7 @@ mksquashfs linked linked.squashfs -quiet -no-progress >/dev/null && mksquashfs t
 tar -C tree -cf good.tar . && head -c 1000000 good.tar > truncated.tar && gzip -c good.tar > good.tar.gz &&
 head -c 1000000 good.tar.gz > truncated.tar.gz && tar -C kernelless -cf kernelless.tar . &&
 { head -c 512 good.tar; head -c 100000 /dev/urandom; } > damaged.tar &&
-mkdir -p deep/er && cp -a tree/. deep/er/ && touch deep/evil && tar -C deep/er -Pcf escaping.tar . ../evil"#;
+mkdir -p deep/er && cp -a tree/. deep/er/ && touch deep/evil && tar -C deep/er -Pcf escaping.tar . ../evil";
 
 #[test]
 fn bad_input_changes_nothing() -> Result<()> {
