@@ -62,7 +62,7 @@ const NAMES: &[Row] = &[
         "is 128 bytes long",
     ),
     (
-        "base add --name $(printf %0115d 0 | tr 0 -- -) good.img",
+        "base add --name=$(printf %0115d 0 | tr 0 -) good.img",
         2,
         "is not a valid volume name",
     ),
@@ -440,19 +440,16 @@ fn bad_input_changes_nothing() -> Result<()> {
            lvm vgcreate -qq Idle /dev/disk/by-id/virtio-idle && lvm lvcreate -qq -an -Zn -l 1 -n linear Idle && \
            udevadm settle")?;
     let before = state(&mut vm)?;
-    let mut count = 0;
-    for (arguments, status, message) in [NAMES, IMAGES, DISKS, VERBS].into_iter().flatten() {
-        refuses(
-            &mut vm,
-            &format!("imgbased-helper {arguments}"),
-            *status,
-            message,
-        )?;
-        assert_eq!(state(&mut vm)?, before, "{arguments}");
-        count += 1;
+    let rows = [NAMES, IMAGES, DISKS, VERBS].concat();
+    ensure!(rows.len() >= 60, "{} rows", rows.len());
+    let mut wrong = Vec::new();
+    for (arguments, status, message) in &rows {
+        let command = format!("imgbased-helper {arguments}");
+        wrong.extend(refuses(&mut vm, &command, *status, message).err());
+        ensure!(state(&mut vm)? == before, "{arguments} changed something");
     }
-    vm.say(&format!("{count} refusals"));
-    ensure!(count >= 60, "{count} rows");
+    vm.say(&format!("{} refusals", rows.len()));
+    ensure!(wrong.is_empty(), "{} rows: {wrong:#?}", wrong.len());
     hostile_surroundings(&mut vm)?;
     assert_eq!(state(&mut vm)?, before);
     boot_partitions_that_cannot_be_used(&mut vm)?;
@@ -656,13 +653,14 @@ fn a_pool_full_of_metadata_costs_no_layer() -> Result<()> {
     // A snapshot that is written to all over has a tree of its own.
     let fill = |percent: u32| {
         format!(
-            "i=$(lvm lvs --noheadings Small | wc -l); while [ $(lvm lvs --noheadings -o metadata_percent Small/ImagePool | cut -d . -f 1) -lt {percent} ]; do \
-             i=$((i + 1)); [ $i -lt 100 ] || exit 1; lvm lvcreate -qq -y -s -kn -ay -n many$i Small/filler; seek=0; \
-             while [ $seek -lt 4700 ]; do dd if=/dev/zero of=/dev/Small/many$i bs=64k count=1 seek=$seek status=none oflag=direct 2>/dev/null; \
-             seek=$((seek + 64)); done; done"
+            "percent() {{ lvm lvs --noheadings -o metadata_percent Small/ImagePool | cut -d . -f 1; }}; \
+             for i in $(seq 40); do [ $(percent) -lt {percent} ] || break; many=many{percent}_$i; \
+             lvm lvcreate -qq -y -s -kn -ay -n $many Small/filler; for seek in $(seq 0 64 4700); do \
+             dd if=/dev/zero of=/dev/Small/$many bs=64k count=1 seek=$seek status=none oflag=direct; done; done; \
+             [ $(percent) -ge {percent} ]"
         )
     };
-    vm.ok_for(&format!("sh -c '{}'", fill(86)), SLOW)?;
+    vm.ok_for(&fill(86), SLOW)?;
     vm.say("too large for what is left");
     let before = small_group(&mut vm)?;
     refused_by_pool(
@@ -678,7 +676,7 @@ fn a_pool_full_of_metadata_costs_no_layer() -> Result<()> {
         &before,
     )?;
     vm.say("full before anything");
-    vm.ok_for(&format!("sh -c '{}'", fill(96)), SLOW)?;
+    vm.ok_for(&fill(96), SLOW)?;
     let before = small_group(&mut vm)?;
     for verb in ["base add small.img", "layer add One", "layer add One+1"] {
         let got = vm.run(&format!("cd /root; imgbased-helper --vg Small {verb}"))?;
