@@ -26,7 +26,10 @@ const CONFIG_SIZE: u64 = 1 << 30;
 /// In bytes, from lvmthin(7): the smallest chunk is the best for snapshots, and metadata cannot be
 /// larger than 15.81 GiB.
 const LEAST_CHUNK: u64 = 64 << 10;
-const METADATA_RANGE: (u64, u64) = (16 << 20, 15 << 30);
+const METADATA_MAX: u64 = 15 << 30;
+/// lvm2 wants 4 MiB of it to be free; in a small group it is not to take more than this part.
+const METADATA_LEAST: u64 = 64 << 20;
+const METADATA_SHARE: u64 = 32;
 /// What each chunk of the pool gets of metadata, in bytes: twice what it takes once, for the trees of
 /// many snapshots.
 const METADATA_PER_CHUNK: u64 = 128;
@@ -86,9 +89,9 @@ fn make_config(changes: &mut Changes, lvm: &Lvm, config: &LvName, pool: &LvName)
 
 /// The sizes of the metadata and the chunks of a pool in a group of `size` bytes.
 fn pool_sizes(size: u64) -> (u64, u64) {
-    let (least, most) = METADATA_RANGE;
+    let least = METADATA_LEAST.min(size / METADATA_SHARE);
     let mut chunk = LEAST_CHUNK;
-    while size / chunk * METADATA_PER_CHUNK > most {
+    while size / chunk * METADATA_PER_CHUNK > METADATA_MAX {
         chunk *= 2;
     }
     let metadata = (size / chunk * METADATA_PER_CHUNK).max(least);
@@ -227,8 +230,8 @@ mod tests {
     fn metadata_grows_with_the_pool_and_chunks_when_it_cannot() {
         const GIB: u64 = 1 << 30;
         for (size, metadata, chunk) in [
-            (GIB, 16 << 20, 64 << 10),
-            (8 * GIB, 16 << 20, 64 << 10),
+            (GIB, 32 << 20, 64 << 10),
+            (8 * GIB, 64 << 20, 64 << 10),
             (1024 * GIB, 2 * GIB, 64 << 10),
             (7000 * GIB, 7000 * GIB / 512, 64 << 10),
             (8000 * GIB, 8000 * GIB / 1024, 128 << 10),

@@ -26,8 +26,8 @@ use filesystem::Filesystem;
 use crate::boot::BootPartition;
 use crate::boot::entry::{Entry, Payload};
 use crate::image::superblock::FsKind;
-use crate::lvm::Lvm;
-use crate::model::layout::Group;
+use crate::lvm::{Lvm, PROFILE};
+use crate::model::layout::{Group, Volume};
 use crate::model::name::LvName;
 use crate::model::percent::Percent;
 use crate::sys::changes::Changes;
@@ -38,6 +38,8 @@ use crate::sys::mounts;
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 /// From here on nothing is added to a pool: a full one makes every layer read-only.
 const POOL_FULL: Percent = Percent::new(95);
+/// When our profile has a pool extended (src/lvm/imgbased.profile).
+const POOL_EXTENDED: Percent = Percent::new(80);
 /// What the pool's metadata needs for a chunk at most, in bytes: a leaf of its tree holds 126 chunks
 /// in 4 KiB and is at least half full (linux/Documentation/admin-guide/device-mapper/persistent-data).
 const METADATA_PER_CHUNK: u64 = 80;
@@ -145,25 +147,44 @@ fn pool_with_room(group: &Group) -> Result<u64> {
             group.name
         );
     };
-    for (what, percent) in [
-        ("data", pool.data_percent),
-        ("metadata", pool.metadata_percent),
+    let (data_full, metadata_full) = limits(pool);
+    for (what, percent, full) in [
+        ("data", pool.data_percent, data_full),
+        ("metadata", pool.metadata_percent, metadata_full),
     ] {
         let percent = percent.unwrap_or(Percent::new(0));
         ensure!(
-            percent < POOL_FULL,
-            "the {what} space of {}/{} is {percent} full, less than {POOL_FULL} is \
+            percent < full,
+            "the {what} space of {}/{} is {percent} full, less than {full} is \
              needed; extend it with lvextend(8) or remove layers",
             group.name,
             pool.name
         );
     }
-    let left = |size: u64, percent: Option<Percent>| {
-        POOL_FULL.of(size) - percent.unwrap_or(Percent::new(0)).of(size)
+    let left = |size: u64, full: Percent, percent: Option<Percent>| {
+        let used = percent.unwrap_or(Percent::new(0)).of(size);
+        full.of(size).saturating_sub(used)
     };
-    let data = left(pool.size, pool.data_percent);
-    let chunks = left(pool.metadata_size, pool.metadata_percent) / METADATA_PER_CHUNK;
+    let data = left(pool.size, POOL_FULL, pool.data_percent);
+    let chunks =
+        left(pool.metadata_size, metadata_full, pool.metadata_percent) / METADATA_PER_CHUNK;
     Ok(data.min(chunks.saturating_mul(pool.chunk_size)))
+}
+
+/// How full data and metadata of a pool may be for lvm2 to make another volume in it
+/// (`thin_pool_below_threshold` in its `lib/metadata/thin_manip.c`): less than when it is extended, and
+/// a quarter or 4 MiB of the metadata have to be free. At most what we want ourselves.
+fn limits(pool: &Volume) -> (Percent, Percent) {
+    const METADATA_FREE: u64 = 4 << 20;
+    let data = if pool.profile == PROFILE {
+        POOL_EXTENDED
+    } else {
+        POOL_FULL
+    };
+    let free = (METADATA_FREE * 100).checked_div(pool.metadata_size);
+    let free = free.map_or(25, |percent| percent.min(25));
+    let metadata = Percent::new(100 - u32::try_from(free).unwrap_or(25));
+    (data, metadata.min(POOL_FULL))
 }
 
 /// The kernel options of the layer that runs, as its entry has them. Those of an installer, or what
@@ -191,4 +212,38 @@ fn say(text: &str) -> Result<()> {
 /// A line of a dry run that is no command.
 fn comment(text: &str) -> Result<()> {
     say(&format!("# {text}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_a_pool() {
+        for (profile, mib, data, metadata) in [
+            ("imgbased", 2, 80, 75),
+            ("", 16, 95, 75),
+            ("", 40, 95, 90),
+            ("other", 1024, 95, 95),
+            ("", 0, 95, 75),
+        ] {
+            let pool = Volume {
+                profile: profile.into(),
+                metadata_size: mib << 20,
+                ..Volume::default()
+            };
+            assert_eq!(
+                limits(&pool),
+                (Percent::new(data), Percent::new(metadata)),
+                "{profile} {mib}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_limit_is_that_of_the_profile() {
+        let profile = include_str!("../lvm/imgbased.profile");
+        assert!(profile.contains("thin_pool_autoextend_threshold = 80\n"));
+        assert_eq!(POOL_EXTENDED, Percent::new(80));
+    }
 }

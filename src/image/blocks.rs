@@ -48,11 +48,14 @@ pub fn copy(
             let wanted = BUFFER.min(usize::try_from(left).unwrap_or(BUFFER));
             buffer.resize(wanted, 0);
             let count = fill(&mut stream, &mut buffer).context("cannot read the image")?;
-            ensure!(
-                count == wanted,
-                "the image is truncated: {} of {size} bytes are there",
-                size - left + count as u64
-            );
+            if count < wanted {
+                // The decompressor knows better why.
+                stream.finish()?;
+                bail!(
+                    "the image is truncated: {} of {size} bytes are there",
+                    size - left + count as u64
+                );
+            }
             left -= count as u64;
             // The other side is gone if it met an error.
             if sender.send((buffer, stream.position())).is_err() {
