@@ -44,7 +44,7 @@ impl Image {
         let failed = || format!("cannot read {shown}");
         let metadata = std::fs::metadata(path).with_context(failed)?;
         if metadata.is_dir() {
-            return directory(path);
+            return Ok(Self::Tree(Tree::Directory(root_directory(path)?)));
         }
         ensure!(
             metadata.is_file() || metadata.file_type().is_block_device(),
@@ -126,13 +126,14 @@ fn prefix(path: &Path, compression: Option<Compression>) -> Result<(Vec<u8>, u64
     Ok((prefix, length))
 }
 
-fn directory(dir: &Path) -> Result<Image> {
+/// The directory itself. Refuses one that is not the root of a system.
+fn root_directory(dir: &Path) -> Result<PathBuf> {
     ensure!(
         dir.join("usr").is_dir() && dir.join("etc").is_dir(),
         "{} holds no root filesystem: it has no /usr or no /etc",
         dir.display()
     );
-    Ok(Image::Tree(Tree::Directory(dir.to_owned())))
+    Ok(dir.to_owned())
 }
 
 fn squashfs(changes: &mut Changes, path: &Path, mount_at: &Path) -> Result<Image> {
@@ -157,7 +158,8 @@ fn squashfs(changes: &mut Changes, path: &Path, mount_at: &Path) -> Result<Image
             };
         }
     }
-    directory(mount_at).with_context(|| path.display().to_string())
+    let root = root_directory(mount_at).with_context(|| path.display().to_string())?;
+    Ok(Image::Tree(Tree::Squashfs(root)))
 }
 
 /// What [`blocks::copy`] does, as a line for a shell. Where the target is shared, that writes less.

@@ -19,6 +19,8 @@ use crate::sys::progress::Progress;
 pub enum Tree {
     /// Without what is mounted below it.
     Directory(PathBuf),
+    /// The same, of a squashfs: that does not tell holes from zeros.
+    Squashfs(PathBuf),
     Tar(PathBuf, Option<Compression>),
 }
 
@@ -46,7 +48,7 @@ impl Tree {
     /// Reads through the tree. Refuses an archive that is damaged.
     pub fn measure(&self, interrupt: &Interrupt) -> Result<Content> {
         match self {
-            Self::Directory(dir) => measure_directory(dir),
+            Self::Directory(dir) | Self::Squashfs(dir) => measure_directory(dir),
             Self::Tar(path, compression) => measure_tar(path, *compression, interrupt),
         }
     }
@@ -55,12 +57,14 @@ impl Tree {
     /// input.
     fn copy_command(&self, to: &Path) -> Cmd {
         match self {
-            Self::Directory(dir) => Cmd::new("cp")
+            Self::Directory(dir) | Self::Squashfs(dir) => Cmd::new("cp")
                 .args(["--recursive", "--no-dereference", "--one-file-system"])
-                .args([
-                    "--preserve=mode,ownership,timestamps,links,xattr",
-                    "--sparse=auto",
-                ])
+                .arg("--preserve=mode,ownership,timestamps,links,xattr")
+                .arg(if matches!(self, Self::Squashfs(_)) {
+                    "--sparse=always"
+                } else {
+                    "--sparse=auto"
+                })
                 .arg("--no-target-directory")
                 .args([dir, to]),
             Self::Tar(_, compression) => tar("--extract", *compression)
@@ -75,7 +79,7 @@ impl Tree {
     pub fn copy_line(&self, to: &Path) -> String {
         let command = self.copy_command(to);
         match self {
-            Self::Directory(_) => command.to_string(),
+            Self::Directory(_) | Self::Squashfs(_) => command.to_string(),
             Self::Tar(path, _) => {
                 format!("{command} < {}", crate::sys::cmd::quote(path.as_os_str()))
             }
@@ -93,7 +97,7 @@ impl Tree {
         progress: &mut Progress,
     ) -> Result<()> {
         let input = match self {
-            Self::Directory(_) => Stdio::null(),
+            Self::Directory(_) | Self::Squashfs(_) => Stdio::null(),
             Self::Tar(path, _) => open(path)?.into(),
         };
         let used = || -> Result<u64> {
