@@ -137,8 +137,8 @@ fn a_layer_is_removed_with_its_entry_but_not_what_is_booted_or_the_default() -> 
     for (arguments, reason) in [
         ("layer remove Base-0.1", "is the default"),
         ("layer remove Base-0.2", "is booted"),
-        ("base remove --yes Base-0", "is the default"),
-        ("base remove Base-0", "has layers: Base-0.1 Base-0.2"),
+        ("base remove --yes Base-0", "is booted"),
+        ("base remove Base-0", "its layers Base-0.1 Base-0.2?"),
         ("layer remove Base-0", "has no layer Base-0"),
         ("layer remove Config", "has no layer Config"),
     ] {
