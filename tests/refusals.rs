@@ -421,6 +421,7 @@ head -c 1000000 good.tar.gz > truncated.tar.gz && tar -C kernelless -cf kernelle
 mkdir -p deep/er && cp -a tree/. deep/er/ && touch deep/evil && tar -C deep/er -Pcf escaping.tar . ../evil";
 
 #[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn bad_input_changes_nothing() -> Result<()> {
     let disk = Host::prepared()?.disk("refusals")?;
     let spares = ["formatted", "clean", "twin1", "twin2", "idle"]
@@ -630,6 +631,7 @@ fn a_full_pool_costs_no_layer() -> Result<()> {
 }
 
 #[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn a_pool_full_of_metadata_costs_no_layer() -> Result<()> {
     let disk = Host::prepared()?.disk("metadata")?;
     let spare = disk.spare("spare", "1300M")?;
