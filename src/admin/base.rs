@@ -138,6 +138,22 @@ pub fn finish(
     say(&format!("{name}\n"))
 }
 
+/// The name of a new base: the one given, else the next free one. Refuses one that is taken.
+pub fn new_name(group: &Group, given: Option<LvName>) -> Result<LvName> {
+    let name = match given {
+        Some(name) => name,
+        None => next_base(group.taken())?,
+    };
+    ensure!(
+        group.volume(name.as_str()).is_none(),
+        "{}/{name} exists already",
+        group.name
+    );
+    // The name of a layer is longer; a base that can have none is of no use.
+    group.name.dm_name(&name.layer(u64::from(u32::MAX))?)?;
+    Ok(name)
+}
+
 /// What is made, decided before anything is.
 struct Plan {
     name: LvName,
@@ -154,15 +170,7 @@ struct Plan {
 impl Plan {
     /// Refuses what cannot be made: for want of room, tools or a name.
     fn new(changes: &Changes, add: &Add, image: &Image, group: &Group, room: u64) -> Result<Self> {
-        let name = match &add.name {
-            Some(name) => name.clone(),
-            None => next_base(group.taken())?,
-        };
-        if group.volume(name.as_str()).is_some() {
-            bail!("{}/{name} exists already", group.name);
-        }
-        // The name of a layer is longer; a base that can have none is of no use.
-        group.name.dm_name(&name.layer(u64::from(u32::MAX))?)?;
+        let name = new_name(group, add.name.clone())?;
         let shown = add.image.display();
         let (least, size, needed, kind) = match image {
             Image::Filesystem { superblock, .. } => {

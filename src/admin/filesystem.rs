@@ -86,19 +86,12 @@ impl Filesystem {
                 changes.run(&cmd.arg(&self.device))
             }
             FsKind::Xfs => {
-                self.replay_journal(changes)?;
+                // Only mounting it replays its journal, and its tools want that done.
+                let mounted = self.mount(changes, &mount_point("journal"), "rw")?;
+                mounted.unmount(changes)?;
                 changes.run(&Cmd::new("xfs_repair").args(["-n"]).arg(&self.device))
             }
         }
-    }
-
-    /// Only mounting an XFS replays its journal, and its tools want that done.
-    pub fn replay_journal(&self, changes: &mut Changes) -> Result<()> {
-        if self.kind == FsKind::Xfs {
-            let mounted = self.mount(changes, &mount_point("journal"), "nouuid")?;
-            mounted.unmount(changes)?;
-        }
-        Ok(())
     }
 
     /// Gives it a UUID that no other filesystem has.
@@ -120,7 +113,7 @@ impl Filesystem {
             FsKind::Ext4 => changes.run(&Cmd::new("resize2fs").arg(&self.device)),
             FsKind::Xfs => {
                 let dir = mount_point("grow");
-                let mounted = self.mount(changes, &dir, "nouuid")?;
+                let mounted = self.mount(changes, &dir, "rw")?;
                 changes.run(&Cmd::new("xfs_growfs").arg("-d").arg(&dir))?;
                 mounted.unmount(changes)
             }

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::filesystem::Filesystem;
-use super::{Context, base, layer, pool_with_room, say};
+use super::{Context, base, layer, pool_with_room, refuse_incomplete, say};
 use crate::boot::entry::without_layer_options;
 use crate::lvm::{Located, Lvm};
 use crate::model::layout::{Group, Role, tag};
-use crate::model::name::{LvName, next_base};
+use crate::model::name::LvName;
 use crate::sys::changes::Changes;
 use crate::sys::cmd::Cmd;
 use crate::sys::{mounts, probe};
@@ -50,10 +50,7 @@ pub fn on_devices(context: &Context, devices: &[PathBuf], wipe: bool) -> Result<
         seen.push(real);
     }
     if let Some(group) = lvm.load()? {
-        ensure!(
-            !group.is_incomplete(),
-            "volume group {vg} was interrupted while it was made; `imgbased-helper check --repair` removes it"
-        );
+        refuse_incomplete(&group)?;
         bail!("volume group {vg} exists already; `imgbased-helper layout` shows it");
     }
     let (metadata, chunk) = pool_sizes(size);
@@ -156,15 +153,7 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
     }
     mark_pool(&mut group, &pool)?;
     pool_with_room(&group)?;
-    let name = match name {
-        Some(name) => name,
-        None => next_base(group.taken())?,
-    };
-    ensure!(
-        group.volume(name.as_str()).is_none(),
-        "{vg}/{name} exists already"
-    );
-    vg.dm_name(&name.layer(u64::from(u32::MAX))?)?;
+    let name = base::new_name(&group, name)?;
     boot.entry_of(&name)?;
     let options = running_kernel_options(lvm, &lv)?;
     let config: LvName = CONFIG.parse()?;

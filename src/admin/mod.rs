@@ -65,10 +65,7 @@ impl Context {
         let group = self.lvm.load()?.with_context(|| {
             format!("there is no volume group {vg}; `imgbased-helper layout init` makes one")
         })?;
-        ensure!(
-            !group.is_incomplete(),
-            "volume group {vg} was interrupted while it was made; `imgbased-helper check --repair` removes it"
-        );
+        refuse_incomplete(&group)?;
         Ok(group)
     }
 
@@ -137,6 +134,15 @@ impl Context {
         };
         say(&text)
     }
+}
+
+fn refuse_incomplete(group: &Group) -> Result<()> {
+    ensure!(
+        !group.is_incomplete(),
+        "volume group {} was interrupted while it was made; `imgbased-helper check --repair` removes it",
+        group.name
+    );
+    Ok(())
 }
 
 /// How many bytes can still be added to the pool. Refuses one that is too full.

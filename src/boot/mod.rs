@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use sha2::{Digest, Sha256};
 
+use crate::image::digest::hex;
 use crate::model::name::{LvName, VgName};
 use crate::sys::changes::{Changes, is_temporary, read_if_there};
 use crate::sys::cmd::Cmd;
@@ -382,11 +383,7 @@ fn digest(path: &Path) -> Result<String> {
     File::open(path)
         .and_then(|mut file| io::copy(&mut file, &mut hash))
         .with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hex(&hash.finalize()))
 }
 
 #[cfg(test)]
