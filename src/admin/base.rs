@@ -366,24 +366,13 @@ pub fn verify(context: &Context, names: &[LvName]) -> Result<ExitCode> {
 
 /// The digest of what a base holds now; nothing in a dry run.
 fn read_digest(context: &Context, changes: &mut Changes, base: &Base) -> Result<Option<String>> {
-    let (lvm, name) = (&context.lvm, &base.name);
-    let active = if base.volume.active {
-        None
-    } else {
-        Some(changes.run_undoable(&lvm.activate(name), lvm.deactivate(name))?)
-    };
-    let digest = if context.dry_run {
-        comment(&format!("{name} is read"))?;
-        None
-    } else {
-        Some(digest::of(
-            &lvm.device(name)?,
-            name.as_str(),
-            changes.interrupt(),
-        )?)
-    };
-    if let Some(active) = active {
-        changes.undo_now(&active)?;
-    }
-    Ok(digest)
+    let name = &base.name;
+    context.activated(changes, name, base.volume.active, |changes| {
+        if context.dry_run {
+            comment(&format!("{name} is read"))?;
+            return Ok(None);
+        }
+        let device = context.lvm.device(name)?;
+        digest::of(&device, name.as_str(), changes.interrupt()).map(Some)
+    })
 }

@@ -108,19 +108,13 @@ pub fn write_entry(
     let payload = if view::booted(group)?.as_deref() == Some(name.as_str()) {
         Some(boot.publish(changes, Path::new("/"), &fallback_options)?)
     } else {
-        let lvm = &context.lvm;
-        let active = match volume {
-            Some(volume) if volume.active => None,
-            _ => Some(changes.run_undoable(&lvm.activate(name), lvm.deactivate(name))?),
-        };
-        let filesystem = context.filesystem(name, name)?;
-        let payload = context.mounted(changes, name, &filesystem, "ro", |changes, root| {
-            boot.publish(changes, root, &fallback_options)
-        })?;
-        if let Some(active) = active {
-            changes.undo_now(&active)?;
-        }
-        payload
+        let is_active = volume.is_some_and(|volume| volume.active);
+        context.activated(changes, name, is_active, |changes| {
+            let filesystem = context.filesystem(name, name)?;
+            context.mounted(changes, name, &filesystem, "ro", |changes, root| {
+                boot.publish(changes, root, &fallback_options)
+            })
+        })?
     };
     let Some(payload) = payload else {
         return comment(&format!("the boot entry of {name} is written"));

@@ -86,6 +86,23 @@ impl Context {
         BootPartition::at(&self.root, self.lvm.vg())
     }
 
+    /// Activates a volume for as long as `look` takes, unless it is active already.
+    fn activated<T>(
+        &self,
+        changes: &mut Changes,
+        name: &LvName,
+        is_active: bool,
+        look: impl FnOnce(&mut Changes) -> Result<T>,
+    ) -> Result<T> {
+        if is_active {
+            return look(changes);
+        }
+        let active = changes.run_undoable(&self.lvm.activate(name), self.lvm.deactivate(name))?;
+        let found = look(changes)?;
+        changes.undo_now(&active)?;
+        Ok(found)
+    }
+
     /// Mounts an active volume with these options for as long as `look` takes. In a dry run there
     /// is nothing to look at, and nothing is returned.
     fn mounted<T>(
