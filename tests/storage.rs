@@ -178,7 +178,7 @@ fn kill_after_each_step(vm: &mut Vm, verb: &Verb) -> Result<()> {
 /// The volumes and boot entries that the host was installed with, and what boots by default.
 fn old_state(vm: &mut Vm) -> Result<String> {
     vm.ok("lvm lvs --noheadings -o lv_name,lv_attr,lv_tags,origin \
-             --select 'lv_name=Base-0 || lv_name=Base-0.1 || lv_name=Base-0.2 || lv_name=Config' && \
+             --select 'vg_name=HostVG && (lv_name=Base-0 || lv_name=Base-0.1 || lv_name=Base-0.2 || lv_name=Config)' && \
            cd /boot && sha256sum loader/entries/imgbased-Base-0.conf \
              loader/entries/imgbased-Base-0.1.conf loader/entries/imgbased-Base-0.2.conf grub/grubenv \
              $(cat loader/entries/imgbased-Base-0*.conf | awk '/^(linux|initrd) /{print \".\" $2}' | sort -u)")
