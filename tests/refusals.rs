@@ -342,7 +342,11 @@ const DISKS: &[Row] = &[
         1,
         "HostVG/Base-0.2 is managed already",
     ),
-    ("layout init --from ../../etc/x", 1, "contains '/'"),
+    (
+        "layout init --from ../../etc/x",
+        1,
+        "\"..\" is not a valid volume group name",
+    ),
 ];
 
 /// Bases, layers, who asks, and where.
