@@ -657,13 +657,14 @@ fn a_pool_full_of_metadata_costs_no_layer() -> Result<()> {
     let fill = |percent: u32| {
         format!(
             "percent() {{ lvm lvs --noheadings -o metadata_percent Small/ImagePool | cut -d . -f 1; }}; \
-             for i in $(seq 40); do [ $(percent) -lt {percent} ] || break; many=many{percent}_$i; \
-             lvm lvcreate -qq -y -s -kn -ay -n $many Small/filler; for seek in $(seq 0 64 4700); do \
+             for i in $(seq 40); do many=many{percent}_$i; \
+             lvm lvcreate -qq -y -s -kn -ay -n $many Small/filler || break; for seek in $(seq 0 64 4700); do \
+             [ $((seek / 64 % 8)) != 0 ] || [ $(percent) -lt {percent} ] || break 2; \
              dd if=/dev/zero of=/dev/Small/$many bs=64k count=1 seek=$seek status=none oflag=direct; done; done; \
              [ $(percent) -ge {percent} ]"
         )
     };
-    vm.ok_for(&fill(66), SLOW)?;
+    vm.ok_for(&fill(70), SLOW)?;
     vm.say("too large for what is left");
     let before = small_group(&mut vm)?;
     refused_by_pool(
