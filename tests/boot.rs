@@ -204,7 +204,7 @@ fn the_same_initramfs_boots_an_ordinary_root() -> Result<()> {
     assert!(ldd.contains("statically linked"), "{ldd}");
     let size: u64 = vm.ok("stat -c %s /usr/bin/imgbased-helper")?.parse()?;
     assert!(size <= BINARY_LIMIT, "the binary has {size} bytes");
-    vm.power_off()
+    vm.power_off().map(drop)
 }
 
 #[test]

@@ -9,8 +9,13 @@ check() {
 }
 
 depends() {
-    # lvm brings dm and, from 108 on, initqueue. The unit and its generator need systemd.
-    echo lvm dracut-systemd
+    # lvm brings dm and, from 108 on, initqueue.
+    echo lvm shutdown
+    # With systemd a unit mounts the layer, without it hooks do.
+    if dracut_module_included systemd; then
+        echo dracut-systemd
+    fi
+    return 0
 }
 
 installkernel() {
@@ -22,13 +27,21 @@ install() {
     inst_multiple imgbased-helper thin_check e2fsck mount umount
     # lvm complains about a pool whose profile it does not find.
     inst_simple /etc/lvm/profile/imgbased.profile
+    inst_hook cmdline 20 "$moddir/parse-imgbased.sh"
+    if dracut_module_included systemd; then
+        install_units
+    else
+        inst_hook pre-trigger 50 "$moddir/start-imgbased.sh"
+        inst_hook mount 50 "$moddir/mount-imgbased.sh"
+    fi
+}
+
+install_units() {
     inst_simple "$moddir/imgbased-sysroot.service" /usr/lib/systemd/system/imgbased-sysroot.service
-    mkdir -p "$initdir/usr/lib/systemd/system-generators"
+    mkdir -p "$initdir/usr/lib/systemd/system-generators" "$initdir/etc/cmdline.d"
     ln -sfn ../../../bin/imgbased-helper \
         "$initdir/usr/lib/systemd/system-generators/imgbased-generator"
     # /etc comes before /usr/lib among the directories of generators.
     inst_script "$moddir/rootfs-generator.sh" \
         /etc/systemd/system-generators/dracut-rootfs-generator
-    mkdir -p "$initdir/etc/cmdline.d"
-    inst_hook cmdline 20 "$moddir/parse-imgbased.sh"
 }

@@ -8,7 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 use simplelog::{ConfigBuilder, WriteLogger};
 
-use super::{Context, base, check, layer, layout, layout_init, removal, status};
+use super::{Context, base, check, layer, layout, layout_init, removal, shutdown, status};
+use crate::early;
 use crate::early::cmdline::DEFAULT_VG;
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
@@ -175,13 +176,21 @@ enum LayerVerb {
 enum InitrdVerb {
     /// Mount the layer of the kernel command line at /sysroot
     Mount,
+    /// Mount it after all and go on booting, from the emergency shell
+    Retry,
+    /// Unpack the initramfs of the running layer for the shutdown
+    Unpack,
 }
 
 impl Cli {
     /// Does what the command line says.
     pub fn run(self) -> Result<ExitCode> {
-        if let Noun::Initrd(InitrdVerb::Mount) = self.noun {
-            crate::early::mount_sysroot()?;
+        if let Noun::Initrd(verb) = self.noun {
+            match verb {
+                InitrdVerb::Mount => early::mount_sysroot()?,
+                InitrdVerb::Retry => early::retry()?,
+                InitrdVerb::Unpack => shutdown::unpack()?,
+            }
             return Ok(ExitCode::SUCCESS);
         }
         start_logging(self.global.verbose)?;
@@ -235,7 +244,7 @@ impl Cli {
             Noun::Status => status::show(&context)?,
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => removal::garbage(&context, keep, yes)?,
-            Noun::Initrd(InitrdVerb::Mount) => {}
+            Noun::Initrd(_) => {}
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -8,6 +8,7 @@ mod layer;
 mod layout;
 mod layout_init;
 mod removal;
+mod shutdown;
 mod status;
 mod text;
 mod view;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::view::{self, JSON_VERSION, PoolView, View};
 use super::{Context, text};
+use crate::early::{self, BootRecord};
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -18,6 +19,8 @@ struct Status<'a> {
     layers: usize,
     bases: usize,
     pool: Option<&'a PoolView>,
+    /// How it was booted; nothing if an initramfs without the helper did it.
+    boot: Option<BootRecord>,
 }
 
 /// Shows the state of the host on a few lines.
@@ -35,6 +38,7 @@ pub fn show(context: &Context) -> Result<()> {
         layers: view.layers().count(),
         bases: view.bases.len(),
         pool: view.pool.as_ref(),
+        boot: early::read_record(),
     };
     context.show(&status, || render(&status))
 }
@@ -47,11 +51,15 @@ fn base_of<'a>(view: &'a View, booted: Option<&str>) -> Option<&'a str> {
 }
 
 fn render(status: &Status) -> String {
-    let booted = match (status.booted, status.base) {
+    let mut booted = match (status.booted, status.base) {
         (Some(layer), Some(base)) => format!("{layer}, a layer of {base}"),
         (Some(base), None) => format!("{base}, a base: changes are kept in memory only"),
         (None, _) => "no layer".to_owned(),
     };
+    let boot = status.boot.as_ref();
+    if let Some(first) = boot.and_then(|boot| boot.instead_of.as_ref()) {
+        booted += &format!(", as the fallback of {first}, which failed");
+    }
     let mut rows = vec![
         ("Booted".to_owned(), booted),
         (
@@ -67,6 +75,12 @@ fn render(status: &Status) -> String {
             ),
         ),
     ];
+    if let Some(boot) = boot {
+        rows.push((
+            "Mounted".to_owned(),
+            format!("in {}", early::describe(boot)),
+        ));
+    }
     if let Some(pool) = status.pool {
         rows.push((
             "Pool".to_owned(),

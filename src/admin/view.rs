@@ -1,14 +1,13 @@
 //! A group together with what is booted and what boots next: the data that is shown to people and,
 //! as JSON, to programs.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::Context;
-use crate::early::{BootRecord, RECORD};
+use crate::early;
 use crate::model::layout::{Group, Role, Volume};
 use crate::model::percent::Percent;
 use crate::sys::mounts;
@@ -162,12 +161,8 @@ pub fn booted(group: &Group) -> Result<Option<String>> {
         }
         return Ok(None);
     }
-    let record: Option<BootRecord> = fs::read(RECORD)
-        .ok()
-        .and_then(|json| serde_json::from_slice(&json).ok());
-    Ok(record
-        .filter(|r| r.vg == group.name.as_str())
-        .map(|r| r.layer))
+    let record = early::read_record().filter(|r| r.vg == group.name.as_str());
+    Ok(record.map(|record| record.layer))
 }
 
 impl View {

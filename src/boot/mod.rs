@@ -102,9 +102,14 @@ impl BootPartition {
     /// Whether the kernel and initramfs of an entry are on the partition.
     pub fn has_kernel(&self, payload: &Payload) -> bool {
         [&payload.linux, &payload.initrd].iter().all(|path| {
-            let path = self.dir.join(path.trim_start_matches('/'));
+            let path = self.path_of(path);
             fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0)
         })
+    }
+
+    /// Where a file is that an entry names by its path on the partition.
+    pub fn path_of(&self, path: &str) -> PathBuf {
+        self.dir.join(path.trim_start_matches('/'))
     }
 
     /// Copies the kernel of a mounted root to its place on the boot partition, unless it is there, and

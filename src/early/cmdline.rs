@@ -14,7 +14,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
 const TIMEOUT_MAX: u64 = 24 * 60 * 60;
 
 /// The layer or base to boot and how.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub vg: VgName,
     pub layer: LvName,
@@ -24,8 +24,41 @@ pub struct Request {
     pub read_only: bool,
     pub rootflags: Option<String>,
     pub rootfstype: Option<String>,
+    /// A second layer, for when the first cannot be mounted.
+    pub fallback: Option<LvName>,
+    pub check: Check,
     /// Things that were ignored, for the log.
     pub remarks: Vec<String>,
+}
+
+/// When and how the filesystem is checked (systemd-fsck@.service(8)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Check {
+    pub mode: CheckMode,
+    pub repair: Repair,
+}
+
+/// `fsck.mode=`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckMode {
+    Auto,
+    Force,
+    Skip,
+}
+
+/// `fsck.repair=`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    Preen,
+    Yes,
+    No,
+}
+
+/// What is done when no layer can be mounted: `imgbased.onfail=`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    Shell,
+    Reboot,
 }
 
 /// Reads a kernel command line, as /proc/cmdline has it: nothing if it has no `imgbased.layer`.
@@ -33,16 +66,8 @@ pub struct Request {
 /// The last of several wins. Refuses a layer or group whose name is not valid.
 pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
     let words = words(cmdline);
-    let options: Vec<(&str, Option<&str>)> = words
-        .iter()
-        .filter_map(|word| std::str::from_utf8(word).ok())
-        .map(|word| match word.split_once('=') {
-            Some((key, value)) => (key, Some(value)),
-            None => (word, None),
-        })
-        .collect();
-    let last = |key: &str| options.iter().rev().find(|(k, _)| *k == key);
-    let value = |key: &str| last(key).and_then(|(_, value)| *value);
+    let options = options(&words);
+    let value = |key: &str| last(&options, key);
 
     if !name_layer(&words) {
         return Ok(None);
@@ -62,6 +87,34 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
                 DEFAULT_TIMEOUT.as_secs()
             ));
             DEFAULT_TIMEOUT
+        }
+    };
+    if let Some(other) = value("imgbased.onfail").filter(|v| !["shell", "reboot"].contains(v)) {
+        remarks.push(format!(
+            "imgbased.onfail={other} is neither shell nor reboot, shell is used"
+        ));
+    }
+    let fallback = value("imgbased.fallback").map(str::parse).transpose();
+    let fallback = fallback.unwrap_or_else(|error: anyhow::Error| {
+        remarks.push(format!("imgbased.fallback= is ignored: {error}"));
+        None
+    });
+    let mode = match value("fsck.mode") {
+        Some("force") => CheckMode::Force,
+        Some("skip") => CheckMode::Skip,
+        Some("auto") | None => CheckMode::Auto,
+        Some(other) => {
+            remarks.push(format!("fsck.mode={other} is unknown, auto is used"));
+            CheckMode::Auto
+        }
+    };
+    let repair = match value("fsck.repair") {
+        Some("yes") => Repair::Yes,
+        Some("no") => Repair::No,
+        Some("preen") | None => Repair::Preen,
+        Some(other) => {
+            remarks.push(format!("fsck.repair={other} is unknown, preen is used"));
+            Repair::Preen
         }
     };
     if let Some(root) = value("root") {
@@ -85,8 +138,18 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
         read_only: access.is_some_and(|(key, _)| *key == "ro"),
         rootflags: value("rootflags").map(str::to_owned),
         rootfstype: value("rootfstype").map(str::to_owned),
+        fallback,
+        check: Check { mode, repair },
         remarks,
     }))
+}
+
+/// What to do when no layer can be mounted, also where the rest of the command line is not valid.
+pub fn on_failure(cmdline: &[u8]) -> OnFailure {
+    match last(&options(&words(cmdline)), "imgbased.onfail") {
+        Some("reboot") => OnFailure::Reboot,
+        _ => OnFailure::Shell,
+    }
 }
 
 /// Whether the command line has `imgbased.layer` at all, be its value valid or not.
@@ -98,6 +161,23 @@ fn name_layer(words: &[Vec<u8>]) -> bool {
     words
         .iter()
         .any(|word| word.split(|b| *b == b'=').next() == Some(b"imgbased.layer"))
+}
+
+/// The words that are text, as key and value.
+fn options(words: &[Vec<u8>]) -> Vec<(&str, Option<&str>)> {
+    let words = words.iter().filter_map(|w| std::str::from_utf8(w).ok());
+    words
+        .map(|word| match word.split_once('=') {
+            Some((key, value)) => (key, Some(value)),
+            None => (word, None),
+        })
+        .collect()
+}
+
+/// The value of the last of several.
+fn last<'a>(options: &[(&'a str, Option<&'a str>)], key: &str) -> Option<&'a str> {
+    let option = options.iter().rev().find(|(k, _)| *k == key);
+    option.and_then(|(_, value)| *value)
 }
 
 /// The words of a kernel command line up to a lone `--`, behind which init's arguments follow.

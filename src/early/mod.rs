@@ -6,22 +6,33 @@ mod sysroot;
 mod wait;
 
 use std::fs;
+use std::io;
 use std::path::Path;
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use log::{Level, LevelFilter};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
 use simplelog::{CombinedLogger, ConfigBuilder, SharedLogger, WriteLogger};
 
-use crate::model::layout::{Group, Role};
+use crate::lvm::Lvm;
+use crate::model::layout::Role;
+use crate::model::name::LvName;
+use crate::sys::cmd::Cmd;
 use crate::sys::kernel_log::{self, KernelLogger};
-use cmdline::Request;
+use cmdline::{OnFailure, Request};
+use sysroot::Filesystem;
+use wait::Group;
 
 /// How many names an error lists. A record of the kernel's log is short.
 const NAMES_MAX: usize = 20;
 /// Where the running system finds what was booted.
 pub const RECORD: &str = "/run/imgbased/boot.json";
+/// How long the reason of a reboot stays on the screen.
+const REBOOT_DELAY: Duration = Duration::from_secs(5);
 
 /// What was booted and how long it took.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,24 +42,93 @@ pub struct BootRecord {
     pub layer: String,
     pub role: String,
     pub device: String,
+    /// The layer of the kernel command line, if another one was booted because that failed.
+    pub instead_of: Option<String>,
     /// From the start of the helper to the mounted root, in milliseconds.
+    pub milliseconds: u64,
+    /// Not recorded by the first initramfs images, which hosts keep.
+    #[serde(default)]
+    pub phases: Vec<Phase>,
+}
+
+/// A part of the way to the mounted root.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Phase {
+    pub name: String,
     pub milliseconds: u64,
 }
 
-/// Mounts the layer of the kernel command line at /sysroot; nothing if it names none. The error is
-/// logged before it is returned.
+/// Takes the time of the phases.
+struct Clock {
+    started: Instant,
+    /// When the current phase began.
+    begun: Instant,
+    phases: Vec<Phase>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let started = Instant::now();
+        Self {
+            started,
+            begun: started,
+            phases: Vec::new(),
+        }
+    }
+
+    fn end(&mut self, phase: &str) {
+        self.phases.push(Phase {
+            name: phase.to_owned(),
+            milliseconds: milliseconds(self.begun.elapsed()),
+        });
+        self.begun = Instant::now();
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Mounts the layer of the kernel command line at /sysroot, or the fallback; nothing if it names none.
+/// The error is logged before it is returned. Does not return if a failure is to end in a reboot.
 pub fn mount_sysroot() -> Result<()> {
-    start_logging()?;
-    let result = read_cmdline().and_then(|cmdline| match cmdline::parse(&cmdline)? {
-        Some(request) => boot(&request),
-        None => Ok(()),
-    });
-    result.inspect_err(|error| log::error!("{error:#}"))
+    start_logging(false)?;
+    let cmdline = read_cmdline()?;
+    let result = mount_requested(&cmdline).inspect_err(|error| log::error!("{error:#}"));
+    if result.is_err() && cmdline::on_failure(&cmdline) == OnFailure::Reboot {
+        restart()?;
+    }
+    result
+}
+
+/// What a person in the emergency shell runs who has mended what was wrong: mounts the layer, and has
+/// systemd go on.
+pub fn retry() -> Result<()> {
+    start_logging(true)?;
+    let cmdline = read_cmdline()?;
+    ensure!(
+        Path::new("/etc/initrd-release").exists(),
+        "this is not the initramfs: there is nothing to retry"
+    );
+    ensure!(
+        cmdline::is_layer_boot(&cmdline),
+        "the kernel command line names no layer: there is nothing to retry"
+    );
+    mount_requested(&cmdline)?;
+    if Path::new("/run/systemd/system").exists() {
+        Cmd::new("systemctl")
+            .args(["--no-block", "default"])
+            .run()?;
+        log::info!("the boot goes on");
+    } else {
+        log::info!("the boot goes on when you leave this shell");
+    }
+    Ok(())
 }
 
 /// The generator: `early_dir` is its second argument.
 pub fn generate(early_dir: &Path) -> Result<()> {
-    start_logging()?;
+    start_logging(false)?;
     read_cmdline()
         .and_then(|cmdline| generator::run(&cmdline, early_dir))
         .inspect_err(|error| log::error!("generator: {error:#}"))
@@ -58,58 +138,124 @@ fn read_cmdline() -> Result<Vec<u8>> {
     fs::read("/proc/cmdline").context("cannot read the kernel command line")
 }
 
-fn boot(request: &Request) -> Result<()> {
-    let start = Instant::now();
+fn mount_requested(cmdline: &[u8]) -> Result<()> {
+    let Some(request) = cmdline::parse(cmdline)? else {
+        return Ok(());
+    };
     for remark in &request.remarks {
         log::warn!("{remark}");
     }
-    let (lvm, group) = wait::for_group(&request.vg, request.timeout)?;
-    let role = find(request, &group)?;
-    let dm_name = request.vg.dm_name(&request.layer)?;
-    lvm.activate_at_boot(&request.layer)
-        .run()
-        .with_context(|| format!("cannot activate {dm_name}"))?;
-    let device = lvm.device(&request.layer)?;
+    let Err(error) = mount(&request, None) else {
+        return Ok(());
+    };
+    sysroot::unmount();
+    let Some(fallback) = request.fallback.clone() else {
+        return Err(error);
+    };
+    log::error!("{error:#}");
+    log::warn!("trying the fallback {fallback}");
+    let second = Request {
+        layer: fallback,
+        ..request.clone()
+    };
+    mount(&second, Some(&request))
+        .inspect_err(|_| sysroot::unmount())
+        .with_context(|| format!("the fallback {} failed too", second.layer))
+}
+
+/// Waits for the disks, activates the layer, checks its filesystem and mounts it, if need be
+/// `instead_of` another one.
+fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
+    let mut clock = Clock::start();
+    let Request { vg, layer, .. } = request;
+    let dm_name = vg.dm_name(layer)?;
     if sysroot::is_mounted(&dm_name) {
         log::info!("{dm_name} is mounted already");
         return Ok(());
     }
-    match role {
-        Role::Base => sysroot::mount_base(request, &device, &dm_name)?,
-        _ => sysroot::mount_layer(request, &device, &dm_name)?,
+    let group = wait::for_group(vg, layer, request.timeout)?;
+    let role = find(request, &group)?;
+    clock.end("wait");
+    let lvm = Lvm::on_devices(vg.clone(), group.devices);
+    let device = lvm.device(layer)?;
+    if let Err(error) = lvm.activate_at_boot(layer).run() {
+        let explained = lvm.explain_activation(layer, &format!("{error:#}"));
+        return Err(
+            error.context(explained.unwrap_or_else(|| format!("cannot activate {dm_name}")))
+        );
+    }
+    // lvm2 calls it a success when it leaves out a volume.
+    ensure!(device.exists(), "lvm2 did not activate {dm_name}");
+    clock.end("activate");
+    let filesystem = Filesystem::find(request, &device, &dm_name)?;
+    if role == Role::Base {
+        filesystem.mount_base()?;
+    } else {
+        filesystem.check()?;
+        clock.end("check");
+        filesystem.mount_layer()?;
+    }
+    clock.end("mount");
+    if instead_of.is_some() {
+        let kernel = uname().context("cannot ask for the kernel's version")?;
+        let release = kernel.release().to_string_lossy();
+        ensure!(
+            sysroot::has_modules_of(&release),
+            "{layer} has no modules for the kernel {release}"
+        );
     }
     let record = BootRecord {
         version: 1,
-        vg: request.vg.to_string(),
-        layer: request.layer.to_string(),
+        vg: vg.to_string(),
+        layer: layer.to_string(),
         role: if role == Role::Base { "base" } else { "layer" }.to_owned(),
         device: device.display().to_string(),
-        milliseconds: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+        instead_of: instead_of.map(|first| first.layer.to_string()),
+        milliseconds: milliseconds(clock.started.elapsed()),
+        phases: clock.phases,
     };
     if let Err(error) = write_record(&record) {
         log::warn!("{error:#}");
     }
-    log::info!("{dm_name} mounted in {} ms", record.milliseconds);
+    log::info!("{dm_name} mounted in {}", describe(&record));
     Ok(())
+}
+
+/// The time that a boot took and its phases, for people.
+pub fn describe(record: &BootRecord) -> String {
+    let phase = |phase: &Phase| format!("{} {}", phase.name, phase.milliseconds);
+    let phases: Vec<String> = record.phases.iter().map(phase).collect();
+    format!("{} ms ({})", record.milliseconds, phases.join(", "))
+}
+
+/// What the running system was booted from, if the helper did it.
+pub fn read_record() -> Option<BootRecord> {
+    let read = || Ok(serde_json::from_slice(&fs::read(RECORD)?)?);
+    read()
+        .inspect_err(|error: &anyhow::Error| log::debug!("{RECORD}: {error:#}"))
+        .ok()
 }
 
 /// What the requested name is, a layer or a base; the error says which there are.
 fn find(request: &Request, group: &Group) -> Result<Role> {
-    let wanted = request.layer.as_str();
-    match group.volume(wanted).map(|volume| volume.role) {
+    let Request { vg, layer, .. } = request;
+    let volumes = &group.metadata.volumes;
+    let volume = volumes.iter().find(|(name, _)| name == layer.as_str());
+    match volume.map(|(_, role)| *role) {
         Some(role @ (Role::Base | Role::Layer)) => Ok(role),
-        Some(Role::Incomplete) => bail!(
-            "{wanted} in {} was never finished; {}",
-            group.name,
-            names(group)
-        ),
-        Some(_) => bail!("{wanted} in {} is no layer; {}", group.name, names(group)),
-        None => bail!("no layer {wanted} in {}; {}", group.name, names(group)),
+        Some(Role::Incomplete) => {
+            bail!("{layer} in {vg} was never finished; {}", names(volumes))
+        }
+        Some(_) => bail!("{layer} in {vg} is no layer; {}", names(volumes)),
+        None => bail!("no layer {layer} in {vg}; {}", names(volumes)),
     }
 }
 
-fn names(group: &Group) -> String {
-    let names = group.bootable();
+fn names(volumes: &[(String, Role)]) -> String {
+    let bootable = |role: &Role| matches!(role, Role::Base | Role::Layer);
+    let bootable = volumes.iter().filter(|(_, role)| bootable(role));
+    let mut names: Vec<LvName> = bootable.filter_map(|(name, _)| name.parse().ok()).collect();
+    names.sort();
     if names.is_empty() {
         return "it has no layers".to_owned();
     }
@@ -125,6 +271,18 @@ fn names(group: &Group) -> String {
     text
 }
 
+/// Restarts the machine, so that the boot loader can choose another entry.
+fn restart() -> Result<()> {
+    log::error!(
+        "restarting in {} s, as imgbased.onfail=reboot says",
+        REBOOT_DELAY.as_secs()
+    );
+    sleep(REBOOT_DELAY);
+    nix::unistd::sync();
+    reboot(RebootMode::RB_AUTOBOOT).context("cannot restart")?;
+    Ok(())
+}
+
 fn write_record(record: &BootRecord) -> Result<()> {
     let write = || -> Result<()> {
         fs::create_dir_all("/run/imgbased")?;
@@ -134,18 +292,20 @@ fn write_record(record: &BootRecord) -> Result<()> {
 }
 
 /// Everything goes to the kernel's log, which the journal reads. Where the kernel is told to show
-/// not even errors, they are written to the console as well.
-fn start_logging() -> Result<()> {
+/// not even errors, they are written to the console as well. Someone in a shell reads standard error.
+fn start_logging(in_shell: bool) -> Result<()> {
     let mut loggers: Vec<Box<dyn SharedLogger>> = Vec::new();
     if let Ok(kmsg) = KernelLogger::new(LevelFilter::Info) {
         loggers.push(kmsg);
     }
-    if loggers.is_empty() || !kernel_log::is_shown_on_console(Level::Error) {
-        let config = ConfigBuilder::new()
-            .set_time_level(LevelFilter::Off)
-            .set_target_level(LevelFilter::Off)
-            .set_thread_level(LevelFilter::Off)
-            .build();
+    let config = ConfigBuilder::new()
+        .set_time_level(LevelFilter::Off)
+        .set_target_level(LevelFilter::Off)
+        .set_thread_level(LevelFilter::Off)
+        .build();
+    if in_shell {
+        loggers.push(WriteLogger::new(LevelFilter::Info, config, io::stderr()));
+    } else if loggers.is_empty() || !kernel_log::is_shown_on_console(Level::Error) {
         if let Ok(console) = fs::OpenOptions::new().write(true).open("/dev/console") {
             loggers.push(WriteLogger::new(LevelFilter::Error, config, console));
         }
@@ -156,21 +316,16 @@ fn start_logging() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::layout::Volume;
+    use crate::lvm::disk::Metadata;
 
     fn group(volumes: &[(String, Role)]) -> Group {
-        let volume = |(name, role): &(String, Role)| Volume {
-            name: name.clone(),
-            role: *role,
-            ..Volume::default()
-        };
         Group {
-            tags: Vec::new(),
-            name: "HostVG".parse().unwrap(),
-            size: 0,
-            free: 0,
-            missing_pvs: 0,
-            volumes: volumes.iter().map(volume).collect(),
+            metadata: Metadata {
+                volumes: volumes.to_vec(),
+                ..Metadata::default()
+            },
+            devices: Vec::new(),
+            missing: 0,
         }
     }
 
@@ -182,17 +337,18 @@ mod tests {
     #[test]
     fn an_unknown_layer_is_answered_with_those_that_there_are() {
         let group = group(&[
+            ("Base-0.10".into(), Role::Layer),
             ("Base-0".into(), Role::Base),
-            ("Base-0.1".into(), Role::Layer),
+            ("Base-0.9".into(), Role::Layer),
             ("Base-0.2".into(), Role::Incomplete),
             ("Config".into(), Role::Volume),
         ]);
-        assert_eq!(find(&request("Base-0.1"), &group).unwrap(), Role::Layer);
+        assert_eq!(find(&request("Base-0.9"), &group).unwrap(), Role::Layer);
         assert_eq!(find(&request("Base-0"), &group).unwrap(), Role::Base);
         let message = |layer: &str| find(&request(layer), &group).unwrap_err().to_string();
         assert_eq!(
             message("Base-9.9"),
-            "no layer Base-9.9 in HostVG; there are: Base-0 Base-0.1"
+            "no layer Base-9.9 in HostVG; there are: Base-0 Base-0.9 Base-0.10"
         );
         assert!(message("Base-0.2").contains("was never finished"));
         assert!(message("Config").contains("is no layer"));

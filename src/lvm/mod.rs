@@ -1,6 +1,8 @@
-//! The only code that spells lvm2 arguments and reads its reports.
+//! The only code that spells lvm2 arguments and reads its reports and its metadata.
 
+pub mod disk;
 mod report;
+mod text;
 
 use std::path::{Path, PathBuf};
 
@@ -15,10 +17,11 @@ const COLUMNS: &str = "vg_name,vg_uuid,vg_tags,vg_size,vg_free,vg_missing_pv_cou
     lv_name,lv_tags,lv_size,lv_layout,lv_active,lv_permissions,lv_skip_activation,lv_profile,\
     data_percent,metadata_percent,lv_metadata_size,chunk_size,seg_monitor";
 
-/// What lvm.conf(5) can change about a report, as it is by default.
+/// What lvm.conf(5) can change about a report, as it is by default. Messages of the log can be among the
+/// lines of a report.
 const REPORT: &str = "report{list_item_separator=\",\" binary_values_as_numeric=0 compact_output=0 \
     compact_output_cols=\"\" prefixes=0 quoted=1 columns_as_rows=0 mark_hidden_devices=1 \
-    two_word_unknown_device=0}";
+    two_word_unknown_device=0} log{verbose=0 prefix=\"  \" command_names=0}";
 
 /// How lvm2 checks a pool before it activates it. After a power cut the pool can have leaked a few
 /// blocks, which costs nothing, but fails the whole check; and on a large pool that takes minutes.
@@ -78,6 +81,11 @@ impl Lvm {
         cmd
     }
 
+    /// A command whose output is read.
+    fn reporting(&self, command: &str) -> Cmd {
+        self.lvm(command).args(["--config", REPORT])
+    }
+
     /// A command that can activate the pool.
     fn activating(&self, command: &str) -> Cmd {
         self.lvm(command).args(["--config", POOL_CHECK])
@@ -108,7 +116,7 @@ impl Lvm {
     /// Which thin volume `what` is: a device, or GROUP/VOLUME. Refuses one that is not thin.
     pub fn locate(&self, what: &str) -> Result<Located> {
         let output = self
-            .lvm("lvs")
+            .reporting("lvs")
             .args([
                 "--noheadings",
                 "--separator",
@@ -141,7 +149,7 @@ impl Lvm {
     pub fn unmake(&self, lv: &LvName, pool: &LvName) -> Result<Option<Cmd>> {
         let ask = |column: &str, lv: &LvName| -> Result<u64> {
             let output = self
-                .lvm("lvs")
+                .reporting("lvs")
                 .args(["--noheadings", "-o", column])
                 .arg(self.full_name(lv))
                 .run()?;
@@ -175,7 +183,7 @@ impl Lvm {
     /// The disks of the group.
     pub fn disks(&self) -> Result<Vec<PathBuf>> {
         let output = self
-            .lvm("pvs")
+            .reporting("pvs")
             .args(["--noheadings", "-o", "pv_name"])
             .args(["--select", &format!("vg_name={}", self.vg)])
             .run()
@@ -187,7 +195,7 @@ impl Lvm {
     pub fn group_on(&self, device: &Path) -> Result<Option<String>> {
         let device = device.canonicalize()?;
         let output = self
-            .lvm("pvs")
+            .reporting("pvs")
             .args(["--noheadings", "--separator", " ", "-o", "pv_name,vg_name"])
             .run()
             .context("cannot read the physical volumes")?;
@@ -215,7 +223,9 @@ impl Lvm {
 
     /// How full a pool with the profile `profile` is when it is extended, in percent; 100 for never.
     pub fn auto_extension(&self, profile: &str) -> Result<u64> {
-        let mut cmd = Cmd::new("lvm").args(["lvmconfig", "--typeconfig", "full", "--valuesonly"]);
+        let mut cmd = self
+            .reporting("lvmconfig")
+            .args(["--typeconfig", "full", "--valuesonly"]);
         if !profile.is_empty() {
             cmd = cmd.args(["--metadataprofile", profile]);
         }
@@ -230,13 +240,41 @@ impl Lvm {
     }
 
     fn report(&self, columns: &str) -> Result<String> {
-        self.lvm("vgs")
-            .args(["--config", REPORT])
+        self.reporting("vgs")
             .args(["--reportformat", "json", "--units", "b", "--nosuffix"])
             .args(["--select", &format!("vg_name={}", self.vg)])
             .args(["-o", columns])
             .run()
             .context("cannot read the volume group")
+    }
+
+    /// What went wrong when lvm2 could not activate a volume at boot, and what to do, from what lvm2
+    /// wrote: its exit status is the same for all. Nothing if it is none of the known cases.
+    pub fn explain_activation(&self, lv: &LvName, error: &str) -> Option<String> {
+        let vg = &self.vg;
+        // The text is that of `_thin_pool_node_send_messages`, `_pool_callback` and `_add_dev` in lvm2,
+        // and that of errno 61 and 5, from dm-thin and from a disk.
+        let has = |text: &str| error.contains(text);
+        let text = if has("transaction_id is") {
+            format!(
+                "the thin pool and the LVM metadata of {vg} are not of the same transaction; see \"Metadata check and repair\" in lvmthin(7)"
+            )
+        } else if has("Manual repair required") {
+            format!(
+                "the check of the thin pool failed; deactivate {vg} and repair the pool with lvconvert --repair, see lvmthin(7)"
+            )
+        } else if has("No data available") {
+            format!(
+                "{vg}/{lv} is in the LVM metadata, but was never made in the pool; boot another layer and run imgbased-helper check --repair"
+            )
+        } else if has("missing PV") || has("partial LV") || has("Refusing activation") {
+            format!(
+                "{vg}/{lv} needs a disk that is missing; attach it, or see lvchange --activationmode partial"
+            )
+        } else {
+            return None;
+        };
+        Some(text)
     }
 
     /// Activates one volume while the initramfs runs: no monitoring, no lock files, and in spite

@@ -337,6 +337,10 @@ pub fn is_temporary(path: &Path) -> bool {
 
 /// Puts new content in the place of `path`: temporary file beside it, flush, rename, flush of the
 /// directory.
+///
+/// A boot loader replays no journal: it sees the name, the new file and the end of the old file change
+/// one after the other, in any order. So the new file is in its place on the disk before its name is,
+/// and the old one has a second name until then.
 fn replace(
     path: &Path,
     mode: u32,
@@ -351,8 +355,23 @@ fn replace(
     let content = temporary.as_file();
     content.set_permissions(fs::Permissions::from_mode(mode))?;
     content.sync_all()?;
+    let directory = File::open(dir)?;
+    if !path.exists() {
+        temporary.persist(path)?;
+        return directory.sync_all();
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let old = dir.join(format!("{}old-{name}{}", TEMPORARY.0, TEMPORARY.1));
+    // Left by an earlier attempt. FAT has no second names, and no journal.
+    drop(fs::remove_file(&old));
+    let is_kept = fs::hard_link(path, &old).is_ok();
+    syncfs(&directory)?;
     temporary.persist(path)?;
-    File::open(dir)?.sync_all()
+    syncfs(&directory)?;
+    if is_kept {
+        fs::remove_file(&old)?;
+    }
+    Ok(())
 }
 
 /// Reads a file that need not exist.

@@ -93,6 +93,22 @@ impl HostDisk {
     }
 }
 
+impl HostDisk {
+    /// Like [`HostDisk::boot_with`], but QEMU starts the `kernel` itself.
+    pub fn boot_kernel(
+        &self,
+        boot: &str,
+        kernel: &Kernel,
+        others: Vec<Disk>,
+        echo: Echo,
+    ) -> Result<Vm> {
+        let mut disks = vec![Disk::writable(&self.path, "host")];
+        disks.extend(others);
+        let name = format!("{}-{boot}", self.name);
+        Vm::start(&name, &disks, Some(kernel), echo)
+    }
+}
+
 /// Boots `image` as the ordinary root of a machine and logs in; `disks` are there as well.
 pub fn boot_image(image: &RootImage, name: &str, disks: Vec<Disk>) -> Result<Vm> {
     let root = store::scratch(name)?.join("root.qcow2");
@@ -127,5 +143,5 @@ fn install(image: &RootImage, new: &Path) -> Result<()> {
         vm.say(&command);
         vm.ok_for(&command, SLOW)?;
     }
-    vm.power_off()
+    vm.power_off().map(drop)
 }

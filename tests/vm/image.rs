@@ -11,25 +11,35 @@ use super::store;
 /// The directory that `ci/root-image` filled.
 pub struct RootImage(PathBuf);
 
+/// The package, built from the sources as they are now.
+fn package() -> Result<&'static PathBuf> {
+    static PACKAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    store::once(&PACKAGE, || {
+        store::say("package: building it");
+        Ok(PathBuf::from(store::run_script("package", &[])?))
+    })
+}
+
 impl RootImage {
     /// The image that all tests of this process share, with the package as the sources are now.
     pub fn prepared() -> Result<&'static Self> {
         static IMAGE: OnceLock<Result<RootImage, String>> = OnceLock::new();
-        store::once(&IMAGE, Self::build)
+        store::once(&IMAGE, || Self::of("trixie"))
     }
 
-    fn build() -> Result<Self> {
-        let base_recipe = include_bytes!("../../ci/debian-base");
-        let base = store::cached("debian", &[base_recipe], |new| {
-            store::run_script("debian-base", &[new]).map(drop)
+    /// The image of a release of Debian.
+    pub fn of(suite: &str) -> Result<Self> {
+        let debian_recipe = include_bytes!("../../ci/debian-base");
+        let debian = store::cached(&format!("debian-{suite}"), &[debian_recipe], |new| {
+            store::run_script("debian-base", &[Path::new(suite), new]).map(drop)
         })?;
-        store::say("package: building it");
-        let package = PathBuf::from(store::run_script("package", &[])?);
-        let content = fs::read(&package).with_context(|| package.display().to_string())?;
+        let package = package()?;
+        let content = fs::read(package).with_context(|| package.display().to_string())?;
         let recipe = include_bytes!("../../ci/root-image");
-        let parts: [&[u8]; 3] = [base_recipe, recipe, &content];
-        let directory = store::cached("image", &parts, |new| {
-            store::run_script("root-image", &[new, &base, &package]).map(drop)
+        let parts: [&[u8]; 3] = [debian_recipe, recipe, &content];
+        let directory = store::cached(&format!("image-{suite}"), &parts, |new| {
+            let arguments = [Path::new(suite), new, &debian, package];
+            store::run_script("root-image", &arguments).map(drop)
         })?;
         Ok(Self(directory))
     }
@@ -55,5 +65,10 @@ impl RootImage {
     /// The same initramfs, made without the imgbased dracut module.
     pub fn initrd_without_module(&self) -> PathBuf {
         self.0.join("initrd-without-module.img")
+    }
+
+    /// An initramfs with the module, but without systemd.
+    pub fn initrd_without_systemd(&self) -> PathBuf {
+        self.0.join("initrd-without-systemd.img")
     }
 }

@@ -33,6 +33,21 @@ pub fn wait_until_restored(socket: &Path) -> Result<()> {
     Monitor::connect(socket)?.wait_for("query-status", "running")
 }
 
+/// Puts the qcow2 file `path` into the machine as a disk, at the PCI port `port`.
+pub fn plug(socket: &Path, path: &Path, serial: &str, port: &str) -> Result<()> {
+    let mut monitor = Monitor::connect(socket)?;
+    let node = format!("disk-{serial}");
+    let file = json!({ "driver": "file", "filename": path });
+    monitor.run(
+        "blockdev-add",
+        &json!({ "driver": "qcow2", "node-name": node, "file": file }),
+    )?;
+    let device =
+        json!({ "driver": "virtio-blk-pci", "drive": node, "serial": serial, "bus": port });
+    monitor.run("device_add", &device)?;
+    Ok(())
+}
+
 struct Monitor(BufReader<UnixStream>);
 
 impl Monitor {

@@ -16,6 +16,8 @@ use super::monitor;
 use super::store;
 
 const QEMU: &str = "qemu-system-x86_64";
+/// Where a disk can be plugged in while the machine runs.
+const PORT: &str = "port";
 
 /// A drive of a machine: `/dev/vdX` in the order given, `/dev/disk/by-id/virtio-SERIAL` inside.
 pub struct Disk {
@@ -217,8 +219,9 @@ impl Vm {
         ));
     }
 
-    /// Waits until the machine has switched itself off.
-    pub fn wait_for_power_off(mut self, limit: Duration) -> Result<()> {
+    /// Waits until the machine has switched itself off or wants to start again, which ends it as well.
+    /// Returns what it has said.
+    pub fn wait_for_power_off(mut self, limit: Duration) -> Result<String> {
         let deadline = Instant::now() + limit;
         let mut seen = self.console.all().len();
         while self.console.wait_for_more(seen, deadline) {
@@ -232,6 +235,13 @@ impl Vm {
         let status = self.child.wait().context("waiting for QEMU")?;
         ensure!(status.success(), "QEMU ended with {status}");
         self.say("switched off");
+        Ok(String::from_utf8_lossy(&self.console.all()).into_owned())
+    }
+
+    /// Puts a disk into the running machine.
+    pub fn plug(&self, disk: &Disk) -> Result<()> {
+        monitor::plug(&self.monitor(), &disk.path, disk.serial, PORT)?;
+        self.say(&format!("disk {} plugged in", disk.serial));
         Ok(())
     }
 }
@@ -305,6 +315,7 @@ fn machine_arguments() -> Vec<&'static str> {
     });
     arguments.extend(["-display", "none", "-no-reboot", "-nic", "none"]);
     arguments.extend(["-device", "virtio-rng-pci"]);
+    arguments.extend(["-device", "pcie-root-port,id=port,slot=9,chassis=9"]);
     arguments
 }
 

@@ -99,9 +99,20 @@ impl Vm {
     }
 
     /// Shuts the system down and waits until the machine is off.
-    pub fn power_off(mut self) -> Result<()> {
+    /// Returns all that it has said.
+    pub fn power_off(mut self) -> Result<String> {
         self.console.send("systemctl poweroff\r")?;
         self.wait_for_power_off(COMMAND)
+    }
+
+    /// Waits until the machine says `text`; returns what it has said before.
+    pub fn wait_for(&mut self, text: &str) -> Result<String> {
+        self.console.wait_for(text, text, BOOT)
+    }
+
+    /// Types a line and does not wait for what comes of it.
+    pub fn type_line(&mut self, line: &str) -> Result<()> {
+        self.console.send(&format!("{line}\r"))
     }
 
     /// Makes the shell at the prompt one for programs: no echo, no line editing, no pager, no
