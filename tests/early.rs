@@ -4,13 +4,17 @@
 #[allow(dead_code, unused_imports, reason = "other tests use the rest")]
 mod vm;
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 
 use vm::qemu::Kernel;
-use vm::{Echo, Host, RootImage, Vm};
+use vm::{Disk, Echo, Host, HostDisk, RootImage, Vm, boot_image};
 
 /// Where the console is; without `quiet`, so that a log has all.
 const CONSOLE: &str = "console=ttyS0,115200";
+/// From the start of a machine to its end, on slow machines under software emulation.
+const LIMIT: Duration = Duration::from_secs(400);
 
 #[test]
 fn bookworm_boots_a_layer_with_and_without_systemd() -> Result<()> {
@@ -34,12 +38,12 @@ fn boots_with_both_kinds(suite: &str) -> Result<()> {
         ("systemd", image.initrd()),
         ("hooks", image.initrd_without_systemd()),
     ] {
-        let name = format!("{suite}-{kind}");
-        let disk = Host::prepared()?.disk(&name)?;
+        let disk = Host::prepared()?.disk(&format!("{suite}-{kind}"))?;
+        let cmdline = format!("{CONSOLE} imgbased.layer=Base-0.2");
         let kernel = Kernel {
             vmlinuz: &image.vmlinuz(),
             initrd: &initrd,
-            cmdline: &format!("{CONSOLE} imgbased.layer=Base-0.2"),
+            cmdline: &cmdline,
         };
         let mut vm = disk.boot_kernel("once", &kernel, Vec::new(), Echo::Silent)?;
         vm.log_in()?;
@@ -51,8 +55,232 @@ fn boots_with_both_kinds(suite: &str) -> Result<()> {
         let names: Vec<_> = phases.map(|phase| phase["name"].as_str()).collect();
         assert_eq!(names, ["wait", "activate", "check", "mount"].map(Some));
         vm.say(&format!("{} ms", record["milliseconds"]));
-        vm.power_off()?;
+        let console = vm.power_off()?;
+        let (_, shutdown) = console.rsplit_once("Reached target").unwrap_or_default();
+        ensure!(!shutdown.contains("busy"), "{shutdown}");
     }
+    Ok(())
+}
+
+#[test]
+fn disks_that_come_late_or_never() -> Result<()> {
+    let disk = Host::prepared()?.disk("disks")?;
+    let spare = disk.spare("second", "1G")?;
+    prepare(
+        &disk,
+        vec![spare],
+        "pvcreate -qq /dev/disk/by-id/virtio-second && vgextend -qq HostVG /dev/disk/by-id/virtio-second",
+    )?;
+    let layer = "imgbased.layer=Base-0.1 imgbased.timeout=5";
+    let mut vm = boot(&disk, "unused-missing", layer, Vec::new())?;
+    vm.log_in()?;
+    runs_layer(&mut vm, "HostVG", "Base-0.1")?;
+    let log = vm.ok("journalctl --boot --no-pager --identifier imgbased")?;
+    ensure!(
+        log.contains("1 disks of HostVG are missing after 5 s, trying without"),
+        "{log}"
+    );
+    drop(vm);
+
+    let spare = disk.existing("second");
+    prepare(
+        &disk,
+        vec![spare],
+        "lvextend -qq -l +100%FREE HostVG/ImagePool /dev/disk/by-id/virtio-second",
+    )?;
+    let vm = boot(
+        &disk,
+        "missing",
+        &format!("{layer} imgbased.onfail=reboot"),
+        Vec::new(),
+    )?;
+    restarts(vm, "HostVG/Base-0.1 needs a disk that is missing")?;
+    let both = vec![disk.existing("second")];
+    let mut vm = boot(&disk, "both", layer, both)?;
+    vm.log_in()?;
+    runs_layer(&mut vm, "HostVG", "Base-0.1")?;
+    vm.power_off()?;
+
+    let mut vm = boot(&disk, "late", "imgbased.layer=Base-0.1", Vec::new())?;
+    vm.wait_for(
+        "imgbased: waiting up to 90 s for the disks of HostVG; 1 of its 2 disks are there",
+    )?;
+    vm.plug(&disk.existing("second"))?;
+    vm.log_in()?;
+    runs_layer(&mut vm, "HostVG", "Base-0.1")
+}
+
+/// Layers that cannot be booted, each in its own way.
+const DAMAGE: &str = "\
+    mount /dev/disk/by-id/virtio-host-part2 /boot && \
+    for i in 3 4 5; do imgbased-helper layer add Base-0 || exit 1; done && \
+    lvchange -K -ay HostVG/Base-0.3 HostVG/Base-0.4 HostVG/Base-0.5 && \
+    mount /dev/HostVG/Base-0.4 /mnt && mkdir -p /mnt/srv/a/b/c && umount /mnt && \
+    debugfs -w -R 'clri /srv/a' /dev/HostVG/Base-0.4 && \
+    dd if=/dev/zero of=/dev/HostVG/Base-0.5 bs=1M count=1 conv=fsync && \
+    lvchange -an HostVG/Base-0.3 HostVG/Base-0.4 HostVG/Base-0.5 && lvchange -ay HostVG/Config && \
+    dmsetup message HostVG-ImagePool-tpool 0 \"delete $(lvs --noheadings -o thin_id HostVG/Base-0.3 | tr -d ' ')\" && \
+    umount /boot";
+
+/// What is on the command line, and what the console says.
+const FAILURES: [(&str, &str); 9] = [
+    (
+        "imgbased.layer=Base-9.9",
+        "no layer Base-9.9 in HostVG; there are: Base-0 Base-0.1 Base-0.2 Base-0.3 Base-0.4 Base-0.5",
+    ),
+    (
+        "imgbased.layer=../x",
+        "imgbased.layer= on the kernel command line: \"../x\" is not a valid",
+    ),
+    (
+        "imgbased.layer=Base-0.1 imgbased.vg=a/b",
+        "imgbased.vg= on the kernel command line: \"a/b\" is not a valid",
+    ),
+    (
+        "imgbased.layer=Base-0.1 imgbased.vg=Other imgbased.timeout=3",
+        "volume group Other not found within 3 s; physical volumes of other groups were seen on /dev/vda3",
+    ),
+    (
+        "imgbased.layer=Base-0.3",
+        "HostVG/Base-0.3 is in the LVM metadata, but was never made in the pool",
+    ),
+    (
+        "imgbased.layer=Base-0.4",
+        "the filesystem on /dev/mapper/HostVG-Base--0.4 is damaged; repair it with: e2fsck -f /dev/mapper/HostVG-Base--0.4",
+    ),
+    (
+        "imgbased.layer=Base-0.5",
+        "/dev/mapper/HostVG-Base--0.5 holds no filesystem that is known",
+    ),
+    (
+        "imgbased.layer=Base-0.1 rootfstype=nofs",
+        "cannot mount /dev/mapper/HostVG-Base--0.1 as nofs",
+    ),
+    (
+        "imgbased.layer=Base-0 hugepages=370",
+        "not enough memory for the changes to a base",
+    ),
+];
+
+#[test]
+fn each_failure_is_named_before_an_unattended_host_restarts() -> Result<()> {
+    let disk = Host::prepared()?.disk("restarts")?;
+    prepare(&disk, Vec::new(), DAMAGE)?;
+    for (number, (cmdline, message)) in FAILURES.into_iter().enumerate() {
+        let cmdline = format!("{cmdline} imgbased.onfail=reboot");
+        let vm = boot(&disk, &number.to_string(), &cmdline, Vec::new())?;
+        restarts(vm, message)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn each_failure_is_named_before_the_shell_of_an_attended_host() -> Result<()> {
+    let disk = Host::prepared()?.disk("shells")?;
+    prepare(&disk, Vec::new(), DAMAGE)?;
+    for (number, (cmdline, message)) in FAILURES.into_iter().enumerate() {
+        let mut vm = boot(&disk, &number.to_string(), cmdline, Vec::new())?;
+        let console = vm.enter_emergency_shell()?;
+        let said = console.matches(&format!("imgbased: {message}")).count();
+        ensure!(said == 1, "{cmdline}: {said} times {message:?}: {console}");
+        assert_eq!(
+            vm.ok("findmnt -n /sysroot || echo none")?,
+            "none",
+            "{cmdline}"
+        );
+        let retried = vm.run("imgbased-helper initrd retry")?;
+        ensure!(
+            retried.status == 1 && retried.text.contains(message),
+            "{cmdline}: {retried:?}"
+        );
+    }
+    // The one that can be mended there.
+    let mut vm = boot(&disk, "mended", "imgbased.layer=Base-0.4", Vec::new())?;
+    vm.enter_emergency_shell()?;
+    vm.run("e2fsck -fy /dev/mapper/HostVG-Base--0.4")?;
+    vm.type_line("imgbased-helper initrd retry")?;
+    vm.log_in()?;
+    runs_layer(&mut vm, "HostVG", "Base-0.4")?;
+    drop(vm);
+
+    let mut vm = boot(
+        &disk,
+        "fallback",
+        "imgbased.layer=Base-0.5 imgbased.fallback=Base-0.2",
+        Vec::new(),
+    )?;
+    vm.log_in()?;
+    let status = vm.ok("imgbased-helper status")?;
+    ensure!(
+        status.contains("Base-0.2, a layer of Base-0, as the fallback of Base-0.5, which failed"),
+        "{status}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_pool_that_is_damaged_is_not_repaired() -> Result<()> {
+    let begin = "pe=$(lvs -a --noheadings -o seg_pe_ranges HostVG/ImagePool_tmeta | sed 's/.*:\\([0-9]*\\)-.*/\\1/') && \
+         start=$(pvs --noheadings --nosuffix --units k -o pe_start /dev/disk/by-id/virtio-host-part3 | sed 's/\\..*//')";
+    for (name, damage, message) in [
+        (
+            "pool-check",
+            format!("{begin} && head -c 4096 /dev/urandom | dd of=/dev/disk/by-id/virtio-host-part3 bs=1K seek=$((start + pe * 4096)) conv=fsync"),
+            "the check of the thin pool failed",
+        ),
+        (
+            "pool-transaction",
+            "lvchange -ay HostVG/Config && id=$(dmsetup status HostVG-ImagePool-tpool | cut -d ' ' -f 4) && \
+             dmsetup message HostVG-ImagePool-tpool 0 \"set_transaction_id $id $((id + 5))\"".to_owned(),
+            "the thin pool and the LVM metadata of HostVG are not of the same transaction",
+        ),
+    ] {
+        let disk = Host::prepared()?.disk(name)?;
+        prepare(&disk, Vec::new(), &damage)?;
+        let layer = "imgbased.layer=Base-0.1";
+        let vm = boot(&disk, "restart", &format!("{layer} imgbased.onfail=reboot"), Vec::new())?;
+        restarts(vm, message)?;
+        let mut vm = boot(&disk, "shell", layer, Vec::new())?;
+        let console = vm.enter_emergency_shell()?;
+        ensure!(console.contains(message), "{console}");
+        assert_eq!(vm.ok("lvm lvs HostVG >/dev/null && echo whole")?, "whole");
+    }
+    Ok(())
+}
+
+/// Starts the host's kernel with this command line.
+fn boot(disk: &HostDisk, name: &str, cmdline: &str, others: Vec<Disk>) -> Result<Vm> {
+    let image = RootImage::prepared()?;
+    let kernel = Kernel {
+        vmlinuz: &image.vmlinuz(),
+        initrd: &image.initrd(),
+        cmdline: &format!("{CONSOLE} {cmdline}"),
+    };
+    disk.boot_kernel(name, &kernel, others, Echo::Silent)
+}
+
+/// Changes the disk of a host, and others, from another system.
+fn prepare(disk: &HostDisk, others: Vec<Disk>, commands: &str) -> Result<()> {
+    let mut disks = vec![Disk::writable(disk.path(), "host")];
+    disks.extend(others);
+    let mut vm = boot_image(
+        RootImage::prepared()?,
+        &format!("{}-prepare", disk.name()),
+        disks,
+    )?;
+    vm.ok(commands)?;
+    vm.ok("vgchange -q -an HostVG && udevadm settle")?;
+    vm.power_off().map(drop)
+}
+
+/// Waits until the machine starts again, after it has said why.
+fn restarts(vm: Vm, message: &str) -> Result<()> {
+    let console = vm.wait_for_power_off(LIMIT)?;
+    ensure!(
+        console.contains(&format!("imgbased: {message}")),
+        "not {message:?}: {console}"
+    );
+    ensure!(console.contains("imgbased: restarting in 5 s"), "{console}");
     Ok(())
 }
 

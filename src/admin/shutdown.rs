@@ -6,10 +6,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::boot::BootPartition;
 use crate::early;
 use crate::sys::cmd::Cmd;
+use crate::sys::mounts;
 
 const INITRAMFS: &str = "/run/initramfs";
 /// What systemd starts there.
@@ -25,9 +27,15 @@ pub fn unpack() -> Result<()> {
     let entry = boot.entry_of(&record.layer.parse()?)?;
     let entry = entry.with_context(|| format!("{} has no boot entry", record.layer))?;
     let image = boot.path_of(&entry.payload().initrd);
-    fs::create_dir_all(INITRAMFS)
-        .and_then(|()| env::set_current_dir(INITRAMFS))
-        .context(INITRAMFS)?;
+    fs::create_dir_all(INITRAMFS).context(INITRAMFS)?;
+    if !mounts::is_mount_point(Path::new(INITRAMFS))? {
+        // Nothing can be run from /run after some kinds of initramfs, and it is small.
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        let options = Some("mode=0755");
+        mount(Some("initramfs"), INITRAMFS, Some("tmpfs"), flags, options)
+            .with_context(|| format!("cannot mount {INITRAMFS}"))?;
+    }
+    env::set_current_dir(INITRAMFS).context(INITRAMFS)?;
     let unpacked = Cmd::new("lsinitrd").arg("--unpack").arg(&image).run();
     let unpacked = unpacked.and_then(|_| {
         let is_there = Path::new(SHUTDOWN).exists();
@@ -35,5 +43,7 @@ pub fn unpack() -> Result<()> {
         Ok(())
     });
     // systemd takes what is there, be it whole or not.
-    unpacked.inspect_err(|_| drop(fs::remove_file(SHUTDOWN)))
+    unpacked.inspect_err(|_| {
+        let _ = umount2(INITRAMFS, MntFlags::MNT_DETACH);
+    })
 }

@@ -67,6 +67,10 @@ impl HostDisk {
         &self.path
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Switches a machine on that boots from this disk. `boot` tells the scenario's boots apart.
     pub fn boot(&self, boot: &str, echo: Echo) -> Result<Vm> {
         self.boot_with(boot, Vec::new(), echo)
@@ -91,9 +95,7 @@ impl HostDisk {
         disks.extend(others);
         Vm::start(&format!("{}-{boot}", self.name), &disks, None, echo)
     }
-}
 
-impl HostDisk {
     /// Like [`HostDisk::boot_with`], but QEMU starts the `kernel` itself.
     pub fn boot_kernel(
         &self,
