@@ -17,7 +17,7 @@ use super::store;
 
 const QEMU: &str = "qemu-system-x86_64";
 /// Where a disk can be plugged in while the machine runs.
-const PORT: &str = "hotplug";
+const PORT: &str = "later";
 
 /// A drive of a machine: `/dev/vdX` in the order given, `/dev/disk/by-id/virtio-SERIAL` inside.
 pub struct Disk {
@@ -315,7 +315,7 @@ fn machine_arguments() -> Vec<&'static str> {
     });
     arguments.extend(["-display", "none", "-no-reboot", "-nic", "none"]);
     arguments.extend(["-device", "virtio-rng-pci"]);
-    arguments.extend(["-device", "pcie-root-port,id=hotplug,slot=9,chassis=9"]);
+    arguments.extend(["-device", "pcie-root-port,id=later,slot=9,chassis=9"]);
     arguments
 }
 
