@@ -7,8 +7,10 @@ fn main() {
     println!("cargo:rerun-if-env-changed=CARGO_CFG_TARGET_FEATURE");
     println!("cargo:rerun-if-changed=src/no-unwind-tables.ld");
     let features = var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
+    // libFuzzer needs a dynamic linker (ci/fuzz).
+    let is_fuzzing = var("CARGO_CFG_FUZZING").is_ok();
     assert!(
-        features.split(',').any(|feature| feature == "crt-static"),
+        is_fuzzing || features.split(',').any(|feature| feature == "crt-static"),
         "the binary has to be static, but crt-static is off. RUSTFLAGS in the environment replaces \
          the flags of .cargo/config.toml: unset it, or add `-C target-feature=+crt-static` to it"
     );

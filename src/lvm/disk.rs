@@ -132,8 +132,8 @@ fn read_area(file: &File, start: u64, size: u64, vg: &str) -> Result<Option<Meta
     parse(text.trim_end_matches('\0'), vg).context("its metadata are damaged")
 }
 
-/// Reads the text of a group; that of another group is nothing.
-fn parse(text: &str, vg: &str) -> Result<Option<Metadata>> {
+/// Reads the text of the metadata; that of another group than `vg` is nothing.
+pub fn parse(text: &str, vg: &str) -> Result<Option<Metadata>> {
     let all = text::parse(text)?;
     let Some(group) = all.section(vg) else {
         return Ok(None);
