@@ -225,84 +225,156 @@ fn is_kernel_space(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn layer(cmdline: &str) -> Option<String> {
-        parse(cmdline.as_bytes())
-            .unwrap()
-            .map(|request| request.layer.to_string())
+    /// No layer is named: the module does nothing.
+    const NONE: Result<Option<&str>, ()> = Ok(None);
+    /// A layer is named that there cannot be.
+    const BAD: Result<Option<&str>, ()> = Err(());
+
+    const fn layer(name: &str) -> Result<Option<&str>, ()> {
+        Ok(Some(name))
+    }
+
+    const TABLE: [(&[u8], Result<Option<&str>, ()>); 87] = [
+        (b"imgbased.layer=Base-0.1\n", layer("Base-0.1")),
+        (b"imgbased.layer=Base-0.1", layer("Base-0.1")),
+        (
+            b"BOOT_IMAGE=/vmlinuz imgbased.layer=Base-0.1 quiet\n",
+            layer("Base-0.1"),
+        ),
+        (b"imgbased.layer=node-ng-4.4_2+1", layer("node-ng-4.4_2+1")),
+        (b"imgbased.layer=0", layer("0")),
+        (b"imgbased.layer=L imgbased.layer=L", layer("L")),
+        // The last wins, be it valid or not.
+        (b"imgbased.layer=A imgbased.layer=B", layer("B")),
+        (b"imgbased.layer=../x imgbased.layer=B", layer("B")),
+        (b"imgbased.layer=A imgbased.layer=", BAD),
+        (b"imgbased.layer=A imgbased.layer", BAD),
+        (b"imgbased.layer=A imgbased.layer=a/b", BAD),
+        // White space.
+        (b"a\timgbased.layer=L\n", layer("L")),
+        (b"a\nb\nimgbased.layer=L\n\n", layer("L")),
+        (b"a\x0bimgbased.layer=L", layer("L")),
+        (b"a\x0cimgbased.layer=L\r\n", layer("L")),
+        (b"a\xa0imgbased.layer=L", layer("L")),
+        (b"  imgbased.layer=L  ", layer("L")),
+        (b"imgbased.layer= L", BAD),
+        (b"imgbased.layer =L", BAD),
+        (b"imgbased .layer=L", NONE),
+        (b"x=a\\ imgbased.layer=L", layer("L")),
+        // Only `"` quotes, anywhere.
+        (b"imgbased.layer=\"Base-0.1\"", layer("Base-0.1")),
+        (b"\"imgbased.layer=Base-0.1\"", layer("Base-0.1")),
+        (b"imgbased.lay\"er=L\"", layer("L")),
+        (b"imgbased.layer=\"a b\"", BAD),
+        (b"imgbased.layer=\"a\nb\"", BAD),
+        (b"imgbased.layer=\"\"", BAD),
+        (b"imgbased.layer=\"", BAD),
+        (b"imgbased.layer=\"L", layer("L")),
+        (b"x=\"a  imgbased.layer=L\" y", NONE),
+        (b"x=\"a\nb\" imgbased.layer=L", layer("L")),
+        (b"x=\"open imgbased.layer=L", NONE),
+        (b"x=\"a\" \"imgbased.layer=L", layer("L")),
+        (b"x=\\\"a imgbased.layer=L\\\" imgbased.layer=M", layer("M")),
+        (b"\"\" imgbased.layer=L", layer("L")),
+        (b"\"\"", NONE),
+        (b"\"", NONE),
+        // What quotes for a shell does not for the kernel.
+        (b"x='a imgbased.layer=L", layer("L")),
+        (b"x='a imgbased.layer=L'", BAD),
+        (b"imgbased.layer='L'", BAD),
+        (b"x=\\ imgbased.layer=L", layer("L")),
+        (b"x=it's imgbased.layer=L", layer("L")),
+        (b"imgbased.layer=\\L", BAD),
+        (b"imgbased.layer=L\\", BAD),
+        (b"# imgbased.layer=L", layer("L")),
+        // What follows `--` is for init.
+        (b"imgbased.layer=L -- imgbased.layer=M", layer("L")),
+        (b"quiet -- imgbased.layer=M", NONE),
+        (b"imgbased.layer=L --x", layer("L")),
+        (b"\"--\" imgbased.layer=L", NONE),
+        (b"--", NONE),
+        (b"--imgbased.layer=L", NONE),
+        (b"- imgbased.layer=L", layer("L")),
+        // Other keys.
+        (b"imgbased.layers=L", NONE),
+        (b"rd.imgbased.layer=L", NONE),
+        (b"imgbased-layer=L", NONE),
+        (b"imgbased_layer=L", NONE),
+        (b"IMGBASED.LAYER=L", NONE),
+        (b"x=imgbased.layer=L", NONE),
+        (b"root=/dev/sda1 ro quiet", NONE),
+        (b"", NONE),
+        (b"\n", NONE),
+        (b"\0", NONE),
+        (b" \t\n", NONE),
+        // Names that are none.
+        (b"imgbased.layer", BAD),
+        (b"imgbased.layer=", BAD),
+        (b"imgbased.layer==L", BAD),
+        (b"imgbased.layer=a=b", BAD),
+        (b"imgbased.layer=../etc", BAD),
+        (b"imgbased.layer=/dev/sda", BAD),
+        (b"imgbased.layer=a/b", BAD),
+        (b"imgbased.layer=.", BAD),
+        (b"imgbased.layer=..", BAD),
+        (b"imgbased.layer=a;reboot", BAD),
+        (b"imgbased.layer=$(reboot)", BAD),
+        (b"imgbased.layer=`reboot`", BAD),
+        (b"imgbased.layer=%s", BAD),
+        (b"imgbased.layer=%n%n", BAD),
+        (b"imgbased.layer=-x", BAD),
+        (b"imgbased.layer=a\\x2d", BAD),
+        (b"imgbased.layer=a@b.service", BAD),
+        (b"imgbased.layer=*", BAD),
+        (b"imgbased.layer=pvmove0", BAD),
+        (b"imgbased.layer=x_tmeta", BAD),
+        (b"imgbased.layer=a\0b", BAD),
+        (b"imgbased.layer=\xff\xfe", BAD),
+        (b"x=\xff imgbased.layer=L", layer("L")),
+        (b"imgbased.layer=L imgbased.vg=a/b", BAD),
+    ];
+
+    #[test]
+    fn the_layer_that_each_command_line_names() {
+        let long = |head: &str, tail: &str| [head, &"x=y ".repeat(1000), tail].concat();
+        let (before, after) = (long("imgbased.layer=L ", ""), long("", "imgbased.layer=L"));
+        let name = format!("imgbased.layer={}", "a".repeat(4096));
+        let generated = [
+            (before.as_bytes(), layer("L")),
+            (after.as_bytes(), layer("L")),
+            (name.as_bytes(), BAD),
+        ];
+        for (cmdline, expected) in TABLE.into_iter().chain(generated) {
+            let found = parse(cmdline);
+            let found = found.map(|request| request.map(|request| request.layer.to_string()));
+            let found = found.as_ref().map(Option::as_deref).map_err(|_| ());
+            let text = String::from_utf8_lossy(cmdline);
+            assert_eq!(found, expected, "{text:?}");
+            assert_eq!(is_layer_boot(cmdline), expected != NONE, "{text:?}");
+        }
     }
 
     #[test]
-    fn the_layer_is_found() {
-        let long = format!("{} imgbased.layer=L", "x=y ".repeat(1000));
+    fn what_happens_on_failure_is_known_where_the_rest_is_not_valid() {
         for (cmdline, expected) in [
-            ("imgbased.layer=Base-0.1\n", Some("Base-0.1")),
             (
-                "BOOT_IMAGE=/vmlinuz imgbased.layer=Base-0.1 quiet\n",
-                Some("Base-0.1"),
+                "imgbased.layer=../x imgbased.onfail=reboot",
+                OnFailure::Reboot,
             ),
             (
-                "imgbased.layer=Base-0.1 imgbased.layer=Base-0.2",
-                Some("Base-0.2"),
+                "imgbased.onfail=reboot imgbased.onfail=shell",
+                OnFailure::Shell,
             ),
-            ("imgbased.layer=\"Base-0.1\"", Some("Base-0.1")),
-            ("\"imgbased.layer=Base-0.1\"", Some("Base-0.1")),
-            ("a\timgbased.layer=L\n", Some("L")),
-            ("a\nb\nimgbased.layer=L\n\n", Some("L")),
-            ("  imgbased.layer=L  ", Some("L")),
-            ("x='a imgbased.layer=L'", None), // a single quote is a plain character: L' is no name
-            ("x=\\ imgbased.layer=L", Some("L")),
-            ("x=it's imgbased.layer=L", Some("L")),
-            ("x=\"a  imgbased.layer=L\" y", None),
-            ("x=\"a\nb\" imgbased.layer=L", Some("L")),
-            ("x=\"open imgbased.layer=L", None),
-            ("imgbased.layer=L -- imgbased.layer=M", Some("L")),
-            ("quiet -- imgbased.layer=M", None),
-            ("imgbased.layer=L --x", Some("L")),
-            ("imgbased.layers=L", None),
-            ("rd.imgbased.layer=L", None),
-            ("imgbased-layer=L", None),
-            ("IMGBASED.LAYER=L", None),
-            ("", None),
-            ("\n", None),
-            ("\"", None),
-            (&long, Some("L")),
+            ("imgbased.layer=L", OnFailure::Shell),
+            ("imgbased.layer=L imgbased.onfail", OnFailure::Shell),
+            (
+                "imgbased.layer=L -- imgbased.onfail=reboot",
+                OnFailure::Shell,
+            ),
+            ("imgbased.layer=L imgbased.onfail=REBOOT", OnFailure::Shell),
         ] {
-            match parse(cmdline.as_bytes()) {
-                Ok(request) => assert_eq!(
-                    request.map(|r| r.layer.to_string()).as_deref(),
-                    expected,
-                    "{cmdline:?}"
-                ),
-                Err(error) => assert!(cmdline.starts_with("x='a"), "{cmdline:?}: {error:#}"),
-            }
+            assert_eq!(on_failure(cmdline.as_bytes()), expected, "{cmdline}");
         }
-    }
-
-    #[test]
-    fn names_that_are_not_valid_are_refused() {
-        for cmdline in [
-            "imgbased.layer",
-            "imgbased.layer=",
-            "imgbased.layer=\"\"",
-            "imgbased.layer=../etc",
-            "imgbased.layer=a/b",
-            "imgbased.layer=a;reboot",
-            "imgbased.layer=%s",
-            "imgbased.layer=-x",
-            "imgbased.layer=\"a b\"",
-            "imgbased.layer=a\\x2d",
-            "imgbased.layer=a@b.service",
-            "imgbased.layer=L imgbased.layer=",
-            "imgbased.layer=L imgbased.vg=a/b",
-            "imgbased.layer=a=b",
-            "imgbased.layer=\"a\nb\"",
-            "imgbased.layer=pvmove0",
-        ] {
-            assert!(parse(cmdline.as_bytes()).is_err(), "{cmdline:?}");
-            assert!(is_layer_boot(cmdline.as_bytes()), "{cmdline:?}");
-        }
-        assert!(parse(b"imgbased.layer=\xff\xfe").is_err());
-        assert!(parse(b"x=\xff imgbased.layer=L").unwrap().is_some());
     }
 
     #[test]
@@ -325,6 +397,30 @@ mod tests {
         assert!(!request("ro imgbased.layer=L rw").read_only);
         assert!(request("rw ro imgbased.layer=L").read_only);
         assert_eq!(request("imgbased.layer=L root=/dev/sda1").remarks.len(), 1);
+        let all = request("imgbased.layer=L imgbased.fallback=M fsck.mode=force fsck.repair=no");
+        assert_eq!(all.fallback, Some("M".parse().unwrap()));
+        assert_eq!(
+            (all.check.mode, all.check.repair),
+            (CheckMode::Force, Repair::No)
+        );
+        let plain = Check {
+            mode: CheckMode::Auto,
+            repair: Repair::Preen,
+        };
+        for other in [
+            "imgbased.fallback=../x",
+            "imgbased.onfail=never",
+            "fsck.mode=maybe",
+            "fsck.repair=maybe",
+        ] {
+            let request = request(&format!("imgbased.layer=L {other}"));
+            assert_eq!(
+                (&request.fallback, request.check),
+                (&None, plain),
+                "{other}"
+            );
+            assert_eq!(request.remarks.len(), 1, "{other}");
+        }
         for bad in [
             "soon",
             "",
@@ -338,6 +434,5 @@ mod tests {
             assert_eq!(request.timeout, Duration::from_secs(90), "{bad}");
             assert_eq!(request.remarks.len(), 1, "{bad}");
         }
-        assert_eq!(layer("quiet"), None);
     }
 }

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use log::{Level, LevelFilter};
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
 use simplelog::{CombinedLogger, ConfigBuilder, SharedLogger, WriteLogger};
@@ -46,6 +48,9 @@ pub struct BootRecord {
     pub instead_of: Option<String>,
     /// From the start of the helper to the mounted root, in milliseconds.
     pub milliseconds: u64,
+    /// What the helper itself worked of that time, without the programs that it ran.
+    #[serde(default)]
+    pub own_milliseconds: f64,
     /// Not recorded by the first initramfs images, which hosts keep.
     #[serde(default)]
     pub phases: Vec<Phase>,
@@ -87,6 +92,14 @@ impl Clock {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The time that this process has had a processor, in user mode and in the kernel.
+fn own_milliseconds() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).context("cannot ask for the time used")?;
+    let time = usage.user_time() + usage.system_time();
+    let microseconds = u32::try_from(time.num_microseconds()).unwrap_or(u32::MAX);
+    Ok(f64::from(microseconds) / 1000.0)
 }
 
 /// Mounts the layer of the kernel command line at /sysroot, or the fallback; nothing if it names none.
@@ -212,6 +225,7 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
         device: device.display().to_string(),
         instead_of: instead_of.map(|first| first.layer.to_string()),
         milliseconds: milliseconds(clock.started.elapsed()),
+        own_milliseconds: own_milliseconds()?,
         phases: clock.phases,
     };
     if let Err(error) = write_record(&record) {

@@ -1,0 +1,140 @@
+//! What it takes to find and mount a layer in the initramfs, beside dracut's own way to a root on a thin
+//! volume: `ci/bench boot` runs it. The same kernel, disk and layer are booted in turns.
+
+#[allow(dead_code, reason = "the other benchmark uses the rest")]
+mod bench;
+#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
+mod vm;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use bench::table::{Limit, Row, Samples, Unit, render};
+use vm::qemu::{Disk, Kernel, Vm};
+use vm::{Echo, Host, HostDisk, RootImage, store};
+
+/// How often each is booted.
+const RUNS: usize = 5;
+const LAYER: &str = "Base-0.2";
+/// Disks that have nothing to do with the group.
+const UNRELATED: [&str; 8] = ["d1", "d2", "d3", "d4", "d5", "d6", "d7", "d8"];
+
+/// When udev knows all devices that were there from the start, in seconds since the kernel started.
+const BEGIN: &str = "Finished systemd-udev-trigger.service";
+/// When the root is mounted, by the helper and by systemd.
+const OWN_END: &str = "Finished imgbased-sysroot.service";
+const STOCK_END: &str = "Mounted sysroot.mount";
+
+fn main() -> Result<()> {
+    let host = Host::prepared()?;
+    let mut rows = Vec::new();
+    for (what, stock, unrelated) in [
+        ("mount a layer", "stock dracut", &UNRELATED[..0]),
+        ("with 8 other disks", "stock dracut", &UNRELATED[..]),
+    ] {
+        let disk = host.disk("bench-boot")?;
+        let (mut own, mut other) = (Samples::new(), Samples::new());
+        let (mut activate, mut cpu) = (Samples::new(), Samples::new());
+        for run in 0..RUNS {
+            let image = RootImage::prepared()?;
+            let mut vm = boot(
+                &disk,
+                &format!("own-{run}"),
+                &image.initrd(),
+                &format!("imgbased.layer={LAYER}"),
+                unrelated,
+            )?;
+            own.push(between(&mut vm, OWN_END)?);
+            let record: Value = serde_json::from_str(&vm.ok("cat /run/imgbased/boot.json")?)?;
+            let milliseconds = |value: &Value| value.as_f64().map(|ms| ms / 1000.0);
+            activate.push(milliseconds(&record["phases"][1]["milliseconds"]).context("no phase")?);
+            cpu.push(milliseconds(&record["own_milliseconds"]).context("no time of its own")?);
+            vm.power_off()?;
+            let mut vm = boot(
+                &disk,
+                &format!("stock-{run}"),
+                &image.initrd_without_module(),
+                &format!("rd.lvm.lv=HostVG/{LAYER} root=/dev/HostVG/{LAYER} rw"),
+                unrelated,
+            )?;
+            other.push(between(&mut vm, STOCK_END)?);
+            vm.power_off()?;
+        }
+        let whole = own.clone();
+        for (what, measured, compared, limit) in [
+            (what, own, (stock, other), Limit::AtMost(0.40)),
+            (
+                "  of it lvm2",
+                activate,
+                ("all of it", whole.clone()),
+                Limit::None,
+            ),
+            (
+                "  of it the helper",
+                cpu,
+                ("all of it", whole),
+                Limit::AtMost(0.05),
+            ),
+        ] {
+            rows.push(Row {
+                what,
+                unit: Unit::Seconds,
+                measured,
+                other: Some(compared),
+                limit,
+            });
+        }
+    }
+    report(&rows)
+}
+
+/// Boots the host's disk with an initramfs and what is on the command line for it.
+fn boot(
+    disk: &HostDisk,
+    name: &str,
+    initrd: &Path,
+    cmdline: &str,
+    unrelated: &[&'static str],
+) -> Result<Vm> {
+    let image = RootImage::prepared()?;
+    let kernel = Kernel {
+        vmlinuz: &image.vmlinuz(),
+        initrd,
+        cmdline: &format!("console=ttyS0,115200 quiet {cmdline}"),
+    };
+    let others = unrelated.iter().map(|serial| disk.spare(serial, "64M"));
+    let others: Vec<Disk> = others.collect::<Result<_>>()?;
+    let mut vm = disk.boot_kernel(name, &kernel, others, Echo::Silent)?;
+    vm.log_in()?;
+    Ok(vm)
+}
+
+/// The seconds between [`BEGIN`] and `end` in the journal.
+fn between(vm: &mut Vm, end: &str) -> Result<f64> {
+    let mut at = |what: &str| -> Result<f64> {
+        let line = vm.ok(&format!(
+            "journalctl --boot --no-pager --output short-monotonic | grep -m 1 -F '{what}'"
+        ))?;
+        let time = line.trim_start_matches(['[', ' ']).split(']').next();
+        let time = time.and_then(|time| time.parse().ok());
+        time.with_context(|| format!("no time in {line:?}"))
+    };
+    Ok(at(end)? - at(BEGIN)?)
+}
+
+/// Shows the table and writes it and the numbers behind it to files.
+fn report(rows: &[Row]) -> Result<()> {
+    let directory = store::root().with_file_name("bench");
+    fs::create_dir_all(&directory)?;
+    let table = render(rows);
+    store::say(&format!("\n{table}"));
+    fs::write(directory.join("boot.txt"), table)?;
+    fs::write(
+        directory.join("boot.json"),
+        serde_json::to_vec_pretty(rows)?,
+    )?;
+    Ok(())
+}
