@@ -56,8 +56,7 @@ fn boots_with_both_kinds(suite: &str) -> Result<()> {
         assert_eq!(names, ["wait", "activate", "check", "mount"].map(Some));
         vm.say(&format!("{} ms", record["milliseconds"]));
         let console = vm.power_off()?;
-        let (_, shutdown) = console.rsplit_once("Reached target").unwrap_or_default();
-        ensure!(!shutdown.contains("busy"), "{shutdown}");
+        ensure!(!after_the_system(&console).contains("busy"), "{console}");
     }
     Ok(())
 }
@@ -108,6 +107,56 @@ fn disks_that_come_late_or_never() -> Result<()> {
     vm.plug(&disk.existing("second"))?;
     vm.log_in()?;
     runs_layer(&mut vm, "HostVG", "Base-0.1")
+}
+
+/// A group of another name on a LUKS device on a RAID of two disks, with a layer of XFS; beside it a
+/// group with as many volumes as its metadata can hold, and disks that hold something else.
+const STACK: &str = "\
+    cd /dev/disk/by-id && \
+    mdadm --create /dev/md/stack --run --metadata=1.2 --level=1 --uuid=11111111:22222222:33333333:44444444 \
+    --raid-devices=2 virtio-half1 virtio-half2 && \
+    printf secret | cryptsetup luksFormat --batch-mode --uuid 11111111-2222-4333-8444-555555555555 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /dev/md/stack - && \
+    printf secret | cryptsetup open /dev/md/stack opened - && udevadm settle && \
+    mount virtio-host-part2 /boot && lvm lvchange -qq -K -ay HostVG/Base-0 && mount -o ro,noload /dev/HostVG/Base-0 /mnt && \
+    imgbased-helper --vg my-vg_1 layout init --device /dev/mapper/opened && \
+    imgbased-helper --vg my-vg_1 base add --name node-ng-4.4 --fstype xfs --size 1200M /mnt && \
+    imgbased-helper --vg my-vg_1 layer add node-ng-4.4 && umount /mnt /boot && \
+    vgcreate -qq --metadatasize 16M Foreign virtio-foreign && vgcfgbackup -qq -f /tmp/foreign Foreign && \
+    awk '{ print } /^\tphysical_volumes/ { inside = 1 } \
+         inside && /^\t}/ { inside = 0; print \"\tlogical_volumes {\"; for (n = 0; n < 4000; n++) printf \
+         \"lv%d {\\nid = \\\"aaaaaa-aaaa-aaaa-aaaa-aaaa-aaaa-%06d\\\"\\nstatus = [\\\"READ\\\", \\\"WRITE\\\", \\\"VISIBLE\\\"]\\nflags = []\\nsegment_count = 1\\nsegment1 {\\nstart_extent = 0\\nextent_count = 1\\ntype = \\\"striped\\\"\\nstripe_count = 1\\nstripes = [\\n\\\"pv0\\\", %d\\n]\\n}\\n}\\n\", n, n, n; print \"\t}\" }' \
+        /tmp/foreign >/tmp/crowded && vgcfgrestore -qq -f /tmp/crowded Foreign && \
+    [ $(lvs --noheadings Foreign | wc -l) = 4000 ] && vgchange -q -an my-vg_1 && cryptsetup close opened && \
+    mke2fs -q virtio-other1 && mkswap virtio-other2";
+
+#[test]
+fn a_layer_on_a_stack_of_devices_among_other_disks() -> Result<()> {
+    let disk = Host::prepared()?.disk("stack")?;
+    let mut spares = Vec::new();
+    for (serial, size) in [("half1", "3G"), ("half2", "3G"), ("foreign", "32G")] {
+        spares.push(disk.spare(serial, size)?);
+    }
+    let others = [
+        "other1", "other2", "other3", "other4", "other5", "other6", "other7", "other8",
+    ];
+    for serial in others {
+        spares.push(disk.spare(serial, "64M")?);
+    }
+    prepare_for(&disk, spares, STACK, LIMIT)?;
+    let serials = ["half1", "half2", "foreign"].into_iter().chain(others);
+    let disks = serials.map(|serial| disk.existing(serial)).collect();
+    let cmdline = "imgbased.vg=my-vg_1 imgbased.layer=node-ng-4.4+1 \
+                   rd.md.uuid=11111111:22222222:33333333:44444444 \
+                   rd.luks.uuid=11111111-2222-4333-8444-555555555555";
+    let mut vm = boot(&disk, "once", cmdline, disks)?;
+    vm.wait_for("Please enter passphrase")?;
+    vm.type_line("secret")?;
+    vm.log_in()?;
+    runs_layer(&mut vm, "my-vg_1", "node-ng-4.4+1")?;
+    assert_eq!(vm.ok("findmnt -no FSTYPE /")?, "xfs");
+    let console = vm.power_off()?;
+    ensure!(!after_the_system(&console).contains("busy"), "{console}");
+    Ok(())
 }
 
 /// Layers that cannot be booted, each in its own way.
@@ -259,8 +308,19 @@ fn boot(disk: &HostDisk, name: &str, cmdline: &str, others: Vec<Disk>) -> Result
     disk.boot_kernel(name, &kernel, others, Echo::Silent)
 }
 
+/// What the console says after systemd has stopped all units.
+fn after_the_system(console: &str) -> &str {
+    let (_, after) = console.rsplit_once("Reached target").unwrap_or_default();
+    after
+}
+
 /// Changes the disk of a host, and others, from another system.
 fn prepare(disk: &HostDisk, others: Vec<Disk>, commands: &str) -> Result<()> {
+    prepare_for(disk, others, commands, Duration::from_secs(180))
+}
+
+/// Like [`prepare`], with commands that may take up to `limit`.
+fn prepare_for(disk: &HostDisk, others: Vec<Disk>, commands: &str, limit: Duration) -> Result<()> {
     let mut disks = vec![Disk::writable(disk.path(), "host")];
     disks.extend(others);
     let mut vm = boot_image(
@@ -268,7 +328,7 @@ fn prepare(disk: &HostDisk, others: Vec<Disk>, commands: &str) -> Result<()> {
         &format!("{}-prepare", disk.name()),
         disks,
     )?;
-    vm.ok(commands)?;
+    vm.ok_for(commands, limit)?;
     vm.ok("vgchange -q -an HostVG && udevadm settle")?;
     vm.power_off().map(drop)
 }
