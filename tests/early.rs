@@ -179,11 +179,11 @@ const FAILURES: [(&str, &str); 9] = [
     ),
     (
         "imgbased.layer=../x",
-        "imgbased.layer= on the kernel command line: \"../x\" is not a valid",
+        "imgbased.layer= on the kernel command line: volume name \"../x\" contains '/'",
     ),
     (
         "imgbased.layer=Base-0.1 imgbased.vg=a/b",
-        "imgbased.vg= on the kernel command line: \"a/b\" is not a valid",
+        "imgbased.vg= on the kernel command line: volume group name \"a/b\" contains '/'",
     ),
     (
         "imgbased.layer=Base-0.1 imgbased.vg=Other imgbased.timeout=3",
@@ -215,34 +215,32 @@ const FAILURES: [(&str, &str); 9] = [
 fn each_failure_is_named_before_an_unattended_host_restarts() -> Result<()> {
     let disk = Host::prepared()?.disk("restarts")?;
     prepare(&disk, Vec::new(), DAMAGE)?;
-    for (number, (cmdline, message)) in FAILURES.into_iter().enumerate() {
+    each_failure(|number, cmdline, message| {
         let cmdline = format!("{cmdline} imgbased.onfail=reboot");
-        let vm = boot(&disk, &number.to_string(), &cmdline, Vec::new())?;
-        restarts(vm, message)?;
-    }
-    Ok(())
+        restarts(boot(&disk, number, &cmdline, Vec::new())?, message)
+    })
 }
 
 #[test]
 fn each_failure_is_named_before_the_shell_of_an_attended_host() -> Result<()> {
     let disk = Host::prepared()?.disk("shells")?;
     prepare(&disk, Vec::new(), DAMAGE)?;
-    for (number, (cmdline, message)) in FAILURES.into_iter().enumerate() {
-        let mut vm = boot(&disk, &number.to_string(), cmdline, Vec::new())?;
+    each_failure(|number, cmdline, message| {
+        let mut vm = boot(&disk, number, cmdline, Vec::new())?;
         let console = vm.enter_emergency_shell()?;
         let said = console.matches(&format!("imgbased: {message}")).count();
-        ensure!(said == 1, "{cmdline}: {said} times {message:?}: {console}");
-        assert_eq!(
-            vm.ok("findmnt -n /sysroot || echo none")?,
-            "none",
-            "{cmdline}"
+        ensure!(said == 1, "{said} times {message:?}: {console}");
+        ensure!(
+            vm.run("findmnt -n /sysroot")?.status != 0,
+            "something is mounted"
         );
         let retried = vm.run("imgbased-helper initrd retry")?;
         ensure!(
             retried.status == 1 && retried.text.contains(message),
-            "{cmdline}: {retried:?}"
+            "{retried:?}"
         );
-    }
+        Ok(())
+    })?;
     // The one that can be mended there.
     let mut vm = boot(&disk, "mended", "imgbased.layer=Base-0.4", Vec::new())?;
     vm.enter_emergency_shell()?;
@@ -294,6 +292,17 @@ fn a_pool_that_is_damaged_is_not_repaired() -> Result<()> {
         ensure!(console.contains(message), "{console}");
         assert_eq!(vm.ok("lvm lvs HostVG >/dev/null && echo whole")?, "whole");
     }
+    Ok(())
+}
+
+/// Provokes each failure; `boot` gets a name for the machine, the command line and the message.
+fn each_failure(mut boot: impl FnMut(&str, &str, &str) -> Result<()>) -> Result<()> {
+    let mut wrong = Vec::new();
+    for (number, (cmdline, message)) in FAILURES.into_iter().enumerate() {
+        let result = boot(&number.to_string(), cmdline, message);
+        wrong.extend(result.err().map(|error| format!("{cmdline}: {error:#}")));
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
