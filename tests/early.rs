@@ -266,6 +266,39 @@ fn each_failure_is_named_before_the_shell_of_an_attended_host() -> Result<()> {
 }
 
 #[test]
+fn without_systemd_a_failure_ends_in_a_shell_or_a_restart() -> Result<()> {
+    let disk = Host::prepared()?.disk("hooks-failure")?;
+    let image = RootImage::prepared()?;
+    let start = |name: &str, cmdline: &str| {
+        let kernel = Kernel {
+            vmlinuz: &image.vmlinuz(),
+            initrd: &image.initrd_without_systemd(),
+            cmdline: &format!("{CONSOLE} {cmdline}"),
+        };
+        disk.boot_kernel(name, &kernel, Vec::new(), Echo::Silent)
+    };
+    let missing = "imgbased.layer=Base-0.1 imgbased.vg=Other imgbased.timeout=3";
+    let message = "volume group Other not found within 3 s";
+    let vm = start("restart", &format!("{missing} imgbased.onfail=reboot"))?;
+    restarts(vm, message)?;
+    let mut vm = start("shell", missing)?;
+    let console = vm.enter_debug_shell()?;
+    ensure!(
+        console.contains(&format!("imgbased: {message}")),
+        "{console}"
+    );
+    // Mended by a person who gives the group its name.
+    vm.ok("lvm vgrename -qq HostVG Other && imgbased-helper initrd retry")?;
+    vm.type_line("exit")?;
+    vm.log_in()?;
+    assert_eq!(
+        vm.ok("findmnt -no SOURCE /")?,
+        "/dev/mapper/Other-Base--0.1"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_pool_that_is_damaged_is_not_repaired() -> Result<()> {
     let begin = "pe=$(lvs -a --noheadings -o seg_pe_ranges HostVG/ImagePool_tmeta | sed 's/.*:\\([0-9]*\\)-.*/\\1/') && \
          start=$(pvs --noheadings --nosuffix --units k -o pe_start /dev/disk/by-id/virtio-host-part3 | sed 's/\\..*//')";

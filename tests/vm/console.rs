@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+/// What dracut says before its own shell.
+pub const DEBUG: &str = "Dropping to debug shell.";
 /// The end of what sulogin prints when an emergency shell is ready for a person.
 pub const EMERGENCY: &str = "(or press Control-D to continue):";
 

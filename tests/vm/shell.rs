@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::console::EMERGENCY;
+use super::console::{DEBUG, EMERGENCY};
 use super::qemu::Vm;
 
 /// From the firmware to the login, on slow machines under software emulation.
@@ -47,6 +47,16 @@ impl Vm {
             }
         }
         prompt?;
+        self.prepare_shell()?;
+        Ok(before)
+    }
+
+    /// Waits for the shell that dracut starts itself, where there is no systemd; returns what the
+    /// console said before it.
+    pub fn enter_debug_shell(&mut self) -> Result<String> {
+        let before = self.console.wait_for("debug shell", DEBUG, BOOT)?;
+        self.say("debug shell");
+        self.console.wait_for("shell prompt", "# ", BOOT)?;
         self.prepare_shell()?;
         Ok(before)
     }
