@@ -12,7 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use fastrand::Rng;
 
 use vm::examine::{Examiner, State};
-use vm::verbs::{ADD_BASE, ADD_LAYER, ADD_LAYER_OF_LAYER, REMOVE_BASE, REMOVE_LAYER, Verb};
+use vm::verbs::{
+    ADD_BASE, ADD_LAYER, ADD_LAYER_OF_LAYER, KILLED, REMOVE_BASE, REMOVE_LAYER, STEPS_MAX, Verb,
+};
 use vm::write_log::{self, Change, Epoch};
 use vm::{Disk, Echo, Host, Rescue, Vm, convert_to_raw, create_overlay, say, scratch};
 
@@ -20,10 +22,6 @@ use vm::{Disk, Echo, Host, Rescue, Vm, convert_to_raw, create_overlay, say, scra
 const SEED: u64 = 1;
 /// In how many epochs of a verb the power is also cut when about half of the writes are on the disk.
 const HALVED: usize = 6;
-/// No verb has that many steps.
-const STEPS_MAX: u32 = 60;
-/// What a shell reports of a process that was killed: 128 and SIGKILL.
-const KILLED: i32 = 137;
 const MOUNT_BOOT: &str = "mount /dev/disk/by-id/virtio-host-part2 /boot";
 
 #[test]

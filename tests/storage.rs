@@ -6,79 +6,11 @@ mod vm;
 
 use anyhow::{Context, Result, ensure};
 
+use vm::verbs::{
+    ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA, ADD_LAYER_OF_LAYER, ADOPT, COLLECT,
+    KILLED, MAKE_EXTRA, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, STEPS_MAX, Verb,
+};
 use vm::{Echo, Host, Vm};
-
-/// No verb has that many steps.
-const STEPS_MAX: u32 = 60;
-/// What a shell reports of a process that was killed: 128 and SIGKILL.
-const KILLED: i32 = 137;
-
-/// A verb of a group, and how to get ready for it, which must succeed whatever an earlier run of the
-/// verb has come to.
-struct Verb {
-    vg: &'static str,
-    prepare: &'static str,
-    run: &'static str,
-}
-
-const ADD_BASE: Verb = Verb {
-    vg: "HostVG",
-    prepare: "! imgbased-helper base list | grep -qx Extra || imgbased-helper base remove -y Extra",
-    run: "base add --name Extra /root/small.img",
-};
-/// Of files, into a new filesystem.
-const ADD_BASE_OF_FILES: Verb = Verb {
-    run: "base add --name Extra /root/small",
-    ..ADD_BASE
-};
-const REMOVE_BASE: Verb = Verb {
-    prepare: "imgbased-helper base list | grep -qx Extra || imgbased-helper base add --name Extra /root/small.img; \
-              imgbased-helper layer list | grep -q '^Extra+' || imgbased-helper layer add Extra",
-    run: "base remove --yes Extra",
-    ..ADD_BASE
-};
-const COLLECT: Verb = Verb {
-    run: "gc --yes --keep 0",
-    ..REMOVE_BASE
-};
-const ADD_LAYER_OF_BASE: Verb = Verb {
-    vg: "HostVG",
-    prepare: "for layer in $(imgbased-helper layer list | cut -d ' ' -f 1 | grep -vx 'Base-0.[12]'); do \
-              imgbased-helper layer remove $layer; done",
-    run: "layer add Base-0",
-};
-const ADD_LAYER_OF_LAYER: Verb = Verb {
-    run: "layer add Base-0.2",
-    ..ADD_LAYER_OF_BASE
-};
-/// With a line for the root in its fstab.
-const ADD_LAYER_OF_EXTRA: Verb = Verb {
-    vg: "HostVG",
-    prepare: "imgbased-helper base list | grep -qx Extra || imgbased-helper base add --name Extra /root/small.img; \
-              for layer in $(imgbased-helper layer list | cut -d ' ' -f 1 | grep '^Extra'); do \
-              imgbased-helper layer remove $layer; done",
-    run: "layer add Extra",
-};
-const REMOVE_LAYER: Verb = Verb {
-    vg: "HostVG",
-    prepare: "imgbased-helper layer list | grep -q Base-0.3 || imgbased-helper layer add Base-0",
-    run: "layer remove Base-0.3",
-};
-const MAKE_GROUP: Verb = Verb {
-    vg: "New",
-    prepare: "! lvm vgs New 2>/dev/null || { lvm vgremove -y New && lvm pvremove $spare; }",
-    run: "layout init --device $spare",
-};
-const ADOPT: Verb = Verb {
-    vg: "Installed",
-    prepare: "lvm vgs Installed 2>/dev/null || { lvm vgcreate Installed $spare && \
-              lvm lvcreate -y --type thin-pool -L 300M -n pool Installed && lvm lvcreate -y -V 64M --thinpool pool -n root Installed && \
-              dd if=/root/small.img of=/dev/Installed/root conv=fsync; }; \
-              ! lvm lvs Installed/node-1-1 || imgbased-helper --vg Installed base remove --yes node-1-1; \
-              ! lvm lvs Installed/Config || lvm lvremove -y Installed/Config; \
-              lvm vgchange --deltag imgbased:vg Installed; lvm lvchange --deltag imgbased:pool Installed/pool",
-    run: "layout init --from Installed/root --name node-1-1",
-};
 
 #[test]
 #[ignore = "takes too long beside the rest; `ci/test long` runs it"]
@@ -94,7 +26,7 @@ fn bases_killed_after_any_step() -> Result<()> {
 fn layers_killed_after_any_step() -> Result<()> {
     let mut vm = host("kill-layer")?;
     for verb in [
-        &ADD_LAYER_OF_BASE,
+        &ADD_LAYER,
         &ADD_LAYER_OF_LAYER,
         &REMOVE_LAYER,
         &ADD_LAYER_OF_EXTRA,
@@ -122,11 +54,7 @@ fn host(name: &str) -> Result<Vm> {
     let spare = disk.spare("spare", "1G")?;
     let mut vm = disk.boot_with("once", vec![spare], Echo::Silent)?;
     vm.log_in()?;
-    vm.ok(
-        "mkdir -p /root/small/boot /root/small/etc /root/small/usr && cd /root && \
-         echo kernel > small/boot/vmlinuz-9.9 && echo initramfs > small/boot/initrd.img-9.9 && \
-         echo 'UUID=1 / ext4 defaults 0 1' > small/etc/fstab && mke2fs -q -t ext4 -d small small.img 16M",
-    )?;
+    vm.ok(MAKE_EXTRA)?;
     Ok(vm)
 }
 
@@ -134,14 +62,14 @@ fn host(name: &str) -> Result<Vm> {
 /// to its end. Each time `check` has to find and repair all that is left, and nothing that was there
 /// before may have changed.
 fn kill_after_each_step(vm: &mut Vm, verb: &Verb) -> Result<()> {
-    let Verb { vg, prepare, run } = verb;
+    let Verb {
+        vg, prepare, run, ..
+    } = verb;
     let helper = format!("imgbased-helper --vg {vg}");
     let before = old_state(vm)?;
     for step in 1..=STEPS_MAX {
         vm.ok(&format!("{SPARE} {prepare}"))?;
-        let killed = vm.run(&format!(
-            "{SPARE} IMGBASED_KILL_AFTER={step} {helper} {run}"
-        ))?;
+        let killed = vm.run(&format!("{SPARE} IMGBASED_KILL_AFTER={step} {run}"))?;
         assert_eq!(old_state(vm)?, before, "`{run}` killed after step {step}");
         if killed.status == 0 {
             vm.say(&format!("`{run}`: {} kill points", step - 1));

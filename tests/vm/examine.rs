@@ -22,8 +22,9 @@ const FOUND: i32 = 3;
 /// The size of GRUB's environment block, in bytes.
 const GRUBENV: usize = 1024;
 
-/// A digest of a part of a filesystem: names, owners, modes, times and content.
-const CONTENT: &str = "tar --create --sort=name etc | sha256sum";
+/// A digest of a part of a filesystem: names, owners, modes, times and content. A layer has a line of
+/// its own in fstab.
+const CONTENT: &str = "tar --create --sort=name --exclude=etc/fstab etc | sha256sum";
 
 /// What a disk looks like: all that decides what a host can do with it, but the content of files and
 /// what an interrupted verb left on the boot partition.

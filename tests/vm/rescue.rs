@@ -10,6 +10,7 @@ use super::host::{Host, boot_root};
 use super::image::RootImage;
 use super::qemu::{self, Disk, Vm};
 use super::store;
+use super::verbs::MAKE_EXTRA;
 
 /// What makes the first look as fast as the later ones, and then leaves the disk alone. A device
 /// that nobody has open has nothing in the cache that another disk could contradict.
@@ -18,13 +19,6 @@ const WARM_UP: &str = "\
     e2fsck -fp /dev/HostVG/Base-0.1 && mount -o ro /dev/HostVG/Base-0.1 /mnt && umount /mnt && \
     mountpoint -q /boot && imgbased-helper check && umount /boot && \
     vgchange -q -an HostVG && udevadm settle && sync && echo 3 >/proc/sys/vm/drop_caches";
-
-/// The image of a small base, with the same files in a directory beside it.
-const EXTRA: &str = "\
-    mkdir -p /root/Extra/boot /root/Extra/etc && cd /root/Extra && \
-    echo kernel >boot/vmlinuz-9.9 && echo initramfs >boot/initrd.img-9.9 && \
-    head -c 4M /dev/urandom >etc/data && cd / && \
-    mke2fs -q -t ext4 -d /root/Extra /root/Extra.img 16M";
 
 /// The saved system.
 pub struct Rescue {
@@ -47,7 +41,7 @@ impl Rescue {
         qemu::create_overlay(&root, &image.filesystem(), "raw")?;
         let disks = vec![Disk::writable(host.path(), "host")];
         let mut vm = boot_root(image, &root, "rescue", disks)?;
-        vm.ok(EXTRA)?;
+        vm.ok(MAKE_EXTRA)?;
         vm.ok(WARM_UP)?;
         vm.save(&state)?;
         Ok(Self { root, state })
