@@ -121,7 +121,7 @@ const STACK: &str = "\
     imgbased-helper --vg my-vg_1 layout init --device /dev/mapper/opened && \
     imgbased-helper --vg my-vg_1 base add --name node-ng-4.4 --fstype xfs --size 1200M /mnt && \
     imgbased-helper --vg my-vg_1 layer add node-ng-4.4 && umount /mnt /boot && \
-    vgcreate -qq --metadatasize 16M Foreign virtio-foreign && vgcfgbackup -qq -f /tmp/foreign Foreign && \
+    vgcreate -qq --metadatasize 16M Foreign /dev/disk/by-id/virtio-foreign && vgcfgbackup -qq -f /tmp/foreign Foreign && \
     awk '{ print } /^\tphysical_volumes/ { inside = 1 } \
          inside && /^\t}/ { inside = 0; print \"\tlogical_volumes {\"; for (n = 0; n < 4000; n++) printf \
          \"lv%d {\\nid = \\\"aaaaaa-aaaa-aaaa-aaaa-aaaa-aaaa-%06d\\\"\\nstatus = [\\\"READ\\\", \\\"WRITE\\\", \\\"VISIBLE\\\"]\\nflags = []\\nsegment_count = 1\\nsegment1 {\\nstart_extent = 0\\nextent_count = 1\\ntype = \\\"striped\\\"\\nstripe_count = 1\\nstripes = [\\n\\\"pv0\\\", %d\\n]\\n}\\n}\\n\", n, n, n; print \"\t}\" }' \
