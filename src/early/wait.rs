@@ -1,6 +1,6 @@
 //! Waits until udev has seen the disks of the volume group.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -48,12 +48,11 @@ pub fn for_group(vg: &VgName, layer: &LvName, timeout: Duration) -> Result<Group
     let started = Instant::now();
     let deadline = started + timeout;
     let events = UdevEvents::listen().context("cannot listen to udev")?;
-    let mut disks = BTreeMap::new();
+    let mut disks = Disks::default();
     let mut is_announced = false;
     loop {
-        look_at_new(&mut disks, physical_volumes(Path::new(UDEV_DATABASE)), vg);
-        let groups = groups(&disks);
-        if let Some(group) = choose(groups, vg, layer)? {
+        disks.update(physical_volumes(Path::new(UDEV_DATABASE)), vg);
+        if let Some(group) = choose(groups(&disks.read), vg, layer)? {
             return Ok(group);
         }
         let patience = started + PATIENCE;
@@ -72,11 +71,11 @@ pub fn for_group(vg: &VgName, layer: &LvName, timeout: Duration) -> Result<Group
         log::warn!(
             "waiting up to {} s for the disks of {vg}; {}",
             timeout.as_secs(),
-            describe(&disks)
+            describe(&disks.read)
         );
     }
     let waited = timeout.as_secs();
-    let mut groups = groups(&disks);
+    let mut groups = groups(&disks.read);
     groups.retain(|group| group.has(layer));
     match <[Group; 1]>::try_from(groups) {
         Ok([group]) => {
@@ -86,23 +85,37 @@ pub fn for_group(vg: &VgName, layer: &LvName, timeout: Duration) -> Result<Group
         }
         Err(_) => bail!(
             "volume group {vg} not found within {waited} s; {}",
-            describe(&disks)
+            describe(&disks.read)
         ),
     }
 }
 
-/// Reads the disks that were not there before, and forgets those that are gone.
-fn look_at_new(disks: &mut BTreeMap<PathBuf, PhysicalVolume>, devices: Vec<PathBuf>, vg: &VgName) {
-    disks.retain(|device, _| devices.contains(device));
-    for device in devices {
-        if disks.contains_key(&device) {
-            continue;
-        }
-        match disk::read(&device, vg.as_str()) {
-            Ok(disk) => {
-                disks.insert(device, disk);
+/// What is known of the disks that udev has seen.
+#[derive(Default)]
+struct Disks {
+    read: BTreeMap<PathBuf, PhysicalVolume>,
+    /// Those that could not be read; it is tried again.
+    unreadable: BTreeSet<PathBuf>,
+}
+
+impl Disks {
+    /// Reads the devices that were not there before, and forgets those that are gone.
+    fn update(&mut self, devices: Vec<PathBuf>, vg: &VgName) {
+        self.read.retain(|device, _| devices.contains(device));
+        for device in devices {
+            if self.read.contains_key(&device) {
+                continue;
             }
-            Err(error) => log::warn!("{}: {error:#}", device.display()),
+            match disk::read(&device, vg.as_str()) {
+                Ok(disk) => {
+                    self.read.insert(device, disk);
+                }
+                Err(error) => {
+                    if self.unreadable.insert(device.clone()) {
+                        log::warn!("{}: {error:#}", device.display());
+                    }
+                }
+            }
         }
     }
 }
