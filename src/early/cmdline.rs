@@ -225,113 +225,114 @@ fn is_kernel_space(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// No layer is named: the module does nothing.
-    const NONE: Result<Option<&str>, ()> = Ok(None);
-    /// A layer is named that there cannot be.
-    const BAD: Result<Option<&str>, ()> = Err(());
-
-    const fn layer(name: &str) -> Result<Option<&str>, ()> {
-        Ok(Some(name))
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Expected<'a> {
+        Layer(&'a str),
+        /// No layer is named: the module does nothing.
+        Nothing,
+        /// A layer is named that there cannot be.
+        Refused,
     }
+    use Expected::{Layer, Nothing, Refused};
 
-    const TABLE: [(&[u8], Result<Option<&str>, ()>); 87] = [
-        (b"imgbased.layer=Base-0.1\n", layer("Base-0.1")),
-        (b"imgbased.layer=Base-0.1", layer("Base-0.1")),
+    const TABLE: [(&[u8], Expected<'_>); 87] = [
+        (b"imgbased.layer=Base-0.1\n", Layer("Base-0.1")),
+        (b"imgbased.layer=Base-0.1", Layer("Base-0.1")),
         (
             b"BOOT_IMAGE=/vmlinuz imgbased.layer=Base-0.1 quiet\n",
-            layer("Base-0.1"),
+            Layer("Base-0.1"),
         ),
-        (b"imgbased.layer=node-ng-4.4_2+1", layer("node-ng-4.4_2+1")),
-        (b"imgbased.layer=0", layer("0")),
-        (b"imgbased.layer=L imgbased.layer=L", layer("L")),
+        (b"imgbased.layer=node-ng-4.4_2+1", Layer("node-ng-4.4_2+1")),
+        (b"imgbased.layer=0", Layer("0")),
+        (b"imgbased.layer=L imgbased.layer=L", Layer("L")),
         // The last wins, be it valid or not.
-        (b"imgbased.layer=A imgbased.layer=B", layer("B")),
-        (b"imgbased.layer=../x imgbased.layer=B", layer("B")),
-        (b"imgbased.layer=A imgbased.layer=", BAD),
-        (b"imgbased.layer=A imgbased.layer", BAD),
-        (b"imgbased.layer=A imgbased.layer=a/b", BAD),
+        (b"imgbased.layer=A imgbased.layer=B", Layer("B")),
+        (b"imgbased.layer=../x imgbased.layer=B", Layer("B")),
+        (b"imgbased.layer=A imgbased.layer=", Refused),
+        (b"imgbased.layer=A imgbased.layer", Refused),
+        (b"imgbased.layer=A imgbased.layer=a/b", Refused),
         // White space.
-        (b"a\timgbased.layer=L\n", layer("L")),
-        (b"a\nb\nimgbased.layer=L\n\n", layer("L")),
-        (b"a\x0bimgbased.layer=L", layer("L")),
-        (b"a\x0cimgbased.layer=L\r\n", layer("L")),
-        (b"a\xa0imgbased.layer=L", layer("L")),
-        (b"  imgbased.layer=L  ", layer("L")),
-        (b"imgbased.layer= L", BAD),
-        (b"imgbased.layer =L", BAD),
-        (b"imgbased .layer=L", NONE),
-        (b"x=a\\ imgbased.layer=L", layer("L")),
+        (b"a\timgbased.layer=L\n", Layer("L")),
+        (b"a\nb\nimgbased.layer=L\n\n", Layer("L")),
+        (b"a\x0bimgbased.layer=L", Layer("L")),
+        (b"a\x0cimgbased.layer=L\r\n", Layer("L")),
+        (b"a\xa0imgbased.layer=L", Layer("L")),
+        (b"  imgbased.layer=L  ", Layer("L")),
+        (b"imgbased.layer= L", Refused),
+        (b"imgbased.layer =L", Refused),
+        (b"imgbased .layer=L", Nothing),
+        (b"x=a\\ imgbased.layer=L", Layer("L")),
         // Only `"` quotes, anywhere.
-        (b"imgbased.layer=\"Base-0.1\"", layer("Base-0.1")),
-        (b"\"imgbased.layer=Base-0.1\"", layer("Base-0.1")),
-        (b"imgbased.lay\"er=L\"", layer("L")),
-        (b"imgbased.layer=\"a b\"", BAD),
-        (b"imgbased.layer=\"a\nb\"", BAD),
-        (b"imgbased.layer=\"\"", BAD),
-        (b"imgbased.layer=\"", BAD),
-        (b"imgbased.layer=\"L", layer("L")),
-        (b"x=\"a  imgbased.layer=L\" y", NONE),
-        (b"x=\"a\nb\" imgbased.layer=L", layer("L")),
-        (b"x=\"open imgbased.layer=L", NONE),
-        (b"x=\"a\" \"imgbased.layer=L", layer("L")),
-        (b"x=\\\"a imgbased.layer=L\\\" imgbased.layer=M", layer("M")),
-        (b"\"\" imgbased.layer=L", layer("L")),
-        (b"\"\"", NONE),
-        (b"\"", NONE),
+        (b"imgbased.layer=\"Base-0.1\"", Layer("Base-0.1")),
+        (b"\"imgbased.layer=Base-0.1\"", Layer("Base-0.1")),
+        (b"imgbased.lay\"er=L\"", Layer("L")),
+        (b"imgbased.layer=\"a b\"", Refused),
+        (b"imgbased.layer=\"a\nb\"", Refused),
+        (b"imgbased.layer=\"\"", Refused),
+        (b"imgbased.layer=\"", Refused),
+        (b"imgbased.layer=\"L", Layer("L")),
+        (b"x=\"a  imgbased.layer=L\" y", Nothing),
+        (b"x=\"a\nb\" imgbased.layer=L", Layer("L")),
+        (b"x=\"open imgbased.layer=L", Nothing),
+        (b"x=\"a\" \"imgbased.layer=L", Layer("L")),
+        (b"x=\\\"a imgbased.layer=L\\\" imgbased.layer=M", Layer("M")),
+        (b"\"\" imgbased.layer=L", Layer("L")),
+        (b"\"\"", Nothing),
+        (b"\"", Nothing),
         // What quotes for a shell does not for the kernel.
-        (b"x='a imgbased.layer=L", layer("L")),
-        (b"x='a imgbased.layer=L'", BAD),
-        (b"imgbased.layer='L'", BAD),
-        (b"x=\\ imgbased.layer=L", layer("L")),
-        (b"x=it's imgbased.layer=L", layer("L")),
-        (b"imgbased.layer=\\L", BAD),
-        (b"imgbased.layer=L\\", BAD),
-        (b"# imgbased.layer=L", layer("L")),
+        (b"x='a imgbased.layer=L", Layer("L")),
+        (b"x='a imgbased.layer=L'", Refused),
+        (b"imgbased.layer='L'", Refused),
+        (b"x=\\ imgbased.layer=L", Layer("L")),
+        (b"x=it's imgbased.layer=L", Layer("L")),
+        (b"imgbased.layer=\\L", Refused),
+        (b"imgbased.layer=L\\", Refused),
+        (b"# imgbased.layer=L", Layer("L")),
         // What follows `--` is for init.
-        (b"imgbased.layer=L -- imgbased.layer=M", layer("L")),
-        (b"quiet -- imgbased.layer=M", NONE),
-        (b"imgbased.layer=L --x", layer("L")),
-        (b"\"--\" imgbased.layer=L", NONE),
-        (b"--", NONE),
-        (b"--imgbased.layer=L", NONE),
-        (b"- imgbased.layer=L", layer("L")),
+        (b"imgbased.layer=L -- imgbased.layer=M", Layer("L")),
+        (b"quiet -- imgbased.layer=M", Nothing),
+        (b"imgbased.layer=L --x", Layer("L")),
+        (b"\"--\" imgbased.layer=L", Nothing),
+        (b"--", Nothing),
+        (b"--imgbased.layer=L", Nothing),
+        (b"- imgbased.layer=L", Layer("L")),
         // Other keys.
-        (b"imgbased.layers=L", NONE),
-        (b"rd.imgbased.layer=L", NONE),
-        (b"imgbased-layer=L", NONE),
-        (b"imgbased_layer=L", NONE),
-        (b"IMGBASED.LAYER=L", NONE),
-        (b"x=imgbased.layer=L", NONE),
-        (b"root=/dev/sda1 ro quiet", NONE),
-        (b"", NONE),
-        (b"\n", NONE),
-        (b"\0", NONE),
-        (b" \t\n", NONE),
+        (b"imgbased.layers=L", Nothing),
+        (b"rd.imgbased.layer=L", Nothing),
+        (b"imgbased-layer=L", Nothing),
+        (b"imgbased_layer=L", Nothing),
+        (b"IMGBASED.LAYER=L", Nothing),
+        (b"x=imgbased.layer=L", Nothing),
+        (b"root=/dev/sda1 ro quiet", Nothing),
+        (b"", Nothing),
+        (b"\n", Nothing),
+        (b"\0", Nothing),
+        (b" \t\n", Nothing),
         // Names that are none.
-        (b"imgbased.layer", BAD),
-        (b"imgbased.layer=", BAD),
-        (b"imgbased.layer==L", BAD),
-        (b"imgbased.layer=a=b", BAD),
-        (b"imgbased.layer=../etc", BAD),
-        (b"imgbased.layer=/dev/sda", BAD),
-        (b"imgbased.layer=a/b", BAD),
-        (b"imgbased.layer=.", BAD),
-        (b"imgbased.layer=..", BAD),
-        (b"imgbased.layer=a;reboot", BAD),
-        (b"imgbased.layer=$(reboot)", BAD),
-        (b"imgbased.layer=`reboot`", BAD),
-        (b"imgbased.layer=%s", BAD),
-        (b"imgbased.layer=%n%n", BAD),
-        (b"imgbased.layer=-x", BAD),
-        (b"imgbased.layer=a\\x2d", BAD),
-        (b"imgbased.layer=a@b.service", BAD),
-        (b"imgbased.layer=*", BAD),
-        (b"imgbased.layer=pvmove0", BAD),
-        (b"imgbased.layer=x_tmeta", BAD),
-        (b"imgbased.layer=a\0b", BAD),
-        (b"imgbased.layer=\xff\xfe", BAD),
-        (b"x=\xff imgbased.layer=L", layer("L")),
-        (b"imgbased.layer=L imgbased.vg=a/b", BAD),
+        (b"imgbased.layer", Refused),
+        (b"imgbased.layer=", Refused),
+        (b"imgbased.layer==L", Refused),
+        (b"imgbased.layer=a=b", Refused),
+        (b"imgbased.layer=../etc", Refused),
+        (b"imgbased.layer=/dev/sda", Refused),
+        (b"imgbased.layer=a/b", Refused),
+        (b"imgbased.layer=.", Refused),
+        (b"imgbased.layer=..", Refused),
+        (b"imgbased.layer=a;reboot", Refused),
+        (b"imgbased.layer=$(reboot)", Refused),
+        (b"imgbased.layer=`reboot`", Refused),
+        (b"imgbased.layer=%s", Refused),
+        (b"imgbased.layer=%n%n", Refused),
+        (b"imgbased.layer=-x", Refused),
+        (b"imgbased.layer=a\\x2d", Refused),
+        (b"imgbased.layer=a@b.service", Refused),
+        (b"imgbased.layer=*", Refused),
+        (b"imgbased.layer=pvmove0", Refused),
+        (b"imgbased.layer=x_tmeta", Refused),
+        (b"imgbased.layer=a\0b", Refused),
+        (b"imgbased.layer=\xff\xfe", Refused),
+        (b"x=\xff imgbased.layer=L", Layer("L")),
+        (b"imgbased.layer=L imgbased.vg=a/b", Refused),
     ];
 
     #[test]
@@ -340,17 +341,20 @@ mod tests {
         let (before, after) = (long("imgbased.layer=L ", ""), long("", "imgbased.layer=L"));
         let name = format!("imgbased.layer={}", "a".repeat(4096));
         let generated = [
-            (before.as_bytes(), layer("L")),
-            (after.as_bytes(), layer("L")),
-            (name.as_bytes(), BAD),
+            (before.as_bytes(), Layer("L")),
+            (after.as_bytes(), Layer("L")),
+            (name.as_bytes(), Refused),
         ];
         for (cmdline, expected) in TABLE.into_iter().chain(generated) {
-            let found = parse(cmdline);
-            let found = found.map(|request| request.map(|request| request.layer.to_string()));
-            let found = found.as_ref().map(Option::as_deref).map_err(|_| ());
+            let request = parse(cmdline);
+            let found = match &request {
+                Ok(Some(request)) => Layer(request.layer.as_str()),
+                Ok(None) => Nothing,
+                Err(_) => Refused,
+            };
             let text = String::from_utf8_lossy(cmdline);
             assert_eq!(found, expected, "{text:?}");
-            assert_eq!(is_layer_boot(cmdline), expected != NONE, "{text:?}");
+            assert_eq!(is_layer_boot(cmdline), expected != Nothing, "{text:?}");
         }
     }
 
