@@ -4,12 +4,13 @@
 #[allow(dead_code, unused_imports, reason = "other tests use the rest")]
 mod vm;
 
+use std::fs::File;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use vm::qemu::Kernel;
-use vm::{Disk, Echo, Host, HostDisk, RootImage, Vm, boot_image};
+use vm::{Disk, Echo, Host, HostDisk, RootImage, Vm, boot_image, convert_to_raw};
 
 /// Where the console is; without `quiet`, so that a log has all.
 const CONSOLE: &str = "console=ttyS0,115200";
@@ -58,6 +59,41 @@ fn boots_with_both_kinds(suite: &str) -> Result<()> {
         let console = vm.power_off()?;
         ensure!(!after_the_system(&console).contains("busy"), "{console}");
     }
+    Ok(())
+}
+
+#[test]
+fn an_image_for_this_host_only_boots_its_other_layers() -> Result<()> {
+    let disk = Host::prepared()?.disk("hostonly")?;
+    let out = vec![disk.spare("out", "128M")?];
+    let mut vm = boot(&disk, "build", "imgbased.layer=Base-0.1", out)?;
+    vm.log_in()?;
+    // With a root= of this layer in it, as dracut does it by itself.
+    let size = vm.ok_for(
+        "dracut --quiet --force --hostonly --hostonly-cmdline /root/initrd.img && \
+         dd if=/root/initrd.img of=/dev/disk/by-id/virtio-out conv=fsync status=none && \
+         stat -c %s /root/initrd.img",
+        LIMIT,
+    )?;
+    let size = size.lines().last().and_then(|size| size.parse().ok());
+    vm.power_off()?;
+    let initrd = disk.path().with_file_name("initrd.img");
+    convert_to_raw(&disk.path().with_file_name("out.qcow2"), &initrd)?;
+    File::options()
+        .write(true)
+        .open(&initrd)?
+        .set_len(size.context("no size")?)?;
+    let kernel = Kernel {
+        vmlinuz: &RootImage::prepared()?.vmlinuz(),
+        initrd: &initrd,
+        cmdline: &format!("{CONSOLE} imgbased.layer=Base-0.2"),
+    };
+    let mut vm = disk.boot_kernel("other", &kernel, Vec::new(), Echo::Silent)?;
+    vm.log_in()?;
+    assert_eq!(
+        vm.ok("findmnt -no SOURCE /")?,
+        "/dev/mapper/HostVG-Base--0.2"
+    );
     Ok(())
 }
 
