@@ -49,9 +49,9 @@ fn main() -> Result<()> {
             )?;
             own.push(between(&mut vm, OWN_END)?);
             let record: Value = serde_json::from_str(&vm.ok("cat /run/imgbased/boot.json")?)?;
-            let milliseconds = |value: &Value| value.as_f64().map(|ms| ms / 1000.0);
-            activate.push(milliseconds(&record["phases"][1]["milliseconds"]).context("no phase")?);
-            cpu.push(milliseconds(&record["own_milliseconds"]).context("no time of its own")?);
+            let number = |value: &Value| value.as_f64().context("no number");
+            activate.push(number(&record["phases"][1]["milliseconds"])? / 1e3);
+            cpu.push(number(&record["own_microseconds"])? / 1e6);
             vm.power_off()?;
             let mut vm = boot(
                 &disk,

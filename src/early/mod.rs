@@ -50,7 +50,7 @@ pub struct BootRecord {
     pub milliseconds: u64,
     /// What the helper itself worked of that time, without the programs that it ran.
     #[serde(default)]
-    pub own_milliseconds: f64,
+    pub own_microseconds: u64,
     /// Not recorded by the first initramfs images, which hosts keep.
     #[serde(default)]
     pub phases: Vec<Phase>,
@@ -95,11 +95,10 @@ fn milliseconds(time: Duration) -> u64 {
 }
 
 /// The time that this process has had a processor, in user mode and in the kernel.
-fn own_milliseconds() -> Result<f64> {
+fn own_microseconds() -> Result<u64> {
     let usage = getrusage(UsageWho::RUSAGE_SELF).context("cannot ask for the time used")?;
     let time = usage.user_time() + usage.system_time();
-    let microseconds = u32::try_from(time.num_microseconds()).unwrap_or(u32::MAX);
-    Ok(f64::from(microseconds) / 1000.0)
+    Ok(u64::try_from(time.num_microseconds()).unwrap_or_default())
 }
 
 /// Mounts the layer of the kernel command line at /sysroot, or the fallback; nothing if it names none.
@@ -225,7 +224,7 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
         device: device.display().to_string(),
         instead_of: instead_of.map(|first| first.layer.to_string()),
         milliseconds: milliseconds(clock.started.elapsed()),
-        own_milliseconds: own_milliseconds()?,
+        own_microseconds: own_microseconds()?,
         phases: clock.phases,
     };
     if let Err(error) = write_record(&record) {
