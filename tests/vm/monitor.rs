@@ -25,11 +25,6 @@ pub fn save(socket: &Path, state: &Path) -> Result<()> {
 
 /// Waits until a machine that was saved runs again. What is typed before is lost.
 pub fn wait_until_restored(socket: &Path) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    // QEMU makes the socket when it has started.
-    while !socket.exists() && Instant::now() < deadline {
-        sleep(POLL);
-    }
     Monitor::connect(socket)?.wait_for("query-status", "running")
 }
 
@@ -52,7 +47,15 @@ struct Monitor(BufReader<UnixStream>);
 
 impl Monitor {
     fn connect(socket: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket).context("connecting to QEMU's monitor")?;
+        let deadline = Instant::now() + LIMIT;
+        // QEMU makes the socket when it has started, and listens a moment later.
+        let stream = loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => break stream,
+                Err(_) if Instant::now() < deadline => sleep(POLL),
+                Err(error) => return Err(error).context("connecting to QEMU's monitor"),
+            }
+        };
         stream.set_read_timeout(Some(LIMIT))?;
         let mut monitor = Self(BufReader::new(stream));
         monitor.receive("QMP")?;
