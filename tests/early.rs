@@ -63,6 +63,7 @@ fn boots_with_both_kinds(suite: &str) -> Result<()> {
 }
 
 #[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn an_image_for_this_host_only_boots_its_other_layers() -> Result<()> {
     let disk = Host::prepared()?.disk("hostonly")?;
     let out = vec![disk.spare("out", "128M")?];
@@ -166,6 +167,7 @@ const STACK: &str = "\
     mke2fs -q virtio-other1 && mkswap virtio-other2";
 
 #[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn a_layer_on_a_stack_of_devices_among_other_disks() -> Result<()> {
     let disk = Host::prepared()?.disk("stack")?;
     let mut spares = Vec::new();
@@ -258,6 +260,7 @@ fn each_failure_is_named_before_an_unattended_host_restarts() -> Result<()> {
 }
 
 #[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn each_failure_is_named_before_the_shell_of_an_attended_host() -> Result<()> {
     let disk = Host::prepared()?.disk("shells")?;
     prepare(&disk, Vec::new(), DAMAGE)?;
