@@ -27,7 +27,7 @@ install() {
     inst_multiple imgbased-helper thin_check e2fsck mount umount
     # lvm complains about a pool whose profile it does not find.
     inst_simple /etc/lvm/profile/imgbased.profile
-    inst_hook cmdline 20 "$moddir/parse-imgbased.sh"
+    inst_hook cmdline 35 "$moddir/parse-imgbased.sh"
     if dracut_module_included systemd; then
         install_units
     else

@@ -2,7 +2,11 @@
 # Hook of dracut, sourced where there is no systemd, up to twenty times while nothing is mounted.
 
 if getarg imgbased.layer= >/dev/null && ! ismounted "$NEWROOT"; then
-    # The helper has said why. After the shell it is tried again.
-    emergency_shell "The layer could not be mounted; imgbased-helper initrd retry tries again"
-    imgbased-helper initrd mount >/dev/null 2>&1
+    if [ -e /run/imgbased/tried ]; then
+        # The helper has said why. After the shell it is tried again, unless someone has mounted a root.
+        emergency_shell "The layer could not be mounted; imgbased-helper initrd retry tries again"
+    fi
+    ismounted "$NEWROOT" || imgbased-helper initrd mount >/dev/null 2>&1
+    mkdir -p /run/imgbased
+    : >/run/imgbased/tried
 fi

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Hook of dracut, sourced.
+# Hook of dracut, sourced after those of lvm.
 
 if getarg imgbased.layer= >/dev/null; then
     # The helper finds the root by itself: dracut must neither wait for the device that root=
@@ -7,6 +7,10 @@ if getarg imgbased.layer= >/dev/null; then
     case "$root" in
     block:*) cancel_wait_for_dev "${root#block:}" ;;
     esac
+    # An image that was built for one host can name the volume that was the root then. It may be gone.
+    for lv in $(getargs rd.lvm.lv=); do
+        cancel_wait_for_dev "/dev/$lv"
+    done
     # shellcheck disable=SC2034 # both are read by dracut
     root=imgbased rootok=1
     # The pool is taken down from an initramfs that is unpacked again.
@@ -15,9 +19,10 @@ if getarg imgbased.layer= >/dev/null; then
         # Most images have no password for root here, and then the emergency shell would be locked.
         # rd.shell=0 turns it off, SYSTEMD_SULOGIN_FORCE=0 makes it ask for the password.
         echo SYSTEMD_SULOGIN_FORCE=1 >/etc/cmdline.d/50-imgbased.conf
-    else
-        # What dracut's loop ends with.
+    elif ! getarg resume= >/dev/null || getargbool 0 noresume; then
+        # What dracut's loop ends with; the helper knows itself when to give up.
         # shellcheck disable=SC2154 # hookdir is set by dracut
         echo '[ -e /run/imgbased/tried ]' >"$hookdir/initqueue/finished/imgbased.sh"
+        echo '[ -e /run/imgbased/tried ] || main_loop=0' >"$hookdir/initqueue/timeout/imgbased.sh"
     fi
 fi

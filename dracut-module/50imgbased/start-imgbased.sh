@@ -2,9 +2,11 @@
 # Hook of dracut, sourced where there is no systemd: after udevd was started, before it looks for
 # disks.
 
-if getarg imgbased.layer= >/dev/null; then
+# A system that resumes from hibernation does so between here and the mount hook, on filesystems that
+# nobody has touched.
+# shellcheck disable=SC2154 # hookdir is set by dracut
+if [ -e "$hookdir/initqueue/finished/imgbased.sh" ]; then
     # Beside dracut's loop, which unlocks disks and assembles arrays meanwhile.
-    # shellcheck disable=SC2154 # hookdir is set by dracut
     (
         imgbased-helper initrd mount >/dev/null 2>&1
         mkdir -p /run/imgbased

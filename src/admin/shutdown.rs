@@ -6,14 +6,15 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 
 use crate::boot::BootPartition;
 use crate::early;
 use crate::sys::cmd::Cmd;
-use crate::sys::mounts;
 
 const INITRAMFS: &str = "/run/initramfs";
+/// Where it is unpacked.
+const STAGE: &str = "/run/imgbased/initramfs";
 /// What systemd starts there.
 const SHUTDOWN: &str = "/run/initramfs/shutdown";
 
@@ -27,23 +28,28 @@ pub fn unpack() -> Result<()> {
     let entry = boot.entry_of(&record.layer.parse()?)?;
     let entry = entry.with_context(|| format!("{} has no boot entry", record.layer))?;
     let image = boot.path_of(&entry.payload().initrd);
-    fs::create_dir_all(INITRAMFS).context(INITRAMFS)?;
-    if !mounts::is_mount_point(Path::new(INITRAMFS))? {
-        // Nothing can be run from /run after some kinds of initramfs, and it is small.
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        let options = Some("mode=0755");
-        mount(Some("initramfs"), INITRAMFS, Some("tmpfs"), flags, options)
-            .with_context(|| format!("cannot mount {INITRAMFS}"))?;
+    // systemd takes what is there, be it whole or not: it gets there when it is. Nothing can be run from
+    // /run after some kinds of initramfs, and it is small.
+    for dir in [STAGE, INITRAMFS] {
+        fs::create_dir_all(dir).context(dir)?;
     }
-    env::set_current_dir(INITRAMFS).context(INITRAMFS)?;
-    let unpacked = Cmd::new("lsinitrd").arg("--unpack").arg(&image).run();
-    let unpacked = unpacked.and_then(|_| {
-        let is_there = Path::new(SHUTDOWN).exists();
-        ensure!(is_there, "{} has no {SHUTDOWN}", image.display());
-        Ok(())
-    });
-    // systemd takes what is there, be it whole or not.
-    unpacked.inspect_err(|_| {
-        let _ = umount2(INITRAMFS, MntFlags::MNT_DETACH);
-    })
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(
+        Some("initramfs"),
+        STAGE,
+        Some("tmpfs"),
+        flags,
+        Some("mode=0755"),
+    )
+    .with_context(|| format!("cannot mount {STAGE}"))?;
+    env::set_current_dir(STAGE).context(STAGE)?;
+    Cmd::new("lsinitrd").arg("--unpack").arg(&image).run()?;
+    ensure!(
+        Path::new("shutdown").exists(),
+        "{} has no shutdown script",
+        image.display()
+    );
+    let nothing: Option<&str> = None;
+    mount(Some(STAGE), INITRAMFS, nothing, MsFlags::MS_BIND, nothing)
+        .with_context(|| format!("cannot mount {INITRAMFS}"))
 }

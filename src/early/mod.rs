@@ -157,6 +157,15 @@ fn mount_requested(cmdline: &[u8]) -> Result<()> {
     for remark in &request.remarks {
         log::warn!("{remark}");
     }
+    let dm_name = request.vg.dm_name(&request.layer)?;
+    if sysroot::is_mounted(&dm_name) {
+        log::info!("{dm_name} is mounted already");
+        return Ok(());
+    }
+    ensure!(
+        !sysroot::is_taken(),
+        "another root is mounted at /sysroot; unmount it, or leave the shell to boot it"
+    );
     let Err(error) = mount(&request, None) else {
         return Ok(());
     };
@@ -181,10 +190,6 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
     let mut clock = Clock::start();
     let Request { vg, layer, .. } = request;
     let dm_name = vg.dm_name(layer)?;
-    if sysroot::is_mounted(&dm_name) {
-        log::info!("{dm_name} is mounted already");
-        return Ok(());
-    }
     let group = wait::for_group(vg, layer, request.timeout)?;
     let role = find(request, &group)?;
     clock.end("wait");

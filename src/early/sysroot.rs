@@ -65,8 +65,10 @@ impl<'a> Filesystem<'a> {
             cmd = cmd.arg("-f");
         }
         // e2fsck(8): 1 is "errors corrected"; 2 asks for a reboot if the filesystem was mounted, and
-        // it was not. From 4 on errors are left.
-        let checked = cmd.arg(self.device).accept(&[0, 1, 2, 3]).run();
+        // it was not. With 4 errors are left. With 8 it could not work, as with a feature that it does
+        // not know: mounting shows whether that matters.
+        let accepted = &[0, 1, 2, 3, 8];
+        let checked = cmd.arg(self.device).accept(accepted).run();
         checked.map(drop).with_context(|| {
             let device = self.device.display();
             format!("the filesystem on {device} is damaged; repair it with: e2fsck -f {device}")
@@ -143,6 +145,11 @@ impl<'a> Filesystem<'a> {
         );
         Ok(())
     }
+}
+
+/// Whether something is mounted where the root belongs.
+pub fn is_taken() -> bool {
+    mounts::is_mount_point(Path::new(SYSROOT)).unwrap_or(false)
 }
 
 /// Takes off what a failed attempt has mounted, so that the next one finds nothing in its way.

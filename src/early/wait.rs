@@ -23,6 +23,11 @@ const UDEV_DATABASE: &str = "/run/udev/data";
 /// After this time someone who looks at the console is told what is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// dracut starts an array with disks missing after 120 s (2/3 of `rd.retry=`); then it goes quickly.
+const ARRAY_PATIENCE: Duration = Duration::from_secs(90);
+/// How often is looked whether that is still so, after the time is over.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// A volume group as its disks describe it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Group {
@@ -49,30 +54,32 @@ pub fn for_group(vg: &VgName, layer: &LvName, timeout: Duration) -> Result<Group
     let deadline = started + timeout;
     let events = UdevEvents::listen().context("cannot listen to udev")?;
     let mut disks = Disks::default();
+    let patience = started + PATIENCE;
     let mut is_announced = false;
     loop {
         disks.update(physical_volumes(Path::new(UDEV_DATABASE)), vg);
         if let Some(group) = choose(groups(&disks.read), vg, layer)? {
             return Ok(group);
         }
-        let patience = started + PATIENCE;
-        let until = if is_announced {
-            deadline
-        } else {
+        let now = Instant::now();
+        let until = if now < patience.min(deadline) {
             patience.min(deadline)
-        };
-        if events.wait_until(until)? {
-            continue;
-        }
-        if Instant::now() >= deadline {
+        } else if now < deadline {
+            if !is_announced {
+                is_announced = true;
+                log::warn!(
+                    "waiting up to {} s for the disks of {vg}; {}",
+                    timeout.as_secs(),
+                    describe(&disks.read)
+                );
+            }
+            deadline
+        } else if is_password_asked() || now < deadline + ARRAY_PATIENCE && has_unstarted_array() {
+            now + PAUSE
+        } else {
             break;
-        }
-        is_announced = true;
-        log::warn!(
-            "waiting up to {} s for the disks of {vg}; {}",
-            timeout.as_secs(),
-            describe(&disks.read)
-        );
+        };
+        events.wait_until(until)?;
     }
     let waited = timeout.as_secs();
     let mut groups = groups(&disks.read);
@@ -88,6 +95,25 @@ pub fn for_group(vg: &VgName, layer: &LvName, timeout: Duration) -> Result<Group
             describe(&disks.read)
         ),
     }
+}
+
+/// Whether someone is asked for a password: disks may be there as soon as it is typed
+/// (<https://systemd.io/PASSWORD_AGENTS/>).
+fn is_password_asked() -> bool {
+    let questions = fs::read_dir("/run/systemd/ask-password");
+    let questions = questions.into_iter().flatten().flatten();
+    questions
+        .map(|file| file.file_name())
+        .any(|name| name.to_string_lossy().starts_with("ask."))
+}
+
+/// Whether there is a software RAID that has not all its disks and was not started without them
+/// (linux/Documentation/admin-guide/md.rst).
+fn has_unstarted_array() -> bool {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    devices
+        .filter_map(|device| fs::read_to_string(device.path().join("md/array_state")).ok())
+        .any(|state| state.trim() == "inactive")
 }
 
 /// What is known of the disks that udev has seen.
@@ -196,7 +222,10 @@ fn physical_volumes(database: &Path) -> Vec<PathBuf> {
         .filter_map(|record| {
             let number = record.file_name().to_str()?.strip_prefix('b')?.to_owned();
             let text = fs::read_to_string(record.path()).ok()?;
-            if !text.lines().any(|line| line == "E:ID_FS_TYPE=LVM2_member") {
+            let has = |property: &str| text.lines().any(|line| line == property);
+            // A path of a multipath device looks like the device itself.
+            let is_part = has("E:DM_MULTIPATH_DEVICE_PATH=1") || has("E:SYSTEMD_READY=0");
+            if !has("E:ID_FS_TYPE=LVM2_member") || is_part {
                 return None;
             }
             let device = fs::read_link(Path::new("/sys/dev/block").join(number)).ok()?;
@@ -224,12 +253,12 @@ impl UdevEvents {
         Ok(Self(socket))
     }
 
-    /// Waits for an event of a block device; false when the deadline comes first.
-    fn wait_until(&self, deadline: Instant) -> Result<bool> {
+    /// Waits for an event of a block device, until the deadline at most.
+    fn wait_until(&self, deadline: Instant) -> Result<()> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok(false);
+                return Ok(());
             }
             // Rounded up, or the last millisecond would be waited for many times.
             let timeout = PollTimeout::try_from(left + Duration::from_millis(1));
@@ -240,7 +269,7 @@ impl UdevEvents {
                 Err(errno) => return Err(errno).context("cannot wait for udev"),
             }
             if self.drain()? {
-                return Ok(true);
+                return Ok(());
             }
         }
     }
@@ -373,7 +402,15 @@ mod tests {
             );
         }
         record("b999999:9", "E:ID_FS_TYPE=LVM2_member\n");
+        if let [first, ..] = &block[..] {
+            assert_eq!(physical_volumes(dir.path()).len(), 1);
+            record(
+                &format!("b{first}"),
+                "E:ID_FS_TYPE=LVM2_member\nE:DM_MULTIPATH_DEVICE_PATH=1\n",
+            );
+            assert!(physical_volumes(dir.path()).is_empty());
+        }
         record("n1", "E:ID_FS_TYPE=LVM2_member\n");
-        assert_eq!(physical_volumes(dir.path()).len(), block.len() / 2);
+        assert!(physical_volumes(dir.path()).is_empty());
     }
 }

@@ -52,26 +52,21 @@ pub struct Metadata {
 
 /// Reads the label of the device or file `path`, and its metadata if they are those of the group `vg`.
 ///
-/// Refuses what has no label. Metadata that do not have the checksum that was written with them do
-/// not count.
+/// Refuses what has no label, or no metadata that have the checksum that was written with them.
 pub fn read(path: &Path, vg: &str) -> Result<PhysicalVolume> {
     let mut file = File::open(path)?;
     let mut head = [0; LABEL_SECTORS * SECTOR];
     file.read_exact(&mut head).context("it is too small")?;
-    let label = head.chunks(SECTOR).find(|s| s.starts_with(LABEL_ID));
-    let label = label.context("it has no label of LVM")?;
-    ensure!(
-        label[24..32] == *LABEL_TYPE && checksum(&label[LABEL_CHECKED..]) == u32_at(label, 16)?,
-        "its label is damaged"
-    );
-    let header = usize::try_from(u32_at(label, 20)?)?;
-    let header = label.get(header..).context("its label is damaged")?;
-    let uuid = header.get(..UUID).context("its label is damaged")?;
+    let header = head.chunks(SECTOR).find_map(header);
+    let header = header.context("it has no label of LVM")?;
+    let (uuid, rest) = header
+        .split_at_checked(UUID)
+        .context("its label is damaged")?;
     // Two lists, of data areas and of metadata areas, each with an empty end. The size of the disk is
     // before them.
     let mut areas = Vec::new();
     let mut lists = 0;
-    for pair in header[UUID + 8..].chunks_exact(16) {
+    for pair in rest.get(8..).unwrap_or_default().chunks_exact(16) {
         let (offset, size) = (u64_at(pair, 0)?, u64_at(pair, 8)?);
         match (offset, lists) {
             (0, 0) => lists = 1,
@@ -80,18 +75,30 @@ pub fn read(path: &Path, vg: &str) -> Result<PhysicalVolume> {
             (_, _) => areas.push((offset, size)),
         }
     }
-    let read = |&(offset, size): &(u64, u64)| match read_area(&file, offset, size, vg) {
-        Ok(metadata) => metadata,
-        // The group can have other copies.
-        Err(error) => {
-            log::warn!("{}: {error:#}", path.display());
-            None
-        }
-    };
+    // A disk can have two copies.
+    let read = |&(offset, size): &(u64, u64)| read_area(&file, offset, size, vg);
+    let copies: Vec<Result<Option<Metadata>>> = areas.iter().map(read).collect();
+    let newest = copies
+        .iter()
+        .filter_map(|copy| copy.as_ref().ok()?.as_ref());
+    let newest = newest.max_by_key(|metadata| metadata.seqno).cloned();
+    let failed = copies.into_iter().find_map(Result::err);
+    if let (None, Some(error)) = (&newest, failed) {
+        return Err(error);
+    }
     Ok(PhysicalVolume {
         uuid: String::from_utf8_lossy(uuid).into_owned(),
-        metadata: areas.iter().filter_map(read).max_by_key(|m| m.seqno),
+        metadata: newest,
     })
+}
+
+/// The header of a physical volume, if the sector is a label.
+fn header(sector: &[u8]) -> Option<&[u8]> {
+    let is_label = sector.starts_with(LABEL_ID)
+        && sector[24..32] == *LABEL_TYPE
+        && checksum(&sector[LABEL_CHECKED..]) == u32_at(sector, 16).ok()?;
+    let start = usize::try_from(u32_at(sector, 20).ok()?).ok()?;
+    sector.get(start..).filter(|_| is_label)
 }
 
 /// What a metadata area says of the group `vg`; nothing if it is empty or describes another group.
@@ -128,7 +135,8 @@ fn read_area(file: &File, start: u64, size: u64, vg: &str) -> Result<Option<Meta
         checksum(&text) == u32_at(&header, POINTER + 16)?,
         "its metadata are damaged"
     );
-    let text = std::str::from_utf8(&text).context("its metadata are no text")?;
+    // The names of hosts in it can have any bytes.
+    let text = String::from_utf8_lossy(&text);
     parse(text.trim_end_matches('\0'), vg).context("its metadata are damaged")
 }
 
@@ -292,7 +300,7 @@ mod tests {
             header[at..at + 8].copy_from_slice(&value.to_le_bytes());
             let sum = checksum(&header[4..]);
             header[..4].copy_from_slice(&sum.to_le_bytes());
-            assert_eq!(read_bytes(&image, "HostVG").unwrap().metadata, None);
+            assert!(read_bytes(&image, "HostVG").is_err());
         }
     }
 }

@@ -267,7 +267,7 @@ impl Lvm {
             format!(
                 "{vg}/{lv} is in the LVM metadata, but was never made in the pool; boot another layer and run imgbased-helper check --repair"
             )
-        } else if has("missing PV") || has("partial LV") || has("Refusing activation") {
+        } else if has("Refusing activation of partial LV") {
             format!(
                 "{vg}/{lv} needs a disk that is missing; attach it, or see lvchange --activationmode partial"
             )
