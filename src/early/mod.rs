@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use simplelog::{CombinedLogger, ConfigBuilder, SharedLogger, WriteLogger};
 
 use crate::lvm::Lvm;
+use crate::lvm::disk::Metadata;
 use crate::model::layout::Role;
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
@@ -195,12 +196,10 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
     clock.end("wait");
     let lvm = Lvm::on_devices(vg.clone(), group.devices);
     let device = lvm.device(layer)?;
-    if let Err(error) = lvm.activate_at_boot(layer).run() {
+    activate(&lvm, layer, &group.metadata).map_err(|error| {
         let explained = lvm.explain_activation(layer, &format!("{error:#}"));
-        return Err(
-            error.context(explained.unwrap_or_else(|| format!("cannot activate {dm_name}")))
-        );
-    }
+        error.context(explained.unwrap_or_else(|| format!("cannot activate {dm_name}")))
+    })?;
     // lvm2 calls it a success when it leaves out a volume.
     ensure!(device.exists(), "lvm2 did not activate {dm_name}");
     clock.end("activate");
@@ -236,6 +235,26 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
         log::warn!("{error:#}");
     }
     log::info!("{dm_name} mounted in {}", describe(&record));
+    Ok(())
+}
+
+fn activate(lvm: &Lvm, layer: &LvName, metadata: &Metadata) -> Result<()> {
+    lvm.activate_at_boot(layer).run()?;
+    let mut pools = metadata
+        .volumes
+        .iter()
+        .filter(|(_, role)| *role == Role::Pool);
+    let Some((pool, _)) = pools.next() else {
+        return Ok(());
+    };
+    if lvm.needs_check(pool)? {
+        log::warn!(
+            "checking the whole pool {}/{pool}, which can take long",
+            lvm.vg()
+        );
+        lvm.deactivate(layer).run()?;
+        lvm.activate_checked_at_boot(layer).run()?;
+    }
     Ok(())
 }
 
@@ -334,7 +353,6 @@ fn start_logging(in_shell: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lvm::disk::Metadata;
 
     fn group(volumes: &[(String, Role)]) -> Group {
         Group {

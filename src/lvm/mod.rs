@@ -5,6 +5,7 @@ mod report;
 mod text;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
@@ -28,8 +29,25 @@ const REPORT: &str = "report{list_item_separator=\",\" binary_values_as_numeric=
 const POOL_CHECK: &str =
     "global/thin_check_options=[\"-q\",\"--clear-needs-check-flag\",\"--skip-mappings\"]";
 
+/// The same before thin-provisioning-tools 1.0, which clears the flag after a whole check only.
+const OLD_POOL_CHECK: &str = "global/thin_check_options=[\"-q\",\"--skip-mappings\"]";
+
+/// The check that lvm2 makes by itself.
+const WHOLE_POOL_CHECK: &str = "global/thin_check_options=[\"-q\",\"--clear-needs-check-flag\"]";
+
 /// The lvm profile of our pools, which the package installs: when they are extended.
 pub const PROFILE: &str = "imgbased";
+
+const AT_BOOT: [&str; 4] = ["--yes", "--sysinit", "-K", "-ay"];
+
+/// Whether `thin_check(8)` is older than 1.0.
+fn has_old_check() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let version = Cmd::new("thin_check").arg("--version").run();
+        version.is_ok_and(|version| version.starts_with("0."))
+    })
+}
 
 /// How lvm2 is called for one volume group.
 #[derive(Clone, Debug)]
@@ -88,7 +106,12 @@ impl Lvm {
 
     /// A command that can activate the pool.
     fn activating(&self, command: &str) -> Cmd {
-        self.lvm(command).args(["--config", POOL_CHECK])
+        let check = if has_old_check() {
+            OLD_POOL_CHECK
+        } else {
+            POOL_CHECK
+        };
+        self.lvm(command).args(["--config", check])
     }
 
     fn full_name(&self, lv: &LvName) -> String {
@@ -281,8 +304,27 @@ impl Lvm {
     /// of its activation-skip flag.
     pub fn activate_at_boot(&self, lv: &LvName) -> Cmd {
         self.activating("lvchange")
-            .args(["--yes", "--sysinit", "-K", "-ay"])
+            .args(AT_BOOT)
             .arg(self.full_name(lv))
+    }
+
+    /// The same after a whole check of the pool, for when [`Lvm::needs_check`] says so.
+    pub fn activate_checked_at_boot(&self, lv: &LvName) -> Cmd {
+        self.lvm("lvchange")
+            .args(["--config", WHOLE_POOL_CHECK])
+            .args(AT_BOOT)
+            .arg(self.full_name(lv))
+    }
+
+    /// Whether the kernel refuses to write to an active pool before it was checked as a whole. Where
+    /// activating it clears that flag, it is not set.
+    pub fn needs_check(&self, pool: &str) -> Result<bool> {
+        if !has_old_check() {
+            return Ok(false);
+        }
+        let device = format!("{}-tpool", self.vg.dm_name(&pool.parse()?)?);
+        let status = Cmd::new("dmsetup").args(["status", "--noflush", &device]);
+        Ok(status.run()?.contains("needs_check"))
     }
 
     pub fn activate(&self, lv: &LvName) -> Cmd {
