@@ -119,8 +119,10 @@ pub fn mount_sysroot() -> Result<()> {
 pub fn retry() -> Result<()> {
     start_logging(true)?;
     let cmdline = read_cmdline()?;
+    // The second name is only there with systemd.
+    let is_initramfs = |path: &str| Path::new(path).exists();
     ensure!(
-        Path::new("/etc/initrd-release").exists(),
+        is_initramfs("/usr/lib/initrd-release") || is_initramfs("/etc/initrd-release"),
         "this is not the initramfs: there is nothing to retry"
     );
     ensure!(
