@@ -240,8 +240,8 @@ const FAILURES: [(&str, &str); 9] = [
         "/dev/mapper/HostVG-Base--0.5 holds no filesystem that is known",
     ),
     (
-        "imgbased.layer=Base-0.1 rootfstype=nofs",
-        "cannot mount /dev/mapper/HostVG-Base--0.1 as nofs",
+        "imgbased.layer=Base-0.1 rootfstype=otherfs",
+        "cannot mount /dev/mapper/HostVG-Base--0.1 as otherfs",
     ),
     (
         "imgbased.layer=Base-0 hugepages=370",
