@@ -107,13 +107,13 @@ fn disks_that_come_late_or_never() -> Result<()> {
         vec![spare],
         "pvcreate -qq /dev/disk/by-id/virtio-second && vgextend -qq HostVG /dev/disk/by-id/virtio-second",
     )?;
-    let layer = "imgbased.layer=Base-0.1 imgbased.timeout=5";
+    let layer = "imgbased.layer=Base-0.1 imgbased.timeout=30";
     let mut vm = boot(&disk, "unused-missing", layer, Vec::new())?;
     vm.log_in()?;
     runs_layer(&mut vm, "HostVG", "Base-0.1")?;
     let log = vm.ok("journalctl --boot --no-pager --identifier imgbased")?;
     ensure!(
-        log.contains("1 disks of HostVG are missing after 5 s, trying without"),
+        log.contains("1 disks of HostVG are missing after 30 s, trying without"),
         "{log}"
     );
     drop(vm);
@@ -224,8 +224,8 @@ const FAILURES: [(&str, &str); 9] = [
         "imgbased.vg= on the kernel command line: volume group name \"a/b\" contains '/'",
     ),
     (
-        "imgbased.layer=Base-0.1 imgbased.vg=Other imgbased.timeout=3",
-        "volume group Other not found within 3 s; physical volumes of other groups were seen on /dev/vda3",
+        "imgbased.layer=Base-0.1 imgbased.vg=Other imgbased.timeout=20",
+        "volume group Other not found within 20 s; physical volumes of other groups were seen on /dev/vda3",
     ),
     (
         "imgbased.layer=Base-0.3",
@@ -316,8 +316,8 @@ fn without_systemd_a_failure_ends_in_a_shell_or_a_restart() -> Result<()> {
         };
         disk.boot_kernel(name, &kernel, Vec::new(), Echo::Silent)
     };
-    let missing = "imgbased.layer=Base-0.1 imgbased.vg=Other imgbased.timeout=3";
-    let message = "volume group Other not found within 3 s";
+    let missing = "imgbased.layer=Base-0.1 imgbased.vg=Other imgbased.timeout=20";
+    let message = "volume group Other not found within 20 s";
     let vm = start("restart", &format!("{missing} imgbased.onfail=reboot"))?;
     restarts(vm, message)?;
     let mut vm = start("shell", missing)?;
