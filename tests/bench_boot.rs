@@ -87,8 +87,10 @@ fn main() -> Result<()> {
                 limit,
             });
         }
+        // What comes later may fail.
+        report(&rows)?;
     }
-    report(&rows)
+    Ok(())
 }
 
 /// Boots the host's disk with an initramfs and what is on the command line for it.
