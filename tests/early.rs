@@ -203,7 +203,7 @@ const DAMAGE: &str = "\
     for i in 3 4 5; do imgbased-helper layer add Base-0 || exit 1; done && \
     lvchange -K -ay HostVG/Base-0.3 HostVG/Base-0.4 HostVG/Base-0.5 && \
     mount /dev/HostVG/Base-0.4 /mnt && mkdir -p /mnt/srv/a/b/c && umount /mnt && \
-    debugfs -w -R 'clri /srv/a' /dev/HostVG/Base-0.4 && \
+    debugfs -w -R 'clri /srv/a' /dev/HostVG/Base-0.4 && debugfs -w -R 'ssv state 2' /dev/HostVG/Base-0.4 && \
     dd if=/dev/zero of=/dev/HostVG/Base-0.5 bs=1M count=1 conv=fsync && \
     lvchange -an HostVG/Base-0.3 HostVG/Base-0.4 HostVG/Base-0.5 && lvchange -ay HostVG/Config && \
     dmsetup message HostVG-ImagePool-tpool 0 \"delete $(lvs --noheadings -o thin_id HostVG/Base-0.3 | tr -d ' ')\" && \
