@@ -560,7 +560,7 @@ fn boot_partitions_that_cannot_be_used(vm: &mut Vm) -> Result<()> {
     vm.ok("rm /boot/loader/entries/imgbased-Base-0.3.conf && cp -a /boot/grub/grubenv /root && echo x > /boot/grub/grubenv")?;
     refuses(vm, "imgbased-helper layer add", 1, "grubenv is damaged")?;
     vm.ok(
-        "cp -a /root/grubenv /boot/grub/grubenv && free=$(stat -f -c '%a * %S' /boot) && \
+        "cp -a /root/grubenv /boot/grub/grubenv && free=$(($(stat -f -c '%a * %S' /boot))) && \
            head -c $((free - 500000)) /dev/zero > /boot/filler",
     )?;
     refuses(vm, "imgbased-helper layer add", 1, "KiB are needed")?;
