@@ -22,7 +22,7 @@ use simplelog::{CombinedLogger, ConfigBuilder, SharedLogger, WriteLogger};
 
 use crate::lvm::Lvm;
 use crate::lvm::disk::Metadata;
-use crate::model::layout::Role;
+use crate::model::layout::{Role, bootable};
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
 use crate::sys::kernel_log::{self, KernelLogger};
@@ -291,10 +291,7 @@ fn find(request: &Request, group: &Group) -> Result<Role> {
 }
 
 fn names(volumes: &[(String, Role)]) -> String {
-    let bootable = |role: &Role| matches!(role, Role::Base | Role::Layer);
-    let bootable = volumes.iter().filter(|(_, role)| bootable(role));
-    let mut names: Vec<LvName> = bootable.filter_map(|(name, _)| name.parse().ok()).collect();
-    names.sort();
+    let names = bootable(volumes.iter().map(|(name, role)| (name.as_str(), *role)));
     if names.is_empty() {
         return "it has no layers".to_owned();
     }

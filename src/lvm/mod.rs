@@ -275,8 +275,8 @@ impl Lvm {
     /// wrote: its exit status is the same for all. Nothing if it is none of the known cases.
     pub fn explain_activation(&self, lv: &LvName, error: &str) -> Option<String> {
         let vg = &self.vg;
-        // The text is that of `_thin_pool_node_send_messages`, `_pool_callback` and `_add_dev` in lvm2,
-        // and that of errno 61 and 5, from dm-thin and from a disk.
+        // Texts of `_thin_pool_node_send_messages`, `_pool_callback` and `_lv_activate` in lvm2, and of
+        // ENODATA, with which dm-thin answers for a device that it does not have.
         let has = |text: &str| error.contains(text);
         let text = if has("transaction_id is") {
             format!(

@@ -58,6 +58,16 @@ impl Role {
     }
 }
 
+/// The names among `volumes` that can be booted, bases and layers, in order.
+pub fn bootable<'a>(volumes: impl Iterator<Item = (&'a str, Role)>) -> Vec<LvName> {
+    let mut names: Vec<LvName> = volumes
+        .filter(|(_, role)| matches!(role, Role::Base | Role::Layer))
+        .filter_map(|(name, _)| name.parse().ok())
+        .collect();
+    names.sort();
+    names
+}
+
 /// One logical volume. Sizes are bytes, percentages are of the volume's size.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(
@@ -146,14 +156,7 @@ impl Group {
 
     /// The names of the volumes that can be booted, in order.
     pub fn bootable(&self) -> Vec<LvName> {
-        let mut names: Vec<LvName> = self
-            .volumes
-            .iter()
-            .filter(|v| matches!(v.role, Role::Base | Role::Layer))
-            .filter_map(|v| v.name.parse().ok())
-            .collect();
-        names.sort();
-        names
+        bootable(self.volumes.iter().map(|v| (v.name.as_str(), v.role)))
     }
 
     /// All bases in order, each with its layers in order.
