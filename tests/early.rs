@@ -5,6 +5,7 @@
 mod vm;
 
 use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -40,13 +41,8 @@ fn boots_with_both_kinds(suite: &str) -> Result<()> {
         ("hooks", image.initrd_without_systemd()),
     ] {
         let disk = Host::prepared()?.disk(&format!("{suite}-{kind}"))?;
-        let cmdline = format!("{CONSOLE} imgbased.layer=Base-0.2");
-        let kernel = Kernel {
-            vmlinuz: &image.vmlinuz(),
-            initrd: &initrd,
-            cmdline: &cmdline,
-        };
-        let mut vm = disk.boot_kernel("once", &kernel, Vec::new(), Echo::Silent)?;
+        let layer = "imgbased.layer=Base-0.2";
+        let mut vm = boot_initrd(&disk, "once", &image, &initrd, layer, Vec::new())?;
         vm.log_in()?;
         runs_layer(&mut vm, "HostVG", "Base-0.2")?;
         let record = vm.ok("cat /run/imgbased/boot.json")?;
@@ -84,12 +80,8 @@ fn an_image_for_this_host_only_boots_its_other_layers() -> Result<()> {
         .write(true)
         .open(&initrd)?
         .set_len(size.context("no size")?)?;
-    let kernel = Kernel {
-        vmlinuz: &RootImage::prepared()?.vmlinuz(),
-        initrd: &initrd,
-        cmdline: &format!("{CONSOLE} imgbased.layer=Base-0.2"),
-    };
-    let mut vm = disk.boot_kernel("other", &kernel, Vec::new(), Echo::Silent)?;
+    let (image, layer) = (RootImage::prepared()?, "imgbased.layer=Base-0.2");
+    let mut vm = boot_initrd(&disk, "other", image, &initrd, layer, Vec::new())?;
     vm.log_in()?;
     assert_eq!(
         vm.ok("findmnt -no SOURCE /")?,
@@ -309,12 +301,8 @@ fn without_systemd_a_failure_ends_in_a_shell_or_a_restart() -> Result<()> {
     let disk = Host::prepared()?.disk("hooks-failure")?;
     let image = RootImage::prepared()?;
     let start = |name: &str, cmdline: &str| {
-        let kernel = Kernel {
-            vmlinuz: &image.vmlinuz(),
-            initrd: &image.initrd_without_systemd(),
-            cmdline: &format!("{CONSOLE} {cmdline}"),
-        };
-        disk.boot_kernel(name, &kernel, Vec::new(), Echo::Silent)
+        let initrd = image.initrd_without_systemd();
+        boot_initrd(&disk, name, image, &initrd, cmdline, Vec::new())
     };
     let missing = "imgbased.layer=Base-0.1 imgbased.vg=Other imgbased.timeout=20";
     let message = "volume group Other not found within 20 s";
@@ -381,9 +369,21 @@ fn each_failure(mut boot: impl FnMut(&str, &str, &str) -> Result<()>) -> Result<
 /// Starts the host's kernel with this command line.
 fn boot(disk: &HostDisk, name: &str, cmdline: &str, others: Vec<Disk>) -> Result<Vm> {
     let image = RootImage::prepared()?;
+    boot_initrd(disk, name, image, &image.initrd(), cmdline, others)
+}
+
+/// Starts the kernel of an image with this initramfs and command line.
+fn boot_initrd(
+    disk: &HostDisk,
+    name: &str,
+    image: &RootImage,
+    initrd: &Path,
+    cmdline: &str,
+    others: Vec<Disk>,
+) -> Result<Vm> {
     let kernel = Kernel {
         vmlinuz: &image.vmlinuz(),
-        initrd: &image.initrd(),
+        initrd,
         cmdline: &format!("{CONSOLE} {cmdline}"),
     };
     disk.boot_kernel(name, &kernel, others, Echo::Silent)
