@@ -654,15 +654,18 @@ fn a_pool_full_of_metadata_costs_no_layer() -> Result<()> {
          dd if=/dev/zero of=/dev/Small/filler bs=1M conv=fsync status=none; true",
         SLOW,
     )?;
-    // A snapshot that is written to all over has a tree of its own.
+    // A snapshot that is written to all over has a tree of its own. They are all made before the pool is
+    // too full for that; $at counts the writes.
+    vm.ok_for(
+        "at=0; for i in $(seq 0 39); do lvm lvcreate -qq -y -s -kn -ay -n many$i Small/filler || exit 1; done",
+        SLOW,
+    )?;
     let fill = |percent: u32| {
         format!(
             "percent() {{ lvm lvs --noheadings -o metadata_percent Small/ImagePool | cut -d . -f 1; }}; \
-             for i in $(seq 40); do many=many{percent}_$i; \
-             lvm lvcreate -qq -y -s -kn -ay -n $many Small/filler || break; for seek in $(seq 0 64 4700); do \
-             [ $((seek / 64 % 8)) != 0 ] || [ $(percent) -lt {percent} ] || break 2; \
-             dd if=/dev/zero of=/dev/Small/$many bs=64k count=1 seek=$seek status=none oflag=direct; done; done; \
-             [ $(percent) -ge {percent} ]"
+             while [ $((at % 8)) != 0 ] || [ $(percent) -lt {percent} ]; do \
+             dd if=/dev/zero of=/dev/Small/many$((at / 74)) bs=64k count=1 seek=$((at % 74 * 64)) status=none oflag=direct || break; \
+             at=$((at + 1)); done; [ $(percent) -ge {percent} ]"
         )
     };
     vm.ok_for(&fill(70), SLOW)?;

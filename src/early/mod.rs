@@ -67,6 +67,8 @@ pub struct Phase {
 /// Takes the time of the phases.
 struct Clock {
     started: Instant,
+    /// What the process had worked by then. systemd's work between fork and exec counts as ours.
+    worked: u64,
     /// When the current phase began.
     begun: Instant,
     phases: Vec<Phase>,
@@ -77,6 +79,7 @@ impl Clock {
         let started = Instant::now();
         Self {
             started,
+            worked: own_microseconds(),
             begun: started,
             phases: Vec::new(),
         }
@@ -96,10 +99,11 @@ fn milliseconds(time: Duration) -> u64 {
 }
 
 /// The time that this process has had a processor, in user mode and in the kernel.
-fn own_microseconds() -> Result<u64> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).context("cannot ask for the time used")?;
-    let time = usage.user_time() + usage.system_time();
-    Ok(u64::try_from(time.num_microseconds()).unwrap_or_default())
+fn own_microseconds() -> u64 {
+    // It fails for a bad pointer only.
+    let time = getrusage(UsageWho::RUSAGE_SELF)
+        .map(|usage| (usage.user_time() + usage.system_time()).num_microseconds());
+    u64::try_from(time.unwrap_or_default()).unwrap_or_default()
 }
 
 /// Mounts the layer of the kernel command line at /sysroot, or the fallback; nothing if it names none.
@@ -230,7 +234,7 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
         device: device.display().to_string(),
         instead_of: instead_of.map(|first| first.layer.to_string()),
         milliseconds: milliseconds(clock.started.elapsed()),
-        own_microseconds: own_microseconds()?,
+        own_microseconds: own_microseconds().saturating_sub(clock.worked),
         phases: clock.phases,
     };
     if let Err(error) = write_record(&record) {

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
+use socket2::{SockFilter, SockRef};
 
 use crate::lvm::disk::{self, Metadata, PhysicalVolume};
 use crate::model::name::{LvName, VgName};
@@ -54,10 +55,10 @@ pub fn for_group(vg: &VgName, layer: &LvName, timeout: Duration) -> Result<Group
     let deadline = started + timeout;
     let events = UdevEvents::listen().context("cannot listen to udev")?;
     let mut disks = Disks::default();
+    disks.look_at(disks.all(), vg);
     let patience = started + PATIENCE;
     let mut is_announced = false;
     loop {
-        disks.update(physical_volumes(Path::new(UDEV_DATABASE)), vg);
         if let Some(group) = choose(groups(&disks.read), vg, layer)? {
             return Ok(group);
         }
@@ -79,7 +80,8 @@ pub fn for_group(vg: &VgName, layer: &LvName, timeout: Duration) -> Result<Group
         } else {
             break;
         };
-        events.wait_until(until)?;
+        let changed = events.wait_until(until)?;
+        disks.look_at(changed.unwrap_or_else(|| disks.all()), vg);
     }
     let waited = timeout.as_secs();
     let mut groups = groups(&disks.read);
@@ -119,28 +121,38 @@ fn has_unstarted_array() -> bool {
 /// What is known of the disks that udev has seen.
 #[derive(Default)]
 struct Disks {
+    /// The devices of those that are physical volumes, by their numbers.
+    devices: BTreeMap<String, PathBuf>,
     read: BTreeMap<PathBuf, PhysicalVolume>,
-    /// Those that could not be read; it is tried again.
-    unreadable: BTreeSet<PathBuf>,
 }
 
 impl Disks {
-    /// Reads the devices that were not there before, and forgets those that are gone.
-    fn update(&mut self, devices: Vec<PathBuf>, vg: &VgName) {
-        self.read.retain(|device, _| devices.contains(device));
-        for device in devices {
+    /// The numbers of all block devices that udev knows, and of those that are gone.
+    fn all(&self) -> BTreeSet<String> {
+        let mut numbers = block_devices(Path::new(UDEV_DATABASE));
+        numbers.extend(self.devices.keys().cloned());
+        numbers
+    }
+
+    /// Reads those of the devices that were not there before, and forgets those that are gone.
+    fn look_at(&mut self, numbers: BTreeSet<String>, vg: &VgName) {
+        for number in numbers {
+            let Some(device) = physical_volume(Path::new(UDEV_DATABASE), &number) else {
+                if let Some(gone) = self.devices.remove(&number) {
+                    self.read.remove(&gone);
+                }
+                continue;
+            };
             if self.read.contains_key(&device) {
                 continue;
             }
+            let is_new = self.devices.insert(number, device.clone()).is_none();
             match disk::read(&device, vg.as_str()) {
                 Ok(disk) => {
                     self.read.insert(device, disk);
                 }
-                Err(error) => {
-                    if self.unreadable.insert(device.clone()) {
-                        log::warn!("{}: {error:#}", device.display());
-                    }
-                }
+                Err(error) if is_new => log::warn!("{}: {error:#}", device.display()),
+                Err(_) => {}
             }
         }
     }
@@ -212,33 +224,30 @@ fn describe(disks: &BTreeMap<PathBuf, PhysicalVolume>) -> String {
     groups.iter().map(group).collect::<Vec<_>>().join("; ")
 }
 
-/// The block devices that udev found to be LVM physical volumes, in order.
-fn physical_volumes(database: &Path) -> Vec<PathBuf> {
-    let Ok(records) = fs::read_dir(database) else {
-        return Vec::new();
-    };
-    let mut devices: Vec<PathBuf> = records
-        .flatten()
-        .filter_map(|record| {
-            let number = record.file_name().to_str()?.strip_prefix('b')?.to_owned();
-            let text = fs::read_to_string(record.path()).ok()?;
-            let has = |property: &str| text.lines().any(|line| line == property);
-            // A path of a multipath device looks like the device itself.
-            let is_part = has("E:DM_MULTIPATH_DEVICE_PATH=1") || has("E:SYSTEMD_READY=0");
-            if !has("E:ID_FS_TYPE=LVM2_member") || is_part {
-                return None;
-            }
-            let device = fs::read_link(Path::new("/sys/dev/block").join(number)).ok()?;
-            // sysfs writes a slash in a device's name as an exclamation mark.
-            let name = device.file_name()?.to_str()?.replace('!', "/");
-            Some(Path::new("/dev").join(name))
-        })
-        .collect();
-    devices.sort();
-    devices
+/// The numbers of the block devices that udev's database knows, as `8:0`.
+fn block_devices(database: &Path) -> BTreeSet<String> {
+    let records = fs::read_dir(database).into_iter().flatten().flatten();
+    let number =
+        |record: fs::DirEntry| Some(record.file_name().to_str()?.strip_prefix('b')?.to_owned());
+    records.filter_map(number).collect()
 }
 
-/// The stream of udev's events, used as a signal that its database has changed.
+/// The device with that number, if udev found it to be an LVM physical volume.
+fn physical_volume(database: &Path, number: &str) -> Option<PathBuf> {
+    let text = fs::read_to_string(database.join(format!("b{number}"))).ok()?;
+    let has = |property: &str| text.lines().any(|line| line == property);
+    // A path of a multipath device looks like the device itself.
+    let is_part = has("E:DM_MULTIPATH_DEVICE_PATH=1") || has("E:SYSTEMD_READY=0");
+    if !has("E:ID_FS_TYPE=LVM2_member") || is_part {
+        return None;
+    }
+    let device = fs::read_link(Path::new("/sys/dev/block").join(number)).ok()?;
+    // sysfs writes a slash in a device's name as an exclamation mark.
+    let name = device.file_name()?.to_str()?.replace('!', "/");
+    Some(Path::new("/dev").join(name))
+}
+
+/// The stream of udev's events, which tell what has changed in its database.
 struct UdevEvents(OwnedFd);
 
 impl UdevEvents {
@@ -249,16 +258,41 @@ impl UdevEvents {
             SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
             SockProtocol::NetlinkKObjectUEvent,
         )?;
+        Self::leave_out_others(&socket)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, UDEV_EVENTS))?;
         Ok(Self(socket))
     }
 
-    /// Waits for an event of a block device, until the deadline at most.
-    fn wait_until(&self, deadline: Instant) -> Result<()> {
+    /// Has the kernel drop the events of other devices than disks. There are hundreds while a machine
+    /// starts, and to be woken for each costs more than all the rest that this process does.
+    fn leave_out_others(socket: &OwnedFd) -> Result<()> {
+        const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+        const COMPARE: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+        const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+        #[allow(clippy::cast_possible_truncation, reason = "these codes have 16 bits")]
+        let step =
+            |code: u32, k, if_equal, if_not| SockFilter::new(code as u16, if_equal, if_not, k);
+        let program = [
+            step(LOAD, header::MAGIC_AT, 0, 0),
+            step(COMPARE, header::MAGIC, 0, 2),
+            step(LOAD, header::SUBSYSTEM_AT, 0, 0),
+            step(COMPARE, header::BLOCK, 0, 1),
+            step(RETURN, u32::MAX, 0, 0),
+            step(RETURN, 0, 0, 0),
+        ];
+        let socket = SockRef::from(socket);
+        socket
+            .attach_filter(&program)
+            .context("cannot filter udev's events")
+    }
+
+    /// Waits for events of block devices, until the deadline at most. Returns the numbers of the
+    /// devices; nothing if events were lost or none came.
+    fn wait_until(&self, deadline: Instant) -> Result<Option<BTreeSet<String>>> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok(());
+                return Ok(None);
             }
             // Rounded up, or the last millisecond would be waited for many times.
             let timeout = PollTimeout::try_from(left + Duration::from_millis(1));
@@ -268,34 +302,62 @@ impl UdevEvents {
                 Ok(_) => {}
                 Err(errno) => return Err(errno).context("cannot wait for udev"),
             }
-            if self.drain()? {
-                return Ok(());
+            let numbers = self.drain()?;
+            if numbers.as_ref().is_none_or(|numbers| !numbers.is_empty()) {
+                return Ok(numbers);
             }
         }
     }
 
-    /// Reads all events that have come; whether one was of a block device.
-    fn drain(&self) -> Result<bool> {
-        const BLOCK: &[u8] = b"\0SUBSYSTEM=block\0";
-        let mut has_block = false;
+    /// Reads all events that have come; returns what [`Self::wait_until`] does.
+    fn drain(&self) -> Result<Option<BTreeSet<String>>> {
+        let mut numbers = BTreeSet::new();
+        let mut is_lost = false;
         let mut event = [0; 8192];
         loop {
             match recv(self.0.as_raw_fd(), &mut event, MsgFlags::empty()) {
-                Ok(length) => {
-                    let mut parts = event[..length].windows(BLOCK.len());
-                    has_block = has_block || parts.any(|part| part == BLOCK);
-                }
-                // Events were lost: the database is read anew.
-                Err(Errno::ENOBUFS) => has_block = true,
-                Err(Errno::EAGAIN) => return Ok(has_block),
+                Ok(length) => numbers.extend(block_device(&event[..length])),
+                Err(Errno::ENOBUFS) => is_lost = true,
+                Err(Errno::EAGAIN) if is_lost => return Ok(None),
+                Err(Errno::EAGAIN) => return Ok(Some(numbers)),
                 Err(errno) => return Err(errno).context("cannot read udev's events"),
             }
         }
     }
 }
 
+/// What is in front of the properties in an event of udev (`monitor_netlink_header` in systemd's
+/// sd-device). These numbers are big-endian, but for the last.
+mod header {
+    pub const MAGIC_AT: u32 = 8;
+    pub const MAGIC: u32 = 0xfeed_cafe;
+    pub const SUBSYSTEM_AT: u32 = 24;
+    /// The `MurmurHash2` of "block".
+    pub const BLOCK: u32 = 0xf003_1db7;
+    /// Where the properties begin.
+    pub const OFFSET: std::ops::Range<usize> = 16..20;
+}
+
+/// The number of the block device that an event of udev is about, if it is about one. Each property has
+/// a zero byte at its end.
+fn block_device(event: &[u8]) -> Option<String> {
+    let offset = event.get(header::OFFSET)?.try_into().ok()?;
+    let properties = event.get(usize::try_from(u32::from_ne_bytes(offset)).ok()?..)?;
+    let value = |key: &[u8]| {
+        let mut properties = properties.split(|&byte| byte == 0);
+        properties.find_map(|property| property.strip_prefix(key))
+    };
+    if value(b"SUBSYSTEM=")? != b"block" {
+        return None;
+    }
+    let number = |key| std::str::from_utf8(value(key)?).ok()?.parse::<u32>().ok();
+    Some(format!("{}:{}", number(b"MAJOR=")?, number(b"MINOR=")?))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
     use crate::model::layout::Role;
 
@@ -384,33 +446,85 @@ mod tests {
     #[test]
     fn only_physical_volumes_are_candidates() {
         let dir = tempfile::tempdir().unwrap();
-        let block: Vec<String> = fs::read_dir("/sys/dev/block")
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .take(2)
-            .collect();
-        let record = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
-        assert!(physical_volumes(&dir.path().join("missing")).is_empty());
-        if let [first, second] = &block[..] {
-            record(
-                &format!("b{first}"),
-                "S:x\nE:ID_FS_TYPE=LVM2_member\nE:Y=z\n",
-            );
-            record(
-                &format!("b{second}"),
-                "E:ID_FS_TYPE=ext4\nE:NOT_ID_FS_TYPE=LVM2_member\n",
-            );
+        let device = fs::read_dir("/sys/dev/block").unwrap().next();
+        let number = device.unwrap().unwrap().file_name().into_string().unwrap();
+        let found = |text: &str| {
+            fs::write(dir.path().join(format!("b{number}")), text).unwrap();
+            physical_volume(dir.path(), &number)
+        };
+        let device = found("S:x\nE:ID_FS_TYPE=LVM2_member\nE:Y=z\n").unwrap();
+        assert_eq!(device.parent(), Some(Path::new("/dev")));
+        for other in [
+            "",
+            "E:ID_FS_TYPE=ext4\nE:NOT_ID_FS_TYPE=LVM2_member\n",
+            "E:ID_FS_TYPE=LVM2_member\nE:DM_MULTIPATH_DEVICE_PATH=1\n",
+            "E:ID_FS_TYPE=LVM2_member\nE:SYSTEMD_READY=0\n",
+        ] {
+            assert_eq!(found(other), None, "{other}");
         }
-        record("b999999:9", "E:ID_FS_TYPE=LVM2_member\n");
-        if let [first, ..] = &block[..] {
-            assert_eq!(physical_volumes(dir.path()).len(), 1);
-            record(
-                &format!("b{first}"),
-                "E:ID_FS_TYPE=LVM2_member\nE:DM_MULTIPATH_DEVICE_PATH=1\n",
-            );
-            assert!(physical_volumes(dir.path()).is_empty());
+        for gone in ["b999999:9", "n1"] {
+            fs::write(dir.path().join(gone), "E:ID_FS_TYPE=LVM2_member\n").unwrap();
         }
-        record("n1", "E:ID_FS_TYPE=LVM2_member\n");
-        assert!(physical_volumes(dir.path()).is_empty());
+        assert_eq!(physical_volume(dir.path(), "999999:9"), None);
+        assert_eq!(physical_volume(dir.path(), "999999:8"), None);
+        let known = BTreeSet::from([number, "999999:9".to_owned()]);
+        assert_eq!(block_devices(dir.path()), known);
+        assert!(block_devices(&dir.path().join("missing")).is_empty());
+    }
+
+    /// An event as udevd sends it.
+    fn event(subsystem: u32, properties: &[u8]) -> Vec<u8> {
+        let mut event = b"libudev\0".to_vec();
+        event.extend(header::MAGIC.to_be_bytes());
+        for number in [40, 40, u32::try_from(properties.len()).unwrap()] {
+            event.extend(number.to_ne_bytes());
+        }
+        event.extend(subsystem.to_be_bytes());
+        event.extend([1; 12]);
+        [&event, properties].concat()
+    }
+
+    #[test]
+    fn an_event_names_its_block_device() {
+        let of = |properties: &[u8]| block_device(&event(header::BLOCK, properties));
+        let device = of(b"ACTION=add\0SUBSYSTEM=block\0MAJOR=8\0MINOR=16\0ID_FS_TYPE=ext4\0");
+        assert_eq!(device.as_deref(), Some("8:16"));
+        for other in [
+            &b"SUBSYSTEM=tty\0MAJOR=8\0MINOR=16\0"[..],
+            b"SUBSYSTEM=block\0MAJOR=8\0",
+            b"SUBSYSTEM=block\0MAJOR=../x\0MINOR=1\0",
+            b"",
+        ] {
+            assert_eq!(of(other), None);
+        }
+        let whole = event(header::BLOCK, b"SUBSYSTEM=block\0MAJOR=8\0MINOR=16\0");
+        for length in 0..whole.len() - 4 {
+            assert_eq!(block_device(&whole[..length]), None);
+        }
+        let mut far = whole;
+        far[header::OFFSET].fill(0xff);
+        assert_eq!(block_device(&far), None);
+    }
+
+    #[test]
+    fn the_kernel_drops_events_of_other_devices() {
+        let (sender, receiver) = UnixDatagram::pair().unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let receiver = OwnedFd::from(receiver);
+        UdevEvents::leave_out_others(&receiver).unwrap();
+        let events = UdevEvents(receiver);
+        let disk = |minor| format!("SUBSYSTEM=block\0MAJOR=8\0MINOR={minor}\0");
+        sender
+            .send(&event(0x1234_5678, disk(1).as_bytes()))
+            .unwrap();
+        sender
+            .send(&event(header::BLOCK, disk(2).as_bytes()))
+            .unwrap();
+        // A header that is not known is looked into here.
+        let mut unknown = event(0x1234_5678, disk(3).as_bytes());
+        unknown[8] = 0;
+        sender.send(&unknown).unwrap();
+        let numbers = events.drain().unwrap().unwrap();
+        assert_eq!(numbers.into_iter().collect::<Vec<_>>(), ["8:2", "8:3"]);
     }
 }
