@@ -1,20 +1,25 @@
 //! Dispatches to the half that is asked for.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use imgbased_helper::{admin::cli::Cli, early};
+use imgbased_helper::admin::{cli::Cli, shutdown};
+use imgbased_helper::early;
 
 /// The name under which systemd runs the binary as a generator.
 const GENERATOR: &str = "imgbased-generator";
 
 fn main() -> ExitCode {
-    let called_as = env::args_os().next().unwrap_or_default();
+    let mut args = env::args_os();
+    let called_as = args.next().unwrap_or_default();
     let result = if Path::new(&called_as).file_name() == Some(GENERATOR.as_ref()) {
-        generate()
+        generate(args.nth(1))
+    } else if args.next().is_some_and(|noun| noun == "initrd") {
+        initrd(args.next().as_ref())
     } else {
         Cli::parse().run()
     };
@@ -25,10 +30,21 @@ fn main() -> ExitCode {
 }
 
 /// systemd.generator(7): the arguments are three directories, the second comes before all units.
-fn generate() -> Result<ExitCode> {
-    let Some(early_dir) = env::args_os().nth(2) else {
+fn generate(early_dir: Option<OsString>) -> Result<ExitCode> {
+    let Some(early_dir) = early_dir else {
         bail!("{GENERATOR} is run by systemd, with three directories");
     };
     early::generate(Path::new(&early_dir))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the initramfs runs, without the time that it takes to prepare for all other commands.
+fn initrd(verb: Option<&OsString>) -> Result<ExitCode> {
+    match verb.and_then(|verb| verb.to_str()) {
+        Some("mount") => early::mount_sysroot()?,
+        Some("retry") => early::retry()?,
+        Some("unpack") => shutdown::unpack()?,
+        _ => bail!("`initrd` is for the initramfs; in its shell, `initrd retry` goes on booting"),
+    }
     Ok(ExitCode::SUCCESS)
 }

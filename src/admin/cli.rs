@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
-use simplelog::{ConfigBuilder, WriteLogger};
+use simplelog::CombinedLogger;
 
-use super::{Context, base, check, layer, layout, layout_init, removal, shutdown, status};
-use crate::early;
+use super::{Context, base, check, layer, layout, layout_init, removal, status};
 use crate::early::cmdline::DEFAULT_VG;
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
 use crate::model::name::{LvName, VgName};
+use crate::sys::logger::LineLogger;
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage.";
 const CHECK_STATUS: &str =
@@ -82,9 +82,6 @@ enum Noun {
         #[arg(short, long)]
         yes: bool,
     },
-    /// Part of the initramfs
-    #[command(subcommand, hide = true)]
-    Initrd(InitrdVerb),
 }
 
 #[derive(Subcommand)]
@@ -172,27 +169,9 @@ enum LayerVerb {
     },
 }
 
-#[derive(Subcommand)]
-enum InitrdVerb {
-    /// Mount the layer of the kernel command line at /sysroot
-    Mount,
-    /// Mount it after all and go on booting, from the emergency shell
-    Retry,
-    /// Unpack the initramfs of the running layer for the shutdown
-    Unpack,
-}
-
 impl Cli {
     /// Does what the command line says.
     pub fn run(self) -> Result<ExitCode> {
-        if let Noun::Initrd(verb) = self.noun {
-            match verb {
-                InitrdVerb::Mount => early::mount_sysroot()?,
-                InitrdVerb::Retry => early::retry()?,
-                InitrdVerb::Unpack => shutdown::unpack()?,
-            }
-            return Ok(ExitCode::SUCCESS);
-        }
         start_logging(self.global.verbose)?;
         let context = Context {
             lvm: Lvm::new(self.global.vg),
@@ -244,7 +223,6 @@ impl Cli {
             Noun::Status => status::show(&context)?,
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => removal::garbage(&context, keep, yes)?,
-            Noun::Initrd(_) => {}
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -265,13 +243,7 @@ fn start_logging(verbose: bool) -> Result<()> {
     } else {
         LevelFilter::Warn
     };
-    let config = ConfigBuilder::new()
-        .set_time_level(LevelFilter::Off)
-        .set_target_level(LevelFilter::Off)
-        .set_location_level(LevelFilter::Off)
-        .set_thread_level(LevelFilter::Off)
-        .set_max_level(LevelFilter::Off)
-        .build();
-    WriteLogger::init(level, config, std::io::stderr())?;
+    let stderr = LineLogger::plain(level, std::io::stderr());
+    CombinedLogger::init(vec![Box::new(stderr)])?;
     Ok(())
 }

@@ -8,7 +8,7 @@ mod layer;
 mod layout;
 mod layout_init;
 mod removal;
-mod shutdown;
+pub mod shutdown;
 mod status;
 mod text;
 mod view;

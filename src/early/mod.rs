@@ -18,14 +18,14 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
-use simplelog::{CombinedLogger, ConfigBuilder, SharedLogger, WriteLogger};
+use simplelog::{CombinedLogger, SharedLogger};
 
 use crate::lvm::Lvm;
 use crate::lvm::disk::Metadata;
 use crate::model::layout::{Role, bootable};
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
-use crate::sys::kernel_log::{self, KernelLogger};
+use crate::sys::logger::{self, LineLogger};
 use cmdline::{OnFailure, Request};
 use sysroot::Filesystem;
 use wait::Group;
@@ -335,19 +335,16 @@ fn write_record(record: &BootRecord) -> Result<()> {
 /// not even errors, they are written to the console as well. Someone in a shell reads standard error.
 fn start_logging(in_shell: bool) -> Result<()> {
     let mut loggers: Vec<Box<dyn SharedLogger>> = Vec::new();
-    if let Ok(kmsg) = KernelLogger::new(LevelFilter::Info) {
-        loggers.push(kmsg);
+    if let Ok(kmsg) = LineLogger::kernel(LevelFilter::Info) {
+        loggers.push(Box::new(kmsg));
     }
-    let config = ConfigBuilder::new()
-        .set_time_level(LevelFilter::Off)
-        .set_target_level(LevelFilter::Off)
-        .set_thread_level(LevelFilter::Off)
-        .build();
     if in_shell {
-        loggers.push(WriteLogger::new(LevelFilter::Info, config, io::stderr()));
-    } else if loggers.is_empty() || !kernel_log::is_shown_on_console(Level::Error) {
+        let stderr = LineLogger::plain(LevelFilter::Info, io::stderr());
+        loggers.push(Box::new(stderr));
+    } else if loggers.is_empty() || !logger::is_shown_on_console(Level::Error) {
         if let Ok(console) = fs::OpenOptions::new().write(true).open("/dev/console") {
-            loggers.push(WriteLogger::new(LevelFilter::Error, config, console));
+            let console = LineLogger::plain(LevelFilter::Error, console);
+            loggers.push(Box::new(console));
         }
     }
     CombinedLogger::init(loggers).context("cannot start logging")

@@ -2,8 +2,8 @@
 
 pub mod changes;
 pub mod cmd;
-pub mod kernel_log;
 pub mod lock;
+pub mod logger;
 pub mod mounts;
 pub mod probe;
 pub mod progress;

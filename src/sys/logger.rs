@@ -1,6 +1,6 @@
-//! A logger that writes to the kernel's log, from where it reaches the console and the journal.
+//! Where messages go: to people, and to the kernel's log, which the console and the journal show.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::sync::Mutex;
 
@@ -11,20 +11,40 @@ use simplelog::{Config, SharedLogger};
 /// (`PRINTKRB_RECORD_MAX`, `devkmsg_write` in kernel/printk).
 const TEXT_MAX: usize = 960;
 
-/// Writes records to /dev/kmsg, one write each.
-pub struct KernelLogger {
+/// Writes each record as one line, with one write. simplelog's own loggers can also write the time, the
+/// code for which would be a hundredth of the binary.
+pub struct LineLogger {
     level: LevelFilter,
-    kmsg: Mutex<File>,
+    format: fn(Level, &str) -> String,
+    output: Mutex<Box<dyn Write + Send>>,
 }
 
-impl KernelLogger {
-    pub fn new(level: LevelFilter) -> io::Result<Box<Self>> {
-        let kmsg = Mutex::new(OpenOptions::new().write(true).open("/dev/kmsg")?);
-        Ok(Box::new(Self { level, kmsg }))
+impl LineLogger {
+    /// Writes to /dev/kmsg.
+    pub fn kernel(level: LevelFilter) -> io::Result<Self> {
+        let kmsg = OpenOptions::new().write(true).open("/dev/kmsg")?;
+        Ok(Self::new(level, format_record, kmsg))
+    }
+
+    /// Writes what people read.
+    pub fn plain(level: LevelFilter, output: impl Write + Send + 'static) -> Self {
+        Self::new(level, |_, text| format!("{text}\n"), output)
+    }
+
+    fn new(
+        level: LevelFilter,
+        format: fn(Level, &str) -> String,
+        output: impl Write + Send + 'static,
+    ) -> Self {
+        Self {
+            level,
+            format,
+            output: Mutex::new(Box::new(output)),
+        }
     }
 }
 
-impl Log for KernelLogger {
+impl Log for LineLogger {
     fn enabled(&self, metadata: &Metadata) -> bool {
         metadata.level() <= self.level
     }
@@ -33,17 +53,17 @@ impl Log for KernelLogger {
         if !self.enabled(record.metadata()) {
             return;
         }
+        let line = (self.format)(record.level(), &record.args().to_string());
         // There is nobody to tell that the log cannot be written.
-        if let Ok(mut kmsg) = self.kmsg.lock() {
-            let _ = kmsg
-                .write_all(format_record(record.level(), &record.args().to_string()).as_bytes());
+        if let Ok(mut output) = self.output.lock() {
+            let _ = output.write_all(line.as_bytes());
         }
     }
 
     fn flush(&self) {}
 }
 
-impl SharedLogger for KernelLogger {
+impl SharedLogger for LineLogger {
     fn level(&self) -> LevelFilter {
         self.level
     }
