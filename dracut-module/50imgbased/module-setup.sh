@@ -24,10 +24,12 @@ installkernel() {
 }
 
 install() {
-    inst_multiple imgbased-helper thin_check e2fsck mount umount
+    inst_multiple imgbased-helper thin_check e2fsck modprobe mount umount
     # lvm complains about a pool whose profile it does not find.
     inst_simple /etc/lvm/profile/imgbased.profile
     inst_hook cmdline 35 "$moddir/parse-imgbased.sh"
+    # After the hook of mdraid, which tells udev about arrays.
+    inst_hook pre-trigger 45 "$moddir/drivers-imgbased.sh"
     if dracut_module_included systemd; then
         install_units
     else

@@ -1,6 +1,7 @@
 //! The half that runs in the initramfs: from the kernel command line to a mounted /sysroot.
 
 pub mod cmdline;
+mod drivers;
 pub mod generator;
 mod sysroot;
 mod wait;
@@ -17,6 +18,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::sys::utsname::uname;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use simplelog::{CombinedLogger, SharedLogger};
 
@@ -34,6 +36,8 @@ use wait::Group;
 const NAMES_MAX: usize = 20;
 /// Where the running system finds what was booted.
 pub const RECORD: &str = "/run/imgbased/boot.json";
+/// Where the runs before the last leave their times.
+const TIMES: &str = "/run/imgbased/times.json";
 /// How long the reason of a reboot stays on the screen.
 const REBOOT_DELAY: Duration = Duration::from_secs(5);
 
@@ -47,7 +51,7 @@ pub struct BootRecord {
     pub device: String,
     /// The layer of the kernel command line, if another one was booted because that failed.
     pub instead_of: Option<String>,
-    /// From the start of the helper to the mounted root, in milliseconds.
+    /// All phases, in milliseconds.
     pub milliseconds: u64,
     /// What the helper itself worked of that time, without the programs that it ran.
     #[serde(default)]
@@ -64,38 +68,51 @@ pub struct Phase {
     pub milliseconds: u64,
 }
 
-/// Takes the time of the phases.
+/// Takes the time of the phases, over all runs of the helper in one boot.
 struct Clock {
-    started: Instant,
-    /// What the process had worked by then. systemd's work between fork and exec counts as ours.
-    worked: u64,
     /// When the current phase began.
     begun: Instant,
+    /// What this process had worked by then. systemd's work between fork and exec counts as ours.
+    worked: u64,
+    past: Times,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Times {
+    own_microseconds: u64,
     phases: Vec<Phase>,
 }
 
 impl Clock {
+    /// Goes on where the run before this one has stopped.
     fn start() -> Self {
-        let started = Instant::now();
         Self {
-            started,
+            begun: Instant::now(),
             worked: own_microseconds(),
-            begun: started,
-            phases: Vec::new(),
+            past: read_json(TIMES).unwrap_or_default(),
         }
     }
 
     fn end(&mut self, phase: &str) {
-        self.phases.push(Phase {
+        self.past.phases.push(Phase {
             name: phase.to_owned(),
-            milliseconds: milliseconds(self.begun.elapsed()),
+            milliseconds: u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         });
         self.begun = Instant::now();
     }
-}
 
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    fn times(self) -> Times {
+        let own_microseconds = own_microseconds().saturating_sub(self.worked);
+        Times {
+            own_microseconds: self.past.own_microseconds + own_microseconds,
+            phases: self.past.phases,
+        }
+    }
+
+    /// For the next run.
+    fn save(self) -> Result<()> {
+        write_json(TIMES, &self.times())
+    }
 }
 
 /// The time that this process has had a processor, in user mode and in the kernel.
@@ -116,6 +133,35 @@ pub fn mount_sysroot() -> Result<()> {
         restart()?;
     }
     result
+}
+
+/// Loads the drivers of disks; what they find comes before all that udev is told to look at later.
+pub fn load_drivers() -> Result<()> {
+    start_logging(false)?;
+    let mut clock = Clock::start();
+    drivers::load().inspect_err(|error| log::warn!("{error:#}"))?;
+    clock.end("drivers");
+    clock.save()
+}
+
+/// Activates the layer if its group is complete already; else [`mount_sysroot`] does it. While udev
+/// looks at all devices of a machine, lvm2 would wait for it.
+pub fn activate_early() -> Result<()> {
+    start_logging(false)?;
+    // What is wrong is said by those who have to give up.
+    let Ok(Some(request)) = cmdline::parse(&read_cmdline()?) else {
+        return Ok(());
+    };
+    let mut clock = Clock::start();
+    let Some(group) = wait::complete_group(&request.vg, &request.layer)? else {
+        return Ok(());
+    };
+    find(&request, &group)?;
+    clock.end("look");
+    let lvm = Lvm::on_devices(request.vg.clone(), group.devices);
+    lvm.activate_at_boot(&request.layer).run()?;
+    clock.end("activate early");
+    clock.save()
 }
 
 /// What a person in the emergency shell runs who has mended what was wrong: mounts the layer, and has
@@ -226,6 +272,7 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
             "{layer} has no modules for the kernel {release}"
         );
     }
+    let times = clock.times();
     let record = BootRecord {
         version: 1,
         vg: vg.to_string(),
@@ -233,11 +280,11 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
         role: if role == Role::Base { "base" } else { "layer" }.to_owned(),
         device: device.display().to_string(),
         instead_of: instead_of.map(|first| first.layer.to_string()),
-        milliseconds: milliseconds(clock.started.elapsed()),
-        own_microseconds: own_microseconds().saturating_sub(clock.worked),
-        phases: clock.phases,
+        milliseconds: times.phases.iter().map(|phase| phase.milliseconds).sum(),
+        own_microseconds: times.own_microseconds,
+        phases: times.phases,
     };
-    if let Err(error) = write_record(&record) {
+    if let Err(error) = write_json(RECORD, &record) {
         log::warn!("{error:#}");
     }
     log::info!("{dm_name} mounted in {}", describe(&record));
@@ -245,7 +292,9 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
 }
 
 fn activate(lvm: &Lvm, layer: &LvName, metadata: &Metadata) -> Result<()> {
-    lvm.activate_at_boot(layer).run()?;
+    if !lvm.device(layer)?.exists() {
+        lvm.activate_at_boot(layer).run()?;
+    }
     let mut pools = metadata
         .volumes
         .iter()
@@ -273,10 +322,22 @@ pub fn describe(record: &BootRecord) -> String {
 
 /// What the running system was booted from, if the helper did it.
 pub fn read_record() -> Option<BootRecord> {
-    let read = || Ok(serde_json::from_slice(&fs::read(RECORD)?)?);
+    read_json(RECORD)
+}
+
+fn read_json<T: DeserializeOwned>(path: &str) -> Option<T> {
+    let read = || Ok(serde_json::from_slice(&fs::read(path)?)?);
     read()
-        .inspect_err(|error: &anyhow::Error| log::debug!("{RECORD}: {error:#}"))
+        .inspect_err(|error: &anyhow::Error| log::debug!("{path}: {error:#}"))
         .ok()
+}
+
+fn write_json(path: &str, value: &impl Serialize) -> Result<()> {
+    let write = || -> Result<()> {
+        fs::create_dir_all("/run/imgbased")?;
+        Ok(fs::write(path, serde_json::to_vec_pretty(value)?)?)
+    };
+    write().with_context(|| format!("cannot write {path}"))
 }
 
 /// What the requested name is, a layer or a base; the error says which there are.
@@ -321,14 +382,6 @@ fn restart() -> Result<()> {
     nix::unistd::sync();
     reboot(RebootMode::RB_AUTOBOOT).context("cannot restart")?;
     Ok(())
-}
-
-fn write_record(record: &BootRecord) -> Result<()> {
-    let write = || -> Result<()> {
-        fs::create_dir_all("/run/imgbased")?;
-        Ok(fs::write(RECORD, serde_json::to_vec_pretty(record)?)?)
-    };
-    write().with_context(|| format!("cannot write {RECORD}"))
 }
 
 /// Everything goes to the kernel's log, which the journal reads. Where the kernel is told to show

@@ -46,6 +46,13 @@ impl Group {
     }
 }
 
+/// The group, if all its disks are there already.
+pub fn complete_group(vg: &VgName, layer: &LvName) -> Result<Option<Group>> {
+    let mut disks = Disks::default();
+    disks.look_at(disks.all(), vg);
+    choose(groups(&disks.read), vg, layer)
+}
+
 /// Waits up to `timeout` until all disks of the group are there.
 ///
 /// A group that is still incomplete then is returned as well, since the layer may be whole. Refuses

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 /// Values of the same thing, in the order in which they were measured.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Default, Serialize)]
 #[serde(transparent)]
 pub struct Samples(Vec<f64>);
 

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Hook of dracut, sourced after udevd was started, before it is told to look at all devices.
+
+# The path of a multipath device looks like a disk until multipathd runs.
+if getarg imgbased.layer= >/dev/null && ! command -v multipathd >/dev/null; then
+    imgbased-helper initrd drivers >/dev/null 2>&1
+    # A system that resumes from hibernation does so later, on volumes that nobody has touched. systemd
+    # keeps the place in a variable of the firmware.
+    set -- /sys/firmware/efi/efivars/HibernateLocation-*
+    if [ ! -e "$1" ] && { ! getarg resume= >/dev/null || getargbool 0 noresume; }; then
+        # A disk that takes longer is waited for later.
+        udevadm settle --timeout=5
+        imgbased-helper initrd activate >/dev/null 2>&1
+    fi
+fi
