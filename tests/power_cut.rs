@@ -13,7 +13,8 @@ use fastrand::Rng;
 
 use vm::examine::{Examiner, State};
 use vm::verbs::{
-    ADD_BASE, ADD_LAYER, ADD_LAYER_OF_LAYER, KILLED, REMOVE_BASE, REMOVE_LAYER, STEPS_MAX, Verb,
+    ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_LAYER, COLLECT, KILLED, REMOVE_BASE,
+    REMOVE_LAYER, STEPS_MAX, Verb,
 };
 use vm::write_log::{self, Change, Epoch};
 use vm::{Disk, Echo, Host, Rescue, Vm, convert_to_raw, create_overlay, say, scratch};
@@ -40,9 +41,15 @@ fn power_cuts_while_a_base_is_added() -> Result<()> {
 }
 
 #[test]
-fn bases_killed_after_any_step_and_the_machine_reset() -> Result<()> {
+fn a_base_killed_while_it_is_added_and_the_machine_reset() -> Result<()> {
     reset_after_each_step(&ADD_BASE)?;
-    reset_after_each_step(&REMOVE_BASE)
+    reset_after_each_step(&ADD_BASE_OF_FILES)
+}
+
+#[test]
+fn a_base_killed_while_it_is_removed_and_the_machine_reset() -> Result<()> {
+    reset_after_each_step(&REMOVE_BASE)?;
+    reset_after_each_step(&COLLECT)
 }
 
 #[test]
