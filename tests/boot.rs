@@ -112,6 +112,55 @@ fn what_a_dry_run_prints_does_the_same_when_it_is_pasted() -> Result<()> {
 }
 
 #[test]
+fn an_entry_boots_once_or_from_now_on() -> Result<()> {
+    let disk = Host::prepared()?.disk("once")?;
+    let mut vm = disk.boot("first", Echo::Silent)?;
+    vm.log_in()?;
+    let others = "grep -v -e '^#' -e '^next_entry=' /boot/grub/grubenv";
+    let before = vm.ok(others)?;
+    vm.ok("imgbased-helper boot try Base-0.2 && imgbased-helper boot try --cancel")?;
+    vm.ok("imgbased-helper boot try Base-0.2")?;
+    for (command, reason) in [
+        ("layer remove Base-0.2", "Base-0.2 is what boots next"),
+        ("boot try Base-0.9", "HostVG has no layer or base Base-0.9"),
+        (
+            "boot default ImagePool",
+            "HostVG has no layer or base ImagePool",
+        ),
+    ] {
+        let got = vm.run(&format!("imgbased-helper {command}"))?;
+        ensure!(got.status == 1 && got.text.contains(reason), "{got:?}");
+    }
+    let list = vm.ok("imgbased-helper boot list")?;
+    ensure!(
+        list.contains("next start only") && list.contains("booted, default"),
+        "{list}"
+    );
+    vm.power_off()?;
+
+    let mut vm = disk.boot("tried", Echo::Silent)?;
+    vm.log_in()?;
+    assert_runs_layer(&mut vm, "Base-0.2")?;
+    // GRUB has forgotten it and kept all else.
+    assert_eq!(
+        vm.ok("grep '^next_entry' /boot/grub/grubenv || true")?,
+        "next_entry="
+    );
+    assert_eq!(vm.ok(others)?, before);
+    vm.power_off()?;
+
+    let mut vm = disk.boot("back", Echo::Silent)?;
+    vm.log_in()?;
+    assert_runs_layer(&mut vm, "Base-0.1")?;
+    vm.ok("imgbased-helper boot default Base-0.2")?;
+    vm.power_off()?;
+
+    let mut vm = disk.boot("default", Echo::Silent)?;
+    vm.log_in()?;
+    assert_runs_layer(&mut vm, "Base-0.2")
+}
+
+#[test]
 fn the_everyday_commands_of_the_readme_work() -> Result<()> {
     let disk = Host::prepared()?.disk("readme")?;
     let mut vm = disk.boot("once", Echo::Silent)?;

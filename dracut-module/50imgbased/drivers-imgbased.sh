@@ -5,9 +5,9 @@
 if getarg imgbased.layer= >/dev/null && ! command -v multipathd >/dev/null; then
     imgbased-helper initrd drivers >/dev/null 2>&1
     # A system that resumes from hibernation does so later, on volumes that nobody has touched. systemd
-    # keeps the place in a variable of the firmware.
-    set -- /sys/firmware/efi/efivars/HibernateLocation-*
-    if [ ! -e "$1" ] && { ! getarg resume= >/dev/null || getargbool 0 noresume; }; then
+    # keeps the place in this variable of the firmware.
+    if [ ! -e /sys/firmware/efi/efivars/HibernateLocation-8cf2644b-4b0b-428f-9387-6d876050dc67 ] &&
+        { ! getarg resume= >/dev/null || getargbool 0 noresume; }; then
         # A disk that takes longer is waited for later.
         udevadm settle --timeout=5
         imgbased-helper initrd activate >/dev/null 2>&1

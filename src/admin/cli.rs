@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 use simplelog::CombinedLogger;
 
-use super::{Context, base, check, layer, layout, layout_init, removal, status};
+use super::{Context, base, boot, check, layer, layout, layout_init, removal, status};
 use crate::early::cmdline::DEFAULT_VG;
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
@@ -64,6 +64,9 @@ enum Noun {
     /// Writable snapshots that the host boots
     #[command(subcommand)]
     Layer(LayerVerb),
+    /// Boot entries: list them, and choose the one that boots
+    #[command(subcommand)]
+    Boot(BootVerb),
     /// What is booted, what boots next, and how full the pool is
     Status,
     /// Find what an interrupted command has left, and what else would keep a layer from booting
@@ -169,6 +172,22 @@ enum LayerVerb {
     },
 }
 
+#[derive(Subcommand)]
+enum BootVerb {
+    /// List the entries in the order of the menu
+    List,
+    /// Boot a layer or base from now on
+    Default { name: LvName },
+    /// Boot a layer or base at the next start only
+    Try {
+        #[arg(required_unless_present = "cancel")]
+        name: Option<LvName>,
+        /// Boot the default at the next start after all
+        #[arg(long, conflicts_with = "name")]
+        cancel: bool,
+    },
+}
+
 impl Cli {
     /// Does what the command line says.
     pub fn run(self) -> Result<ExitCode> {
@@ -220,6 +239,9 @@ impl Cli {
             Noun::Layer(LayerVerb::Current) => layer::current(&context)?,
             Noun::Layer(LayerVerb::Path { name }) => layer::path(&context, &name)?,
             Noun::Layer(LayerVerb::Remove { name }) => removal::layers(&context, &name)?,
+            Noun::Boot(BootVerb::List) => boot::list(&context)?,
+            Noun::Boot(BootVerb::Default { name }) => boot::set_default(&context, &name)?,
+            Noun::Boot(BootVerb::Try { name, .. }) => boot::set_once(&context, name.as_ref())?,
             Noun::Status => status::show(&context)?,
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => removal::garbage(&context, keep, yes)?,

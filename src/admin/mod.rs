@@ -1,6 +1,7 @@
 //! The half that runs in the installed system: one file a noun, each loads, plans and applies.
 
 mod base;
+mod boot;
 mod check;
 pub mod cli;
 mod filesystem;

@@ -56,8 +56,8 @@ pub fn garbage(context: &Context, keep: usize, yes: bool) -> Result<()> {
     })
 }
 
-/// Removes what `select` names in a group. Refuses what is booted or the default, and what is in
-/// use, before anything is changed.
+/// Removes what `select` names in a group. Refuses what is booted, the default or boots next, and
+/// what is in use, before anything is changed.
 fn remove(context: &Context, select: impl FnOnce(&Group) -> Result<Vec<LvName>>) -> Result<()> {
     remove_with(context, |group, in_use| {
         let names = select(group)?;
@@ -81,9 +81,12 @@ fn remove_with(
     boot.check_ready()?;
     let group = context.load()?;
     let booted = view::booted(&group)?.map(|name| (name, "booted"));
-    let default = boot.default_layer(&boot.entries()?)?;
+    let entries = boot.entries()?;
+    let default = boot.default_layer(&entries)?;
     let default = default.map(|name| (name, "the default"));
-    let in_use: Vec<_> = booted.into_iter().chain(default).collect();
+    let once = boot.once_layer(&entries)?;
+    let once = once.map(|name| (name, "what boots next"));
+    let in_use: Vec<_> = booted.into_iter().chain(default).chain(once).collect();
     let names = select(&group, &in_use)?;
     // Fails for what is mounted, while its entry is still there.
     for name in &names {

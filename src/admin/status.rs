@@ -15,6 +15,7 @@ struct Status<'a> {
     booted: Option<&'a str>,
     base: Option<&'a str>,
     default: Option<&'a str>,
+    once: Option<&'a str>,
     kernel: String,
     layers: usize,
     bases: usize,
@@ -34,6 +35,7 @@ pub fn show(context: &Context) -> Result<()> {
         booted,
         base: base_of(&view, booted),
         default: view.default.as_deref(),
+        once: view.once.as_deref(),
         kernel: kernel.release().to_string_lossy().into_owned(),
         layers: view.layers().count(),
         bases: view.bases.len(),
@@ -60,12 +62,13 @@ fn render(status: &Status) -> String {
     if let Some(first) = boot.and_then(|boot| boot.instead_of.as_ref()) {
         booted += &format!(", as the fallback of {first}, which failed");
     }
+    let mut default = status.default.unwrap_or("none").to_owned();
+    if let Some(once) = status.once {
+        default += &format!(", but {once} at the next start");
+    }
     let mut rows = vec![
         ("Booted".to_owned(), booted),
-        (
-            "Default".to_owned(),
-            status.default.unwrap_or("none").to_owned(),
-        ),
+        ("Default".to_owned(), default),
         ("Kernel".to_owned(), status.kernel.clone()),
         (
             "Group".to_owned(),

@@ -27,8 +27,10 @@ pub struct View {
     pub volumes: Vec<VolumeView>,
     /// The layer or base that runs.
     pub booted: Option<String>,
-    /// The layer or base that boots next.
+    /// The layer or base that boots from now on.
     pub default: Option<String>,
+    /// The layer or base that boots at the next start only.
+    pub once: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -74,15 +76,13 @@ pub fn load(context: &Context) -> Result<View> {
     let boot = context.boot_partition().and_then(|boot| {
         let entries = boot.entries()?;
         let default = boot.default_layer(&entries)?;
-        Ok((entries, default))
+        let once = boot.once_layer(&entries)?;
+        Ok((Some(entries), default, once))
     });
-    let (entries, default) = match boot {
-        Ok((entries, default)) => (Some(entries), default),
-        Err(error) => {
-            log::warn!("what boots is not shown: {error:#}");
-            (None, None)
-        }
-    };
+    let (entries, default, once) = boot.unwrap_or_else(|error| {
+        log::warn!("what boots is not shown: {error:#}");
+        (None, None, None)
+    });
     let has_entry = |name: &str| {
         let entries = entries.as_ref()?;
         Some(entries.iter().any(|e| e.boots(&group.name, name)))
@@ -139,6 +139,7 @@ pub fn load(context: &Context) -> Result<View> {
         volumes,
         booted,
         default,
+        once,
     })
 }
 

@@ -1,9 +1,20 @@
-//! The menu for a GRUB that cannot read entries itself (2.12 and before).
+//! The menu for a GRUB that cannot read entries itself (2.12 and before), and what GRUB can do.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::stat::{major, minor};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, statfs};
 
 use super::entry::Entry;
 
 /// The name of the menu, beside grub.cfg.
 pub const MENU: &str = "imgbased.cfg";
+
+/// GRUB's configuration, in the same directory.
+pub const CONFIG: &str = "grub.cfg";
 
 /// The head of the menu. Paths in entries are relative to the filesystem that GRUB's own files are
 /// on, whatever `root` is set to by then.
@@ -28,6 +39,36 @@ pub fn render_menu(entries: &[Entry]) -> String {
     menu
 }
 
+/// Refuses where GRUB would not boot an entry once: where its configuration does not look at
+/// `next_entry`, or it cannot write to its environment block to forget it (its manual, "Environment
+/// block").
+pub fn check_once(config: &Path, environment: &Path) -> Result<()> {
+    let text = fs::read(config).with_context(|| format!("cannot read {}", config.display()))?;
+    ensure!(
+        String::from_utf8_lossy(&text).contains("next_entry"),
+        "{} does not look at next_entry, so GRUB would not boot an entry once; \
+         /usr/share/imgbased-helper/grub.cfg and grub-mkconfig(8) make one that does",
+        config.display()
+    );
+    let reason = |what: &str| {
+        format!(
+            "GRUB cannot write to {}, which is on {what}, and would boot the entry for ever",
+            environment.display()
+        )
+    };
+    let at = || format!("cannot look at {}", environment.display());
+    let device = fs::metadata(environment).with_context(at)?.dev();
+    let device = format!("/sys/dev/block/{}:{}", major(device), minor(device));
+    for (kind, what) in [("dm", "a device-mapper volume"), ("md", "a software RAID")] {
+        let has = Path::new(&device).join(kind).exists()
+            || Path::new(&device).join("..").join(kind).exists();
+        ensure!(!has, reason(what));
+    }
+    let kind = statfs(environment).with_context(at)?.filesystem_type();
+    ensure!(kind != BTRFS_SUPER_MAGIC, reason("btrfs"));
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +90,23 @@ mod tests {
              \tlinux $imgbased_boot/imgbased/vmlinuz-6.12-01 quiet imgbased.layer=Base-0.1\n\
              \tinitrd $imgbased_boot/imgbased/initrd-6.12-02\n}\n"
         );
+    }
+
+    #[test]
+    fn an_entry_boots_once_only_where_grub_looks_for_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, environment) = (dir.path().join(CONFIG), dir.path().join("grubenv"));
+        let error = || format!("{:#}", check_once(&config, &environment).unwrap_err());
+        assert!(error().contains("grub.cfg: No such file"), "{}", error());
+        fs::write(&config, "set default=0\n").unwrap();
+        assert!(
+            error().contains("does not look at next_entry"),
+            "{}",
+            error()
+        );
+        fs::write(&config, "if [ \"${next_entry}\" ]; then\n").unwrap();
+        assert!(error().contains("grubenv: No such file"), "{}", error());
+        fs::write(&environment, "").unwrap();
+        check_once(&config, &environment).unwrap();
     }
 }

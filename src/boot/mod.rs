@@ -25,6 +25,9 @@ use system::{Kernel, System};
 /// Directories on the boot partition.
 const ENTRIES: &str = "loader/entries";
 const KERNELS: &str = "imgbased";
+/// Variables of grubenv: the id of the entry that boots, and of one that boots once, before it.
+const DEFAULT: &str = "saved_entry";
+const ONCE: &str = "next_entry";
 /// What is left free after kernels were copied, for entries and menus.
 const RESERVE: u64 = 1 << 20;
 
@@ -308,11 +311,18 @@ impl BootPartition {
 
     /// The id of the default entry; nothing if none was ever set.
     pub fn default_id(&self) -> Result<Option<String>> {
+        self.variable(DEFAULT)
+    }
+
+    /// The id of the entry that boots at the next start only; nothing if none does.
+    fn once_id(&self) -> Result<Option<String>> {
+        self.variable(ONCE)
+    }
+
+    fn variable(&self, name: &str) -> Result<Option<String>> {
         let env = self.grub_env()?;
-        Ok(env
-            .get("saved_entry")
-            .filter(|id| !id.is_empty())
-            .map(str::to_owned))
+        let value = env.get(name).filter(|value| !value.is_empty());
+        Ok(value.map(str::to_owned))
     }
 
     /// Whether the default is one of these entries, of whatever group.
@@ -324,25 +334,46 @@ impl BootPartition {
     /// The layer or base of our group that boots by default; nothing if there is none, or it is not
     /// among these entries.
     pub fn default_layer(&self, entries: &[Entry]) -> Result<Option<String>> {
-        let id = self.default_id()?;
-        let entry = entries
-            .iter()
-            .find(|e| Some(&e.id) == id.as_ref() && e.vg() == self.vg.as_str());
-        Ok(entry.and_then(|e| e.layer()).map(str::to_owned))
+        Ok(self.layer_of(self.default_id()?.as_deref(), entries))
+    }
+
+    /// The layer or base of our group that boots at the next start only, among these entries.
+    pub fn once_layer(&self, entries: &[Entry]) -> Result<Option<String>> {
+        Ok(self.layer_of(self.once_id()?.as_deref(), entries))
+    }
+
+    fn layer_of(&self, id: Option<&str>, entries: &[Entry]) -> Option<String> {
+        let is_it = |e: &&Entry| Some(e.id.as_str()) == id && e.vg() == self.vg.as_str();
+        let entry = entries.iter().find(is_it)?;
+        entry.layer().map(str::to_owned)
     }
 
     /// Makes an entry the default.
     pub fn set_default(&self, changes: &mut Changes, id: &str) -> Result<()> {
+        self.set_variable(changes, DEFAULT, id)
+    }
+
+    /// Has an entry boot at the next start, and the default again after that; no entry takes that back.
+    ///
+    /// Refuses where GRUB could not forget it, and would boot it for ever.
+    pub fn set_once(&self, changes: &mut Changes, id: Option<&str>) -> Result<()> {
+        if id.is_some() {
+            grub::check_once(&self.grub_dir().join(grub::CONFIG), &self.grub_env_path())?;
+        }
+        self.set_variable(changes, ONCE, id.unwrap_or_default())
+    }
+
+    fn set_variable(&self, changes: &mut Changes, name: &str, value: &str) -> Result<()> {
         let mut env = self.grub_env()?;
-        env.set("saved_entry", id);
+        env.set(name, value);
         let path = self.grub_env_path();
         let block = env.render()?;
         let editenv = Cmd::new("grub-editenv").arg(&path).arg("set");
-        let editenv = editenv.arg(format!("saved_entry={id}"));
+        let editenv = editenv.arg(format!("{name}={value}"));
         changes.write_as(&path, &block, 0o644, &editenv)?;
         changes.flush(&self.dir)?;
         ensure!(
-            changes.is_dry_run() || self.default_id()?.as_deref() == Some(id),
+            changes.is_dry_run() || self.variable(name)?.unwrap_or_default() == value,
             "{} does not hold what was written to it",
             path.display()
         );
