@@ -4,11 +4,12 @@
 use anyhow::{Result, ensure};
 
 const SIZE: usize = 1024;
-const SIGNATURE: &str = "# GRUB Environment Block\n";
+const SIGNATURE: &[u8] = b"# GRUB Environment Block\n";
 
-/// The variables of an environment block, in their order. Those that we do not know are kept.
+/// An environment block: its lines as they stand, those that we do not know as well. A backslash before
+/// the end of a line belongs to a value that goes on in the next (`grub-core/lib/envblk.c`).
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct GrubEnv(Vec<(String, String)>);
+pub struct GrubEnv(Vec<Vec<u8>>);
 
 impl GrubEnv {
     /// Reads a block. Refuses one that GRUB would not load.
@@ -18,24 +19,29 @@ impl GrubEnv {
             "grubenv has {} bytes, {SIZE} are needed",
             block.len()
         );
-        let text = std::str::from_utf8(block)?;
-        let Some(body) = text.strip_prefix(SIGNATURE) else {
-            anyhow::bail!("grubenv does not start with {:?}", SIGNATURE.trim_end());
+        let Some(mut rest) = block.strip_prefix(SIGNATURE) else {
+            let signature = String::from_utf8_lossy(SIGNATURE);
+            anyhow::bail!("grubenv does not start with {:?}", signature.trim_end());
         };
-        let variables = body
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .filter_map(|line| line.split_once('='))
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-        Ok(Self(variables))
+        let mut lines = Vec::new();
+        // What has no end is what the block is filled up with.
+        while let Some(end) = end_of_line(rest) {
+            lines.push(rest[..end].to_vec());
+            rest = &rest[end + 1..];
+        }
+        ensure!(
+            rest.iter().all(|byte| *byte == b'#'),
+            "the last line of grubenv has no end"
+        );
+        Ok(Self(lines))
     }
 
-    /// The block as GRUB reads it: one variable a line, filled up with `#`.
+    /// The block as GRUB reads it, filled up with `#`.
     pub fn render(&self) -> Result<Vec<u8>> {
-        let mut block = SIGNATURE.as_bytes().to_vec();
-        for (name, value) in &self.0 {
-            block.extend_from_slice(format!("{name}={value}\n").as_bytes());
+        let mut block = SIGNATURE.to_vec();
+        for line in &self.0 {
+            block.extend_from_slice(line);
+            block.push(b'\n');
         }
         ensure!(
             block.len() <= SIZE,
@@ -46,37 +52,60 @@ impl GrubEnv {
         Ok(block)
     }
 
+    /// A variable that holds plain text, as all of ours do.
     pub fn get(&self, name: &str) -> Option<&str> {
-        let found = self.0.iter().find(|(n, _)| n == name);
-        found.map(|(_, value)| value.as_str())
+        let mut values = self.0.iter().filter_map(|line| value(line, name));
+        std::str::from_utf8(values.next()?).ok()
     }
 
-    pub fn set(&mut self, name: &str, value: &str) {
-        match self.0.iter_mut().find(|(n, _)| n == name) {
-            Some((_, old)) => value.clone_into(old),
-            None => self.0.push((name.to_owned(), value.to_owned())),
+    /// Sets a variable to plain text.
+    pub fn set(&mut self, name: &str, text: &str) {
+        let line = format!("{name}={text}").into_bytes();
+        match self.0.iter_mut().find(|line| value(line, name).is_some()) {
+            Some(old) => *old = line,
+            None => self.0.push(line),
         }
     }
+}
+
+fn value<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    line.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+}
+
+/// Where the first line ends. In a comment a backslash means nothing.
+fn end_of_line(text: &[u8]) -> Option<usize> {
+    let mut is_escaped = false;
+    let is_comment = text.starts_with(b"#");
+    text.iter().position(|&byte| {
+        let is_end = byte == b'\n' && !is_escaped;
+        is_escaped = !is_comment && byte == b'\\' && !is_escaped;
+        is_end
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn other_variables_are_kept() {
-        let mut block =
-            b"# GRUB Environment Block\n# WARNING: Do not edit\nfoo=a b\nsaved_entry=old\nx=\n"
-                .to_vec();
+    fn block(lines: &[u8]) -> Vec<u8> {
+        let mut block = [SIGNATURE, lines].concat();
         block.resize(SIZE, b'#');
-        let mut env = GrubEnv::parse(&block).unwrap();
+        block
+    }
+
+    #[test]
+    fn all_other_lines_stay_as_they_are() {
+        let lines = b"# WARNING: Do not edit \\\nfoo=a b\r\nsaved_entry=old\nmore=two\\\nsaved_entry=x\\\\\n\xff=\xfe\nx=\n";
+        let mut env = GrubEnv::parse(&block(lines)).unwrap();
+        assert_eq!(env.render().unwrap(), block(lines));
         assert_eq!(env.get("saved_entry"), Some("old"));
+        assert_eq!(env.get("x"), Some(""));
+        assert_eq!(env.get("fo"), None);
         env.set("saved_entry", "imgbased-Base-0.1");
+        env.set("next_entry", "");
+        let expected = b"# WARNING: Do not edit \\\nfoo=a b\r\nsaved_entry=imgbased-Base-0.1\nmore=two\\\nsaved_entry=x\\\\\n\xff=\xfe\nx=\nnext_entry=\n";
         let rendered = env.render().unwrap();
-        assert_eq!(rendered.len(), SIZE);
-        assert!(rendered.starts_with(
-            b"# GRUB Environment Block\nfoo=a b\nsaved_entry=imgbased-Base-0.1\nx=\n####"
-        ));
+        assert_eq!(rendered, block(expected));
         assert_eq!(GrubEnv::parse(&rendered).unwrap(), env);
     }
 
@@ -85,6 +114,7 @@ mod tests {
         assert!(GrubEnv::parse(b"").is_err());
         assert!(GrubEnv::parse(&[b'#'; SIZE]).is_err());
         assert!(GrubEnv::parse(&[0xff; SIZE]).is_err());
+        assert!(GrubEnv::parse(&block(b"saved_entry=x")).is_err());
         let mut env = GrubEnv::default();
         env.set("x", &"y".repeat(SIZE));
         assert!(env.render().is_err());

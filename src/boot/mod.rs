@@ -2,7 +2,7 @@
 
 pub mod entry;
 mod grub;
-mod grubenv;
+pub mod grubenv;
 pub mod system;
 
 use std::fs::{self, File};
