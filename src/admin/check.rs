@@ -35,6 +35,7 @@ enum Repair {
     WriteEntry(LvName),
     RemoveEntry(LvName),
     WriteMenu,
+    RebuildEnv,
     SetDefault(LvName),
     RemoveFile(PathBuf),
     /// For a person to do.
@@ -79,6 +80,7 @@ impl Repair {
             Self::WriteEntry(name) => format!("write the boot entry of {name}"),
             Self::RemoveEntry(name) => format!("remove the boot entry of {name}"),
             Self::WriteMenu => "render the menu from the boot entries".to_owned(),
+            Self::RebuildEnv => "write what is left of it into a new one".to_owned(),
             Self::SetDefault(name) => format!("make {name} the default"),
             Self::RemoveFile(path) => format!("remove {}", path.display()),
             Self::Advice(text) => text.clone(),
@@ -348,6 +350,10 @@ fn find_in_boot_partition(context: &Context, group: &Group, findings: &mut Findi
             Repair::WriteMenu,
         );
     }
+    if let Some(damage) = boot.damage_of_env()? {
+        let problem = format!("is damaged, so GRUB knows no default: {damage}");
+        findings.add(&"grubenv", &problem, Repair::RebuildEnv);
+    }
     if !boot.has_default(&entries)? {
         if let Some(name) = best_default(group, &boot)? {
             let problem = "is not set, or names an entry that is not there";
@@ -401,6 +407,7 @@ fn apply(context: &Context, changes: &mut Changes, repair: &Repair) -> Result<()
         }
         Repair::RemoveEntry(name) => boot()?.remove(changes, std::slice::from_ref(name)),
         Repair::WriteMenu => boot()?.render_menu(changes),
+        Repair::RebuildEnv => boot()?.rebuild_env(changes),
         Repair::SetDefault(name) => {
             let boot = boot()?;
             match boot.entry_of(name)? {

@@ -36,6 +36,30 @@ impl GrubEnv {
         Ok(Self(lines))
     }
 
+    /// What can still be read of a damaged block: lines that are plain variables, as many as fit.
+    pub fn salvage(block: &[u8]) -> Self {
+        let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+        let is_variable = |line: &[u8]| {
+            let at = line.iter().position(|byte| *byte == b'=').unwrap_or(0);
+            let (name, value) = line.split_at(at);
+            !name.is_empty()
+                && name.iter().all(is_name)
+                && value
+                    .iter()
+                    .all(|b| (b' '..=b'~').contains(b) && *b != b'\\')
+        };
+        let mut env = Self::default();
+        for line in block.split(|byte| *byte == b'\n') {
+            if is_variable(line) {
+                env.0.push(line.to_vec());
+                if env.render().is_err() {
+                    env.0.pop();
+                }
+            }
+        }
+        env
+    }
+
     /// The block as GRUB reads it, filled up with `#`.
     pub fn render(&self) -> Result<Vec<u8>> {
         let mut block = SIGNATURE.to_vec();
@@ -107,6 +131,25 @@ mod tests {
         let rendered = env.render().unwrap();
         assert_eq!(rendered, block(expected));
         assert_eq!(GrubEnv::parse(&rendered).unwrap(), env);
+    }
+
+    #[test]
+    fn what_is_left_of_a_damaged_block_is_kept() {
+        let salvaged = |block: &[u8]| GrubEnv::salvage(block).render().unwrap();
+        let empty = block(b"");
+        for nothing in [
+            &b""[..],
+            &[0; SIZE],
+            &[b'#'; 3000],
+            b"=x\na b=c\nx=\xff\ny=\\\n",
+        ] {
+            assert_eq!(salvaged(nothing), empty);
+        }
+        let cut = b"# GRUB Environment Block\nsaved_entry=imgbased-Base-0.1\nother=1\n##";
+        let kept = block(b"saved_entry=imgbased-Base-0.1\nother=1\n");
+        assert_eq!(salvaged(cut), kept);
+        let long = [&cut[..], b"\nlong=", &[b'x'; SIZE], b"\n"].concat();
+        assert_eq!(salvaged(&long), kept);
     }
 
     #[test]

@@ -5,8 +5,10 @@ mod grub;
 pub mod grubenv;
 pub mod system;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::image::digest::hex;
 use crate::model::name::{LvName, VgName};
 use crate::sys::changes::{Changes, is_temporary, read_if_there};
-use crate::sys::cmd::Cmd;
+use crate::sys::cmd::{Cmd, quote};
 use crate::sys::mounts;
 use entry::{Entry, Payload};
 use grubenv::GrubEnv;
@@ -325,10 +327,36 @@ impl BootPartition {
         Ok(value.map(str::to_owned))
     }
 
-    /// Whether the default is one of these entries, of whatever group.
+    /// Whether the default is one of these entries, of whatever group. Of a damaged grubenv counts what
+    /// can be salvaged.
     pub fn has_default(&self, entries: &[Entry]) -> Result<bool> {
-        let id = self.default_id()?;
-        Ok(entries.iter().any(|entry| Some(&entry.id) == id.as_ref()))
+        let env = self.salvaged_env()?;
+        let id = env.get(DEFAULT);
+        Ok(entries.iter().any(|entry| Some(entry.id.as_str()) == id))
+    }
+
+    /// What is wrong with grubenv, if GRUB would not load it.
+    pub fn damage_of_env(&self) -> Result<Option<String>> {
+        let block = read_if_there(&self.grub_env_path())?;
+        let error = block.and_then(|block| GrubEnv::parse(&block).err());
+        Ok(error.map(|error| error.to_string()))
+    }
+
+    /// Writes what can be salvaged of a damaged grubenv into a new one.
+    pub fn rebuild_env(&self, changes: &mut Changes) -> Result<()> {
+        let block = self.salvaged_env()?.render()?;
+        let path = self.grub_env_path();
+        let [text, file] = [OsStr::from_bytes(&block), path.as_os_str()].map(quote);
+        let print = Cmd::new("sh")
+            .arg("-c")
+            .arg(format!("printf %s {text} > {file}"));
+        changes.write_as(&path, &block, 0o644, &print)?;
+        changes.flush(&self.dir)
+    }
+
+    fn salvaged_env(&self) -> Result<GrubEnv> {
+        let block = read_if_there(&self.grub_env_path())?.unwrap_or_default();
+        Ok(GrubEnv::parse(&block).unwrap_or_else(|_| GrubEnv::salvage(&block)))
     }
 
     /// The layer or base of our group that boots by default; nothing if there is none, or it is not
@@ -385,7 +413,7 @@ impl BootPartition {
         match read_if_there(&path)? {
             Some(block) => GrubEnv::parse(&block).with_context(|| {
                 let path = path.display();
-                format!("{path} is damaged; `grub-editenv {path} create` makes an empty one")
+                format!("{path} is damaged; `imgbased-helper check --repair` makes a new one")
             }),
             None => Ok(GrubEnv::default()),
         }
@@ -690,16 +718,21 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_grubenv_is_reported_and_kept() {
+    fn a_damaged_grubenv_is_reported_and_rebuilt_only_when_asked() {
         let (dir, boot) = partition();
         let path = dir.path().join("grub/grubenv");
         fs::create_dir(dir.path().join("grub")).unwrap();
         fs::write(&path, "saved_entry=x\n").unwrap();
-        let error = boot
-            .set_default(&mut Changes::new(false).unwrap(), "y")
-            .unwrap_err();
+        let mut changes = Changes::new(false).unwrap();
+        let error = boot.set_default(&mut changes, "y").unwrap_err();
         assert!(format!("{error:#}").contains("is damaged"), "{error:#}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "saved_entry=x\n");
+        assert!(boot.damage_of_env().unwrap().is_some());
+        boot.rebuild_env(&mut changes).unwrap();
+        changes.keep();
+        assert_eq!(boot.damage_of_env().unwrap(), None);
+        assert_eq!(boot.default_id().unwrap().as_deref(), Some("x"));
+        assert_eq!(fs::metadata(&path).unwrap().len(), 1024);
     }
 
     #[test]
