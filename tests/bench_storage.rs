@@ -363,16 +363,22 @@ fn base_add(vm: &mut Vm) -> Result<Vec<Row>> {
 fn layout(vm: &mut Vm) -> Result<Vec<Row>> {
     vm.say(&format!("{LAYERS} layers: making them"));
     let there: u32 = number(vm, "imgbased-helper layer list | wc -l")?;
-    // Without copies of lvm's metadata, which would fill the root filesystem.
+    // In the metadata only, as copies of a layer that is inactive: to have lvm2 make so many takes the
+    // better part of an hour, and neither command looks at the pool.
     shell(
         vm,
         &format!(
-            "cd {ENTRIES}; echo 'backup {{ archive = 0 backup = 0 }}' > /etc/lvm/lvmlocal.conf; \
-             for n in $(seq 2001 {}); do \
-             echo lvcreate --yes --snapshot --permission rw --setactivationskip y -an \
-             --addtag imgbased:layer --addtag imgbased:of=Base-0 --name Base-0.$n HostVG/Base-0; \
-             sed s/Base-0[.]1/Base-0.$n/ imgbased-Base-0.1.conf > imgbased-Base-0.$n.conf; \
-             done | lvm > /run/output 2>&1",
+            "lvm vgcfgbackup -qq -f /run/group HostVG; \
+             awk -v count={} '/^\\t\\tBase-0[.]2 {{/ {{ inside = 1 }} \
+                 inside {{ lines = lines $0 \"\\n\" }} {{ print }} \
+                 inside && /^\\t\\t}}/ {{ inside = 0; for (n = 2001; n <= 2000 + count; n++) {{ copy = lines; \
+                     sub(/Base-0[.]2/, \"Base-0.\" n, copy); sub(/device_id = [0-9]+/, \"device_id = \" n, copy); \
+                     sub(/id = \"[^\"]*\"/, \"id = \\\"aaaaaa-aaaa-aaaa-aaaa-aaaa-aaaa-00\" n \"\\\"\", copy); \
+                     printf \"%s\", copy }} }}' /run/group > /run/crowded; \
+             lvm vgcfgrestore -qq --yes --force -f /run/crowded HostVG > /run/output 2>&1; \
+             cd {ENTRIES}; for n in $(seq 2001 {}); do \
+             sed s/Base-0[.]1/Base-0.$n/ imgbased-Base-0.1.conf > imgbased-Base-0.$n.conf; done",
+            LAYERS - there,
             2000 + LAYERS - there
         ),
     )?;

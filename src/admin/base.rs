@@ -149,6 +149,13 @@ pub fn new_name(group: &Group, given: Option<LvName>) -> Result<LvName> {
         "{}/{name} exists already",
         group.name
     );
+    let same = group
+        .bootable()
+        .into_iter()
+        .find(|n| n.shares_entry_with(&name));
+    if let Some(same) = same {
+        bail!("GRUB would take the entries of {name} and {same} for one; choose another name");
+    }
     // The name of a layer is longer; a base that can have none is of no use.
     group.name.dm_name(&name.layer(u64::from(u32::MAX))?)?;
     Ok(name)

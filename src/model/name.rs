@@ -128,6 +128,20 @@ impl LvName {
         canonical_number(self.0.strip_prefix(&base.0)?.strip_prefix(joint)?)
     }
 
+    /// Whether GRUB takes the boot entries of both for one, and drops the other: its `blscfg` splits
+    /// ids as RPM splits name-version-release, and compares the parts as RPM does.
+    pub fn shares_entry_with(&self, other: &Self) -> bool {
+        let split = |name: &'_ Self| {
+            let mut parts = name.0.rsplitn(3, '-').map(str::to_owned);
+            [(); 3].map(|()| parts.next().unwrap_or_default())
+        };
+        let [release, version, name] = split(self);
+        let [other_release, other_version, other_name] = split(other);
+        name == other_name
+            && rpm_evr_compare(&version, &other_version).is_eq()
+            && rpm_evr_compare(&release, &other_release).is_eq()
+    }
+
     /// N of `Base-<N>`.
     fn base_number(&self) -> Option<u64> {
         canonical_number(self.0.strip_prefix("Base-")?)
@@ -149,13 +163,22 @@ pub fn next_base<'a>(taken: impl IntoIterator<Item = &'a str>) -> Result<LvName>
     format!("Base-{}", last.map_or(0, |n| n.saturating_add(1))).parse()
 }
 
-/// The next free layer of `base`: one more than the greatest in use, counted from 1.
+/// The next free layer of `base`: one more than the greatest in use, counted from 1. Numbers whose entry
+/// would be that of another volume are passed over, such as 1 of `a-4` beside the base `a-4.1`.
 pub fn next_layer<'a>(base: &LvName, taken: impl IntoIterator<Item = &'a str>) -> Result<LvName> {
+    let taken: Vec<LvName> = taken.into_iter().filter_map(|n| n.parse().ok()).collect();
     let last = taken
-        .into_iter()
-        .filter_map(|name| name.parse::<LvName>().ok()?.layer_number(base))
+        .iter()
+        .filter_map(|name| name.layer_number(base))
         .max();
-    base.layer(last.unwrap_or(0).saturating_add(1))
+    let mut number = last.unwrap_or(0);
+    loop {
+        number = number.saturating_add(1);
+        let layer = base.layer(number)?;
+        if !taken.iter().any(|name| name.shares_entry_with(&layer)) {
+            return Ok(layer);
+        }
+    }
 }
 
 /// Order of names: as RPM compares name-version-release, so that `Base-10` follows `Base-9` and
@@ -295,6 +318,35 @@ mod tests {
         assert_eq!(
             lv("a-1.0").cmp(&lv("a-1_0")),
             lv("a-1_0").cmp(&lv("a-1.0")).reverse()
+        );
+    }
+
+    #[test]
+    fn names_that_grub_takes_for_one() {
+        for (a, b) in [
+            ("Base-0.1", "Base-0.01"),
+            ("node-4.4+1", "node-4.4.1"),
+            ("node-4.4-1.el9", "node-4.4-1_el9"),
+            ("a", "a"),
+        ] {
+            assert!(lv(a).shares_entry_with(&lv(b)), "{a} {b}");
+        }
+        for (a, b) in [
+            ("Base-0.1", "Base-0.10"),
+            ("node-4.4.1-0", "node-4.4-1.0"),
+            ("Base-1", "base-1"),
+            ("a", "b"),
+        ] {
+            assert!(!lv(a).shares_entry_with(&lv(b)), "{a} {b}");
+        }
+        let next = |taken: &[&str]| next_layer(&lv("node-4.4"), taken.iter().copied());
+        assert_eq!(
+            next(&["node-4.4.1", "node-4.4.3"]).unwrap(),
+            lv("node-4.4+2")
+        );
+        assert_eq!(
+            next(&["node-4.4+2", "node-4.4.3"]).unwrap(),
+            lv("node-4.4+4")
         );
     }
 

@@ -27,11 +27,11 @@ pub fn signature(path: &Path) -> Result<Option<Signature>> {
     prober.enable_partitions(true).with_context(what)?;
     match prober.do_safe_probe().with_context(what)? {
         ProbeState::Success => {
-            let values = prober.get_values_map().with_context(what)?;
-            let kind = values.get("TYPE").or_else(|| values.get("PTTYPE"));
+            let value = |name| prober.lookup_value(name).ok();
+            let kind = value("TYPE").or_else(|| value("PTTYPE"));
             Ok(kind.map(|kind| Signature {
-                kind: kind.clone(),
-                uuid: values.get("UUID").cloned(),
+                kind,
+                uuid: value("UUID"),
             }))
         }
         ProbeState::Ambivalent => Ok(Some(Signature {
