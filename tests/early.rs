@@ -430,19 +430,19 @@ fn restarts(vm: Vm, message: &str) -> Result<()> {
 
 /// Refuses a system whose root is not this layer, or where other layers are active as well.
 fn runs_layer(vm: &mut Vm, vg: &str, layer: &str) -> Result<()> {
-    let (vg, layer) = (vg.replace('-', "--"), layer.replace('-', "--"));
+    let device = |name: &str| name.replace('-', "--");
     let source = vm.ok("findmnt -no SOURCE /")?;
     ensure!(
-        source == format!("/dev/mapper/{vg}-{layer}"),
+        source == format!("/dev/mapper/{}-{}", device(vg), device(layer)),
         "the root is {source}"
     );
     vm.run("systemctl is-system-running --wait")?;
     // The root has no modules for the kernels of other releases.
     let failed = vm.run("systemctl --failed --plain --no-legend | grep -v binfmt")?;
     ensure!(failed.text.is_empty(), "failed units: {}", failed.text);
-    let active = vm.ok(
-        "lvm lvs --noheadings -o lv_name --select 'lv_tags=imgbased:layer && lv_active=active' 2>/dev/null",
-    )?;
-    assert_eq!(active.trim().replace('-', "--"), layer);
+    let active = vm.ok(&format!(
+        "lvm lvs --noheadings -o lv_name --select 'lv_tags=imgbased:layer && lv_active=active' {vg} 2>/dev/null"
+    ))?;
+    assert_eq!(active.trim(), layer);
     Ok(())
 }
