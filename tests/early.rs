@@ -187,6 +187,8 @@ fn a_layer_on_a_stack_of_devices_among_other_disks() -> Result<()> {
     vm.log_in()?;
     runs_layer(&mut vm, "my-vg_1", "node-ng-4.4+1")?;
     assert_eq!(vm.ok("findmnt -no FSTYPE /")?, "xfs");
+    // lvm2-monitor.service looks at all volumes of all groups before it stops.
+    vm.ok("wipefs -qaf /dev/disk/by-id/virtio-foreign")?;
     let console = vm.power_off()?;
     ensure!(!after_the_system(&console).contains("busy"), "{console}");
     Ok(())
