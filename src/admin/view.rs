@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Context;
+use crate::boot::entry::Entry;
 use crate::early;
 use crate::model::layout::{Group, Role, Volume};
 use crate::model::percent::Percent;
@@ -83,10 +84,11 @@ pub fn load(context: &Context) -> Result<View> {
         log::warn!("what boots is not shown: {error:#}");
         (None, None, None)
     });
-    let has_entry = |name: &str| {
-        let entries = entries.as_ref()?;
-        Some(entries.iter().any(|e| e.boots(&group.name, name)))
-    };
+    let with_entry: Option<Vec<&str>> = entries.as_ref().map(|entries| {
+        let ours = entries.iter().filter(|e| e.vg() == group.name.as_str());
+        ours.filter_map(Entry::layer).collect()
+    });
+    let has_entry = |name: &str| Some(with_entry.as_ref()?.contains(&name));
     let is = |which: &Option<String>, name: &str| which.as_deref() == Some(name);
     let bases: Vec<BaseView> = group
         .bases()
