@@ -42,12 +42,13 @@ pub fn list(context: &Context) -> Result<()> {
     let booted = view::booted(&group)?;
     let default = boot.default_layer(&entries)?;
     let once = boot.once_layer(&entries)?;
+    let bootable = group.bootable();
     let is = |which: &Option<String>, name: &str| which.as_deref() == Some(name);
     let view = |entry: &Entry| {
         let name = entry
             .layer()
-            .filter(|name| entry.boots(&group.name, name))?;
-        let is_there = group.bootable().iter().any(|known| known.as_str() == name);
+            .filter(|_| entry.vg() == group.name.as_str())?;
+        let is_there = bootable.iter().any(|known| known.as_str() == name);
         Some(EntryView {
             id: entry.id.clone(),
             name: name.to_owned(),
@@ -64,22 +65,14 @@ pub fn list(context: &Context) -> Result<()> {
     };
     context.show(&list, || {
         let rows = list.entries.iter().map(|entry| {
-            let marks = [
+            let marks = text::marks(&[
                 (entry.booted, "booted"),
                 (entry.default, "default"),
                 (entry.once, "next start only"),
                 (!entry.bootable, "cannot boot; see `imgbased-helper check`"),
-            ];
-            let marks: Vec<&str> = marks
-                .iter()
-                .filter(|(is, _)| *is)
-                .map(|(_, m)| *m)
-                .collect();
+            ]);
             let kernel = &entry.kernel;
-            (
-                entry.name.clone(),
-                format!("Linux {kernel}  {}", marks.join(", ")),
-            )
+            (entry.name.clone(), format!("Linux {kernel}  {marks}"))
         });
         text::columns(&rows.collect::<Vec<_>>())
     })

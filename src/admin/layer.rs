@@ -161,17 +161,9 @@ pub fn list(context: &Context) -> Result<()> {
         let rows: Vec<(String, String)> = view
             .layers()
             .map(|layer| {
-                let marks = [(layer.booted, "booted"), (layer.default, "default")];
-                let marks: Vec<&str> = marks
-                    .iter()
-                    .filter(|(is, _)| *is)
-                    .map(|(_, m)| *m)
-                    .collect();
+                let marks = text::marks(&[(layer.booted, "booted"), (layer.default, "default")]);
                 let size = text::size(layer.size);
-                (
-                    layer.name.clone(),
-                    format!("{size:>10}  {}", marks.join(", ")),
-                )
+                (layer.name.clone(), format!("{size:>10}  {marks}"))
             })
             .collect();
         text::columns(&rows)

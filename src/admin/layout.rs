@@ -79,15 +79,10 @@ fn tree(view: &View, style: &TreeStyle) -> String {
 }
 
 fn notes(kind: &str, booted: bool, default: bool, bootable: bool) -> String {
-    let mut notes = vec![kind];
-    if booted {
-        notes.push("booted");
-    }
-    if default {
-        notes.push("default");
-    }
-    if !bootable {
-        notes.push("without a boot entry");
-    }
-    notes.join(", ")
+    text::marks(&[
+        (true, kind),
+        (booted, "booted"),
+        (default, "default"),
+        (!bootable, "without a boot entry"),
+    ])
 }

@@ -91,6 +91,12 @@ impl TreeStyle {
     }
 }
 
+/// Those of the words that hold, in one list.
+pub fn marks(marks: &[(bool, &str)]) -> String {
+    let held = marks.iter().filter(|(holds, _)| *holds);
+    held.map(|(_, mark)| *mark).collect::<Vec<_>>().join(", ")
+}
+
 /// Lines of a left column, filled up to the width of the widest, and a right column.
 pub fn columns(rows: &[(String, String)]) -> String {
     let width = rows

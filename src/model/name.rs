@@ -131,15 +131,17 @@ impl LvName {
     /// Whether GRUB takes the boot entries of both for one, and drops the other: its `blscfg` splits
     /// ids as RPM splits name-version-release, and compares the parts as RPM does.
     pub fn shares_entry_with(&self, other: &Self) -> bool {
-        let split = |name: &'_ Self| {
-            let mut parts = name.0.rsplitn(3, '-').map(str::to_owned);
-            [(); 3].map(|()| parts.next().unwrap_or_default())
-        };
-        let [release, version, name] = split(self);
-        let [other_release, other_version, other_name] = split(other);
+        let [release, version, name] = self.entry_parts();
+        let [other_release, other_version, other_name] = other.entry_parts();
         name == other_name
-            && rpm_evr_compare(&version, &other_version).is_eq()
-            && rpm_evr_compare(&release, &other_release).is_eq()
+            && rpm_evr_compare(version, other_version).is_eq()
+            && rpm_evr_compare(release, other_release).is_eq()
+    }
+
+    /// From the last to the first: what `blscfg` takes for release, version and name.
+    fn entry_parts(&self) -> [&str; 3] {
+        let mut parts = self.0.rsplitn(3, '-');
+        [(); 3].map(|()| parts.next().unwrap_or_default())
     }
 
     /// N of `Base-<N>`.
