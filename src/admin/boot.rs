@@ -40,8 +40,7 @@ pub fn list(context: &Context) -> Result<()> {
     let group = context.load()?;
     let entries = boot.entries()?;
     let booted = view::booted(&group)?;
-    let default = boot.default_layer(&entries)?;
-    let once = boot.once_layer(&entries)?;
+    let selection = boot.selection()?;
     let bootable = group.bootable();
     let is = |which: &Option<String>, name: &str| which.as_deref() == Some(name);
     let view = |entry: &Entry| {
@@ -54,8 +53,8 @@ pub fn list(context: &Context) -> Result<()> {
             name: name.to_owned(),
             kernel: entry.version.clone(),
             booted: is(&booted, name),
-            default: is(&default, name),
-            once: is(&once, name),
+            default: is(&selection.default, name),
+            once: is(&selection.once, name),
             bootable: is_there && boot.has_kernel(&entry.payload()),
         })
     };

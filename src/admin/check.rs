@@ -251,7 +251,7 @@ fn find_in_volumes(group: &Group, findings: &mut Findings) {
         }
         if volume.role == Role::Layer {
             let advice = |text: &str| Repair::Advice(text.to_owned());
-            match group.base_of(name.as_str()) {
+            match group.base_of(volume) {
                 None => {
                     let repair = advice("nothing needs it; `layer remove` if you do not");
                     findings.add(&name, "is a layer of a base that is gone", repair);

@@ -134,9 +134,9 @@ fn find_origin(group: &Group, origin: Option<LvName>) -> Result<(LvName, LvName)
             ),
         };
     };
-    match group.volume(origin.as_str()).map(|volume| volume.role) {
-        Some(Role::Base) => Ok((origin.clone(), origin)),
-        Some(Role::Layer) => match group.base_of(origin.as_str()) {
+    match group.volume(origin.as_str()) {
+        Some(volume) if volume.role == Role::Base => Ok((origin.clone(), origin)),
+        Some(volume) if volume.role == Role::Layer => match group.base_of(volume) {
             Some(base) => Ok((origin, base)),
             None => bail!("the base of {origin} is gone"),
         },

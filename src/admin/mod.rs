@@ -63,8 +63,17 @@ pub struct Context {
 impl Context {
     /// Reads the volume group. Refuses when there is none.
     fn load(&self) -> Result<Group> {
+        self.complete(self.lvm.load()?)
+    }
+
+    /// The same for showing it.
+    fn load_to_show(&self) -> Result<Group> {
+        self.complete(self.lvm.load_to_show()?)
+    }
+
+    fn complete(&self, group: Option<Group>) -> Result<Group> {
         let vg = self.lvm.vg();
-        let group = self.lvm.load()?.with_context(|| {
+        let group = group.with_context(|| {
             format!("there is no volume group {vg}; `imgbased-helper layout init` makes one")
         })?;
         refuse_incomplete(&group)?;

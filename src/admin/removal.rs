@@ -81,11 +81,9 @@ fn remove_with(
     boot.check_ready()?;
     let group = context.load()?;
     let booted = view::booted(&group)?.map(|name| (name, "booted"));
-    let entries = boot.entries()?;
-    let default = boot.default_layer(&entries)?;
-    let default = default.map(|name| (name, "the default"));
-    let once = boot.once_layer(&entries)?;
-    let once = once.map(|name| (name, "what boots next"));
+    let selection = boot.selection()?;
+    let default = selection.default.map(|name| (name, "the default"));
+    let once = selection.once.map(|name| (name, "what boots next"));
     let in_use: Vec<_> = booted.into_iter().chain(default).chain(once).collect();
     let names = select(&group, &in_use)?;
     // Fails for what is mounted, while its entry is still there.

@@ -7,9 +7,10 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Context;
-use crate::boot::entry::Entry;
+use crate::boot::Selection;
 use crate::early;
 use crate::model::layout::{Group, Role, Volume};
+use crate::model::name::LvName;
 use crate::model::percent::Percent;
 use crate::sys::mounts;
 
@@ -72,27 +73,25 @@ pub struct VolumeView {
 
 /// Loads a group and adds what is known about booting.
 pub fn load(context: &Context) -> Result<View> {
-    let group = context.load()?;
+    let group = context.load_to_show()?;
     let booted = booted(&group)?;
+    let (bases, orphans) = group.tree();
+    let layers = || bases.iter().flat_map(|base| &base.layers);
     let boot = context.boot_partition().and_then(|boot| {
-        let entries = boot.entries()?;
-        let default = boot.default_layer(&entries)?;
-        let once = boot.once_layer(&entries)?;
-        Ok((Some(entries), default, once))
+        let with_entry = boot.with_entry(layers().map(|(name, _)| name))?;
+        Ok((Some(with_entry), boot.selection()?))
     });
-    let (entries, default, once) = boot.unwrap_or_else(|error| {
+    let (with_entry, Selection { default, once }) = boot.unwrap_or_else(|error| {
         log::warn!("what boots is not shown: {error:#}");
-        (None, None, None)
+        (None, Selection::default())
     });
-    let with_entry: Option<Vec<&str>> = entries.as_ref().map(|entries| {
-        let ours = entries.iter().filter(|e| e.vg() == group.name.as_str());
-        ours.filter_map(Entry::layer).collect()
-    });
-    let has_entry = |name: &str| Some(with_entry.as_ref()?.contains(&name));
+    // Both are in the order of the layers.
+    let mut with_entry = with_entry.map(|names| names.into_iter().peekable());
+    let mut has_entry =
+        |name: &LvName| Some(with_entry.as_mut()?.next_if(|n| *n == name).is_some());
     let is = |which: &Option<String>, name: &str| which.as_deref() == Some(name);
-    let bases: Vec<BaseView> = group
-        .bases()
-        .into_iter()
+    let views: Vec<BaseView> = bases
+        .iter()
         .map(|base| BaseView {
             name: base.name.to_string(),
             size: base.volume.size,
@@ -108,23 +107,15 @@ pub fn load(context: &Context) -> Result<View> {
                     active: volume.active,
                     booted: is(&booted, name.as_str()),
                     default: is(&default, name.as_str()),
-                    bootable: has_entry(name.as_str()),
+                    bootable: has_entry(name),
                 })
                 .collect(),
         })
         .collect();
-    let in_tree = |volume: &Volume| match volume.role {
-        Role::Pool | Role::Base => true,
-        Role::Layer => bases
-            .iter()
-            .flat_map(|b| &b.layers)
-            .any(|l| l.name == volume.name),
-        _ => false,
-    };
-    let volumes = group
-        .volumes
-        .iter()
-        .filter(|volume| !in_tree(volume))
+    let in_tree = |role| matches!(role, Role::Pool | Role::Base | Role::Layer);
+    let others = group.volumes.iter().filter(|v| !in_tree(v.role));
+    let volumes = others
+        .chain(orphans)
         .map(|volume| VolumeView {
             name: volume.name.clone(),
             role: volume.role,
@@ -137,7 +128,7 @@ pub fn load(context: &Context) -> Result<View> {
         size: group.size,
         free: group.free,
         pool: group.pool().map(pool_view),
-        bases,
+        bases: views,
         volumes,
         booted,
         default,

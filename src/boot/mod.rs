@@ -39,6 +39,14 @@ pub struct BootPartition {
     vg: VgName,
 }
 
+/// What boots, by the names of layers and bases of our group.
+#[derive(Default)]
+pub struct Selection {
+    pub default: Option<String>,
+    /// Boots at the next start only.
+    pub once: Option<String>,
+}
+
 impl BootPartition {
     /// The boot partition mounted at `root`/boot, for the layers of the group `vg`.
     ///
@@ -102,6 +110,19 @@ impl BootPartition {
                 self.vg
             ),
         }
+    }
+
+    /// Which of these layers and bases have an entry of ours, by the names of the files alone: there can
+    /// be hundreds.
+    pub fn with_entry<'a>(
+        &self,
+        names: impl Iterator<Item = &'a LvName>,
+    ) -> Result<Vec<&'a LvName>> {
+        let files = self.files_in(ENTRIES)?;
+        let mut ids: Vec<&str> = files.iter().filter_map(|path| entry_id(path)).collect();
+        ids.sort_unstable();
+        let has_entry = |name: &&LvName| ids.binary_search(&&*entry::id(&self.vg, name)).is_ok();
+        Ok(names.filter(has_entry).collect())
     }
 
     /// Whether the kernel and initramfs of an entry are on the partition.
@@ -316,11 +337,6 @@ impl BootPartition {
         self.variable(DEFAULT)
     }
 
-    /// The id of the entry that boots at the next start only; nothing if none does.
-    fn once_id(&self) -> Result<Option<String>> {
-        self.variable(ONCE)
-    }
-
     fn variable(&self, name: &str) -> Result<Option<String>> {
         let env = self.grub_env()?;
         let value = env.get(name).filter(|value| !value.is_empty());
@@ -359,21 +375,27 @@ impl BootPartition {
         Ok(GrubEnv::parse(&block).unwrap_or_else(|_| GrubEnv::salvage(&block)))
     }
 
-    /// The layer or base of our group that boots by default; nothing if there is none, or it is not
-    /// among these entries.
-    pub fn default_layer(&self, entries: &[Entry]) -> Result<Option<String>> {
-        Ok(self.layer_of(self.default_id()?.as_deref(), entries))
+    /// What boots next, and from then on.
+    pub fn selection(&self) -> Result<Selection> {
+        let env = self.grub_env()?;
+        let layer = |variable| env.get(variable).and_then(|id| self.layer_of(id));
+        Ok(Selection {
+            default: layer(DEFAULT),
+            once: layer(ONCE),
+        })
     }
 
-    /// The layer or base of our group that boots at the next start only, among these entries.
-    pub fn once_layer(&self, entries: &[Entry]) -> Result<Option<String>> {
-        Ok(self.layer_of(self.once_id()?.as_deref(), entries))
-    }
-
-    fn layer_of(&self, id: Option<&str>, entries: &[Entry]) -> Option<String> {
-        let is_it = |e: &&Entry| Some(e.id.as_str()) == id && e.vg() == self.vg.as_str();
-        let entry = entries.iter().find(is_it)?;
-        entry.layer().map(str::to_owned)
+    /// The layer or base of our group that the entry with this id boots.
+    fn layer_of(&self, id: &str) -> Option<String> {
+        // An id is the name of a file, and comes from elsewhere.
+        let path = self.entry_path(id);
+        if entry_id(&path) != Some(id) {
+            return None;
+        }
+        let text = fs::read(path).ok()?;
+        let entry = Entry::parse(id, &String::from_utf8_lossy(&text)).ok()??;
+        let is_ours = entry.vg() == self.vg.as_str();
+        entry.layer().filter(|_| is_ours).map(str::to_owned)
     }
 
     /// Makes an entry the default.

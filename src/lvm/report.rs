@@ -1,5 +1,7 @@
 //! Reads lvm2's JSON reports.
 
+use std::borrow::Cow;
+
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
@@ -9,38 +11,41 @@ use crate::model::percent::Percent;
 
 /// `--reportformat json`: every value is a string, newer versions add a `log` beside `report`.
 #[derive(Deserialize)]
-struct Document {
-    report: Vec<Section>,
+struct Document<'a> {
+    #[serde(borrow)]
+    report: Vec<Section<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Section {
-    vg: Vec<Row>,
+struct Section<'a> {
+    #[serde(borrow)]
+    vg: Vec<Row<'a>>,
 }
 
 /// Columns of volumes are missing for a group without any.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Row {
-    vg_name: String,
-    vg_uuid: String,
-    vg_tags: String,
-    vg_size: String,
-    vg_free: String,
-    vg_missing_pv_count: String,
-    lv_name: String,
-    lv_tags: String,
-    lv_size: String,
-    lv_layout: String,
-    lv_active: String,
-    lv_permissions: String,
-    lv_skip_activation: String,
-    lv_profile: String,
-    data_percent: String,
-    metadata_percent: String,
-    lv_metadata_size: String,
-    chunk_size: String,
-    seg_monitor: String,
+struct Row<'a> {
+    vg_name: &'a str,
+    vg_uuid: &'a str,
+    vg_tags: &'a str,
+    vg_size: &'a str,
+    vg_free: &'a str,
+    vg_missing_pv_count: &'a str,
+    lv_name: &'a str,
+    lv_tags: &'a str,
+    lv_size: &'a str,
+    lv_layout: &'a str,
+    lv_active: &'a str,
+    lv_permissions: &'a str,
+    lv_skip_activation: &'a str,
+    /// The name of a file, so it can have any character.
+    lv_profile: Cow<'a, str>,
+    data_percent: &'a str,
+    metadata_percent: &'a str,
+    lv_metadata_size: &'a str,
+    chunk_size: &'a str,
+    seg_monitor: &'a str,
 }
 
 /// Reads a report of `vgs` with the columns of [`Row`]: the group `vg`, or nothing if the report
@@ -61,15 +66,15 @@ pub fn parse(json: &str, vg: &VgName) -> Result<Option<Group>> {
     }
     let mut group = Group {
         name: vg.clone(),
-        tags: tags(&first.vg_tags),
-        size: number("vg_size", &first.vg_size)?,
-        free: number("vg_free", &first.vg_free)?,
-        missing_pvs: number("vg_missing_pv_count", &first.vg_missing_pv_count)?,
+        tags: tags(first.vg_tags),
+        size: number("vg_size", first.vg_size)?,
+        free: number("vg_free", first.vg_free)?,
+        missing_pvs: number("vg_missing_pv_count", first.vg_missing_pv_count)?,
         volumes: Vec::new(),
     };
     for row in rows.iter().filter(|row| !row.lv_name.is_empty()) {
-        // A volume has a line for each of its segments.
-        if group.volume(&row.lv_name).is_none() {
+        // A volume has a line for each of its segments, one after the other.
+        if group.volumes.last().is_none_or(|v| v.name != row.lv_name) {
             group.volumes.push(volume(row)?);
         }
     }
@@ -77,7 +82,7 @@ pub fn parse(json: &str, vg: &VgName) -> Result<Option<Group>> {
 }
 
 fn volume(row: &Row) -> Result<Volume> {
-    let tags = tags(&row.lv_tags);
+    let tags = tags(row.lv_tags);
     let role = Role::from_tags(&tags);
     // Anyone can put a tag on anything; only a thin pool can be the pool.
     let is_pool = row.lv_layout.split(',').any(|l| l == "pool");
@@ -86,20 +91,20 @@ fn volume(row: &Row) -> Result<Volume> {
         role => role,
     };
     Ok(Volume {
-        name: row.lv_name.clone(),
+        name: row.lv_name.to_owned(),
         role,
         tags,
-        size: number("lv_size", &row.lv_size)?,
+        size: number("lv_size", row.lv_size)?,
         active: row.lv_active == "active",
         // An inactive thin volume is reported as unknown.
         writable: row.lv_permissions != "read-only",
         skips_activation: !row.lv_skip_activation.is_empty(),
         monitored: row.seg_monitor == "monitored",
-        profile: row.lv_profile.clone(),
-        metadata_size: number("lv_metadata_size", &row.lv_metadata_size).unwrap_or(0),
-        chunk_size: number("chunk_size", &row.chunk_size).unwrap_or(0),
-        data_percent: percent("data_percent", &row.data_percent)?,
-        metadata_percent: percent("metadata_percent", &row.metadata_percent)?,
+        profile: row.lv_profile.clone().into_owned(),
+        metadata_size: number("lv_metadata_size", row.lv_metadata_size).unwrap_or(0),
+        chunk_size: number("chunk_size", row.chunk_size).unwrap_or(0),
+        data_percent: percent("data_percent", row.data_percent)?,
+        metadata_percent: percent("metadata_percent", row.metadata_percent)?,
     })
 }
 

@@ -161,6 +161,11 @@ impl Group {
 
     /// All bases in order, each with its layers in order.
     pub fn bases(&self) -> Vec<Base<'_>> {
+        self.tree().0
+    }
+
+    /// The bases, and the layers of none of them.
+    pub fn tree(&self) -> (Vec<Base<'_>>, Vec<&Volume>) {
         let mut bases: Vec<Base> = self
             .with_role(Role::Base)
             .filter_map(|volume| {
@@ -172,29 +177,32 @@ impl Group {
             })
             .collect();
         bases.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut others = Vec::new();
         for volume in self.with_role(Role::Layer) {
-            let Ok(name) = volume.name.parse::<LvName>() else {
-                continue;
-            };
-            if let Some(base) = bases
-                .iter_mut()
-                .find(|b| is_layer_of(volume, &name, &b.name))
-            {
-                base.layers.push((name, volume));
+            let found = volume.name.parse().ok().and_then(|name: LvName| {
+                let mut bases = bases.iter_mut();
+                Some((bases.find(|b| is_layer_of(volume, &name, &b.name))?, name))
+            });
+            match found {
+                Some((base, name)) => base.layers.push((name, volume)),
+                None => others.push(volume),
             }
         }
         for base in &mut bases {
             base.layers.sort_by(|a, b| a.0.cmp(&b.0));
         }
-        bases
+        (bases, others)
     }
 
     /// The base that a layer belongs to.
-    pub fn base_of(&self, layer: &str) -> Option<LvName> {
-        self.bases()
-            .into_iter()
-            .find(|b| b.layers.iter().any(|(n, _)| n.as_str() == layer))
-            .map(|b| b.name)
+    pub fn base_of(&self, layer: &Volume) -> Option<LvName> {
+        if layer.role != Role::Layer {
+            return None;
+        }
+        let name: LvName = layer.name.parse().ok()?;
+        self.with_role(Role::Base)
+            .filter_map(|base| base.name.parse().ok())
+            .find(|base| is_layer_of(layer, &name, base))
     }
 
     /// The names of all volumes: a new one has to differ from each.
@@ -264,8 +272,9 @@ mod tests {
                 ("node-4.5-1".into(), names(&["node-4.5-1+1"])),
             ]
         );
-        assert_eq!(group.base_of("Base-1.9").unwrap().as_str(), "Base-1");
-        assert_eq!(group.base_of("data"), None);
+        let base_of = |name| group.base_of(group.volume(name).unwrap());
+        assert_eq!(base_of("Base-1.9").unwrap().as_str(), "Base-1");
+        assert_eq!(base_of("data"), None);
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn check_charset(kind: &str, name: &str) -> Result<()> {
     );
     if let Some(bad) = name
         .chars()
-        .find(|c| !(c.is_ascii_alphanumeric() || "_+.-".contains(*c)))
+        .find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '.' | '-')))
     {
         bail!("{kind} name {name:?} contains {bad:?}; letters, digits and _ + . - are possible");
     }
@@ -90,7 +90,9 @@ impl FromStr for LvName {
                 "{name:?} is not possible: lvm2 keeps names that start with {reserved:?} for itself"
             );
         }
-        if let Some(reserved) = RESERVED_PARTS.iter().find(|p| name.contains(*p)) {
+        // Most names have no underscore at all.
+        let rest = name.find('_').map_or("", |at| &name[at..]);
+        if let Some(reserved) = RESERVED_PARTS.iter().find(|p| rest.contains(*p)) {
             bail!("{name:?} is not possible: lvm2 keeps names with {reserved:?} for itself");
         }
         Ok(Self(name.to_owned()))
@@ -204,11 +206,14 @@ impl PartialOrd for LvName {
 /// Splits `name-version-release` or `name-version` into the name and the rest. The version is the
 /// part after the second last hyphen if a digit follows it, else after the last.
 fn split_nvr(text: &str) -> (&str, &str) {
-    let hyphens: Vec<usize> = text.match_indices('-').map(|(at, _)| at).collect();
-    let version_at = |at: &&usize| text[**at + 1..].starts_with(|c: char| c.is_ascii_digit());
-    let last_two = &hyphens[hyphens.len().saturating_sub(2)..];
-    match last_two.iter().find(version_at) {
-        Some(&at) => (&text[..at], &text[at + 1..]),
+    let starts_version = |at: &usize| text[at + 1..].starts_with(|c: char| c.is_ascii_digit());
+    let last = text.rfind('-');
+    let second_last = last.and_then(|at| text[..at].rfind('-'));
+    match second_last
+        .filter(starts_version)
+        .or(last.filter(starts_version))
+    {
+        Some(at) => (&text[..at], &text[at + 1..]),
         None => (text, ""),
     }
 }

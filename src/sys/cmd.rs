@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::string::FromUtf8Error;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -74,7 +75,8 @@ impl Cmd {
             .output()
             .with_context(|| self.not_started())?;
         self.judge(status, &stderr)?;
-        Ok(String::from_utf8_lossy(&stdout).into_owned())
+        let lossy = |error: FromUtf8Error| String::from_utf8_lossy(error.as_bytes()).into_owned();
+        Ok(String::from_utf8(stdout).unwrap_or_else(lossy))
     }
 
     /// Starts the program, with these as its standard input and output.
