@@ -172,7 +172,8 @@ fn the_everyday_commands_of_the_readme_work() -> Result<()> {
     let status: serde_json::Value = serde_json::from_str(&status)?;
     assert_eq!(status["booted"], "Base-0.1");
     assert_eq!(status["base"], "Base-0");
-    assert_eq!(status["default"], "Base-0.4");
+    assert_eq!(status["default"], "Base-0.1");
+    assert_eq!(status["trial"]["name"], "Base-0.4");
     assert_eq!(status["layers"], 3);
     Ok(())
 }

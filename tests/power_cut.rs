@@ -173,7 +173,7 @@ impl Cuts<'_> {
         ensure!(source == wanted, "the root is {source}");
         let cmdline = vm.ok("cat /proc/cmdline")?;
         ensure!(
-            cmdline.ends_with(&format!("imgbased.layer={layer}")),
+            cmdline.contains(&format!(" imgbased.layer={layer}")),
             "the command line is {cmdline}"
         );
         let state = vm.run("systemctl is-system-running --wait")?.text;

@@ -1,13 +1,26 @@
 //! `boot`: the entries of layers and bases, and which of them boots.
 
-use anyhow::{Context as _, Result, ensure};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION};
-use super::{Context, text};
-use crate::boot::BootPartition;
+use super::{Context, say, text};
 use crate::boot::entry::Entry;
+use crate::boot::system::System;
+use crate::boot::trial::{TRIES_MAX, Trial};
+use crate::boot::{BootPartition, OnTrial};
+use crate::model::layout::{Failure, Group, Role, Volume, tag};
 use crate::model::name::LvName;
+use crate::sys::changes::Changes;
+use crate::sys::cmd::Cmd;
+
+/// How often a layer that never came up is tried, unless the host is configured otherwise.
+const TRIES: u32 = 3;
+/// Where the units of a trial look.
+const RUN: &str = "/run/imgbased";
+const MOTD: &str = "/run/motd.d";
 
 #[derive(Serialize)]
 struct List {
@@ -30,6 +43,10 @@ struct EntryView {
     default: bool,
     /// Boots at the next start only.
     once: bool,
+    /// How often it was tried already, and may be, before the default boots again.
+    trial: Option<OnTrial>,
+    /// Its last trial, if that failed.
+    failure: Option<Failure>,
     /// Whether the group has that layer, and the boot partition its kernel.
     bootable: bool,
 }
@@ -55,6 +72,8 @@ pub fn list(context: &Context) -> Result<()> {
             booted: is(&booted, name),
             default: is(&selection.default, name),
             once: is(&selection.once, name),
+            trial: selection.trial.clone().filter(|trial| trial.name == name),
+            failure: group.volume(name).and_then(Volume::failure),
             bootable: is_there && boot.has_kernel(&entry.payload()),
         })
     };
@@ -64,10 +83,18 @@ pub fn list(context: &Context) -> Result<()> {
     };
     context.show(&list, || {
         let rows = list.entries.iter().map(|entry| {
+            let trial = entry.trial.as_ref().map_or(String::new(), |trial| {
+                format!("on trial, tried {} of {} times", trial.tried, trial.tries)
+            });
+            let failure = entry.failure.as_ref().map_or(String::new(), |failure| {
+                format!("failed {} times, {}", failure.tries, failure.at)
+            });
             let marks = text::marks(&[
                 (entry.booted, "booted"),
                 (entry.default, "default"),
                 (entry.once, "next start only"),
+                (entry.trial.is_some(), &trial),
+                (entry.failure.is_some(), &failure),
                 (!entry.bootable, "cannot boot; see `imgbased-helper check`"),
             ]);
             let kernel = &entry.kernel;
@@ -77,14 +104,139 @@ pub fn list(context: &Context) -> Result<()> {
     })
 }
 
-/// Makes the entry of a layer or base the default.
-pub fn set_default(context: &Context, name: &LvName) -> Result<()> {
+/// Makes a layer or base the default. One that never came up is tried first, `tries` times or as often as
+/// the host is configured to.
+pub fn set_default(context: &Context, name: &LvName, tries: Option<u32>) -> Result<()> {
     let (_lock, mut changes) = context.change().context("boot default")?;
     let boot = context.boot_partition()?;
     boot.check_ready()?;
-    let entry = bootable(context, &boot, name)?;
-    boot.set_default(&mut changes, &entry.id)?;
+    let group = context.load()?;
+    let entry = bootable(&group, &boot, name)?;
+    let tries = match tries {
+        Some(tries) => tries,
+        None => System::at(&context.root).tries()?.unwrap_or(TRIES),
+    };
+    let default = boot.selection()?.default;
+    let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
+    match default {
+        Some(default) if tries > 0 && !is_good && default != name.as_str() => {
+            boot.check_trial()
+                .context("no trial is possible, and --tries 0 goes without one")?;
+            if !entry.is_trial() {
+                boot.add(&mut changes, name, &entry.clone().on_trial())?;
+                changes.keep();
+            }
+            boot.start_trial(&mut changes, &entry.id, tries)?;
+            changes.keep();
+            if !context.dry_run {
+                let tries = tries.min(TRIES_MAX);
+                say(&format!(
+                    "{name} becomes the default when it has come up; it is tried {tries} times, \
+                     then {default} boots again\n"
+                ))?;
+            }
+        }
+        _ => confirm(&mut changes, &boot, name, &entry)?,
+    }
+    Ok(())
+}
+
+/// Makes an entry the default that stops where it fails: there is nothing to go on to.
+fn confirm(
+    changes: &mut Changes,
+    boot: &BootPartition,
+    name: &LvName,
+    entry: &Entry,
+) -> Result<()> {
+    if entry.is_trial() {
+        boot.add(changes, name, &entry.clone().confirmed())?;
+        changes.keep();
+    }
+    boot.set_default(changes, &entry.id)?;
     changes.keep();
+    Ok(())
+}
+
+/// Records that a layer has come up, the booted one unless another is named. On trial, it becomes the
+/// default. What was tried in vain before is recorded as well.
+pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
+    let (_lock, mut changes) = context.change().context("boot bless")?;
+    let boot = context.boot_partition()?;
+    let group = context.load()?;
+    let booted = view::booted(&group)?;
+    let name = match (name, &booted) {
+        (Some(name), _) => name,
+        (None, Some(booted)) => booted.parse()?,
+        (None, None) => bail!("no layer is booted"),
+    };
+    let entry = bootable(&group, &boot, &name)?;
+    let volume = group.volume(name.as_str()).context("it was found above")?;
+    let failures = volume.failure_tags();
+    if !volume.is_good() || !failures.is_empty() {
+        changes.run(&context.lvm.retag(&name, &failures, tag::GOOD))?;
+    }
+    let trial = boot.trial()?;
+    match trial {
+        Some(trial) if trial.id == entry.id => confirm(&mut changes, &boot, &name, &entry)?,
+        _ if entry.is_trial() => boot.add(&mut changes, &name, &entry.confirmed())?,
+        _ => (),
+    }
+    changes.keep();
+    if booted.as_deref() == Some(name.as_str()) {
+        // From here on the units of a trial leave this boot alone.
+        changes.create_dir(Path::new(RUN))?;
+        changes.write(&Path::new(RUN).join("blessed"), b"", 0o644)?;
+        changes.keep();
+        record_failure(context, &mut changes, &boot, &group)?;
+        announce_failures(&mut changes, &context.load_to_show()?)?;
+    }
+    Ok(())
+}
+
+/// Ends a trial whose tries are used up, and records it with the layer.
+fn record_failure(
+    context: &Context,
+    changes: &mut Changes,
+    boot: &BootPartition,
+    group: &Group,
+) -> Result<()> {
+    let Some(trial) = boot.trial()?.filter(Trial::is_over) else {
+        return Ok(());
+    };
+    let selection = boot.selection()?;
+    if let Some(name) = selection.trial.map(|trial| trial.name) {
+        let name: LvName = name.parse()?;
+        let now = Cmd::new("date")
+            .args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"])
+            .run()?;
+        let tries = trial.tries;
+        log::warn!("{name} did not come up in {tries} tries and boots no more by itself");
+        if let Some(volume) = group.volume(name.as_str()) {
+            let earlier = volume.failure_tags();
+            let failed = format!("{}{tries}:{}", tag::FAILED, now.trim());
+            changes.run(&context.lvm.retag(&name, &earlier, &failed))?;
+        }
+    }
+    boot.end_trial(changes)?;
+    changes.keep();
+    Ok(())
+}
+
+/// Tells those who log in of layers whose trial failed (`pam_motd(8)`).
+fn announce_failures(changes: &mut Changes, group: &Group) -> Result<()> {
+    let failed = group.with_role(Role::Layer).filter_map(|volume| {
+        let Failure { tries, at } = volume.failure()?;
+        let name = &volume.name;
+        Some(format!(
+            "imgbased: {name} did not come up in {tries} tries ({at}); see `imgbased-helper status`\n"
+        ))
+    });
+    let message: String = failed.collect();
+    if !message.is_empty() {
+        changes.create_dir(Path::new(MOTD))?;
+        changes.write(&Path::new(MOTD).join("imgbased"), message.as_bytes(), 0o644)?;
+        changes.keep();
+    }
     Ok(())
 }
 
@@ -93,17 +245,17 @@ pub fn set_once(context: &Context, name: Option<&LvName>) -> Result<()> {
     let (_lock, mut changes) = context.change().context("boot try")?;
     let boot = context.boot_partition()?;
     boot.check_ready()?;
-    let entry = name
-        .map(|name| bootable(context, &boot, name))
-        .transpose()?;
+    let entry = match name {
+        Some(name) => Some(bootable(&context.load()?, &boot, name)?),
+        None => None,
+    };
     boot.set_once(&mut changes, entry.as_ref().map(|entry| entry.id.as_str()))?;
     changes.keep();
     Ok(())
 }
 
 /// The entry of a layer or base. Refuses what would not boot.
-fn bootable(context: &Context, boot: &BootPartition, name: &LvName) -> Result<Entry> {
-    let group = context.load()?;
+fn bootable(group: &Group, boot: &BootPartition, name: &LvName) -> Result<Entry> {
     ensure!(
         group.bootable().contains(name),
         "{} has no layer or base {name}",

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::view::{self, JSON_VERSION};
 use super::{Context, found_status, layer, pool_with_room, say};
 use crate::boot::BootPartition;
+use crate::boot::entry::Entry;
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
 use crate::sys::changes::Changes;
@@ -37,6 +38,8 @@ enum Repair {
     WriteMenu,
     RebuildEnv,
     SetDefault(LvName),
+    Confirm(LvName),
+    EndTrial,
     RemoveFile(PathBuf),
     /// For a person to do.
     Advice(String),
@@ -82,6 +85,8 @@ impl Repair {
             Self::WriteMenu => "render the menu from the boot entries".to_owned(),
             Self::RebuildEnv => "write what is left of it into a new one".to_owned(),
             Self::SetDefault(name) => format!("make {name} the default"),
+            Self::Confirm(name) => format!("have {name} stop where it fails, as a default does"),
+            Self::EndTrial => "boot the default".to_owned(),
             Self::RemoveFile(path) => format!("remove {}", path.display()),
             Self::Advice(text) => text.clone(),
         }
@@ -360,9 +365,38 @@ fn find_in_boot_partition(context: &Context, group: &Group, findings: &mut Findi
             findings.add(&"default", problem, Repair::SetDefault(name));
         }
     }
+    if boot.damage_of_env()?.is_none() {
+        find_in_selection(&boot, &entries, findings)?;
+    }
     for path in boot.leftovers()? {
         let problem = "is used by no boot entry";
         findings.add(&path.display(), problem, Repair::RemoveFile(path.clone()));
+    }
+    Ok(())
+}
+
+/// What boots, and for how long.
+fn find_in_selection(
+    boot: &BootPartition,
+    entries: &[Entry],
+    findings: &mut Findings,
+) -> Result<()> {
+    if let Some(id) = boot.default_id()? {
+        let default = entries
+            .iter()
+            .find(|entry| entry.id == id && entry.is_trial());
+        // By then nothing is left to go on to.
+        let name = default.and_then(|entry| entry.layer()?.parse::<LvName>().ok());
+        if let Some(name) = name {
+            let problem = "is the default, but its entry restarts the host when it fails";
+            findings.add(&name, problem, Repair::Confirm(name.clone()));
+        }
+    }
+    if let Some(trial) = boot.trial()? {
+        if !entries.iter().any(|entry| entry.id == trial.id) {
+            let problem = "is of an entry that is not there";
+            findings.add(&"trial", problem, Repair::EndTrial);
+        }
     }
     Ok(())
 }
@@ -415,6 +449,14 @@ fn apply(context: &Context, changes: &mut Changes, repair: &Repair) -> Result<()
                 None => bail!("{name} has no boot entry"),
             }
         }
+        Repair::Confirm(name) => {
+            let boot = boot()?;
+            match boot.entry_of(name)? {
+                Some(entry) => boot.add(changes, name, &entry.confirmed()),
+                None => bail!("{name} has no boot entry"),
+            }
+        }
+        Repair::EndTrial => boot()?.end_trial(changes),
         Repair::RemoveFile(path) => changes.remove(path),
         Repair::Advice(_) => Ok(()),
     }

@@ -177,7 +177,17 @@ enum BootVerb {
     /// List the entries in the order of the menu
     List,
     /// Boot a layer or base from now on
-    Default { name: LvName },
+    ///
+    /// A layer that never came up is tried first: it becomes the default when it has reached
+    /// boot-complete.target. Until then each failure restarts the host, and after so many tries the
+    /// default boots again.
+    Default {
+        name: LvName,
+        /// How often to try it, up to 9; 0 makes it the default at once [default: that of
+        /// /etc/kernel/tries, else 3]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=9))]
+        tries: Option<u32>,
+    },
     /// Boot a layer or base at the next start only
     Try {
         #[arg(required_unless_present = "cancel")]
@@ -185,6 +195,11 @@ enum BootVerb {
         /// Boot the default at the next start after all
         #[arg(long, conflicts_with = "name")]
         cancel: bool,
+    },
+    /// Record that a layer has come up, as imgbased-bless.service does at the end of each boot
+    Bless {
+        /// Layer that has come up [default: the booted one]
+        name: Option<LvName>,
     },
 }
 
@@ -240,8 +255,11 @@ impl Cli {
             Noun::Layer(LayerVerb::Path { name }) => layer::path(&context, &name)?,
             Noun::Layer(LayerVerb::Remove { name }) => removal::layers(&context, &name)?,
             Noun::Boot(BootVerb::List) => boot::list(&context)?,
-            Noun::Boot(BootVerb::Default { name }) => boot::set_default(&context, &name)?,
+            Noun::Boot(BootVerb::Default { name, tries }) => {
+                boot::set_default(&context, &name, tries)?;
+            }
             Noun::Boot(BootVerb::Try { name, .. }) => boot::set_once(&context, name.as_ref())?,
+            Noun::Boot(BootVerb::Bless { name }) => boot::bless(&context, name)?,
             Noun::Status => status::show(&context)?,
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => removal::garbage(&context, keep, yes)?,

@@ -10,7 +10,7 @@ use super::{Context, comment, pool_with_room, running_options, say, text};
 use crate::boot::BootPartition;
 use crate::boot::system::System;
 use crate::model::fstab;
-use crate::model::layout::{Group, Role, tag};
+use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::{LvName, next_layer};
 use crate::sys::changes::Changes;
 
@@ -62,9 +62,17 @@ pub fn make(context: &Context, changes: &mut Changes, origin: Option<LvName>) ->
             known.map_or_else(|| boot.publish(changes, root, &fallback_options), Ok)
         })?,
     };
+    // Where something else can be booted, a layer that has never come up must not keep the host.
     let entry = payload
         .map(|payload| context.entry(&layer, false, &payload))
-        .transpose()?;
+        .transpose()?
+        .map(|entry| {
+            if default.is_some() {
+                entry.on_trial()
+            } else {
+                entry
+            }
+        });
     changes.run(&lvm.complete(&layer, &[tag::LAYER.to_owned()]))?;
     changes.keep();
     let Some(entry) = entry else {
@@ -120,7 +128,14 @@ pub fn write_entry(
         return comment(&format!("the boot entry of {name} is written"));
     };
     let is_base = volume.is_some_and(|v| v.role == Role::Base);
-    boot.add(changes, name, &context.entry(name, is_base, &payload)?)
+    let entry = context.entry(name, is_base, &payload)?;
+    let default = boot.default_id()?;
+    let is_trial = !volume.is_some_and(Volume::is_good) && default.is_some_and(|id| id != entry.id);
+    boot.add(
+        changes,
+        name,
+        &if is_trial { entry.on_trial() } else { entry },
+    )
 }
 
 /// What to snapshot, and the base that the new layer belongs to.
@@ -161,7 +176,7 @@ pub fn list(context: &Context) -> Result<()> {
         let rows: Vec<(String, String)> = view
             .layers()
             .map(|layer| {
-                let marks = text::marks(&[(layer.booted, "booted"), (layer.default, "default")]);
+                let marks = layer.marks();
                 let size = text::size(layer.size);
                 (layer.name.clone(), format!("{size:>10}  {marks}"))
             })

@@ -58,31 +58,23 @@ fn tree(view: &View, style: &TreeStyle) -> String {
             format!(
                 "{} {}",
                 text::size(base.size),
-                notes("base", base.booted, base.default, true)
+                text::marks(&[
+                    (true, "base"),
+                    (base.booted, "booted"),
+                    (base.default, "default"),
+                    (base.once, "next start only"),
+                ])
             ),
         ));
         for (i, layer) in base.layers.iter().enumerate() {
             let joint = style.joint(i + 1 == base.layers.len());
-            let notes = notes(
-                "layer",
-                layer.booted,
-                layer.default,
-                layer.bootable.unwrap_or(true),
-            );
+            let marks = layer.marks();
+            let marks = text::marks(&[(true, "layer"), (!marks.is_empty(), &marks)]);
             rows.push((
                 format!("{below}{joint}{}", layer.name),
-                format!("{} {notes}", text::size(layer.size)),
+                format!("{} {marks}", text::size(layer.size)),
             ));
         }
     }
     text::columns(&rows)
-}
-
-fn notes(kind: &str, booted: bool, default: bool, bootable: bool) -> String {
-    text::marks(&[
-        (true, kind),
-        (booted, "booted"),
-        (default, "default"),
-        (!bootable, "without a boot entry"),
-    ])
 }

@@ -56,8 +56,8 @@ pub fn garbage(context: &Context, keep: usize, yes: bool) -> Result<()> {
     })
 }
 
-/// Removes what `select` names in a group. Refuses what is booted, the default or boots next, and
-/// what is in use, before anything is changed.
+/// Removes what `select` names in a group. Refuses what is booted, the default, on trial or boots next,
+/// and what is in use, before anything is changed.
 fn remove(context: &Context, select: impl FnOnce(&Group) -> Result<Vec<LvName>>) -> Result<()> {
     remove_with(context, |group, in_use| {
         let names = select(group)?;
@@ -84,7 +84,12 @@ fn remove_with(
     let selection = boot.selection()?;
     let default = selection.default.map(|name| (name, "the default"));
     let once = selection.once.map(|name| (name, "what boots next"));
-    let in_use: Vec<_> = booted.into_iter().chain(default).chain(once).collect();
+    let trial = selection.trial.filter(|trial| trial.tried < trial.tries);
+    let trial = trial.map(|trial| (trial.name, "on trial"));
+    let in_use: Vec<_> = [booted, default, once, trial]
+        .into_iter()
+        .flatten()
+        .collect();
     let names = select(&group, &in_use)?;
     // Fails for what is mounted, while its entry is still there.
     for name in &names {

@@ -4,8 +4,9 @@ use anyhow::{Context as _, Result};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
-use super::view::{self, JSON_VERSION, PoolView, View};
+use super::view::{self, JSON_VERSION, LayerView, PoolView, View};
 use super::{Context, text};
+use crate::boot::OnTrial;
 use crate::early::{self, BootRecord};
 
 #[derive(Serialize)]
@@ -16,6 +17,9 @@ struct Status<'a> {
     base: Option<&'a str>,
     default: Option<&'a str>,
     once: Option<&'a str>,
+    trial: Option<&'a OnTrial>,
+    /// The layers whose last trial failed.
+    failed: Vec<&'a LayerView>,
     kernel: String,
     layers: usize,
     bases: usize,
@@ -36,6 +40,8 @@ pub fn show(context: &Context) -> Result<()> {
         base: base_of(&view, booted),
         default: view.default.as_deref(),
         once: view.once.as_deref(),
+        trial: view.trial.as_ref(),
+        failed: view.layers().filter(|l| l.failure.is_some()).collect(),
         kernel: kernel.release().to_string_lossy().into_owned(),
         layers: view.layers().count(),
         bases: view.bases.len(),
@@ -63,6 +69,12 @@ fn render(status: &Status) -> String {
         booted += &format!(", as the fallback of {first}, which failed");
     }
     let mut default = status.default.unwrap_or("none").to_owned();
+    if let Some(trial) = status.trial {
+        default += &format!(
+            ", unless {} comes up: tried {} of {} times",
+            trial.name, trial.tried, trial.tries
+        );
+    }
     if let Some(once) = status.once {
         default += &format!(", but {once} at the next start");
     }
@@ -78,6 +90,12 @@ fn render(status: &Status) -> String {
             ),
         ),
     ];
+    for layer in &status.failed {
+        rows.push((
+            "Failed".to_owned(),
+            format!("{}: {}", layer.name, layer.marks()),
+        ));
+    }
     if let Some(boot) = boot {
         rows.push((
             "Mounted".to_owned(),

@@ -6,10 +6,10 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::Context;
-use crate::boot::Selection;
+use super::{Context, text};
+use crate::boot::{OnTrial, Selection};
 use crate::early;
-use crate::model::layout::{Group, Role, Volume};
+use crate::model::layout::{Failure, Group, Role, Volume};
 use crate::model::name::LvName;
 use crate::model::percent::Percent;
 use crate::sys::mounts;
@@ -33,6 +33,8 @@ pub struct View {
     pub default: Option<String>,
     /// The layer or base that boots at the next start only.
     pub once: Option<String>,
+    /// The layer that boots until it has come up, or its tries are used up.
+    pub trial: Option<OnTrial>,
 }
 
 #[derive(Serialize)]
@@ -49,10 +51,15 @@ pub struct BaseView {
     pub size: u64,
     pub booted: bool,
     pub default: bool,
+    pub once: bool,
     pub layers: Vec<LayerView>,
 }
 
 #[derive(Clone, Serialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they have nothing to do with each other"
+)]
 pub struct LayerView {
     pub name: String,
     pub base: String,
@@ -60,6 +67,12 @@ pub struct LayerView {
     pub active: bool,
     pub booted: bool,
     pub default: bool,
+    pub once: bool,
+    pub trial: bool,
+    /// Whether it has come up once.
+    pub good: bool,
+    /// Its last trial, if that failed.
+    pub failure: Option<Failure>,
     /// Whether the boot menu has it; unknown where no boot partition is mounted.
     pub bootable: Option<bool>,
 }
@@ -81,7 +94,14 @@ pub fn load(context: &Context) -> Result<View> {
         let with_entry = boot.with_entry(layers().map(|(name, _)| name))?;
         Ok((Some(with_entry), boot.selection()?))
     });
-    let (with_entry, Selection { default, once }) = boot.unwrap_or_else(|error| {
+    let (
+        with_entry,
+        Selection {
+            default,
+            once,
+            trial,
+        },
+    ) = boot.unwrap_or_else(|error| {
         log::warn!("what boots is not shown: {error:#}");
         (None, Selection::default())
     });
@@ -97,6 +117,7 @@ pub fn load(context: &Context) -> Result<View> {
             size: base.volume.size,
             booted: is(&booted, base.name.as_str()),
             default: is(&default, base.name.as_str()),
+            once: is(&once, base.name.as_str()),
             layers: base
                 .layers
                 .iter()
@@ -107,6 +128,10 @@ pub fn load(context: &Context) -> Result<View> {
                     active: volume.active,
                     booted: is(&booted, name.as_str()),
                     default: is(&default, name.as_str()),
+                    once: is(&once, name.as_str()),
+                    trial: trial.as_ref().is_some_and(|t| t.name == name.as_str()),
+                    good: volume.is_good(),
+                    failure: volume.failure(),
                     bootable: has_entry(name),
                 })
                 .collect(),
@@ -133,6 +158,7 @@ pub fn load(context: &Context) -> Result<View> {
         booted,
         default,
         once,
+        trial,
     })
 }
 
@@ -157,6 +183,23 @@ pub fn booted(group: &Group) -> Result<Option<String>> {
     }
     let record = early::read_record().filter(|r| r.vg == group.name.as_str());
     Ok(record.map(|record| record.layer))
+}
+
+impl LayerView {
+    /// What there is to say of it, on one line.
+    pub fn marks(&self) -> String {
+        let failed = self.failure.as_ref().map_or(String::new(), |failure| {
+            format!("failed {} times, {}", failure.tries, failure.at)
+        });
+        text::marks(&[
+            (self.booted, "booted"),
+            (self.default, "default"),
+            (self.once, "next start only"),
+            (self.trial, "on trial"),
+            (!failed.is_empty(), &failed),
+            (self.bootable == Some(false), "without a boot entry"),
+        ])
+    }
 }
 
 impl View {

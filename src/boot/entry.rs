@@ -12,6 +12,16 @@ use crate::model::name::{LvName, VgName};
 const LAYER_SORT_KEY: &str = "imgbased-layer";
 const BASE_SORT_KEY: &str = "imgbased-rescue";
 
+/// The options of a layer that has never come up: whatever fails, the host restarts, and the boot loader
+/// goes on to another entry. `imgbased.trial` is for the units that wait for the end of the boot.
+const TRIAL: [&str; 5] = [
+    "imgbased.trial",
+    "imgbased.onfail=reboot",
+    "panic=30",
+    "rd.shell=0",
+    "rd.emergency=reboot",
+];
+
 /// One entry that boots a layer or a base.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -84,9 +94,27 @@ impl Entry {
             version: self.version.clone(),
             linux: self.linux.clone(),
             initrd: self.initrd.clone(),
-            options: without_layer_options(&self.options),
+            options: without_layer_options(&without_trial(&self.options)),
             system: system.to_owned(),
         }
+    }
+
+    /// The same entry for a layer that has never come up.
+    pub fn on_trial(mut self) -> Self {
+        if !self.is_trial() {
+            self.options = format!("{} {}", self.options, TRIAL.join(" "));
+        }
+        self
+    }
+
+    /// The same entry for a layer that has come up, or that nothing else could be booted for.
+    pub fn confirmed(mut self) -> Self {
+        self.options = without_trial(&self.options);
+        self
+    }
+
+    pub fn is_trial(&self) -> bool {
+        words(&self.options).contains(&TRIAL[0])
     }
 
     /// The layer or base that this entry boots: the last `imgbased.layer=`, as in the initramfs.
@@ -189,6 +217,20 @@ pub fn id(vg: &VgName, name: &LvName) -> String {
         Some((_, tail)) if is_counter(tail) => text + "_",
         _ => text,
     }
+}
+
+/// Options without those of a trial. What others have put beside them stays.
+fn without_trial(options: &str) -> String {
+    let words = words(options);
+    let begin = words.iter().position(|word| *word == TRIAL[0]);
+    let (before, trial) = words.split_at(begin.unwrap_or(words.len()));
+    let others = trial.iter().filter(|word| !TRIAL.contains(word));
+    before
+        .iter()
+        .chain(others)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Options that belong to one layer or one way to find a root, or that the boot loader adds.
@@ -303,6 +345,27 @@ mod tests {
         assert_eq!(parsed, Some(entry.clone()));
         assert_eq!(entry.layer(), Some("Base-0.1"));
         assert_eq!(entry.payload(), payload("console=ttyS0 quiet"));
+    }
+
+    #[test]
+    fn an_entry_on_trial_restarts_until_it_is_confirmed() {
+        let entry = entry("HostVG", "Base-0.1", false, "panic=5 quiet").unwrap();
+        let trial = entry.clone().on_trial();
+        assert_eq!(
+            trial.options,
+            "panic=5 quiet imgbased.layer=Base-0.1 imgbased.trial imgbased.onfail=reboot panic=30 \
+             rd.shell=0 rd.emergency=reboot"
+        );
+        assert!(trial.is_trial() && !entry.is_trial());
+        assert_eq!(trial.clone().on_trial(), trial);
+        assert_eq!(trial.payload(), entry.payload());
+        assert_eq!(trial.clone().confirmed(), entry);
+        let mut edited = trial;
+        edited.options += " debug";
+        assert_eq!(
+            edited.confirmed().options,
+            format!("{} debug", entry.options)
+        );
     }
 
     #[test]

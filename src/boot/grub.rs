@@ -17,10 +17,27 @@ pub const MENU: &str = "imgbased.cfg";
 pub const CONFIG: &str = "grub.cfg";
 
 /// The head of the menu. Paths in entries are relative to the filesystem that GRUB's own files are
-/// on, whatever `root` is set to by then.
+/// on, whatever `root` is set to by then. An entry on trial is booted as long as tries are left and GRUB
+/// can count them; what boots once, by our grub.cfg or that of grub-mkconfig, comes before it.
 const HEAD: &str = r#"# Written by imgbased-helper from the entries in loader/entries; changes here are lost.
 regexp --set=1:imgbased_boot '^(\([^)]+\))' "$prefix"
 export imgbased_boot
+if [ -n "$imgbased_trial" -a -z "$once" -a "$boot_once" != "true" ]; then
+    if [ "$imgbased_tried" -lt "$imgbased_tries" ]; then
+        # One more; GRUB cannot add.
+        set imgbased_last=
+        for imgbased_number in 0 1 2 3 4 5 6 7 8 9; do
+            if [ "$imgbased_last" = "$imgbased_tried" ]; then
+                set imgbased_next="$imgbased_number"
+            fi
+            set imgbased_last="$imgbased_number"
+        done
+        set imgbased_tried="$imgbased_next"
+        if save_env imgbased_tried; then
+            set default="$imgbased_trial"
+        fi
+    fi
+fi
 "#;
 
 /// Renders a menu from entries, in the order in which they come. Their options stand as they are,
@@ -28,12 +45,22 @@ export imgbased_boot
 pub fn render_menu(entries: &[Entry]) -> String {
     let mut menu = HEAD.to_owned();
     for entry in entries {
+        let linux = format!("linux $imgbased_boot{} {}", entry.linux, entry.options);
+        let initrd = format!("initrd $imgbased_boot{}", entry.initrd);
+        // GRUB would wait for a key where a file cannot be read.
+        let command = |command: String| {
+            if entry.is_trial() {
+                format!("\tif {command}; then true; else reboot; fi\n")
+            } else {
+                format!("\t{command}\n")
+            }
+        };
         menu += &format!(
-            "\nmenuentry '{}' --class gnu-linux --id '{}' {{\n\
-             \tlinux $imgbased_boot{} {}\n\
-             \tinitrd $imgbased_boot{}\n\
-             }}\n",
-            entry.title, entry.id, entry.linux, entry.options, entry.initrd
+            "\nmenuentry '{}' --class gnu-linux --id '{}' {{\n{}{}}}\n",
+            entry.title,
+            entry.id,
+            command(linux),
+            command(initrd)
         );
     }
     menu
@@ -43,13 +70,28 @@ pub fn render_menu(entries: &[Entry]) -> String {
 /// `next_entry`, or it cannot write to its environment block to forget it (its manual, "Environment
 /// block").
 pub fn check_once(config: &Path, environment: &Path) -> Result<()> {
+    check_config(config, "next_entry", "boot an entry once")?;
+    check_writable(environment)
+}
+
+/// Refuses where GRUB could not count the tries of an entry on trial.
+pub fn check_trial(config: &Path, environment: &Path) -> Result<()> {
+    check_config(config, MENU, "count the tries of an entry on trial")?;
+    check_writable(environment)
+}
+
+fn check_config(config: &Path, what: &str, purpose: &str) -> Result<()> {
     let text = fs::read(config).with_context(|| format!("cannot read {}", config.display()))?;
     ensure!(
-        String::from_utf8_lossy(&text).contains("next_entry"),
-        "{} does not look at next_entry, so GRUB would not boot an entry once; \
+        String::from_utf8_lossy(&text).contains(what),
+        "{} does not look at {what}, so GRUB would not {purpose}; \
          /usr/share/imgbased-helper/grub.cfg and grub-mkconfig(8) make one that does",
         config.display()
     );
+    Ok(())
+}
+
+fn check_writable(environment: &Path) -> Result<()> {
     let reason = |what: &str| {
         format!(
             "GRUB cannot write to {}, which is on {what}, and would boot the entry for ever",
@@ -84,6 +126,11 @@ mod tests {
             initrd: "/imgbased/initrd-6.12-02".into(),
             options: "quiet imgbased.layer=Base-0.1".into(),
         };
+        let trial = render_menu(&[entry.clone().on_trial()]);
+        assert!(
+            trial.ends_with("\tif initrd $imgbased_boot/imgbased/initrd-6.12-02; then true; else reboot; fi\n}\n"),
+            "{trial}"
+        );
         assert_eq!(
             render_menu(&[entry]).strip_prefix(HEAD).unwrap(),
             "\nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {\n\

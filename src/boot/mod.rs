@@ -4,6 +4,7 @@ pub mod entry;
 mod grub;
 pub mod grubenv;
 pub mod system;
+pub mod trial;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statvfs::{FsFlags, statvfs};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::image::digest::hex;
@@ -32,6 +34,8 @@ const DEFAULT: &str = "saved_entry";
 const ONCE: &str = "next_entry";
 /// What is left free after kernels were copied, for entries and menus.
 const RESERVE: u64 = 1 << 20;
+/// The same in files: an entry, a menu, directories, and two names of a file that is replaced.
+const RESERVED_INODES: u64 = 8;
 
 /// The boot partition of a host, `$BOOT` of the Boot Loader Specification.
 pub struct BootPartition {
@@ -45,6 +49,16 @@ pub struct Selection {
     pub default: Option<String>,
     /// Boots at the next start only.
     pub once: Option<String>,
+    /// Boots until it has come up, or its tries are used up.
+    pub trial: Option<OnTrial>,
+}
+
+/// A layer on trial.
+#[derive(Clone, Serialize)]
+pub struct OnTrial {
+    pub name: String,
+    pub tries: u32,
+    pub tried: u32,
 }
 
 impl BootPartition {
@@ -195,15 +209,23 @@ impl BootPartition {
                 .len();
         }
         let stat = statvfs(&self.dir)?;
+        let dir = self.dir.display();
         let free = stat.blocks_available() * stat.fragment_size();
-        if free < needed {
-            bail!(
-                "{} has {} KiB free, {} KiB are needed",
-                self.dir.display(),
-                free >> 10,
-                needed >> 10
-            );
-        }
+        ensure!(
+            free >= needed,
+            "{dir} has {} KiB free, {} KiB are needed",
+            free >> 10,
+            needed >> 10
+        );
+        // FAT and others have no fixed number of inodes, and tell none.
+        let (files, inodes) = (
+            stat.files_available(),
+            RESERVED_INODES + copies.len() as u64,
+        );
+        ensure!(
+            stat.files() == 0 || files >= inodes,
+            "{dir} has {files} inodes free, {inodes} are needed"
+        );
         Ok(())
     }
 
@@ -334,13 +356,9 @@ impl BootPartition {
 
     /// The id of the default entry; nothing if none was ever set.
     pub fn default_id(&self) -> Result<Option<String>> {
-        self.variable(DEFAULT)
-    }
-
-    fn variable(&self, name: &str) -> Result<Option<String>> {
         let env = self.grub_env()?;
-        let value = env.get(name).filter(|value| !value.is_empty());
-        Ok(value.map(str::to_owned))
+        let id = env.get(DEFAULT).filter(|id| !id.is_empty());
+        Ok(id.map(str::to_owned))
     }
 
     /// Whether the default is one of these entries, of whatever group. Of a damaged grubenv counts what
@@ -379,9 +397,17 @@ impl BootPartition {
     pub fn selection(&self) -> Result<Selection> {
         let env = self.grub_env()?;
         let layer = |variable| env.get(variable).and_then(|id| self.layer_of(id));
+        let trial = self.trial()?.and_then(|trial| {
+            Some(OnTrial {
+                name: self.layer_of(&trial.id)?,
+                tries: trial.tries,
+                tried: trial.tried,
+            })
+        });
         Ok(Selection {
             default: layer(DEFAULT),
             once: layer(ONCE),
+            trial,
         })
     }
 
@@ -398,11 +424,6 @@ impl BootPartition {
         entry.layer().filter(|_| is_ours).map(str::to_owned)
     }
 
-    /// Makes an entry the default.
-    pub fn set_default(&self, changes: &mut Changes, id: &str) -> Result<()> {
-        self.set_variable(changes, DEFAULT, id)
-    }
-
     /// Has an entry boot at the next start, and the default again after that; no entry takes that back.
     ///
     /// Refuses where GRUB could not forget it, and would boot it for ever.
@@ -410,20 +431,22 @@ impl BootPartition {
         if id.is_some() {
             grub::check_once(&self.grub_dir().join(grub::CONFIG), &self.grub_env_path())?;
         }
-        self.set_variable(changes, ONCE, id.unwrap_or_default())
+        self.set_variables(changes, &[(ONCE, id.unwrap_or_default())])
     }
 
-    fn set_variable(&self, changes: &mut Changes, name: &str, value: &str) -> Result<()> {
+    /// Sets variables of grubenv, all at once.
+    fn set_variables(&self, changes: &mut Changes, variables: &[(&str, &str)]) -> Result<()> {
         let mut env = self.grub_env()?;
-        env.set(name, value);
         let path = self.grub_env_path();
-        let block = env.render()?;
-        let editenv = Cmd::new("grub-editenv").arg(&path).arg("set");
-        let editenv = editenv.arg(format!("{name}={value}"));
-        changes.write_as(&path, &block, 0o644, &editenv)?;
+        let mut editenv = Cmd::new("grub-editenv").arg(&path).arg("set");
+        for (name, value) in variables {
+            env.set(name, value);
+            editenv = editenv.arg(format!("{name}={value}"));
+        }
+        changes.write_as(&path, &env.render()?, 0o644, &editenv)?;
         changes.flush(&self.dir)?;
         ensure!(
-            changes.is_dry_run() || self.variable(name)?.unwrap_or_default() == value,
+            changes.is_dry_run() || self.grub_env()? == env,
             "{} does not hold what was written to it",
             path.display()
         );

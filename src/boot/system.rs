@@ -113,6 +113,16 @@ impl<'a> System<'a> {
         Ok(Some(Fstab { path, text }))
     }
 
+    /// How often a new layer is tried, in /etc/kernel/tries (kernel-install(8)).
+    pub fn tries(&self) -> Result<Option<u32>> {
+        let Some(path) = self.file("etc/kernel/tries") else {
+            return Ok(None);
+        };
+        let read = || format!("cannot read {}", path.display());
+        let text = fs::read_to_string(&path).with_context(read)?;
+        text.trim().parse().map(Some).with_context(read)
+    }
+
     /// The name of the operating system (os-release(5)).
     pub fn name(&self) -> String {
         let text = ["etc/os-release", "usr/lib/os-release"]

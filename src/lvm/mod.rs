@@ -468,6 +468,15 @@ impl Lvm {
         }
     }
 
+    /// Changes the tags of a volume, in one commit.
+    pub fn retag(&self, lv: &LvName, remove: &[&str], add: &str) -> Cmd {
+        let mut cmd = self.lvm("lvchange").args(["--addtag", add]);
+        for tag in remove {
+            cmd = cmd.args(["--deltag", tag]);
+        }
+        cmd.arg(self.full_name(lv))
+    }
+
     pub fn make_read_only(&self, lv: &LvName) -> Cmd {
         self.lvm("lvchange")
             .args(["--permission", "r"])

@@ -18,6 +18,10 @@ pub mod tag {
     pub const SHA256: &str = "imgbased:sha256=";
     /// On a base whose fstab has a line for the root: each of its layers needs one of its own.
     pub const ROOT_LINE: &str = "imgbased:fstab-root";
+    /// On a layer that has come up.
+    pub const GOOD: &str = "imgbased:good";
+    /// On a layer whose trial failed, followed by the number of tries, a colon and the time in UTC.
+    pub const FAILED: &str = "imgbased:failed=";
     /// On a volume or group that is still being made. Everything but `check` ignores such a volume.
     pub const INCOMPLETE: &str = "imgbased:incomplete";
 }
@@ -104,6 +108,35 @@ impl Volume {
     pub fn digest(&self) -> Option<&str> {
         self.tags.iter().find_map(|t| t.strip_prefix(tag::SHA256))
     }
+
+    /// Whether nothing is known against booting it for ever: bases are never changed.
+    pub fn is_good(&self) -> bool {
+        self.role == Role::Base || self.has_tag(tag::GOOD)
+    }
+
+    /// The tags that tell of a trial that failed; there should be one at most.
+    pub fn failure_tags(&self) -> Vec<&str> {
+        let tags = self.tags.iter().map(String::as_str);
+        tags.filter(|t| t.starts_with(tag::FAILED)).collect()
+    }
+
+    /// How often a layer was tried in vain, and when that was found.
+    pub fn failure(&self) -> Option<Failure> {
+        let failed = self.failure_tags().pop()?.strip_prefix(tag::FAILED)?;
+        let (tries, at) = failed.split_once(':')?;
+        Some(Failure {
+            tries: tries.parse().ok()?,
+            at: at.to_owned(),
+        })
+    }
+}
+
+/// A trial that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    pub tries: u32,
+    /// In UTC, as RFC 3339 writes it.
+    pub at: String,
 }
 
 /// A volume group as one report of LVM shows it.

@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, raise};
-use nix::unistd::syncfs;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::cmd::{Cmd, quote};
+use super::flush::{self, flush};
 
 /// For tests: the number of the step after which the process is killed, counted from 1.
 const KILL_AFTER: &str = "IMGBASED_KILL_AFTER";
@@ -275,6 +275,7 @@ impl Action<'_> {
         let done = match self {
             // Its error says all that there is to say.
             Self::Run(cmd) => return cmd.run().map(drop),
+            Self::Flush(dir) => return flush(dir),
             Self::Write(path, content, mode, _) => {
                 replace(path, *mode, |file| file.write_all(content))
             }
@@ -288,10 +289,9 @@ impl Action<'_> {
             }),
             Self::CreateDir(path) => fs::create_dir_all(path),
             Self::Remove(path) => fs::remove_file(path),
-            Self::Flush(dir) => File::open(dir).and_then(|dir| Ok(syncfs(dir)?)),
         };
         done.with_context(|| match self {
-            Self::Run(cmd) => cmd.to_string(),
+            Self::Run(_) | Self::Flush(_) => self.to_string(),
             Self::Write(path, ..) | Self::Rewrite(path, _) => {
                 format!("cannot write {}", path.display())
             }
@@ -300,7 +300,6 @@ impl Action<'_> {
             }
             Self::CreateDir(path) => format!("cannot create {}", path.display()),
             Self::Remove(path) => format!("cannot remove {}", path.display()),
-            Self::Flush(dir) => format!("cannot flush {}", dir.display()),
         })
     }
 }
@@ -320,7 +319,7 @@ impl fmt::Display for Action<'_> {
             }
             Self::CreateDir(path) => Cmd::new("mkdir").arg("-p").arg(path).fmt(f),
             Self::Remove(path) => Cmd::new("rm").arg(path).fmt(f),
-            Self::Flush(dir) => Cmd::new("sync").arg("-f").arg(dir).fmt(f),
+            Self::Flush(dir) => flush::command(dir).fmt(f),
         }
     }
 }
@@ -355,19 +354,18 @@ fn replace(
     let content = temporary.as_file();
     content.set_permissions(fs::Permissions::from_mode(mode))?;
     content.sync_all()?;
-    let directory = File::open(dir)?;
     if !path.exists() {
         temporary.persist(path)?;
-        return directory.sync_all();
+        return File::open(dir)?.sync_all();
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let old = dir.join(format!("{}old-{name}{}", TEMPORARY.0, TEMPORARY.1));
     // Left by an earlier attempt. FAT has no second names, and no journal.
     drop(fs::remove_file(&old));
     let is_kept = fs::hard_link(path, &old).is_ok();
-    syncfs(&directory)?;
+    flush(dir).map_err(io::Error::other)?;
     temporary.persist(path)?;
-    syncfs(&directory)?;
+    flush(dir).map_err(io::Error::other)?;
     if is_kept {
         fs::remove_file(&old)?;
     }

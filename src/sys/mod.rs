@@ -2,6 +2,7 @@
 
 pub mod changes;
 pub mod cmd;
+pub mod flush;
 pub mod lock;
 pub mod logger;
 pub mod mounts;

@@ -76,6 +76,12 @@ impl HostDisk {
         self.boot_with(boot, Vec::new(), echo)
     }
 
+    /// The same for a machine that starts again by itself when the system in it restarts or panics.
+    pub fn boot_unattended(&self, boot: &str) -> Result<Vm> {
+        let disks = [Disk::writable(&self.path, "host")];
+        Vm::start_unattended(&format!("{}-{boot}", self.name), &disks)
+    }
+
     /// A new, empty disk beside this one, of `size` as qemu-img understands it.
     pub fn spare(&self, serial: &'static str, size: &str) -> Result<Disk> {
         let path = self.path.with_file_name(format!("{serial}.qcow2"));

@@ -145,6 +145,13 @@ impl Vm {
         Self::spawn(name, disks, &boot, echo)
     }
 
+    /// Starts a machine on `disks`, from the first one's boot sector, that starts again by itself when the
+    /// system in it restarts or panics.
+    pub fn start_unattended(name: &str, disks: &[Disk]) -> Result<Self> {
+        let boot = ["-action".into(), "reboot=reset".into()];
+        Self::spawn(name, disks, &boot, Echo::Silent)
+    }
+
     /// Goes on with the machine that [`Vm::save`] left in the file `state`. The `disks` are the same,
     /// in the same order; one that was not in use then may hold something else now.
     pub fn restore(name: &str, disks: &[Disk], state: &Path) -> Result<Self> {

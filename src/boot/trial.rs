@@ -1,0 +1,76 @@
+//! Trials: a layer that never came up boots a number of times, and the default again after that, until
+//! it has come up. GRUB counts, in its environment block.
+
+use anyhow::Result;
+
+use super::{BootPartition, DEFAULT, grub};
+use crate::sys::changes::Changes;
+
+/// Variables of grubenv that the head of the menu reads (src/boot/grub.rs): the id of the entry, how often
+/// it may boot, and how often it did.
+const ENTRY: &str = "imgbased_trial";
+const TRIES: &str = "imgbased_tries";
+const TRIED: &str = "imgbased_tried";
+
+/// As many as the head of the menu can count.
+pub const TRIES_MAX: u32 = 9;
+
+/// An entry on trial.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Trial {
+    pub id: String,
+    pub tries: u32,
+    pub tried: u32,
+}
+
+impl Trial {
+    /// Whether it boots no more.
+    pub fn is_over(&self) -> bool {
+        self.tried >= self.tries
+    }
+}
+
+impl BootPartition {
+    /// The entry on trial, also one whose tries are used up.
+    pub fn trial(&self) -> Result<Option<Trial>> {
+        let env = self.grub_env()?;
+        let number = |name| {
+            env.get(name)
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0)
+        };
+        let id = env.get(ENTRY).filter(|id| !id.is_empty());
+        Ok(id.map(|id| Trial {
+            id: id.to_owned(),
+            tries: number(TRIES),
+            tried: number(TRIED),
+        }))
+    }
+
+    /// Refuses where GRUB could not count the tries, and would boot an entry for ever.
+    pub fn check_trial(&self) -> Result<()> {
+        grub::check_trial(&self.grub_dir().join(grub::CONFIG), &self.grub_env_path())
+    }
+
+    /// Boots an entry from now on, `tries` times at most unless it is made the default by then.
+    pub fn start_trial(&self, changes: &mut Changes, id: &str, tries: u32) -> Result<()> {
+        let tries = tries.min(TRIES_MAX).to_string();
+        self.set_variables(changes, &[(ENTRY, id), (TRIES, &tries), (TRIED, "0")])
+    }
+
+    /// Boots the default again.
+    pub fn end_trial(&self, changes: &mut Changes) -> Result<()> {
+        self.set_variables(changes, &[(ENTRY, ""), (TRIES, ""), (TRIED, "")])
+    }
+
+    /// Makes an entry the default, in the same write that ends any trial.
+    pub fn set_default(&self, changes: &mut Changes, id: &str) -> Result<()> {
+        let default = (DEFAULT, id);
+        match self.trial()? {
+            None => self.set_variables(changes, &[default]),
+            Some(_) => {
+                self.set_variables(changes, &[default, (ENTRY, ""), (TRIES, ""), (TRIED, "")])
+            }
+        }
+    }
+}

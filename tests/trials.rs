@@ -1,0 +1,190 @@
+//! A layer that never came up is tried a number of times, and costs the host no more than that. The
+//! machines, in `vm/`, start again by themselves.
+
+#[allow(dead_code, unused_imports, reason = "other tests use the rest")]
+mod vm;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use vm::{Disk, Host, Rescue, Vm};
+
+/// Makes Base-0.2 a volume without a filesystem, so that the initramfs cannot mount it.
+const WIPE: &str = "lvm lvchange -q -K -ay HostVG/Base-0.2 && wipefs -qa /dev/HostVG/Base-0.2 && \
+                    lvm lvchange -q -an HostVG/Base-0.2";
+/// What the initramfs says then.
+const WIPED: &str = "imgbased: HostVG/Base-0.2";
+
+#[test]
+fn a_layer_that_comes_up_becomes_the_default() -> Result<()> {
+    let mut vm = Host::prepared()?
+        .disk("trial-good")?
+        .boot_unattended("all")?;
+    vm.log_in()?;
+    let said = vm.ok("imgbased-helper boot default Base-0.2")?;
+    ensure!(said.contains("it is tried 3 times"), "{said}");
+    let status = status(&mut vm)?;
+    assert_eq!(status["default"], "Base-0.1");
+    assert_eq!(status["trial"]["name"], "Base-0.2");
+    let got = vm.run("imgbased-helper layer remove Base-0.2")?;
+    ensure!(
+        got.status == 1 && got.text.contains("Base-0.2 is on trial"),
+        "{got:?}"
+    );
+    restart(&mut vm)?;
+    assert_runs(&mut vm, "Base-0.2")?;
+    ensure!(vm.ok("cat /proc/cmdline")?.contains("imgbased.trial"));
+    assert_default(&mut vm, "Base-0.2")?;
+    ensure!(
+        vm.ok("lvm lvs --noheadings -o lv_tags HostVG/Base-0.2")?
+            .contains("imgbased:good")
+    );
+    for _ in 0..2 {
+        restart(&mut vm)?;
+        assert_runs(&mut vm, "Base-0.2")?;
+        ensure!(!vm.ok("cat /proc/cmdline")?.contains("imgbased.trial"));
+    }
+    assert_default(&mut vm, "Base-0.2")
+}
+
+#[test]
+fn a_layer_that_cannot_be_mounted_is_given_up() -> Result<()> {
+    let mut vm = Host::prepared()?
+        .disk("trial-wiped")?
+        .boot_unattended("all")?;
+    vm.log_in()?;
+    vm.ok(WIPE)?;
+    vm.ok("imgbased-helper boot try Base-0.2")?;
+    vm.type_line("systemctl reboot")?;
+    vm.wait_for(WIPED)?;
+    vm.log_in()?;
+    assert_runs(&mut vm, "Base-0.1")?;
+
+    vm.ok("imgbased-helper boot default --tries 2 Base-0.2")?;
+    vm.type_line("systemctl reboot")?;
+    for _ in 0..2 {
+        vm.wait_for(WIPED)?;
+    }
+    vm.log_in()?;
+    assert_given_up(&mut vm, 2)?;
+    restart(&mut vm)?;
+    assert_given_up(&mut vm, 2)
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_that_is_not_healthy_is_given_up() -> Result<()> {
+    give_up(
+        "trial-ill",
+        "printf '[Unit]\\nBefore=boot-complete.target\\n[Service]\\nType=oneshot\\nExecStart=false\\n' \
+         >etc/systemd/system/ill.service && mkdir etc/systemd/system/boot-complete.target.requires && \
+         ln -s ../ill.service etc/systemd/system/boot-complete.target.requires/",
+        "the layer on trial did not come up, restarting",
+    )
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_that_ends_in_emergency_mode_is_given_up() -> Result<()> {
+    give_up(
+        "trial-emergency",
+        "printf '/dev/disk/by-label/lost /lost ext4 x-systemd.device-timeout=5 0 2\\n' >>etc/fstab",
+        "the layer on trial did not come up, restarting",
+    )
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_whose_kernel_panics_is_given_up() -> Result<()> {
+    give_up(
+        "trial-panic",
+        "ln -sf /bin/false sbin/init",
+        "Kernel panic - not syncing",
+    )
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_default_that_fails_as_well_stops_the_host() -> Result<()> {
+    let disk = Host::prepared()?.disk("trial-stop")?;
+    let mut vm = disk.boot_unattended("first")?;
+    vm.log_in()?;
+    vm.ok("imgbased-helper boot default --tries 1 Base-0.2")?;
+    vm.power_off()?;
+    let mut rescue =
+        Rescue::prepared()?.with("trial-rescue", Disk::writable(disk.path(), "host"))?;
+    rescue.ok(WIPE)?;
+    rescue.ok(&WIPE.replace("Base-0.2", "Base-0.1"))?;
+    rescue.ok("sync")?;
+    drop(rescue);
+    let mut vm = disk.boot_unattended("stopped")?;
+    vm.wait_for(WIPED)?;
+    let said = vm.enter_emergency_shell()?;
+    ensure!(said.contains("imgbased: HostVG/Base-0.1"), "{said}");
+    Ok(())
+}
+
+/// Has Base-0.2, changed by the command `harm` in its root, tried once; the machine says `sign` then.
+fn give_up(name: &str, harm: &str, sign: &str) -> Result<()> {
+    let mut vm = Host::prepared()?.disk(name)?.boot_unattended("all")?;
+    vm.log_in()?;
+    vm.ok("lvm lvchange -q -K -ay HostVG/Base-0.2 && mount /dev/HostVG/Base-0.2 /mnt")?;
+    vm.ok(&format!("cd /mnt && {harm}"))?;
+    vm.ok("cd / && umount /mnt && lvm lvchange -q -an HostVG/Base-0.2")?;
+    vm.ok("imgbased-helper boot default --tries 1 Base-0.2")?;
+    vm.type_line("systemctl reboot")?;
+    vm.wait_for(sign)?;
+    vm.log_in()?;
+    assert_given_up(&mut vm, 1)?;
+    restart(&mut vm)?;
+    assert_given_up(&mut vm, 1)
+}
+
+fn restart(vm: &mut Vm) -> Result<()> {
+    vm.type_line("systemctl reboot")?;
+    vm.log_in()
+}
+
+fn status(vm: &mut Vm) -> Result<Value> {
+    Ok(serde_json::from_str(
+        &vm.ok("imgbased-helper --json status")?,
+    )?)
+}
+
+fn assert_runs(vm: &mut Vm, layer: &str) -> Result<()> {
+    let device = format!("/dev/mapper/HostVG-{}", layer.replace('-', "--"));
+    assert_eq!(vm.ok("findmnt -no SOURCE /")?, device);
+    assert_eq!(vm.run("systemctl is-system-running")?.text, "running");
+    Ok(())
+}
+
+/// The default is `layer`, nothing is on trial, and nothing is wrong.
+fn assert_default(vm: &mut Vm, layer: &str) -> Result<()> {
+    let status = status(vm)?;
+    assert_eq!(status["default"], layer);
+    assert_eq!(status["trial"], Value::Null);
+    let entry = vm.ok(&format!(
+        "grep ^options /boot/loader/entries/imgbased-{layer}.conf"
+    ))?;
+    ensure!(!entry.contains("imgbased.trial"), "{entry}");
+    assert_eq!(vm.ok("imgbased-helper check")?, "");
+    Ok(())
+}
+
+/// Base-0.1 runs and is the default, and tells of the other layer.
+fn assert_given_up(vm: &mut Vm, tries: u64) -> Result<()> {
+    assert_runs(vm, "Base-0.1")?;
+    assert_default(vm, "Base-0.1")?;
+    let status = status(vm)?;
+    let failed = &status["failed"][0];
+    assert_eq!(failed["name"], "Base-0.2");
+    assert_eq!(failed["failure"]["tries"], tries);
+    let message = vm.ok("cat /run/motd.d/imgbased")?;
+    ensure!(
+        message.contains(&format!("Base-0.2 did not come up in {tries} tries")),
+        "{message}"
+    );
+    let list = vm.ok("imgbased-helper boot list")?;
+    ensure!(list.contains(&format!("failed {tries} times")), "{list}");
+    Ok(())
+}
