@@ -13,8 +13,8 @@ use fastrand::Rng;
 
 use vm::examine::{Examiner, State};
 use vm::verbs::{
-    ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_LAYER, COLLECT, KILLED, REMOVE_BASE,
-    REMOVE_LAYER, STEPS_MAX, Verb,
+    ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_LAYER, BLESS, COLLECT, KILLED,
+    REMOVE_BASE, REMOVE_LAYER, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT, Verb,
 };
 use vm::write_log::{self, Change, Epoch};
 use vm::{Disk, Echo, Host, Rescue, Vm, convert_to_raw, create_overlay, say, scratch};
@@ -38,6 +38,28 @@ fn power_cuts_while_a_layer_is_removed() -> Result<()> {
 #[test]
 fn power_cuts_while_a_base_is_added() -> Result<()> {
     cut_at_each_flush(&ADD_BASE)
+}
+
+#[test]
+fn power_cuts_while_a_trial_begins() -> Result<()> {
+    cut_at_each_flush(&START_TRIAL)
+}
+
+#[test]
+fn power_cuts_while_a_trial_ends() -> Result<()> {
+    cut_at_each_flush(&BLESS)
+}
+
+#[test]
+fn power_cuts_while_the_default_changes() -> Result<()> {
+    cut_at_each_flush(&SWITCH_DEFAULT)
+}
+
+#[test]
+fn what_boots_killed_after_any_step_and_the_machine_reset() -> Result<()> {
+    reset_after_each_step(&START_TRIAL)?;
+    reset_after_each_step(&BLESS)?;
+    reset_after_each_step(&SWITCH_DEFAULT)
 }
 
 #[test]

@@ -7,8 +7,9 @@ mod vm;
 use anyhow::{Context, Result, ensure};
 
 use vm::verbs::{
-    ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA, ADD_LAYER_OF_LAYER, ADOPT, COLLECT,
-    KILLED, MAKE_EXTRA, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, STEPS_MAX, Verb,
+    ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA, ADD_LAYER_OF_LAYER, ADOPT, BLESS,
+    COLLECT, KILLED, MAKE_EXTRA, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, START_TRIAL, STEPS_MAX,
+    SWITCH_DEFAULT, TRY, Verb,
 };
 use vm::{Echo, Host, Vm};
 
@@ -37,6 +38,15 @@ fn layers_killed_after_any_step() -> Result<()> {
 }
 
 #[test]
+fn what_boots_killed_after_any_step() -> Result<()> {
+    let mut vm = host("kill-boot")?;
+    for verb in [&TRY, &START_TRIAL, &BLESS, &SWITCH_DEFAULT] {
+        kill_after_each_step(&mut vm, verb)?;
+    }
+    Ok(())
+}
+
+#[test]
 #[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn groups_killed_after_any_step() -> Result<()> {
     let mut vm = host("kill-group")?;
@@ -48,13 +58,21 @@ fn groups_killed_after_any_step() -> Result<()> {
 /// The name of a disk that nothing needs, for a shell.
 const SPARE: &str = "spare=/dev/disk/by-id/virtio-spare;";
 
-/// A running host with a small image that can be made a base.
+/// What is on the boot partition of a host with other systems.
+const MAKE_FOREIGN: &str = "\
+    cd /boot && echo kernel >vmlinuz-foreign && mkdir imgbased-foreign && \
+    printf 'title Other\\nlinux /vmlinuz-foreign\\noptions root=/dev/sda1\\n' >loader/entries/other.conf && \
+    printf 'title Broken\\noptions imgbased.layer=x;y\\n\\0\\n' >loader/entries/imgbased-broken.conf && \
+    grub-editenv grub/grubenv set foreign=kept 'odd=a b\\c' && cd /";
+
+/// A running host with a small image that can be made a base, and with files of others.
 fn host(name: &str) -> Result<Vm> {
     let disk = Host::prepared()?.disk(name)?;
     let spare = disk.spare("spare", "1G")?;
     let mut vm = disk.boot_with("once", vec![spare], Echo::Silent)?;
     vm.log_in()?;
     vm.ok(MAKE_EXTRA)?;
+    vm.ok(MAKE_FOREIGN)?;
     Ok(vm)
 }
 
@@ -66,11 +84,12 @@ fn kill_after_each_step(vm: &mut Vm, verb: &Verb) -> Result<()> {
         vg, prepare, run, ..
     } = verb;
     let helper = format!("imgbased-helper --vg {vg}");
-    let before = old_state(vm)?;
+    let before = old_state(vm, verb)?;
     for step in 1..=STEPS_MAX {
         vm.ok(&format!("{SPARE} {prepare}"))?;
         let killed = vm.run(&format!("{SPARE} IMGBASED_KILL_AFTER={step} {run}"))?;
-        assert_eq!(old_state(vm)?, before, "`{run}` killed after step {step}");
+        let state = old_state(vm, verb)?;
+        assert_eq!(state, before, "`{run}` killed after step {step}");
         if killed.status == 0 {
             vm.say(&format!("`{run}`: {} kill points", step - 1));
             ensure!(step > 1, "`{run}` was never killed");
@@ -103,11 +122,29 @@ fn kill_after_each_step(vm: &mut Vm, verb: &Verb) -> Result<()> {
     anyhow::bail!("`{run}` has more than {STEPS_MAX} steps")
 }
 
-/// The volumes and boot entries that the host was installed with, and what boots by default.
-fn old_state(vm: &mut Vm) -> Result<String> {
-    vm.ok("lvm lvs --noheadings -o lv_name,lv_attr,lv_tags,origin \
-             --select 'vg_name=HostVG && (lv_name=Base-0 || lv_name=Base-0.1 || lv_name=Base-0.2 || lv_name=Config)' && \
-           cd /boot && sha256sum loader/entries/imgbased-Base-0.conf \
-             loader/entries/imgbased-Base-0.1.conf loader/entries/imgbased-Base-0.2.conf grub/grubenv \
-             $(cat loader/entries/imgbased-Base-0*.conf | awk '/^(linux|initrd) /{print \".\" $2}' | sort -u)")
+/// The volumes and boot entries that the host was installed with, what boots by default unless that is
+/// what the verb is for, and what belongs to others.
+fn old_state(vm: &mut Vm, verb: &Verb) -> Result<String> {
+    // What boots: those variables, the options of the entry, and whether the layer has come up.
+    let (entries, environment) = if verb.subject == "Base-0.2" {
+        (
+            "sed 's/ imgbased.trial.*//' loader/entries/imgbased-Base-0.2.conf",
+            "grep -v -e ^# -e imgbased_ -e saved_entry -e next_entry grub/grubenv",
+        )
+    } else {
+        (
+            "cat loader/entries/imgbased-Base-0.2.conf",
+            "cat grub/grubenv",
+        )
+    };
+    vm.ok(&format!(
+        "lvm lvs --noheadings -o lv_name,lv_attr,lv_tags,origin \
+           --select 'vg_name=HostVG && (lv_name=Base-0 || lv_name=Base-0.1 || lv_name=Base-0.2 || lv_name=Config)' | \
+           sed 's/,imgbased:good//; s/imgbased:good,//' && \
+         cd /boot && {environment} | sha256sum && {entries} && sha256sum loader/entries/imgbased-Base-0.conf \
+           loader/entries/imgbased-Base-0.1.conf loader/entries/other.conf \
+           loader/entries/imgbased-broken.conf vmlinuz-foreign \
+           $(cat loader/entries/imgbased-Base-0*.conf | awk '/^(linux|initrd) /{{print \".\" $2}}' | sort -u) && \
+         ls -d imgbased-foreign"
+    ))
 }

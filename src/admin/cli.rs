@@ -9,6 +9,7 @@ use log::LevelFilter;
 use simplelog::CombinedLogger;
 
 use super::{Context, base, boot, check, layer, layout, layout_init, removal, status};
+use crate::early;
 use crate::early::cmdline::DEFAULT_VG;
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
@@ -31,9 +32,9 @@ pub struct Cli {
 
 #[derive(Args)]
 struct Global {
-    /// Volume group of the host
-    #[arg(long, global = true, value_name = "NAME", default_value = DEFAULT_VG)]
-    vg: VgName,
+    /// Volume group of the host [default: that of the running layer, else `HostVG`]
+    #[arg(long, global = true, value_name = "NAME")]
+    vg: Option<VgName>,
     /// Thin pool that `layout init` makes
     #[arg(long, global = true, value_name = "NAME", default_value = "ImagePool")]
     pool: LvName,
@@ -208,7 +209,7 @@ impl Cli {
     pub fn run(self) -> Result<ExitCode> {
         start_logging(self.global.verbose)?;
         let context = Context {
-            lvm: Lvm::new(self.global.vg),
+            lvm: Lvm::new(self.global.vg.map_or_else(running_vg, Ok)?),
             pool: self.global.pool,
             root: self.global.root,
             dry_run: self.global.dry_run,
@@ -266,6 +267,15 @@ impl Cli {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The group that the initramfs has booted from.
+fn running_vg() -> Result<VgName> {
+    let record = early::read_record();
+    record
+        .as_ref()
+        .map_or(DEFAULT_VG, |record| &record.vg)
+        .parse()
 }
 
 fn parse_fstype(text: &str) -> Result<FsKind> {

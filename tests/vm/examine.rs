@@ -32,6 +32,8 @@ const CONTENT: &str = "tar --create --sort=name --exclude=etc/fstab etc | sha256
 pub struct State {
     /// The entry that boots by default, by id.
     default: String,
+    /// The lines of grubenv on what boots before it.
+    selection: Vec<String>,
     /// What each id in GRUB's menu boots.
     menu: BTreeMap<String, Entry>,
     /// The volumes of the group, as LVM lists them.
@@ -66,6 +68,15 @@ impl Volume {
         self.has_tag("imgbased:base")
     }
 
+    /// The same but for whether it has come up.
+    fn lasting(&self) -> Self {
+        let tags = self.tags.split(',').filter(|t| *t != "imgbased:good");
+        Self {
+            tags: tags.collect::<Vec<_>>().join(","),
+            ..self.clone()
+        }
+    }
+
     /// Whether it is a base or a layer that is finished.
     fn is_bootable(&self) -> bool {
         self.is_base() || self.has_tag("imgbased:layer")
@@ -96,6 +107,7 @@ impl Display for State {
         for entry in self.menu.values() {
             write!(f, " {}", entry.layer)?;
         }
+        write!(f, "; {}", self.selection.join(" "))?;
         write!(f, "; pool: {}", self.pool.join(" "))
     }
 }
@@ -126,10 +138,11 @@ impl Before {
         Ok(Self { state, content })
     }
 
-    /// Refuses a state in which something is missing or changed.
-    fn is_kept(&self, now: &State) -> Result<()> {
+    /// Refuses a state in which something is missing or changed that is none of the verb's business.
+    fn is_kept(&self, now: &State, verb: &Verb) -> Result<()> {
+        let is_selected = verb.selects && now.default_layer()? == verb.subject;
         ensure!(
-            now.default == self.state.default,
+            now.default == self.state.default || is_selected,
             "the default is {:?}",
             now.default
         );
@@ -140,8 +153,11 @@ impl Before {
         // The pool has another transaction after each change.
         let volumes = self.state.volumes.iter();
         for (name, volume) in volumes.filter(|(_, volume)| !volume.thin_id.is_empty()) {
-            let found = now.volumes.get(name);
-            ensure!(found == Some(volume), "the volume {name} is now {found:?}");
+            let found = now.volumes.get(name).map(Volume::lasting);
+            ensure!(
+                found.as_ref() == Some(&volume.lasting()),
+                "the volume {name} is now {found:?}"
+            );
         }
         Ok(())
     }
@@ -237,12 +253,11 @@ impl<'a> Examiner<'a> {
         let mut vm = Rescue::prepared()?.with(&self.name, disk)?;
         let state = look(&mut vm)?;
         let is_new = self.kinds.insert(state.clone());
-        let again = is_new.then_some(self.verb);
         let whole = before
-            .is_kept(&state)
+            .is_kept(&state, self.verb)
             .and_then(|()| has_kernels(&mut vm, &state))
             .and_then(|()| is_whole(&mut vm, before, &state))
-            .and_then(|()| go_on(&mut vm, before, again));
+            .and_then(|()| go_on(&mut vm, before, self.verb, is_new));
         whole.with_context(|| state.to_string())?;
         Ok(Seen { state, is_new })
     }
@@ -267,8 +282,8 @@ fn is_whole(vm: &mut Vm, before: &Before, found: &State) -> Result<()> {
     Ok(())
 }
 
-/// Has `check` repair what is left, and runs the verb `again`.
-fn go_on(vm: &mut Vm, before: &Before, again: Option<&Verb>) -> Result<()> {
+/// Has `check` repair what is left, and runs the verb `again` if that is wanted.
+fn go_on(vm: &mut Vm, before: &Before, verb: &Verb, again: bool) -> Result<()> {
     vm.ok("mount /dev/disk/by-id/virtio-host-part2 /boot")?;
     let found = vm.run("imgbased-helper check")?;
     ensure!(
@@ -280,12 +295,13 @@ fn go_on(vm: &mut Vm, before: &Before, again: Option<&Verb>) -> Result<()> {
             .with_context(|| format!("check said {:?}", found.text))?;
         is_clean(vm)?;
     }
-    if let Some(verb) = again {
+    if again {
         vm.ok(&format!("{{ {}; }} && {}", verb.prepare, verb.run))?;
         is_clean(vm)?;
     }
     vm.ok("umount /boot && vgchange -q -an HostVG")?;
-    before.is_kept(&look(vm)?).context("after the repair")
+    let now = look(vm)?;
+    before.is_kept(&now, verb).context("after the repair")
 }
 
 fn is_clean(vm: &mut Vm) -> Result<()> {
@@ -332,8 +348,15 @@ fn look(vm: &mut Vm) -> Result<State> {
         .context("grubenv has no saved_entry")?
         .to_owned();
     let menu = parse_menu(&grub_file(vm, "/grub/imgbased.cfg", "cat")?)?;
+    let selection = block.lines().filter(|line| {
+        let value = line
+            .strip_prefix("imgbased_")
+            .or(line.strip_prefix("next_entry"));
+        value.is_some_and(|value| !value.ends_with('='))
+    });
     Ok(State {
         default,
+        selection: selection.map(str::to_owned).collect(),
         menu,
         volumes: volumes(vm)?,
         pool: pool(vm)?,
@@ -372,7 +395,7 @@ fn parse_menu(text: &str) -> Result<BTreeMap<String, Entry>> {
     for block in text.split("\nmenuentry ").skip(1) {
         let after = |begin: &str| {
             let rest = block.split_once(begin).map(|(_, rest)| rest);
-            let word = rest.and_then(|rest| rest.split([' ', '\n', '\'']).next());
+            let word = rest.and_then(|rest| rest.split([' ', '\n', '\'', ';']).next());
             word.map(str::to_owned)
                 .with_context(|| format!("no {begin:?} in {block:?}"))
         };

@@ -19,9 +19,11 @@ pub struct Verb {
     pub vg: &'static str,
     pub prepare: &'static str,
     pub run: &'static str,
-    /// The layer or base that it adds or removes.
+    /// The layer or base that it adds or removes, or that it has boot.
     pub subject: &'static str,
     pub adds: bool,
+    /// Whether it can make that the default.
+    pub selects: bool,
     /// Whether that can be booted; the base of the tests has no real kernel.
     pub is_real: bool,
 }
@@ -33,6 +35,7 @@ pub const ADD_BASE: Verb = Verb {
     run: "imgbased-helper base add --name Extra /root/Extra.img",
     subject: "Extra",
     adds: true,
+    selects: false,
     is_real: false,
 };
 
@@ -66,6 +69,7 @@ pub const ADD_LAYER: Verb = Verb {
     run: "imgbased-helper layer add Base-0",
     subject: "Base-0.3",
     adds: true,
+    selects: false,
     is_real: true,
 };
 
@@ -94,6 +98,44 @@ pub const REMOVE_LAYER: Verb = Verb {
     run: "imgbased-helper layer remove Base-0.3",
     adds: false,
     ..ADD_LAYER
+};
+
+/// Base-0.2 boots once, and has never come up before.
+pub const TRY: Verb = Verb {
+    name: "boot-try",
+    prepare: "imgbased-helper boot default --tries 0 Base-0.1 && \
+              imgbased-helper boot try --cancel && \
+              { ! lvm lvs --noheadings -o lv_tags HostVG/Base-0.2 | grep -q imgbased:good || \
+              lvm lvchange -q --deltag imgbased:good HostVG/Base-0.2; }",
+    run: "imgbased-helper boot try Base-0.2",
+    subject: "Base-0.2",
+    ..ADD_LAYER
+};
+
+/// The trial of Base-0.2 begins.
+pub const START_TRIAL: Verb = Verb {
+    name: "trial-start",
+    run: "imgbased-helper boot default Base-0.2",
+    ..TRY
+};
+
+pub const SWITCH_DEFAULT: Verb = Verb {
+    name: "boot-default",
+    run: "imgbased-helper boot default --tries 0 Base-0.2",
+    selects: true,
+    ..TRY
+};
+
+/// The end of a trial.
+pub const BLESS: Verb = Verb {
+    name: "boot-bless",
+    prepare: "imgbased-helper boot default --tries 0 Base-0.1 && \
+              { ! lvm lvs --noheadings -o lv_tags HostVG/Base-0.2 | grep -q imgbased:good || \
+              lvm lvchange -q --deltag imgbased:good HostVG/Base-0.2; } && \
+              imgbased-helper boot default Base-0.2",
+    run: "imgbased-helper boot bless Base-0.2",
+    selects: true,
+    ..TRY
 };
 
 pub const MAKE_GROUP: Verb = Verb {
