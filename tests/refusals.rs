@@ -542,6 +542,9 @@ fn boot_partitions_that_cannot_be_used(vm: &mut Vm) -> Result<()> {
         "base add /root/good.img",
         "layer remove Base-0.2",
         "gc --yes --keep 0",
+        "boot default Base-0.2",
+        "boot try Base-0.2",
+        "boot bless Base-0.2",
     ] {
         refuses(
             vm,
@@ -564,7 +567,27 @@ fn boot_partitions_that_cannot_be_used(vm: &mut Vm) -> Result<()> {
            head -c $((free - 500000)) /dev/zero > /boot/filler",
     )?;
     refuses(vm, "imgbased-helper layer add", 1, "KiB are needed")?;
-    vm.ok("rm /boot/filler && sync -f /boot")?;
+    vm.ok("rm /boot/filler && mkdir /boot/files && cd /boot/files && seq $(stat -f -c %d /boot) | xargs touch; cd /")?;
+    refuses(vm, "imgbased-helper layer add", 1, "inodes are needed")?;
+    refuses(
+        vm,
+        "imgbased-helper boot default Base-0.2",
+        1,
+        "inodes are needed",
+    )?;
+    vm.ok("rm -r /boot/files && sync -f /boot && umount /boot")?;
+    for verb in [
+        "layer add",
+        "layer remove Base-0.2",
+        "boot default Base-0.2",
+    ] {
+        let got = vm.run(&format!("imgbased-helper {verb}"))?;
+        ensure!(
+            got.status == 1 && got.text.contains("no boot partition is mounted at /boot"),
+            "{verb}: {got:?}"
+        );
+    }
+    vm.ok("[ ! -e /boot/loader ] && mount /boot")?;
     Ok(())
 }
 

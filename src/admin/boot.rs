@@ -171,11 +171,14 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
     };
     let entry = bootable(&group, &boot, &name)?;
     let volume = group.volume(name.as_str()).context("it was found above")?;
+    let trial = boot.trial()?;
+    if trial.is_some() || entry.is_trial() {
+        boot.check_ready()?;
+    }
     let failures = volume.failure_tags();
     if !volume.is_good() || !failures.is_empty() {
         changes.run(&context.lvm.retag(&name, &failures, tag::GOOD))?;
     }
-    let trial = boot.trial()?;
     match trial {
         Some(trial) if trial.id == entry.id => confirm(&mut changes, &boot, &name, &entry)?,
         _ if entry.is_trial() => boot.add(&mut changes, &name, &entry.confirmed())?,
