@@ -16,7 +16,8 @@ const SLOW: Duration = Duration::from_secs(600);
 /// capability, hard and soft links, holes, a device node, a name with a line break.
 const MAKE_TREE: &str = r#"
 mkdir -p /root/tree/boot /root/tree/etc /root/tree/usr/bin /root/tree/var && cd /root/tree &&
-echo kernel > boot/vmlinuz-9.9 && echo initramfs > boot/initrd.img-9.9 &&
+echo kernel > boot/vmlinuz-9.9 && mkdir -p usr/lib/dracut && echo imgbased > usr/lib/dracut/modules.txt &&
+echo usr/lib/dracut/modules.txt | cpio --quiet -o -H newc > boot/initrd.img-9.9 &&
 printf 'UUID=1234-5678 / ext4 noatime 0 1\nLABEL=boot /boot ext4 defaults,nofail 0 2\n' > etc/fstab &&
 head -c 300000 /dev/urandom > usr/bin/tool && ln usr/bin/tool usr/bin/hard && ln -s tool usr/bin/soft &&
 chmod 4751 usr/bin/tool && cp usr/bin/tool usr/bin/capable && setcap cap_net_raw+ep usr/bin/capable &&
@@ -192,7 +193,9 @@ fn equal_blocks_are_stored_once_and_bases_stay_independent() -> Result<()> {
     vm.log_in()?;
     // 200 MiB of data, then the same with every twentieth block of 64 KiB changed.
     vm.ok_for(
-        "mkdir -p /root/t/boot && cd /root && echo k > t/boot/vmlinuz-9.9 && echo i > t/boot/initrd.img-9.9 && \
+        "mkdir -p /root/t/boot /root/t/usr/lib/dracut && cd /root/t && echo k > boot/vmlinuz-9.9 && \
+         echo imgbased > usr/lib/dracut/modules.txt && \
+         echo usr/lib/dracut/modules.txt | cpio --quiet -o -H newc > boot/initrd.img-9.9 && cd .. && \
          head -c 200M /dev/urandom > t/data && mke2fs -q -t ext4 -d t one.img 300M && rm t/data && \
          cp --sparse=always one.img two.img && \
          debugfs -R 'blocks /data' one.img 2>/dev/null | tr ' ' '\\n' | awk 'NR % 1280 == 100' > blocks && \

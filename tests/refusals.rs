@@ -393,7 +393,9 @@ const VERBS: &[Row] = &[
 
 const MAKE_IMAGES: &str = r"
 cd /root && mkdir -p tree/boot tree/etc tree/usr/lib kernelless/etc kernelless/usr emptydir rootless/x &&
-echo kernel > tree/boot/vmlinuz-9.9 && echo initramfs > tree/boot/initrd.img-9.9 &&
+echo kernel > tree/boot/vmlinuz-9.9 && mkdir -p usr/lib/dracut &&
+echo imgbased > usr/lib/dracut/modules.txt &&
+echo usr/lib/dracut/modules.txt | cpio --quiet -o -H newc > tree/boot/initrd.img-9.9 &&
 head -c 3000000 /dev/urandom > tree/usr/lib/data && echo text > kernelless/etc/text &&
 mke2fs -q -t ext4 -d tree good.img 16M && mke2fs -q -t ext4 -d kernelless kernelless.img 16M &&
 mkfifo fifo && : > empty.img && echo text > text.img && head -c 2M /dev/urandom > random.img &&
@@ -599,7 +601,9 @@ fn a_full_pool_costs_no_layer() -> Result<()> {
     vm.log_in()?;
     // A group of its own, small enough to be filled, and nothing that extends it.
     vm.ok_for(
-        "cd /root && mkdir -p t/boot t/etc t/usr && echo k > t/boot/vmlinuz-9.9 && echo i > t/boot/initrd.img-9.9 && \
+        "cd /root && mkdir -p t/boot t/etc t/usr usr/lib/dracut && echo k > t/boot/vmlinuz-9.9 && \
+         echo imgbased > usr/lib/dracut/modules.txt && \
+         echo usr/lib/dracut/modules.txt | cpio --quiet -o -H newc > t/boot/initrd.img-9.9 && \
          mke2fs -q -t ext4 -d t small.img 32M && head -c 200M /dev/urandom > t/data && mke2fs -q -t ext4 -d t large.img 300M && \
          truncate -s 160M t/data && sed -i 's/threshold = 80/threshold = 100/' /etc/lvm/profile/imgbased.profile && \
          imgbased-helper --vg Small layout init --device /dev/disk/by-id/virtio-spare && \
@@ -667,7 +671,9 @@ fn a_pool_full_of_metadata_costs_no_layer() -> Result<()> {
     vm.log_in()?;
     // The least metadata that LVM makes, in a pool as imgbased leaves it.
     vm.ok_for(
-        "cd /root && mkdir -p t/boot t/etc t/usr && echo k > t/boot/vmlinuz-9.9 && echo i > t/boot/initrd.img-9.9 && \
+        "cd /root && mkdir -p t/boot t/etc t/usr usr/lib/dracut && echo k > t/boot/vmlinuz-9.9 && \
+         echo imgbased > usr/lib/dracut/modules.txt && \
+         echo usr/lib/dracut/modules.txt | cpio --quiet -o -H newc > t/boot/initrd.img-9.9 && \
          mke2fs -q -t ext4 -d t small.img 32M && head -c 200M /dev/urandom > t/data && mke2fs -q -t ext4 -d t large.img 300M && rm t/data && \
          lvm vgcreate -qq --addtag imgbased:vg Small /dev/disk/by-id/virtio-spare && \
          lvm lvcreate -qq --type thin-pool -L 1G --poolmetadatasize 2M --chunksize 64k --addtag imgbased:pool -n ImagePool Small && \

@@ -8,9 +8,11 @@ use serde::Serialize;
 
 use super::filesystem::{Filesystem, mount_point};
 use super::view::{self, BaseView, JSON_VERSION};
-use super::{Context, comment, found_status, pool_with_room, running_options, say, text};
-use crate::boot::BootPartition;
+use super::{
+    Context, comment, found_status, initramfs, pool_with_room, running_options, say, text,
+};
 use crate::boot::system::System;
+use crate::boot::{BootPartition, Known};
 use crate::image::blocks::{self, Target};
 use crate::image::stream::Stream;
 use crate::image::superblock::{FsKind, Superblock};
@@ -112,27 +114,33 @@ pub fn finish(
         let has_root = System::at(root)
             .fstab()?
             .is_some_and(|f| fstab::has_root(&f.text));
-        Ok((boot.publish(changes, root, fallback_options)?, has_root))
+        let known = Known {
+            entries: &[],
+            options: fallback_options,
+            added: None,
+            removed: None,
+        };
+        Ok((initramfs::publish(changes, boot, root, &known)?, has_root))
     })?;
     let mut tags = vec![tag::BASE.to_owned()];
-    let entry = match &found {
-        Some((payload, has_root)) => {
+    let entries = match &found {
+        Some((kernels, has_root)) => {
             if *has_root {
                 tags.push(tag::ROOT_LINE.to_owned());
             }
             let label = format!("{name} digest");
             let digest = digest::of(&context.lvm.device(name)?, &label, changes.interrupt())?;
             tags.push(format!("{}{digest}", tag::SHA256));
-            Some(context.entry(name, true, payload)?)
+            Some(context.entries(name, true, kernels, false)?)
         }
         None => None,
     };
     changes.run(&context.lvm.complete(name, &tags))?;
     changes.keep();
-    let Some(entry) = entry else {
+    let Some(entries) = entries else {
         return comment(&format!("the boot entry of {name} is written"));
     };
-    boot.add(changes, name, &entry)
+    boot.write_entries(changes, name, &entries)
         .with_context(|| format!("{name} was made, but has no boot entry"))?;
     changes.keep();
     say(&format!("{name}\n"))

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION};
-use super::{Context, say, text};
+use super::{Context, layer, say, text};
 use crate::boot::entry::Entry;
 use crate::boot::system::System;
 use crate::boot::trial::{TRIES_MAX, Trial};
@@ -58,8 +59,13 @@ pub fn list(context: &Context) -> Result<()> {
     let entries = boot.entries()?;
     let booted = view::booted(&group)?;
     let selection = boot.selection()?;
+    let kernel = uname().context("cannot ask for the kernel's version")?;
+    let kernel = kernel.release().to_string_lossy();
+    let default = boot.default_id()?;
+    let once = boot.once_id()?;
+    let trial = boot.trial()?.map(|trial| trial.id);
     let bootable = group.bootable();
-    let is = |which: &Option<String>, name: &str| which.as_deref() == Some(name);
+    let is = |which: &Option<String>, text: &str| which.as_deref() == Some(text);
     let view = |entry: &Entry| {
         let name = entry
             .layer()
@@ -69,10 +75,10 @@ pub fn list(context: &Context) -> Result<()> {
             id: entry.id.clone(),
             name: name.to_owned(),
             kernel: entry.version.clone(),
-            booted: is(&booted, name),
-            default: is(&selection.default, name),
-            once: is(&selection.once, name),
-            trial: selection.trial.clone().filter(|trial| trial.name == name),
+            booted: is(&booted, name) && entry.version == kernel,
+            default: is(&default, &entry.id),
+            once: is(&once, &entry.id),
+            trial: selection.trial.clone().filter(|_| is(&trial, &entry.id)),
             failure: group.volume(name).and_then(Volume::failure),
             bootable: is_there && boot.has_kernel(&entry.payload()),
         })
@@ -123,7 +129,7 @@ pub fn set_default(context: &Context, name: &LvName, tries: Option<u32>) -> Resu
             boot.check_trial()
                 .context("no trial is possible, and --tries 0 goes without one")?;
             if !entry.is_trial() {
-                boot.add(&mut changes, name, &entry.clone().on_trial())?;
+                boot.change_entries(&mut changes, name, Entry::on_trial)?;
                 changes.keep();
             }
             boot.start_trial(&mut changes, &entry.id, tries)?;
@@ -149,7 +155,7 @@ fn confirm(
     entry: &Entry,
 ) -> Result<()> {
     if entry.is_trial() {
-        boot.add(changes, name, &entry.clone().confirmed())?;
+        boot.change_entries(changes, name, Entry::confirmed)?;
         changes.keep();
     }
     boot.set_default(changes, &entry.id)?;
@@ -181,7 +187,7 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
     }
     match trial {
         Some(trial) if trial.id == entry.id => confirm(&mut changes, &boot, &name, &entry)?,
-        _ if entry.is_trial() => boot.add(&mut changes, &name, &entry.confirmed())?,
+        _ if entry.is_trial() => boot.change_entries(&mut changes, &name, Entry::confirmed)?,
         _ => (),
     }
     changes.keep();
@@ -253,6 +259,31 @@ pub fn set_once(context: &Context, name: Option<&LvName>) -> Result<()> {
         None => None,
     };
     boot.set_once(&mut changes, entry.as_ref().map(|entry| entry.id.as_str()))?;
+    changes.keep();
+    Ok(())
+}
+
+/// Writes the entries of a layer or base, or of the layer that is booted, from its kernels.
+pub fn refresh(
+    context: &Context,
+    name: Option<LvName>,
+    kernel: &layer::KernelChange,
+) -> Result<()> {
+    let (_lock, mut changes) = context.change().context("boot refresh")?;
+    let boot = context.boot_partition()?;
+    boot.check_ready()?;
+    let group = context.load()?;
+    let name = match (name, view::booted(&group)?) {
+        (Some(name), _) => name,
+        (None, Some(booted)) => booted.parse()?,
+        (None, None) => bail!("no layer is booted; name one"),
+    };
+    ensure!(
+        group.bootable().contains(&name),
+        "{} has no layer or base {name}",
+        group.name
+    );
+    layer::write_entries(context, &mut changes, &group, &boot, &name, kernel)?;
     changes.keep();
     Ok(())
 }

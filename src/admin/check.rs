@@ -329,8 +329,12 @@ fn find_in_boot_partition(context: &Context, group: &Group, findings: &mut Findi
     let bootable = group.bootable();
     for name in &bootable {
         let write = || Repair::WriteEntry(name.clone());
+        let has_kernels = || {
+            let mut ours = entries.iter().filter(|e| e.is_of(&group.name, name));
+            ours.all(|entry| boot.has_kernel(&entry.payload()))
+        };
         match boot.entry_of(name) {
-            Ok(Some(entry)) if boot.has_kernel(&entry.payload()) => {}
+            Ok(Some(_)) if has_kernels() => {}
             Ok(Some(_)) => {
                 let problem = "its kernel or initramfs is not on the boot partition";
                 findings.add(name, problem, write());
@@ -437,7 +441,8 @@ fn apply(context: &Context, changes: &mut Changes, repair: &Repair) -> Result<()
         Repair::AutoExtend(name) => changes.run(&lvm.auto_extend(name)),
         Repair::EnterDevices => changes.run(&lvm.enter_devices()),
         Repair::WriteEntry(name) => {
-            layer::write_entry(context, changes, &context.load()?, &boot()?, name)
+            let all = layer::KernelChange::default();
+            layer::write_entries(context, changes, &context.load()?, &boot()?, name, &all)
         }
         Repair::RemoveEntry(name) => boot()?.remove(changes, std::slice::from_ref(name)),
         Repair::WriteMenu => boot()?.render_menu(changes),
@@ -449,13 +454,7 @@ fn apply(context: &Context, changes: &mut Changes, repair: &Repair) -> Result<()
                 None => bail!("{name} has no boot entry"),
             }
         }
-        Repair::Confirm(name) => {
-            let boot = boot()?;
-            match boot.entry_of(name)? {
-                Some(entry) => boot.add(changes, name, &entry.confirmed()),
-                None => bail!("{name} has no boot entry"),
-            }
-        }
+        Repair::Confirm(name) => boot()?.change_entries(changes, name, Entry::confirmed),
         Repair::EndTrial => boot()?.end_trial(changes),
         Repair::RemoveFile(path) => changes.remove(path),
         Repair::Advice(_) => Ok(()),

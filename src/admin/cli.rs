@@ -189,6 +189,20 @@ enum BootVerb {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=9))]
         tries: Option<u32>,
     },
+    /// Write the entries of a layer from the kernels that it has now
+    ///
+    /// A kernel counts if the layer has its modules. Its image and initramfs are copied; where they are
+    /// gone, the copies that are there stay in use. Packages of kernels do this for the booted layer.
+    Refresh {
+        /// Layer or base [default: what is booted]
+        name: Option<LvName>,
+        /// Look at this kernel only, which was installed
+        #[arg(long, value_name = "VERSION")]
+        added: Option<String>,
+        /// Look at this kernel only, which was removed or is about to be
+        #[arg(long, value_name = "VERSION", conflicts_with = "added")]
+        removed: Option<String>,
+    },
     /// Boot a layer or base at the next start only
     Try {
         #[arg(required_unless_present = "cancel")]
@@ -261,6 +275,11 @@ impl Cli {
             }
             Noun::Boot(BootVerb::Try { name, .. }) => boot::set_once(&context, name.as_ref())?,
             Noun::Boot(BootVerb::Bless { name }) => boot::bless(&context, name)?,
+            Noun::Boot(BootVerb::Refresh {
+                name,
+                added,
+                removed,
+            }) => boot::refresh(&context, name, &layer::KernelChange { added, removed })?,
             Noun::Status => status::show(&context)?,
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => removal::garbage(&context, keep, yes)?,

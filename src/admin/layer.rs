@@ -6,9 +6,10 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION, LayerView};
-use super::{Context, comment, pool_with_room, running_options, say, text};
-use crate::boot::BootPartition;
+use super::{Context, comment, initramfs, pool_with_room, running_options, say, text};
+use crate::boot::entry::{self, Entry, Payload};
 use crate::boot::system::System;
+use crate::boot::{BootPartition, Known};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::{LvName, next_layer};
@@ -29,15 +30,12 @@ pub fn make(context: &Context, changes: &mut Changes, origin: Option<LvName>) ->
     let (origin, base) = find_origin(&group, origin)?;
     let layer = next_layer(&base, group.taken())?;
     group.name.dm_name(&layer)?;
-    // A base never changes, so what its entry boots is right for its layers. A layer may have got
+    // A base never changes, so what its entries boot is right for its layers. A layer may have got
     // another kernel since.
-    let known = if origin == base {
-        boot.entry_of(&base)?
-            .map(|entry| entry.payload())
-            .filter(|payload| boot.has_kernel(payload))
-    } else {
-        None
-    };
+    let entries = boot.entries_of(&origin)?;
+    let kernels: Vec<Payload> = entries.iter().map(Entry::payload).collect();
+    let is_complete = !kernels.is_empty() && kernels.iter().all(|k| boot.has_kernel(k));
+    let kernels = Some(kernels).filter(|_| origin == base && is_complete);
     // What has a digest was checked when it was made.
     let made_by_us = group
         .volume(origin.as_str())
@@ -55,33 +53,33 @@ pub fn make(context: &Context, changes: &mut Changes, origin: Option<LvName>) ->
         filesystem.check(changes, false)?;
     }
     filesystem.renew_uuid(changes)?;
-    let payload = match known {
-        Some(payload) if !has_root_line => Some(payload),
-        known => context.mounted(changes, &layer, &filesystem, "rw", |changes, root| {
+    let known = Known {
+        entries: &entries,
+        options: &fallback_options,
+        added: None,
+        removed: None,
+    };
+    let kernels = match kernels {
+        Some(kernels) if !has_root_line => Some(kernels),
+        kernels => context.mounted(changes, &layer, &filesystem, "rw", |changes, root| {
             own_root_line(changes, root, &lvm.device(&layer)?)?;
-            known.map_or_else(|| boot.publish(changes, root, &fallback_options), Ok)
+            kernels.map_or_else(|| initramfs::publish(changes, &boot, root, &known), Ok)
         })?,
     };
     // Where something else can be booted, a layer that has never come up must not keep the host.
-    let entry = payload
-        .map(|payload| context.entry(&layer, false, &payload))
-        .transpose()?
-        .map(|entry| {
-            if default.is_some() {
-                entry.on_trial()
-            } else {
-                entry
-            }
-        });
+    let is_trial = default.is_some();
+    let entries = kernels
+        .map(|kernels| context.entries(&layer, false, &kernels, is_trial))
+        .transpose()?;
     changes.run(&lvm.complete(&layer, &[tag::LAYER.to_owned()]))?;
     changes.keep();
-    let Some(entry) = entry else {
+    let Some(entries) = entries else {
         return comment(&format!("the boot entry of {layer} is written"));
     };
-    boot.add(changes, &layer, &entry)
+    boot.write_entries(changes, &layer, &entries)
         .with_context(|| format!("{layer} was made, but has no boot entry"))?;
     changes.keep();
-    if default.is_none() {
+    if let (None, Some(entry)) = (default, entries.first()) {
         boot.set_default(changes, &entry.id)
             .with_context(|| format!("{layer} was made, but there is no default entry"))?;
         changes.keep();
@@ -103,39 +101,65 @@ fn own_root_line(changes: &mut Changes, root: &Path, device: &Path) -> Result<()
     }
 }
 
-/// Writes the boot entry of a layer or base from what is in it.
-pub fn write_entry(
+/// The one kernel of a layer that was changed.
+#[derive(Default)]
+pub struct KernelChange {
+    pub added: Option<String>,
+    pub removed: Option<String>,
+}
+
+/// Writes the boot entries of a layer or base from the kernels that are in it.
+pub fn write_entries(
     context: &Context,
     changes: &mut Changes,
     group: &Group,
     boot: &BootPartition,
     name: &LvName,
+    kernel: &KernelChange,
 ) -> Result<()> {
     let fallback_options = running_options(group, boot)?;
+    let entries = boot.entries_of(name)?;
+    let known = Known {
+        entries: &entries,
+        options: &fallback_options,
+        added: kernel.added.as_deref(),
+        removed: kernel.removed.as_deref(),
+    };
     let volume = group.volume(name.as_str());
-    let payload = if view::booted(group)?.as_deref() == Some(name.as_str()) {
-        Some(boot.publish(changes, Path::new("/"), &fallback_options)?)
+    let is_base = volume.is_some_and(|v| v.role == Role::Base);
+    // What is seen of a base that runs is its overlay.
+    let is_root = !is_base && view::booted(group)?.as_deref() == Some(name.as_str());
+    let kernels = if is_root {
+        Some(initramfs::publish(changes, boot, Path::new("/"), &known)?)
     } else {
         let is_active = volume.is_some_and(|volume| volume.active);
         context.activated(changes, name, is_active, |changes| {
             let filesystem = context.filesystem(name, name)?;
             context.mounted(changes, name, &filesystem, "ro", |changes, root| {
-                boot.publish(changes, root, &fallback_options)
+                initramfs::publish(changes, boot, root, &known)
             })
         })?
     };
-    let Some(payload) = payload else {
-        return comment(&format!("the boot entry of {name} is written"));
+    let Some(kernels) = kernels else {
+        return comment(&format!("the boot entries of {name} are written"));
     };
-    let is_base = volume.is_some_and(|v| v.role == Role::Base);
-    let entry = context.entry(name, is_base, &payload)?;
-    let default = boot.default_id()?;
-    let is_trial = !volume.is_some_and(Volume::is_good) && default.is_some_and(|id| id != entry.id);
-    boot.add(
-        changes,
-        name,
-        &if is_trial { entry.on_trial() } else { entry },
-    )
+    let default = boot.default_id()?.filter(|id| {
+        *id != entry::id(&group.name, name) && entries.iter().all(|entry| entry.id != *id)
+    });
+    let is_trial = !volume.is_some_and(Volume::is_good) && default.is_some();
+    let mut new = context.entries(name, is_base, &kernels, is_trial)?;
+    for entry in &mut new {
+        // What was put beside it by hand stays.
+        let is_same =
+            |old: &&Entry| old.payload() == entry.payload() && old.is_trial() == entry.is_trial();
+        if let Some(old) = entries.iter().find(is_same) {
+            *entry = Entry {
+                id: entry.id.clone(),
+                ..old.clone()
+            };
+        }
+    }
+    boot.write_entries(changes, name, &new)
 }
 
 /// What to snapshot, and the base that the new layer belongs to.

@@ -5,6 +5,7 @@ mod boot;
 mod check;
 pub mod cli;
 mod filesystem;
+mod initramfs;
 mod layer;
 mod layout;
 mod layout_init;
@@ -149,8 +150,18 @@ impl Context {
         Ok(Filesystem::expected(kind, &device, false))
     }
 
-    fn entry(&self, name: &LvName, is_base: bool, payload: &Payload) -> Result<Entry> {
-        Entry::new(self.lvm.vg(), name, is_base, payload)
+    fn entries(
+        &self,
+        name: &LvName,
+        is_base: bool,
+        kernels: &[Payload],
+        is_trial: bool,
+    ) -> Result<Vec<Entry>> {
+        let mut entries = Entry::of_kernels(self.lvm.vg(), name, is_base, kernels)?;
+        if is_trial {
+            entries = entries.into_iter().map(Entry::on_trial).collect();
+        }
+        Ok(entries)
     }
 
     /// Writes what people read to standard output, or its data as JSON.

@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 
 use anyhow::{Context, Result, bail, ensure};
+use rpm_version::rpm_evr_compare;
 
 use crate::early::cmdline::DEFAULT_VG;
 use crate::model::name::{LvName, VgName};
@@ -11,6 +12,8 @@ use crate::model::name::{LvName, VgName};
 /// Sort keys: layers come first in the menu, bases last.
 const LAYER_SORT_KEY: &str = "imgbased-layer";
 const BASE_SORT_KEY: &str = "imgbased-rescue";
+/// Keys that GRUB alone knows: who may boot an entry, and how the menu shows it.
+const GRUB_KEYS: [&str; 3] = ["grub_users", "grub_class", "grub_arg"];
 
 /// The options of a layer that has never come up: whatever fails, the host restarts, and the boot loader
 /// goes on to another entry. `imgbased.trial` is for the units that wait for the end of the boot.
@@ -35,6 +38,8 @@ pub struct Entry {
     pub linux: String,
     pub initrd: String,
     pub options: String,
+    /// Lines that GRUB alone reads, as they stand.
+    pub grub: Vec<String>,
 }
 
 /// What an entry boots, apart from its name: taken from a base for all its layers.
@@ -45,12 +50,34 @@ pub struct Payload {
     pub initrd: String,
     /// Without what belongs to a layer.
     pub options: String,
+    pub grub: Vec<String>,
     /// The name of the operating system, for the title.
     pub system: String,
 }
 
 impl Entry {
-    /// The entry of a layer, or of a base, which boots under a volatile overlay.
+    /// The entries of a layer, or of a base, which boots under a volatile overlay: one for each of its
+    /// kernels, the newest first. That one has the id of the layer itself.
+    ///
+    /// Refuses options that a boot loader would change on their way to the kernel.
+    pub fn of_kernels(
+        vg: &VgName,
+        name: &LvName,
+        is_base: bool,
+        kernels: &[Payload],
+    ) -> Result<Vec<Self>> {
+        let mut entries = Vec::new();
+        for payload in kernels {
+            let mut entry = Self::new(vg, name, is_base, payload)?;
+            if !entries.is_empty() {
+                entry.id = id_of_older(vg, name, &payload.version);
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// The entry of the newest kernel.
     ///
     /// Refuses options that a boot loader would change on their way to the kernel.
     pub fn new(vg: &VgName, name: &LvName, is_base: bool, payload: &Payload) -> Result<Self> {
@@ -80,6 +107,7 @@ impl Entry {
             linux: payload.linux.clone(),
             initrd: payload.initrd.clone(),
             options,
+            grub: payload.grub.clone(),
         })
     }
 
@@ -95,6 +123,7 @@ impl Entry {
             linux: self.linux.clone(),
             initrd: self.initrd.clone(),
             options: without_layer_options(&without_trial(&self.options)),
+            grub: self.grub.clone(),
             system: system.to_owned(),
         }
     }
@@ -130,6 +159,12 @@ impl Entry {
     /// Whether this entry boots that layer or base of that group.
     pub fn boots(&self, vg: &VgName, layer: &str) -> bool {
         self.vg() == vg.as_str() && self.layer() == Some(layer)
+    }
+
+    /// Whether we wrote this entry for that layer or base of that group.
+    pub fn is_of(&self, vg: &VgName, name: &LvName) -> bool {
+        self.boots(vg, name.as_str())
+            && (self.id == id(vg, name) || self.id == id_of_older(vg, name, &self.version))
     }
 
     fn option(&self, key: &str) -> Option<&str> {
@@ -177,37 +212,56 @@ impl Entry {
             linux: value("linux")?,
             initrd: value("initrd")?,
             options: value("options")?,
+            grub: text.lines().filter_map(grub_line).collect(),
         };
         entry.layer().is_some().then_some(entry)
     }
 
     /// The text of the entry's file.
     pub fn render(&self) -> String {
-        format!(
+        let mut text = format!(
             "title {}\nversion {}\nsort-key {}\nlinux {}\ninitrd {}\noptions {}\n",
             self.title, self.version, self.sort_key, self.linux, self.initrd, self.options
-        )
+        );
+        for line in &self.grub {
+            text += &format!("{line}\n");
+        }
+        text
     }
 
-    /// Order in a menu: layers before bases, the newest first.
+    /// Order in a menu: layers before bases, the newest first, each with its newest kernel first.
     pub fn menu_order(&self, other: &Self) -> Ordering {
         let name = |entry: &Self| entry.layer().and_then(|l| l.parse::<LvName>().ok());
         self.sort_key
             .cmp(&other.sort_key)
             .then_with(|| name(other).cmp(&name(self)))
+            .then_with(|| rpm_evr_compare(&other.version, &self.version))
             .then_with(|| self.id.cmp(&other.id))
     }
 }
 
-/// The id of the entry of a layer or base. What ends in a boot counter, `+LEFT` or `+LEFT-DONE`,
-/// would be renamed by systemd-boot (Boot Loader Specification, "Boot counting").
+/// The id of the entry of a layer or base with its newest kernel.
 pub fn id(vg: &VgName, name: &LvName) -> String {
+    uncounted(full_name(vg, name))
+}
+
+/// The id of the entry of a layer or base with an older kernel.
+fn id_of_older(vg: &VgName, name: &LvName, version: &str) -> String {
+    uncounted(format!("{}@{version}", full_name(vg, name)))
+}
+
+fn full_name(vg: &VgName, name: &LvName) -> String {
     let group = if vg.as_str() == DEFAULT_VG {
         String::new()
     } else {
         format!("{vg}-")
     };
-    let text = format!("imgbased-{group}{name}");
+    format!("imgbased-{group}{name}")
+}
+
+/// What ends in a boot counter, `+LEFT` or `+LEFT-DONE`, would be renamed by systemd-boot (Boot Loader
+/// Specification, "Boot counting").
+fn uncounted(text: String) -> String {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let is_counter = |tail: &str| match tail.split_once('-') {
         Some((left, done)) => is_number(left) && is_number(done),
@@ -231,6 +285,15 @@ fn without_trial(options: &str) -> String {
         .copied()
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// A line of an entry that GRUB alone reads, if it cannot be taken for anything else.
+fn grub_line(line: &str) -> Option<String> {
+    let (key, value) = line.trim().split_once([' ', '\t'])?;
+    let value = value.trim();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || " _.,-$".contains(c);
+    (GRUB_KEYS.contains(&key) && !value.is_empty() && value.chars().all(is_plain))
+        .then(|| format!("{key} {value}"))
 }
 
 /// Options that belong to one layer or one way to find a root, or that the boot loader adds.
@@ -316,6 +379,7 @@ mod tests {
             linux: "/imgbased/vmlinuz-6.12.1-amd64-0123".into(),
             initrd: "/imgbased/initrd-6.12.1-amd64-4567".into(),
             options: options.into(),
+            grub: Vec::new(),
             system: "Debian GNU/Linux 13 (trixie)".into(),
         }
     }
@@ -366,6 +430,60 @@ mod tests {
             edited.confirmed().options,
             format!("{} debug", entry.options)
         );
+    }
+
+    #[test]
+    fn each_kernel_has_an_entry_of_its_own() {
+        let (vg, name): (VgName, LvName) = ("HostVG".parse().unwrap(), "Base-0.1".parse().unwrap());
+        let kernels = ["6.12.240", "6.12.80", "6.1+7"].map(|version| Payload {
+            version: version.into(),
+            ..payload("quiet")
+        });
+        let entries = Entry::of_kernels(&vg, &name, false, &kernels).unwrap();
+        let ids: Vec<&str> = entries.iter().map(|e| e.id.as_str()).collect();
+        assert_eq!(
+            ids,
+            [
+                "imgbased-Base-0.1",
+                "imgbased-Base-0.1@6.12.80",
+                "imgbased-Base-0.1@6.1+7_"
+            ]
+        );
+        let mut sorted = entries.clone();
+        sorted.reverse();
+        sorted.sort_by(Entry::menu_order);
+        assert_eq!(sorted, entries);
+        for entry in &entries {
+            assert!(entry.is_of(&vg, &name));
+            assert_eq!(
+                Entry::parse(&entry.id, &entry.render()).unwrap().as_ref(),
+                Some(entry)
+            );
+        }
+        let other = Entry {
+            id: "imgbased-Base-0.1@5".into(),
+            ..entries[1].clone()
+        };
+        assert!(!other.is_of(&vg, &name));
+        assert!(!entries[1].is_of(&vg, &"Base-0".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_grub_alone_reads_is_carried_over() {
+        let good = entry("HostVG", "Base-0.1", false, "").unwrap().render();
+        let text = good
+            + "grub_users  admin,$grub_users\ngrub_arg --unrestricted\ngrub_class a;b\ngrub_class\nother x\n";
+        let read = Entry::parse("x", &text).unwrap().unwrap();
+        let kept = ["grub_users admin,$grub_users", "grub_arg --unrestricted"];
+        assert_eq!(read.grub, kept);
+        let again = Entry::new(
+            &"HostVG".parse().unwrap(),
+            &"Base-0.2".parse().unwrap(),
+            false,
+            &read.payload(),
+        );
+        let again = again.unwrap().render();
+        assert!(again.ends_with(&(kept.join("\n") + "\n")), "{again}");
     }
 
     #[test]

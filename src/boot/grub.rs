@@ -56,14 +56,31 @@ pub fn render_menu(entries: &[Entry]) -> String {
             }
         };
         menu += &format!(
-            "\nmenuentry '{}' --class gnu-linux --id '{}' {{\n{}{}}}\n",
+            "\nmenuentry '{}' --class gnu-linux{} --id '{}' {{\n{}{}}}\n",
             entry.title,
+            arguments(&entry.grub),
             entry.id,
             command(linux),
             command(initrd)
         );
     }
     menu
+}
+
+/// The arguments of `menuentry` for the lines of an entry that GRUB alone reads. What would have to be
+/// evaluated is left out: an entry without `--users` and `--unrestricted` is for superusers only.
+fn arguments(lines: &[String]) -> String {
+    let mut arguments = String::new();
+    for (key, value) in lines.iter().filter_map(|line| line.split_once(' ')) {
+        match key {
+            _ if value.contains('$') => {}
+            "grub_users" => arguments += &format!(" --users '{value}'"),
+            "grub_class" => arguments += &format!(" --class '{value}'"),
+            "grub_arg" if value == "--unrestricted" => arguments += " --unrestricted",
+            _ => {}
+        }
+    }
+    arguments
 }
 
 /// Refuses where GRUB would not boot an entry once: where its configuration does not look at
@@ -125,6 +142,7 @@ mod tests {
             linux: "/imgbased/vmlinuz-6.12-01".into(),
             initrd: "/imgbased/initrd-6.12-02".into(),
             options: "quiet imgbased.layer=Base-0.1".into(),
+            grub: Vec::new(),
         };
         let trial = render_menu(&[entry.clone().on_trial()]);
         assert!(
@@ -137,6 +155,21 @@ mod tests {
              \tlinux $imgbased_boot/imgbased/vmlinuz-6.12-01 quiet imgbased.layer=Base-0.1\n\
              \tinitrd $imgbased_boot/imgbased/initrd-6.12-02\n}\n"
         );
+    }
+
+    #[test]
+    fn who_may_boot_an_entry_is_never_more_than_it_says() {
+        for (lines, expected) in [
+            (
+                &["grub_users root,me", "grub_class fedora"][..],
+                " --users 'root,me' --class 'fedora'",
+            ),
+            (&["grub_arg --unrestricted"], " --unrestricted"),
+            (&["grub_users $grub_users", "grub_arg --hotkey x"], ""),
+        ] {
+            let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+            assert_eq!(arguments(&lines), expected);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod entry;
 mod grub;
+mod grub_defaults;
 pub mod grubenv;
 pub mod system;
 pub mod trial;
@@ -36,6 +37,21 @@ const ONCE: &str = "next_entry";
 const RESERVE: u64 = 1 << 20;
 /// The same in files: an entry, a menu, directories, and two names of a file that is replaced.
 const RESERVED_INODES: u64 = 8;
+
+/// What is known of a layer when its kernels are looked for.
+pub struct Known<'a> {
+    /// The entries that it, or what it is a copy of, has had until now.
+    pub entries: &'a [Entry],
+    /// The kernel options, where neither its root nor an entry has any.
+    pub options: &'a str,
+    /// The version of the one kernel that was changed, or that is about to be removed: the entries of
+    /// others stay as they are.
+    pub added: Option<&'a str>,
+    pub removed: Option<&'a str>,
+}
+
+/// Looks at the initramfs of a kernel version, and returns another to be used instead.
+pub type Replace<'a> = dyn FnMut(&mut Changes, &str, &Path) -> Result<Option<PathBuf>> + 'a;
 
 /// The boot partition of a host, `$BOOT` of the Boot Loader Specification.
 pub struct BootPartition {
@@ -107,7 +123,7 @@ impl BootPartition {
         Ok(entries)
     }
 
-    /// The entry that we wrote for a layer or base.
+    /// The entry that we wrote for a layer or base, with its newest kernel.
     ///
     /// Refuses a file in its place that is something else.
     pub fn entry_of(&self, layer: &LvName) -> Result<Option<Entry>> {
@@ -139,6 +155,16 @@ impl BootPartition {
         Ok(names.filter(has_entry).collect())
     }
 
+    /// The entries that we wrote for a layer or base, the newest kernel first.
+    ///
+    /// Refuses a file in the place of the first that is something else.
+    pub fn entries_of(&self, layer: &LvName) -> Result<Vec<Entry>> {
+        self.entry_of(layer)?;
+        let mut entries = self.entries()?;
+        entries.retain(|entry| entry.is_of(&self.vg, layer));
+        Ok(entries)
+    }
+
     /// Whether the kernel and initramfs of an entry are on the partition.
     pub fn has_kernel(&self, payload: &Payload) -> bool {
         [&payload.linux, &payload.initrd].iter().all(|path| {
@@ -152,53 +178,118 @@ impl BootPartition {
         self.dir.join(path.trim_start_matches('/'))
     }
 
-    /// Copies the kernel of a mounted root to its place on the boot partition, unless it is there, and
-    /// returns what an entry has to boot. `fallback_options` are used where the root has none.
+    /// Copies the kernels of a mounted root to their places on the boot partition, unless they are
+    /// there, and returns what the entries have to boot, the newest kernel first. A kernel whose files are
+    /// gone is booted from the copies that an entry has had until now. Each initramfs that the partition
+    /// does not have yet is shown to `replace`, which may return another file.
     ///
     /// Refuses when the partition has no room, before anything is written.
     pub fn publish(
         &self,
         changes: &mut Changes,
         root: &Path,
-        fallback_options: &str,
-    ) -> Result<Payload> {
+        known: &Known,
+        replace: &mut Replace,
+    ) -> Result<Vec<Payload>> {
         let system = System::at(root).with_boot(&self.dir);
-        let Kernel {
+        let options = system.options()?;
+        let name = system.name();
+        let newest = known.entries.first().map(Entry::payload);
+        let mut before = known.entries.iter().map(Entry::payload).collect::<Vec<_>>();
+        before.retain(|payload| self.has_kernel(payload));
+        let mut copies = Vec::new();
+        let mut payloads = Vec::new();
+        for Kernel {
             version,
             image,
             initrd,
-        } = system.kernel()?;
-        let files = [("vmlinuz", image), ("initrd", initrd)];
-        let mut missing = Vec::new();
-        let mut paths = Vec::new();
-        for (kind, source) in files {
-            let digest = digest(&source)?;
-            let name = format!("{kind}-{version}-{}", &digest[..16]);
-            let target = self.dir.join(KERNELS).join(&name);
-            paths.push(format!("/{KERNELS}/{name}"));
-            // A file of that name with other content was cut off or damaged.
-            if !target.exists() || self::digest(&target)? != digest {
-                missing.push((source, target));
+        } in system.kernels()
+        {
+            if known.removed == Some(&version) {
+                continue;
             }
+            let before = before.iter().find(|payload| payload.version == version);
+            let only = known.added.or(known.removed);
+            if let (Some(before), true) = (before, only.is_some_and(|only| only != version)) {
+                payloads.push(before.clone());
+                continue;
+            }
+            let [linux, initrd] = match (image, initrd, before) {
+                (Some(image), Some(initrd), _) => [
+                    self.place("vmlinuz", &version, image, &mut copies, &mut |_| Ok(None))?,
+                    self.place("initrd", &version, initrd, &mut copies, &mut |initrd| {
+                        replace(changes, &version, initrd)
+                    })?,
+                ],
+                (_, _, Some(before)) => [before.linux.clone(), before.initrd.clone()],
+                _ => {
+                    log::warn!(
+                        "Linux {version} gets no boot entry: {}",
+                        "its kernel image or its initramfs was not found"
+                    );
+                    continue;
+                }
+            };
+            let like = before.or(newest.as_ref());
+            let fallback = || like.map_or(known.options, |payload| &payload.options);
+            payloads.push(Payload {
+                version,
+                linux,
+                initrd,
+                options: options.clone().unwrap_or_else(|| fallback().to_owned()),
+                grub: like.map_or_else(Vec::new, |payload| payload.grub.clone()),
+                system: name.clone(),
+            });
         }
-        self.check_room(&missing)?;
+        if payloads.is_empty() && !before.is_empty() {
+            log::warn!("no other kernel with an initramfs was found: the boot entries stay");
+            return Ok(before);
+        }
+        ensure!(
+            !payloads.is_empty(),
+            "no kernel with an initramfs was found: /boot/vmlinuz-VERSION or \
+             /usr/lib/modules/VERSION/vmlinuz, with /boot/initrd.img-VERSION or \
+             /boot/initramfs-VERSION.img"
+        );
+        self.check_room(&copies)?;
         changes.create_dir(&self.dir.join(KERNELS))?;
-        for (source, target) in &missing {
+        for (source, target) in &copies {
             changes.copy(source, target, 0o600)?;
         }
         changes.flush(&self.dir)?;
-        let [linux, initrd] = paths
-            .try_into()
-            .map_err(|_| anyhow::anyhow!("a kernel is two files"))?;
-        Ok(Payload {
-            version,
-            linux,
-            initrd,
-            options: system
-                .options()?
-                .unwrap_or_else(|| fallback_options.to_owned()),
-            system: system.name(),
-        })
+        Ok(payloads)
+    }
+
+    /// The path that an entry has to name for a file of a kernel. What has to be copied for that is
+    /// added to `copies`.
+    fn place(
+        &self,
+        kind: &str,
+        version: &str,
+        source: PathBuf,
+        copies: &mut Vec<(PathBuf, PathBuf)>,
+        replace: &mut dyn FnMut(&Path) -> Result<Option<PathBuf>>,
+    ) -> Result<String> {
+        let place = |source: &Path| -> Result<(String, PathBuf, bool)> {
+            let digest = digest(source)?;
+            let path = format!("/{KERNELS}/{kind}-{version}-{}", &digest[..16]);
+            let target = self.path_of(&path);
+            // A file of that name with other content was cut off or damaged.
+            let is_there = target.exists() && self::digest(&target)? == digest;
+            Ok((path, target, is_there))
+        };
+        let (mut path, mut target, mut is_there) = place(&source)?;
+        let mut source = source;
+        if !is_there {
+            if let Some(other) = replace(&source)? {
+                source = other;
+                (path, target, is_there) = place(&source)?;
+            }
+        }
+        if !is_there {
+            copies.push((source, target));
+        }
+        Ok(path)
     }
 
     fn check_room(&self, copies: &[(PathBuf, PathBuf)]) -> Result<()> {
@@ -229,21 +320,81 @@ impl BootPartition {
         Ok(())
     }
 
-    /// Writes the entry of a layer or base and the menus. The kernel that it names is on disk
-    /// already.
+    /// Writes the entries of a layer or base, with the newest kernel first, in place of those that it
+    /// has, and the menus. The kernels that they name are on disk already; those that no entry names any
+    /// more are removed.
     ///
     /// Refuses to replace a file that is something else.
-    pub fn add(&self, changes: &mut Changes, name: &LvName, entry: &Entry) -> Result<()> {
+    pub fn write_entries(
+        &self,
+        changes: &mut Changes,
+        name: &LvName,
+        entries: &[Entry],
+    ) -> Result<()> {
         self.entry_of(name)?;
-        let mut entries = self.entries()?;
-        entries.retain(|e| e.id != entry.id);
-        entries.push(entry.clone());
-        entries.sort_by(Entry::menu_order);
+        let is_ours = |entry: &Entry| entry.is_of(&self.vg, name);
+        let (before, mut all): (Vec<Entry>, Vec<Entry>) =
+            self.entries()?.into_iter().partition(is_ours);
+        for entry in entries {
+            let is_ours = before.iter().any(|e| e.id == entry.id);
+            let path = self.entry_path(&entry.id);
+            ensure!(
+                is_ours || !path.exists(),
+                "{} is in the way: it is no boot entry of {}/{name}",
+                path.display(),
+                self.vg
+            );
+        }
+        all.extend_from_slice(entries);
+        all.sort_by(Entry::menu_order);
+        if before == entries && self.has_menu_of(&all)? {
+            return Ok(());
+        }
         changes.create_dir(&self.dir.join(ENTRIES))?;
-        let path = self.entry_path(&entry.id);
-        changes.write(&path, entry.render().as_bytes(), 0o644)?;
-        self.write_menu(changes, &entries)?;
-        changes.flush(&self.dir)
+        // The newest last: it takes the id of the one before, which has got another by then.
+        for entry in entries.iter().rev().filter(|entry| !before.contains(entry)) {
+            if !before.is_empty() {
+                // What is written in the place of another file is not taken back. So the kernels that it
+                // names stay, and the other entry of the one before.
+                changes.keep();
+            }
+            let path = self.entry_path(&entry.id);
+            changes.write(&path, entry.render().as_bytes(), 0o644)?;
+        }
+        self.write_menu(changes, &all)?;
+        changes.flush(&self.dir)?;
+        if before.is_empty() {
+            return Ok(());
+        }
+        let is_stale = |old: &&Entry| entries.iter().all(|entry| entry.id != old.id);
+        let stale: Vec<Entry> = before.iter().filter(is_stale).cloned().collect();
+        if !stale.is_empty() {
+            self.keep_chosen(changes, &stale, entries)?;
+        }
+        self.remove_files(changes, &stale, entries, &before)
+    }
+
+    /// Changes all entries of a layer or base alike.
+    pub fn change_entries(
+        &self,
+        changes: &mut Changes,
+        name: &LvName,
+        change: fn(Entry) -> Entry,
+    ) -> Result<()> {
+        let entries = self.entries_of(name)?.into_iter().map(change);
+        self.write_entries(changes, name, &entries.collect::<Vec<_>>())
+    }
+
+    /// Has what was to boot be the newest kernel of the layer where it was a kernel that is gone.
+    fn keep_chosen(&self, changes: &mut Changes, gone: &[Entry], left: &[Entry]) -> Result<()> {
+        for variable in [DEFAULT, ONCE] {
+            let chosen = self.variable(variable)?;
+            let is_gone = gone.iter().any(|e| Some(&e.id) == chosen.as_ref());
+            if let (true, Some(newest)) = (is_gone, left.first()) {
+                self.set_variables(changes, &[(variable, &newest.id)])?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the entries of `layers` from the menus, and then the kernels that no entry names any
@@ -251,8 +402,7 @@ impl BootPartition {
     ///
     /// Refuses when no entry of a layer or base would be left.
     pub fn remove(&self, changes: &mut Changes, layers: &[LvName]) -> Result<()> {
-        let ids: Vec<String> = layers.iter().map(|l| entry::id(&self.vg, l)).collect();
-        let is_removed = |entry: &Entry| ids.contains(&entry.id);
+        let is_removed = |entry: &Entry| layers.iter().any(|layer| entry.is_of(&self.vg, layer));
         let (removed, left): (Vec<Entry>, Vec<Entry>) =
             self.entries()?.into_iter().partition(is_removed);
         if removed.is_empty() {
@@ -261,21 +411,38 @@ impl BootPartition {
         ensure!(!left.is_empty(), "no boot entry would be left");
         // First out of the menu that boots it, then out of the source of that menu.
         self.write_menu(changes, &left)?;
-        for entry in &removed {
+        self.remove_files(changes, &removed, &[], &removed)
+    }
+
+    /// Removes the files of entries that are in no menu, and then the kernels of `before` that neither any
+    /// other entry nor one of `written` names.
+    fn remove_files(
+        &self,
+        changes: &mut Changes,
+        removed: &[Entry],
+        written: &[Entry],
+        before: &[Entry],
+    ) -> Result<()> {
+        for entry in removed {
             changes.remove(&self.entry_path(&entry.id))?;
         }
         changes.flush(&self.dir)?;
-        for path in self.unused_kernels(&removed)? {
-            changes.remove(&path)?;
+        let kernels = before.iter().flat_map(|e| [&e.linux, &e.initrd]);
+        let kernels: Vec<PathBuf> = kernels.map(|path| self.path_of(path)).collect();
+        for path in self.unused_kernels(removed, written)? {
+            if kernels.contains(&path) {
+                changes.remove(&path)?;
+            }
         }
         Ok(())
     }
 
-    /// Our copies of kernels that no entry file but those of `removed` mentions. Entries that others
-    /// wrote count as well.
-    fn unused_kernels(&self, removed: &[Entry]) -> Result<Vec<PathBuf>> {
-        let gone: Vec<PathBuf> = removed.iter().map(|e| self.entry_path(&e.id)).collect();
-        let mut texts = Vec::new();
+    /// Our copies of kernels that neither `written` nor any entry file but those of `removed` mentions.
+    /// Entries that others wrote count as well.
+    fn unused_kernels(&self, removed: &[Entry], written: &[Entry]) -> Result<Vec<PathBuf>> {
+        let gone = removed.iter().chain(written);
+        let gone: Vec<PathBuf> = gone.map(|e| self.entry_path(&e.id)).collect();
+        let mut texts: Vec<String> = written.iter().map(Entry::render).collect();
         for path in self.files_in(ENTRIES)? {
             if !gone.contains(&path) {
                 let text =
@@ -294,7 +461,7 @@ impl BootPartition {
     /// What an interrupted command can leave: files of ours that are not finished, and kernels that
     /// no entry names.
     pub fn leftovers(&self) -> Result<Vec<PathBuf>> {
-        let mut found = self.unused_kernels(&[])?;
+        let mut found = self.unused_kernels(&[], &[])?;
         for dir in [ENTRIES, KERNELS, "grub", "grub2"] {
             let files = self.files_in(dir)?;
             found.extend(files.into_iter().filter(|path| is_temporary(path)));
@@ -308,10 +475,12 @@ impl BootPartition {
     pub fn named_by(&self, entries: &[Entry]) -> Vec<LvName> {
         let is_ours = |entry: &Entry| {
             let name: LvName = entry.layer()?.parse().ok()?;
-            (entry.vg() == self.vg.as_str() && entry.id == entry::id(&self.vg, &name))
-                .then_some(name)
+            entry.is_of(&self.vg, &name).then_some(name)
         };
-        entries.iter().filter_map(is_ours).collect()
+        // In the order of the menu those of one layer follow each other.
+        let mut names: Vec<LvName> = entries.iter().filter_map(is_ours).collect();
+        names.dedup();
+        names
     }
 
     /// The files in a directory of the partition, none if there is no such directory.
@@ -356,8 +525,17 @@ impl BootPartition {
 
     /// The id of the default entry; nothing if none was ever set.
     pub fn default_id(&self) -> Result<Option<String>> {
+        self.variable(DEFAULT)
+    }
+
+    /// The id of the entry that boots at the next start only; nothing if none does.
+    pub fn once_id(&self) -> Result<Option<String>> {
+        self.variable(ONCE)
+    }
+
+    fn variable(&self, name: &str) -> Result<Option<String>> {
         let env = self.grub_env()?;
-        let id = env.get(DEFAULT).filter(|id| !id.is_empty());
+        let id = env.get(name).filter(|id| !id.is_empty());
         Ok(id.map(str::to_owned))
     }
 
@@ -523,9 +701,27 @@ mod tests {
 
     fn publish(boot: &BootPartition, system: &TempDir) -> Payload {
         let mut changes = Changes::new(false).unwrap();
-        let payload = boot.publish(&mut changes, system.path(), "quiet").unwrap();
+        let payload = look_for_kernels(boot, &mut changes, system, &known(&[])).unwrap();
         changes.keep();
-        payload
+        payload.into_iter().next().unwrap()
+    }
+
+    fn known(entries: &[Entry]) -> Known<'_> {
+        Known {
+            entries,
+            options: "quiet",
+            added: None,
+            removed: None,
+        }
+    }
+
+    fn look_for_kernels(
+        boot: &BootPartition,
+        changes: &mut Changes,
+        system: &TempDir,
+        known: &Known,
+    ) -> Result<Vec<Payload>> {
+        boot.publish(changes, system.path(), known, &mut |_, _, _| Ok(None))
     }
 
     fn add(boot: &BootPartition, name: &str, payload: &Payload) -> Result<Entry> {
@@ -533,7 +729,7 @@ mod tests {
         let name: LvName = name.parse()?;
         let entry = Entry::new(&boot.vg, &name, is_base, payload)?;
         let mut changes = Changes::new(false).unwrap();
-        boot.add(&mut changes, &name, &entry)?;
+        boot.write_entries(&mut changes, &name, std::slice::from_ref(&entry))?;
         changes.keep();
         Ok(entry)
     }
@@ -583,9 +779,195 @@ mod tests {
     fn a_failed_verb_takes_its_copies_back() {
         let (dir, boot) = partition();
         let mut changes = Changes::new(false).unwrap();
-        boot.publish(&mut changes, system().path(), "").unwrap();
+        look_for_kernels(&boot, &mut changes, &system(), &known(&[])).unwrap();
         drop(changes);
         assert!(files_below(dir.path()).is_empty());
+    }
+
+    /// Has the package of a kernel put its files into a root.
+    fn install(system: &TempDir, version: &str) {
+        let modules = system.path().join("usr/lib/modules").join(version);
+        fs::create_dir_all(modules.join("kernel")).unwrap();
+        let boot = system.path().join("boot");
+        for name in ["vmlinuz", "initrd.img"] {
+            let path = boot.join(format!("{name}-{version}"));
+            fs::write(path, format!("{name} {version}")).unwrap();
+        }
+    }
+
+    /// Writes the entries of Base-0.1 anew, for a change of one kernel or of all, and returns them as the
+    /// ends of their ids and their versions.
+    fn refresh(
+        boot: &BootPartition,
+        system: &TempDir,
+        added: Option<&str>,
+        removed: Option<&str>,
+    ) -> Vec<(String, String)> {
+        let name: LvName = "Base-0.1".parse().unwrap();
+        let entries = boot.entries_of(&name).unwrap();
+        let known = Known {
+            added,
+            removed,
+            ..known(&entries)
+        };
+        let mut changes = Changes::new(false).unwrap();
+        let kernels = look_for_kernels(boot, &mut changes, system, &known).unwrap();
+        let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels).unwrap();
+        boot.write_entries(&mut changes, &name, &entries).unwrap();
+        changes.keep();
+        assert_eq!(boot.entries_of(&name).unwrap(), entries);
+        assert!(boot.leftovers().unwrap().is_empty());
+        for entry in &entries {
+            assert!(boot.has_kernel(&entry.payload()), "{}", entry.id);
+        }
+        let short = |id: &str| id.replace("imgbased-Base-0.1", "");
+        let entries = entries.into_iter();
+        entries.map(|e| (short(&e.id), e.version)).collect()
+    }
+
+    fn expected(entries: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = |(id, version): &(&str, &str)| ((*id).to_owned(), (*version).to_owned());
+        entries.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn each_kernel_of_a_layer_has_an_entry_and_the_newest_that_of_the_layer() {
+        let (dir, boot) = partition();
+        let system = tempfile::tempdir().unwrap();
+        fs::create_dir(system.path().join("boot")).unwrap();
+        install(&system, "6.1-9");
+        assert_eq!(
+            refresh(&boot, &system, None, None),
+            expected(&[("", "6.1-9")])
+        );
+        install(&system, "6.1-10");
+        assert_eq!(
+            refresh(&boot, &system, Some("6.1-10"), None),
+            expected(&[("", "6.1-10"), ("@6.1-9", "6.1-9")])
+        );
+        let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
+        let ids: Vec<&str> = menu
+            .lines()
+            .filter_map(|line| line.split("--id ").nth(1))
+            .collect();
+        assert_eq!(
+            ids,
+            ["'imgbased-Base-0.1' {", "'imgbased-Base-0.1@6.1-9' {"]
+        );
+
+        // What boots is still there when it goes, and its copies go with it.
+        let mut changes = Changes::new(false).unwrap();
+        boot.set_default(&mut changes, "imgbased-Base-0.1@6.1-9")
+            .unwrap();
+        changes.keep();
+        assert_eq!(
+            refresh(&boot, &system, None, Some("6.1-9")),
+            expected(&[("", "6.1-10")])
+        );
+        assert_eq!(
+            boot.default_id().unwrap().as_deref(),
+            Some("imgbased-Base-0.1")
+        );
+        assert_eq!(fs::read_dir(dir.path().join(KERNELS)).unwrap().count(), 2);
+
+        // Never the last one.
+        fs::remove_dir_all(system.path().join("usr/lib/modules/6.1-9")).unwrap();
+        assert_eq!(
+            refresh(&boot, &system, None, Some("6.1-10")),
+            expected(&[("", "6.1-10")])
+        );
+    }
+
+    #[test]
+    fn a_kernel_without_files_is_booted_from_its_copies_while_its_modules_are_there() {
+        let (_dir, boot) = partition();
+        let system = tempfile::tempdir().unwrap();
+        fs::create_dir(system.path().join("boot")).unwrap();
+        for version in ["6.1", "6.2", "6.3"] {
+            install(&system, version);
+        }
+        refresh(&boot, &system, None, None);
+        // Another layer's package manager has removed it from the partition that they share.
+        for name in ["vmlinuz-6.1", "initrd.img-6.1", "initrd.img-6.3"] {
+            fs::remove_file(system.path().join("boot").join(name)).unwrap();
+        }
+        fs::remove_dir_all(system.path().join("usr/lib/modules/6.2")).unwrap();
+        let left = expected(&[("", "6.3"), ("@6.1", "6.1")]);
+        assert_eq!(refresh(&boot, &system, None, None), left);
+        // It has no initramfs yet.
+        install(&system, "6.4");
+        fs::remove_file(system.path().join("boot/initrd.img-6.4")).unwrap();
+        assert_eq!(refresh(&boot, &system, Some("6.4"), None), left);
+    }
+
+    #[test]
+    fn the_entry_of_a_kernel_that_was_not_changed_stays_as_it_is() {
+        let (_dir, boot) = partition();
+        let system = tempfile::tempdir().unwrap();
+        fs::create_dir(system.path().join("boot")).unwrap();
+        install(&system, "6.1");
+        refresh(&boot, &system, None, None);
+        let initrd = |version: &str| {
+            let entries = boot.entries_of(&"Base-0.1".parse().unwrap()).unwrap();
+            let entry = entries.into_iter().find(|e| e.version == version).unwrap();
+            fs::read_to_string(boot.path_of(&entry.initrd)).unwrap()
+        };
+        // As another layer has made it, on the partition that they share.
+        fs::write(system.path().join("boot/initrd.img-6.1"), "other").unwrap();
+        install(&system, "6.2");
+        refresh(&boot, &system, Some("6.2"), None);
+        assert_eq!(initrd("6.1"), "initrd.img 6.1");
+        refresh(&boot, &system, None, None);
+        assert_eq!(initrd("6.1"), "other");
+    }
+
+    #[test]
+    fn only_an_initramfs_that_is_new_is_looked_at() {
+        let (dir, boot) = partition();
+        let system = system();
+        let other = dir.path().join("other");
+        fs::write(&other, "with the module").unwrap();
+        let mut looked_at = Vec::new();
+        for _ in 0..2 {
+            let mut changes = Changes::new(false).unwrap();
+            let mut replace = |_: &mut Changes, version: &str, initrd: &Path| {
+                looked_at.push((version.to_owned(), initrd.to_owned()));
+                Ok(Some(other.clone()).filter(|_| looked_at.len() == 1))
+            };
+            let payloads = boot
+                .publish(&mut changes, system.path(), &known(&[]), &mut replace)
+                .unwrap();
+            changes.keep();
+            let initrd = fs::read_to_string(boot.path_of(&payloads[0].initrd)).unwrap();
+            let is_replaced = looked_at.len() == 1;
+            assert_eq!(initrd == "with the module", is_replaced, "{initrd}");
+        }
+        publish(&boot, &system);
+        let initrd = system.path().canonicalize().unwrap().join(INITRD);
+        assert_eq!(looked_at, vec![("6.1-amd64".to_owned(), initrd); 2]);
+    }
+
+    #[test]
+    fn a_failure_takes_back_no_kernel_that_a_rewritten_entry_names() {
+        let (dir, boot) = partition();
+        let system = tempfile::tempdir().unwrap();
+        fs::create_dir(system.path().join("boot")).unwrap();
+        install(&system, "6.1");
+        refresh(&boot, &system, None, None);
+        install(&system, "6.2");
+        // The menu cannot be written.
+        fs::remove_file(dir.path().join("grub/imgbased.cfg")).unwrap();
+        fs::create_dir(dir.path().join("grub/imgbased.cfg")).unwrap();
+        let name: LvName = "Base-0.1".parse().unwrap();
+        let before = boot.entries_of(&name).unwrap();
+        let mut changes = Changes::new(false).unwrap();
+        let kernels = look_for_kernels(&boot, &mut changes, &system, &known(&before)).unwrap();
+        let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels).unwrap();
+        let failed = boot.write_entries(&mut changes, &name, &entries);
+        assert!(failed.is_err());
+        drop(changes);
+        assert_eq!(boot.entries_of(&name).unwrap(), entries);
+        assert!(entries.iter().all(|e| boot.has_kernel(&e.payload())));
     }
 
     #[test]

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rpm_version::rpm_evr_compare;
 
-use super::entry;
+use super::{entry, grub_defaults};
 
-/// A kernel and its initramfs, as files of the mounted root.
+/// A kernel of a root and where its files are, if they were found.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kernel {
     pub version: String,
-    pub image: PathBuf,
-    pub initrd: PathBuf,
+    pub image: Option<PathBuf>,
+    pub initrd: Option<PathBuf>,
 }
 
 pub struct Fstab {
@@ -42,64 +42,88 @@ impl<'a> System<'a> {
         }
     }
 
-    /// The newest kernel that has an initramfs: of those in the root, else of those on the boot
-    /// partition that the root has modules for.
-    ///
-    /// Refuses a root without; the error says what was looked for.
-    pub fn kernel(&self) -> Result<Kernel> {
-        newest(self.kernel_images(), |version| self.initrd(version))
-            .or_else(|| self.kernel_on(self.boot?))
-            .context(
-                "no kernel with an initramfs was found: /boot/vmlinuz-VERSION or \
-                 /usr/lib/modules/VERSION/vmlinuz, with /boot/initrd.img-VERSION or \
-                 /boot/initramfs-VERSION.img",
-            )
+    /// The kernels, the newest first: those that the root has modules for. In a root without modules,
+    /// the images that are in it.
+    pub fn kernels(&self) -> Vec<Kernel> {
+        let mut versions = self.names_in("usr/lib/modules");
+        versions.retain(|version| self.has_modules(version));
+        if versions.is_empty() && !self.shares_boot() {
+            let images = self.names_in("boot").into_iter();
+            versions = images
+                .filter_map(|name| Some(name.strip_prefix("vmlinuz-")?.to_owned()))
+                .collect();
+        }
+        versions.retain(|version| is_version(version));
+        versions.sort_by(|a, b| rpm_evr_compare(b, a));
+        // GRUB's reader of entries would take theirs for one.
+        versions.dedup_by(|a, b| rpm_evr_compare(a, b).is_eq());
+        let kernel = |version: String| Kernel {
+            image: self.image(&version),
+            initrd: self.initrd(&version),
+            version,
+        };
+        versions.into_iter().map(kernel).collect()
     }
 
-    fn kernel_images(&self) -> Vec<(String, PathBuf)> {
-        let in_boot = self.names_in("boot").into_iter().filter_map(|name| {
-            let version = name.strip_prefix("vmlinuz-")?.to_owned();
-            Some((version, format!("boot/{name}")))
-        });
-        let in_modules = self.names_in("usr/lib/modules").into_iter().map(|version| {
-            (
-                version.clone(),
-                format!("usr/lib/modules/{version}/vmlinuz"),
-            )
-        });
-        in_boot
-            .chain(in_modules)
-            .filter(|(version, _)| is_version(version))
-            .filter_map(|(version, path)| Some((version, self.file(&path)?)))
-            .collect()
+    /// What generated files a removed kernel leaves in its directory does not count.
+    fn has_modules(&self, version: &str) -> bool {
+        let dir = format!("usr/lib/modules/{version}");
+        self.inside(&format!("{dir}/kernel"))
+            .is_some_and(|path| path.is_dir())
+            || self.file(&format!("{dir}/vmlinuz")).is_some()
     }
 
-    fn kernel_on(&self, boot: &Path) -> Option<Kernel> {
-        let file = |name: String| Some(boot.join(name)).filter(|path| path.is_file());
-        let images = self
-            .names_in("usr/lib/modules")
-            .into_iter()
-            .filter(|version| is_version(version))
-            .filter_map(|version| Some((version.clone(), file(format!("vmlinuz-{version}"))?)))
-            .collect();
-        newest(images, |version| {
-            initrd_names(version).into_iter().find_map(file)
-        })
+    /// Whether the root's own /boot is the boot partition, with the kernels of other roots as well.
+    fn shares_boot(&self) -> bool {
+        let partition = self.boot.and_then(|boot| boot.canonicalize().ok());
+        partition.is_some() && self.inside("boot") == partition
+    }
+
+    fn image(&self, version: &str) -> Option<PathBuf> {
+        let name = format!("vmlinuz-{version}");
+        self.file(&format!("boot/{name}"))
+            .or_else(|| self.file(&format!("usr/lib/modules/{version}/vmlinuz")))
+            .or_else(|| self.file_on_partition(&name))
     }
 
     fn initrd(&self, version: &str) -> Option<PathBuf> {
-        let mut names = initrd_names(version).into_iter();
-        names.find_map(|name| self.file(&format!("boot/{name}")))
+        // As Debian and Fedora name it.
+        let names = [
+            format!("initrd.img-{version}"),
+            format!("initramfs-{version}.img"),
+        ];
+        let own = names
+            .iter()
+            .find_map(|name| self.file(&format!("boot/{name}")));
+        own.or_else(|| names.iter().find_map(|name| self.file_on_partition(name)))
     }
 
-    /// The kernel options that the image asks for, in /etc/kernel/cmdline (kernel-install(8)).
+    fn file_on_partition(&self, name: &str) -> Option<PathBuf> {
+        Some(self.boot?.join(name)).filter(|path| path.is_file())
+    }
+
+    /// The kernel options that the root asks for: in /etc/kernel/cmdline (kernel-install(8)), else, if
+    /// there are any, in /etc/default/grub.
     pub fn options(&self) -> Result<Option<String>> {
-        let Some(path) = self.file("etc/kernel/cmdline") else {
+        if let Some(text) = self.text("etc/kernel/cmdline")? {
+            return Ok(Some(entry::without_layer_options(&text)));
+        }
+        let text = self.text("etc/default/grub")?.unwrap_or_default();
+        let options = grub_defaults::options(&text).unwrap_or_else(|error| {
+            log::warn!("the kernel options in /etc/default/grub are not used: {error}");
+            String::new()
+        });
+        let options = entry::without_layer_options(&options);
+        Ok(Some(options).filter(|options| !options.is_empty()))
+    }
+
+    fn text(&self, path: &str) -> Result<Option<String>> {
+        let Some(path) = self.file(path) else {
             return Ok(None);
         };
         let text =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Some(entry::without_layer_options(&text)))
+        Ok(Some(text))
     }
 
     /// The fstab, if there is one.
@@ -163,33 +187,10 @@ impl<'a> System<'a> {
     }
 }
 
-/// As Debian and Fedora name it.
-fn initrd_names(version: &str) -> [String; 2] {
-    [
-        format!("initrd.img-{version}"),
-        format!("initramfs-{version}.img"),
-    ]
-}
-
-fn newest(
-    images: Vec<(String, PathBuf)>,
-    initrd: impl Fn(&str) -> Option<PathBuf>,
-) -> Option<Kernel> {
-    let kernels = images.into_iter().filter_map(|(version, image)| {
-        let initrd = initrd(&version)?;
-        Some(Kernel {
-            version,
-            image,
-            initrd,
-        })
-    });
-    kernels.max_by(|a, b| rpm_evr_compare(&a.version, &b.version))
-}
-
-/// A kernel version that can be a part of a file name and of an entry.
+/// A kernel version that can be a part of a file name and of an entry. uname(2) gives no longer one.
 fn is_version(version: &str) -> bool {
     version.starts_with(|c: char| c.is_ascii_digit())
-        && version.len() <= 100
+        && version.len() <= 64
         && version
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "._+~-".contains(c))
@@ -210,26 +211,55 @@ mod tests {
         dir
     }
 
-    #[test]
-    fn kernels_on_the_boot_partition_are_found_by_the_modules_of_the_root() {
-        let root = tree(&["usr/lib/modules/6.1.0-9/modules.dep", "etc/fstab"]);
-        let boot = tree(&[
-            "vmlinuz-6.1.0-9",
-            "initramfs-6.1.0-9.img",
-            "vmlinuz-6.5.0",
-            "initrd.img-6.5.0",
-        ]);
-        assert!(System::at(root.path()).kernel().is_err());
-        let found = System::at(root.path())
-            .with_boot(boot.path())
-            .kernel()
-            .unwrap();
-        assert_eq!(found.version, "6.1.0-9");
-        assert_eq!(found.initrd, boot.path().join("initramfs-6.1.0-9.img"));
+    fn versions(system: &System) -> Vec<String> {
+        system.kernels().into_iter().map(|k| k.version).collect()
     }
 
     #[test]
-    fn the_newest_kernel_is_found_by_version_not_by_text() {
+    fn kernels_on_the_boot_partition_are_found_by_the_modules_of_the_root() {
+        let root = tree(&[
+            "usr/lib/modules/6.1.0-9/kernel/fs/ext4.ko",
+            "usr/lib/modules/6.4.0/kernel/fs/ext4.ko",
+            "usr/lib/modules/6.5.0/modules.dep",
+        ]);
+        let boot = tree(&[
+            "vmlinuz-6.1.0-9",
+            "initramfs-6.1.0-9.img",
+            "vmlinuz-6.4.0",
+            "vmlinuz-6.5.0",
+            "initrd.img-6.5.0",
+        ]);
+        let kernels = System::at(root.path()).with_boot(boot.path()).kernels();
+        let on_partition = |name: &str| Some(boot.path().join(name));
+        let kernel = |version: &str, image, initrd| Kernel {
+            version: version.to_owned(),
+            image,
+            initrd,
+        };
+        assert_eq!(
+            kernels,
+            [
+                kernel("6.4.0", on_partition("vmlinuz-6.4.0"), None),
+                kernel(
+                    "6.1.0-9",
+                    on_partition("vmlinuz-6.1.0-9"),
+                    on_partition("initramfs-6.1.0-9.img")
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn images_without_modules_count_in_a_root_of_its_own_only() {
+        let dir = tree(&["boot/vmlinuz-6.1", "boot/initrd.img-6.1"]);
+        let boot = dir.path().join("boot");
+        assert_eq!(versions(&System::at(dir.path())), ["6.1"]);
+        let running = System::at(dir.path()).with_boot(&boot);
+        assert!(versions(&running).is_empty());
+    }
+
+    #[test]
+    fn kernels_are_ordered_by_version_not_by_text() {
         let dir = tree(&[
             "boot/vmlinuz-6.1.0-80-amd64",
             "boot/initrd.img-6.1.0-80-amd64",
@@ -239,18 +269,44 @@ mod tests {
             "boot/vmlinuz-x y",
             "boot/initrd.img-x y",
         ]);
-        let kernel = System::at(dir.path()).kernel().unwrap();
-        assert_eq!(kernel.version, "6.1.0-240-amd64");
+        let kernels = System::at(dir.path()).kernels();
         assert_eq!(
-            fs::read_to_string(kernel.initrd).unwrap(),
-            "boot/initrd.img-6.1.0-240-amd64"
+            versions(&System::at(dir.path())),
+            ["6.1.0-300-amd64", "6.1.0-240-amd64", "6.1.0-80-amd64"]
         );
+        assert_eq!(kernels[0].initrd, None);
+        let initrd = fs::read_to_string(kernels[1].initrd.as_ref().unwrap());
+        assert_eq!(initrd.unwrap(), "boot/initrd.img-6.1.0-240-amd64");
     }
 
     #[test]
     fn kernels_beside_their_modules_are_found() {
         let dir = tree(&["usr/lib/modules/6.9.1/vmlinuz", "boot/initramfs-6.9.1.img"]);
-        assert_eq!(System::at(dir.path()).kernel().unwrap().version, "6.9.1");
+        let kernels = System::at(dir.path()).kernels();
+        assert_eq!(kernels[0].version, "6.9.1");
+        assert!(kernels[0].image.is_some() && kernels[0].initrd.is_some());
+    }
+
+    #[test]
+    fn options_of_grub_count_where_the_root_has_no_others() {
+        let dir = tree(&[]);
+        let options = || System::at(dir.path()).options().unwrap();
+        fs::create_dir_all(dir.path().join("etc/default")).unwrap();
+        let grub = dir.path().join("etc/default/grub");
+        for (text, expected) in [
+            ("GRUB_CMDLINE_LINUX=''\n", None),
+            ("GRUB_CMDLINE_LINUX=\"$x\"\n", None),
+            (
+                "GRUB_CMDLINE_LINUX='root=x a'\nGRUB_CMDLINE_LINUX_DEFAULT=b\n",
+                Some("a b"),
+            ),
+        ] {
+            fs::write(&grub, text).unwrap();
+            assert_eq!(options().as_deref(), expected, "{text}");
+        }
+        fs::create_dir_all(dir.path().join("etc/kernel")).unwrap();
+        fs::write(dir.path().join("etc/kernel/cmdline"), "c\n").unwrap();
+        assert_eq!(options().as_deref(), Some("c"));
     }
 
     #[test]
@@ -269,8 +325,7 @@ mod tests {
         .unwrap();
         symlink(outside.path(), dir.path().join("etc/kernel")).unwrap();
         let system = System::at(dir.path());
-        let error = system.kernel().unwrap_err().to_string();
-        assert!(error.contains("no kernel with an initramfs"), "{error}");
+        assert_eq!(system.kernels()[0].image, None);
         assert_eq!(system.name(), "Linux");
         assert_eq!(system.options().unwrap(), None);
     }

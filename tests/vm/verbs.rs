@@ -5,10 +5,13 @@ pub const STEPS_MAX: u32 = 60;
 /// What a shell reports of a process that was killed: 128 and SIGKILL.
 pub const KILLED: i32 = 137;
 
-/// Makes the image of a small base, with the same files in a directory beside it.
+/// Makes the image of a small base, with the same files in a directory beside it. Its initramfs is one for
+/// dracut's tools only.
 pub const MAKE_EXTRA: &str = "\
     mkdir -p /root/Extra/boot /root/Extra/etc /root/Extra/usr && cd /root/Extra && \
-    echo kernel >boot/vmlinuz-9.9 && echo initramfs >boot/initrd.img-9.9 && \
+    echo kernel >boot/vmlinuz-9.9 && mkdir -p usr/lib/dracut && \
+    echo imgbased >usr/lib/dracut/modules.txt && \
+    echo usr/lib/dracut/modules.txt | cpio --quiet -o -H newc >boot/initrd.img-9.9 && \
     echo 'UUID=1 / ext4 defaults 0 1' >etc/fstab && head -c 4M /dev/urandom >etc/data && cd / && \
     mke2fs -q -t ext4 -d /root/Extra /root/Extra.img 16M";
 
