@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_boot_an_entry_is_never_more_than_it_says() {
+    fn what_grub_alone_reads_is_in_the_menu_unless_it_had_to_be_evaluated() {
         for (lines, expected) in [
             (
                 &["grub_users root,me", "grub_class fedora"][..],
