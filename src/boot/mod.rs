@@ -879,6 +879,27 @@ mod tests {
     }
 
     #[test]
+    fn all_kernels_of_a_layer_are_on_trial_together() {
+        let (dir, boot) = partition();
+        let system = tempfile::tempdir().unwrap();
+        fs::create_dir(system.path().join("boot")).unwrap();
+        install(&system, "6.1");
+        install(&system, "6.2");
+        refresh(&boot, &system, None, None);
+        let name: LvName = "Base-0.1".parse().unwrap();
+        let before = boot.entries_of(&name).unwrap();
+        let reboots = |change: fn(Entry) -> Entry| {
+            let mut changes = Changes::new(false).unwrap();
+            boot.change_entries(&mut changes, &name, change).unwrap();
+            let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
+            menu.matches("imgbased.onfail=reboot").count()
+        };
+        assert_eq!(reboots(Entry::on_trial), 2);
+        assert_eq!(reboots(Entry::confirmed), 0);
+        assert_eq!(boot.entries_of(&name).unwrap(), before);
+    }
+
+    #[test]
     fn a_kernel_without_files_is_booted_from_its_copies_while_its_modules_are_there() {
         let (_dir, boot) = partition();
         let system = tempfile::tempdir().unwrap();
