@@ -51,11 +51,10 @@ fn kernels_of_a_running_layer_are_updated_and_removed_for_it_alone() -> Result<(
         std::slice::from_ref(&other)
     );
 
-    // Another initramfs, which could not boot the layer.
-    vm.ok_for(
-        &format!("dracut --force --omit imgbased /boot/initrd.img-{new} {new}"),
-        SLOW,
-    )?;
+    // Another initramfs, which could not boot the layer; what boots next is the one made instead.
+    vm.ok(&format!(
+        "cd / && echo etc/hostname | cpio --quiet -o -H newc >/boot/initrd.img-{new}"
+    ))?;
     let mounts = vm.ok("findmnt --raw")?;
     vm.ok_for("imgbased-helper boot refresh", SLOW)?;
     assert_eq!(vm.ok("findmnt --raw")?, mounts);

@@ -224,8 +224,7 @@ impl BootPartition {
                 (_, _, Some(before)) => [before.linux.clone(), before.initrd.clone()],
                 _ => {
                     log::warn!(
-                        "Linux {version} gets no boot entry: {}",
-                        "its kernel image or its initramfs was not found"
+                        "Linux {version} gets no boot entry: its image or initramfs was not found"
                     );
                     continue;
                 }
