@@ -157,6 +157,28 @@ fn an_entry_boots_once_or_from_now_on() -> Result<()> {
 
     let mut vm = disk.boot("default", Echo::Silent)?;
     vm.log_in()?;
+    assert_runs_layer(&mut vm, "Base-0.2")?;
+
+    // As grub-mkconfig rewrites entries on some systems, a disk loses bits, and people lose files.
+    vm.ok("cd /boot && sed -i 's/^options .*/options root=UUID=1 ro/' loader/entries/imgbased-Base-0.2.conf && \
+           printf x | dd of=$(ls imgbased/vmlinuz-*) bs=1 seek=100000 conv=notrunc status=none && \
+           rm grub/imgbased.cfg loader/entries/imgbased-Base-0.conf && cd /")?;
+    let found = vm.run("imgbased-helper check")?;
+    ensure!(
+        found
+            .text
+            .contains("Base-0.2: its boot entry was changed by another program"),
+        "{found:?}"
+    );
+    vm.ok("echo gone > /boot/grub/grubenv && imgbased-helper boot repair")?;
+    assert_eq!(
+        vm.ok("imgbased-helper boot repair && imgbased-helper check")?,
+        ""
+    );
+    vm.power_off()?;
+
+    let mut vm = disk.boot("repaired", Echo::Silent)?;
+    vm.log_in()?;
     assert_runs_layer(&mut vm, "Base-0.2")
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::view::{self, JSON_VERSION};
 use super::{Context, found_status, layer, pool_with_room, say};
 use crate::boot::BootPartition;
-use crate::boot::entry::Entry;
+use crate::boot::entry::{Entry, Payload};
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
 use crate::sys::changes::Changes;
@@ -112,9 +112,9 @@ struct Shown {
 /// left.
 pub fn run(context: &Context, repair: bool) -> Result<ExitCode> {
     if repair {
-        return mend(context);
+        return mend(context, Depth::Sizes, &Phase::ALL);
     }
-    let findings = find(context)?;
+    let findings = find(context, Depth::Sizes)?;
     let report = Report {
         version: JSON_VERSION,
         findings: findings.iter().map(shown).collect(),
@@ -126,13 +126,18 @@ pub fn run(context: &Context, repair: bool) -> Result<ExitCode> {
     Ok(found_status(!report.findings.is_empty()))
 }
 
-fn mend(context: &Context) -> Result<ExitCode> {
+/// Puts right what boots: entries, menu, kernels and default. Unlike `check` it reads all kernels.
+pub fn repair_boot(context: &Context) -> Result<ExitCode> {
+    mend(context, Depth::Content, &[Phase::Entries, Phase::Files])
+}
+
+fn mend(context: &Context, depth: Depth, phases: &[Phase]) -> Result<ExitCode> {
     let (_lock, mut changes) = context.change()?;
     let mut is_clean = true;
-    for phase in Phase::ALL {
+    for &phase in phases {
         // What an earlier phase has done is looked at anew: an entry that was written may name a
         // kernel that nothing used before.
-        let findings = find(context)?.into_iter();
+        let findings = find(context, depth)?.into_iter();
         for finding in findings.filter(|f| f.repair.phase() == phase) {
             let (subject, problem) = (&finding.subject, &finding.problem);
             let done = match &finding.repair {
@@ -183,14 +188,21 @@ impl Findings {
     }
 }
 
-fn find(context: &Context) -> Result<Vec<Finding>> {
+/// How kernels are looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Sizes,
+    Content,
+}
+
+fn find(context: &Context, depth: Depth) -> Result<Vec<Finding>> {
     let mut findings = Findings::default();
     let Some(group) = find_group(context, &mut findings)? else {
         return Ok(findings.0);
     };
     find_in_volumes(&group, &mut findings);
     find_in_pool(context, &group, &mut findings)?;
-    find_in_boot_partition(context, &group, &mut findings)?;
+    find_in_boot_partition(context, &group, depth, &mut findings)?;
     Ok(findings.0)
 }
 
@@ -323,20 +335,37 @@ fn find_in_pool(context: &Context, group: &Group, findings: &mut Findings) -> Re
     Ok(())
 }
 
-fn find_in_boot_partition(context: &Context, group: &Group, findings: &mut Findings) -> Result<()> {
+fn find_in_boot_partition(
+    context: &Context,
+    group: &Group,
+    depth: Depth,
+    findings: &mut Findings,
+) -> Result<()> {
     let boot = context.boot_partition()?;
+    let damaged = match depth {
+        Depth::Sizes => Vec::new(),
+        Depth::Content => boot.damaged_kernels()?,
+    };
+    let is_whole = |kernel: &Payload| {
+        let mut files = [&kernel.linux, &kernel.initrd].into_iter();
+        boot.has_kernel(kernel) && files.all(|path| !damaged.contains(&boot.path_of(path)))
+    };
     let entries = boot.entries()?;
     let bootable = group.bootable();
     for name in &bootable {
         let write = || Repair::WriteEntry(name.clone());
         let has_kernels = || {
             let mut ours = entries.iter().filter(|e| e.is_of(&group.name, name));
-            ours.all(|entry| boot.has_kernel(&entry.payload()))
+            ours.all(|entry| is_whole(&entry.payload()))
         };
         match boot.entry_of(name) {
             Ok(Some(_)) if has_kernels() => {}
             Ok(Some(_)) => {
-                let problem = "its kernel or initramfs is not on the boot partition";
+                let problem = "its kernel or initramfs is not whole on the boot partition";
+                findings.add(name, problem, write());
+            }
+            Ok(None) if boot.is_rewritten(name)? => {
+                let problem = "its boot entry was changed by another program and does not boot it";
                 findings.add(name, problem, write());
             }
             Ok(None) => findings.add(name, "has no boot entry", write()),

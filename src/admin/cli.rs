@@ -211,6 +211,12 @@ enum BootVerb {
         #[arg(long, conflicts_with = "name")]
         cancel: bool,
     },
+    /// Rebuild entries, menu, kernels and default from the layers and what is on the boot partition
+    ///
+    /// Does what `check --repair` does for the boot partition, and reads all kernels there. Entries that
+    /// grub-mkconfig or grubby has rewritten boot their layers again.
+    #[command(after_help = CHECK_STATUS)]
+    Repair,
     /// Record that a layer has come up, as imgbased-bless.service does at the end of each boot
     Bless {
         /// Layer that has come up [default: the booted one]
@@ -274,6 +280,7 @@ impl Cli {
                 boot::set_default(&context, &name, tries)?;
             }
             Noun::Boot(BootVerb::Try { name, .. }) => boot::set_once(&context, name.as_ref())?,
+            Noun::Boot(BootVerb::Repair) => return check::repair_boot(&context),
             Noun::Boot(BootVerb::Bless { name }) => boot::bless(&context, name)?,
             Noun::Boot(BootVerb::Refresh {
                 name,

@@ -296,6 +296,13 @@ fn grub_line(line: &str) -> Option<String> {
         .then(|| format!("{key} {value}"))
 }
 
+/// Whether we wrote the text of an entry once, for this layer or base, whatever has become of its options.
+pub fn was_ours(text: &str, name: &LvName) -> bool {
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+    value("sort-key ").is_some_and(|key| [LAYER_SORT_KEY, BASE_SORT_KEY].contains(&key.trim()))
+        && value("title ").and_then(|title| title.split(' ').next()) == Some(name.as_str())
+}
+
 /// Options that belong to one layer or one way to find a root, or that the boot loader adds.
 pub fn without_layer_options(options: &str) -> String {
     let belongs_to_layer = |word: &&str| {

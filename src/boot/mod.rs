@@ -109,9 +109,16 @@ impl BootPartition {
     /// All entries that boot a layer or a base, in the order of the menu. Those of others are
     /// passed over.
     pub fn entries(&self) -> Result<Vec<Entry>> {
+        self.entries_with(|_| true)
+    }
+
+    /// Those whose id is wanted.
+    fn entries_with(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for path in self.files_in(ENTRIES)? {
-            let Some(id) = entry_id(&path) else { continue };
+            let Some(id) = entry_id(&path).filter(|id| is_wanted(id)) else {
+                continue;
+            };
             let text =
                 fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             match Entry::parse(id, &String::from_utf8_lossy(&text)) {
@@ -123,23 +130,33 @@ impl BootPartition {
         Ok(entries)
     }
 
-    /// The entry that we wrote for a layer or base, with its newest kernel.
+    /// The entry that we wrote for a layer or base, with its newest kernel; nothing if there is none, or if
+    /// another program has changed it so that it boots something else.
     ///
-    /// Refuses a file in its place that is something else.
+    /// Refuses a file in its place that was never ours.
     pub fn entry_of(&self, layer: &LvName) -> Result<Option<Entry>> {
         let id = entry::id(&self.vg, layer);
         let path = self.entry_path(&id);
         let Some(text) = read_if_there(&path)? else {
             return Ok(None);
         };
-        match Entry::parse(&id, &String::from_utf8_lossy(&text))? {
-            Some(entry) if entry.boots(&self.vg, layer.as_str()) => Ok(Some(entry)),
+        let text = String::from_utf8_lossy(&text);
+        match Entry::parse(&id, &text) {
+            Ok(Some(entry)) if entry.boots(&self.vg, layer.as_str()) => Ok(Some(entry)),
+            _ if entry::was_ours(&text, layer) => Ok(None),
             _ => bail!(
                 "{} is in the way: it is no boot entry of {}/{layer}",
                 path.display(),
                 self.vg
             ),
         }
+    }
+
+    /// Whether another program, such as grub-mkconfig or grubby, has changed the entry of a layer or base
+    /// so that it boots something else.
+    pub fn is_rewritten(&self, layer: &LvName) -> Result<bool> {
+        let path = self.entry_path(&entry::id(&self.vg, layer));
+        Ok(path.exists() && self.entry_of(layer)?.is_none())
     }
 
     /// Which of these layers and bases have an entry of ours, by the names of the files alone: there can
@@ -160,7 +177,10 @@ impl BootPartition {
     /// Refuses a file in the place of the first that is something else.
     pub fn entries_of(&self, layer: &LvName) -> Result<Vec<Entry>> {
         self.entry_of(layer)?;
-        let mut entries = self.entries()?;
+        let first = entry::id(&self.vg, layer);
+        let rest = |id: &str| id.strip_prefix(&first).map(str::to_owned);
+        let is_wanted = |id: &str| rest(id).is_some_and(|r| r.is_empty() || r.starts_with('@'));
+        let mut entries = self.entries_with(is_wanted)?;
         entries.retain(|entry| entry.is_of(&self.vg, layer));
         Ok(entries)
     }
@@ -335,10 +355,11 @@ impl BootPartition {
         let (before, mut all): (Vec<Entry>, Vec<Entry>) =
             self.entries()?.into_iter().partition(is_ours);
         for entry in entries {
-            let is_ours = before.iter().any(|e| e.id == entry.id);
             let path = self.entry_path(&entry.id);
+            let is_ours = before.iter().any(|e| e.id == entry.id);
+            let text = read_if_there(&path)?;
             ensure!(
-                is_ours || !path.exists(),
+                is_ours || text.is_none_or(|t| entry::was_ours(&String::from_utf8_lossy(&t), name)),
                 "{} is in the way: it is no boot entry of {}/{name}",
                 path.display(),
                 self.vg
@@ -455,6 +476,20 @@ impl BootPartition {
             !texts.iter().any(|text| text.contains(&*name))
         });
         Ok(kernels)
+    }
+
+    /// Our copies of kernels whose content is not what their names say: those end in the begin of its
+    /// digest.
+    pub fn damaged_kernels(&self) -> Result<Vec<PathBuf>> {
+        let mut damaged = Vec::new();
+        for path in self.files_in(KERNELS)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let wanted = name.rsplit('-').next().unwrap_or_default();
+            if wanted.len() == 16 && !digest(&path)?.starts_with(wanted) {
+                damaged.push(path);
+            }
+        }
+        Ok(damaged)
     }
 
     /// What an interrupted command can leave: files of ours that are not finished, and kernels that
@@ -772,6 +807,37 @@ mod tests {
         fs::write(stored(&payload.linux), "ker").unwrap();
         publish(&boot, &system);
         assert_eq!(fs::read(stored(&payload.linux)).unwrap(), b"kernel");
+    }
+
+    #[test]
+    fn an_entry_that_others_have_rewritten_is_written_again() {
+        let (dir, boot) = partition();
+        let payload = publish(&boot, &system());
+        let entry = add(&boot, "Base-0.1", &payload).unwrap();
+        let name: LvName = "Base-0.1".parse().unwrap();
+        assert!(!boot.is_rewritten(&name).unwrap());
+        let path = dir.path().join("loader/entries/imgbased-Base-0.1.conf");
+        for options in ["root=/dev/sda1 ro", "a;b imgbased.layer=Base-0.1"] {
+            let text = entry.render().replace(&entry.options, options);
+            fs::write(&path, text).unwrap();
+            assert!(boot.is_rewritten(&name).unwrap(), "{options}");
+            assert!(boot.entries_of(&name).unwrap().is_empty());
+            add(&boot, "Base-0.1", &payload).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), entry.render());
+        }
+        fs::write(&path, "title Mine\noptions root=/dev/sda1\n").unwrap();
+        assert!(boot.is_rewritten(&name).is_err());
+        assert!(add(&boot, "Base-0.1", &payload).is_err());
+    }
+
+    #[test]
+    fn kernels_with_other_content_are_found() {
+        let (dir, boot) = partition();
+        let payload = publish(&boot, &system());
+        assert!(boot.damaged_kernels().unwrap().is_empty());
+        let path = dir.path().join(payload.linux.trim_start_matches('/'));
+        fs::write(&path, "kernal").unwrap();
+        assert_eq!(boot.damaged_kernels().unwrap(), [path]);
     }
 
     #[test]
