@@ -14,5 +14,9 @@ fuzz_target!(|bytes: &[u8]| {
         let in_menu = [&entry.title, &entry.linux, &entry.initrd, &entry.options];
         let ends = |c: char| c.is_control() || "'$;&|<>{}\\#`".contains(c);
         assert!(!in_menu.iter().any(|value| value.contains(ends)));
+        let trial = entry.clone().on_trial();
+        let confirmed = trial.clone().confirmed();
+        assert!(trial.is_trial() && !confirmed.is_trial());
+        assert_eq!([trial.layer(), confirmed.layer()], [entry.layer(); 2]);
     }
 });
