@@ -7,19 +7,42 @@ mod vm;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use vm::{Disk, Host, Rescue, Vm};
+use vm::{Disk, Host, Loader, Rescue, Vm};
 
 /// Makes Base-0.2 a volume without a filesystem, so that the initramfs cannot mount it.
 const WIPE: &str = "lvm lvchange -q -K -ay HostVG/Base-0.2 && wipefs -qa /dev/HostVG/Base-0.2 && \
                     lvm lvchange -q -an HostVG/Base-0.2";
 /// What the initramfs says then.
 const WIPED: &str = "imgbased: HostVG/Base-0.2";
+/// Commands in a root that keep it from coming up: a health check fails, or there is no init.
+const ILL: &str = "printf '[Unit]\\nBefore=boot-complete.target\\n[Service]\\nType=oneshot\\nExecStart=false\\n' \
+         >etc/systemd/system/ill.service && mkdir etc/systemd/system/boot-complete.target.requires && \
+         ln -s ../ill.service etc/systemd/system/boot-complete.target.requires/";
+const NO_INIT: &str = "ln -sf /bin/false sbin/init";
+/// What a machine says then.
+const GIVEN_UP: &str = "the layer on trial did not come up, restarting";
+const PANIC: &str = "Kernel panic - not syncing";
 
 #[test]
 fn a_layer_that_comes_up_becomes_the_default() -> Result<()> {
-    let mut vm = Host::prepared()?
-        .disk("trial-good")?
-        .boot_unattended("all")?;
+    become_default(Loader::Grub, "trial-good")
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_that_comes_up_becomes_the_default_where_grub_reads_the_entries() -> Result<()> {
+    become_default(Loader::GrubOnUefi, "trial-good-uefi")
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_that_comes_up_becomes_the_default_of_systemd_boot() -> Result<()> {
+    become_default(Loader::SystemdBoot, "trial-good-systemd-boot")
+}
+
+/// Has Base-0.2 tried, which comes up.
+fn become_default(loader: Loader, name: &str) -> Result<()> {
+    let mut vm = Host::with(loader)?.disk(name)?.boot_unattended("all")?;
     vm.log_in()?;
     let said = vm.ok("imgbased-helper boot default Base-0.2")?;
     ensure!(said.contains("it is tried 3 times"), "{said}");
@@ -49,9 +72,24 @@ fn a_layer_that_comes_up_becomes_the_default() -> Result<()> {
 
 #[test]
 fn a_layer_that_cannot_be_mounted_is_given_up() -> Result<()> {
-    let mut vm = Host::prepared()?
-        .disk("trial-wiped")?
-        .boot_unattended("all")?;
+    give_up_wiped(Loader::Grub, "trial-wiped")
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_that_cannot_be_mounted_is_given_up_where_grub_reads_the_entries() -> Result<()> {
+    give_up_wiped(Loader::GrubOnUefi, "trial-wiped-uefi")
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_that_cannot_be_mounted_is_given_up_by_systemd_boot() -> Result<()> {
+    give_up_wiped(Loader::SystemdBoot, "trial-wiped-systemd-boot")
+}
+
+/// Has Base-0.2, which cannot be mounted, booted once and tried twice.
+fn give_up_wiped(loader: Loader, name: &str) -> Result<()> {
+    let mut vm = Host::with(loader)?.disk(name)?.boot_unattended("all")?;
     vm.log_in()?;
     vm.ok(WIPE)?;
     vm.ok("imgbased-helper boot try Base-0.2")?;
@@ -74,32 +112,40 @@ fn a_layer_that_cannot_be_mounted_is_given_up() -> Result<()> {
 #[test]
 #[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn a_layer_that_is_not_healthy_is_given_up() -> Result<()> {
-    give_up(
-        "trial-ill",
-        "printf '[Unit]\\nBefore=boot-complete.target\\n[Service]\\nType=oneshot\\nExecStart=false\\n' \
-         >etc/systemd/system/ill.service && mkdir etc/systemd/system/boot-complete.target.requires && \
-         ln -s ../ill.service etc/systemd/system/boot-complete.target.requires/",
-        "the layer on trial did not come up, restarting",
-    )
+    give_up(Loader::Grub, "trial-ill", ILL, GIVEN_UP)
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_that_is_not_healthy_is_given_up_by_systemd_boot() -> Result<()> {
+    give_up(Loader::SystemdBoot, "trial-ill-systemd-boot", ILL, GIVEN_UP)
 }
 
 #[test]
 #[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn a_layer_that_ends_in_emergency_mode_is_given_up() -> Result<()> {
     give_up(
+        Loader::Grub,
         "trial-emergency",
         "printf '/dev/disk/by-label/lost /lost ext4 x-systemd.device-timeout=5 0 2\\n' >>etc/fstab",
-        "the layer on trial did not come up, restarting",
+        GIVEN_UP,
     )
 }
 
 #[test]
 #[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn a_layer_whose_kernel_panics_is_given_up() -> Result<()> {
+    give_up(Loader::Grub, "trial-panic", NO_INIT, PANIC)
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_whose_kernel_panics_is_given_up_by_systemd_boot() -> Result<()> {
     give_up(
-        "trial-panic",
-        "ln -sf /bin/false sbin/init",
-        "Kernel panic - not syncing",
+        Loader::SystemdBoot,
+        "trial-panic-systemd-boot",
+        NO_INIT,
+        PANIC,
     )
 }
 
@@ -125,8 +171,8 @@ fn a_default_that_fails_as_well_stops_the_host() -> Result<()> {
 }
 
 /// Has Base-0.2, changed by the command `harm` in its root, tried once; the machine says `sign` then.
-fn give_up(name: &str, harm: &str, sign: &str) -> Result<()> {
-    let mut vm = Host::prepared()?.disk(name)?.boot_unattended("all")?;
+fn give_up(loader: Loader, name: &str, harm: &str, sign: &str) -> Result<()> {
+    let mut vm = Host::with(loader)?.disk(name)?.boot_unattended("all")?;
     vm.log_in()?;
     vm.ok("lvm lvchange -q -K -ay HostVG/Base-0.2 && mount /dev/HostVG/Base-0.2 /mnt")?;
     vm.ok(&format!("cd /mnt && {harm}"))?;

@@ -26,6 +26,10 @@ const MOTD: &str = "/run/motd.d";
 #[derive(Serialize)]
 struct List {
     version: u32,
+    /// `grub`, `grub-blscfg` or `systemd-boot`.
+    loader: &'static str,
+    /// How that is known.
+    loader_reason: String,
     entries: Vec<EntryView>,
 }
 
@@ -85,6 +89,8 @@ pub fn list(context: &Context) -> Result<()> {
     };
     let list = List {
         version: JSON_VERSION,
+        loader: boot.loader.id(),
+        loader_reason: boot.loader.reason.clone(),
         entries: entries.iter().filter_map(view).collect(),
     };
     context.show(&list, || {
@@ -106,7 +112,8 @@ pub fn list(context: &Context) -> Result<()> {
             let kernel = &entry.kernel;
             (entry.name.clone(), format!("Linux {kernel}  {marks}"))
         });
-        text::columns(&rows.collect::<Vec<_>>())
+        let loader = format!("{}: {}\n", boot.loader.name(), boot.loader.reason);
+        loader + &text::columns(&rows.collect::<Vec<_>>())
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::stat::{major, minor};
@@ -15,6 +15,34 @@ pub const MENU: &str = "imgbased.cfg";
 
 /// GRUB's configuration, in the same directory.
 pub const CONFIG: &str = "grub.cfg";
+
+/// /boot/grub, or /boot/grub2 as on Fedora.
+pub fn directory(boot: &Path) -> PathBuf {
+    let grub2 = boot.join("grub2");
+    if grub2.is_dir() {
+        grub2
+    } else {
+        boot.join("grub")
+    }
+}
+
+/// Whether a configuration has GRUB read the entries itself, and whether it can show the menu: one that
+/// reads no entries can in ways that only GRUB knows.
+pub fn reads(config: &str) -> (bool, bool) {
+    let commands = config
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    let words = || {
+        commands
+            .clone()
+            .flat_map(|line| line.split([' ', '\t', ';', '/']))
+    };
+    let reads_entries = words().any(|word| word == "blscfg");
+    (
+        reads_entries,
+        !reads_entries || words().any(|word| word == MENU),
+    )
+}
 
 /// The head of the menu. Paths in entries are relative to the filesystem that GRUB's own files are
 /// on, whatever `root` is set to by then. An entry on trial is booted as long as tries are left and GRUB
@@ -40,10 +68,11 @@ if [ -n "$imgbased_trial" -a -z "$once" -a "$boot_once" != "true" ]; then
 fi
 "#;
 
-/// Renders a menu from entries, in the order in which they come. Their options stand as they are,
+/// Renders a menu from entries, in the order in which they come. A GRUB that reads them itself has listed
+/// them already, as our grub.cfg tells. Their options stand as they are,
 /// as they do where GRUB reads the entries itself.
 pub fn render_menu(entries: &[Entry]) -> String {
-    let mut menu = HEAD.to_owned();
+    let mut menu = HEAD.to_owned() + "if [ -z \"$imgbased_listed\" ]; then\n";
     for entry in entries {
         let linux = format!("linux $imgbased_boot{} {}", entry.linux, entry.options);
         let initrd = format!("initrd $imgbased_boot{}", entry.initrd);
@@ -64,7 +93,7 @@ pub fn render_menu(entries: &[Entry]) -> String {
             command(initrd)
         );
     }
-    menu
+    menu + "fi\n"
 }
 
 /// The arguments of `menuentry` for the lines of an entry that GRUB alone reads. What would have to be
@@ -146,14 +175,15 @@ mod tests {
         };
         let trial = render_menu(&[entry.clone().on_trial()]);
         assert!(
-            trial.ends_with("\tif initrd $imgbased_boot/imgbased/initrd-6.12-02; then true; else reboot; fi\n}\n"),
+            trial.ends_with("\tif initrd $imgbased_boot/imgbased/initrd-6.12-02; then true; else reboot; fi\n}\nfi\n"),
             "{trial}"
         );
         assert_eq!(
             render_menu(&[entry]).strip_prefix(HEAD).unwrap(),
-            "\nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {\n\
+            "if [ -z \"$imgbased_listed\" ]; then\n\
+             \nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {\n\
              \tlinux $imgbased_boot/imgbased/vmlinuz-6.12-01 quiet imgbased.layer=Base-0.1\n\
-             \tinitrd $imgbased_boot/imgbased/initrd-6.12-02\n}\n"
+             \tinitrd $imgbased_boot/imgbased/initrd-6.12-02\n}\nfi\n"
         );
     }
 
@@ -169,6 +199,20 @@ mod tests {
         ] {
             let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
             assert_eq!(arguments(&lines), expected);
+        }
+    }
+
+    #[test]
+    fn who_reads_the_entries_is_what_the_configuration_says() {
+        for (config, wanted) in [
+            ("", (false, true)),
+            ("# blscfg\nfor file in *.cfg; do\n", (false, true)),
+            ("insmod blscfg\nblscfg\n", (true, false)),
+            ("if true; then blscfg;fi", (true, false)),
+            (include_str!("../../grub/grub.cfg"), (true, true)),
+            (include_str!("../../grub/09_imgbased"), (false, true)),
+        ] {
+            assert_eq!(reads(config), wanted, "{config}");
         }
     }
 

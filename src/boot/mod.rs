@@ -1,10 +1,13 @@
 //! The boot partition: entries, menus, kernels and the default.
 
+mod counting;
 pub mod entry;
 mod grub;
 mod grub_defaults;
 pub mod grubenv;
+mod loader;
 pub mod system;
+mod systemd_boot;
 pub mod trial;
 
 use std::ffi::OsStr;
@@ -25,6 +28,7 @@ use crate::sys::cmd::{Cmd, quote};
 use crate::sys::mounts;
 use entry::{Entry, Payload};
 use grubenv::GrubEnv;
+use loader::{Kind, Loader};
 use system::{Kernel, System};
 
 /// Directories on the boot partition.
@@ -57,6 +61,7 @@ pub type Replace<'a> = dyn FnMut(&mut Changes, &str, &Path) -> Result<Option<Pat
 pub struct BootPartition {
     dir: PathBuf,
     vg: VgName,
+    pub loader: Loader,
 }
 
 /// What boots, by the names of layers and bases of our group.
@@ -88,13 +93,16 @@ impl BootPartition {
             "no boot partition is mounted at {}: layers share one, mount it there",
             dir.display()
         );
+        let loader = Loader::detect(root, &dir)?;
         Ok(Self {
             dir,
             vg: vg.clone(),
+            loader,
         })
     }
 
-    /// Refuses a boot partition that cannot be written to, or has no room for another entry.
+    /// Refuses a boot partition that cannot be written to, that the loader does not read, or that has no
+    /// room for another entry.
     pub fn check_ready(&self) -> Result<()> {
         let stat =
             statvfs(&self.dir).with_context(|| format!("cannot look at {}", self.dir.display()))?;
@@ -103,6 +111,9 @@ impl BootPartition {
             "{} is mounted read-only",
             self.dir.display()
         );
+        if let Kind::SystemdBoot(loader) = &self.loader.kind {
+            loader.check_reads(&self.dir)?;
+        }
         self.check_room(&[])
     }
 
@@ -127,6 +138,8 @@ impl BootPartition {
             }
         }
         entries.sort_by(Entry::menu_order);
+        // One that was interrupted while it was renamed has two names.
+        entries.dedup_by(|a, b| a.id == b.id);
         Ok(entries)
     }
 
@@ -136,11 +149,9 @@ impl BootPartition {
     /// Refuses a file in its place that was never ours.
     pub fn entry_of(&self, layer: &LvName) -> Result<Option<Entry>> {
         let id = entry::id(&self.vg, layer);
-        let path = self.entry_path(&id);
-        let Some(text) = read_if_there(&path)? else {
+        let Some((path, text)) = self.entry_text(&id)? else {
             return Ok(None);
         };
-        let text = String::from_utf8_lossy(&text);
         match Entry::parse(&id, &text) {
             Ok(Some(entry)) if entry.boots(&self.vg, layer.as_str()) => Ok(Some(entry)),
             _ if entry::was_ours(&text, layer) => Ok(None),
@@ -155,7 +166,7 @@ impl BootPartition {
     /// Whether another program, such as grub-mkconfig or grubby, has changed the entry of a layer or base
     /// so that it boots something else.
     pub fn is_rewritten(&self, layer: &LvName) -> Result<bool> {
-        let path = self.entry_path(&entry::id(&self.vg, layer));
+        let path = self.entry_path(&entry::id(&self.vg, layer))?;
         Ok(path.exists() && self.entry_of(layer)?.is_none())
     }
 
@@ -183,6 +194,17 @@ impl BootPartition {
         let mut entries = self.entries_with(is_wanted)?;
         entries.retain(|entry| entry.is_of(&self.vg, layer));
         Ok(entries)
+    }
+
+    /// The file with that id, and what is in it.
+    fn entry_text(&self, id: &str) -> Result<Option<(PathBuf, String)>> {
+        let path = self.entry_path(id)?;
+        // An id can come from elsewhere, and lead out of the directory.
+        if entry_id(&path) != Some(id) {
+            return Ok(None);
+        }
+        let text = read_if_there(&path)?;
+        Ok(text.map(|text| (path, String::from_utf8_lossy(&text).into_owned())))
     }
 
     /// Whether the kernel and initramfs of an entry are on the partition.
@@ -355,7 +377,7 @@ impl BootPartition {
         let (before, mut all): (Vec<Entry>, Vec<Entry>) =
             self.entries()?.into_iter().partition(is_ours);
         for entry in entries {
-            let path = self.entry_path(&entry.id);
+            let path = self.entry_path(&entry.id)?;
             let is_ours = before.iter().any(|e| e.id == entry.id);
             let text = read_if_there(&path)?;
             ensure!(
@@ -378,8 +400,10 @@ impl BootPartition {
                 // names stay, and the other entry of the one before.
                 changes.keep();
             }
-            let path = self.entry_path(&entry.id);
-            changes.write(&path, entry.render().as_bytes(), 0o644)?;
+            let path = self.entry_path(&entry.id)?;
+            let old = before.iter().find(|old| old.id == entry.id);
+            let text = counting::with_rank_of(old, &entry.render());
+            changes.write(&path, text.as_bytes(), 0o644)?;
         }
         self.write_menu(changes, &all)?;
         changes.flush(&self.dir)?;
@@ -407,11 +431,20 @@ impl BootPartition {
 
     /// Has what was to boot be the newest kernel of the layer where it was a kernel that is gone.
     fn keep_chosen(&self, changes: &mut Changes, gone: &[Entry], left: &[Entry]) -> Result<()> {
-        for variable in [DEFAULT, ONCE] {
-            let chosen = self.variable(variable)?;
-            let is_gone = gone.iter().any(|e| Some(&e.id) == chosen.as_ref());
-            if let (true, Some(newest)) = (is_gone, left.first()) {
-                self.set_variables(changes, &[(variable, &newest.id)])?;
+        let Some(newest) = left.first() else {
+            return Ok(());
+        };
+        let is_gone = |id: Option<String>| gone.iter().any(|e| Some(&e.id) == id.as_ref());
+        if is_gone(self.default_id()?) {
+            match &self.loader.kind {
+                Kind::Grub { .. } => self.set_variables(changes, &[(DEFAULT, &newest.id)])?,
+                Kind::SystemdBoot(_) => self.set_default(changes, &newest.id)?,
+            }
+        }
+        if is_gone(self.once_id()?) {
+            match &self.loader.kind {
+                Kind::Grub { .. } => self.set_variables(changes, &[(ONCE, &newest.id)])?,
+                Kind::SystemdBoot(loader) => loader.set_once(changes, Some(&newest.id))?,
             }
         }
         Ok(())
@@ -443,8 +476,10 @@ impl BootPartition {
         written: &[Entry],
         before: &[Entry],
     ) -> Result<()> {
-        for entry in removed {
-            changes.remove(&self.entry_path(&entry.id))?;
+        for path in self.files_in(ENTRIES)? {
+            if removed.iter().any(|e| entry_id(&path) == Some(&e.id)) {
+                changes.remove(&path)?;
+            }
         }
         changes.flush(&self.dir)?;
         let kernels = before.iter().flat_map(|e| [&e.linux, &e.initrd]);
@@ -460,11 +495,13 @@ impl BootPartition {
     /// Our copies of kernels that neither `written` nor any entry file but those of `removed` mentions.
     /// Entries that others wrote count as well.
     fn unused_kernels(&self, removed: &[Entry], written: &[Entry]) -> Result<Vec<PathBuf>> {
-        let gone = removed.iter().chain(written);
-        let gone: Vec<PathBuf> = gone.map(|e| self.entry_path(&e.id)).collect();
+        let is_gone = |path: &Path| {
+            let mut gone = removed.iter().chain(written);
+            gone.any(|e| entry_id(path) == Some(&e.id))
+        };
         let mut texts: Vec<String> = written.iter().map(Entry::render).collect();
         for path in self.files_in(ENTRIES)? {
-            if !gone.contains(&path) {
+            if !is_gone(&path) {
                 let text =
                     fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 texts.push(String::from_utf8_lossy(&text).into_owned());
@@ -530,8 +567,11 @@ impl BootPartition {
         }
     }
 
-    fn entry_path(&self, id: &str) -> PathBuf {
-        self.dir.join(ENTRIES).join(format!("{id}.conf"))
+    /// The file of an entry, whether its tries are counted or not, else where it would be.
+    fn entry_path(&self, id: &str) -> Result<PathBuf> {
+        let mut files = self.files_in(ENTRIES)?.into_iter();
+        let found = files.find(|path| entry_id(path) == Some(id));
+        Ok(found.unwrap_or_else(|| self.dir.join(ENTRIES).join(format!("{id}.conf"))))
     }
 
     /// Renders the menu from the entries.
@@ -540,8 +580,11 @@ impl BootPartition {
         changes.flush(&self.dir)
     }
 
-    /// Whether the menu is what these entries say.
+    /// Whether the menu is what these entries say, where something reads it.
     pub fn has_menu_of(&self, entries: &[Entry]) -> Result<bool> {
+        if !self.has_menu() {
+            return Ok(true);
+        }
         let rendered = grub::render_menu(entries);
         let menu = read_if_there(&self.menu_path())?;
         Ok(menu.as_deref() == Some(rendered.as_bytes()))
@@ -551,7 +594,14 @@ impl BootPartition {
         self.grub_dir().join(grub::MENU)
     }
 
+    fn has_menu(&self) -> bool {
+        matches!(self.loader.kind, Kind::Grub { has_menu: true, .. })
+    }
+
     fn write_menu(&self, changes: &mut Changes, entries: &[Entry]) -> Result<()> {
+        if !self.has_menu() {
+            return Ok(());
+        }
         changes.create_dir(&self.grub_dir())?;
         let menu = grub::render_menu(entries);
         changes.write(&self.menu_path(), menu.as_bytes(), 0o644)
@@ -559,12 +609,30 @@ impl BootPartition {
 
     /// The id of the default entry; nothing if none was ever set.
     pub fn default_id(&self) -> Result<Option<String>> {
-        self.variable(DEFAULT)
+        let Kind::SystemdBoot(loader) = &self.loader.kind else {
+            return self.variable(DEFAULT);
+        };
+        let mut ids = loader.defaults()?;
+        for id in &mut ids {
+            if let Some(found) = self.id_like(id)? {
+                return Ok(Some(found));
+            }
+        }
+        match ids.into_iter().next() {
+            Some(id) => Ok(Some(id)),
+            None => self.fallback_id(),
+        }
     }
 
     /// The id of the entry that boots at the next start only; nothing if none does.
     pub fn once_id(&self) -> Result<Option<String>> {
-        self.variable(ONCE)
+        match &self.loader.kind {
+            Kind::Grub { .. } => self.variable(ONCE),
+            Kind::SystemdBoot(loader) => {
+                let once = loader.once()?.map(|id| self.id_like(&id));
+                Ok(once.transpose()?.flatten())
+            }
+        }
     }
 
     fn variable(&self, name: &str) -> Result<Option<String>> {
@@ -573,16 +641,29 @@ impl BootPartition {
         Ok(id.map(str::to_owned))
     }
 
+    /// The id of an entry that is there, as systemd-boot compares it.
+    fn id_like(&self, wanted: &str) -> Result<Option<String>> {
+        let files = self.files_in(ENTRIES)?;
+        let mut ids = files.iter().filter_map(|path| entry_id(path));
+        let found = ids.find(|id| id.eq_ignore_ascii_case(wanted));
+        Ok(found.map(str::to_owned))
+    }
+
     /// Whether the default is one of these entries, of whatever group. Of a damaged grubenv counts what
     /// can be salvaged.
     pub fn has_default(&self, entries: &[Entry]) -> Result<bool> {
-        let env = self.salvaged_env()?;
-        let id = env.get(DEFAULT);
-        Ok(entries.iter().any(|entry| Some(entry.id.as_str()) == id))
+        let id = match &self.loader.kind {
+            Kind::Grub { .. } => self.salvaged_env()?.get(DEFAULT).map(str::to_owned),
+            Kind::SystemdBoot(_) => self.default_id()?,
+        };
+        Ok(entries.iter().any(|entry| Some(&entry.id) == id.as_ref()))
     }
 
     /// What is wrong with grubenv, if GRUB would not load it.
     pub fn damage_of_env(&self) -> Result<Option<String>> {
+        if matches!(self.loader.kind, Kind::SystemdBoot(_)) {
+            return Ok(None);
+        }
         let block = read_if_there(&self.grub_env_path())?;
         let error = block.and_then(|block| GrubEnv::parse(&block).err());
         Ok(error.map(|error| error.to_string()))
@@ -607,8 +688,15 @@ impl BootPartition {
 
     /// What boots next, and from then on.
     pub fn selection(&self) -> Result<Selection> {
-        let env = self.grub_env()?;
-        let layer = |variable| env.get(variable).and_then(|id| self.layer_of(id));
+        let (default, once) = match &self.loader.kind {
+            Kind::Grub { .. } => {
+                let env = self.grub_env()?;
+                let id = |variable| env.get(variable).map(str::to_owned);
+                (id(DEFAULT), id(ONCE))
+            }
+            Kind::SystemdBoot(_) => (self.default_id()?, self.once_id()?),
+        };
+        let layer = |id: Option<String>| self.layer_of(&id?);
         let trial = self.trial()?.and_then(|trial| {
             Some(OnTrial {
                 name: self.layer_of(&trial.id)?,
@@ -617,21 +705,16 @@ impl BootPartition {
             })
         });
         Ok(Selection {
-            default: layer(DEFAULT),
-            once: layer(ONCE),
+            default: layer(default),
+            once: layer(once),
             trial,
         })
     }
 
     /// The layer or base of our group that the entry with this id boots.
     fn layer_of(&self, id: &str) -> Option<String> {
-        // An id is the name of a file, and comes from elsewhere.
-        let path = self.entry_path(id);
-        if entry_id(&path) != Some(id) {
-            return None;
-        }
-        let text = fs::read(path).ok()?;
-        let entry = Entry::parse(id, &String::from_utf8_lossy(&text)).ok()??;
+        let (_, text) = self.entry_text(id).ok()??;
+        let entry = Entry::parse(id, &text).ok()??;
         let is_ours = entry.vg() == self.vg.as_str();
         entry.layer().filter(|_| is_ours).map(str::to_owned)
     }
@@ -640,6 +723,9 @@ impl BootPartition {
     ///
     /// Refuses where GRUB could not forget it, and would boot it for ever.
     pub fn set_once(&self, changes: &mut Changes, id: Option<&str>) -> Result<()> {
+        if let Kind::SystemdBoot(loader) = &self.loader.kind {
+            return loader.set_once(changes, id);
+        }
         if id.is_some() {
             grub::check_once(&self.grub_dir().join(grub::CONFIG), &self.grub_env_path())?;
         }
@@ -682,20 +768,14 @@ impl BootPartition {
         path.canonicalize().unwrap_or(path)
     }
 
-    /// /boot/grub, or /boot/grub2 as on Fedora.
     fn grub_dir(&self) -> PathBuf {
-        let grub2 = self.dir.join("grub2");
-        if grub2.is_dir() {
-            grub2
-        } else {
-            self.dir.join("grub")
-        }
+        grub::directory(&self.dir)
     }
 }
 
 fn entry_id(path: &Path) -> Option<&str> {
-    let id = path.file_name()?.to_str()?.strip_suffix(".conf")?;
-    (!id.starts_with('.')).then_some(id)
+    let name = path.file_name()?.to_str()?.strip_suffix(".conf")?;
+    (!name.starts_with('.')).then_some(systemd_boot::split_counter(name).0)
 }
 
 /// SHA-256 of a file's content, as hexadecimal digits.
@@ -721,6 +801,7 @@ mod tests {
         let boot = BootPartition {
             dir: dir.path().to_owned(),
             vg: "HostVG".parse().unwrap(),
+            loader: Loader::detect(&dir.path().join("root"), dir.path()).unwrap(),
         };
         (dir, boot)
     }

@@ -1,8 +1,10 @@
 //! Trials: a layer that never came up boots a number of times, and the default again after that, until
-//! it has come up. GRUB counts, in its environment block.
+//! it has come up. GRUB counts, in its environment block; systemd-boot counts, in the names of entries
+//! (src/boot/counting.rs).
 
 use anyhow::Result;
 
+use super::loader::Kind;
 use super::{BootPartition, DEFAULT, grub};
 use crate::sys::changes::Changes;
 
@@ -12,7 +14,7 @@ const ENTRY: &str = "imgbased_trial";
 const TRIES: &str = "imgbased_tries";
 const TRIED: &str = "imgbased_tried";
 
-/// As many as the head of the menu can count.
+/// As many as the head of the menu can count, and one digit on FAT.
 pub const TRIES_MAX: u32 = 9;
 
 /// An entry on trial.
@@ -33,6 +35,9 @@ impl Trial {
 impl BootPartition {
     /// The entry on trial, also one whose tries are used up.
     pub fn trial(&self) -> Result<Option<Trial>> {
+        if let Kind::SystemdBoot(loader) = &self.loader.kind {
+            return self.counted_trial(loader);
+        }
         let env = self.grub_env()?;
         let number = |name| {
             env.get(name)
@@ -47,24 +52,40 @@ impl BootPartition {
         }))
     }
 
-    /// Refuses where GRUB could not count the tries, and would boot an entry for ever.
+    /// Refuses where the loader could not count the tries, and would boot an entry for ever.
     pub fn check_trial(&self) -> Result<()> {
+        if let Kind::SystemdBoot(loader) = &self.loader.kind {
+            return loader.check_trial();
+        }
         grub::check_trial(&self.grub_dir().join(grub::CONFIG), &self.grub_env_path())
     }
 
     /// Boots an entry from now on, `tries` times at most unless it is made the default by then.
     pub fn start_trial(&self, changes: &mut Changes, id: &str, tries: u32) -> Result<()> {
-        let tries = tries.min(TRIES_MAX).to_string();
+        let tries = tries.min(TRIES_MAX);
+        if let Kind::SystemdBoot(loader) = &self.loader.kind {
+            return self.start_counted(changes, loader, id, tries);
+        }
+        let tries = tries.to_string();
         self.set_variables(changes, &[(ENTRY, id), (TRIES, &tries), (TRIED, "0")])
     }
 
     /// Boots the default again.
     pub fn end_trial(&self, changes: &mut Changes) -> Result<()> {
+        if let Kind::SystemdBoot(_) = &self.loader.kind {
+            return match self.default_id()? {
+                Some(id) => self.set_default(changes, &id),
+                None => Ok(()),
+            };
+        }
         self.set_variables(changes, &[(ENTRY, ""), (TRIES, ""), (TRIED, "")])
     }
 
-    /// Makes an entry the default, in the same write that ends any trial.
+    /// Makes an entry the default, in the same write that ends any trial, where GRUB boots it.
     pub fn set_default(&self, changes: &mut Changes, id: &str) -> Result<()> {
+        if let Kind::SystemdBoot(loader) = &self.loader.kind {
+            return self.settle(changes, loader, id);
+        }
         let default = (DEFAULT, id);
         match self.trial()? {
             None => self.set_variables(changes, &[default]),

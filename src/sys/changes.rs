@@ -57,6 +57,7 @@ enum Action<'a> {
     Rewrite(&'a Path, &'a [u8]),
     Copy(&'a Path, &'a Path, u32),
     CreateDir(&'a Path),
+    Rename(&'a Path, &'a Path),
     Remove(&'a Path),
     Flush(&'a Path),
 }
@@ -202,6 +203,10 @@ impl Changes {
         self.step(&Action::Rewrite(path, content))
     }
 
+    pub fn rename(&mut self, from: &Path, to: &Path) -> Result<()> {
+        self.step(&Action::Rename(from, to))
+    }
+
     pub fn remove(&mut self, path: &Path) -> Result<()> {
         self.step(&Action::Remove(path))
     }
@@ -288,6 +293,7 @@ impl Action<'_> {
                 replace(to, *mode, |file| io::copy(&mut source, file).map(drop))
             }),
             Self::CreateDir(path) => fs::create_dir_all(path),
+            Self::Rename(from, to) => fs::rename(from, to),
             Self::Remove(path) => fs::remove_file(path),
         };
         done.with_context(|| match self {
@@ -299,6 +305,7 @@ impl Action<'_> {
                 format!("cannot copy {} to {}", from.display(), to.display())
             }
             Self::CreateDir(path) => format!("cannot create {}", path.display()),
+            Self::Rename(path, _) => format!("cannot rename {}", path.display()),
             Self::Remove(path) => format!("cannot remove {}", path.display()),
         })
     }
@@ -318,6 +325,7 @@ impl fmt::Display for Action<'_> {
                 install.arg(from).arg(to).fmt(f)
             }
             Self::CreateDir(path) => Cmd::new("mkdir").arg("-p").arg(path).fmt(f),
+            Self::Rename(from, to) => Cmd::new("mv").arg(from).arg(to).fmt(f),
             Self::Remove(path) => Cmd::new("rm").arg(path).fmt(f),
             Self::Flush(dir) => flush::command(dir).fmt(f),
         }
@@ -360,8 +368,10 @@ fn replace(
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let old = dir.join(format!("{}old-{name}{}", TEMPORARY.0, TEMPORARY.1));
-    // Left by an earlier attempt. FAT has no second names, and no journal.
+    // Left by an earlier attempt. FAT has no second names, and no journal: what is open keeps its place on
+    // the disk until it is closed.
     drop(fs::remove_file(&old));
+    let _open = File::open(path)?;
     let is_kept = fs::hard_link(path, &old).is_ok();
     flush(dir).map_err(io::Error::other)?;
     temporary.persist(path)?;

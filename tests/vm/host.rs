@@ -1,4 +1,4 @@
-//! The prepared disk: a host with one base and two layers, installed inside a machine with the
+//! The prepared disks: hosts with one base and two layers, installed inside a machine with the
 //! commands of the README.
 
 use std::path::{Path, PathBuf};
@@ -15,39 +15,72 @@ use super::{readme, store};
 /// Copying a whole image into the thin pool, under software emulation.
 const SLOW: Duration = Duration::from_secs(600);
 
-/// The part of the README whose commands make a host of a blank disk.
-const INSTALL: &str = "### The disk";
+/// What a host is started by.
+#[derive(Clone, Copy)]
+pub enum Loader {
+    /// GRUB 2.12 on BIOS, with the rendered menu.
+    Grub,
+    /// GRUB 2.14 on UEFI, which reads the entries itself.
+    GrubOnUefi,
+    /// systemd-boot; the ESP is the boot partition.
+    SystemdBoot,
+}
+
+impl Loader {
+    /// The name of the host in the store, the release of Debian that it runs, and the part of the README
+    /// whose commands make it of a blank disk.
+    fn recipe(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Grub => ("host", "trixie", "### The disk"),
+            Self::GrubOnUefi => ("uefi-grub", "forky", "#### With GRUB"),
+            Self::SystemdBoot => ("uefi-systemd-boot", "trixie", "#### With systemd-boot"),
+        }
+    }
+}
 
 /// The installed disk, which is never written to again.
 pub struct Host {
     disk: PathBuf,
+    loader: Loader,
 }
 
 /// A disk that starts as a copy of the installed one and keeps what its machines write.
 pub struct HostDisk {
     path: PathBuf,
+    /// Of the firmware, where that is UEFI.
+    variables: Option<PathBuf>,
     name: String,
 }
 
 impl Host {
-    /// The host that all tests of this process share; made if there is none of the same parts.
+    /// The host with GRUB on BIOS that all tests of this process share; made if there is none of the
+    /// same parts.
     pub fn prepared() -> Result<&'static Self> {
-        static HOST: OnceLock<Result<Host, String>> = OnceLock::new();
-        store::once(&HOST, Self::build)
+        Self::with(Loader::Grub)
     }
 
-    fn build() -> Result<Self> {
-        let image = RootImage::prepared()?;
+    /// The same with another boot loader.
+    pub fn with(loader: Loader) -> Result<&'static Self> {
+        static HOSTS: [OnceLock<Result<Host, String>>; 3] = [const { OnceLock::new() }; 3];
+        store::once(&HOSTS[loader as usize], || Self::build(loader))
+    }
+
+    fn build(loader: Loader) -> Result<Self> {
+        let (name, suite, heading) = loader.recipe();
+        let image = RootImage::of(suite)?;
         let key = image
             .directory()
             .file_name()
             .context("the image's directory has a name")?;
         let recipe = include_bytes!("host.rs");
-        let commands = readme::commands(INSTALL)?.join("\n");
-        let parts = [key.as_encoded_bytes(), recipe, commands.as_bytes()];
-        let directory = store::cached("host", &parts, |new| install(image, new))?;
+        let commands = readme::commands(heading)?;
+        let text = commands.join("\n");
+        let parts = [key.as_encoded_bytes(), recipe, text.as_bytes()];
+        let install = |new: &Path| install(&image, name, &commands, new);
+        let directory = store::cached(name, &parts, install)?;
         Ok(Self {
             disk: directory.join("host.qcow2"),
+            loader,
         })
     }
 
@@ -55,8 +88,17 @@ impl Host {
     pub fn disk(&self, name: &str) -> Result<HostDisk> {
         let path = store::scratch(name)?.join("disk.qcow2");
         qemu::create_overlay(&path, &self.disk, "qcow2")?;
+        let variables = match self.loader {
+            Loader::Grub => None,
+            Loader::GrubOnUefi | Loader::SystemdBoot => {
+                let path = path.with_file_name("variables");
+                qemu::create_variables(&path)?;
+                Some(path)
+            }
+        };
         Ok(HostDisk {
             path,
+            variables,
             name: name.into(),
         })
     }
@@ -79,7 +121,8 @@ impl HostDisk {
     /// The same for a machine that starts again by itself when the system in it restarts or panics.
     pub fn boot_unattended(&self, boot: &str) -> Result<Vm> {
         let disks = [Disk::writable(&self.path, "host")];
-        Vm::start_unattended(&format!("{}-{boot}", self.name), &disks)
+        let name = format!("{}-{boot}", self.name);
+        Vm::start_unattended(&name, &disks, self.variables.as_deref())
     }
 
     /// A new, empty disk beside this one, of `size` as qemu-img understands it.
@@ -99,7 +142,11 @@ impl HostDisk {
     pub fn boot_with(&self, boot: &str, others: Vec<Disk>, echo: Echo) -> Result<Vm> {
         let mut disks = vec![Disk::writable(&self.path, "host")];
         disks.extend(others);
-        Vm::start(&format!("{}-{boot}", self.name), &disks, None, echo)
+        let name = format!("{}-{boot}", self.name);
+        match &self.variables {
+            Some(variables) => Vm::start_uefi(&name, &disks, variables, echo),
+            None => Vm::start(&name, &disks, None, echo),
+        }
     }
 
     /// Like [`HostDisk::boot_with`], but QEMU starts the `kernel` itself.
@@ -138,18 +185,18 @@ pub fn boot_root(image: &RootImage, root: &Path, name: &str, disks: Vec<Disk>) -
     Ok(vm)
 }
 
-/// Installs a host on a blank disk in the directory `new`.
-fn install(image: &RootImage, new: &Path) -> Result<()> {
+/// Installs a host on a blank disk in the directory `new`, with these commands.
+fn install(image: &RootImage, name: &str, commands: &[String], new: &Path) -> Result<()> {
     let disk = new.join("host.qcow2");
     qemu::create_disk(&disk, "8G")?;
     let disks = vec![
         Disk::raw_read_only(&image.filesystem(), "image"),
         Disk::writable(&disk, "target"),
     ];
-    let mut vm = boot_image(image, "install", disks)?;
-    for command in readme::commands(INSTALL)? {
-        vm.say(&command);
-        vm.ok_for(&command, SLOW)?;
+    let mut vm = boot_image(image, &format!("install-{name}"), disks)?;
+    for command in commands {
+        vm.say(command);
+        vm.ok_for(command, SLOW)?;
     }
     vm.power_off().map(drop)
 }

@@ -22,7 +22,7 @@ pub mod verbs;
 pub mod write_log;
 
 pub use console::Echo;
-pub use host::{Host, HostDisk, boot_image};
+pub use host::{Host, HostDisk, Loader, boot_image};
 pub use image::RootImage;
 pub use qemu::{Disk, Vm, convert_to_raw, create_overlay};
 pub use rescue::Rescue;

@@ -16,6 +16,9 @@ use super::monitor;
 use super::store;
 
 const QEMU: &str = "qemu-system-x86_64";
+/// UEFI firmware, and its variables as they are in a new machine (Debian's package `ovmf`).
+const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// Where a disk can be plugged in while the machine runs.
 const PORT: &str = "later";
 
@@ -145,10 +148,16 @@ impl Vm {
         Self::spawn(name, disks, &boot, echo)
     }
 
-    /// Starts a machine on `disks`, from the first one's boot sector, that starts again by itself when the
-    /// system in it restarts or panics.
-    pub fn start_unattended(name: &str, disks: &[Disk]) -> Result<Self> {
-        let boot = ["-action".into(), "reboot=reset".into()];
+    /// Starts a machine with UEFI, which keeps its variables in the file `variables`.
+    pub fn start_uefi(name: &str, disks: &[Disk], variables: &Path, echo: Echo) -> Result<Self> {
+        Self::spawn(name, disks, &firmware(variables), echo)
+    }
+
+    /// Starts a machine on `disks`, from the first one, that starts again by itself when the system in it
+    /// restarts or panics. With `variables` its firmware is UEFI.
+    pub fn start_unattended(name: &str, disks: &[Disk], variables: Option<&Path>) -> Result<Self> {
+        let mut boot = variables.map_or_else(Vec::new, firmware);
+        boot.extend(["-action".into(), "reboot=reset".into()]);
         Self::spawn(name, disks, &boot, Echo::Silent)
     }
 
@@ -259,6 +268,24 @@ impl Drop for Vm {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// UEFI that keeps its variables in this file.
+fn firmware(variables: &Path) -> Vec<OsString> {
+    let flash = "if=pflash,format=raw";
+    vec![
+        "-drive".into(),
+        format!("{flash},readonly=on,file={OVMF}").into(),
+        "-drive".into(),
+        format!("{flash},file={}", variables.display()).into(),
+    ]
+}
+
+/// Makes the file `path` for the variables of a machine with UEFI.
+pub fn create_variables(path: &Path) -> Result<()> {
+    fs::copy(OVMF_VARIABLES, path)
+        .map(drop)
+        .with_context(|| OVMF_VARIABLES.to_owned())
 }
 
 /// Creates the empty qcow2 file `path` of `size` as qemu-img understands it.

@@ -1,0 +1,317 @@
+//! Trials under systemd-boot, which counts the tries of an entry in the name of its file: the Boot
+//! Loader Specification, "Boot counting".
+//!
+//! systemd-boot boots a default that is set whether it has tries left or not. So while a trial is on
+//! there is none: the entry on trial comes first in the menu and the one to fall back to second, by
+//! their sort keys. An entry without tries left comes last, wherever it would be.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use super::entry::Entry;
+use super::systemd_boot::{Counter, SystemdBoot, split_counter};
+use super::trial::Trial;
+use super::{BootPartition, ENTRIES, entry_id};
+use crate::sys::changes::Changes;
+
+/// What sort keys begin with: of the entry on trial, and of the one to fall back to. Those of other
+/// systems begin with their names.
+const TRIAL: &str = "0-";
+const FALLBACK: &str = "1-";
+
+impl BootPartition {
+    /// Has systemd-boot boot an entry by default, `tries` times at most if it is not blessed, and then
+    /// what is the default now.
+    pub(super) fn start_counted(
+        &self,
+        changes: &mut Changes,
+        loader: &SystemdBoot,
+        id: &str,
+        tries: u32,
+    ) -> Result<()> {
+        let fallback = self
+            .default_id()?
+            .context("there is no default to fall back to")?;
+        ensure!(
+            fallback != id && self.entry_text(&fallback)?.is_some(),
+            "the default {fallback} is no entry to fall back to"
+        );
+        self.rank(changes, |other| match other {
+            _ if other == fallback => FALLBACK,
+            _ if other == id => TRIAL,
+            _ => "",
+        })?;
+        self.rename_entry(changes, id, &format!("{id}+{tries}-0"))?;
+        changes.flush(&self.dir)?;
+        loader.set_default(changes, None)
+    }
+
+    /// The trial that is on, if there is one.
+    pub(super) fn counted_trial(&self, loader: &SystemdBoot) -> Result<Option<Trial>> {
+        if !loader.defaults()?.is_empty() {
+            return Ok(None);
+        }
+        let Some(path) = self.ranked(TRIAL)? else {
+            return Ok(None);
+        };
+        let (id, counter) = split_counter(stem(&path));
+        // systemd-bless-boot(8) may have been quicker than our blessing.
+        let Counter { left, done } = counter.unwrap_or(Counter { left: 1, done: 0 });
+        Ok(Some(Trial {
+            id: id.to_owned(),
+            tries: left.saturating_add(done),
+            tried: done,
+        }))
+    }
+
+    /// What a trial falls back to.
+    pub(super) fn fallback_id(&self) -> Result<Option<String>> {
+        let path = self.ranked(FALLBACK)?;
+        Ok(path.and_then(|path| entry_id(&path).map(str::to_owned)))
+    }
+
+    /// Makes an entry the default without counting its tries, and ends a trial.
+    pub(super) fn settle(
+        &self,
+        changes: &mut Changes,
+        loader: &SystemdBoot,
+        id: &str,
+    ) -> Result<()> {
+        self.rename_entry(changes, id, id)?;
+        changes.flush(&self.dir)?;
+        loader.set_default(changes, Some(id))?;
+        self.rank(changes, |_| "")?;
+        changes.flush(&self.dir)
+    }
+
+    /// Gives each entry of ours the rank that `rank` says for its id.
+    fn rank<'a>(&self, changes: &mut Changes, rank: impl Fn(&str) -> &'a str) -> Result<()> {
+        let entries = self.entries()?;
+        // What is fallen back to has its place before the others change theirs.
+        for is_fallback in [true, false] {
+            for entry in &entries {
+                let rank = rank(&entry.id);
+                if is_fallback != (rank == FALLBACK) {
+                    continue;
+                }
+                let Some((path, text)) = self.entry_text(&entry.id)? else {
+                    continue;
+                };
+                let ranked = with_rank(&text, rank);
+                if ranked != text {
+                    changes.write(&path, ranked.as_bytes(), 0o644)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn rename_entry(&self, changes: &mut Changes, id: &str, name: &str) -> Result<()> {
+        let from = self.entry_path(id)?;
+        let to = self.dir.join(ENTRIES).join(format!("{name}.conf"));
+        if from == to {
+            return Ok(());
+        }
+        changes.rename(&from, &to)
+    }
+
+    /// The file of the first entry of ours with that rank.
+    fn ranked(&self, rank: &str) -> Result<Option<PathBuf>> {
+        let entries = self.entries()?;
+        let found = entries.iter().find(|e| e.sort_key.starts_with(rank));
+        found.map(|entry| self.entry_path(&entry.id)).transpose()
+    }
+}
+
+/// The text of an entry that takes the place of `old`, and of its rank.
+pub fn with_rank_of(old: Option<&Entry>, text: &str) -> String {
+    let has = |rank: &&&str| old.is_some_and(|old| old.sort_key.starts_with(**rank));
+    with_rank(text, [TRIAL, FALLBACK].iter().find(has).unwrap_or(&""))
+}
+
+fn stem(path: &Path) -> &str {
+    path.file_stem()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default()
+}
+
+/// The text of an entry with this rank before its sort key, and all else as it is.
+fn with_rank(text: &str, rank: &str) -> String {
+    let mut new = String::new();
+    for line in text.lines() {
+        match line.split_once([' ', '\t']) {
+            Some(("sort-key", value)) => {
+                let value = value.trim();
+                let plain = [TRIAL, FALLBACK].iter().find_map(|r| value.strip_prefix(r));
+                new += &format!("sort-key {rank}{}", plain.unwrap_or(value));
+            }
+            _ => new += line,
+        }
+        new.push('\n');
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::loader::{Kind, Loader};
+    use std::fs;
+    use tempfile::TempDir;
+
+    /// An ESP with layers 1 and 2, of which the first is the default, and an entry of another system.
+    fn esp() -> (TempDir, BootPartition) {
+        let dir = tempfile::tempdir().unwrap();
+        let entries = dir.path().join(ENTRIES);
+        fs::create_dir_all(&entries).unwrap();
+        fs::create_dir_all(dir.path().join("EFI/systemd")).unwrap();
+        for name in ["Base-0.1", "Base-0.2", "Base-0"] {
+            let text = format!(
+                "title {name}\nversion 1\nsort-key imgbased-layer\nlinux /l\ninitrd /i\nmachine-id x\n\
+                 options imgbased.layer={name}\n"
+            );
+            fs::write(entries.join(format!("imgbased-{name}.conf")), text).unwrap();
+        }
+        fs::write(
+            entries.join("arch.conf"),
+            "title x\nsort-key arch\nlinux /l\n",
+        )
+        .unwrap();
+        fs::write(
+            dir.path().join("loader/loader.conf"),
+            "timeout 1\ndefault imgbased-Base-0.1.conf\n",
+        )
+        .unwrap();
+        let boot = BootPartition {
+            dir: dir.path().to_owned(),
+            vg: "HostVG".parse().unwrap(),
+            loader: Loader {
+                kind: Kind::SystemdBoot(SystemdBoot {
+                    esp: Some(dir.path().to_owned()),
+                    variables: None,
+                }),
+                reason: String::new(),
+            },
+        };
+        (dir, boot)
+    }
+
+    fn loader(boot: &BootPartition) -> &SystemdBoot {
+        match &boot.loader.kind {
+            Kind::SystemdBoot(loader) => loader,
+            Kind::Grub { .. } => unreachable!(),
+        }
+    }
+
+    fn start(boot: &BootPartition, id: &str) -> Result<()> {
+        let mut changes = Changes::new(false).unwrap();
+        let started = boot.start_counted(&mut changes, loader(boot), id, 3);
+        changes.keep();
+        started
+    }
+
+    fn settle(boot: &BootPartition, id: &str) {
+        let mut changes = Changes::new(false).unwrap();
+        boot.settle(&mut changes, loader(boot), id).unwrap();
+        changes.keep();
+    }
+
+    /// The names of the entries' files and their sort keys, as systemd-boot sorts them.
+    fn menu(dir: &TempDir) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for file in fs::read_dir(dir.path().join(ENTRIES)).unwrap() {
+            let path = file.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            let key = text.lines().find_map(|l| l.strip_prefix("sort-key "));
+            found.push((key.unwrap().to_owned(), stem(&path).to_owned()));
+        }
+        found.sort_by(|a, b| (&a.0, &b.1).cmp(&(&b.0, &a.1)));
+        found
+    }
+
+    #[test]
+    fn a_trial_comes_first_and_what_it_falls_back_to_second() {
+        let (dir, boot) = esp();
+        let before = menu(&dir);
+        start(&boot, "imgbased-Base-0.2").unwrap();
+        let trial = Trial {
+            id: "imgbased-Base-0.2".into(),
+            tries: 3,
+            tried: 0,
+        };
+        assert_eq!(boot.counted_trial(loader(&boot)).unwrap(), Some(trial));
+        let names: Vec<String> = menu(&dir).into_iter().map(|(_, name)| name).collect();
+        assert_eq!(
+            names[..3],
+            ["imgbased-Base-0.2+3-0", "imgbased-Base-0.1", "arch"]
+        );
+        // The default is what it was until the trial has succeeded.
+        assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.1");
+        let config = dir.path().join("loader/loader.conf");
+        assert_eq!(fs::read_to_string(&config).unwrap(), "timeout 1\n");
+        let entry = boot.entry_of(&"Base-0.2".parse().unwrap()).unwrap();
+        assert_eq!(entry.unwrap().id, "imgbased-Base-0.2");
+
+        // An entry that is written anew keeps its place.
+        let anew = |old| with_rank_of(old, "sort-key imgbased-layer\n");
+        let old = boot.entries().unwrap();
+        let fallback = old.iter().find(|e| e.id == "imgbased-Base-0.1");
+        assert_eq!(anew(fallback), "sort-key 1-imgbased-layer\n");
+        assert_eq!(anew(None), "sort-key imgbased-layer\n");
+
+        // systemd-boot has counted one try.
+        let entries = dir.path().join(ENTRIES);
+        let counted = |name: &str| entries.join(format!("imgbased-Base-0.2+{name}.conf"));
+        fs::rename(counted("3-0"), counted("2-1")).unwrap();
+        settle(&boot, "imgbased-Base-0.2");
+        assert_eq!(menu(&dir), before);
+        assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.2");
+        assert_eq!(boot.counted_trial(loader(&boot)).unwrap(), None);
+        assert_eq!(
+            fs::read_to_string(&config).unwrap(),
+            "timeout 1\ndefault imgbased-Base-0.2.conf\n"
+        );
+    }
+
+    #[test]
+    fn an_exhausted_trial_stays_counted_when_what_it_fell_back_to_is_blessed() {
+        let (dir, boot) = esp();
+        start(&boot, "imgbased-Base-0.2").unwrap();
+        let entries = dir.path().join(ENTRIES);
+        let counted = |name: &str| entries.join(format!("imgbased-Base-0.2+{name}.conf"));
+        fs::rename(counted("3-0"), counted("0-3")).unwrap();
+        let trial = boot.counted_trial(loader(&boot)).unwrap().unwrap();
+        assert_eq!((trial.tries, trial.tried), (3, 3));
+        settle(&boot, "imgbased-Base-0.1");
+        assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.1");
+        assert!(counted("0-3").exists());
+        // It gets new tries when it is tried again.
+        start(&boot, "imgbased-Base-0.2").unwrap();
+        assert!(counted("3-0").exists() && !counted("0-3").exists());
+    }
+
+    #[test]
+    fn a_second_trial_takes_the_place_of_the_first() {
+        let (_dir, boot) = esp();
+        start(&boot, "imgbased-Base-0.2").unwrap();
+        start(&boot, "imgbased-Base-0").unwrap();
+        let trial = boot.counted_trial(loader(&boot)).unwrap().unwrap();
+        assert_eq!(trial.id, "imgbased-Base-0");
+        assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.1");
+    }
+
+    #[test]
+    fn without_something_to_fall_back_to_there_is_no_trial() {
+        let (dir, boot) = esp();
+        let before = menu(&dir);
+        assert!(start(&boot, "imgbased-Base-0.1").is_err());
+        fs::write(dir.path().join("loader/loader.conf"), "default gone\n").unwrap();
+        let error = start(&boot, "imgbased-Base-0.2").unwrap_err().to_string();
+        assert_eq!(error, "the default gone is no entry to fall back to");
+        fs::remove_file(dir.path().join("loader/loader.conf")).unwrap();
+        let error = start(&boot, "imgbased-Base-0.2").unwrap_err().to_string();
+        assert_eq!(error, "there is no default to fall back to");
+        assert_eq!(menu(&dir), before);
+    }
+}

@@ -1,0 +1,294 @@
+//! systemd-boot: EFI variables and loader.conf say what boots, names of entries count tries.
+//! <https://systemd.io/BOOT_LOADER_INTERFACE/>, loader.conf(5), bootctl(1).
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
+
+use crate::sys::changes::{Changes, read_if_there};
+use crate::sys::cmd::Cmd;
+
+const EFIVARS: &str = "/sys/firmware/efi/efivars";
+const VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+const DEFAULT: &str = "LoaderEntryDefault";
+const ONCE: &str = "LoaderEntryOneShot";
+
+/// The variables that systemd-boot and the running system share.
+pub struct Variables(PathBuf);
+
+impl Variables {
+    pub fn of_this_machine() -> Self {
+        Self(EFIVARS.into())
+    }
+
+    /// A variable that holds text; nothing if there is none, or it is empty. What is no text has
+    /// replacement characters.
+    pub fn read(&self, name: &str) -> Result<Option<String>> {
+        let content = read_if_there(&self.0.join(format!("{name}-{VENDOR}")))?;
+        let text = content.map(|content| text(&content)).unwrap_or_default();
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+}
+
+/// The text in a file of efivarfs: four bytes of attributes, then UTF-16 up to a NUL.
+fn text(content: &[u8]) -> String {
+    let text = content.get(4..).unwrap_or_default();
+    let units: Vec<u16> = text
+        .chunks_exact(2)
+        .map(|unit| u16::from_le_bytes([unit[0], unit[1]]))
+        .take_while(|unit| *unit != 0)
+        .collect();
+    String::from_utf16_lossy(&units)
+}
+
+pub struct SystemdBoot {
+    /// Where the EFI system partition is mounted.
+    pub esp: Option<PathBuf>,
+    /// Where it has started the running system.
+    pub variables: Option<Variables>,
+}
+
+impl SystemdBoot {
+    /// Refuses a boot partition from which systemd-boot would read no entries.
+    pub fn check_reads(&self, boot: &Path) -> Result<()> {
+        let at = |path: &Path| format!("cannot look at {}", path.display());
+        let kind = statfs(boot).with_context(|| at(boot))?.filesystem_type();
+        ensure!(
+            kind == MSDOS_SUPER_MAGIC,
+            "{} is not FAT, so systemd-boot may not read entries there; mount the EFI system partition \
+             or a FAT extended boot loader partition there",
+            boot.display()
+        );
+        if self.variables.is_none() {
+            return Ok(());
+        }
+        let path = Cmd::new("bootctl").arg("--print-boot-path").run()?;
+        let path = Path::new(path.trim_end());
+        let device = |path: &Path| {
+            fs::metadata(path)
+                .map(|m| m.dev())
+                .with_context(|| at(path))
+        };
+        ensure!(
+            device(path)? == device(boot)?,
+            "systemd-boot reads entries from the partition at {}, not from the one at {}; mount it there",
+            path.display(),
+            boot.display()
+        );
+        Ok(())
+    }
+
+    /// The ids of what boots by default, the one that counts first; they can name what is not there.
+    /// Patterns are taken as they stand.
+    pub fn defaults(&self) -> Result<Vec<String>> {
+        let variable = self.read(DEFAULT)?;
+        let line = self.config()?.and_then(|text| default_line(&text));
+        Ok(variable.into_iter().chain(line).collect())
+    }
+
+    /// The id of the entry that boots at the next start only.
+    pub fn once(&self) -> Result<Option<String>> {
+        self.read(ONCE)
+    }
+
+    fn read(&self, name: &str) -> Result<Option<String>> {
+        let Some(variables) = &self.variables else {
+            return Ok(None);
+        };
+        let value = variables.read(name)?;
+        Ok(value.map(|value| id_of(&value).to_owned()))
+    }
+
+    /// Refuses where a default would hide an entry on trial, and could not be taken away.
+    pub fn check_trial(&self) -> Result<()> {
+        ensure!(
+            self.esp.is_some(),
+            "the EFI system partition is mounted neither at /efi nor at /boot nor at /boot/efi, so it is \
+             not known whether its loader.conf names a default; mount it there"
+        );
+        ensure!(
+            self.variables.is_some(),
+            "systemd-boot has not started this system, so it is not known whether an EFI variable names a \
+             default"
+        );
+        Ok(())
+    }
+
+    /// Makes an entry the default, or none: in the variable, which counts, and in loader.conf, for when
+    /// the firmware has lost its variables.
+    ///
+    /// Refuses where there is neither.
+    pub fn set_default(&self, changes: &mut Changes, id: Option<&str>) -> Result<()> {
+        ensure!(
+            self.variables.is_some() || self.esp.is_some(),
+            "systemd-boot has not started this system, and its EFI system partition is mounted neither \
+             at /efi nor at /boot nor at /boot/efi; mount it there"
+        );
+        if self.variables.is_some() {
+            self.set(changes, "set-default", DEFAULT, id)?;
+        }
+        let (Some(path), Some(esp)) = (self.config_path(), &self.esp) else {
+            return Ok(());
+        };
+        let old = self.config()?.unwrap_or_default();
+        let new = with_default(&old, id);
+        if new != old {
+            changes.write(&path, new.as_bytes(), 0o644)?;
+            changes.flush(esp)?;
+        }
+        Ok(())
+    }
+
+    /// Has an entry boot at the next start only; none takes that back.
+    ///
+    /// Refuses where systemd-boot has not started the running system.
+    pub fn set_once(&self, changes: &mut Changes, id: Option<&str>) -> Result<()> {
+        ensure!(
+            self.variables.is_some(),
+            "systemd-boot has not started this system, and keeps what boots once in an EFI variable"
+        );
+        self.set(changes, "set-oneshot", ONCE, id)
+    }
+
+    fn set(&self, changes: &mut Changes, verb: &str, name: &str, id: Option<&str>) -> Result<()> {
+        let old = self.read(name)?;
+        if old.as_deref() == id {
+            return Ok(());
+        }
+        let bootctl = |id: Option<&str>| {
+            let file = id.map(|id| format!("{id}.conf")).unwrap_or_default();
+            Cmd::new("bootctl").arg(verb).arg(file)
+        };
+        changes.run_undoable(&bootctl(id), bootctl(old.as_deref()))?;
+        ensure!(
+            changes.is_dry_run() || self.read(name)?.as_deref() == id,
+            "the EFI variable {name} does not hold what was written to it"
+        );
+        Ok(())
+    }
+
+    fn config_path(&self) -> Option<PathBuf> {
+        Some(self.esp.as_ref()?.join("loader/loader.conf"))
+    }
+
+    fn config(&self) -> Result<Option<String>> {
+        let Some(path) = self.config_path() else {
+            return Ok(None);
+        };
+        let Some(text) = read_if_there(&path)? else {
+            return Ok(None);
+        };
+        let text = String::from_utf8(text);
+        text.map(Some)
+            .with_context(|| format!("{} is no text", path.display()))
+    }
+}
+
+/// An id without the ending that it has for systemd-boot.
+fn id_of(file: &str) -> &str {
+    file.strip_suffix(".conf").unwrap_or(file)
+}
+
+fn key(line: &str) -> &str {
+    line.split_ascii_whitespace().next().unwrap_or_default()
+}
+
+/// The id on the last `default` line of a loader.conf.
+fn default_line(text: &str) -> Option<String> {
+    let line = text.lines().rfind(|line| key(line) == "default")?;
+    let value = line.trim().strip_prefix("default")?.trim();
+    (!value.is_empty()).then(|| id_of(value).to_owned())
+}
+
+fn with_default(text: &str, id: Option<&str>) -> String {
+    let mut new = String::new();
+    for line in text.lines().filter(|line| key(line) != "default") {
+        new += line;
+        new.push('\n');
+    }
+    if let Some(id) = id {
+        new += &format!("default {id}.conf\n");
+    }
+    new
+}
+
+/// How often systemd-boot may still boot an entry, and how often it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counter {
+    pub left: u32,
+    pub done: u32,
+}
+
+/// Splits the name of an entry's file, without `.conf`, into its id and its counter: `ID+LEFT` or
+/// `ID+LEFT-DONE`.
+pub fn split_counter(name: &str) -> (&str, Option<Counter>) {
+    let number = |text: &str| -> Option<u32> {
+        let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        is_number.then(|| text.parse().unwrap_or(u32::MAX))
+    };
+    let split = || {
+        let (id, counter) = name.rsplit_once('+')?;
+        let (left, done) = counter.split_once('-').unwrap_or((counter, "0"));
+        let (left, done) = (number(left)?, number(done)?);
+        (!id.is_empty()).then_some((id, Some(Counter { left, done })))
+    };
+    split().unwrap_or((name, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_attributes_and_utf_16() {
+        let dir = tempfile::tempdir().unwrap();
+        let variables = Variables(dir.path().into());
+        assert_eq!(variables.read(DEFAULT).unwrap(), None);
+        let cases: [(&[u8], Option<&str>); 6] = [
+            (b"\x07\0\0\0a\0.\0\0\0", Some("a.")),
+            (b"\x07\0\0\0a\0\0\0b\0", Some("a")),
+            (b"\x07\0\0\0a\0b", Some("a")),
+            (b"\x07\0\0\0\x00\xd8", Some("\u{fffd}")),
+            (b"\x07\0\0\0", None),
+            (b"\x07", None),
+        ];
+        for (content, wanted) in cases {
+            fs::write(dir.path().join(format!("{DEFAULT}-{VENDOR}")), content).unwrap();
+            assert_eq!(variables.read(DEFAULT).unwrap().as_deref(), wanted);
+        }
+    }
+
+    #[test]
+    fn the_default_line_is_replaced_and_all_else_kept() {
+        let old = "timeout 3\n default  a.conf\n#default x\ndefault\tb-*\nconsole-mode keep\n";
+        assert_eq!(default_line(old).as_deref(), Some("b-*"));
+        let kept = "timeout 3\n#default x\nconsole-mode keep\n";
+        assert_eq!(with_default(old, None), kept);
+        assert_eq!(default_line(kept), None);
+        let new = with_default(old, Some("c"));
+        assert_eq!(new, format!("{kept}default c.conf\n"));
+        assert_eq!(default_line(&new).as_deref(), Some("c"));
+        assert_eq!(default_line("default\n"), None);
+    }
+
+    #[test]
+    fn counters_are_no_part_of_an_id() {
+        for (name, id, counter) in [
+            ("imgbased-Base-0.1", "imgbased-Base-0.1", None),
+            ("imgbased-Base-0.1+3-0", "imgbased-Base-0.1", Some((3, 0))),
+            ("imgbased-Base-0.1+0-3", "imgbased-Base-0.1", Some((0, 3))),
+            ("imgbased-a+1+2", "imgbased-a+1", Some((2, 0))),
+            ("imgbased-a+1_", "imgbased-a+1_", None),
+            ("imgbased-a+1-x", "imgbased-a+1-x", None),
+            ("a+", "a+", None),
+            ("+3", "+3", None),
+            ("a+99999999999", "a", Some((u32::MAX, 0))),
+        ] {
+            let counter = counter.map(|(left, done)| Counter { left, done });
+            assert_eq!(split_counter(name), (id, counter), "{name}");
+        }
+    }
+}
