@@ -1,4 +1,5 @@
-//! The menu for a GRUB that cannot read entries itself (2.12 and before), and what GRUB can do.
+//! The menu for a GRUB that cannot read entries itself (2.12 and before), what it counts for each GRUB, and
+//! what GRUB can do.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -68,9 +69,8 @@ if [ -n "$imgbased_trial" -a -z "$once" -a "$boot_once" != "true" ]; then
 fi
 "#;
 
-/// Renders a menu from entries, in the order in which they come. A GRUB that reads them itself has listed
-/// them already, as our grub.cfg tells. Their options stand as they are,
-/// as they do where GRUB reads the entries itself.
+/// Renders a menu from entries, in the order in which they come. Their options stand as they are, as they
+/// do where GRUB reads the entries itself. One that does has listed them already, and our grub.cfg says so.
 pub fn render_menu(entries: &[Entry]) -> String {
     let mut menu = HEAD.to_owned() + "if [ -z \"$imgbased_listed\" ]; then\n";
     for entry in entries {

@@ -36,10 +36,14 @@ impl Loader {
     pub fn detect(root: &Path, boot: &Path) -> Result<Self> {
         // Seen from a rescue system they say how that was started.
         let variables = (root == Path::new("/")).then(Variables::of_this_machine);
-        let info = match &variables {
-            Some(variables) => variables.read("LoaderInfo")?,
-            None => None,
-        };
+        let info = variables.as_ref().and_then(|variables| {
+            // The kernel lets others than root read only so many a second.
+            let info = variables.read("LoaderInfo");
+            info.unwrap_or_else(|error| {
+                log::warn!("the boot loader is taken from what is installed: {error:#}");
+                None
+            })
+        });
         let is = |name: &str| info.as_ref().is_some_and(|info| info.starts_with(name));
         let by_variable = || {
             let info = plain_title(info.as_deref().unwrap_or_default());
