@@ -13,7 +13,7 @@ use vm::{Disk, Host, Loader, Rescue, Vm};
 const WIPE: &str = "lvm lvchange -q -K -ay HostVG/Base-0.2 && wipefs -qa /dev/HostVG/Base-0.2 && \
                     lvm lvchange -q -an HostVG/Base-0.2";
 /// What the initramfs says then.
-const WIPED: &str = "imgbased: HostVG/Base-0.2";
+const WIPED: &str = "HostVG-Base--0.2 holds no filesystem";
 /// Commands in a root that keep it from coming up: a health check fails, or there is no init.
 const ILL: &str = "printf '[Unit]\\nBefore=boot-complete.target\\n[Service]\\nType=oneshot\\nExecStart=false\\n' \
          >etc/systemd/system/ill.service && mkdir etc/systemd/system/boot-complete.target.requires && \
@@ -166,7 +166,7 @@ fn a_default_that_fails_as_well_stops_the_host() -> Result<()> {
     let mut vm = disk.boot_unattended("stopped")?;
     vm.wait_for(WIPED)?;
     let said = vm.enter_emergency_shell()?;
-    ensure!(said.contains("imgbased: HostVG/Base-0.1"), "{said}");
+    ensure!(said.contains("HostVG-Base--0.1 holds no filesystem"), "{said}");
     Ok(())
 }
 
