@@ -392,7 +392,9 @@ fn grub_file(vm: &mut Vm, path: &str, filter: &str) -> Result<String> {
 /// The entries of a menu of the helper, by id.
 fn parse_menu(text: &str) -> Result<BTreeMap<String, Entry>> {
     let mut menu = BTreeMap::new();
-    for block in text.split("\nmenuentry ").skip(1) {
+    let entries = text.trim_end().strip_suffix("fi");
+    let entries = entries.with_context(|| format!("cut off: {text:?}"))?;
+    for block in entries.split("\nmenuentry ").skip(1) {
         let after = |begin: &str| {
             let rest = block.split_once(begin).map(|(_, rest)| rest);
             let word = rest.and_then(|rest| rest.split([' ', '\n', '\'', ';']).next());
