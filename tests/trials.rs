@@ -166,7 +166,10 @@ fn a_default_that_fails_as_well_stops_the_host() -> Result<()> {
     let mut vm = disk.boot_unattended("stopped")?;
     vm.wait_for(WIPED)?;
     let said = vm.enter_emergency_shell()?;
-    ensure!(said.contains("HostVG-Base--0.1 holds no filesystem"), "{said}");
+    ensure!(
+        said.contains("HostVG-Base--0.1 holds no filesystem"),
+        "{said}"
+    );
     Ok(())
 }
 
