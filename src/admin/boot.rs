@@ -155,7 +155,7 @@ pub fn set_default(context: &Context, name: &LvName, tries: Option<u32>) -> Resu
 }
 
 /// Makes an entry the default that stops where it fails: there is nothing to go on to.
-fn confirm(
+pub fn confirm(
     changes: &mut Changes,
     boot: &BootPartition,
     name: &LvName,

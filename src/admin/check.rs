@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 
+use super::boot::confirm;
 use super::view::{self, JSON_VERSION};
 use super::{Context, found_status, layer, pool_with_room, say};
 use crate::boot::BootPartition;
@@ -479,7 +480,7 @@ fn apply(context: &Context, changes: &mut Changes, repair: &Repair) -> Result<()
         Repair::SetDefault(name) => {
             let boot = boot()?;
             match boot.entry_of(name)? {
-                Some(entry) => boot.set_default(changes, &entry.id),
+                Some(entry) => confirm(changes, &boot, name, &entry),
                 None => bail!("{name} has no boot entry"),
             }
         }
