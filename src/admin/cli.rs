@@ -175,7 +175,7 @@ enum LayerVerb {
 
 #[derive(Subcommand)]
 enum BootVerb {
-    /// List the entries in the order of the menu
+    /// List the entries in the order of the menu, below the boot loader that starts the host
     List,
     /// Boot a layer or base from now on
     ///
