@@ -98,9 +98,7 @@ pub fn list(context: &Context) -> Result<()> {
             let trial = entry.trial.as_ref().map_or(String::new(), |trial| {
                 format!("on trial, tried {} of {} times", trial.tried, trial.tries)
             });
-            let failure = entry.failure.as_ref().map_or(String::new(), |failure| {
-                format!("failed {} times, {}", failure.tries, failure.at)
-            });
+            let failure = text::shown(entry.failure.as_ref());
             let marks = text::marks(&[
                 (entry.booted, "booted"),
                 (entry.default, "default"),

@@ -91,6 +91,11 @@ impl TreeStyle {
     }
 }
 
+/// What there is to say of something that need not be there.
+pub fn shown(value: Option<&impl ToString>) -> String {
+    value.map(ToString::to_string).unwrap_or_default()
+}
+
 /// Those of the words that hold, in one list.
 pub fn marks(marks: &[(bool, &str)]) -> String {
     let held = marks.iter().filter(|(holds, _)| *holds);

@@ -188,15 +188,13 @@ pub fn booted(group: &Group) -> Result<Option<String>> {
 impl LayerView {
     /// What there is to say of it, on one line.
     pub fn marks(&self) -> String {
-        let failed = self.failure.as_ref().map_or(String::new(), |failure| {
-            format!("failed {} times, {}", failure.tries, failure.at)
-        });
+        let failure = text::shown(self.failure.as_ref());
         text::marks(&[
             (self.booted, "booted"),
             (self.default, "default"),
             (self.once, "next start only"),
             (self.trial, "on trial"),
-            (!failed.is_empty(), &failed),
+            (self.failure.is_some(), &failure),
             (self.bootable == Some(false), "without a boot entry"),
         ])
     }

@@ -1,5 +1,7 @@
 //! The view of a volume group: its pool, bases, their layers, and everything else in it.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::name::{LvName, VgName};
@@ -137,6 +139,12 @@ pub struct Failure {
     pub tries: u32,
     /// In UTC, as RFC 3339 writes it.
     pub at: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "failed {} times, {}", self.tries, self.at)
+    }
 }
 
 /// A volume group as one report of LVM shows it.
