@@ -119,6 +119,7 @@ pub fn finish(
             options: fallback_options,
             added: None,
             removed: None,
+            is_running: false,
         };
         Ok((initramfs::publish(changes, boot, root, &known)?, has_root))
     })?;

@@ -46,17 +46,17 @@ enum Repair {
     Advice(String),
 }
 
-/// The order of repairs: volumes, then the entries that are compared with them, then files that no
-/// entry needs.
+/// The order of repairs: volumes, then the entries that are compared with them, then which of them boots
+/// and files that no entry needs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Volumes,
     Entries,
-    Files,
+    Selection,
 }
 
 impl Phase {
-    const ALL: [Self; 3] = [Self::Volumes, Self::Entries, Self::Files];
+    const ALL: [Self; 3] = [Self::Volumes, Self::Entries, Self::Selection];
 }
 
 impl Repair {
@@ -68,7 +68,9 @@ impl Repair {
             | Self::SkipActivation(_)
             | Self::AutoExtend(_)
             | Self::EnterDevices => Phase::Volumes,
-            Self::RemoveFile(_) => Phase::Files,
+            Self::SetDefault(_) | Self::Confirm(_) | Self::EndTrial | Self::RemoveFile(_) => {
+                Phase::Selection
+            }
             _ => Phase::Entries,
         }
     }
@@ -129,7 +131,7 @@ pub fn run(context: &Context, repair: bool) -> Result<ExitCode> {
 
 /// Puts right what boots: entries, menu, kernels and default. Unlike `check` it reads all kernels.
 pub fn repair_boot(context: &Context) -> Result<ExitCode> {
-    mend(context, Depth::Content, &[Phase::Entries, Phase::Files])
+    mend(context, Depth::Content, &[Phase::Entries, Phase::Selection])
 }
 
 fn mend(context: &Context, depth: Depth, phases: &[Phase]) -> Result<ExitCode> {
@@ -352,6 +354,11 @@ fn find_in_boot_partition(
         boot.has_kernel(kernel) && files.all(|path| !damaged.contains(&boot.path_of(path)))
     };
     let entries = boot.entries()?;
+    // Entries are not the same for what is the default.
+    if let Some(damage) = boot.damage_of_env()? {
+        let problem = format!("is damaged, so GRUB knows no default: {damage}");
+        findings.add(&"grubenv", &problem, Repair::RebuildEnv);
+    }
     let bootable = group.bootable();
     for name in &bootable {
         let write = || Repair::WriteEntry(name.clone());
@@ -388,10 +395,6 @@ fn find_in_boot_partition(
             "is not what the boot entries say",
             Repair::WriteMenu,
         );
-    }
-    if let Some(damage) = boot.damage_of_env()? {
-        let problem = format!("is damaged, so GRUB knows no default: {damage}");
-        findings.add(&"grubenv", &problem, Repair::RebuildEnv);
     }
     if !boot.has_default(&entries)? {
         if let Some(name) = best_default(group, &boot)? {

@@ -139,6 +139,15 @@ impl Filesystem {
     }
 }
 
+/// Mounts the filesystem of a directory once more, without what is mounted below it, to be read.
+pub fn mount_again(changes: &mut Changes, from: &Path, dir: &Path) -> Result<Mounted> {
+    changes.create_dir(dir)?;
+    let bind = Cmd::new("mount").args(["--bind", "-o", "ro"]);
+    let undo = Cmd::new("umount").arg(dir);
+    let step = changes.run_undoable(&bind.arg(from).arg(dir), undo)?;
+    Ok(Mounted(step))
+}
+
 /// Where a volume is mounted for a while, in this process' own namespace.
 pub fn mount_point(name: &str) -> PathBuf {
     Path::new(MOUNTS).join(name)

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION, LayerView};
-use super::{Context, comment, initramfs, pool_with_room, running_options, say, text};
+use super::{Context, comment, filesystem, initramfs, pool_with_room, running_options, say, text};
 use crate::boot::entry::{self, Entry, Payload};
 use crate::boot::system::System;
 use crate::boot::{BootPartition, Known};
@@ -58,6 +58,7 @@ pub fn make(context: &Context, changes: &mut Changes, origin: Option<LvName>) ->
         options: &fallback_options,
         added: None,
         removed: None,
+        is_running: false,
     };
     let kernels = match kernels {
         Some(kernels) if !has_root_line => Some(kernels),
@@ -119,18 +120,26 @@ pub fn write_entries(
 ) -> Result<()> {
     let fallback_options = running_options(group, boot)?;
     let entries = boot.entries_of(name)?;
+    let volume = group.volume(name.as_str());
+    let is_base = volume.is_some_and(|v| v.role == Role::Base);
+    // What is seen of a base that runs is its overlay.
+    let is_running = !is_base && view::booted(group)?.as_deref() == Some(name.as_str());
     let known = Known {
         entries: &entries,
         options: &fallback_options,
         added: kernel.added.as_deref(),
         removed: kernel.removed.as_deref(),
+        is_running,
     };
-    let volume = group.volume(name.as_str());
-    let is_base = volume.is_some_and(|v| v.role == Role::Base);
-    // What is seen of a base that runs is its overlay.
-    let is_root = !is_base && view::booted(group)?.as_deref() == Some(name.as_str());
-    let kernels = if is_root {
+    let kernels = if is_running && context.dry_run {
         Some(initramfs::publish(changes, boot, Path::new("/"), &known)?)
+    } else if is_running {
+        // With what the boot partition hides of its /boot.
+        let dir = filesystem::mount_point("running");
+        let mounted = filesystem::mount_again(changes, Path::new("/"), &dir)?;
+        let kernels = initramfs::publish(changes, boot, &dir, &known)?;
+        mounted.unmount(changes)?;
+        Some(kernels)
     } else {
         let is_active = volume.is_some_and(|volume| volume.active);
         context.activated(changes, name, is_active, |changes| {

@@ -299,7 +299,13 @@ fn grub_line(line: &str) -> Option<String> {
 /// Whether we wrote the text of an entry once, for this layer or base, whatever has become of its options.
 pub fn was_ours(text: &str, name: &LvName) -> bool {
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
-    value("sort-key ").is_some_and(|key| [LAYER_SORT_KEY, BASE_SORT_KEY].contains(&key.trim()))
+    // A rank may come before the key (src/boot/counting.rs).
+    let is_ours = |key: &str| {
+        [LAYER_SORT_KEY, BASE_SORT_KEY]
+            .iter()
+            .any(|k| key.trim().ends_with(k))
+    };
+    value("sort-key ").is_some_and(is_ours)
         && value("title ").and_then(|title| title.split(' ').next()) == Some(name.as_str())
 }
 

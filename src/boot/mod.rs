@@ -52,6 +52,8 @@ pub struct Known<'a> {
     /// others stay as they are.
     pub added: Option<&'a str>,
     pub removed: Option<&'a str>,
+    /// Whether it is the layer that runs.
+    pub is_running: bool,
 }
 
 /// Looks at the initramfs of a kernel version, and returns another to be used instead.
@@ -233,7 +235,9 @@ impl BootPartition {
         known: &Known,
         replace: &mut Replace,
     ) -> Result<Vec<Payload>> {
-        let system = System::at(root).with_boot(&self.dir);
+        let system = System::at(root)
+            .with_boot(&self.dir)
+            .running(known.is_running);
         let options = system.options()?;
         let name = system.name();
         let newest = known.entries.first().map(Entry::payload);
@@ -827,6 +831,7 @@ mod tests {
             options: "quiet",
             added: None,
             removed: None,
+            is_running: false,
         }
     }
 

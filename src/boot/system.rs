@@ -27,11 +27,22 @@ pub struct System<'a> {
     root: &'a Path,
     /// A boot partition, which hides the root's own /boot while it is mounted there.
     boot: Option<&'a Path>,
+    /// Whether this is the root that runs: then its packages put their kernels on the boot partition.
+    is_running: bool,
 }
 
 impl<'a> System<'a> {
     pub fn at(root: &'a Path) -> Self {
-        Self { root, boot: None }
+        Self {
+            root,
+            boot: None,
+            is_running: false,
+        }
+    }
+
+    /// The same root, if it is the one that runs.
+    pub fn running(self, is_running: bool) -> Self {
+        Self { is_running, ..self }
     }
 
     /// The same root with the boot partition `boot`, where its kernels may have been installed.
@@ -80,26 +91,34 @@ impl<'a> System<'a> {
     }
 
     fn image(&self, version: &str) -> Option<PathBuf> {
-        let name = format!("vmlinuz-{version}");
-        self.file(&format!("boot/{name}"))
-            .or_else(|| self.file(&format!("usr/lib/modules/{version}/vmlinuz")))
-            .or_else(|| self.file_on_partition(&name))
+        let in_boot = self.file_in_boot(&[format!("vmlinuz-{version}")]);
+        in_boot.or_else(|| self.file(&format!("usr/lib/modules/{version}/vmlinuz")))
     }
 
     fn initrd(&self, version: &str) -> Option<PathBuf> {
         // As Debian and Fedora name it.
-        let names = [
+        self.file_in_boot(&[
             format!("initrd.img-{version}"),
             format!("initramfs-{version}.img"),
-        ];
-        let own = names
-            .iter()
-            .find_map(|name| self.file(&format!("boot/{name}")));
-        own.or_else(|| names.iter().find_map(|name| self.file_on_partition(name)))
+        ])
     }
 
-    fn file_on_partition(&self, name: &str) -> Option<PathBuf> {
-        Some(self.boot?.join(name)).filter(|path| path.is_file())
+    /// The first of these in the root's own /boot or on the boot partition: first where its packages
+    /// write.
+    fn file_in_boot(&self, names: &[String]) -> Option<PathBuf> {
+        let own = || {
+            let mut names = names.iter();
+            names.find_map(|name| self.file(&format!("boot/{name}")))
+        };
+        let there = || {
+            let mut paths = names.iter().map(|name| Some(self.boot?.join(name)));
+            paths.find_map(|path| path.filter(|path| path.is_file()))
+        };
+        if self.is_running {
+            there().or_else(own)
+        } else {
+            own().or_else(there)
+        }
     }
 
     /// The kernel options that the root asks for: in /etc/kernel/cmdline (kernel-install(8)), else, if
@@ -250,11 +269,26 @@ mod tests {
     }
 
     #[test]
+    fn the_files_are_taken_from_where_the_packages_of_the_root_write() {
+        let root = tree(&["usr/lib/modules/6.1/kernel/ext4.ko", "boot/vmlinuz-6.1"]);
+        let boot = tree(&["vmlinuz-6.1", "initrd.img-6.1"]);
+        for (is_running, image) in [
+            (false, root.path().join("boot")),
+            (true, boot.path().into()),
+        ] {
+            let system = System::at(root.path()).with_boot(boot.path());
+            let kernel = system.running(is_running).kernels().remove(0);
+            assert_eq!(kernel.image.unwrap(), image.join("vmlinuz-6.1"));
+            assert!(kernel.initrd.unwrap().starts_with(boot.path()));
+        }
+    }
+
+    #[test]
     fn images_without_modules_count_in_a_root_of_its_own_only() {
         let dir = tree(&["boot/vmlinuz-6.1", "boot/initrd.img-6.1"]);
         let boot = dir.path().join("boot");
         assert_eq!(versions(&System::at(dir.path())), ["6.1"]);
-        let running = System::at(dir.path()).with_boot(&boot);
+        let running = System::at(dir.path()).with_boot(&boot).running(true);
         assert!(versions(&running).is_empty());
     }
 
