@@ -140,7 +140,7 @@ fn old_state(vm: &mut Vm, verb: &Verb) -> Result<String> {
     vm.ok(&format!(
         "lvm lvs --noheadings -o lv_name,lv_attr,lv_tags,origin \
            --select 'vg_name=HostVG && (lv_name=Base-0 || lv_name=Base-0.1 || lv_name=Base-0.2 || lv_name=Config)' | \
-           sed 's/,imgbased:good//; s/imgbased:good,//' && \
+           sed 's/,imgbased:good//; s/imgbased:good,//' | tr -s ' ' && \
          cd /boot && {environment} | sha256sum && {entries} && sha256sum loader/entries/imgbased-Base-0.conf \
            loader/entries/imgbased-Base-0.1.conf loader/entries/other.conf \
            loader/entries/imgbased-broken.conf vmlinuz-foreign \
