@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
@@ -62,12 +62,11 @@ pub fn list(context: &Context) -> Result<()> {
     let group = context.load()?;
     let entries = boot.entries()?;
     let booted = view::booted(&group)?;
-    let selection = boot.selection()?;
     let kernel = uname().context("cannot ask for the kernel's version")?;
     let kernel = kernel.release().to_string_lossy();
     let default = boot.default_id()?;
     let once = boot.once_id()?;
-    let trial = boot.trial()?.map(|trial| trial.id);
+    let trial = boot.trial()?;
     let bootable = group.bootable();
     let is = |which: &Option<String>, text: &str| which.as_deref() == Some(text);
     let view = |entry: &Entry| {
@@ -82,7 +81,10 @@ pub fn list(context: &Context) -> Result<()> {
             booted: is(&booted, name) && entry.version == kernel,
             default: is(&default, &entry.id),
             once: is(&once, &entry.id),
-            trial: selection.trial.clone().filter(|_| is(&trial, &entry.id)),
+            trial: trial
+                .as_ref()
+                .filter(|trial| trial.id == entry.id)
+                .map(|trial| trial.of_layer(name.to_owned())),
             failure: group.volume(name).and_then(Volume::failure),
             bootable: is_there && boot.has_kernel(&entry.payload()),
         })
@@ -95,14 +97,13 @@ pub fn list(context: &Context) -> Result<()> {
     };
     context.show(&list, || {
         let rows = list.entries.iter().map(|entry| {
-            let trial = entry.trial.as_ref().map_or(String::new(), |trial| {
-                format!("on trial, tried {} of {} times", trial.tried, trial.tries)
-            });
+            let trial = text::shown(entry.trial.as_ref());
             let failure = text::shown(entry.failure.as_ref());
             let marks = text::marks(&[
                 (entry.booted, "booted"),
                 (entry.default, "default"),
                 (entry.once, "next start only"),
+                (entry.trial.is_some(), "on trial"),
                 (entry.trial.is_some(), &trial),
                 (entry.failure.is_some(), &failure),
                 (!entry.bootable, "cannot boot; see `imgbased-helper check`"),
@@ -127,7 +128,7 @@ pub fn set_default(context: &Context, name: &LvName, tries: Option<u32>) -> Resu
         Some(tries) => tries,
         None => System::at(&context.root).tries()?.unwrap_or(TRIES),
     };
-    let default = boot.selection()?.default;
+    let default = boot.default_id()?.and_then(|id| boot.layer_of(&id));
     let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
     match default {
         Some(default) if tries > 0 && !is_good && default != name.as_str() => {
@@ -175,11 +176,7 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
     let boot = context.boot_partition()?;
     let group = context.load()?;
     let booted = view::booted(&group)?;
-    let name = match (name, &booted) {
-        (Some(name), _) => name,
-        (None, Some(booted)) => booted.parse()?,
-        (None, None) => bail!("no layer is booted"),
-    };
+    let name = or_booted(name, booted.as_deref())?.context("no layer is booted")?;
     let entry = bootable(&group, &boot, &name)?;
     let volume = group.volume(name.as_str()).context("it was found above")?;
     let trial = boot.trial()?;
@@ -202,7 +199,7 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
         changes.write(&Path::new(RUN).join("blessed"), b"", 0o644)?;
         changes.keep();
         record_failure(context, &mut changes, &boot, &group)?;
-        announce_failures(&mut changes, &context.load_to_show()?)?;
+        announce_failures(&mut changes, &context.load()?)?;
     }
     Ok(())
 }
@@ -217,8 +214,7 @@ fn record_failure(
     let Some(trial) = boot.trial()?.filter(Trial::is_over) else {
         return Ok(());
     };
-    let selection = boot.selection()?;
-    if let Some(name) = selection.trial.map(|trial| trial.name) {
+    if let Some(name) = boot.layer_of(&trial.id) {
         let name: LvName = name.parse()?;
         let now = Cmd::new("date")
             .args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"])
@@ -278,28 +274,31 @@ pub fn refresh(
     let boot = context.boot_partition()?;
     boot.check_ready()?;
     let group = context.load()?;
-    let name = match (name, view::booted(&group)?) {
-        (Some(name), _) => name,
-        (None, Some(booted)) => booted.parse()?,
-        (None, None) => bail!("no layer is booted; name one"),
-    };
-    ensure!(
-        group.bootable().contains(&name),
-        "{} has no layer or base {name}",
-        group.name
-    );
+    let booted = view::booted(&group)?;
+    let name = or_booted(name, booted.as_deref())?.context("no layer is booted; name one")?;
+    check_known(&group, &name)?;
     layer::write_entries(context, &mut changes, &group, &boot, &name, kernel)?;
     changes.keep();
     Ok(())
 }
 
-/// The entry of a layer or base. Refuses what would not boot.
-fn bootable(group: &Group, boot: &BootPartition, name: &LvName) -> Result<Entry> {
+/// The layer or base that is named, else the one that is booted.
+fn or_booted(name: Option<LvName>, booted: Option<&str>) -> Result<Option<LvName>> {
+    name.map_or_else(|| booted.map(str::parse).transpose(), |name| Ok(Some(name)))
+}
+
+fn check_known(group: &Group, name: &LvName) -> Result<()> {
     ensure!(
         group.bootable().contains(name),
         "{} has no layer or base {name}",
         group.name
     );
+    Ok(())
+}
+
+/// The entry of a layer or base. Refuses what would not boot.
+fn bootable(group: &Group, boot: &BootPartition, name: &LvName) -> Result<Entry> {
+    check_known(group, name)?;
     let entry = boot
         .entry_of(name)?
         .filter(|entry| boot.has_kernel(&entry.payload()));

@@ -115,9 +115,10 @@ struct Shown {
 /// left.
 pub fn run(context: &Context, repair: bool) -> Result<ExitCode> {
     if repair {
-        return mend(context, Depth::Sizes, &Phase::ALL);
+        let (_lock, mut changes) = context.change()?;
+        return mend(context, &mut changes, &[], &Phase::ALL);
     }
-    let findings = find(context, Depth::Sizes)?;
+    let findings = find(context, &[])?;
     let report = Report {
         version: JSON_VERSION,
         findings: findings.iter().map(shown).collect(),
@@ -131,21 +132,33 @@ pub fn run(context: &Context, repair: bool) -> Result<ExitCode> {
 
 /// Puts right what boots: entries, menu, kernels and default. Unlike `check` it reads all kernels.
 pub fn repair_boot(context: &Context) -> Result<ExitCode> {
-    mend(context, Depth::Content, &[Phase::Entries, Phase::Selection])
+    let (_lock, mut changes) = context.change()?;
+    let damaged = context.boot_partition()?.damaged_kernels()?;
+    mend(
+        context,
+        &mut changes,
+        &damaged,
+        &[Phase::Entries, Phase::Selection],
+    )
 }
 
-fn mend(context: &Context, depth: Depth, phases: &[Phase]) -> Result<ExitCode> {
-    let (_lock, mut changes) = context.change()?;
+/// `damaged` are files of kernels that are not what they should be.
+fn mend(
+    context: &Context,
+    changes: &mut Changes,
+    damaged: &[PathBuf],
+    phases: &[Phase],
+) -> Result<ExitCode> {
     let mut is_clean = true;
     for &phase in phases {
         // What an earlier phase has done is looked at anew: an entry that was written may name a
         // kernel that nothing used before.
-        let findings = find(context, depth)?.into_iter();
+        let findings = find(context, damaged)?.into_iter();
         for finding in findings.filter(|f| f.repair.phase() == phase) {
             let (subject, problem) = (&finding.subject, &finding.problem);
             let done = match &finding.repair {
                 Repair::Advice(advice) => Err(anyhow!("{advice}")),
-                repair => apply(context, &mut changes, repair),
+                repair => apply(context, changes, repair),
             };
             match done {
                 Ok(()) => changes.keep(),
@@ -191,21 +204,14 @@ impl Findings {
     }
 }
 
-/// How kernels are looked at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
-    Sizes,
-    Content,
-}
-
-fn find(context: &Context, depth: Depth) -> Result<Vec<Finding>> {
+fn find(context: &Context, damaged: &[PathBuf]) -> Result<Vec<Finding>> {
     let mut findings = Findings::default();
     let Some(group) = find_group(context, &mut findings)? else {
         return Ok(findings.0);
     };
     find_in_volumes(&group, &mut findings);
     find_in_pool(context, &group, &mut findings)?;
-    find_in_boot_partition(context, &group, depth, &mut findings)?;
+    find_in_boot_partition(context, &group, damaged, &mut findings)?;
     Ok(findings.0)
 }
 
@@ -341,21 +347,18 @@ fn find_in_pool(context: &Context, group: &Group, findings: &mut Findings) -> Re
 fn find_in_boot_partition(
     context: &Context,
     group: &Group,
-    depth: Depth,
+    damaged: &[PathBuf],
     findings: &mut Findings,
 ) -> Result<()> {
     let boot = context.boot_partition()?;
-    let damaged = match depth {
-        Depth::Sizes => Vec::new(),
-        Depth::Content => boot.damaged_kernels()?,
-    };
     let is_whole = |kernel: &Payload| {
         let mut files = [&kernel.linux, &kernel.initrd].into_iter();
         boot.has_kernel(kernel) && files.all(|path| !damaged.contains(&boot.path_of(path)))
     };
     let entries = boot.entries()?;
     // Entries are not the same for what is the default.
-    if let Some(damage) = boot.damage_of_env()? {
+    let damage = boot.damage_of_env()?;
+    if let Some(damage) = &damage {
         let problem = format!("is damaged, so GRUB knows no default: {damage}");
         findings.add(&"grubenv", &problem, Repair::RebuildEnv);
     }
@@ -402,7 +405,7 @@ fn find_in_boot_partition(
             findings.add(&"default", problem, Repair::SetDefault(name));
         }
     }
-    if boot.damage_of_env()?.is_none() {
+    if damage.is_none() {
         find_in_selection(&boot, &entries, findings)?;
     }
     for path in boot.leftovers()? {

@@ -67,9 +67,10 @@ impl Context {
         self.complete(self.lvm.load()?)
     }
 
-    /// The same for showing it.
-    fn load_to_show(&self) -> Result<Group> {
-        self.complete(self.lvm.load_to_show()?)
+    /// The same for showing it. Calls `meanwhile` while lvm2 reads.
+    fn load_to_show<T>(&self, meanwhile: impl FnOnce() -> T) -> Result<(Group, T)> {
+        let (group, seen) = self.lvm.load_to_show(meanwhile)?;
+        Ok((self.complete(group)?, seen))
     }
 
     fn complete(&self, group: Option<Group>) -> Result<Group> {

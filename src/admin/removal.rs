@@ -81,11 +81,11 @@ fn remove_with(
     boot.check_ready()?;
     let group = context.load()?;
     let booted = view::booted(&group)?.map(|name| (name, "booted"));
-    let selection = boot.selection()?;
-    let default = selection.default.map(|name| (name, "the default"));
-    let once = selection.once.map(|name| (name, "what boots next"));
-    let trial = selection.trial.filter(|trial| trial.tried < trial.tries);
-    let trial = trial.map(|trial| (trial.name, "on trial"));
+    let trial = boot.trial()?.filter(|trial| !trial.is_over());
+    let chosen = |id: Option<String>, what| Some((boot.layer_of(&id?)?, what));
+    let default = chosen(boot.default_id()?, "the default");
+    let once = chosen(boot.once_id()?, "what boots next");
+    let trial = chosen(trial.map(|trial| trial.id), "on trial");
     let in_use: Vec<_> = [booted, default, once, trial]
         .into_iter()
         .flatten()

@@ -70,10 +70,7 @@ fn render(status: &Status) -> String {
     }
     let mut default = status.default.unwrap_or("none").to_owned();
     if let Some(trial) = status.trial {
-        default += &format!(
-            ", unless {} comes up: tried {} of {} times",
-            trial.name, trial.tried, trial.tries
-        );
+        default += &format!(", unless {} comes up: {trial}", trial.name);
     }
     if let Some(once) = status.once {
         default += &format!(", but {once} at the next start");

@@ -1,5 +1,7 @@
 //! How sizes and trees are written for people.
 
+use std::fmt::Write as _;
+
 use anyhow::{Context, Result, bail};
 
 use crate::model::percent::Percent;
@@ -109,9 +111,14 @@ pub fn columns(rows: &[(String, String)]) -> String {
         .map(|(left, _)| left.chars().count())
         .max()
         .unwrap_or(0);
-    rows.iter()
-        .map(|(left, right)| format!("{left:width$}  {right}").trim_end().to_owned() + "\n")
-        .collect()
+    let mut text = String::new();
+    for (left, right) in rows {
+        // The rows can be hundreds; a string takes all that is written to it.
+        let _ = write!(text, "{left:width$}  {right}");
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
 }
 
 #[cfg(test)]

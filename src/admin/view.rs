@@ -10,7 +10,6 @@ use super::{Context, text};
 use crate::boot::{OnTrial, Selection};
 use crate::early;
 use crate::model::layout::{Failure, Group, Role, Volume};
-use crate::model::name::LvName;
 use crate::model::percent::Percent;
 use crate::sys::mounts;
 
@@ -86,16 +85,15 @@ pub struct VolumeView {
 
 /// Loads a group and adds what is known about booting.
 pub fn load(context: &Context) -> Result<View> {
-    let group = context.load_to_show()?;
+    let look = || {
+        let boot = context.boot_partition()?;
+        anyhow::Ok((Some(boot.has_entry()?), boot.selection()?))
+    };
+    let (group, boot) = context.load_to_show(look)?;
     let booted = booted(&group)?;
     let (bases, orphans) = group.tree();
-    let layers = || bases.iter().flat_map(|base| &base.layers);
-    let boot = context.boot_partition().and_then(|boot| {
-        let with_entry = boot.with_entry(layers().map(|(name, _)| name))?;
-        Ok((Some(with_entry), boot.selection()?))
-    });
     let (
-        with_entry,
+        has_entry,
         Selection {
             default,
             once,
@@ -105,15 +103,11 @@ pub fn load(context: &Context) -> Result<View> {
         log::warn!("what boots is not shown: {error:#}");
         (None, Selection::default())
     });
-    // Both are in the order of the layers.
-    let mut with_entry = with_entry.map(|names| names.into_iter().peekable());
-    let mut has_entry =
-        |name: &LvName| Some(with_entry.as_mut()?.next_if(|n| *n == name).is_some());
     let is = |which: &Option<String>, name: &str| which.as_deref() == Some(name);
     let views: Vec<BaseView> = bases
         .iter()
         .map(|base| BaseView {
-            name: base.name.to_string(),
+            name: base.name.as_str().to_owned(),
             size: base.volume.size,
             booted: is(&booted, base.name.as_str()),
             default: is(&default, base.name.as_str()),
@@ -122,8 +116,8 @@ pub fn load(context: &Context) -> Result<View> {
                 .layers
                 .iter()
                 .map(|(name, volume)| LayerView {
-                    name: name.to_string(),
-                    base: base.name.to_string(),
+                    name: name.as_str().to_owned(),
+                    base: base.name.as_str().to_owned(),
                     size: volume.size,
                     active: volume.active,
                     booted: is(&booted, name.as_str()),
@@ -132,7 +126,7 @@ pub fn load(context: &Context) -> Result<View> {
                     trial: trial.as_ref().is_some_and(|t| t.name == name.as_str()),
                     good: volume.is_good(),
                     failure: volume.failure(),
-                    bootable: has_entry(name),
+                    bootable: has_entry.as_ref().map(|has_entry| has_entry(name)),
                 })
                 .collect(),
         })
@@ -174,12 +168,10 @@ fn pool_view(pool: &Volume) -> PoolView {
 /// The layer that / is on; where / is the volatile overlay of a base, what the initramfs recorded.
 pub fn booted(group: &Group) -> Result<Option<String>> {
     if let Some(mounted) = mounts::dm_name_at(Path::new("/"))? {
-        for name in group.bootable() {
-            if group.name.dm_name(&name)? == mounted {
-                return Ok(Some(name.to_string()));
-            }
-        }
-        return Ok(None);
+        let name = group.name.lv_of(&mounted);
+        let volume = name.and_then(|name| group.volume(name.as_str()));
+        let bootable = volume.filter(|volume| volume.role.is_bootable());
+        return Ok(bootable.map(|volume| volume.name.clone()));
     }
     let record = early::read_record().filter(|r| r.vg == group.name.as_str());
     Ok(record.map(|record| record.layer))

@@ -1,8 +1,6 @@
 //! Boot Loader Specification entries of type #1, the source of truth for every boot loader.
 //! <https://uapi-group.org/specifications/specs/boot_loader_specification/>
 
-use std::cmp::Ordering;
-
 use anyhow::{Context, Result, bail, ensure};
 use rpm_version::rpm_evr_compare;
 
@@ -14,6 +12,9 @@ const LAYER_SORT_KEY: &str = "imgbased-layer";
 const BASE_SORT_KEY: &str = "imgbased-rescue";
 /// Keys that GRUB alone knows: who may boot an entry, and how the menu shows it.
 const GRUB_KEYS: [&str; 3] = ["grub_users", "grub_class", "grub_arg"];
+
+/// The option that names the layer or base to boot.
+const LAYER: &str = "imgbased.layer=";
 
 /// The options of a layer that has never come up: whatever fails, the host restarts, and the boot loader
 /// goes on to another entry. `imgbased.trial` is for the units that wait for the end of the boot.
@@ -86,7 +87,7 @@ impl Entry {
         if !options.is_empty() {
             options.push(' ');
         }
-        options += &format!("imgbased.layer={name}");
+        options += &format!("{LAYER}{name}");
         if vg.as_str() != DEFAULT_VG {
             options += &format!(" imgbased.vg={vg}");
         }
@@ -143,12 +144,12 @@ impl Entry {
     }
 
     pub fn is_trial(&self) -> bool {
-        words(&self.options).contains(&TRIAL[0])
+        words(&self.options).any(|word| word == TRIAL[0])
     }
 
     /// The layer or base that this entry boots: the last `imgbased.layer=`, as in the initramfs.
     pub fn layer(&self) -> Option<&str> {
-        self.option("imgbased.layer=")
+        self.option(LAYER)
     }
 
     /// The volume group that the layer is in.
@@ -168,10 +169,8 @@ impl Entry {
     }
 
     fn option(&self, key: &str) -> Option<&str> {
-        words(&self.options)
-            .into_iter()
-            .filter_map(|word| word.strip_prefix(key))
-            .next_back()
+        let values = words(&self.options).filter_map(|word| word.strip_prefix(key));
+        values.last()
     }
 
     /// Reads an entry; nothing if it does not boot a layer. Refuses one that does, but that cannot
@@ -198,20 +197,30 @@ impl Entry {
     }
 
     fn read(id: &str, text: &str) -> Option<Self> {
-        let value = |key: &str| {
-            text.lines()
-                .filter_map(|line| line.trim().split_once([' ', '\t']))
-                .find(|(k, _)| *k == key)
-                .map(|(_, value)| value.trim().to_owned())
-        };
+        const KEYS: [&str; 6] = ["title", "version", "sort-key", "linux", "initrd", "options"];
+        // Most entries of others end here.
+        if !text.contains(LAYER) {
+            return None;
+        }
+        let mut values = [None; KEYS.len()];
+        for line in text.lines() {
+            let Some((key, value)) = line.trim().split_once([' ', '\t']) else {
+                continue;
+            };
+            if let Some(at) = KEYS.iter().position(|k| *k == key) {
+                values[at].get_or_insert(value.trim());
+            }
+        }
+        let [title, version, sort_key, linux, initrd, options] =
+            values.map(|value| value.map(str::to_owned));
         let entry = Self {
             id: id.to_owned(),
-            title: value("title")?,
-            version: value("version")?,
-            sort_key: value("sort-key")?,
-            linux: value("linux")?,
-            initrd: value("initrd")?,
-            options: value("options")?,
+            title: title?,
+            version: version?,
+            sort_key: sort_key?,
+            linux: linux?,
+            initrd: initrd?,
+            options: options?,
             grub: text.lines().filter_map(grub_line).collect(),
         };
         entry.layer().is_some().then_some(entry)
@@ -229,14 +238,19 @@ impl Entry {
         text
     }
 
-    /// Order in a menu: layers before bases, the newest first, each with its newest kernel first.
-    pub fn menu_order(&self, other: &Self) -> Ordering {
-        let name = |entry: &Self| entry.layer().and_then(|l| l.parse::<LvName>().ok());
-        self.sort_key
-            .cmp(&other.sort_key)
-            .then_with(|| name(other).cmp(&name(self)))
-            .then_with(|| rpm_evr_compare(&other.version, &self.version))
-            .then_with(|| self.id.cmp(&other.id))
+    /// Puts entries in the order of a menu: layers before bases, the newest first, each with its newest
+    /// kernel first.
+    pub fn sort(entries: &mut Vec<Self>) {
+        let name = |entry: &Self| entry.layer().and_then(|layer| layer.parse::<LvName>().ok());
+        let mut named: Vec<_> = entries.drain(..).map(|e| (name(&e), e)).collect();
+        named.sort_by(|(name, entry), (other_name, other)| {
+            let order = entry.sort_key.cmp(&other.sort_key);
+            order
+                .then_with(|| other_name.cmp(name))
+                .then_with(|| rpm_evr_compare(&other.version, &entry.version))
+                .then_with(|| entry.id.cmp(&other.id))
+        });
+        entries.extend(named.into_iter().map(|(_, entry)| entry));
     }
 }
 
@@ -275,7 +289,7 @@ fn uncounted(text: String) -> String {
 
 /// Options without those of a trial. What others have put beside them stays.
 fn without_trial(options: &str) -> String {
-    let words = words(options);
+    let words: Vec<&str> = words(options).collect();
     let begin = words.iter().position(|word| *word == TRIAL[0]);
     let (before, trial) = words.split_at(begin.unwrap_or(words.len()));
     let others = trial.iter().filter(|word| !TRIAL.contains(word));
@@ -320,24 +334,19 @@ pub fn without_layer_options(options: &str) -> String {
                 "BOOT_IMAGE" | "initrd" | "root" | "rootflags" | "rootfstype" | "ro" | "rw"
             )
     };
-    let words: Vec<&str> = words(options)
-        .into_iter()
-        .filter(|word| !belongs_to_layer(word))
-        .collect();
-    words.join(" ")
+    let words = words(options).filter(|word| !belongs_to_layer(word));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The words of kernel options as they stand, quotes and all. White space in quotes is a part of
 /// the word.
-fn words(options: &str) -> Vec<&str> {
+fn words(options: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
-    options
-        .split(|c: char| {
-            quoted ^= c == '"';
-            c.is_ascii_whitespace() && !quoted
-        })
-        .filter(|word| !word.is_empty())
-        .collect()
+    let words = options.split(move |c: char| {
+        quoted ^= c == '"';
+        c.is_ascii_whitespace() && !quoted
+    });
+    words.filter(|word| !word.is_empty())
 }
 
 /// GRUB reads options as a script: other characters than these would end the command, name a
@@ -352,7 +361,7 @@ pub fn check_options(options: &str) -> Result<()> {
         "kernel options {options:?} have an open quote"
     );
     ensure!(
-        !words(options).contains(&"--"),
+        words(options).all(|word| word != "--"),
         "kernel options {options:?} contain a lone --; what follows would belong to init"
     );
     Ok(())
@@ -464,7 +473,7 @@ mod tests {
         );
         let mut sorted = entries.clone();
         sorted.reverse();
-        sorted.sort_by(Entry::menu_order);
+        Entry::sort(&mut sorted);
         assert_eq!(sorted, entries);
         for entry in &entries {
             assert!(entry.is_of(&vg, &name));
@@ -599,7 +608,7 @@ mod tests {
         .iter()
         .map(|(name, is_base)| entry("HostVG", name, *is_base, "").unwrap())
         .collect();
-        entries.sort_by(Entry::menu_order);
+        Entry::sort(&mut entries);
         let names: Vec<_> = entries.iter().map(|e| e.layer().unwrap()).collect();
         assert_eq!(
             names,

@@ -76,9 +76,10 @@ pub fn render_menu(entries: &[Entry]) -> String {
     for entry in entries {
         let linux = format!("linux $imgbased_boot{} {}", entry.linux, entry.options);
         let initrd = format!("initrd $imgbased_boot{}", entry.initrd);
+        let is_trial = entry.is_trial();
         // GRUB would wait for a key where a file cannot be read.
         let command = |command: String| {
-            if entry.is_trial() {
+            if is_trial {
                 format!("\tif {command}; then true; else reboot; fi\n")
             } else {
                 format!("\t{command}\n")

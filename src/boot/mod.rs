@@ -11,6 +11,7 @@ mod systemd_boot;
 pub mod trial;
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -30,6 +31,7 @@ use entry::{Entry, Payload};
 use grubenv::GrubEnv;
 use loader::{Kind, Loader};
 use system::{Kernel, System};
+use trial::Trial;
 
 /// Directories on the boot partition.
 const ENTRIES: &str = "loader/entries";
@@ -82,6 +84,12 @@ pub struct OnTrial {
     pub name: String,
     pub tries: u32,
     pub tried: u32,
+}
+
+impl fmt::Display for OnTrial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tried {} of {} times", self.tried, self.tries)
+    }
 }
 
 impl BootPartition {
@@ -139,7 +147,7 @@ impl BootPartition {
                 Err(error) => log::warn!("{error:#}"),
             }
         }
-        entries.sort_by(Entry::menu_order);
+        Entry::sort(&mut entries);
         // One that was interrupted while it was renamed has two names.
         entries.dedup_by(|a, b| a.id == b.id);
         Ok(entries)
@@ -157,12 +165,13 @@ impl BootPartition {
         match Entry::parse(&id, &text) {
             Ok(Some(entry)) if entry.boots(&self.vg, layer.as_str()) => Ok(Some(entry)),
             _ if entry::was_ours(&text, layer) => Ok(None),
-            _ => bail!(
-                "{} is in the way: it is no boot entry of {}/{layer}",
-                path.display(),
-                self.vg
-            ),
+            _ => bail!(self.in_the_way(&path, layer)),
         }
+    }
+
+    fn in_the_way(&self, path: &Path, layer: &LvName) -> String {
+        let (path, vg) = (path.display(), &self.vg);
+        format!("{path} is in the way: it is no boot entry of {vg}/{layer}")
     }
 
     /// Whether another program, such as grub-mkconfig or grubby, has changed the entry of a layer or base
@@ -172,17 +181,15 @@ impl BootPartition {
         Ok(path.exists() && self.entry_of(layer)?.is_none())
     }
 
-    /// Which of these layers and bases have an entry of ours, by the names of the files alone: there can
-    /// be hundreds.
-    pub fn with_entry<'a>(
-        &self,
-        names: impl Iterator<Item = &'a LvName>,
-    ) -> Result<Vec<&'a LvName>> {
+    /// Tells of any layer or base whether it has an entry, by the names of the files alone: there can be
+    /// hundreds.
+    pub fn has_entry(&self) -> Result<impl Fn(&LvName) -> bool + use<>> {
         let files = self.files_in(ENTRIES)?;
-        let mut ids: Vec<&str> = files.iter().filter_map(|path| entry_id(path)).collect();
+        let ids = files.iter().filter_map(|path| entry_id(path));
+        let mut ids: Vec<String> = ids.map(str::to_owned).collect();
         ids.sort_unstable();
-        let has_entry = |name: &&LvName| ids.binary_search(&&*entry::id(&self.vg, name)).is_ok();
-        Ok(names.filter(has_entry).collect())
+        let vg = self.vg.clone();
+        Ok(move |name: &LvName| ids.binary_search(&entry::id(&vg, name)).is_ok())
     }
 
     /// The entries that we wrote for a layer or base, the newest kernel first.
@@ -191,8 +198,10 @@ impl BootPartition {
     pub fn entries_of(&self, layer: &LvName) -> Result<Vec<Entry>> {
         self.entry_of(layer)?;
         let first = entry::id(&self.vg, layer);
-        let rest = |id: &str| id.strip_prefix(&first).map(str::to_owned);
-        let is_wanted = |id: &str| rest(id).is_some_and(|r| r.is_empty() || r.starts_with('@'));
+        let is_wanted = |id: &str| {
+            let rest = id.strip_prefix(first.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+        };
         let mut entries = self.entries_with(is_wanted)?;
         entries.retain(|entry| entry.is_of(&self.vg, layer));
         Ok(entries)
@@ -376,7 +385,6 @@ impl BootPartition {
         name: &LvName,
         entries: &[Entry],
     ) -> Result<()> {
-        self.entry_of(name)?;
         let is_ours = |entry: &Entry| entry.is_of(&self.vg, name);
         let (before, mut all): (Vec<Entry>, Vec<Entry>) =
             self.entries()?.into_iter().partition(is_ours);
@@ -386,13 +394,11 @@ impl BootPartition {
             let text = read_if_there(&path)?;
             ensure!(
                 is_ours || text.is_none_or(|t| entry::was_ours(&String::from_utf8_lossy(&t), name)),
-                "{} is in the way: it is no boot entry of {}/{name}",
-                path.display(),
-                self.vg
+                self.in_the_way(&path, name)
             );
         }
         all.extend_from_slice(entries);
-        all.sort_by(Entry::menu_order);
+        Entry::sort(&mut all);
         if before == entries && self.has_menu_of(&all)? {
             return Ok(());
         }
@@ -573,9 +579,13 @@ impl BootPartition {
 
     /// The file of an entry, whether its tries are counted or not, else where it would be.
     fn entry_path(&self, id: &str) -> Result<PathBuf> {
+        let uncounted = self.dir.join(ENTRIES).join(format!("{id}.conf"));
+        if uncounted.exists() {
+            return Ok(uncounted);
+        }
         let mut files = self.files_in(ENTRIES)?.into_iter();
         let found = files.find(|path| entry_id(path) == Some(id));
-        Ok(found.unwrap_or_else(|| self.dir.join(ENTRIES).join(format!("{id}.conf"))))
+        Ok(found.unwrap_or(uncounted))
     }
 
     /// Renders the menu from the entries.
@@ -692,31 +702,17 @@ impl BootPartition {
 
     /// What boots next, and from then on.
     pub fn selection(&self) -> Result<Selection> {
-        let (default, once) = match &self.loader.kind {
-            Kind::Grub { .. } => {
-                let env = self.grub_env()?;
-                let id = |variable| env.get(variable).map(str::to_owned);
-                (id(DEFAULT), id(ONCE))
-            }
-            Kind::SystemdBoot(_) => (self.default_id()?, self.once_id()?),
-        };
         let layer = |id: Option<String>| self.layer_of(&id?);
-        let trial = self.trial()?.and_then(|trial| {
-            Some(OnTrial {
-                name: self.layer_of(&trial.id)?,
-                tries: trial.tries,
-                tried: trial.tried,
-            })
-        });
+        let on_trial = |trial: Trial| Some(trial.of_layer(self.layer_of(&trial.id)?));
         Ok(Selection {
-            default: layer(default),
-            once: layer(once),
-            trial,
+            default: layer(self.default_id()?),
+            once: layer(self.once_id()?),
+            trial: self.trial()?.and_then(on_trial),
         })
     }
 
     /// The layer or base of our group that the entry with this id boots.
-    fn layer_of(&self, id: &str) -> Option<String> {
+    pub fn layer_of(&self, id: &str) -> Option<String> {
         let (_, text) = self.entry_text(id).ok()??;
         let entry = Entry::parse(id, &text).ok()??;
         let is_ours = entry.vg() == self.vg.as_str();

@@ -5,7 +5,7 @@
 use anyhow::Result;
 
 use super::loader::Kind;
-use super::{BootPartition, DEFAULT, grub};
+use super::{BootPartition, DEFAULT, OnTrial, grub};
 use crate::sys::changes::Changes;
 
 /// Variables of grubenv that the head of the menu reads (src/boot/grub.rs): the id of the entry, how often
@@ -29,6 +29,15 @@ impl Trial {
     /// Whether it boots no more.
     pub fn is_over(&self) -> bool {
         self.tried >= self.tries
+    }
+
+    /// The same by the name of the layer that the entry boots.
+    pub fn of_layer(&self, name: String) -> OnTrial {
+        OnTrial {
+            name,
+            tries: self.tries,
+            tried: self.tried,
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 //! The only code that spells lvm2 arguments and reads its reports and its metadata.
 
+mod config;
 pub mod disk;
 mod report;
 mod text;
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
@@ -12,19 +15,17 @@ use anyhow::{Context, Result, bail};
 use crate::model::layout::{Group, tag};
 use crate::model::name::{LvName, VgName};
 use crate::sys::cmd::Cmd;
+use report::Reader;
 
-/// The columns of the one report that everything is read from: of the group, of its volumes, and of
-/// their segments. With the last lvm2 takes a fifth longer.
+/// The columns of the one report that everything is read from, in the order in which [`Reader`] takes
+/// them: of the group, of its volumes, and what only the pool has, with which lvm2 takes a fifth longer.
+/// The name of a profile comes last, since it is a file's and can have any character.
 const GROUP_COLUMNS: &str = "vg_name,vg_uuid,vg_tags,vg_size,vg_free,vg_missing_pv_count";
-const VOLUME_COLUMNS: &str = "lv_name,lv_tags,lv_size,lv_layout,lv_active,lv_permissions,\
-    lv_skip_activation,lv_profile,data_percent,metadata_percent,lv_metadata_size";
-const SEGMENT_COLUMNS: &str = "chunk_size,seg_monitor";
+const VOLUME_COLUMNS: &str = "lv_name,lv_tags,lv_size,lv_attr,data_percent,metadata_percent";
+const POOL_COLUMNS: &str = "lv_metadata_size,chunk_size,seg_monitor,lv_profile";
 
-/// What lvm.conf(5) can change about a report, as it is by default. Messages of the log can be among the
-/// lines of a report.
-const REPORT: &str = "report{list_item_separator=\",\" binary_values_as_numeric=0 compact_output=0 \
-    compact_output_cols=\"\" prefixes=0 quoted=1 columns_as_rows=0 mark_hidden_devices=1 \
-    two_word_unknown_device=0} log{verbose=0 prefix=\"  \" command_names=0}";
+/// Between two columns. No name, tag or number of lvm2 has it.
+const SEPARATOR: char = '|';
 
 /// How lvm2 checks a pool before it activates it. After a power cut the pool can have leaked a few
 /// blocks, which costs nothing, but fails the whole check; and on a large pool that takes minutes.
@@ -103,17 +104,39 @@ impl Lvm {
 
     /// A command whose output is read.
     fn reporting(&self, command: &str) -> Cmd {
-        self.lvm(command).args(["--config", REPORT])
+        // lvm2 reads its configuration twice more for a --config.
+        if config::sets_nothing() {
+            return self.lvm(command);
+        }
+        self.lvm(command).args(["--config", config::REPORT])
     }
 
     /// A command that can activate the pool.
     fn activating(&self, command: &str) -> Cmd {
+        // A pool is checked only when it is activated.
+        if self.has_active_pool() {
+            return self.lvm(command);
+        }
         let check = if has_old_check() {
             OLD_POOL_CHECK
         } else {
             POOL_CHECK
         };
         self.lvm(command).args(["--config", check])
+    }
+
+    /// Whether device-mapper has a thin pool of the group, which lvm2 calls GROUP-POOL-tpool.
+    fn has_active_pool(&self) -> bool {
+        let prefix = self.vg.dm_prefix();
+        // A second hyphen would belong to the name of another group.
+        let is_pool = |name: &str| {
+            let lv = name.trim_end().strip_prefix(&prefix);
+            lv.is_some_and(|lv| lv.ends_with("-tpool") && !lv.starts_with('-'))
+        };
+        let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        let mut names =
+            devices.filter_map(|device| fs::read_to_string(device.path().join("dm/name")).ok());
+        names.any(|name| is_pool(&name))
     }
 
     fn full_name(&self, lv: &LvName) -> String {
@@ -127,24 +150,28 @@ impl Lvm {
 
     /// Reads the group in one call of lvm2; nothing if there is no such group.
     pub fn load(&self) -> Result<Option<Group>> {
-        self.load_columns(&[GROUP_COLUMNS, VOLUME_COLUMNS, SEGMENT_COLUMNS])
+        let columns = [GROUP_COLUMNS, VOLUME_COLUMNS, POOL_COLUMNS];
+        self.load_columns(&columns, || ()).map(|(group, ())| group)
     }
 
-    /// The same for showing it: without the chunk size and the monitoring of the pool.
-    pub fn load_to_show(&self) -> Result<Option<Group>> {
-        self.load_columns(&[GROUP_COLUMNS, VOLUME_COLUMNS])
+    /// The same for showing it: without what only the pool has. Calls `meanwhile` while lvm2 reads.
+    pub fn load_to_show<T>(&self, meanwhile: impl FnOnce() -> T) -> Result<(Option<Group>, T)> {
+        self.load_columns(&[GROUP_COLUMNS, VOLUME_COLUMNS], meanwhile)
     }
 
-    fn load_columns(&self, columns: &[&str]) -> Result<Option<Group>> {
+    fn load_columns<T>(
+        &self,
+        columns: &[&str],
+        meanwhile: impl FnOnce() -> T,
+    ) -> Result<(Option<Group>, T)> {
         // Selected rather than named, since a missing group that is named is an error, which only
         // its text tells from others.
-        let report = self.report(&columns.join(","), "lv_name")?;
-        if let Some(group) = report::parse(&report, &self.vg)? {
-            return Ok(Some(group));
+        let (group, seen) = self.report(&columns.join(","), "lv_name", meanwhile)?;
+        if group.is_some() {
+            return Ok((group, seen));
         }
         // A group without volumes has no line in a report with columns of volumes.
-        let report = self.report(GROUP_COLUMNS, "vg_name")?;
-        report::parse(&report, &self.vg)
+        self.report(GROUP_COLUMNS, "vg_name", || seen)
     }
 
     /// Which thin volume `what` is: a device, or GROUP/VOLUME. Refuses one that is not thin.
@@ -273,13 +300,25 @@ impl Lvm {
             .with_context(|| format!("unexpected output of lvmconfig: {output:?}"))
     }
 
-    fn report(&self, columns: &str, order: &str) -> Result<String> {
-        self.reporting("vgs")
-            .args(["--reportformat", "json", "--units", "b", "--nosuffix"])
+    fn report<T>(
+        &self,
+        columns: &str,
+        order: &str,
+        meanwhile: impl FnOnce() -> T,
+    ) -> Result<(Option<Group>, T)> {
+        let mut reader = Reader::new(&self.vg);
+        let report = self
+            .reporting("vgs")
+            .args(["--noheadings", "--separator", &SEPARATOR.to_string()])
+            .args(["--units", "b", "--nosuffix"])
             .args(["--select", &format!("vg_name={}", self.vg)])
             .args(["-o", columns, "-O", order])
-            .run()
-            .context("cannot read the volume group")
+            .start(Stdio::null(), Stdio::piped())?;
+        let seen = meanwhile();
+        report
+            .lines(|line| reader.take(line))
+            .context("cannot read the volume group")?;
+        Ok((reader.group(), seen))
     }
 
     /// What went wrong when lvm2 could not activate a volume at boot, and what to do, from what lvm2

@@ -1,30 +1,13 @@
-//! Reads lvm2's JSON reports.
-
-use std::borrow::Cow;
+//! Reads the lines of lvm2's reports.
 
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
 
+use super::SEPARATOR;
 use crate::model::layout::{Group, Role, Volume};
 use crate::model::name::VgName;
 use crate::model::percent::Percent;
 
-/// `--reportformat json`: every value is a string, newer versions add a `log` beside `report`.
-#[derive(Deserialize)]
-struct Document<'a> {
-    #[serde(borrow)]
-    report: Vec<Section<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Section<'a> {
-    #[serde(borrow)]
-    vg: Vec<Row<'a>>,
-}
-
-/// Columns of volumes are missing for a group without any.
-#[derive(Default, Deserialize)]
-#[serde(default)]
+/// One line: a volume, or one of its segments, and its group.
 struct Row<'a> {
     vg_name: &'a str,
     vg_uuid: &'a str,
@@ -32,77 +15,151 @@ struct Row<'a> {
     vg_size: &'a str,
     vg_free: &'a str,
     vg_missing_pv_count: &'a str,
+    /// Not in the report of a group without volumes.
+    volume: Option<VolumeRow<'a>>,
+}
+
+struct VolumeRow<'a> {
     lv_name: &'a str,
     lv_tags: &'a str,
     lv_size: &'a str,
-    lv_layout: &'a str,
-    lv_active: &'a str,
-    lv_permissions: &'a str,
-    lv_skip_activation: &'a str,
-    /// The name of a file, so it can have any character.
-    lv_profile: Cow<'a, str>,
+    lv_attr: &'a str,
     data_percent: &'a str,
     metadata_percent: &'a str,
+    /// Not in all reports.
+    pool: Option<PoolRow<'a>>,
+}
+
+struct PoolRow<'a> {
     lv_metadata_size: &'a str,
     chunk_size: &'a str,
     seg_monitor: &'a str,
+    lv_profile: &'a str,
 }
 
-/// Reads a report of `vgs` with the columns of [`Row`]: the group `vg`, or nothing if the report
-/// has no line for it. Refuses one that is damaged or has two groups of that name.
-pub fn parse(json: &str, vg: &VgName) -> Result<Option<Group>> {
-    let document: Document = serde_json::from_str(json).context("unexpected report from lvm2")?;
-    let rows: Vec<Row> = document
-        .report
-        .into_iter()
-        .flat_map(|section| section.vg)
-        .filter(|row| row.vg_name == vg.as_str())
-        .collect();
-    let Some(first) = rows.first() else {
-        return Ok(None);
-    };
-    if rows.iter().any(|row| row.vg_uuid != first.vg_uuid) {
-        bail!("there are two volume groups with the name {vg}: rename one with vgrename(8)");
-    }
-    let mut group = Group {
-        name: vg.clone(),
-        tags: tags(first.vg_tags),
-        size: number("vg_size", first.vg_size)?,
-        free: number("vg_free", first.vg_free)?,
-        missing_pvs: number("vg_missing_pv_count", first.vg_missing_pv_count)?,
-        volumes: Vec::new(),
-    };
-    for row in rows.iter().filter(|row| !row.lv_name.is_empty()) {
-        // A volume has a line for each of its segments, one after the other.
-        if group.volumes.last().is_none_or(|v| v.name != row.lv_name) {
-            group.volumes.push(volume(row)?);
+impl<'a> Row<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        const COLUMNS: usize = 16;
+        let mut fields = line.trim_start().splitn(COLUMNS, SEPARATOR);
+        let mut row = Self {
+            vg_name: fields.next()?,
+            vg_uuid: fields.next()?,
+            vg_tags: fields.next()?,
+            vg_size: fields.next()?,
+            vg_free: fields.next()?,
+            vg_missing_pv_count: fields.next()?,
+            volume: None,
+        };
+        if let Some(lv_name) = fields.next() {
+            row.volume = Some(VolumeRow {
+                lv_name,
+                lv_tags: fields.next()?,
+                lv_size: fields.next()?,
+                lv_attr: fields.next()?,
+                data_percent: fields.next()?,
+                metadata_percent: fields.next()?,
+                pool: match fields.next() {
+                    None => None,
+                    Some(lv_metadata_size) => Some(PoolRow {
+                        lv_metadata_size,
+                        chunk_size: fields.next()?,
+                        seg_monitor: fields.next()?,
+                        lv_profile: fields.next()?,
+                    }),
+                },
+            });
         }
+        Some(row)
     }
-    Ok(Some(group))
 }
 
-fn volume(row: &Row) -> Result<Volume> {
+/// Reads a report of `vgs` with the columns of [`Row`], line by line.
+pub struct Reader<'a> {
+    vg: &'a VgName,
+    /// What was read so far, and the group's UUID.
+    found: Option<(String, Group)>,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(vg: &'a VgName) -> Self {
+        Self { vg, found: None }
+    }
+
+    /// Takes the next line. Refuses one that is damaged, and a second group of the same name.
+    pub fn take(&mut self, line: &str) -> Result<()> {
+        let row = Row::parse(line)
+            .with_context(|| format!("unexpected line in a report of lvm2: {line:?}"))?;
+        if row.vg_name != self.vg.as_str() {
+            return Ok(());
+        }
+        let (uuid, group) = match &mut self.found {
+            Some(found) => found,
+            None => self
+                .found
+                .insert((row.vg_uuid.to_owned(), empty(&row, self.vg)?)),
+        };
+        if row.vg_uuid != *uuid {
+            bail!(
+                "there are two volume groups with the name {}: rename one with vgrename(8)",
+                self.vg
+            );
+        }
+        if let Some(row) = row.volume {
+            // A volume has a line for each of its segments, one after the other.
+            if group.volumes.last().is_none_or(|v| v.name != row.lv_name) {
+                group.volumes.push(volume(&row)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The group, or nothing if the report has no line for it.
+    pub fn group(self) -> Option<Group> {
+        self.found.map(|(_, group)| group)
+    }
+}
+
+fn empty(row: &Row, vg: &VgName) -> Result<Group> {
+    Ok(Group {
+        name: vg.clone(),
+        tags: tags(row.vg_tags),
+        size: number("vg_size", row.vg_size)?,
+        free: number("vg_free", row.vg_free)?,
+        missing_pvs: number("vg_missing_pv_count", row.vg_missing_pv_count)?,
+        volumes: Vec::new(),
+    })
+}
+
+fn volume(row: &VolumeRow) -> Result<Volume> {
+    // lvs(8), "NOTES": the letters of the attributes, by their places.
+    let attributes = row.lv_attr.as_bytes();
+    let &[kind, permission, _, _, state, _, _, _, _, skip] = attributes else {
+        bail!("unexpected lv_attr from lvm2: {:?}", row.lv_attr);
+    };
     let tags = tags(row.lv_tags);
-    let role = Role::from_tags(&tags);
     // Anyone can put a tag on anything; only a thin pool can be the pool.
-    let is_pool = row.lv_layout.split(',').any(|l| l == "pool");
-    let role = match role {
-        Role::Pool if !is_pool => Role::Foreign,
+    let role = match Role::from_tags(&tags) {
+        Role::Pool if kind != b't' => Role::Foreign,
         role => role,
     };
+    let pool = row.pool.as_ref();
     Ok(Volume {
         name: row.lv_name.to_owned(),
         role,
         tags,
         size: number("lv_size", row.lv_size)?,
-        active: row.lv_active == "active",
-        // An inactive thin volume is reported as unknown.
-        writable: row.lv_permissions != "read-only",
-        skips_activation: !row.lv_skip_activation.is_empty(),
-        monitored: row.seg_monitor == "monitored",
-        profile: row.lv_profile.clone().into_owned(),
-        metadata_size: number("lv_metadata_size", row.lv_metadata_size).unwrap_or(0),
-        chunk_size: number("chunk_size", row.chunk_size).unwrap_or(0),
+        // All others tell of a table or a device.
+        active: !matches!(state, b'-' | b'h' | b'X'),
+        writable: permission != b'r',
+        skips_activation: skip == b'k',
+        monitored: pool.is_some_and(|pool| pool.seg_monitor == "monitored"),
+        profile: pool.map_or(String::new(), |pool| pool.lv_profile.to_owned()),
+        metadata_size: pool
+            .and_then(|pool| pool.lv_metadata_size.parse().ok())
+            .unwrap_or(0),
+        chunk_size: pool
+            .and_then(|pool| pool.chunk_size.parse().ok())
+            .unwrap_or(0),
         data_percent: percent("data_percent", row.data_percent)?,
         metadata_percent: percent("metadata_percent", row.metadata_percent)?,
     })
@@ -134,14 +191,19 @@ fn percent(column: &str, value: &str) -> Result<Option<Percent>> {
 mod tests {
     use super::*;
 
-    // Recorded from lvm2 2.03.31.
-    const HOST: &str = include_str!("../../tests/lvm-reports/host.json");
-    const MISSING_DISK: &str = include_str!("../../tests/lvm-reports/missing-disk.json");
-    const EMPTY_GROUP: &str = include_str!("../../tests/lvm-reports/empty-group.json");
-    const NO_SUCH_GROUP: &str = include_str!("../../tests/lvm-reports/no-such-group.json");
+    // Recorded from lvm2 2.03.31, with all columns.
+    const HOST: &str = include_str!("../../tests/lvm-reports/host.txt");
+    const MISSING_DISK: &str = include_str!("../../tests/lvm-reports/missing-disk.txt");
+    const EMPTY_GROUP: &str = include_str!("../../tests/lvm-reports/empty-group.txt");
 
     fn vg(name: &str) -> VgName {
         name.parse().unwrap()
+    }
+
+    fn parse(report: &str, vg: &VgName) -> Result<Option<Group>> {
+        let mut reader = Reader::new(vg);
+        report.lines().try_for_each(|line| reader.take(line))?;
+        Ok(reader.group())
     }
 
     #[test]
@@ -149,7 +211,7 @@ mod tests {
         let group = parse(HOST, &vg("HostVG")).unwrap().unwrap();
         assert_eq!(
             (group.size, group.free, group.missing_pvs),
-            (8_048_869_376, 796_917_760, 0)
+            (8_048_869_376, 801_112_064, 0)
         );
         assert_eq!(group.tags, ["imgbased:vg"]);
         let roles: Vec<(&str, Role, bool)> = group
@@ -160,20 +222,20 @@ mod tests {
         assert_eq!(
             roles,
             [
-                ("ImagePool", Role::Pool, true),
-                ("Config", Role::Volume, true),
                 ("Base-0", Role::Base, false),
                 ("Base-0.1", Role::Layer, true),
                 ("Base-0.2", Role::Layer, false),
-                ("Base-1", Role::Base, false),
-                ("data", Role::Foreign, true),
                 ("Base-0.3", Role::Incomplete, false),
+                ("Base-1", Role::Base, false),
+                ("Config", Role::Volume, true),
+                ("ImagePool", Role::Pool, true),
+                ("data", Role::Foreign, true),
             ]
         );
         let pool = group.pool().unwrap();
         assert_eq!(
             (pool.size, pool.data_percent, pool.metadata_percent),
-            (7_226_785_792, "5.13".parse().ok(), "14.01".parse().ok())
+            (7_109_345_280, "5.68".parse().ok(), "10.33".parse().ok())
         );
         assert_eq!(
             (
@@ -182,31 +244,45 @@ mod tests {
                 pool.monitored,
                 pool.profile.as_str()
             ),
-            (8 << 20, 64 << 10, true, "imgbased")
+            (64 << 20, 64 << 10, true, "imgbased")
         );
         assert_eq!(group.bases()[0].layers.len(), 2);
         let base = group.volume("Base-1").unwrap();
         assert!(!base.writable && base.skips_activation);
         assert!(base.digest().unwrap().starts_with("4ddc520c235cc104"));
-        assert!(!group.volume("Config").unwrap().skips_activation);
+        let config = group.volume("Config").unwrap();
+        assert!(config.writable && !config.skips_activation);
+    }
+
+    #[test]
+    fn a_report_to_show_has_the_same_but_for_what_only_the_pool_has() {
+        let shown: String = HOST
+            .lines()
+            .map(|line| line.rsplitn(5, SEPARATOR).last().unwrap().to_owned() + "\n")
+            .collect();
+        let mut group = parse(HOST, &vg("HostVG")).unwrap().unwrap();
+        for volume in &mut group.volumes {
+            (volume.metadata_size, volume.chunk_size) = (0, 0);
+            (volume.monitored, volume.profile) = (false, String::new());
+        }
+        assert_eq!(parse(&shown, &vg("HostVG")).unwrap(), Some(group));
     }
 
     #[test]
     fn a_group_that_is_not_there() {
-        assert_eq!(parse(NO_SUCH_GROUP, &vg("HostVG")).unwrap(), None);
+        assert_eq!(parse("", &vg("HostVG")).unwrap(), None);
         assert_eq!(parse(HOST, &vg("Other")).unwrap(), None);
     }
 
     #[test]
-    fn a_missing_disk_is_counted_and_the_log_of_newer_versions_is_passed_over() {
-        assert!(MISSING_DISK.contains("\"log_type\":\"warn\""));
+    fn a_missing_disk_is_counted() {
         let group = parse(MISSING_DISK, &vg("Two")).unwrap().unwrap();
         assert_eq!(group.missing_pvs, 1);
     }
 
     #[test]
     fn a_volume_with_two_segments_is_one_volume() {
-        assert_eq!(MISSING_DISK.matches("\"lv_name\":\"both\"").count(), 2);
+        assert_eq!(MISSING_DISK.matches("|both|").count(), 2);
         let group = parse(MISSING_DISK, &vg("Two")).unwrap().unwrap();
         assert_eq!(group.volumes.len(), 1);
     }
@@ -214,12 +290,12 @@ mod tests {
     #[test]
     fn a_group_without_volumes() {
         let group = parse(EMPTY_GROUP, &vg("Empty")).unwrap().unwrap();
-        assert_eq!((group.size, group.volumes.len()), (125_829_120, 0));
+        assert_eq!((group.size, group.volumes.len()), (130_023_424, 0));
     }
 
     #[test]
     fn two_groups_with_one_name_are_refused() {
-        let twice = HOST.replacen("\"vg_uuid\":\"", "\"vg_uuid\":\"x", 1);
+        let twice = HOST.replacen("HostVG|", "HostVG|x", 1);
         let error = parse(&twice, &vg("HostVG")).unwrap_err().to_string();
         assert!(
             error.contains("two volume groups with the name HostVG"),
@@ -229,17 +305,34 @@ mod tests {
 
     #[test]
     fn a_pool_tag_on_something_else_makes_no_pool() {
-        let forged = HOST.replacen("\"lv_tags\":\"\"", "\"lv_tags\":\"imgbased:pool\"", 1);
+        let forged = HOST.replace("|data||", "|data|imgbased:pool|");
         let group = parse(&forged, &vg("HostVG")).unwrap().unwrap();
         assert_eq!(group.volume("data").unwrap().role, Role::Foreign);
     }
 
     #[test]
+    fn a_profile_can_have_any_name() {
+        let odd = HOST.replace("|imgbased\n", "|a|b \"c\n");
+        let group = parse(&odd, &vg("HostVG")).unwrap().unwrap();
+        assert_eq!(group.pool().unwrap().profile, "a|b \"c");
+    }
+
+    #[test]
     fn what_is_not_a_report_is_refused() {
-        let cut = &HOST[..HOST.len() / 2];
+        let cut = &HOST[..HOST.len() - 100];
         let other_units = HOST.replace("8048869376", "7.50g");
-        let no_column = HOST.replace("\"vg_free\"", "\"vg_used\"");
-        for text in ["", "{}", "[]", "null", cut, &other_units, &no_column] {
+        let no_column = HOST.replace("|801112064", "");
+        let no_attributes = HOST.replace("twi-aotz--", "twi");
+        let chat = format!("  Reading volume groups.\n{HOST}");
+        for text in [
+            "{}",
+            "\n",
+            cut,
+            &other_units,
+            &no_column,
+            &no_attributes,
+            &chat,
+        ] {
             assert!(parse(text, &vg("HostVG")).is_err(), "{text:?}");
         }
     }

@@ -46,6 +46,10 @@ pub enum Role {
 }
 
 impl Role {
+    pub fn is_bootable(self) -> bool {
+        matches!(self, Self::Base | Self::Layer)
+    }
+
     pub fn from_tags(tags: &[impl AsRef<str>]) -> Self {
         let has = |tag| tags.iter().any(|t| t.as_ref() == tag);
         if has(tag::INCOMPLETE) {
@@ -67,7 +71,7 @@ impl Role {
 /// The names among `volumes` that can be booted, bases and layers, in order.
 pub fn bootable<'a>(volumes: impl Iterator<Item = (&'a str, Role)>) -> Vec<LvName> {
     let mut names: Vec<LvName> = volumes
-        .filter(|(_, role)| matches!(role, Role::Base | Role::Layer))
+        .filter(|(_, role)| role.is_bootable())
         .filter_map(|(name, _)| name.parse().ok())
         .collect();
     names.sort();

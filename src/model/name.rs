@@ -62,17 +62,32 @@ impl VgName {
         &self.0
     }
 
+    /// What the device-mapper names of this group's volumes begin with.
+    pub fn dm_prefix(&self) -> String {
+        self.0.replace('-', "--") + "-"
+    }
+
     /// The device-mapper name of a volume in this group: hyphens doubled, one between the two.
     ///
     /// Refuses a pair that is too long for device-mapper.
     pub fn dm_name(&self, lv: &LvName) -> Result<String> {
-        let name = format!("{}-{}", self.0.replace('-', "--"), lv.0.replace('-', "--"));
+        let name = self.dm_prefix() + &lv.0.replace('-', "--");
         ensure!(
             name.len() <= DM_NAME_MAX,
             "{self}/{lv} is too long: device-mapper takes {DM_NAME_MAX} bytes, this is {} with its hyphens doubled",
             name.len()
         );
         Ok(name)
+    }
+
+    /// The volume of this group with that device-mapper name; nothing if it belongs to another group, or to a
+    /// part of a volume.
+    pub fn lv_of(&self, dm_name: &str) -> Option<LvName> {
+        let lv = dm_name.strip_prefix(&self.dm_prefix())?.replace("--", "-");
+        let lv = lv.parse().ok()?;
+        self.dm_name(&lv)
+            .is_ok_and(|name| name == dm_name)
+            .then_some(lv)
     }
 }
 
@@ -286,6 +301,19 @@ mod tests {
         assert!(vg.dm_name(&lv(&"x".repeat(121))).is_err());
         assert!(vg.dm_name(&lv(&"x".repeat(120))).is_ok());
         assert!(vg.dm_name(&lv(&format!("a{}", "-".repeat(70)))).is_err());
+        for name in ["Base-0.1", "a--b", "x-tpool"] {
+            assert_eq!(vg.lv_of(&vg.dm_name(&lv(name)).unwrap()), Some(lv(name)));
+        }
+        // Of the groups `my` and `my-vg-`, and a part of a pool.
+        for foreign in [
+            "my-vg",
+            "my--vg--a",
+            "my--vg---a",
+            "my--vg-x-tpool",
+            "my--vg-",
+        ] {
+            assert_eq!(vg.lv_of(foreign), None, "{foreign}");
+        }
     }
 
     #[test]

@@ -3,16 +3,17 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::string::FromUtf8Error;
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// Where programs are looked for, whatever the caller's own `PATH` says.
 const SEARCH_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -82,8 +83,11 @@ impl Cmd {
     /// Starts the program, with these as its standard input and output.
     pub fn start(&self, input: Stdio, output: Stdio) -> Result<Running> {
         log::debug!("+ {self}");
-        // A file takes any amount, where a full pipe would stop the program.
-        let stderr = tempfile::tempfile().context("cannot make a temporary file")?;
+        // A file takes any amount, where a full pipe would stop the program; and one in memory can be made
+        // where no filesystem can be written to.
+        let stderr = memfd_create(c"stderr", MFdFlags::MFD_CLOEXEC)
+            .map(File::from)
+            .context("cannot make a file in memory")?;
         let child = self
             .command()
             .stdin(input)
@@ -100,17 +104,24 @@ impl Cmd {
 
     /// Refuses a program that is not installed.
     pub fn check_installed(&self) -> Result<()> {
-        let is_there = |dir: &str| Path::new(dir).join(self.program).exists();
         ensure!(
-            SEARCH_PATH.split(':').any(is_there),
+            self.path().is_some(),
             "{} is needed, but not installed",
             self.program
         );
         Ok(())
     }
 
+    fn path(&self) -> Option<PathBuf> {
+        let dirs = SEARCH_PATH.split(':').map(Path::new);
+        dirs.map(|dir| dir.join(self.program))
+            .find(|path| path.exists())
+    }
+
     fn command(&self) -> Command {
-        let mut command = Command::new(self.program);
+        // By its path, since the standard library forks, rather than spawns, to search another `PATH`.
+        let path = self.path().unwrap_or_else(|| self.program.into());
+        let mut command = Command::new(path);
         if self.uninterrupted {
             command.process_group(0);
         }
@@ -155,9 +166,30 @@ impl Running {
         self.child.stdout.take()
     }
 
+    /// Hands over each line of the pipe that the program writes to as soon as it is written, and waits for
+    /// the program's end.
+    ///
+    /// Fails as [`Cmd::run`] does, else with the first error of `take`.
+    pub fn lines(mut self, mut take: impl FnMut(&str) -> Result<()>) -> Result<()> {
+        let mut taken = Ok(());
+        for line in self
+            .stdout()
+            .into_iter()
+            .flat_map(|pipe| BufReader::new(pipe).split(b'\n'))
+        {
+            let line = line?;
+            if taken.is_ok() {
+                taken = take(&String::from_utf8_lossy(&line));
+            }
+        }
+        self.wait()?;
+        taken
+    }
+
     /// Waits for the program's end; fails as [`Cmd::run`] does. Returns its standard error.
-    pub fn wait(self) -> Result<String> {
-        self.wait_with(|| Ok(()))
+    pub fn wait(mut self) -> Result<String> {
+        let status = self.child.wait()?;
+        self.end(status)
     }
 
     /// Waits for the program's end; now and then calls `meanwhile`, and kills the program if that
@@ -171,6 +203,10 @@ impl Running {
             meanwhile()?;
             sleep(INTERVAL);
         };
+        self.end(status)
+    }
+
+    fn end(&mut self, status: ExitStatus) -> Result<String> {
         let mut stderr = Vec::new();
         self.stderr.rewind()?;
         self.stderr.read_to_end(&mut stderr)?;
