@@ -1,6 +1,8 @@
 //! Copies a filesystem block by block: only what is not on the target already.
 
 use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -16,6 +18,9 @@ use crate::sys::progress::Progress;
 const BLOCK: usize = 64 << 10;
 /// How much is read at once, in bytes.
 const BUFFER: usize = 4 << 20;
+/// What the memory, the place and the length of a write past the page cache have to be multiples of, in
+/// bytes: at most a page (open(2), `O_DIRECT`).
+const ALIGNMENT: usize = 4096;
 
 /// A volume to be filled.
 pub struct Target<'a> {
@@ -39,14 +44,14 @@ pub fn copy(
 ) -> Result<()> {
     let mut writer = Writer::open(target)?;
     // Reading goes on while blocks are compared and written.
-    let (sender, filled) = sync_channel::<(Vec<u8>, u64)>(2);
-    let (give_back, free) = sync_channel::<Vec<u8>>(4);
+    let (sender, filled) = sync_channel::<(Buffer, u64)>(2);
+    let (give_back, free) = sync_channel::<Buffer>(4);
     let reader = thread::spawn(move || -> Result<Stream> {
         let mut left = size;
         while left > 0 {
-            let mut buffer = free.try_recv().unwrap_or_else(|_| vec![0; BUFFER]);
+            let mut buffer = free.try_recv().unwrap_or_else(|_| Buffer::new());
             let wanted = BUFFER.min(usize::try_from(left).unwrap_or(BUFFER));
-            buffer.resize(wanted, 0);
+            buffer.len = wanted;
             let count = fill(&mut stream, &mut buffer).context("cannot read the image")?;
             if count < wanted {
                 // The decompressor knows better why.
@@ -85,8 +90,46 @@ pub fn copy(
         .with_context(|| format!("cannot write to {}", target.device.display()))
 }
 
+/// Up to [`BUFFER`] bytes at an aligned place in memory.
+struct Buffer {
+    memory: Vec<u8>,
+    len: usize,
+}
+
+impl Buffer {
+    fn new() -> Self {
+        Self {
+            memory: vec![0; BUFFER + ALIGNMENT],
+            len: BUFFER,
+        }
+    }
+
+    fn begin(&self) -> usize {
+        self.memory.as_ptr().align_offset(ALIGNMENT)
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let begin = self.begin();
+        &self.memory[begin..begin + self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let (begin, len) = (self.begin(), self.len);
+        &mut self.memory[begin..begin + len]
+    }
+}
+
 struct Writer<'a> {
     file: File,
+    /// The same past the page cache, from which a block device is written in pages of 4 KiB: of each
+    /// chunk that is new or shared the pool would first write all, zeros or the old content.
+    direct: Option<File>,
     target: &'a Target<'a>,
     /// What the target holds, to compare.
     old: Vec<u8>,
@@ -103,8 +146,15 @@ impl<'a> Writer<'a> {
             .custom_flags(libc::O_EXCL)
             .open(target.device)
             .with_context(|| format!("cannot open {}", target.device.display()))?;
+        // Some filesystems cannot; it is refused for no device.
+        let direct = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(target.device)
+            .ok();
         Ok(Self {
             file,
+            direct,
             target,
             old: Vec::new(),
             written: 0,
@@ -143,12 +193,21 @@ impl<'a> Writer<'a> {
                 "the thin pool has no room: the image needs more than the {} MiB that are left",
                 self.target.room >> 20
             );
-            self.file
-                .write_all_at(&new[start..end], offset + start as u64)
+            self.write(&new[start..end], offset + start as u64)
                 .with_context(failed)?;
             start = end;
         }
         Ok(())
+    }
+
+    /// `offset` is that of a block.
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let Some(direct) = &self.direct else {
+            return self.file.write_all_at(bytes, offset);
+        };
+        let (whole, rest) = bytes.split_at(bytes.len() - bytes.len() % ALIGNMENT);
+        direct.write_all_at(whole, offset)?;
+        self.file.write_all_at(rest, offset + whole.len() as u64)
     }
 }
 
