@@ -56,6 +56,62 @@ fn boots_by_default_once_and_by_the_new_default(loader: Loader, id: &str) -> Res
     vm.power_off().map(drop)
 }
 
+/// GRUB replays no journal, and after syncfs(2) XFS has its metadata there: what a verb has changed has to
+/// be in its place when the verb returns, and the filesystem thawed whatever happens meanwhile.
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn grub_can_read_on_xfs_what_a_verb_has_changed() -> Result<()> {
+    let disk = Host::prepared()?.disk("xfs")?;
+    let spare = disk.spare("boot", "700M")?;
+    let mut vm = disk.boot_with("once", vec![spare], Echo::Silent)?;
+    vm.log_in()?;
+    vm.ok(
+        "mkfs.xfs -q /dev/disk/by-id/virtio-boot && mount /dev/disk/by-id/virtio-boot /mnt && \
+         cp -a /boot/. /mnt && umount /mnt /boot && mount /dev/disk/by-id/virtio-boot /boot",
+    )?;
+    vm.ok("echo x >/boot/synced && sync -f /boot")?;
+    ensure!(
+        !is_seen_by_grub(&mut vm, "synced")?,
+        "no log has to be flushed for GRUB"
+    );
+    for (verb, there) in [
+        ("layer add Base-0", true),
+        ("boot default Base-0.3", true),
+        ("boot default --tries 0 Base-0.2", true),
+        ("boot try Base-0.3", true),
+        ("boot try --cancel", true),
+        ("layer remove Base-0.3", false),
+    ] {
+        vm.ok(&format!("imgbased-helper {verb}"))?;
+        let entry = "loader/entries/imgbased-Base-0.3.conf";
+        for file in [entry, "grub/imgbased.cfg", "grub/grubenv"] {
+            let is_wanted = there || file != entry;
+            assert_eq!(is_seen_by_grub(&mut vm, file)?, is_wanted, "{verb}: {file}");
+        }
+    }
+    assert_eq!(vm.ok("imgbased-helper check")?, "");
+
+    // Killed after the freeze, so that only the watchdog is left.
+    vm.ok("cp /usr/sbin/fsfreeze /root/fsfreeze && \
+           printf '#!/bin/sh\\n/root/fsfreeze \"$@\" && [ \"$1\" != --freeze ] || kill -KILL $PPID\\n' \
+           >/root/killer && chmod 755 /root/killer && mount --bind /root/killer /usr/sbin/fsfreeze")?;
+    let got = vm.run("imgbased-helper layer add Base-0")?;
+    ensure!(got.status == 1, "{got:?}");
+    vm.ok("umount /usr/sbin/fsfreeze && timeout 30 touch /boot/thawed")?;
+    vm.ok("imgbased-helper check --repair && imgbased-helper layer add Base-0")?;
+    vm.power_off().map(drop)
+}
+
+/// Whether GRUB's own code finds a file of the boot partition on the disk, with the same content.
+fn is_seen_by_grub(vm: &mut Vm, file: &str) -> Result<bool> {
+    let compare = format!(
+        "device=/dev/disk/by-id/virtio-boot; blockdev --flushbufs $device; \
+         grub-fstest $device cat '(loop0)/{file}' >/run/seen 2>/run/unseen && \
+         {{ [ ! -e /boot/{file} ] || cmp /run/seen /boot/{file}; }}"
+    );
+    Ok(vm.run(&compare)?.status == 0)
+}
+
 /// Boots without a hand on the keyboard, into `layer`.
 fn boot(disk: &HostDisk, boot: &str, layer: &str) -> Result<Vm> {
     let mut vm = disk.boot(boot, Echo::Silent)?;

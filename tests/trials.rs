@@ -150,6 +150,12 @@ fn a_layer_that_is_not_healthy_is_given_up() -> Result<()> {
 
 #[test]
 #[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_that_is_not_healthy_is_given_up_where_grub_reads_the_entries() -> Result<()> {
+    give_up(Loader::GrubOnUefi, "trial-ill-uefi", ILL, GIVEN_UP)
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn a_layer_that_is_not_healthy_is_given_up_by_systemd_boot() -> Result<()> {
     give_up(Loader::SystemdBoot, "trial-ill-systemd-boot", ILL, GIVEN_UP)
 }
@@ -169,6 +175,12 @@ fn a_layer_that_ends_in_emergency_mode_is_given_up() -> Result<()> {
 #[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn a_layer_whose_kernel_panics_is_given_up() -> Result<()> {
     give_up(Loader::Grub, "trial-panic", NO_INIT, PANIC)
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_whose_kernel_panics_is_given_up_where_grub_reads_the_entries() -> Result<()> {
+    give_up(Loader::GrubOnUefi, "trial-panic-uefi", NO_INIT, PANIC)
 }
 
 #[test]

@@ -42,13 +42,17 @@ pub fn make(dir: &Path) -> Result<Images> {
 fn fill_tree(tree: &Path, random: &mut Random) -> Result<()> {
     for (file, content) in [
         ("boot/vmlinuz-9.9", "kernel"),
-        ("boot/initrd.img-9.9", "initramfs"),
         ("etc/os-release", "NAME=Large\n"),
+        ("usr/lib/dracut/modules.txt", "imgbased\n"),
     ] {
         let path = tree.join(file);
         fs::create_dir_all(path.parent().context("it is in a directory")?)?;
         fs::write(&path, content).with_context(|| path.display().to_string())?;
     }
+    // An initramfs for dracut's tools only.
+    let archive = "cd \"$1\" && echo usr/lib/dracut/modules.txt | \
+                   cpio --quiet -o -H newc >boot/initrd.img-9.9";
+    output("sh", &["-c", archive, "cpio", &tree.display().to_string()])?;
     let mut data = BufWriter::with_capacity(1 << 20, File::create(tree.join("data"))?);
     for _ in 0..DATA / 8 {
         data.write_all(&random.next().to_ne_bytes())?;
