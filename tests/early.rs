@@ -111,7 +111,7 @@ fn disks_that_come_late_or_never() -> Result<()> {
         log.contains("1 disks of HostVG are missing after 30 s, trying without"),
         "{log}"
     );
-    drop(vm);
+    vm.power_off()?;
 
     let spare = disk.existing("second");
     prepare(
