@@ -18,7 +18,8 @@ const WIPED: &str = "HostVG-Base--0.2 holds no filesystem";
 const ILL: &str = "printf '[Unit]\\nBefore=boot-complete.target\\n[Service]\\nType=oneshot\\nExecStart=false\\n' \
          >etc/systemd/system/ill.service && mkdir etc/systemd/system/boot-complete.target.requires && \
          ln -s ../ill.service etc/systemd/system/boot-complete.target.requires/";
-const NO_INIT: &str = "ln -sf /bin/false sbin/init";
+/// systemd in the initramfs looks for this before /sbin/init.
+const NO_INIT: &str = "ln -sf /bin/false usr/lib/systemd/systemd";
 /// What a machine says then.
 const GIVEN_UP: &str = "the layer on trial did not come up, restarting";
 const PANIC: &str = "Kernel panic - not syncing";
@@ -192,6 +193,42 @@ fn a_layer_whose_kernel_panics_is_given_up_by_systemd_boot() -> Result<()> {
         NO_INIT,
         PANIC,
     )
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_whose_kernel_is_lost_is_given_up() -> Result<()> {
+    give_up_lost(Loader::Grub, "trial-lost")
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_whose_kernel_is_lost_is_given_up_where_grub_reads_the_entries() -> Result<()> {
+    give_up_lost(Loader::GrubOnUefi, "trial-lost-uefi")
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_whose_kernel_is_lost_is_given_up_by_systemd_boot() -> Result<()> {
+    give_up_lost(Loader::SystemdBoot, "trial-lost-systemd-boot")
+}
+
+/// Has Base-0.2, whose kernel is not there, tried twice.
+fn give_up_lost(loader: Loader, name: &str) -> Result<()> {
+    let mut vm = Host::with(loader)?.disk(name)?.boot_unattended("all")?;
+    vm.log_in()?;
+    // Not the kernel itself: Base-0.1 has the same.
+    vm.ok(
+        "sed -i 's|^linux .*|linux /imgbased/lost|' /boot/loader/entries/imgbased-Base-0.2.conf",
+    )?;
+    vm.ok("imgbased-helper boot default --tries 2 Base-0.2")?;
+    restart(&mut vm)?;
+    assert_runs(&mut vm, "Base-0.1")?;
+    let status = status(&mut vm)?;
+    assert_eq!(status["failed"][0]["name"], "Base-0.2");
+    assert_eq!(status["failed"][0]["failure"]["tries"], 2);
+    vm.ok("imgbased-helper check --repair")?;
+    assert_given_up(&mut vm, 2)
 }
 
 #[test]

@@ -69,32 +69,47 @@ if [ -n "$imgbased_trial" -a -z "$once" -a "$boot_once" != "true" ]; then
 fi
 "#;
 
+/// The id of an entry on trial where GRUB has listed the entries itself. That of an entry has a hyphen there.
+const TRIAL: &str = "imgbased.trial";
+
 /// Renders a menu from entries, in the order in which they come. Their options stand as they are, as they
-/// do where GRUB reads the entries itself. One that does has listed them already, and our grub.cfg says so.
+/// do where GRUB reads the entries itself. One that does has listed them already, and our grub.cfg says so;
+/// then there is only the entry on trial that is about to be booted, for GRUB's own would wait for a key
+/// where its kernel cannot be read.
 pub fn render_menu(entries: &[Entry]) -> String {
     let mut menu = HEAD.to_owned() + "if [ -z \"$imgbased_listed\" ]; then\n";
     for entry in entries {
-        let linux = format!("linux $imgbased_boot{} {}", entry.linux, entry.options);
-        let initrd = format!("initrd $imgbased_boot{}", entry.initrd);
-        let is_trial = entry.is_trial();
-        // GRUB would wait for a key where a file cannot be read.
-        let command = |command: String| {
-            if is_trial {
-                format!("\tif {command}; then true; else reboot; fi\n")
-            } else {
-                format!("\t{command}\n")
-            }
-        };
+        menu += &menu_entry(entry, &entry.title, &entry.id);
+    }
+    menu += "fi\n";
+    for entry in entries.iter().filter(|entry| entry.is_trial()) {
         menu += &format!(
-            "\nmenuentry '{}' --class gnu-linux{} --id '{}' {{\n{}{}}}\n",
-            entry.title,
-            arguments(&entry.grub),
+            "if [ -n \"$imgbased_listed\" -a \"$default\" = '{}' ]; then\n\tset default='{TRIAL}'\n{}fi\n",
             entry.id,
-            command(linux),
-            command(initrd)
+            menu_entry(entry, &format!("{}, on trial", entry.title), TRIAL)
         );
     }
-    menu + "fi\n"
+    menu
+}
+
+/// One entry; where it is on trial, the machine restarts if a file of it cannot be read.
+fn menu_entry(entry: &Entry, title: &str, id: &str) -> String {
+    let command = |command: String| {
+        if entry.is_trial() {
+            format!("\tif {command}; then true; else reboot; fi\n")
+        } else {
+            format!("\t{command}\n")
+        }
+    };
+    format!(
+        "\nmenuentry '{title}' --class gnu-linux{} --id '{id}' {{\n{}{}}}\n",
+        arguments(&entry.grub),
+        command(format!(
+            "linux $imgbased_boot{} {}",
+            entry.linux, entry.options
+        )),
+        command(format!("initrd $imgbased_boot{}", entry.initrd))
+    )
 }
 
 /// The arguments of `menuentry` for the lines of an entry that GRUB alone reads. What would have to be
@@ -162,9 +177,8 @@ fn check_writable(environment: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_menu_entry_boots_what_the_entry_says() {
-        let entry = Entry {
+    fn entry() -> Entry {
+        Entry {
             id: "imgbased-Base-0.1".into(),
             title: "Base-0.1 (Debian, Linux 6.12)".into(),
             version: "6.12".into(),
@@ -173,18 +187,38 @@ mod tests {
             initrd: "/imgbased/initrd-6.12-02".into(),
             options: "quiet imgbased.layer=Base-0.1".into(),
             grub: Vec::new(),
-        };
-        let trial = render_menu(&[entry.clone().on_trial()]);
-        assert!(
-            trial.ends_with("\tif initrd $imgbased_boot/imgbased/initrd-6.12-02; then true; else reboot; fi\n}\nfi\n"),
-            "{trial}"
-        );
+        }
+    }
+
+    #[test]
+    fn a_menu_entry_boots_what_the_entry_says() {
         assert_eq!(
-            render_menu(&[entry]).strip_prefix(HEAD).unwrap(),
+            render_menu(&[entry()]).strip_prefix(HEAD).unwrap(),
             "if [ -z \"$imgbased_listed\" ]; then\n\
              \nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {\n\
              \tlinux $imgbased_boot/imgbased/vmlinuz-6.12-01 quiet imgbased.layer=Base-0.1\n\
              \tinitrd $imgbased_boot/imgbased/initrd-6.12-02\n}\nfi\n"
+        );
+    }
+
+    #[test]
+    fn grub_restarts_where_it_cannot_read_an_entry_on_trial() {
+        let trial = entry().on_trial();
+        let commands = format!(
+            "{{\n\
+             \tif linux $imgbased_boot/imgbased/vmlinuz-6.12-01 {}; then true; else reboot; fi\n\
+             \tif initrd $imgbased_boot/imgbased/initrd-6.12-02; then true; else reboot; fi\n}}\nfi\n",
+            trial.options
+        );
+        assert_eq!(
+            render_menu(&[trial]).strip_prefix(HEAD).unwrap(),
+            format!(
+                "if [ -z \"$imgbased_listed\" ]; then\n\
+                 \nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {commands}\
+                 if [ -n \"$imgbased_listed\" -a \"$default\" = 'imgbased-Base-0.1' ]; then\n\
+                 \tset default='imgbased.trial'\n\
+                 \nmenuentry 'Base-0.1 (Debian, Linux 6.12), on trial' --class gnu-linux --id 'imgbased.trial' {commands}"
+            )
         );
     }
 
