@@ -392,8 +392,13 @@ fn grub_file(vm: &mut Vm, path: &str, filter: &str) -> Result<String> {
 /// The entries of a menu of the helper, by id.
 fn parse_menu(text: &str) -> Result<BTreeMap<String, Entry>> {
     let mut menu = BTreeMap::new();
-    let entries = text.trim_end().strip_suffix("fi");
-    let entries = entries.with_context(|| format!("cut off: {text:?}"))?;
+    let cut_off = || format!("cut off: {text:?}");
+    let text = text.trim_end().to_owned() + "\n";
+    let entries = text.split_once("if [ -z \"$imgbased_listed\" ]; then");
+    let (_, entries) = entries.with_context(cut_off)?;
+    // Once more, those on trial.
+    let (entries, others) = entries.split_once("\nfi\n").with_context(cut_off)?;
+    ensure!(others.is_empty() || others.ends_with("}\nfi\n"), cut_off());
     for block in entries.split("\nmenuentry ").skip(1) {
         let after = |begin: &str| {
             let rest = block.split_once(begin).map(|(_, rest)| rest);
