@@ -234,8 +234,11 @@ fn give_up_lost(loader: Loader, name: &str) -> Result<()> {
 /// Has Base-0.2, whose kernel is not there, tried twice, and waits for Base-0.1.
 fn try_lost(vm: &mut Vm) -> Result<()> {
     vm.log_in()?;
-    // Not the kernel itself: Base-0.1 has the same.
-    vm.ok("cd /boot/imgbased && cp vmlinuz-* lost && sed -i 's|^linux .*|linux /imgbased/lost|' ../loader/entries/imgbased-Base-0.2*.conf")?;
+    // Not the kernel itself: Base-0.1 has the same. Starting a trial does not render the menu.
+    vm.ok("cd /boot/imgbased && cp vmlinuz-* lost && \
+         sed -i 's|^linux .*|linux /imgbased/lost|' ../loader/entries/imgbased-Base-0.2*.conf && \
+         find .. -name imgbased.cfg -exec \
+         sed -i '/imgbased.layer=Base-0.2/s|/imgbased/vmlinuz-[^ ]*|/imgbased/lost|' {} +")?;
     vm.ok("imgbased-helper boot default --tries 2 Base-0.2 && rm lost")?;
     restart(vm)?;
     assert_runs(vm, "Base-0.1")
