@@ -20,6 +20,11 @@ const ILL: &str = "printf '[Unit]\\nBefore=boot-complete.target\\n[Service]\\nTy
          ln -s ../ill.service etc/systemd/system/boot-complete.target.requires/";
 /// systemd in the initramfs looks for this before /sbin/init.
 const NO_INIT: &str = "ln -sf /bin/false usr/lib/systemd/systemd";
+/// It reaches boot-complete.target, but never the end of the boot.
+const HANGS: &str = "cd etc/systemd/system && mkdir -p multi-user.target.wants imgbased-give-up.timer.d && \
+         printf '[Unit]\nBefore=multi-user.target\n[Service]\nType=oneshot\nExecStart=sleep infinity\n' \
+         >hang.service && ln -s ../hang.service multi-user.target.wants/ && \
+         printf '[Timer]\nOnActiveSec=\nOnActiveSec=60\n' >imgbased-give-up.timer.d/soon.conf";
 /// What a machine says then.
 const GIVEN_UP: &str = "the layer on trial did not come up, restarting";
 const PANIC: &str = "Kernel panic - not syncing";
@@ -159,6 +164,44 @@ fn a_layer_that_is_not_healthy_is_given_up_where_grub_reads_the_entries() -> Res
 #[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn a_layer_that_is_not_healthy_is_given_up_by_systemd_boot() -> Result<()> {
     give_up(Loader::SystemdBoot, "trial-ill-systemd-boot", ILL, GIVEN_UP)
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_that_hangs_is_given_up() -> Result<()> {
+    give_up(Loader::Grub, "trial-hang", HANGS, GIVEN_UP)
+}
+
+/// systemd would take the counter off when boot-complete.target is reached.
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn a_layer_that_hangs_is_given_up_by_systemd_boot() -> Result<()> {
+    give_up(
+        Loader::SystemdBoot,
+        "trial-hang-systemd-boot",
+        HANGS,
+        GIVEN_UP,
+    )
+}
+
+/// Base-0.2, which has never come up, is the first in the menu, and GRUB could count no tries of it.
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn without_an_environment_block_grub_boots_what_has_come_up() -> Result<()> {
+    let disk = Host::prepared()?.disk("trial-environment")?;
+    let mut vm = disk.boot_unattended("all")?;
+    vm.log_in()?;
+    vm.ok("imgbased-helper boot default Base-0.2 && echo lost >/boot/grub/grubenv")?;
+    restart(&mut vm)?;
+    assert_runs(&mut vm, "Base-0.1")?;
+    // One that somebody picks comes up all the same.
+    vm.type_line("systemctl reboot")?;
+    vm.menu()?.choose("Base-0.2")?;
+    vm.log_in()?;
+    assert_runs(&mut vm, "Base-0.2")?;
+    vm.ok("test -e /run/imgbased/blessed")?;
+    vm.ok("imgbased-helper check --repair")?;
+    assert_default(&mut vm, "Base-0.2")
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `boot`: the entries of layers and bases, and which of them boots.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::utsname::uname;
@@ -19,6 +20,8 @@ use crate::sys::cmd::Cmd;
 
 /// How often a layer that never came up is tried, unless the host is configured otherwise.
 const TRIES: u32 = 3;
+/// How long the end of a boot waits for another command; imgbased-give-up.timer ends it on trial.
+const BLESS_WAIT: Duration = Duration::from_secs(600);
 /// Where the units of a trial look.
 const RUN: &str = "/run/imgbased";
 const MOTD: &str = "/run/motd.d";
@@ -128,7 +131,10 @@ pub fn set_default(context: &Context, name: &LvName, tries: Option<u32>) -> Resu
         Some(tries) => tries,
         None => System::at(&context.root).tries()?.unwrap_or(TRIES),
     };
-    let default = boot.default_id()?.and_then(|id| boot.layer_of(&id));
+    // Also what belongs to another system can be fallen back to.
+    let default = boot
+        .default_id()?
+        .map(|id| boot.layer_of(&id).unwrap_or(id));
     let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
     match default {
         Some(default) if tries > 0 && !is_good && default != name.as_str() => {
@@ -172,14 +178,15 @@ pub fn confirm(
 /// Records that a layer has come up, the booted one unless another is named. On trial, it becomes the
 /// default. What was tried in vain before is recorded as well.
 pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
-    let (_lock, mut changes) = context.change().context("boot bless")?;
+    // What another command does is no fault of the layer.
+    let (_lock, mut changes) = context.change_after(BLESS_WAIT).context("boot bless")?;
     let boot = context.boot_partition()?;
     let group = context.load()?;
     let booted = view::booted(&group)?;
     let name = or_booted(name, booted.as_deref())?.context("no layer is booted")?;
     let entry = bootable(&group, &boot, &name)?;
     let volume = group.volume(name.as_str()).context("it was found above")?;
-    let trial = boot.trial()?;
+    let trial = trial_if_known(&boot);
     if trial.is_some() || entry.is_trial() {
         boot.check_ready()?;
     }
@@ -204,6 +211,15 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
     Ok(())
 }
 
+/// What is on trial. A damaged grubenv, which has GRUB count no tries, is not the fault of a layer that
+/// has come up, and `check` tells of it.
+fn trial_if_known(boot: &BootPartition) -> Option<Trial> {
+    boot.trial().unwrap_or_else(|error| {
+        log::warn!("what is on trial is not known: {error:#}");
+        None
+    })
+}
+
 /// Ends a trial whose tries are used up, and records it with the layer.
 fn record_failure(
     context: &Context,
@@ -211,11 +227,16 @@ fn record_failure(
     boot: &BootPartition,
     group: &Group,
 ) -> Result<()> {
-    let Some(trial) = boot.trial()?.filter(Trial::is_over) else {
+    let Some(trial) = trial_if_known(boot).filter(Trial::is_over) else {
         return Ok(());
     };
     if let Some(name) = boot.layer_of(&trial.id) {
         let name: LvName = name.parse()?;
+        let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
+        if let (true, Some(entry)) = (is_good, boot.entry_of(&name)?) {
+            // It has come up, but the power was cut before that was recorded as a whole.
+            return confirm(changes, boot, &name, &entry);
+        }
         let now = Cmd::new("date")
             .args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"])
             .run()?;

@@ -363,13 +363,16 @@ fn find_in_boot_partition(
         findings.add(&"grubenv", &problem, Repair::RebuildEnv);
     }
     let bootable = group.bootable();
+    let mut is_entry_lost = false;
     for name in &bootable {
         let write = || Repair::WriteEntry(name.clone());
         let has_kernels = || {
             let mut ours = entries.iter().filter(|e| e.is_of(&group.name, name));
             ours.all(|entry| is_whole(&entry.payload()))
         };
-        match boot.entry_of(name) {
+        let entry = boot.entry_of(name);
+        is_entry_lost |= !matches!(entry, Ok(Some(_)));
+        match entry {
             Ok(Some(_)) if has_kernels() => {}
             Ok(Some(_)) => {
                 let problem = "its kernel or initramfs is not whole on the boot partition";
@@ -408,7 +411,7 @@ fn find_in_boot_partition(
     if damage.is_none() {
         find_in_selection(&boot, &entries, findings)?;
     }
-    for path in boot.leftovers()? {
+    for path in boot.leftovers(is_entry_lost)? {
         let problem = "is used by no boot entry";
         findings.add(&path.display(), problem, Repair::RemoveFile(path.clone()));
     }
@@ -441,7 +444,8 @@ fn find_in_selection(
     Ok(())
 }
 
-/// What to boot where no default is set: what runs, else the newest layer that has an entry.
+/// What to boot where no default is set, if it has an entry: what runs, else the newest layer that has come
+/// up, else one whose trial has not failed.
 fn best_default(group: &Group, boot: &BootPartition) -> Result<Option<LvName>> {
     let booted = view::booted(group)?.and_then(|name| name.parse().ok());
     let layers = group
@@ -449,7 +453,9 @@ fn best_default(group: &Group, boot: &BootPartition) -> Result<Option<LvName>> {
         .into_iter()
         .rev()
         .flat_map(|base| base.layers.into_iter().rev());
-    let candidates = booted.into_iter().chain(layers.map(|(name, _)| name));
+    let mut layers: Vec<_> = layers.collect();
+    layers.sort_by_key(|(_, volume)| (!volume.is_good(), volume.failure().is_some()));
+    let candidates = booted.into_iter().chain(layers.into_iter().map(|l| l.0));
     for name in candidates {
         if boot.entry_of(&name)?.is_some() {
             return Ok(Some(name));

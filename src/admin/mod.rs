@@ -84,6 +84,11 @@ impl Context {
 
     /// Starts a verb that changes something: one at a time, as root.
     fn change(&self) -> Result<(Option<Lock>, Changes)> {
+        self.change_after(LOCK_WAIT)
+    }
+
+    /// The same after waiting so long for each other one at most.
+    fn change_after(&self, wait: Duration) -> Result<(Option<Lock>, Changes)> {
         let is_root = Uid::effective().is_root();
         if is_root {
             mounts::make_private()?;
@@ -92,7 +97,7 @@ impl Context {
             return Ok((None, Changes::new(true)?));
         }
         ensure!(is_root, "only root can do this");
-        Ok((Some(Lock::take(LOCK_WAIT)?), Changes::new(false)?))
+        Ok((Some(Lock::take(wait)?), Changes::new(false)?))
     }
 
     fn boot_partition(&self) -> Result<BootPartition> {

@@ -82,7 +82,9 @@ fn remove_with(
     let group = context.load()?;
     let booted = view::booted(&group)?.map(|name| (name, "booted"));
     let trial = boot.trial()?.filter(|trial| !trial.is_over());
-    let chosen = |id: Option<String>, what| Some((boot.layer_of(&id?)?, what));
+    let bootable = group.bootable();
+    // Also where its entry is lost for now.
+    let chosen = |id: Option<String>, what| Some((boot.owner_of(&id?, &bootable)?, what));
     let default = chosen(boot.default_id()?, "the default");
     let once = chosen(boot.once_id()?, "what boots next");
     let trial = chosen(trial.map(|trial| trial.id), "on trial");

@@ -7,6 +7,8 @@ use rpm_version::rpm_evr_compare;
 use crate::early::cmdline::DEFAULT_VG;
 use crate::model::name::{LvName, VgName};
 
+/// What all our ids begin with.
+const PREFIX: &str = "imgbased-";
 /// Sort keys: layers come first in the menu, bases last.
 const LAYER_SORT_KEY: &str = "imgbased-layer";
 const BASE_SORT_KEY: &str = "imgbased-rescue";
@@ -264,13 +266,24 @@ fn id_of_older(vg: &VgName, name: &LvName, version: &str) -> String {
     uncounted(format!("{}@{version}", full_name(vg, name)))
 }
 
+/// Whether that is an id of a layer or base, with whatever kernel.
+pub fn is_id_of(vg: &VgName, name: &LvName, text: &str) -> bool {
+    let older = text.strip_prefix(full_name(vg, name).as_str());
+    text == id(vg, name) || older.is_some_and(|rest| rest.starts_with('@'))
+}
+
+/// Whether that is an id as ours are, of whatever group.
+pub fn is_our_id(text: &str) -> bool {
+    text.starts_with(PREFIX)
+}
+
 fn full_name(vg: &VgName, name: &LvName) -> String {
     let group = if vg.as_str() == DEFAULT_VG {
         String::new()
     } else {
         format!("{vg}-")
     };
-    format!("imgbased-{group}{name}")
+    format!("{PREFIX}{group}{name}")
 }
 
 /// What ends in a boot counter, `+LEFT` or `+LEFT-DONE`, would be renamed by systemd-boot (Boot Loader

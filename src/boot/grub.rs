@@ -47,7 +47,9 @@ pub fn reads(config: &str) -> (bool, bool) {
 
 /// The head of the menu. Paths in entries are relative to the filesystem that GRUB's own files are
 /// on, whatever `root` is set to by then. An entry on trial is booted as long as tries are left and GRUB
-/// can count them; what boots once, by our grub.cfg or that of grub-mkconfig, comes before it.
+/// can count them; what boots once, by our grub.cfg or that of grub-mkconfig, comes before it. Where
+/// there is no default, as when the environment block is damaged, GRUB would take its first entry, which
+/// can be one on trial, and count nothing.
 const HEAD: &str = r#"# Written by imgbased-helper from the entries in loader/entries; changes here are lost.
 regexp --set=1:imgbased_boot '^(\([^)]+\))' "$prefix"
 export imgbased_boot
@@ -77,7 +79,12 @@ const TRIAL: &str = "imgbased.trial";
 /// then there is only the entry on trial that is about to be booted, for GRUB's own would wait for a key
 /// where its kernel cannot be read.
 pub fn render_menu(entries: &[Entry]) -> String {
-    let mut menu = HEAD.to_owned() + "if [ -z \"$imgbased_listed\" ]; then\n";
+    let mut menu = HEAD.to_owned();
+    if let Some(entry) = entries.iter().find(|entry| !entry.is_trial()) {
+        let id = &entry.id;
+        menu += &format!("if [ -z \"$default\" ]; then\n\tset default='{id}'\nfi\n");
+    }
+    menu += "if [ -z \"$imgbased_listed\" ]; then\n";
     for entry in entries {
         menu += &menu_entry(entry, &entry.title, &entry.id);
     }
@@ -92,23 +99,19 @@ pub fn render_menu(entries: &[Entry]) -> String {
     menu
 }
 
-/// One entry; where it is on trial, the machine restarts if a file of it cannot be read.
+/// One entry; where it is on trial, the machine restarts if a file of it cannot be read, or the firmware
+/// does not start the kernel.
 fn menu_entry(entry: &Entry, title: &str, id: &str) -> String {
-    let command = |command: String| {
-        if entry.is_trial() {
-            format!("\tif {command}; then true; else reboot; fi\n")
-        } else {
-            format!("\t{command}\n")
-        }
+    let linux = format!("linux $imgbased_boot{} {}", entry.linux, entry.options);
+    let initrd = format!("initrd $imgbased_boot{}", entry.initrd);
+    let commands = if entry.is_trial() {
+        format!("\tif {linux}; then\n\t\tif {initrd}; then\n\t\t\tboot\n\t\tfi\n\tfi\n\treboot\n")
+    } else {
+        format!("\t{linux}\n\t{initrd}\n")
     };
     format!(
-        "\nmenuentry '{title}' --class gnu-linux{} --id '{id}' {{\n{}{}}}\n",
-        arguments(&entry.grub),
-        command(format!(
-            "linux $imgbased_boot{} {}",
-            entry.linux, entry.options
-        )),
-        command(format!("initrd $imgbased_boot{}", entry.initrd))
+        "\nmenuentry '{title}' --class gnu-linux{} --id '{id}' {{\n{commands}}}\n",
+        arguments(&entry.grub)
     )
 }
 
@@ -194,7 +197,8 @@ mod tests {
     fn a_menu_entry_boots_what_the_entry_says() {
         assert_eq!(
             render_menu(&[entry()]).strip_prefix(HEAD).unwrap(),
-            "if [ -z \"$imgbased_listed\" ]; then\n\
+            "if [ -z \"$default\" ]; then\n\tset default='imgbased-Base-0.1'\nfi\n\
+             if [ -z \"$imgbased_listed\" ]; then\n\
              \nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {\n\
              \tlinux $imgbased_boot/imgbased/vmlinuz-6.12-01 quiet imgbased.layer=Base-0.1\n\
              \tinitrd $imgbased_boot/imgbased/initrd-6.12-02\n}\nfi\n"
@@ -206,8 +210,9 @@ mod tests {
         let trial = entry().on_trial();
         let commands = format!(
             "{{\n\
-             \tif linux $imgbased_boot/imgbased/vmlinuz-6.12-01 {}; then true; else reboot; fi\n\
-             \tif initrd $imgbased_boot/imgbased/initrd-6.12-02; then true; else reboot; fi\n}}\nfi\n",
+             \tif linux $imgbased_boot/imgbased/vmlinuz-6.12-01 {}; then\n\
+             \t\tif initrd $imgbased_boot/imgbased/initrd-6.12-02; then\n\t\t\tboot\n\t\tfi\n\tfi\n\
+             \treboot\n}}\nfi\n",
             trial.options
         );
         assert_eq!(
@@ -220,6 +225,24 @@ mod tests {
                  \nmenuentry 'Base-0.1 (Debian, Linux 6.12), on trial' --class gnu-linux --id 'imgbased.trial' {commands}"
             )
         );
+    }
+
+    #[test]
+    fn without_a_default_nothing_on_trial_boots() {
+        let other = Entry {
+            id: "imgbased-Base-0.2".into(),
+            ..entry()
+        };
+        let chosen = |entries: &[Entry]| {
+            let menu = render_menu(entries);
+            let (_, rest) = menu.split_once("if [ -z \"$default\" ]; then\n\tset default='")?;
+            rest.split_once('\'').map(|(id, _)| id.to_owned())
+        };
+        let ids = [
+            chosen(&[entry().on_trial(), other]),
+            chosen(&[entry().on_trial()]),
+        ];
+        assert_eq!(ids, [Some("imgbased-Base-0.2".into()), None]);
     }
 
     #[test]

@@ -39,6 +39,8 @@ const KERNELS: &str = "imgbased";
 /// Variables of grubenv: the id of the entry that boots, and of one that boots once, before it.
 const DEFAULT: &str = "saved_entry";
 const ONCE: &str = "next_entry";
+/// How many digits of the digest of a kernel or initramfs its name ends in.
+const DIGITS: usize = 16;
 /// What is left free after kernels were copied, for entries and menus.
 const RESERVE: u64 = 1 << 20;
 /// The same in files: an entry, a menu, directories, and two names of a file that is replaced.
@@ -277,12 +279,15 @@ impl BootPartition {
                     })?,
                 ],
                 (_, _, Some(before)) => [before.linux.clone(), before.initrd.clone()],
-                _ => {
-                    log::warn!(
-                        "Linux {version} gets no boot entry: its image or initramfs was not found"
-                    );
-                    continue;
-                }
+                _ => match self.copies_of(&version)? {
+                    Some(copies) => copies,
+                    None => {
+                        log::warn!(
+                            "Linux {version} gets no boot entry: its image or initramfs was not found"
+                        );
+                        continue;
+                    }
+                },
             };
             let like = before.or(newest.as_ref());
             let fallback = || like.map_or(known.options, |payload| &payload.options);
@@ -314,6 +319,28 @@ impl BootPartition {
         Ok(payloads)
     }
 
+    /// The kernel and initramfs of that version which are on the partition, whole, whatever entry they were
+    /// copied for; the latest of several.
+    fn copies_of(&self, version: &str) -> Result<Option<[String; 2]>> {
+        let files = self.files_in(KERNELS)?;
+        let latest = |kind: &str| -> Result<Option<String>> {
+            let begin = format!("{kind}-{version}-");
+            let mut found = Vec::new();
+            for path in &files {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let end = name.strip_prefix(&begin);
+                if end.is_some_and(|end| end.len() == DIGITS && !end.contains('-'))
+                    && !is_damaged(path)?
+                {
+                    let time = fs::metadata(path).and_then(|file| file.modified());
+                    found.push((time.ok(), format!("/{KERNELS}/{name}")));
+                }
+            }
+            Ok(found.into_iter().max().map(|(_, path)| path))
+        };
+        Ok(latest("vmlinuz")?.zip(latest("initrd")?).map(Into::into))
+    }
+
     /// The path that an entry has to name for a file of a kernel. What has to be copied for that is
     /// added to `copies`.
     fn place(
@@ -326,7 +353,7 @@ impl BootPartition {
     ) -> Result<String> {
         let place = |source: &Path| -> Result<(String, PathBuf, bool)> {
             let digest = digest(source)?;
-            let path = format!("/{KERNELS}/{kind}-{version}-{}", &digest[..16]);
+            let path = format!("/{KERNELS}/{kind}-{version}-{}", &digest[..DIGITS]);
             let target = self.path_of(&path);
             // A file of that name with other content was cut off or damaged.
             let is_there = target.exists() && self::digest(&target)? == digest;
@@ -525,14 +552,11 @@ impl BootPartition {
         Ok(kernels)
     }
 
-    /// Our copies of kernels whose content is not what their names say: those end in the begin of its
-    /// digest.
+    /// Our copies of kernels whose content is not what their names say.
     pub fn damaged_kernels(&self) -> Result<Vec<PathBuf>> {
         let mut damaged = Vec::new();
         for path in self.files_in(KERNELS)? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let wanted = name.rsplit('-').next().unwrap_or_default();
-            if wanted.len() == 16 && !digest(&path)?.starts_with(wanted) {
+            if is_damaged(&path)? {
                 damaged.push(path);
             }
         }
@@ -540,9 +564,12 @@ impl BootPartition {
     }
 
     /// What an interrupted command can leave: files of ours that are not finished, and kernels that
-    /// no entry names.
-    pub fn leftovers(&self) -> Result<Vec<PathBuf>> {
-        let mut found = self.unused_kernels(&[], &[])?;
+    /// no entry names. Those are needed if an entry of ours is lost, of which it is told.
+    pub fn leftovers(&self, is_entry_lost: bool) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        if !is_entry_lost {
+            found = self.unused_kernels(&[], &[])?;
+        }
         for dir in [ENTRIES, KERNELS, "grub", "grub2"] {
             let files = self.files_in(dir)?;
             found.extend(files.into_iter().filter(|path| is_temporary(path)));
@@ -663,14 +690,16 @@ impl BootPartition {
         Ok(found.map(str::to_owned))
     }
 
-    /// Whether the default is one of these entries, of whatever group. Of a damaged grubenv counts what
-    /// can be salvaged.
+    /// Whether the default is one of these entries, of whatever group, or another system's. Of a damaged
+    /// grubenv counts what can be salvaged.
     pub fn has_default(&self, entries: &[Entry]) -> Result<bool> {
         let id = match &self.loader.kind {
             Kind::Grub { .. } => self.salvaged_env()?.get(DEFAULT).map(str::to_owned),
             Kind::SystemdBoot(_) => self.default_id()?,
         };
-        Ok(entries.iter().any(|entry| Some(&entry.id) == id.as_ref()))
+        let id = id.filter(|id| !id.is_empty());
+        Ok(id
+            .is_some_and(|id| !entry::is_our_id(&id) || entries.iter().any(|entry| entry.id == id)))
     }
 
     /// What is wrong with grubenv, if GRUB would not load it.
@@ -709,6 +738,14 @@ impl BootPartition {
             once: layer(self.once_id()?),
             trial: self.trial()?.and_then(on_trial),
         })
+    }
+
+    /// Which of these layers and bases the entry with this id boots, or would boot if it were there as we
+    /// have written it.
+    pub fn owner_of(&self, id: &str, names: &[LvName]) -> Option<String> {
+        let wrote = |name: &&LvName| entry::is_id_of(&self.vg, name, id);
+        let written = || names.iter().find(wrote).map(LvName::to_string);
+        self.layer_of(id).or_else(written)
     }
 
     /// The layer or base of our group that the entry with this id boots.
@@ -776,6 +813,14 @@ impl BootPartition {
 fn entry_id(path: &Path) -> Option<&str> {
     let name = path.file_name()?.to_str()?.strip_suffix(".conf")?;
     (!name.starts_with('.')).then_some(systemd_boot::split_counter(name).0)
+}
+
+/// Whether the content of one of our copies of kernels is not what its name says, which ends in the begin
+/// of its digest.
+fn is_damaged(path: &Path) -> Result<bool> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let wanted = name.rsplit('-').next().unwrap_or_default();
+    Ok(wanted.len() == DIGITS && !digest(path)?.starts_with(wanted))
 }
 
 /// SHA-256 of a file's content, as hexadecimal digits.
@@ -923,6 +968,71 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_entry_is_made_from_the_copies_of_its_kernel() {
+        let (dir, boot) = partition();
+        let system = tempfile::tempdir().unwrap();
+        fs::create_dir(system.path().join("boot")).unwrap();
+        install(&system, "6.1");
+        let entries = refresh(&boot, &system, None, None);
+        let name: LvName = "Base-0.1".parse().unwrap();
+        let before = boot.entries_of(&name).unwrap();
+        fs::remove_dir_all(system.path().join("boot")).unwrap();
+        fs::remove_file(dir.path().join(ENTRIES).join("imgbased-Base-0.1.conf")).unwrap();
+        // As long as it is lost, they are no leftovers.
+        assert_eq!(boot.leftovers(true).unwrap(), [PathBuf::new(); 0]);
+        assert_eq!(boot.leftovers(false).unwrap().len(), 2);
+        // What is not whole does not count, nor what is of another version.
+        for (file, content) in [("vmlinuz-6.1-0123456789abcdef", "x"), ("vmlinuz-6.1", "x")] {
+            fs::write(dir.path().join(KERNELS).join(file), content).unwrap();
+        }
+        let kernels = look_for_kernels(
+            &boot,
+            &mut Changes::new(false).unwrap(),
+            &system,
+            &known(&[]),
+        );
+        let found = Entry::of_kernels(&boot.vg, &name, false, &kernels.unwrap()).unwrap();
+        assert_eq!(found.len(), entries.len());
+        assert_eq!(
+            (&found[0].linux, &found[0].initrd),
+            (&before[0].linux, &before[0].initrd)
+        );
+    }
+
+    #[test]
+    fn a_default_of_another_system_is_a_default() {
+        let (_dir, boot) = partition();
+        let entry = add(&boot, "Base-0.1", &publish(&boot, &system())).unwrap();
+        for (id, expected) in [
+            ("", false),
+            ("imgbased-Base-0.1", true),
+            ("imgbased-Base-0.9", false),
+            ("Advanced options>Debian", true),
+        ] {
+            let mut changes = Changes::new(false).unwrap();
+            boot.set_variables(&mut changes, &[(DEFAULT, id)]).unwrap();
+            changes.keep();
+            let entries = std::slice::from_ref(&entry);
+            assert_eq!(boot.has_default(entries).unwrap(), expected, "{id}");
+        }
+    }
+
+    #[test]
+    fn the_default_belongs_to_its_layer_also_while_its_entry_is_lost() {
+        let (_dir, boot) = partition();
+        add(&boot, "Base-0.1", &publish(&boot, &system())).unwrap();
+        let names = ["Base-0", "Base-0.1", "Base-0.11"].map(|name| name.parse().unwrap());
+        for (id, owner) in [
+            ("imgbased-Base-0.1", Some("Base-0.1")),
+            ("imgbased-Base-0.11@6.1", Some("Base-0.11")),
+            ("imgbased-Base-0.12", None),
+            ("Debian", None),
+        ] {
+            assert_eq!(boot.owner_of(id, &names).as_deref(), owner, "{id}");
+        }
+    }
+
+    #[test]
     fn a_failed_verb_takes_its_copies_back() {
         let (dir, boot) = partition();
         let mut changes = Changes::new(false).unwrap();
@@ -963,7 +1073,7 @@ mod tests {
         boot.write_entries(&mut changes, &name, &entries).unwrap();
         changes.keep();
         assert_eq!(boot.entries_of(&name).unwrap(), entries);
-        assert!(boot.leftovers().unwrap().is_empty());
+        assert!(boot.leftovers(false).unwrap().is_empty());
         for entry in &entries {
             assert!(boot.has_kernel(&entry.payload()), "{}", entry.id);
         }

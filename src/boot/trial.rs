@@ -2,10 +2,10 @@
 //! it has come up. GRUB counts, in its environment block; systemd-boot counts, in the names of entries
 //! (src/boot/counting.rs).
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::loader::Kind;
-use super::{BootPartition, DEFAULT, OnTrial, grub};
+use super::{BootPartition, DEFAULT, OnTrial, entry, grub};
 use crate::sys::changes::Changes;
 
 /// Variables of grubenv that the head of the menu reads (src/boot/grub.rs): the id of the entry, how often
@@ -61,10 +61,18 @@ impl BootPartition {
         }))
     }
 
-    /// Refuses where the loader could not count the tries, and would boot an entry for ever.
+    /// Refuses where the loader could not count the tries, and would boot an entry for ever, or where it
+    /// would find nothing to fall back to.
     pub fn check_trial(&self) -> Result<()> {
         if let Kind::SystemdBoot(loader) = &self.loader.kind {
             return loader.check_trial();
+        }
+        // The ids of others are known to GRUB only.
+        if let Some(id) = self.default_id()?.filter(|id| entry::is_our_id(id)) {
+            ensure!(
+                self.entry_text(&id)?.is_some(),
+                "the default {id} is no entry to fall back to"
+            );
         }
         grub::check_trial(&self.grub_dir().join(grub::CONFIG), &self.grub_env_path())
     }
