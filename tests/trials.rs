@@ -196,6 +196,7 @@ fn without_an_environment_block_grub_boots_what_has_come_up() -> Result<()> {
     assert_runs(&mut vm, "Base-0.1")?;
     // One that somebody picks comes up all the same.
     vm.type_line("systemctl reboot")?;
+    vm.wait_for("reboot: Restarting system")?;
     vm.menu()?.choose("Base-0.2")?;
     vm.log_in()?;
     assert_runs(&mut vm, "Base-0.2")?;
