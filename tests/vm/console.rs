@@ -20,7 +20,7 @@ pub const EMERGENCY: &str = "(or press Control-D to continue):";
 const DEAD_ENDS: &[&str] = &[
     EMERGENCY,
     "the root account is locked",
-    "Kernel panic - not syncing",
+    PANIC,
     "grub rescue>",
     "Minimal BASH-like line editing",
     "No bootable device",
@@ -29,6 +29,12 @@ const DEAD_ENDS: &[&str] = &[
 /// What a kernel says when a processor has not got an interrupt of its timer, after which much in it
 /// stands still. It happens under QEMU's own emulation, once in some hundreds of starts.
 const LOST_INTERRUPT: &str = "kthread timer wakeup didn't happen";
+
+/// What a kernel says first, and when it starts the initramfs. One that stands still before that, and
+/// does not say why, has run nothing that is tested here.
+const KERNEL_STARTS: &str = "Linux version ";
+const INIT_STARTS: &str = "Run /init as init process";
+const PANIC: &str = "Kernel panic - not syncing";
 
 /// No text that is waited for is longer, in bytes.
 const LONGEST: usize = 100;
@@ -169,7 +175,7 @@ impl Console {
         let text = String::from_utf8_lossy(&self.line.lock().bytes).replace('\r', "");
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(30)..].join("\n");
-        let cause = if text.contains(LOST_INTERRUPT) {
+        let cause = if is_emulators_fault(&text) {
             // ci/test knows it by these words.
             "the emulator lost an interrupt: "
         } else {
@@ -180,6 +186,13 @@ impl Console {
             self.log.display()
         );
     }
+}
+
+/// Whether a machine that said `text` stands still because of the emulator.
+fn is_emulators_fault(text: &str) -> bool {
+    let kernel = text.rsplit_once(KERNEL_STARTS).map(|(_, said)| said);
+    let is_stuck = kernel.is_some_and(|said| !said.contains(INIT_STARTS) && !said.contains(PANIC));
+    is_stuck || text.contains(LOST_INTERRUPT)
 }
 
 /// Copies what the machine says into memory, into the log and, if wanted, to the standard output,
