@@ -2,7 +2,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -10,17 +9,13 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::direct::{self, Buffer};
 use super::stream::{Stream, fill};
 use crate::sys::changes::Interrupt;
 use crate::sys::progress::Progress;
 
 /// The unit of comparison in bytes: the smallest chunk of a thin pool (lvmthin(7)).
 const BLOCK: usize = 64 << 10;
-/// How much is read at once, in bytes.
-const BUFFER: usize = 4 << 20;
-/// What the memory, the place and the length of a write past the page cache have to be multiples of, in
-/// bytes: at most a page (open(2), `O_DIRECT`).
-const ALIGNMENT: usize = 4096;
 
 /// A volume to be filled.
 pub struct Target<'a> {
@@ -50,8 +45,9 @@ pub fn copy(
         let mut left = size;
         while left > 0 {
             let mut buffer = free.try_recv().unwrap_or_else(|_| Buffer::new());
-            let wanted = BUFFER.min(usize::try_from(left).unwrap_or(BUFFER));
-            buffer.len = wanted;
+            let wanted =
+                usize::try_from(left).map_or(direct::BUFFER, |left| left.min(direct::BUFFER));
+            buffer.resize(wanted);
             let count = fill(&mut stream, &mut buffer).context("cannot read the image")?;
             if count < wanted {
                 // The decompressor knows better why.
@@ -90,73 +86,34 @@ pub fn copy(
         .with_context(|| format!("cannot write to {}", target.device.display()))
 }
 
-/// Up to [`BUFFER`] bytes at an aligned place in memory.
-struct Buffer {
-    memory: Vec<u8>,
-    len: usize,
-}
-
-impl Buffer {
-    fn new() -> Self {
-        Self {
-            memory: vec![0; BUFFER + ALIGNMENT],
-            len: BUFFER,
-        }
-    }
-
-    fn begin(&self) -> usize {
-        self.memory.as_ptr().align_offset(ALIGNMENT)
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        let begin = self.begin();
-        &self.memory[begin..begin + self.len]
-    }
-}
-
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        let (begin, len) = (self.begin(), self.len);
-        &mut self.memory[begin..begin + len]
-    }
-}
-
 struct Writer<'a> {
     file: File,
     /// The same past the page cache, from which a block device is written in pages of 4 KiB: of each
     /// chunk that is new or shared the pool would first write all, zeros or the old content.
-    direct: Option<File>,
+    direct: File,
     target: &'a Target<'a>,
     /// What the target holds, to compare.
-    old: Vec<u8>,
+    old: Buffer,
     /// In bytes.
     written: u64,
 }
 
 impl<'a> Writer<'a> {
     fn open(target: &'a Target) -> Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
+        let failed = || format!("cannot open {}", target.device.display());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let direct = direct::open(&mut options, target.device).with_context(failed)?;
+        let file = options
             // Fails for a device that is mounted.
             .custom_flags(libc::O_EXCL)
             .open(target.device)
-            .with_context(|| format!("cannot open {}", target.device.display()))?;
-        // Some filesystems cannot; it is refused for no device.
-        let direct = OpenOptions::new()
-            .write(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(target.device)
-            .ok();
+            .with_context(failed)?;
         Ok(Self {
             file,
             direct,
             target,
-            old: Vec::new(),
+            old: Buffer::new(),
             written: 0,
         })
     }
@@ -165,10 +122,7 @@ impl<'a> Writer<'a> {
     fn put(&mut self, new: &[u8], offset: u64) -> Result<()> {
         let failed = || format!("cannot write to {}", self.target.device.display());
         if self.target.is_shared {
-            self.old.resize(new.len(), 0);
-            self.file
-                .read_exact_at(&mut self.old, offset)
-                .with_context(failed)?;
+            direct::read(&self.direct, &mut self.old, new.len(), offset).with_context(failed)?;
         }
         let differs = |at: usize, block: &[u8]| {
             if self.target.is_shared {
@@ -202,11 +156,8 @@ impl<'a> Writer<'a> {
 
     /// `offset` is that of a block.
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let Some(direct) = &self.direct else {
-            return self.file.write_all_at(bytes, offset);
-        };
-        let (whole, rest) = bytes.split_at(bytes.len() - bytes.len() % ALIGNMENT);
-        direct.write_all_at(whole, offset)?;
+        let (whole, rest) = bytes.split_at(bytes.len() - bytes.len() % direct::ALIGNMENT);
+        self.direct.write_all_at(whole, offset)?;
         self.file.write_all_at(rest, offset + whole.len() as u64)
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod blocks;
 pub mod digest;
+mod direct;
 pub mod stream;
 pub mod superblock;
 pub mod tree;

@@ -1,0 +1,77 @@
+//! Reading and writing past the page cache (open(2), `O_DIRECT`).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+/// How much is read or written at once at most, in bytes.
+pub const BUFFER: usize = 4 << 20;
+/// What the place in memory and in the file and the length have to be multiples of, in bytes: at most a
+/// page.
+pub const ALIGNMENT: usize = 4096;
+
+/// Opens a file or device. Some filesystems, but no device, have only the way through the cache.
+pub fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options
+        .clone()
+        .custom_flags(libc::O_DIRECT)
+        .open(path)
+        .or_else(|_| options.open(path))
+}
+
+/// Reads the `count` bytes at `offset`, which is aligned, to the beginning of `buffer`. What follows
+/// may be read as well.
+pub fn read(file: &File, buffer: &mut Buffer, count: usize, offset: u64) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < count {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(more) => filled += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Up to [`BUFFER`] bytes at an aligned place in memory.
+pub struct Buffer {
+    memory: Vec<u8>,
+    len: usize,
+}
+
+impl Buffer {
+    pub fn new() -> Self {
+        Self {
+            memory: vec![0; BUFFER + ALIGNMENT],
+            len: BUFFER,
+        }
+    }
+
+    /// Makes it as long as `len`, but not longer than [`BUFFER`].
+    pub fn resize(&mut self, len: usize) {
+        self.len = len.min(BUFFER);
+    }
+
+    fn begin(&self) -> usize {
+        self.memory.as_ptr().align_offset(ALIGNMENT)
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let begin = self.begin();
+        &self.memory[begin..begin + self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let (begin, len) = (self.begin(), self.len);
+        &mut self.memory[begin..begin + len]
+    }
+}
