@@ -207,6 +207,32 @@ fn without_an_environment_block_grub_boots_what_has_come_up() -> Result<()> {
 
 #[test]
 #[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn where_the_default_is_gone_grub_boots_what_has_come_up() -> Result<()> {
+    lose_default(Loader::Grub, "trial-default")
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
+fn where_the_default_is_gone_grub_that_reads_the_entries_boots_what_has_come_up() -> Result<()> {
+    lose_default(Loader::GrubOnUefi, "trial-default-uefi")
+}
+
+/// Base-0.2, which has never come up, is the first in the menu, and GRUB would count no tries of it.
+fn lose_default(loader: Loader, name: &str) -> Result<()> {
+    let mut vm = Host::with(loader)?.disk(name)?.boot_unattended("all")?;
+    vm.log_in()?;
+    vm.ok("cd /boot/grub && sed -i 's/^saved_entry=imgbased-Base-0.1/saved_entry=imgbased-Base-0.9/' grubenv && \
+         grep -q Base-0.9 grubenv")?;
+    restart(&mut vm)?;
+    assert_runs(&mut vm, "Base-0.1")?;
+    let found = vm.run("imgbased-helper check")?;
+    ensure!(found.text.contains("Base-0.9"), "{found:?}");
+    vm.ok("imgbased-helper check --repair")?;
+    assert_default(&mut vm, "Base-0.1")
+}
+
+#[test]
+#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn a_layer_that_ends_in_emergency_mode_is_given_up() -> Result<()> {
     give_up(
         Loader::Grub,

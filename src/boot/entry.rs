@@ -8,7 +8,7 @@ use crate::early::cmdline::DEFAULT_VG;
 use crate::model::name::{LvName, VgName};
 
 /// What all our ids begin with.
-const PREFIX: &str = "imgbased-";
+pub const PREFIX: &str = "imgbased-";
 /// Sort keys: layers come first in the menu, bases last.
 const LAYER_SORT_KEY: &str = "imgbased-layer";
 const BASE_SORT_KEY: &str = "imgbased-rescue";

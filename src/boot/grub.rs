@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, statfs};
 
-use super::entry::Entry;
+use super::ENTRIES;
+use super::entry::{Entry, PREFIX};
 
 /// The name of the menu, beside grub.cfg.
 pub const MENU: &str = "imgbased.cfg";
@@ -47,9 +48,7 @@ pub fn reads(config: &str) -> (bool, bool) {
 
 /// The head of the menu. Paths in entries are relative to the filesystem that GRUB's own files are
 /// on, whatever `root` is set to by then. An entry on trial is booted as long as tries are left and GRUB
-/// can count them; what boots once, by our grub.cfg or that of grub-mkconfig, comes before it. Where
-/// there is no default, as when the environment block is damaged, GRUB would take its first entry, which
-/// can be one on trial, and count nothing.
+/// can count them; what boots once, by our grub.cfg or that of grub-mkconfig, comes before it.
 const HEAD: &str = r#"# Written by imgbased-helper from the entries in loader/entries; changes here are lost.
 regexp --set=1:imgbased_boot '^(\([^)]+\))' "$prefix"
 export imgbased_boot
@@ -81,8 +80,7 @@ const TRIAL: &str = "imgbased.trial";
 pub fn render_menu(entries: &[Entry]) -> String {
     let mut menu = HEAD.to_owned();
     if let Some(entry) = entries.iter().find(|entry| !entry.is_trial()) {
-        let id = &entry.id;
-        menu += &format!("if [ -z \"$default\" ]; then\n\tset default='{id}'\nfi\n");
+        menu += &default_if_lost(&entry.id);
     }
     menu += "if [ -z \"$imgbased_listed\" ]; then\n";
     for entry in entries {
@@ -97,6 +95,26 @@ pub fn render_menu(entries: &[Entry]) -> String {
         );
     }
     menu
+}
+
+/// Has `id` be the default where there is none, as when the environment block is damaged, or where it
+/// names an entry of ours that is gone: GRUB would take its first entry, which can be one on trial, and
+/// count nothing.
+fn default_if_lost(id: &str) -> String {
+    format!(
+        r#"if [ -z "$default" ]; then
+    set default='{id}'
+fi
+set imgbased_entries="$imgbased_boot/{ENTRIES}"
+if regexp '^{PREFIX}' "$default"; then
+    if [ -f "$imgbased_entries/{id}.conf" ]; then
+        if [ ! -f "$imgbased_entries/$default.conf" ]; then
+            set default='{id}'
+        fi
+    fi
+fi
+"#
+    )
 }
 
 /// One entry; where it is on trial, the machine restarts if a file of it cannot be read, or the firmware
@@ -195,10 +213,10 @@ mod tests {
 
     #[test]
     fn a_menu_entry_boots_what_the_entry_says() {
+        let head = HEAD.to_owned() + &default_if_lost("imgbased-Base-0.1");
         assert_eq!(
-            render_menu(&[entry()]).strip_prefix(HEAD).unwrap(),
-            "if [ -z \"$default\" ]; then\n\tset default='imgbased-Base-0.1'\nfi\n\
-             if [ -z \"$imgbased_listed\" ]; then\n\
+            render_menu(&[entry()]).strip_prefix(&head).unwrap(),
+            "if [ -z \"$imgbased_listed\" ]; then\n\
              \nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {\n\
              \tlinux $imgbased_boot/imgbased/vmlinuz-6.12-01 quiet imgbased.layer=Base-0.1\n\
              \tinitrd $imgbased_boot/imgbased/initrd-6.12-02\n}\nfi\n"
@@ -235,7 +253,7 @@ mod tests {
         };
         let chosen = |entries: &[Entry]| {
             let menu = render_menu(entries);
-            let (_, rest) = menu.split_once("if [ -z \"$default\" ]; then\n\tset default='")?;
+            let (_, rest) = menu.split_once("if [ -z \"$default\" ]; then\n    set default='")?;
             rest.split_once('\'').map(|(id, _)| id.to_owned())
         };
         let ids = [
