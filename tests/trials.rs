@@ -7,7 +7,7 @@ mod vm;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use vm::{Disk, Host, Loader, Rescue, Vm};
+use vm::{Disk, Host, Loader, PANIC, Rescue, Vm};
 
 /// Makes Base-0.2 a volume without a filesystem, so that the initramfs cannot mount it.
 const WIPE: &str = "lvm lvchange -q -K -ay HostVG/Base-0.2 && wipefs -qa /dev/HostVG/Base-0.2 && \
@@ -27,7 +27,6 @@ const HANGS: &str = "cd etc/systemd/system && mkdir -p multi-user.target.wants i
          printf '[Timer]\nOnActiveSec=\nOnActiveSec=60\n' >imgbased-give-up.timer.d/soon.conf";
 /// What a machine says then.
 const GIVEN_UP: &str = "the layer on trial did not come up, restarting";
-const PANIC: &str = "Kernel panic - not syncing";
 
 /// How much of a story is told: with what comes before the trial and how it stays afterwards, or without.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -34,7 +34,7 @@ const LOST_INTERRUPT: &str = "kthread timer wakeup didn't happen";
 /// does not say why, has run nothing that is tested here.
 const KERNEL_STARTS: &str = "Linux version ";
 const INIT_STARTS: &str = "Run /init as init process";
-const PANIC: &str = "Kernel panic - not syncing";
+pub const PANIC: &str = "Kernel panic - not syncing";
 
 /// No text that is waited for is longer, in bytes.
 const LONGEST: usize = 100;

@@ -21,7 +21,7 @@ mod terminal;
 pub mod verbs;
 pub mod write_log;
 
-pub use console::Echo;
+pub use console::{Echo, PANIC};
 pub use host::{Host, HostDisk, Loader, boot_image};
 pub use image::RootImage;
 pub use qemu::{Disk, Vm, convert_to_raw, create_overlay};
