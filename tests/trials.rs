@@ -225,7 +225,10 @@ fn lose_default(loader: Loader, name: &str) -> Result<()> {
     restart(&mut vm)?;
     assert_runs(&mut vm, "Base-0.1")?;
     let found = vm.run("imgbased-helper check")?;
-    ensure!(found.text.contains("Base-0.9"), "{found:?}");
+    ensure!(
+        found.text.contains("make Base-0.1 the default"),
+        "{found:?}"
+    );
     vm.ok("imgbased-helper check --repair")?;
     assert_default(&mut vm, "Base-0.1")
 }
