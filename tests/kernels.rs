@@ -90,7 +90,7 @@ fn kernels_of_a_running_layer_are_updated_and_removed_for_it_alone() -> Result<(
 /// The files that the menu names are whole: their names end in the begin of their digests. And what boots
 /// by default is in the menu.
 const IS_WHOLE: &str = r#"
-for path in $(sed -n 's|.*imgbased_boot\(/[^ ;]*\).*|\1|p' /boot/grub/imgbased.cfg); do
+for path in $(sed -n 's,.*\(linux\|initrd\) $imgbased_boot\(/[^ ;]*\).*,\2,p' /boot/grub/imgbased.cfg); do
     [ "${path##*-}" = "$(sha256sum "/boot$path" | cut -c 1-16)" ] || exit 1
 done
 grep -qF "'$(sed -n s/^saved_entry=//p /boot/grub/grubenv)'" /boot/grub/imgbased.cfg"#;
