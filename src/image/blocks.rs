@@ -45,9 +45,8 @@ pub fn copy(
         let mut left = size;
         while left > 0 {
             let mut buffer = free.try_recv().unwrap_or_else(|_| Buffer::new());
-            let wanted =
-                usize::try_from(left).map_or(direct::BUFFER, |left| left.min(direct::BUFFER));
-            buffer.resize(wanted);
+            buffer.resize(left);
+            let wanted = buffer.len();
             let count = fill(&mut stream, &mut buffer).context("cannot read the image")?;
             if count < wanted {
                 // The decompressor knows better why.

@@ -89,8 +89,7 @@ fn segment(
     let end = size.min(start + SEGMENT);
     let mut offset = start;
     while offset < end {
-        let count =
-            usize::try_from(end - offset).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let count = direct::portion(end - offset);
         direct::read(file, buffer, count, offset)?;
         for block in buffer[..count].chunks(BLOCK) {
             if !is_zero(block) {

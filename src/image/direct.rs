@@ -7,10 +7,15 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// How much is read or written at once at most, in bytes.
-pub const BUFFER: usize = 4 << 20;
+const BUFFER: usize = 4 << 20;
 /// What the place in memory and in the file and the length have to be multiples of, in bytes: at most a
 /// page.
 pub const ALIGNMENT: usize = 4096;
+
+/// How much of the bytes that are left is read or written at once.
+pub fn portion(left: u64) -> usize {
+    usize::try_from(left).map_or(BUFFER, |left| left.min(BUFFER))
+}
 
 /// Opens a file or device. Some filesystems, but no device, have only the way through the cache.
 pub fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
@@ -50,9 +55,9 @@ impl Buffer {
         }
     }
 
-    /// Makes it as long as `len`, but not longer than [`BUFFER`].
-    pub fn resize(&mut self, len: usize) {
-        self.len = len.min(BUFFER);
+    /// Makes it as long as the next portion of the bytes that are left.
+    pub fn resize(&mut self, left: u64) {
+        self.len = portion(left);
     }
 
     fn begin(&self) -> usize {
