@@ -10,7 +10,7 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::direct::{self, Buffer};
-use super::stream::{Stream, fill};
+use super::stream::Stream;
 use crate::sys::changes::Interrupt;
 use crate::sys::progress::Progress;
 
@@ -45,9 +45,10 @@ pub fn copy(
         let mut left = size;
         while left > 0 {
             let mut buffer = free.try_recv().unwrap_or_else(|_| Buffer::new());
+            let count = stream.fill(&mut buffer).context("cannot read the image")?;
+            // Only the last is shorter, and none is filled after it.
             buffer.resize(left);
             let wanted = buffer.len();
-            let count = fill(&mut stream, &mut buffer).context("cannot read the image")?;
             if count < wanted {
                 // The decompressor knows better why.
                 stream.finish()?;
@@ -56,7 +57,7 @@ pub fn copy(
                     size - left + count as u64
                 );
             }
-            left -= count as u64;
+            left -= wanted as u64;
             // The other side is gone if it met an error.
             if sender.send((buffer, stream.position())).is_err() {
                 break;

@@ -26,17 +26,26 @@ pub fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
         .or_else(|_| options.open(path))
 }
 
-/// Reads the `count` bytes at `offset`, which is aligned, to the beginning of `buffer`. What follows
-/// may be read as well.
-pub fn read(file: &File, buffer: &mut Buffer, count: usize, offset: u64) -> io::Result<()> {
+/// Reads from `offset`, which is aligned, until `buffer` is full or the file ends; returns the number of
+/// bytes.
+pub fn fill(file: &File, buffer: &mut Buffer, offset: u64) -> io::Result<usize> {
     let mut filled = 0;
-    while filled < count {
+    while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(more) => filled += more,
+            Ok(0) => break,
+            Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+    Ok(filled)
+}
+
+/// Reads the `count` bytes at `offset`, which is aligned, to the beginning of `buffer`. What follows
+/// may be read as well.
+pub fn read(file: &File, buffer: &mut Buffer, count: usize, offset: u64) -> io::Result<()> {
+    if fill(file, buffer, offset)? < count {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(())
 }

@@ -17,7 +17,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::sys::changes::Changes;
 use crate::sys::cmd::{Cmd, quote};
 use crate::sys::probe;
-use stream::{Compression, Stream, fill};
+use direct::Buffer;
+use stream::{Compression, Stream};
 use superblock::{PREFIX, Superblock};
 use tree::Tree;
 
@@ -113,10 +114,10 @@ fn kind(prefix: &[u8]) -> Option<Packed> {
 /// The first bytes of an image, decompressed, and the length of its file in bytes.
 fn prefix(path: &Path, compression: Option<Compression>) -> Result<(Vec<u8>, u64)> {
     let failed = || format!("cannot read {}", path.display());
-    let mut prefix = vec![0; PREFIX];
+    let mut prefix = Buffer::new();
+    prefix.resize(PREFIX as u64);
     let mut stream = Stream::open(path, compression)?;
-    let count = fill(&mut stream, &mut prefix).with_context(failed)?;
-    prefix.truncate(count);
+    let count = stream.fill(&mut prefix).with_context(failed)?;
     if count < PREFIX {
         // The decompressor knows why.
         stream.finish()?;
@@ -124,7 +125,7 @@ fn prefix(path: &Path, compression: Option<Compression>) -> Result<(Vec<u8>, u64
     let length = File::open(path)
         .and_then(|file| probe::size(&file))
         .with_context(failed)?;
-    Ok((prefix, length))
+    Ok((prefix[..count].to_vec(), length))
 }
 
 /// The directory itself. Refuses one that is not the root of a system.

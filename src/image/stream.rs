@@ -7,6 +7,7 @@ use std::process::{ChildStdout, Stdio};
 
 use anyhow::{Context, Result};
 
+use super::direct::{self, Buffer};
 use crate::sys::cmd::{Cmd, Running};
 
 /// A compression that is recognised by its magic number.
@@ -44,76 +45,89 @@ impl Compression {
 }
 
 /// An image that is read once, from its beginning.
-pub struct Stream {
-    /// Its offset is where reading is, also when a decompressor reads: it has the same open file.
-    file: File,
-    decompressor: Option<(ChildStdout, Running)>,
+pub enum Stream {
+    /// Past the page cache, which costs more time than a disk where the image is large.
+    Plain { file: File, offset: u64 },
+    /// The offset of the file is where its decompressor reads: it has the same open file.
+    Packed {
+        file: File,
+        output: ChildStdout,
+        decompressor: Running,
+    },
 }
 
 impl Stream {
     /// Opens an image. Refuses what cannot be read from any position, as a pipe.
     pub fn open(path: &Path, compression: Option<Compression>) -> Result<Self> {
         let read = || format!("cannot read {}", path.display());
+        let Some(compression) = compression else {
+            let file = direct::open(File::options().read(true), path).with_context(read)?;
+            return Ok(Self::Plain { file, offset: 0 });
+        };
         let mut file = File::open(path).with_context(read)?;
         file.rewind().with_context(read)?;
-        let decompressor = match compression {
-            Some(compression) => {
-                let input = file.try_clone().with_context(read)?;
-                let mut running = compression
-                    .decompress()
-                    .start(input.into(), Stdio::piped())?;
-                let output = running
-                    .stdout()
-                    .context("a decompressor writes to a pipe")?;
-                Some((output, running))
-            }
-            None => None,
-        };
-        Ok(Self { file, decompressor })
+        let input = file.try_clone().with_context(read)?;
+        let mut decompressor = compression
+            .decompress()
+            .start(input.into(), Stdio::piped())?;
+        let output = decompressor
+            .stdout()
+            .context("a decompressor writes to a pipe")?;
+        Ok(Self::Packed {
+            file,
+            output,
+            decompressor,
+        })
     }
 
     /// How many bytes of the file were read, before decompression.
     pub fn position(&self) -> u64 {
-        (&self.file).stream_position().unwrap_or(0)
+        match self {
+            Self::Plain { offset, .. } => *offset,
+            Self::Packed { file, .. } => (&*file).stream_position().unwrap_or(0),
+        }
+    }
+
+    /// Reads until `buffer`, whose length is aligned, is full or the image ends; returns the number of
+    /// bytes.
+    pub fn fill(&mut self, buffer: &mut Buffer) -> io::Result<usize> {
+        match self {
+            Self::Plain { file, offset } => {
+                let count = direct::fill(file, buffer, *offset)?;
+                *offset += count as u64;
+                Ok(count)
+            }
+            Self::Packed { output, .. } => {
+                let mut filled = 0;
+                while filled < buffer.len() {
+                    match output.read(&mut buffer[filled..]) {
+                        Ok(0) => break,
+                        Ok(count) => filled += count,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(filled)
+            }
+        }
     }
 
     /// Ends reading at the end of the image; fails if the decompressor met an error. What follows
     /// is read as well, so that a damaged end is noticed.
-    pub fn finish(mut self) -> Result<()> {
-        if self.decompressor.is_some() {
-            io::copy(&mut self, &mut io::sink()).context("cannot read the image")?;
-        }
-        match self.decompressor {
-            Some((output, running)) => {
+    pub fn finish(self) -> Result<()> {
+        match self {
+            Self::Plain { .. } => Ok(()),
+            Self::Packed {
+                mut output,
+                decompressor,
+                ..
+            } => {
+                io::copy(&mut output, &mut io::sink()).context("cannot read the image")?;
                 drop(output);
-                running.wait().map(drop)
+                decompressor.wait().map(drop)
             }
-            None => Ok(()),
         }
     }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.decompressor {
-            Some((output, _)) => output.read(buffer),
-            None => self.file.read(buffer),
-        }
-    }
-}
-
-/// Reads until `buffer` is full or the stream ends; returns the number of bytes.
-pub fn fill(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match stream.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]
@@ -139,9 +153,9 @@ mod tests {
             assert_eq!(Compression::of(&bytes), Some(wanted));
 
             let mut stream = Stream::open(&packed, Some(wanted)).unwrap();
-            let mut read = Vec::new();
-            stream.read_to_end(&mut read).unwrap();
-            assert!(read == text);
+            let mut read = Buffer::new();
+            assert_eq!(stream.fill(&mut read).unwrap(), text.len());
+            assert!(read[..text.len()] == text);
             assert_eq!(stream.position(), bytes.len() as u64);
             stream.finish().unwrap();
 
