@@ -48,8 +48,7 @@ pub fn copy(
             let count = stream.fill(&mut buffer).context("cannot read the image")?;
             // Only the last is shorter, and none is filled after it.
             buffer.resize(left);
-            let wanted = buffer.len();
-            if count < wanted {
+            if count < buffer.len() {
                 // The decompressor knows better why.
                 stream.finish()?;
                 bail!(
@@ -57,7 +56,7 @@ pub fn copy(
                     size - left + count as u64
                 );
             }
-            left -= wanted as u64;
+            left -= buffer.len() as u64;
             // The other side is gone if it met an error.
             if sender.send((buffer, stream.position())).is_err() {
                 break;

@@ -29,16 +29,7 @@ pub fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 /// Reads from `offset`, which is aligned, until `buffer` is full or the file ends; returns the number of
 /// bytes.
 pub fn fill(file: &File, buffer: &mut Buffer, offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
+    buffer.fill_by(|rest, filled| file.read_at(rest, offset + filled as u64))
 }
 
 /// Reads the `count` bytes at `offset`, which is aligned, to the beginning of `buffer`. What follows
@@ -67,6 +58,24 @@ impl Buffer {
     /// Makes it as long as the next portion of the bytes that are left.
     pub fn resize(&mut self, left: u64) {
         self.len = portion(left);
+    }
+
+    /// Reads until it is full or there is no more; returns the number of bytes. `read` is given what is
+    /// to be filled, and the number of bytes before that.
+    pub fn fill_by(
+        &mut self,
+        mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < self.len {
+            match read(&mut self[filled..], filled) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
     }
 
     fn begin(&self) -> usize {

@@ -97,18 +97,7 @@ impl Stream {
                 *offset += count as u64;
                 Ok(count)
             }
-            Self::Packed { output, .. } => {
-                let mut filled = 0;
-                while filled < buffer.len() {
-                    match output.read(&mut buffer[filled..]) {
-                        Ok(0) => break,
-                        Ok(count) => filled += count,
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                Ok(filled)
-            }
+            Self::Packed { output, .. } => buffer.fill_by(|rest, _| output.read(rest)),
         }
     }
 
