@@ -1,6 +1,6 @@
 //! `base`: read-only images that layers start from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::filesystem::{Filesystem, mount_point};
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
-    Context, comment, found_status, initramfs, pool_with_room, running_options, say, text,
+    Context, LOCK_WAIT, comment, found_status, initramfs, pool_with_room, running_options, say,
+    text,
 };
 use crate::boot::system::System;
 use crate::boot::{BootPartition, Known};
@@ -19,10 +20,10 @@ use crate::image::superblock::{FsKind, Superblock};
 use crate::image::tree::Tree;
 use crate::image::{Image, copy_line, digest};
 use crate::model::fstab;
-use crate::model::layout::{Base, Group, tag};
+use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_base};
-use crate::sys::changes::Changes;
 use crate::sys::progress::Progress;
+use crate::sys::transaction::Transaction;
 
 /// Where a squashfs is mounted while it is read.
 const IMAGE_MOUNT: &str = "image";
@@ -40,111 +41,130 @@ pub struct Add {
     pub share: bool,
 }
 
-/// Makes a base from an image.
+/// Makes a base from an image. The lock is free while the image is read and the volume is filled.
 pub fn add(context: &Context, add: &Add) -> Result<()> {
-    let (_lock, mut changes) = context.change().context("base add")?;
-    let image = Image::open(&mut changes, &add.image, &mount_point(IMAGE_MOUNT))?;
-    let boot = context.boot_partition()?;
-    boot.check_ready()?;
-    let group = context.load()?;
-    let room = pool_with_room(&group)?;
-    let plan = Plan::new(&changes, add, &image, &group, room)?;
-    let Plan { name, size, .. } = &plan;
-    boot.entry_of(name)?;
-    let fallback_options = running_options(&group, &boot)?;
-    let lvm = &context.lvm;
-    let device = lvm.device(name)?;
+    let writer = context.writer("base add", LOCK_WAIT)?;
+    let name = writer.transaction(|tx| {
+        let image = Image::open(tx, &add.image, &mount_point(IMAGE_MOUNT))?;
+        let boot = context.boot_partition()?;
+        boot.check_ready()?;
+        let needs = Needs::of(tx, add, &image)?;
+        tx.lock()?;
+        let group = context.load()?;
+        let room = pool_with_room(&group)?;
+        let plan = Plan::new(add, &image, &needs, &group, room)?;
+        boot.entry_of(&plan.name)?;
+        let options = running_options(&group, &boot)?;
+        create(context, tx, &plan)?;
+        let filesystem =
+            tx.unlocked(|tx| fill(tx, &image, &plan, &context.lvm.device(&plan.name)?, room))?;
+        finish(context, tx, &boot, &plan.name, &filesystem, &options)
+            .with_context(|| format!("{} did not become a base", add.image.display()))?;
+        Ok(plan.name)
+    })?;
+    if !context.dry_run {
+        say(&format!("{name}\n"))?;
+    }
+    Ok(())
+}
 
+/// Makes the volume of a base, as a snapshot if there is something to share.
+fn create(context: &Context, tx: &mut Transaction, plan: &Plan) -> Result<()> {
+    let (lvm, name) = (&context.lvm, &plan.name);
+    let create = match &plan.origin {
+        Some((origin, _)) => lvm.create_snapshot(name, origin, None),
+        None => lvm.create_thin(name, &plan.pool, plan.size, true),
+    };
+    tx.run_undoable(&create, lvm.remove(name))?;
+    if plan
+        .origin
+        .as_ref()
+        .is_some_and(|(_, have)| *have < plan.size)
+    {
+        tx.run(&lvm.extend(name, plan.size))?;
+    }
+    Ok(())
+}
+
+/// Puts an image into the new volume at `device`, with at most `room` bytes.
+fn fill(
+    tx: &mut Transaction,
+    image: &Image,
+    plan: &Plan,
+    device: &Path,
+    room: u64,
+) -> Result<Filesystem> {
     let target = Target {
-        device: &device,
+        device,
         is_shared: plan.origin.is_some(),
         room,
     };
-    let create = match &plan.origin {
-        Some((origin, _)) => lvm.create_snapshot(name, origin, None),
-        None => lvm.create_thin(name, &plan.pool, *size, true),
-    };
-    changes.run_undoable(&create, lvm.remove(name))?;
-    if plan.origin.as_ref().is_some_and(|(_, have)| have < size) {
-        changes.run(&lvm.extend(name, *size))?;
-    }
-    let filesystem = match &image {
+    let (path, compression, superblock) = match image {
         Image::Filesystem {
             path,
             compression,
             superblock,
-        } => {
-            let line = copy_line(path, *compression, superblock.size, &target);
-            changes.work(&line, |interrupt| {
-                let stream = Stream::open(path, *compression)?;
-                let total = match compression {
-                    Some(_) => path.metadata()?.len(),
-                    None => superblock.size,
-                };
-                let mut progress = Progress::new(name.as_str(), total);
-                blocks::copy(stream, superblock.size, &target, interrupt, &mut progress)
-            })?;
-            fill_up(&mut changes, superblock, &target, *size)?
-        }
-        Image::Tree(tree) => unpack(&mut changes, tree, &plan, &target)?,
+        } => (path, *compression, superblock),
+        Image::Tree(tree) => return unpack(tx, tree, plan, &target),
     };
-    finish(
-        context,
-        &mut changes,
-        &boot,
-        name,
-        &filesystem,
-        &fallback_options,
-    )
-    .with_context(|| format!("{} did not become a base", add.image.display()))
+    let line = copy_line(path, compression, superblock.size, &target);
+    tx.work(&line, |interrupt| {
+        let stream = Stream::open(path, compression)?;
+        let total = match compression {
+            Some(_) => path.metadata()?.len(),
+            None => superblock.size,
+        };
+        let mut progress = Progress::new(plan.name.as_str(), total);
+        blocks::copy(stream, superblock.size, &target, interrupt, &mut progress)
+    })?;
+    fill_up(tx, superblock, &target, plan.size)
 }
 
 /// Makes a base of an incomplete, active volume: with an identity of its own, a digest, and an entry
-/// for what it boots.
+/// for what it boots. The lock is free while the volume is read.
 pub fn finish(
     context: &Context,
-    changes: &mut Changes,
+    tx: &mut Transaction,
     boot: &BootPartition,
     name: &LvName,
     filesystem: &Filesystem,
     fallback_options: &str,
 ) -> Result<()> {
-    filesystem.renew_uuid(changes)?;
-    let found = context.mounted(changes, name, filesystem, "ro", |changes, root| {
-        let has_root = System::at(root)
-            .fstab()?
-            .is_some_and(|f| fstab::has_root(&f.text));
-        let known = Known {
-            entries: &[],
-            options: fallback_options,
-            added: None,
-            removed: None,
-            is_running: false,
-        };
-        Ok((initramfs::publish(changes, boot, root, &known)?, has_root))
-    })?;
-    let mut tags = vec![tag::BASE.to_owned()];
-    let entries = match &found {
-        Some((kernels, has_root)) => {
-            if *has_root {
+    tx.scope(|tx| {
+        filesystem.renew_uuid(tx)?;
+        let mut tags = vec![tag::BASE.to_owned()];
+        let kernels = context.mounted(tx, name, filesystem, "ro", |tx, root| {
+            if System::at(root)
+                .fstab()?
+                .is_some_and(|f| fstab::has_root(&f.text))
+            {
                 tags.push(tag::ROOT_LINE.to_owned());
             }
             let label = format!("{name} digest");
-            let digest = digest::of(&context.lvm.device(name)?, &label, changes.interrupt())?;
+            let device = context.lvm.device(name)?;
+            let digest = tx.unlocked(|tx| digest::of(&device, &label, tx.interrupt()))?;
             tags.push(format!("{}{digest}", tag::SHA256));
-            Some(context.entries(name, true, kernels, false)?)
-        }
-        None => None,
-    };
-    changes.run(&context.lvm.complete(name, &tags))?;
-    changes.keep();
-    let Some(entries) = entries else {
-        return comment(&format!("the boot entry of {name} is written"));
-    };
-    boot.write_entries(changes, name, &entries)
-        .with_context(|| format!("{name} was made, but has no boot entry"))?;
-    changes.keep();
-    say(&format!("{name}\n"))
+            let known = Known {
+                entries: &[],
+                options: fallback_options,
+                added: None,
+                removed: None,
+                is_running: false,
+            };
+            initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot)
+        })?;
+        // The lock was free for a while.
+        check_entry_is_its_own(&context.load()?, name)?;
+        let entries = kernels
+            .map(|kernels| context.entries(name, true, &kernels, false))
+            .transpose()?;
+        tx.run(&context.lvm.complete(name, &tags))?;
+        let Some(entries) = entries else {
+            return comment(&format!("the boot entry of {name} is written"));
+        };
+        boot.write_entries(tx, name, &entries)
+            .with_context(|| format!("cannot write the boot entry of {name}"))
+    })
 }
 
 /// The name of a new base: the one given, else the next free one. Refuses one that is taken.
@@ -158,16 +178,62 @@ pub fn new_name(group: &Group, given: Option<LvName>) -> Result<LvName> {
         "{}/{name} exists already",
         group.name
     );
-    let same = group
-        .bootable()
-        .into_iter()
-        .find(|n| n.shares_entry_with(&name));
-    if let Some(same) = same {
-        bail!("GRUB would take the entries of {name} and {same} for one; choose another name");
-    }
+    check_entry_is_its_own(group, &name)?;
     // The name of a layer is longer; a base that can have none is of no use.
     group.name.dm_name(&name.layer(u64::from(u32::MAX))?)?;
     Ok(name)
+}
+
+/// Refuses the name of a new base that GRUB would not tell from another one.
+fn check_entry_is_its_own(group: &Group, name: &LvName) -> Result<()> {
+    let mut others = group.bootable().into_iter();
+    if let Some(same) = others.find(|other| other.shares_entry_with(name)) {
+        bail!("GRUB would take the entries of {name} and {same} for one; choose another name");
+    }
+    Ok(())
+}
+
+/// What an image needs, in bytes, and the filesystem that it gets. An archive has to be read for that, which
+/// can take minutes.
+struct Needs {
+    /// The smallest volume.
+    least: u64,
+    /// The volume where none is asked for.
+    size: u64,
+    /// Of the pool.
+    content: u64,
+    kind: FsKind,
+}
+
+impl Needs {
+    fn of(tx: &Transaction, add: &Add, image: &Image) -> Result<Self> {
+        match image {
+            Image::Filesystem { superblock, .. } => {
+                ensure!(
+                    add.fstype.is_none_or(|kind| kind == superblock.kind),
+                    "{} is an {} filesystem and stays one",
+                    add.image.display(),
+                    superblock.kind.name()
+                );
+                Ok(Self {
+                    least: superblock.size,
+                    size: superblock.size,
+                    content: superblock.used,
+                    kind: superblock.kind,
+                })
+            }
+            Image::Tree(tree) => {
+                let content = tree.measure(tx.interrupt())?;
+                let least = content.least_size();
+                Ok(Self {
+                    least,
+                    size: least.saturating_mul(SPARE_FACTOR),
+                    content: content.bytes,
+                    kind: add.fstype.unwrap_or(FsKind::Ext4),
+                })
+            }
+        }
+    }
 }
 
 /// What is made, decided before anything is.
@@ -185,35 +251,15 @@ struct Plan {
 
 impl Plan {
     /// Refuses what cannot be made: for want of room, tools or a name.
-    fn new(changes: &Changes, add: &Add, image: &Image, group: &Group, room: u64) -> Result<Self> {
+    fn new(add: &Add, image: &Image, needs: &Needs, group: &Group, room: u64) -> Result<Self> {
         let name = new_name(group, add.name.clone())?;
         let shown = add.image.display();
-        let (least, size, needed, kind) = match image {
-            Image::Filesystem { superblock, .. } => {
-                ensure!(
-                    add.fstype.is_none_or(|kind| kind == superblock.kind),
-                    "{shown} is an {} filesystem and stays one",
-                    superblock.kind.name()
-                );
-                (
-                    superblock.size,
-                    superblock.size,
-                    superblock.used,
-                    superblock.kind,
-                )
-            }
-            Image::Tree(tree) => {
-                let content = tree.measure(changes.interrupt())?;
-                let least = content.least_size();
-                let size = least.saturating_mul(SPARE_FACTOR);
-                (
-                    least,
-                    size,
-                    content.bytes,
-                    add.fstype.unwrap_or(FsKind::Ext4),
-                )
-            }
-        };
+        let &Needs {
+            least,
+            size,
+            content,
+            kind,
+        } = needs;
         Filesystem::check_tools(kind)?;
         // lvm2 takes whole sectors only.
         let size = add.size.unwrap_or(size) / 512 * 512;
@@ -229,9 +275,9 @@ impl Plan {
         };
         let origin = nearest.map(|base| (base.name, base.volume.size));
         ensure!(
-            origin.is_some() || needed <= room,
+            origin.is_some() || content <= room,
             "{shown} needs {}, the thin pool has room for {}; extend it with lvextend(8) or remove layers",
-            text::size(needed),
+            text::size(content),
             text::size(room)
         );
         let pool = group.pool().context("there is a pool")?;
@@ -240,7 +286,7 @@ impl Plan {
             pool: pool.name.parse()?,
             size,
             kind,
-            content: needed,
+            content,
             origin,
         })
     }
@@ -248,31 +294,31 @@ impl Plan {
 
 /// Checks a filesystem that was copied, and lets it fill its volume of `size` bytes.
 fn fill_up(
-    changes: &mut Changes,
+    tx: &mut Transaction,
     superblock: &Superblock,
     target: &Target,
     size: u64,
 ) -> Result<Filesystem> {
     let seedless = superblock.uuid_in_checksums;
     let filesystem = Filesystem::expected(superblock.kind, target.device, seedless);
-    filesystem.check(changes, target.is_shared)?;
+    filesystem.check(tx, target.is_shared)?;
     if size > superblock.size {
-        filesystem.grow(changes)?;
+        filesystem.grow(tx)?;
     }
     Ok(filesystem)
 }
 
 /// Makes a filesystem and copies a tree of files into it.
-fn unpack(changes: &mut Changes, tree: &Tree, plan: &Plan, target: &Target) -> Result<Filesystem> {
-    let filesystem = Filesystem::make(changes, plan.kind, target.device)?;
+fn unpack(tx: &mut Transaction, tree: &Tree, plan: &Plan, target: &Target) -> Result<Filesystem> {
+    let filesystem = Filesystem::make(tx, plan.kind, target.device)?;
     let dir = mount_point(plan.name.as_str());
-    let mounted = filesystem.mount(changes, &dir, "rw")?;
-    changes.work(&tree.copy_line(&dir), |interrupt| {
+    let mounted = filesystem.mount(tx, &dir, "rw")?;
+    tx.work(&tree.copy_line(&dir), |interrupt| {
         let mut progress = Progress::new(plan.name.as_str(), plan.content);
         tree.copy(&dir, target.room, interrupt, &mut progress)
     })?;
-    mounted.unmount(changes)?;
-    filesystem.check(changes, false)?;
+    mounted.unmount(tx)?;
+    filesystem.check(tx, false)?;
     Ok(filesystem)
 }
 
@@ -328,40 +374,7 @@ struct Report {
 /// Reads bases, all if none are named, and says which are not what they were when they were made.
 /// The exit status tells whether one was altered.
 pub fn verify(context: &Context, names: &[LvName]) -> Result<ExitCode> {
-    let (_lock, mut changes) = context.change().context("base verify")?;
-    let group = context.load()?;
-    let bases = group.bases();
-    for name in names {
-        ensure!(
-            bases.iter().any(|base| base.name == *name),
-            "{} has no base {name}",
-            group.name
-        );
-    }
-    let mut report = Report {
-        version: JSON_VERSION,
-        bases: Vec::new(),
-    };
-    for base in bases
-        .iter()
-        .filter(|b| names.is_empty() || names.contains(&b.name))
-    {
-        let verdict = match base.volume.digest() {
-            None => Verdict::Unknown,
-            Some(wanted) => {
-                let found = read_digest(context, &mut changes, base)?;
-                if found.is_none_or(|found| found == wanted) {
-                    Verdict::Unchanged
-                } else {
-                    Verdict::Altered
-                }
-            }
-        };
-        report.bases.push(Verified {
-            name: base.name.to_string(),
-            verdict,
-        });
-    }
+    let report = context.change("base verify", |tx| read_bases(context, tx, names))?;
     if context.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
@@ -380,15 +393,62 @@ pub fn verify(context: &Context, names: &[LvName]) -> Result<ExitCode> {
     Ok(found_status(report.bases.iter().any(is_altered)))
 }
 
+fn read_bases(context: &Context, tx: &mut Transaction, names: &[LvName]) -> Result<Report> {
+    let group = context.load()?;
+    let bases = group.bases();
+    for name in names {
+        ensure!(
+            bases.iter().any(|base| base.name == *name),
+            "{} has no base {name}",
+            group.name
+        );
+    }
+    let bases = bases.into_iter().map(|base| base.name);
+    let wanted = bases.filter(|base| names.is_empty() || names.contains(base));
+    let mut report = Report {
+        version: JSON_VERSION,
+        bases: Vec::new(),
+    };
+    for name in wanted {
+        // The lock was free while the one before was read.
+        let group = context.load()?;
+        let volume = group.volume(name.as_str());
+        let Some(base) = volume.filter(|volume| volume.role == Role::Base) else {
+            continue;
+        };
+        let verdict = match base.digest() {
+            None => Verdict::Unknown,
+            Some(wanted) => {
+                let found = read_digest(context, tx, &name, base.active)?;
+                if found.is_none_or(|found| found == wanted) {
+                    Verdict::Unchanged
+                } else {
+                    Verdict::Altered
+                }
+            }
+        };
+        report.bases.push(Verified {
+            name: name.to_string(),
+            verdict,
+        });
+    }
+    Ok(report)
+}
+
 /// The digest of what a base holds now; nothing in a dry run.
-fn read_digest(context: &Context, changes: &mut Changes, base: &Base) -> Result<Option<String>> {
-    let name = &base.name;
-    context.activated(changes, name, base.volume.active, |changes| {
+fn read_digest(
+    context: &Context,
+    tx: &mut Transaction,
+    name: &LvName,
+    is_active: bool,
+) -> Result<Option<String>> {
+    context.activated(tx, name, is_active, |tx| {
         if context.dry_run {
             comment(&format!("{name} is read"))?;
             return Ok(None);
         }
         let device = context.lvm.device(name)?;
-        digest::of(&device, name.as_str(), changes.interrupt()).map(Some)
+        let digest = tx.unlocked(|tx| digest::of(&device, name.as_str(), tx.interrupt()))?;
+        Ok(Some(digest))
     })
 }

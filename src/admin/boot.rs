@@ -15,15 +15,15 @@ use crate::boot::trial::{TRIES_MAX, Trial};
 use crate::boot::{BootPartition, OnTrial};
 use crate::model::layout::{Failure, Group, Role, Volume, tag};
 use crate::model::name::LvName;
-use crate::sys::changes::Changes;
 use crate::sys::cmd::Cmd;
+use crate::sys::files::directory;
+use crate::sys::run;
+use crate::sys::transaction::Transaction;
 
 /// How often a layer that never came up is tried, unless the host is configured otherwise.
 const TRIES: u32 = 3;
 /// How long the end of a boot waits for another command; imgbased-give-up.timer ends it on trial.
 const BLESS_WAIT: Duration = Duration::from_secs(600);
-/// Where the units of a trial look.
-const RUN: &str = "/run/imgbased";
 const MOTD: &str = "/run/motd.d";
 
 #[derive(Serialize)]
@@ -122,93 +122,107 @@ pub fn list(context: &Context) -> Result<()> {
 /// Makes a layer or base the default. One that never came up is tried first, `tries` times or as often as
 /// the host is configured to.
 pub fn set_default(context: &Context, name: &LvName, tries: Option<u32>) -> Result<()> {
-    let (_lock, mut changes) = context.change().context("boot default")?;
-    let boot = context.boot_partition()?;
-    boot.check_ready()?;
-    let group = context.load()?;
-    let entry = bootable(&group, &boot, name)?;
-    let tries = match tries {
-        Some(tries) => tries,
-        None => System::at(&context.root).tries()?.unwrap_or(TRIES),
-    };
-    // Also what belongs to another system can be fallen back to.
-    let default = boot
-        .default_id()?
-        .map(|id| boot.layer_of(&id).unwrap_or(id));
-    let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
-    match default {
-        Some(default) if tries > 0 && !is_good && default != name.as_str() => {
-            boot.check_trial()
-                .context("no trial is possible, and --tries 0 goes without one")?;
-            if !entry.is_trial() {
-                boot.change_entries(&mut changes, name, Entry::on_trial)?;
-                changes.keep();
+    let fallback = context.change("boot default", |tx| {
+        let boot = context.boot_partition()?;
+        boot.check_ready()?;
+        let group = context.load()?;
+        let entry = bootable(&group, &boot, name)?;
+        let tries = match tries {
+            Some(tries) => tries,
+            None => System::at(&context.root).tries()?.unwrap_or(TRIES),
+        };
+        // Also what belongs to another system can be fallen back to.
+        let default = boot
+            .default_id()?
+            .map(|id| boot.layer_of(&id).unwrap_or(id));
+        let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
+        match default {
+            Some(default) if tries > 0 && !is_good && default != name.as_str() => {
+                boot.check_trial()
+                    .context("no trial is possible, and --tries 0 goes without one")?;
+                if !entry.is_trial() {
+                    boot.change_entries(tx, name, Entry::on_trial)?;
+                }
+                boot.start_trial(tx, &entry.id, tries)?;
+                Ok(Some((default, tries.min(TRIES_MAX))))
             }
-            boot.start_trial(&mut changes, &entry.id, tries)?;
-            changes.keep();
-            if !context.dry_run {
-                let tries = tries.min(TRIES_MAX);
-                say(&format!(
-                    "{name} becomes the default when it has come up; it is tried {tries} times, \
-                     then {default} boots again\n"
-                ))?;
+            _ => {
+                confirm(tx, &boot, name, &entry)?;
+                Ok(None)
             }
         }
-        _ => confirm(&mut changes, &boot, name, &entry)?,
+    })?;
+    match fallback {
+        Some((default, tries)) if !context.dry_run => say(&format!(
+            "{name} becomes the default when it has come up; it is tried {tries} times, \
+             then {default} boots again\n"
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Makes an entry the default that stops where it fails: there is nothing to go on to.
 pub fn confirm(
-    changes: &mut Changes,
+    tx: &mut Transaction,
     boot: &BootPartition,
     name: &LvName,
     entry: &Entry,
 ) -> Result<()> {
     if entry.is_trial() {
-        boot.change_entries(changes, name, Entry::confirmed)?;
-        changes.keep();
+        boot.change_entries(tx, name, Entry::confirmed)?;
     }
-    boot.set_default(changes, &entry.id)?;
-    changes.keep();
-    Ok(())
+    boot.set_default(tx, &entry.id)
 }
 
 /// Records that a layer has come up, the booted one unless another is named. On trial, it becomes the
 /// default. What was tried in vain before is recorded as well.
+///
+/// These are units of work, one after the other: what fails later must not take the blessing back.
 pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
     // What another command does is no fault of the layer.
-    let (_lock, mut changes) = context.change_after(BLESS_WAIT).context("boot bless")?;
+    let writer = context.writer("boot bless", BLESS_WAIT)?;
+    writer.lock()?;
     let boot = context.boot_partition()?;
     let group = context.load()?;
     let booted = view::booted(&group)?;
     let name = or_booted(name, booted.as_deref())?.context("no layer is booted")?;
-    let entry = bootable(&group, &boot, &name)?;
+    writer.transaction(|tx| bless_layer(context, tx, &boot, &group, &name))?;
+    if booted.as_deref() == Some(name.as_str()) {
+        // From here on the units of a trial leave this boot alone.
+        writer.transaction(|tx| {
+            let blessed = Path::new(run::BLESSED);
+            tx.create_dir(directory(blessed))?;
+            tx.write(blessed, b"", 0o644)
+        })?;
+        writer.transaction(|tx| record_failure(context, tx, &boot, &group))?;
+        writer.transaction(|tx| announce_failures(tx, &context.load()?))?;
+    }
+    Ok(())
+}
+
+fn bless_layer(
+    context: &Context,
+    tx: &mut Transaction,
+    boot: &BootPartition,
+    group: &Group,
+    name: &LvName,
+) -> Result<()> {
+    let entry = bootable(group, boot, name)?;
     let volume = group.volume(name.as_str()).context("it was found above")?;
-    let trial = trial_if_known(&boot);
+    let trial = trial_if_known(boot);
     if trial.is_some() || entry.is_trial() {
         boot.check_ready()?;
     }
     let failures = volume.failure_tags();
     if !volume.is_good() || !failures.is_empty() {
-        changes.run(&context.lvm.retag(&name, &failures, tag::GOOD))?;
+        // Not undone: it stays true.
+        tx.run(&context.lvm.retag(name, &failures, tag::GOOD))?;
     }
     match trial {
-        Some(trial) if trial.id == entry.id => confirm(&mut changes, &boot, &name, &entry)?,
-        _ if entry.is_trial() => boot.change_entries(&mut changes, &name, Entry::confirmed)?,
-        _ => (),
+        Some(trial) if trial.id == entry.id => confirm(tx, boot, name, &entry),
+        _ if entry.is_trial() => boot.change_entries(tx, name, Entry::confirmed),
+        _ => Ok(()),
     }
-    changes.keep();
-    if booted.as_deref() == Some(name.as_str()) {
-        // From here on the units of a trial leave this boot alone.
-        changes.create_dir(Path::new(RUN))?;
-        changes.write(&Path::new(RUN).join("blessed"), b"", 0o644)?;
-        changes.keep();
-        record_failure(context, &mut changes, &boot, &group)?;
-        announce_failures(&mut changes, &context.load()?)?;
-    }
-    Ok(())
 }
 
 /// What is on trial. A damaged grubenv, which has GRUB count no tries, is not the fault of a layer that
@@ -223,7 +237,7 @@ fn trial_if_known(boot: &BootPartition) -> Option<Trial> {
 /// Ends a trial whose tries are used up, and records it with the layer.
 fn record_failure(
     context: &Context,
-    changes: &mut Changes,
+    tx: &mut Transaction,
     boot: &BootPartition,
     group: &Group,
 ) -> Result<()> {
@@ -235,7 +249,7 @@ fn record_failure(
         let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
         if let (true, Some(entry)) = (is_good, boot.entry_of(&name)?) {
             // It has come up, but the power was cut before that was recorded as a whole.
-            return confirm(changes, boot, &name, &entry);
+            return confirm(tx, boot, &name, &entry);
         }
         let now = Cmd::new("date")
             .args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"])
@@ -245,16 +259,15 @@ fn record_failure(
         if let Some(volume) = group.volume(name.as_str()) {
             let earlier = volume.failure_tags();
             let failed = format!("{}{tries}:{}", tag::FAILED, now.trim());
-            changes.run(&context.lvm.retag(&name, &earlier, &failed))?;
+            // Not undone: it stays true.
+            tx.run(&context.lvm.retag(&name, &earlier, &failed))?;
         }
     }
-    boot.end_trial(changes)?;
-    changes.keep();
-    Ok(())
+    boot.end_trial(tx)
 }
 
 /// Tells those who log in of layers whose trial failed (`pam_motd(8)`).
-fn announce_failures(changes: &mut Changes, group: &Group) -> Result<()> {
+fn announce_failures(tx: &mut Transaction, group: &Group) -> Result<()> {
     let failed = group.with_role(Role::Layer).filter_map(|volume| {
         let Failure { tries, at } = volume.failure()?;
         let name = &volume.name;
@@ -264,25 +277,23 @@ fn announce_failures(changes: &mut Changes, group: &Group) -> Result<()> {
     });
     let message: String = failed.collect();
     if !message.is_empty() {
-        changes.create_dir(Path::new(MOTD))?;
-        changes.write(&Path::new(MOTD).join("imgbased"), message.as_bytes(), 0o644)?;
-        changes.keep();
+        tx.create_dir(Path::new(MOTD))?;
+        tx.write(&Path::new(MOTD).join("imgbased"), message.as_bytes(), 0o644)?;
     }
     Ok(())
 }
 
 /// Has a layer or base boot at the next start, and the default again after that; none takes it back.
 pub fn set_once(context: &Context, name: Option<&LvName>) -> Result<()> {
-    let (_lock, mut changes) = context.change().context("boot try")?;
-    let boot = context.boot_partition()?;
-    boot.check_ready()?;
-    let entry = match name {
-        Some(name) => Some(bootable(&context.load()?, &boot, name)?),
-        None => None,
-    };
-    boot.set_once(&mut changes, entry.as_ref().map(|entry| entry.id.as_str()))?;
-    changes.keep();
-    Ok(())
+    context.change("boot try", |tx| {
+        let boot = context.boot_partition()?;
+        boot.check_ready()?;
+        let entry = match name {
+            Some(name) => Some(bootable(&context.load()?, &boot, name)?),
+            None => None,
+        };
+        boot.set_once(tx, entry.as_ref().map(|entry| entry.id.as_str()))
+    })
 }
 
 /// Writes the entries of a layer or base, or of the layer that is booted, from its kernels.
@@ -291,16 +302,15 @@ pub fn refresh(
     name: Option<LvName>,
     kernel: &layer::KernelChange,
 ) -> Result<()> {
-    let (_lock, mut changes) = context.change().context("boot refresh")?;
-    let boot = context.boot_partition()?;
-    boot.check_ready()?;
-    let group = context.load()?;
-    let booted = view::booted(&group)?;
-    let name = or_booted(name, booted.as_deref())?.context("no layer is booted; name one")?;
-    check_known(&group, &name)?;
-    layer::write_entries(context, &mut changes, &group, &boot, &name, kernel)?;
-    changes.keep();
-    Ok(())
+    context.change("boot refresh", |tx| {
+        let boot = context.boot_partition()?;
+        boot.check_ready()?;
+        let group = context.load()?;
+        let booted = view::booted(&group)?;
+        let name = or_booted(name, booted.as_deref())?.context("no layer is booted; name one")?;
+        check_known(&group, &name)?;
+        layer::write_entries(context, tx, &group, &boot, &name, kernel)
+    })
 }
 
 /// The layer or base that is named, else the one that is booted.

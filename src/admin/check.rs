@@ -14,10 +14,11 @@ use super::view::{self, JSON_VERSION};
 use super::{Context, found_status, layer, pool_with_room, say};
 use crate::boot::BootPartition;
 use crate::boot::entry::{Entry, Payload};
-use crate::model::layout::{Group, Role};
+use crate::lvm::living_maker;
+use crate::model::layout::{Group, Role, Volume};
 use crate::model::name::LvName;
-use crate::sys::changes::Changes;
 use crate::sys::probe;
+use crate::sys::transaction::{Transaction, Writer};
 
 /// One thing that is not right.
 struct Finding {
@@ -96,6 +97,13 @@ impl Repair {
     }
 }
 
+impl Finding {
+    /// Tells it from all others.
+    fn name(&self) -> (String, String) {
+        (self.subject.clone(), self.problem.clone())
+    }
+}
+
 #[derive(Serialize)]
 struct Report {
     version: u32,
@@ -115,10 +123,10 @@ struct Shown {
 /// left.
 pub fn run(context: &Context, repair: bool) -> Result<ExitCode> {
     if repair {
-        let (_lock, mut changes) = context.change()?;
-        return mend(context, &mut changes, &[], &Phase::ALL);
+        return mend(context, &context.locked_writer("check")?, &[], &Phase::ALL);
     }
-    let findings = find(context, &[])?;
+    // What another command is in the middle of is nothing to be found.
+    let findings = context.change("check", |_| find(context, &[]))?;
     let report = Report {
         version: JSON_VERSION,
         findings: findings.iter().map(shown).collect(),
@@ -132,49 +140,52 @@ pub fn run(context: &Context, repair: bool) -> Result<ExitCode> {
 
 /// Puts right what boots: entries, menu, kernels and default. Unlike `check` it reads all kernels.
 pub fn repair_boot(context: &Context) -> Result<ExitCode> {
-    let (_lock, mut changes) = context.change()?;
+    let writer = context.locked_writer("boot repair")?;
     let damaged = context.boot_partition()?.damaged_kernels()?;
     mend(
         context,
-        &mut changes,
+        &writer,
         &damaged,
         &[Phase::Entries, Phase::Selection],
     )
 }
 
+/// Repairs what is found, phase by phase. Each repair is a unit of work: one that fails is undone at once.
 /// `damaged` are files of kernels that are not what they should be.
 fn mend(
     context: &Context,
-    changes: &mut Changes,
+    writer: &Writer,
     damaged: &[PathBuf],
     phases: &[Phase],
 ) -> Result<ExitCode> {
     let mut is_clean = true;
+    let mut tried = Vec::new();
     for &phase in phases {
-        // What an earlier phase has done is looked at anew: an entry that was written may name a
-        // kernel that nothing used before.
-        let findings = find(context, damaged)?.into_iter();
-        for finding in findings.filter(|f| f.repair.phase() == phase) {
+        // Everything is looked at anew after each repair: an entry that was written may name a kernel that
+        // nothing used before, and the lock is free while an initramfs is made.
+        while let Some(finding) = find(context, damaged)?
+            .into_iter()
+            .find(|f| f.repair.phase() == phase && !tried.contains(&f.name()))
+        {
+            tried.push(finding.name());
             let (subject, problem) = (&finding.subject, &finding.problem);
             let done = match &finding.repair {
                 Repair::Advice(advice) => Err(anyhow!("{advice}")),
-                repair => apply(context, changes, repair),
+                repair => writer.transaction(|tx| apply(context, tx, repair)),
             };
-            match done {
-                Ok(()) => changes.keep(),
+            if let Err(error) = done {
                 // The next one may be more important.
-                Err(error) => {
-                    is_clean = false;
-                    say(&format!("{subject}: {problem}; {error:#}\n"))?;
-                    continue;
-                }
-            }
-            if matches!(finding.repair, Repair::RemoveGroup) {
-                return Ok(found_status(false));
+                is_clean = false;
+                say(&format!("{subject}: {problem}; {error:#}\n"))?;
+                writer.check_interrupt()?;
+                continue;
             }
             if !context.dry_run {
                 let repair = finding.repair.describe();
                 say(&format!("{subject}: {problem}; done: {repair}\n"))?;
+            }
+            if matches!(finding.repair, Repair::RemoveGroup) {
+                return Ok(found_status(false));
             }
         }
     }
@@ -221,6 +232,9 @@ fn find_group(context: &Context, findings: &mut Findings) -> Result<Option<Group
     let group = lvm.load()?;
     if let Some(group) = &group {
         if group.is_incomplete() {
+            if living_maker(&group.tags).is_some() {
+                return Ok(None);
+            }
             let is_empty = group
                 .volumes
                 .iter()
@@ -257,7 +271,8 @@ fn find_group(context: &Context, findings: &mut Findings) -> Result<Option<Group
 }
 
 fn find_in_volumes(group: &Group, findings: &mut Findings) {
-    for volume in group.with_role(Role::Incomplete) {
+    let is_interrupted = |volume: &&Volume| living_maker(&volume.tags).is_none();
+    for volume in group.with_role(Role::Incomplete).filter(is_interrupted) {
         if let Ok(name) = volume.name.parse() {
             let problem = "was interrupted while it was made";
             findings.add(&volume.name, problem, Repair::RemoveVolume(name));
@@ -464,7 +479,7 @@ fn best_default(group: &Group, boot: &BootPartition) -> Result<Option<LvName>> {
     Ok(None)
 }
 
-fn apply(context: &Context, changes: &mut Changes, repair: &Repair) -> Result<()> {
+fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result<()> {
     let lvm = &context.lvm;
     let boot = || -> Result<BootPartition> {
         let boot = context.boot_partition()?;
@@ -474,39 +489,43 @@ fn apply(context: &Context, changes: &mut Changes, repair: &Repair) -> Result<()
     match repair {
         Repair::RemoveGroup => {
             let disks = lvm.disks()?;
-            changes.run(&lvm.remove_group())?;
-            changes.run(&lvm.forget_devices(&disks))
+            tx.run(&lvm.remove_group())?;
+            tx.run(&lvm.forget_devices(&disks))
         }
-        Repair::RemoveVolume(name) => remove_volume(context, changes, name),
-        Repair::MakeReadOnly(name) => changes.run(&lvm.make_read_only(name)),
-        Repair::SkipActivation(name) => changes.run(&lvm.skip_activation(name)),
-        Repair::AutoExtend(name) => changes.run(&lvm.auto_extend(name)),
-        Repair::EnterDevices => changes.run(&lvm.enter_devices()),
+        Repair::RemoveVolume(name) => remove_volume(context, tx, name),
+        Repair::MakeReadOnly(name) => tx.run(&lvm.make_read_only(name)),
+        Repair::SkipActivation(name) => tx.run(&lvm.skip_activation(name)),
+        Repair::AutoExtend(name) => tx.run(&lvm.auto_extend(name)),
+        Repair::EnterDevices => tx.run(&lvm.enter_devices()),
         Repair::WriteEntry(name) => {
             let all = layer::KernelChange::default();
-            layer::write_entries(context, changes, &context.load()?, &boot()?, name, &all)
+            layer::write_entries(context, tx, &context.load()?, &boot()?, name, &all)
         }
-        Repair::RemoveEntry(name) => boot()?.remove(changes, std::slice::from_ref(name)),
-        Repair::WriteMenu => boot()?.render_menu(changes),
-        Repair::RebuildEnv => boot()?.rebuild_env(changes),
+        Repair::RemoveEntry(name) => boot()?.remove_last(tx, std::slice::from_ref(name)),
+        Repair::WriteMenu => boot()?.render_menu(tx),
+        Repair::RebuildEnv => boot()?.rebuild_env(tx),
         Repair::SetDefault(name) => {
             let boot = boot()?;
             match boot.entry_of(name)? {
-                Some(entry) => confirm(changes, &boot, name, &entry),
+                Some(entry) => confirm(tx, &boot, name, &entry),
                 None => bail!("{name} has no boot entry"),
             }
         }
-        Repair::Confirm(name) => boot()?.change_entries(changes, name, Entry::confirmed),
-        Repair::EndTrial => boot()?.end_trial(changes),
-        Repair::RemoveFile(path) => changes.remove(path),
+        Repair::Confirm(name) => boot()?.change_entries(tx, name, Entry::confirmed),
+        Repair::EndTrial => boot()?.end_trial(tx),
+        Repair::RemoveFile(path) => {
+            let path = path.clone();
+            tx.discard(move || Ok(vec![path]));
+            Ok(())
+        }
         Repair::Advice(_) => Ok(()),
     }
 }
 
 /// Removes a volume that was never finished.
-fn remove_volume(context: &Context, changes: &mut Changes, name: &LvName) -> Result<()> {
+fn remove_volume(context: &Context, tx: &mut Transaction, name: &LvName) -> Result<()> {
     let lvm = &context.lvm;
-    let Err(error) = changes.run(&lvm.remove(name)) else {
+    let Err(error) = tx.run(&lvm.remove(name)) else {
         return Ok(());
     };
     let group = context.load()?;
@@ -515,8 +534,8 @@ fn remove_volume(context: &Context, changes: &mut Changes, name: &LvName) -> Res
     };
     match lvm.unmake(name, &pool.name.parse()?)? {
         Some(unmake) => {
-            changes.run(&unmake)?;
-            changes.run(&lvm.remove(name))
+            tx.run(&unmake)?;
+            tx.run(&lvm.remove(name))
         }
         None => Err(error),
     }

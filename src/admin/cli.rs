@@ -8,12 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 use simplelog::CombinedLogger;
 
-use super::{Context, base, boot, check, layer, layout, layout_init, removal, status};
-use crate::early;
-use crate::early::cmdline::DEFAULT_VG;
+use super::{Context, base, boot, check, layer, layout, layout_init, removal, status, view};
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
-use crate::model::name::{LvName, VgName};
+use crate::model::name::{DEFAULT_VG, LvName, VgName};
 use crate::sys::logger::LineLogger;
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage.";
@@ -297,7 +295,7 @@ impl Cli {
 
 /// The group that the initramfs has booted from.
 fn running_vg() -> Result<VgName> {
-    let record = early::read_record();
+    let record = view::boot_record();
     record
         .as_ref()
         .map_or(DEFAULT_VG, |record| &record.vg)

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::MOUNTS;
 use crate::image::superblock::{self, FsKind, PREFIX};
-use crate::sys::changes::Changes;
 use crate::sys::cmd::Cmd;
+use crate::sys::run::MOUNTS;
+use crate::sys::transaction::Transaction;
 
 /// A filesystem that is not mounted anywhere.
 pub struct Filesystem {
@@ -57,7 +57,7 @@ impl Filesystem {
     }
 
     /// Makes an empty filesystem on a volume of zeros.
-    pub fn make(changes: &mut Changes, kind: FsKind, device: &Path) -> Result<Self> {
+    pub fn make(tx: &mut Transaction, kind: FsKind, device: &Path) -> Result<Self> {
         let cmd = match kind {
             // What is zero already is not written again, neither now nor when it is first mounted.
             FsKind::Ext4 => Cmd::new("mke2fs")
@@ -66,7 +66,7 @@ impl Filesystem {
                 .arg("lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,nodiscard"),
             FsKind::Xfs => Cmd::new("mkfs.xfs").args(["-q", "-K"]),
         };
-        changes.run(&cmd.arg(device))?;
+        tx.run(&cmd.arg(device))?;
         Ok(Self::expected(kind, device, false))
     }
 
@@ -74,7 +74,7 @@ impl Filesystem {
     /// back to the pool with `discard`.
     ///
     /// Refuses one that stays damaged.
-    pub fn check(&self, changes: &mut Changes, discard: bool) -> Result<()> {
+    pub fn check(&self, tx: &mut Transaction, discard: bool) -> Result<()> {
         match self.kind {
             FsKind::Ext4 => {
                 let discard: &[&str] = if discard { &["-E", "discard"] } else { &[] };
@@ -83,19 +83,19 @@ impl Filesystem {
                     .arg("-fp")
                     .args(discard)
                     .accept(&[0, 1, 2, 3]);
-                changes.run(&cmd.arg(&self.device))
+                tx.run(&cmd.arg(&self.device))
             }
             FsKind::Xfs => {
                 // Only mounting it replays its journal, and its tools want that done.
-                let mounted = self.mount(changes, &mount_point("journal"), "rw")?;
-                mounted.unmount(changes)?;
-                changes.run(&Cmd::new("xfs_repair").args(["-n"]).arg(&self.device))
+                let mounted = self.mount(tx, &mount_point("journal"), "rw")?;
+                mounted.unmount(tx)?;
+                tx.run(&Cmd::new("xfs_repair").args(["-n"]).arg(&self.device))
             }
         }
     }
 
     /// Gives it a UUID that no other filesystem has.
-    pub fn renew_uuid(&self, changes: &mut Changes) -> Result<()> {
+    pub fn renew_uuid(&self, tx: &mut Transaction) -> Result<()> {
         let cmd = match self.kind {
             // With a seed, all the checksums can stay what they are.
             FsKind::Ext4 if self.uuid_in_checksums => {
@@ -104,26 +104,26 @@ impl Filesystem {
             FsKind::Ext4 => Cmd::new("tune2fs").args(["-U", "random"]),
             FsKind::Xfs => Cmd::new("xfs_admin").args(["-U", "generate"]),
         };
-        changes.run(&cmd.arg(&self.device))
+        tx.run(&cmd.arg(&self.device))
     }
 
     /// Lets it fill its volume.
-    pub fn grow(&self, changes: &mut Changes) -> Result<()> {
+    pub fn grow(&self, tx: &mut Transaction) -> Result<()> {
         match self.kind {
-            FsKind::Ext4 => changes.run(&Cmd::new("resize2fs").arg(&self.device)),
+            FsKind::Ext4 => tx.run(&Cmd::new("resize2fs").arg(&self.device)),
             FsKind::Xfs => {
                 let dir = mount_point("grow");
-                let mounted = self.mount(changes, &dir, "rw")?;
-                changes.run(&Cmd::new("xfs_growfs").arg("-d").arg(&dir))?;
-                mounted.unmount(changes)
+                let mounted = self.mount(tx, &dir, "rw")?;
+                tx.run(&Cmd::new("xfs_growfs").arg("-d").arg(&dir))?;
+                mounted.unmount(tx)
             }
         }
     }
 
     /// Mounts it at `dir` with these options. What it holds can come from anywhere: neither its
     /// device nodes nor its programs can be used.
-    pub fn mount(&self, changes: &mut Changes, dir: &Path, options: &str) -> Result<Mounted> {
-        changes.create_dir(dir)?;
+    pub fn mount(&self, tx: &mut Transaction, dir: &Path, options: &str) -> Result<Mounted> {
+        tx.create_dir(dir)?;
         let nouuid = if self.kind == FsKind::Xfs {
             ",nouuid"
         } else {
@@ -134,17 +134,17 @@ impl Filesystem {
             .arg(format!("{options},nosuid,nodev,noexec{nouuid}"))
             .arg(&self.device)
             .arg(dir);
-        let step = changes.run_undoable(&mount, Cmd::new("umount").arg(dir))?;
+        let step = tx.run_undoable(&mount, Cmd::new("umount").arg(dir))?;
         Ok(Mounted(step))
     }
 }
 
 /// Mounts the filesystem of a directory once more, without what is mounted below it, to be read.
-pub fn mount_again(changes: &mut Changes, from: &Path, dir: &Path) -> Result<Mounted> {
-    changes.create_dir(dir)?;
+pub fn mount_again(tx: &mut Transaction, from: &Path, dir: &Path) -> Result<Mounted> {
+    tx.create_dir(dir)?;
     let bind = Cmd::new("mount").args(["--bind", "-o", "ro"]);
     let undo = Cmd::new("umount").arg(dir);
-    let step = changes.run_undoable(&bind.arg(from).arg(dir), undo)?;
+    let step = tx.run_undoable(&bind.arg(from).arg(dir), undo)?;
     Ok(Mounted(step))
 }
 
@@ -155,10 +155,10 @@ pub fn mount_point(name: &str) -> PathBuf {
 
 /// Something that is mounted. Unmounted when the verb fails.
 #[must_use]
-pub struct Mounted(crate::sys::changes::Step);
+pub struct Mounted(crate::sys::transaction::UndoStep);
 
 impl Mounted {
-    pub fn unmount(&self, changes: &mut Changes) -> Result<()> {
-        changes.undo_now(&self.0)
+    pub fn unmount(&self, tx: &mut Transaction) -> Result<()> {
+        tx.undo_now(&self.0)
     }
 }

@@ -7,38 +7,66 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{comment, filesystem};
 use crate::boot::entry::Payload;
-use crate::boot::{BootPartition, Known};
-use crate::sys::changes::{Changes, Step};
+use crate::boot::{BootPartition, Kernels, Known};
 use crate::sys::cmd::Cmd;
+use crate::sys::transaction::{Transaction, UndoStep};
 
 /// What the helper needs in an initramfs (dracut.modules(7)).
 const MODULE: &str = "imgbased";
 /// Where the root is mounted once more while dracut runs in it.
 const CHROOT: &str = "dracut";
 
-/// Copies the kernels of a mounted root to the boot partition, each with an initramfs that can boot a
-/// layer.
-pub fn publish(
-    changes: &mut Changes,
+/// Kernels of a mounted root that can boot a layer. They are on their way to the boot partition: what was
+/// read of that before has to be read again.
+#[must_use]
+pub struct Found {
+    kernels: Kernels,
+    chroot: Option<UndoStep>,
+}
+
+/// Looks for the kernels of a mounted root, and makes an initramfs for each that has none which can boot a
+/// layer. That can take minutes, for which the lock is free.
+pub fn kernels_of(
+    tx: &mut Transaction,
     boot: &BootPartition,
     root: &Path,
     known: &Known,
-) -> Result<Vec<Payload>> {
+) -> Result<Found> {
     let mut maker = Maker { root, chroot: None };
-    let kernels = boot.publish(changes, root, known, &mut |changes, version, initrd| {
-        maker.replace(changes, version, initrd)
+    let kernels = tx.unlocked(|tx| {
+        boot.kernels_of(tx, root, known, &mut |tx, version, initrd| {
+            maker.replace(tx, version, initrd)
+        })
     })?;
-    if let Some(chroot) = maker.chroot {
-        changes.undo_now(&chroot)?;
+    Ok(Found {
+        kernels,
+        chroot: maker.chroot,
+    })
+}
+
+impl Found {
+    /// Copies them to the boot partition, and returns what the entries have to boot.
+    pub fn store(self, tx: &mut Transaction, boot: &BootPartition) -> Result<Vec<Payload>> {
+        let payloads = boot.store(tx, self.kernels)?;
+        end(tx, self.chroot)?;
+        Ok(payloads)
     }
-    Ok(kernels)
+
+    /// Copies nothing.
+    pub fn leave(self, tx: &mut Transaction) -> Result<()> {
+        end(tx, self.chroot)
+    }
+}
+
+fn end(tx: &mut Transaction, chroot: Option<UndoStep>) -> Result<()> {
+    chroot.map_or(Ok(()), |chroot| tx.undo_now(&chroot))
 }
 
 /// The root whose initramfs images are looked at.
 struct Maker<'a> {
     root: &'a Path,
     /// Where it is mounted once more, from when that is needed on.
-    chroot: Option<Step>,
+    chroot: Option<UndoStep>,
 }
 
 impl Maker<'_> {
@@ -48,7 +76,7 @@ impl Maker<'_> {
     /// Refuses where the root cannot make one.
     fn replace(
         &mut self,
-        changes: &mut Changes,
+        tx: &mut Transaction,
         version: &str,
         found: &Path,
     ) -> Result<Option<PathBuf>> {
@@ -63,7 +91,7 @@ impl Maker<'_> {
                  /{needed} to make one that can: install dracut and imgbased-helper in it"
             );
         }
-        if changes.is_dry_run() {
+        if tx.is_dry_run() {
             comment(&format!(
                 "{shown} has no dracut module {MODULE}: dracut makes another"
             ))?;
@@ -71,7 +99,7 @@ impl Maker<'_> {
         }
         let dir = filesystem::mount_point(CHROOT);
         if self.chroot.is_none() {
-            self.chroot = Some(prepare(changes, self.root, &dir)?);
+            self.chroot = Some(prepare(tx, self.root, &dir)?);
         }
         let inside = format!("/run/initrd-{version}");
         let dracut = Cmd::new("chroot")
@@ -79,8 +107,7 @@ impl Maker<'_> {
             .args(["dracut", "--quiet", "--force", "--tmpdir", "/run"])
             .args(["--no-hostonly", "--no-hostonly-cmdline"])
             .args([&inside, version]);
-        changes
-            .run(&dracut)
+        tx.run(&dracut)
             .with_context(|| format!("{shown} has no dracut module {MODULE}"))?;
         let made = dir.join(inside.trim_start_matches('/'));
         ensure!(
@@ -102,19 +129,19 @@ fn has_module(initramfs: &Path) -> Result<bool> {
 
 /// Mounts the root at `dir` with what dracut needs; nothing can be written to it, but to /run and /tmp,
 /// which are in memory.
-fn prepare(changes: &mut Changes, root: &Path, dir: &Path) -> Result<Step> {
+fn prepare(tx: &mut Transaction, root: &Path, dir: &Path) -> Result<UndoStep> {
     let mount =
         |options: &[&str], inside: &str| Cmd::new("mount").args(options).arg(dir.join(inside));
     let bind = Cmd::new("mount").arg("--bind").arg(root).arg(dir);
-    changes.create_dir(dir)?;
+    tx.create_dir(dir)?;
     let undo = Cmd::new("umount").arg("--recursive").arg(dir);
-    let step = changes.run_undoable(&bind, undo)?;
-    changes.run(&mount(&["-o", "remount,bind,ro,exec,suid,dev"], ""))?;
-    changes.run(&mount(&["-t", "proc", "proc"], "proc"))?;
-    changes.run(&mount(&["-t", "sysfs", "sysfs"], "sys"))?;
-    changes.run(&mount(&["--bind", "/dev"], "dev"))?;
+    let step = tx.run_undoable(&bind, undo)?;
+    tx.run(&mount(&["-o", "remount,bind,ro,exec,suid,dev"], ""))?;
+    tx.run(&mount(&["-t", "proc", "proc"], "proc"))?;
+    tx.run(&mount(&["-t", "sysfs", "sysfs"], "sys"))?;
+    tx.run(&mount(&["--bind", "/dev"], "dev"))?;
     for inside in ["run", "tmp"] {
-        changes.run(&mount(&["-t", "tmpfs", "tmpfs"], inside))?;
+        tx.run(&mount(&["-t", "tmpfs", "tmpfs"], inside))?;
     }
     Ok(step)
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION, LayerView};
@@ -13,91 +13,145 @@ use crate::boot::{BootPartition, Known};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::{LvName, next_layer};
-use crate::sys::changes::Changes;
+use crate::sys::transaction::Transaction;
 
 /// Makes a layer of `origin`, a base or a layer, or of the latest base, and its boot entry.
 pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
-    let (_lock, mut changes) = context.change().context("layer add")?;
-    make(context, &mut changes, origin)
-}
-
-/// Does what [`add`] does, as a part of a verb.
-pub fn make(context: &Context, changes: &mut Changes, origin: Option<LvName>) -> Result<()> {
-    let boot = context.boot_partition()?;
-    boot.check_ready()?;
-    let group = context.load()?;
-    pool_with_room(&group)?;
-    let (origin, base) = find_origin(&group, origin)?;
-    let layer = next_layer(&base, group.taken())?;
-    group.name.dm_name(&layer)?;
-    // A base never changes, so what its entries boot is right for its layers. A layer may have got
-    // another kernel since.
-    let entries = boot.entries_of(&origin)?;
-    let kernels: Vec<Payload> = entries.iter().map(Entry::payload).collect();
-    let is_complete = !kernels.is_empty() && kernels.iter().all(|k| boot.has_kernel(k));
-    let kernels = Some(kernels).filter(|_| origin == base && is_complete);
-    // What has a digest was checked when it was made.
-    let made_by_us = group
-        .volume(origin.as_str())
-        .filter(|volume| origin == base && volume.digest().is_some());
-    let has_root_line = made_by_us.is_none_or(|base| base.has_tag(tag::ROOT_LINE));
-    boot.entry_of(&layer)?;
-    let fallback_options = running_options(&group, &boot)?;
-    let default = boot.default_id()?;
-    let lvm = &context.lvm;
-
-    let create = lvm.create_snapshot(&layer, &origin, Some(&base));
-    changes.run_undoable(&create, lvm.remove(&layer))?;
-    let filesystem = context.filesystem(&layer, &origin)?;
-    if made_by_us.is_none() {
-        filesystem.check(changes, false)?;
-    }
-    filesystem.renew_uuid(changes)?;
-    let known = Known {
-        entries: &entries,
-        options: &fallback_options,
-        added: None,
-        removed: None,
-        is_running: false,
-    };
-    let kernels = match kernels {
-        Some(kernels) if !has_root_line => Some(kernels),
-        kernels => context.mounted(changes, &layer, &filesystem, "rw", |changes, root| {
-            own_root_line(changes, root, &lvm.device(&layer)?)?;
-            kernels.map_or_else(|| initramfs::publish(changes, &boot, root, &known), Ok)
-        })?,
-    };
-    // Where something else can be booted, a layer that has never come up must not keep the host.
-    let is_trial = default.is_some();
-    let entries = kernels
-        .map(|kernels| context.entries(&layer, false, &kernels, is_trial))
-        .transpose()?;
-    changes.run(&lvm.complete(&layer, &[tag::LAYER.to_owned()]))?;
-    changes.keep();
-    let Some(entries) = entries else {
-        return comment(&format!("the boot entry of {layer} is written"));
-    };
-    boot.write_entries(changes, &layer, &entries)
-        .with_context(|| format!("{layer} was made, but has no boot entry"))?;
-    changes.keep();
-    if let (None, Some(entry)) = (default, entries.first()) {
-        boot.set_default(changes, &entry.id)
-            .with_context(|| format!("{layer} was made, but there is no default entry"))?;
-        changes.keep();
-    }
+    let layer = context.change("layer add", |tx| make(context, tx, origin))?;
     if !context.dry_run {
         say(&format!("{layer}\n"))?;
     }
     Ok(())
 }
 
+/// Does what [`add`] does, as a part of a verb, and returns the name of the layer.
+pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> Result<LvName> {
+    tx.scope(|tx| {
+        let boot = context.boot_partition()?;
+        boot.check_ready()?;
+        let plan = Plan::new(context, &boot, origin)?;
+        let (lvm, layer) = (&context.lvm, plan.layer.clone());
+        let create = lvm.create_snapshot(&layer, &plan.origin, Some(&plan.base));
+        tx.run_undoable(&create, lvm.remove(&layer))?;
+        let base = plan.base.clone();
+        let kernels = plan.fill(context, tx, &boot)?;
+        // The lock may have been free for a while.
+        let base = context.load()?.volume(base.as_str()).map(|v| v.role);
+        ensure!(
+            base == Some(Role::Base),
+            "another command has removed the base of {layer}"
+        );
+        let default = boot.default_id()?;
+        // Where something else can be booted, a layer that has never come up must not keep the host.
+        let is_trial = default.is_some();
+        let entries = kernels
+            .map(|kernels| context.entries(&layer, false, &kernels, is_trial))
+            .transpose()?;
+        tx.run(&lvm.complete(&layer, &[tag::LAYER.to_owned()]))?;
+        let Some(entries) = entries else {
+            comment(&format!("the boot entry of {layer} is written"))?;
+            return Ok(layer);
+        };
+        boot.write_entries(tx, &layer, &entries)
+            .with_context(|| format!("cannot write the boot entry of {layer}"))?;
+        if let (None, Some(entry)) = (default, entries.first()) {
+            boot.set_default(tx, &entry.id)
+                .with_context(|| format!("cannot make {layer} the default"))?;
+        }
+        Ok(layer)
+    })
+}
+
+/// What is made, decided before anything is.
+struct Plan {
+    layer: LvName,
+    origin: LvName,
+    base: LvName,
+    /// The entries of the origin.
+    entries: Vec<Entry>,
+    /// What the layer boots, if its origin's entries say that for certain.
+    kernels: Option<Vec<Payload>>,
+    /// The kernel options, where nothing else has any.
+    options: String,
+    /// Whether the filesystem was never checked as a whole.
+    needs_check: bool,
+    /// Whether its fstab has a line for the root, as far as is known.
+    has_root_line: bool,
+}
+
+impl Plan {
+    /// Refuses what cannot be made: for want of room, or a name.
+    fn new(context: &Context, boot: &BootPartition, origin: Option<LvName>) -> Result<Self> {
+        let group = context.load()?;
+        pool_with_room(&group)?;
+        let (origin, base) = find_origin(&group, origin)?;
+        let layer = next_layer(&base, group.taken())?;
+        group.name.dm_name(&layer)?;
+        // A base never changes, so what its entries boot is right for its layers. A layer may have got
+        // another kernel since.
+        let entries = boot.entries_of(&origin)?;
+        let kernels: Vec<Payload> = entries.iter().map(Entry::payload).collect();
+        let is_complete = !kernels.is_empty() && kernels.iter().all(|k| boot.has_kernel(k));
+        // What has a digest was checked when it was made.
+        let made_by_us = group
+            .volume(origin.as_str())
+            .filter(|volume| origin == base && volume.digest().is_some());
+        boot.entry_of(&layer)?;
+        // Fails where a default could not be set.
+        boot.default_id()?;
+        Ok(Self {
+            kernels: Some(kernels).filter(|_| origin == base && is_complete),
+            options: running_options(&group, boot)?,
+            needs_check: made_by_us.is_none(),
+            has_root_line: made_by_us.is_none_or(|base| base.has_tag(tag::ROOT_LINE)),
+            layer,
+            origin,
+            base,
+            entries,
+        })
+    }
+
+    /// Makes the snapshot a layer of its own: its filesystem, its fstab, and what it boots, which is on the
+    /// boot partition then. `None` in a dry run that cannot know. The lock is free for long work.
+    fn fill(
+        self,
+        context: &Context,
+        tx: &mut Transaction,
+        boot: &BootPartition,
+    ) -> Result<Option<Vec<Payload>>> {
+        let layer = &self.layer;
+        let filesystem = context.filesystem(layer, &self.origin)?;
+        if self.needs_check {
+            tx.unlocked(|tx| filesystem.check(tx, false))?;
+        }
+        filesystem.renew_uuid(tx)?;
+        if self.kernels.is_some() && !self.has_root_line {
+            return Ok(self.kernels);
+        }
+        let known = Known {
+            entries: &self.entries,
+            options: &self.options,
+            added: None,
+            removed: None,
+            is_running: false,
+        };
+        context.mounted(tx, layer, &filesystem, "rw", |tx, root| {
+            own_root_line(tx, root, &context.lvm.device(layer)?)?;
+            match self.kernels {
+                Some(kernels) if kernels.iter().all(|k| boot.has_kernel(k)) => Ok(kernels),
+                _ => initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot),
+            }
+        })
+    }
+}
+
 /// Puts a layer's own device on the line for / in its fstab, if there is one.
-fn own_root_line(changes: &mut Changes, root: &Path, device: &Path) -> Result<()> {
+fn own_root_line(tx: &mut Transaction, root: &Path, device: &Path) -> Result<()> {
     let Some(fstab) = System::at(root).fstab()? else {
         return Ok(());
     };
     match fstab::with_root(&fstab.text, &device.to_string_lossy()) {
-        Some(text) if text != fstab.text => changes.rewrite(&fstab.path, text.as_bytes()),
+        Some(text) if text != fstab.text => tx.rewrite(&fstab.path, text.as_bytes()),
         _ => Ok(()),
     }
 }
@@ -112,12 +166,32 @@ pub struct KernelChange {
 /// Writes the boot entries of a layer or base from the kernels that are in it.
 pub fn write_entries(
     context: &Context,
-    changes: &mut Changes,
+    tx: &mut Transaction,
     group: &Group,
     boot: &BootPartition,
     name: &LvName,
     kernel: &KernelChange,
 ) -> Result<()> {
+    // Another command can write them while the lock is free.
+    let is_written = try_write_entries(context, tx, group, boot, name, kernel)?
+        || try_write_entries(context, tx, &context.load()?, boot, name, kernel)?;
+    ensure!(
+        is_written,
+        "other commands change the boot entries of {name}; try it again"
+    );
+    Ok(())
+}
+
+/// Does nothing and returns false where the entries were written by another command while the kernels were
+/// looked at.
+fn try_write_entries(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    boot: &BootPartition,
+    name: &LvName,
+    kernel: &KernelChange,
+) -> Result<bool> {
     let fallback_options = running_options(group, boot)?;
     let entries = boot.entries_of(name)?;
     let volume = group.volume(name.as_str());
@@ -131,26 +205,38 @@ pub fn write_entries(
         removed: kernel.removed.as_deref(),
         is_running,
     };
+    // In a dry run that mounts nothing there is nothing to look at.
+    let publish = |tx: &mut Transaction, root: &Path| -> Result<Option<Vec<Payload>>> {
+        let found = initramfs::kernels_of(tx, boot, root, &known)?;
+        if boot.entries_of(name)? != entries {
+            found.leave(tx)?;
+            return Ok(None);
+        }
+        found.store(tx, boot).map(Some)
+    };
     let kernels = if is_running && context.dry_run {
-        Some(initramfs::publish(changes, boot, Path::new("/"), &known)?)
+        Some(publish(tx, Path::new("/"))?)
     } else if is_running {
         // With what the boot partition hides of its /boot.
         let dir = filesystem::mount_point("running");
-        let mounted = filesystem::mount_again(changes, Path::new("/"), &dir)?;
-        let kernels = initramfs::publish(changes, boot, &dir, &known)?;
-        mounted.unmount(changes)?;
+        let mounted = filesystem::mount_again(tx, Path::new("/"), &dir)?;
+        let kernels = publish(tx, &dir)?;
+        mounted.unmount(tx)?;
         Some(kernels)
     } else {
         let is_active = volume.is_some_and(|volume| volume.active);
-        context.activated(changes, name, is_active, |changes| {
+        context.activated(tx, name, is_active, |tx| {
             let filesystem = context.filesystem(name, name)?;
-            context.mounted(changes, name, &filesystem, "ro", |changes, root| {
-                initramfs::publish(changes, boot, root, &known)
-            })
+            context.mounted(tx, name, &filesystem, "ro", publish)
         })?
     };
-    let Some(kernels) = kernels else {
-        return comment(&format!("the boot entries of {name} are written"));
+    let kernels = match kernels {
+        Some(Some(kernels)) => kernels,
+        Some(None) => return Ok(false),
+        None => {
+            comment(&format!("the boot entries of {name} are written"))?;
+            return Ok(true);
+        }
     };
     let default = boot.default_id()?.filter(|id| {
         *id != entry::id(&group.name, name) && entries.iter().all(|entry| entry.id != *id)
@@ -168,7 +254,8 @@ pub fn write_entries(
             };
         }
     }
-    boot.write_entries(changes, name, &new)
+    boot.write_entries(tx, name, &new)?;
+    Ok(true)
 }
 
 /// What to snapshot, and the base that the new layer belongs to.

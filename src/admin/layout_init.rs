@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::filesystem::Filesystem;
-use super::{Context, base, layer, pool_with_room, refuse_incomplete, say};
+use super::{Context, base, comment, layer, pool_with_room, refuse_incomplete, say};
 use crate::boot::entry::without_layer_options;
 use crate::lvm::{Located, Lvm};
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::LvName;
-use crate::sys::changes::Changes;
 use crate::sys::cmd::Cmd;
+use crate::sys::transaction::Transaction;
 use crate::sys::{mounts, probe};
 
 /// The share of the group that the pool gets, in percent. The rest is for its growth and repair.
@@ -40,7 +40,7 @@ pub fn on_devices(context: &Context, devices: &[PathBuf], wipe: bool) -> Result<
     let (lvm, vg) = (&context.lvm, context.lvm.vg());
     let config: LvName = CONFIG.parse()?;
     vg.dm_name(&config)?;
-    let (_lock, mut changes) = context.change().context("layout init")?;
+    let writer = context.locked_writer("layout init")?;
     let mut size = 0;
     let mut seen = Vec::new();
     for device in devices {
@@ -55,33 +55,35 @@ pub fn on_devices(context: &Context, devices: &[PathBuf], wipe: bool) -> Result<
     }
     let (metadata, chunk) = pool_sizes(size);
 
-    if wipe {
-        changes.run(&Cmd::new("wipefs").args(["--all", "--quiet"]).args(devices))?;
-    }
-    changes.run(&lvm.create_group(devices))?;
-    changes.on_failure(lvm.forget_devices(devices));
-    changes.on_failure(lvm.remove_group());
-    changes.run(&lvm.create_pool(&context.pool, POOL_PERCENT, metadata, chunk))?;
-    make_config(&mut changes, lvm, &config, &context.pool)?;
-    changes.run(&lvm.complete_group())?;
-    changes.keep();
+    writer.transaction(|tx| {
+        if wipe {
+            // Nothing takes that back: it is what was asked for.
+            tx.run(&Cmd::new("wipefs").args(["--all", "--quiet"]).args(devices))?;
+        }
+        tx.run(&lvm.create_group(devices))?;
+        tx.on_failure(lvm.forget_devices(devices));
+        tx.on_failure(lvm.remove_group());
+        tx.run(&lvm.create_pool(&context.pool, POOL_PERCENT, metadata, chunk))?;
+        make_config(tx, lvm, &config, &context.pool)?;
+        tx.run(&lvm.complete_group())
+    })?;
     if !context.dry_run {
         say(&format!("volume group {vg} is ready for a base\n"))?;
     }
     Ok(())
 }
 
-fn make_config(changes: &mut Changes, lvm: &Lvm, config: &LvName, pool: &LvName) -> Result<()> {
-    changes.run_undoable(
+fn make_config(tx: &mut Transaction, lvm: &Lvm, config: &LvName, pool: &LvName) -> Result<()> {
+    tx.run_undoable(
         &lvm.create_thin(config, pool, CONFIG_SIZE, false),
         lvm.remove(config),
     )?;
-    changes.run(
+    tx.run(
         &Cmd::new("mke2fs")
             .args(["-q", "-t", "ext4", "-L", CONFIG])
             .arg(lvm.device(config)?),
     )?;
-    changes.run(&lvm.complete_active(config, tag::VOLUME))
+    tx.run(&lvm.complete_active(config, tag::VOLUME))
 }
 
 /// The sizes of the metadata and the chunks of a pool in a group of `size` bytes.
@@ -128,8 +130,11 @@ fn check_unused(lvm: &Lvm, device: &Path, wipe: bool) -> Result<u64> {
 
 /// Makes a base of the system that is installed on a thin volume, and a layer of that base. The
 /// volume itself stays what it is.
+///
+/// These are two units of work: the group becomes one of ours, and stays that when the base or the layer
+/// fails.
 pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result<()> {
-    let (_lock, mut changes) = context.change().context("layout init")?;
+    let writer = context.locked_writer("layout init")?;
     let Located { vg, lv, pool } = locate(&context.lvm, from)?;
     // The volume says which group it is.
     let context = Context {
@@ -156,22 +161,41 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
     let name = base::new_name(&group, name)?;
     boot.entry_of(&name)?;
     let options = running_kernel_options(lvm, &lv)?;
-    let config: LvName = CONFIG.parse()?;
+    writer.transaction(|tx| adopt_group(tx, lvm, &group, &pool))?;
+    let layer = writer.transaction(|tx| {
+        tx.run_undoable(&lvm.create_snapshot(&name, &lv, None), lvm.remove(&name))?;
+        let filesystem = context.filesystem(&name, &lv)?;
+        Filesystem::check_tools(filesystem.kind)?;
+        tx.unlocked(|tx| filesystem.check(tx, false))?;
+        base::finish(&context, tx, &boot, &name, &filesystem, &options)
+            .with_context(|| format!("{vg}/{lv} did not become a base"))?;
+        if context.dry_run {
+            comment(&format!("a layer of {name} is made"))?;
+            return Ok(None);
+        }
+        layer::make(&context, tx, Some(name.clone())).map(Some)
+    })?;
+    match layer {
+        Some(layer) => say(&format!("{name}\n{layer}\n")),
+        None => Ok(()),
+    }
+}
 
-    for (volume, tag) in [(Some(&pool), tag::POOL), (None, tag::VG)] {
-        changes.run(&lvm.add_tag(volume, tag))?;
+/// Makes a group one of ours, with the Config volume if it has none.
+fn adopt_group(tx: &mut Transaction, lvm: &Lvm, group: &Group, pool: &LvName) -> Result<()> {
+    let pool_tags = group.volume(pool.as_str()).map(|pool| &pool.tags);
+    for (volume, tag, tags) in [
+        (Some(pool), tag::POOL, pool_tags),
+        (None, tag::VG, Some(&group.tags)),
+    ] {
+        if tags.is_none_or(|tags| tags.iter().all(|t| t != tag)) {
+            tx.run_undoable(&lvm.add_tag(volume, tag), lvm.remove_tag(volume, tag))?;
+        }
     }
     if group.volume(CONFIG).is_none() {
-        make_config(&mut changes, lvm, &config, &pool)?;
+        make_config(tx, lvm, &CONFIG.parse()?, pool)?;
     }
-    changes.keep();
-    changes.run_undoable(&lvm.create_snapshot(&name, &lv, None), lvm.remove(&name))?;
-    let filesystem = context.filesystem(&name, &lv)?;
-    Filesystem::check_tools(filesystem.kind)?;
-    filesystem.check(&mut changes, false)?;
-    base::finish(&context, &mut changes, &boot, &name, &filesystem, &options)
-        .with_context(|| format!("{vg}/{lv} did not become a base"))?;
-    layer::make(&context, &mut changes, Some(name))
+    Ok(())
 }
 
 /// Which volume is meant: one named as GROUP/VOLUME, or the one mounted at a directory.

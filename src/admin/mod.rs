@@ -29,13 +29,12 @@ use filesystem::Filesystem;
 use crate::boot::BootPartition;
 use crate::boot::entry::{Entry, Payload};
 use crate::image::superblock::FsKind;
-use crate::lvm::{Lvm, PROFILE};
+use crate::lvm::{Lvm, PROFILE, living_maker};
 use crate::model::layout::{Group, Volume};
 use crate::model::name::LvName;
 use crate::model::percent::Percent;
-use crate::sys::changes::Changes;
-use crate::sys::lock::Lock;
 use crate::sys::mounts;
+use crate::sys::transaction::{Transaction, Writer};
 
 /// How long a second caller waits for the first.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -48,8 +47,7 @@ const POOL_EXTENDED: Percent = Percent::new(80);
 const METADATA_PER_CHUNK: u64 = 80;
 /// The exit status where something was found and is not repaired.
 const FOUND: u8 = 3;
-/// Where volumes are mounted while they are looked at.
-const MOUNTS: &str = "/run/imgbased/mounts";
+const ROOT_ONLY: &str = "only root can do this";
 
 /// What every verb is told on the command line.
 pub struct Context {
@@ -82,22 +80,30 @@ impl Context {
         Ok(group)
     }
 
-    /// Starts a verb that changes something: one at a time, as root.
-    fn change(&self) -> Result<(Option<Lock>, Changes)> {
-        self.change_after(LOCK_WAIT)
+    /// Starts a verb that changes something, as root. Its transactions take the lock where they need it.
+    fn writer(&self, verb: &'static str, wait: Duration) -> Result<Writer> {
+        if Uid::effective().is_root() {
+            mounts::make_private()?;
+        } else if !self.dry_run {
+            bail!("{verb}: {ROOT_ONLY}");
+        }
+        Writer::new(verb, wait, self.dry_run)
     }
 
-    /// The same after waiting so long for each other one at most.
-    fn change_after(&self, wait: Duration) -> Result<(Option<Lock>, Changes)> {
-        let is_root = Uid::effective().is_root();
-        if is_root {
-            mounts::make_private()?;
-        }
-        if self.dry_run {
-            return Ok((None, Changes::new(true)?));
-        }
-        ensure!(is_root, "only root can do this");
-        Ok((Some(Lock::take(wait)?), Changes::new(false)?))
+    /// Starts a verb that is alone from beginning to end, but for [`Transaction::unlocked`].
+    fn locked_writer(&self, verb: &'static str) -> Result<Writer> {
+        let writer = self.writer(verb, LOCK_WAIT)?;
+        writer.lock()?;
+        Ok(writer)
+    }
+
+    /// Does such a verb as one transaction: what `work` does stays done as a whole, or is undone.
+    fn change<T>(
+        &self,
+        verb: &'static str,
+        work: impl FnOnce(&mut Transaction) -> Result<T>,
+    ) -> Result<T> {
+        self.locked_writer(verb)?.transaction(work)
     }
 
     fn boot_partition(&self) -> Result<BootPartition> {
@@ -107,17 +113,20 @@ impl Context {
     /// Activates a volume for as long as `look` takes, unless it is active already.
     fn activated<T>(
         &self,
-        changes: &mut Changes,
+        tx: &mut Transaction,
         name: &LvName,
         is_active: bool,
-        look: impl FnOnce(&mut Changes) -> Result<T>,
+        look: impl FnOnce(&mut Transaction) -> Result<T>,
     ) -> Result<T> {
         if is_active {
-            return look(changes);
+            return look(tx);
         }
-        let active = changes.run_undoable(&self.lvm.activate(name), self.lvm.deactivate(name))?;
-        let found = look(changes)?;
-        changes.undo_now(&active)?;
+        let active = tx.run_undoable(&self.lvm.activate(name), self.lvm.deactivate(name))?;
+        let found = look(tx)?;
+        if let Err(error) = tx.undo_now(&active) {
+            // Another command looks at it as well, which can begin while the lock is free.
+            log::warn!("{name} stays active: {error:#}");
+        }
         Ok(found)
     }
 
@@ -125,23 +134,23 @@ impl Context {
     /// is nothing to look at, and nothing is returned.
     fn mounted<T>(
         &self,
-        changes: &mut Changes,
+        tx: &mut Transaction,
         name: &LvName,
         filesystem: &Filesystem,
         options: &str,
-        look: impl FnOnce(&mut Changes, &Path) -> Result<T>,
+        look: impl FnOnce(&mut Transaction, &Path) -> Result<T>,
     ) -> Result<Option<T>> {
         let dir = filesystem::mount_point(name.as_str());
-        let mounted = filesystem.mount(changes, &dir, options)?;
+        let mounted = filesystem.mount(tx, &dir, options)?;
         let found = if self.dry_run {
             comment(&format!(
                 "the kernel and initramfs of {name} are copied to the boot partition"
             ))?;
             None
         } else {
-            Some(look(changes, &dir)?)
+            Some(look(tx, &dir)?)
         };
-        mounted.unmount(changes)?;
+        mounted.unmount(tx)?;
         Ok(found)
     }
 
@@ -182,6 +191,13 @@ impl Context {
 }
 
 fn refuse_incomplete(group: &Group) -> Result<()> {
+    if let Some(maker) = living_maker(&group.tags) {
+        bail!(
+            "volume group {} is being made by process {}",
+            group.name,
+            maker.pid()
+        );
+    }
     ensure!(
         !group.is_incomplete(),
         "volume group {} was interrupted while it was made; `imgbased-helper check --repair` removes it",

@@ -3,84 +3,125 @@
 use std::io::{self, BufRead, IsTerminal};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::unistd::Uid;
 
-use super::{Context, say, view};
+use super::{Context, ROOT_ONLY, say, view};
+use crate::boot::BootPartition;
 use crate::model::layout::{Base, Group, Role};
 use crate::model::name::LvName;
+use crate::sys::transaction::Writer;
 
 /// Removes layers.
 pub fn layers(context: &Context, names: &[LvName]) -> Result<()> {
-    remove(context, |group| {
+    let select = |group: &Group, in_use: &[InUse]| {
         for name in names {
             check_role(group, name, Role::Layer, "layer")?;
         }
+        refuse_used(names, in_use)?;
         Ok(names.to_vec())
-    })
+    };
+    remove(context, &select, None)
 }
 
 /// Removes a base and all its layers, having asked first if it has any and `yes` is not set.
 pub fn base(context: &Context, name: &LvName, yes: bool) -> Result<()> {
-    remove(context, |group| {
+    let select = |group: &Group, in_use: &[InUse]| {
         check_role(group, name, Role::Base, "base")?;
         let bases = group.bases();
         let layers = bases.iter().find(|b| b.name == *name).map(|b| &b.layers);
         let mut names: Vec<LvName> = layers.into_iter().flatten().map(|l| l.0.clone()).collect();
-        if !names.is_empty() && !yes && !context.dry_run {
-            confirm(&format!("Remove {name} and its layers {}?", list(&names)))?;
-        }
         names.push(name.clone());
+        refuse_used(&names, in_use)?;
         Ok(names)
-    })
+    };
+    let question = |names: &[LvName]| {
+        let layers = list(&names[..names.len() - 1]);
+        (names.len() > 1).then(|| format!("Remove {name} and its layers {layers}?"))
+    };
+    remove(context, &select, (!yes).then_some(&question))
 }
 
 /// Removes the oldest bases and their layers, having asked first if `yes` is not set. The latest
 /// `keep` bases stay, and any with what is booted or the default.
 pub fn garbage(context: &Context, keep: usize, yes: bool) -> Result<()> {
-    remove_with(context, |group, in_use| {
+    let select = |group: &Group, in_use: &[InUse]| {
         let bases = group.bases();
         let old = bases.len().saturating_sub(keep);
         let is_used = |base: &Base| {
             let mut names = base.layers.iter().map(|l| &l.0).chain([&base.name]);
             names.any(|name| in_use.iter().any(|(used, _)| used == name.as_str()))
         };
-        let names: Vec<LvName> = bases[..old]
+        Ok(bases[..old]
             .iter()
             .filter(|base| !is_used(base))
             .flat_map(|base| base.layers.iter().map(|l| &l.0).chain([&base.name]))
             .cloned()
-            .collect();
-        if !names.is_empty() && !yes && !context.dry_run {
-            confirm(&format!("Remove {}?", list(&names)))?;
-        }
-        Ok(names)
-    })
+            .collect())
+    };
+    let question =
+        |names: &[LvName]| (!names.is_empty()).then(|| format!("Remove {}?", list(names)));
+    remove(context, &select, (!yes).then_some(&question))
 }
 
-/// Removes what `select` names in a group. Refuses what is booted, the default, on trial or boots next,
-/// and what is in use, before anything is changed.
-fn remove(context: &Context, select: impl FnOnce(&Group) -> Result<Vec<LvName>>) -> Result<()> {
-    remove_with(context, |group, in_use| {
-        let names = select(group)?;
-        for (used, why) in in_use {
-            ensure!(
-                !names.iter().any(|name| name.as_str() == used),
-                "{used} is {why} and cannot be removed"
-            );
-        }
-        Ok(names)
-    })
+/// What has to stay, and why.
+type InUse = (String, &'static str);
+
+/// Says which volumes of a group to remove, in this order.
+type Select<'a> = dyn Fn(&Group, &[InUse]) -> Result<Vec<LvName>> + 'a;
+
+/// What to ask before these volumes are removed, if anything.
+type Question<'a> = dyn Fn(&[LvName]) -> Option<String> + 'a;
+
+/// Removes what `select` says, if `question`, where it asks one, is answered with yes. It is asked before
+/// the lock is taken and before signals are handled: somebody may think about it for long.
+///
+/// Refuses what cannot be removed before anything is changed. Then each volume is a unit of work: what is
+/// removed stays removed when the next one fails, and that one keeps its entry.
+fn remove(context: &Context, select: &Select, question: Option<&Question>) -> Result<()> {
+    let confirmed = match question {
+        Some(question) if !context.dry_run => confirm(context, select, question)?,
+        _ => None,
+    };
+    let writer = context.locked_writer("remove")?;
+    let (boot, group, names) = plan(context, select)?;
+    ensure!(
+        confirmed.is_none_or(|confirmed| confirmed == names),
+        "what would be removed is no longer what was confirmed; nothing was removed"
+    );
+    boot.check_removable(&names)?;
+    deactivate(context, &writer, &group, &names)?;
+    for (at, name) in names.iter().enumerate() {
+        writer.transaction(|tx| {
+            boot.remove_last(tx, &names[..=at])?;
+            // Nothing takes that back.
+            tx.run(&context.lvm.remove(name))
+        })?;
+    }
+    Ok(())
 }
 
-/// Removes what `select` names, which is told what has to stay, and why.
-fn remove_with(
-    context: &Context,
-    select: impl FnOnce(&Group, &[(String, &str)]) -> Result<Vec<LvName>>,
-) -> Result<()> {
-    let (_lock, mut changes) = context.change().context("remove")?;
+/// Asks the question, if there is one, and returns what it was asked about.
+fn confirm(context: &Context, select: &Select, question: &Question) -> Result<Option<Vec<LvName>>> {
+    ensure!(Uid::effective().is_root(), "remove: {ROOT_ONLY}");
+    let (_, _, names) = plan(context, select)?;
+    let Some(question) = question(&names) else {
+        return Ok(None);
+    };
+    ask(&question)?;
+    Ok(Some(names))
+}
+
+fn plan(context: &Context, select: &Select) -> Result<(BootPartition, Group, Vec<LvName>)> {
     let boot = context.boot_partition()?;
     boot.check_ready()?;
     let group = context.load()?;
-    let booted = view::booted(&group)?.map(|name| (name, "booted"));
+    let names = select(&group, &in_use(&group, &boot)?)?;
+    Ok((boot, group, names))
+}
+
+/// What is booted, the default, on trial or boots next.
+fn in_use(group: &Group, boot: &BootPartition) -> Result<Vec<InUse>> {
+    let booted = view::booted(group)?.map(|name| (name, "booted"));
     let trial = boot.trial()?.filter(|trial| !trial.is_over());
     let bootable = group.bootable();
     // Also where its entry is lost for now.
@@ -88,23 +129,33 @@ fn remove_with(
     let default = chosen(boot.default_id()?, "the default");
     let once = chosen(boot.once_id()?, "what boots next");
     let trial = chosen(trial.map(|trial| trial.id), "on trial");
-    let in_use: Vec<_> = [booted, default, once, trial]
+    Ok([booted, default, once, trial]
         .into_iter()
         .flatten()
-        .collect();
-    let names = select(&group, &in_use)?;
-    // Fails for what is mounted, while its entry is still there.
-    for name in &names {
-        if group.volume(name.as_str()).is_some_and(|v| v.active) {
-            changes.run(&context.lvm.deactivate(name))?;
-        }
+        .collect())
+}
+
+fn refuse_used(names: &[LvName], in_use: &[InUse]) -> Result<()> {
+    for (used, why) in in_use {
+        ensure!(
+            !names.iter().any(|name| name.as_str() == used),
+            "{used} is {why} and cannot be removed"
+        );
     }
-    boot.remove(&mut changes, &names)?;
-    for name in &names {
-        changes.run(&context.lvm.remove(name))?;
-    }
-    changes.keep();
     Ok(())
+}
+
+/// Deactivates what is active: all of it or nothing. Fails for what is mounted, while its entry is still
+/// there.
+fn deactivate(context: &Context, writer: &Writer, group: &Group, names: &[LvName]) -> Result<()> {
+    let lvm = &context.lvm;
+    let is_active = |name: &&LvName| group.volume(name.as_str()).is_some_and(|v| v.active);
+    writer.transaction(|tx| {
+        for name in names.iter().filter(is_active) {
+            tx.run_undoable(&lvm.deactivate(name), lvm.activate(name))?;
+        }
+        Ok(())
+    })
 }
 
 fn check_role(group: &Group, name: &LvName, role: Role, what: &str) -> Result<()> {
@@ -119,7 +170,7 @@ fn list(names: &[LvName]) -> String {
 }
 
 /// Asks a person. Refuses where there is none, or the answer is not yes.
-fn confirm(question: &str) -> Result<()> {
+fn ask(question: &str) -> Result<()> {
     ensure!(
         io::stdin().is_terminal(),
         "{question} There is nobody to ask; --yes answers it"

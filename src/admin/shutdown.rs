@@ -8,13 +8,12 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 
+use super::view;
 use crate::boot::BootPartition;
-use crate::early;
 use crate::sys::cmd::Cmd;
+use crate::sys::run::INITRAMFS as STAGE;
 
 const INITRAMFS: &str = "/run/initramfs";
-/// Where it is unpacked.
-const STAGE: &str = "/run/imgbased/initramfs";
 /// What systemd starts there.
 const SHUTDOWN: &str = "/run/initramfs/shutdown";
 
@@ -23,7 +22,7 @@ pub fn unpack() -> Result<()> {
     if Path::new(SHUTDOWN).exists() {
         return Ok(());
     }
-    let record = early::read_record().context("no layer was booted")?;
+    let record = view::boot_record().context("no layer was booted")?;
     let boot = BootPartition::at(Path::new("/"), &record.vg.parse()?)?;
     let entry = boot.entry_of(&record.layer.parse()?)?;
     let entry = entry.with_context(|| format!("{} has no boot entry", record.layer))?;

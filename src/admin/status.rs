@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::view::{self, JSON_VERSION, LayerView, PoolView, View};
 use super::{Context, text};
 use crate::boot::OnTrial;
-use crate::early::{self, BootRecord};
+use crate::model::boot_record::BootRecord;
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -46,7 +46,7 @@ pub fn show(context: &Context) -> Result<()> {
         layers: view.layers().count(),
         bases: view.bases.len(),
         pool: view.pool.as_ref(),
-        boot: early::read_record(),
+        boot: view::boot_record(),
     };
     context.show(&status, || render(&status))
 }
@@ -94,10 +94,7 @@ fn render(status: &Status) -> String {
         ));
     }
     if let Some(boot) = boot {
-        rows.push((
-            "Mounted".to_owned(),
-            format!("in {}", early::describe(boot)),
-        ));
+        rows.push(("Mounted".to_owned(), format!("in {}", boot.times())));
     }
     if let Some(pool) = status.pool {
         rows.push((

@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::{Context, text};
 use crate::boot::{OnTrial, Selection};
-use crate::early;
+use crate::model::boot_record::BootRecord;
 use crate::model::layout::{Failure, Group, Role, Volume};
 use crate::model::percent::Percent;
-use crate::sys::mounts;
+use crate::sys::{mounts, run};
 
 /// The version of all JSON output. It grows when a field changes its meaning or goes away.
 pub const JSON_VERSION: u32 = 1;
@@ -165,6 +165,11 @@ fn pool_view(pool: &Volume) -> PoolView {
     }
 }
 
+/// What the running system was booted from, if the helper did it.
+pub fn boot_record() -> Option<BootRecord> {
+    run::read_json(run::BOOT_RECORD)
+}
+
 /// The layer that / is on; where / is the volatile overlay of a base, what the initramfs recorded.
 pub fn booted(group: &Group) -> Result<Option<String>> {
     if let Some(mounted) = mounts::dm_name_at(Path::new("/"))? {
@@ -173,7 +178,7 @@ pub fn booted(group: &Group) -> Result<Option<String>> {
         let bootable = volume.filter(|volume| volume.role.is_bootable());
         return Ok(bootable.map(|volume| volume.name.clone()));
     }
-    let record = early::read_record().filter(|r| r.vg == group.name.as_str());
+    let record = boot_record().filter(|r| r.vg == group.name.as_str());
     Ok(record.map(|record| record.layer))
 }
 

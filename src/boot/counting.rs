@@ -13,7 +13,7 @@ use super::entry::Entry;
 use super::systemd_boot::{Counter, SystemdBoot, split_counter};
 use super::trial::Trial;
 use super::{BootPartition, ENTRIES, entry_id};
-use crate::sys::changes::Changes;
+use crate::sys::transaction::Transaction;
 
 /// What sort keys begin with: of the entry on trial, and of the one to fall back to. Those of other
 /// systems begin with their names.
@@ -25,7 +25,7 @@ impl BootPartition {
     /// what is the default now.
     pub(super) fn start_counted(
         &self,
-        changes: &mut Changes,
+        tx: &mut Transaction,
         loader: &SystemdBoot,
         id: &str,
         tries: u32,
@@ -37,14 +37,14 @@ impl BootPartition {
             fallback != id && self.entry_text(&fallback)?.is_some(),
             "the default {fallback} is no entry to fall back to"
         );
-        self.rank(changes, |other| match other {
+        self.rank(tx, |other| match other {
             _ if other == fallback => FALLBACK,
             _ if other == id => TRIAL,
             _ => "",
         })?;
-        self.rename_entry(changes, id, &format!("{id}+{tries}-0"))?;
-        changes.flush(&self.dir)?;
-        loader.set_default(changes, None)
+        self.rename_entry(tx, id, &format!("{id}+{tries}-0"))?;
+        tx.flush(&self.dir)?;
+        loader.set_default(tx, None)
     }
 
     /// The trial that is on, if there is one.
@@ -74,19 +74,19 @@ impl BootPartition {
     /// Makes an entry the default without counting its tries, and ends a trial.
     pub(super) fn settle(
         &self,
-        changes: &mut Changes,
+        tx: &mut Transaction,
         loader: &SystemdBoot,
         id: &str,
     ) -> Result<()> {
-        self.rename_entry(changes, id, id)?;
-        changes.flush(&self.dir)?;
-        loader.set_default(changes, Some(id))?;
-        self.rank(changes, |_| "")?;
-        changes.flush(&self.dir)
+        self.rename_entry(tx, id, id)?;
+        tx.flush(&self.dir)?;
+        loader.set_default(tx, Some(id))?;
+        self.rank(tx, |_| "")?;
+        tx.flush(&self.dir)
     }
 
     /// Gives each entry of ours the rank that `rank` says for its id.
-    fn rank<'a>(&self, changes: &mut Changes, rank: impl Fn(&str) -> &'a str) -> Result<()> {
+    fn rank<'a>(&self, tx: &mut Transaction, rank: impl Fn(&str) -> &'a str) -> Result<()> {
         let entries = self.entries()?;
         // What is fallen back to has its place before the others change theirs.
         for is_fallback in [true, false] {
@@ -100,20 +100,20 @@ impl BootPartition {
                 };
                 let ranked = with_rank(&text, rank);
                 if ranked != text {
-                    changes.write(&path, ranked.as_bytes(), 0o644)?;
+                    tx.write(&path, ranked.as_bytes(), 0o644)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn rename_entry(&self, changes: &mut Changes, id: &str, name: &str) -> Result<()> {
+    fn rename_entry(&self, tx: &mut Transaction, id: &str, name: &str) -> Result<()> {
         let from = self.entry_path(id)?;
         let to = self.dir.join(ENTRIES).join(format!("{name}.conf"));
         if from == to {
             return Ok(());
         }
-        changes.rename(&from, &to)
+        tx.rename(&from, &to)
     }
 
     /// The file of the first entry of ours with that rank.
@@ -157,6 +157,7 @@ fn with_rank(text: &str, rank: &str) -> String {
 mod tests {
     use super::*;
     use crate::boot::loader::{Kind, Loader};
+    use crate::sys::transaction::change;
     use std::fs;
     use tempfile::TempDir;
 
@@ -205,16 +206,11 @@ mod tests {
     }
 
     fn start(boot: &BootPartition, id: &str) -> Result<()> {
-        let mut changes = Changes::new(false).unwrap();
-        let started = boot.start_counted(&mut changes, loader(boot), id, 3);
-        changes.keep();
-        started
+        change(|tx| boot.start_counted(tx, loader(boot), id, 3))
     }
 
     fn settle(boot: &BootPartition, id: &str) {
-        let mut changes = Changes::new(false).unwrap();
-        boot.settle(&mut changes, loader(boot), id).unwrap();
-        changes.keep();
+        change(|tx| boot.settle(tx, loader(boot), id)).unwrap();
     }
 
     /// The names of the entries' files and their sort keys, as systemd-boot sorts them.
@@ -272,6 +268,22 @@ mod tests {
             fs::read_to_string(&config).unwrap(),
             "timeout 1\ndefault imgbased-Base-0.2.conf\n"
         );
+    }
+
+    #[test]
+    fn a_trial_that_cannot_start_leaves_the_menu_as_it_was() {
+        let (dir, boot) = esp();
+        let before = menu(&dir);
+        let config = fs::read_to_string(dir.path().join("loader/loader.conf")).unwrap();
+        let failed: Result<()> = change(|tx| {
+            boot.start_counted(tx, loader(&boot), "imgbased-Base-0.2", 3)?;
+            assert_ne!(menu(&dir), before);
+            anyhow::bail!("later")
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "later");
+        assert_eq!(menu(&dir), before);
+        let now = fs::read_to_string(dir.path().join("loader/loader.conf")).unwrap();
+        assert_eq!(now, config);
     }
 
     #[test]

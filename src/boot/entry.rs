@@ -4,8 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use rpm_version::rpm_evr_compare;
 
-use crate::early::cmdline::DEFAULT_VG;
-use crate::model::name::{LvName, VgName};
+use crate::model::name::{DEFAULT_VG, LvName, VgName};
 
 /// What all our ids begin with.
 pub const PREFIX: &str = "imgbased-";

@@ -8,18 +8,20 @@ use anyhow::Result;
 use super::entry::plain_title;
 use super::grub;
 use super::systemd_boot::{SystemdBoot, Variables};
-use crate::sys::changes::read_if_there;
+use crate::sys::files::read_if_there;
 
 /// Where an EFI system partition is mounted, in the order of bootctl(1).
 const ESP: [&str; 3] = ["efi", "boot", "boot/efi"];
 
 /// The boot loader of a host.
+#[derive(Clone)]
 pub struct Loader {
     pub kind: Kind,
     /// How that is known.
     pub reason: String,
 }
 
+#[derive(Clone)]
 pub enum Kind {
     /// With the rendered menu, or a configuration that reads the entries. The menu stays where that
     /// configuration falls back to it.

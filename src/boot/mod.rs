@@ -22,11 +22,11 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::image::digest::hex;
 use crate::model::name::{LvName, VgName};
-use crate::sys::changes::{Changes, is_temporary, read_if_there};
 use crate::sys::cmd::{Cmd, quote};
+use crate::sys::files::{is_temporary, read_if_there};
 use crate::sys::mounts;
+use crate::sys::transaction::Transaction;
 use entry::{Entry, Payload};
 use grubenv::GrubEnv;
 use loader::{Kind, Loader};
@@ -61,9 +61,25 @@ pub struct Known<'a> {
 }
 
 /// Looks at the initramfs of a kernel version, and returns another to be used instead.
-pub type Replace<'a> = dyn FnMut(&mut Changes, &str, &Path) -> Result<Option<PathBuf>> + 'a;
+pub type Replace<'a> = dyn FnMut(&mut Transaction, &str, &Path) -> Result<Option<PathBuf>> + 'a;
+
+/// The kernels of a root, as [`BootPartition::kernels_of`] has found them.
+pub struct Kernels {
+    /// What the entries have to boot, the newest kernel first.
+    payloads: Vec<Payload>,
+    files: Vec<KernelFile>,
+}
+
+/// A file of a root that an entry needs on the boot partition.
+struct KernelFile {
+    source: PathBuf,
+    target: PathBuf,
+    /// Whether the partition had it, whole, when that was looked at.
+    is_there: bool,
+}
 
 /// The boot partition of a host, `$BOOT` of the Boot Loader Specification.
+#[derive(Clone)]
 pub struct BootPartition {
     dir: PathBuf,
     vg: VgName,
@@ -233,19 +249,18 @@ impl BootPartition {
         self.dir.join(path.trim_start_matches('/'))
     }
 
-    /// Copies the kernels of a mounted root to their places on the boot partition, unless they are
-    /// there, and returns what the entries have to boot, the newest kernel first. A kernel whose files are
-    /// gone is booted from the copies that an entry has had until now. Each initramfs that the partition
-    /// does not have yet is shown to `replace`, which may return another file.
+    /// Looks for the kernels of a mounted root, and changes nothing yet. A kernel whose files are gone is
+    /// booted from the copies that an entry has had until now. Each initramfs that the partition does not
+    /// have yet is shown to `replace`, which may return another file.
     ///
-    /// Refuses when the partition has no room, before anything is written.
-    pub fn publish(
+    /// Refuses when the partition has no room for them.
+    pub fn kernels_of(
         &self,
-        changes: &mut Changes,
+        tx: &mut Transaction,
         root: &Path,
         known: &Known,
         replace: &mut Replace,
-    ) -> Result<Vec<Payload>> {
+    ) -> Result<Kernels> {
         let system = System::at(root)
             .with_boot(&self.dir)
             .running(known.is_running);
@@ -254,7 +269,7 @@ impl BootPartition {
         let newest = known.entries.first().map(Entry::payload);
         let mut before = known.entries.iter().map(Entry::payload).collect::<Vec<_>>();
         before.retain(|payload| self.has_kernel(payload));
-        let mut copies = Vec::new();
+        let mut files = Vec::new();
         let mut payloads = Vec::new();
         for Kernel {
             version,
@@ -273,9 +288,9 @@ impl BootPartition {
             }
             let [linux, initrd] = match (image, initrd, before) {
                 (Some(image), Some(initrd), _) => [
-                    self.place("vmlinuz", &version, image, &mut copies, &mut |_| Ok(None))?,
-                    self.place("initrd", &version, initrd, &mut copies, &mut |initrd| {
-                        replace(changes, &version, initrd)
+                    self.place("vmlinuz", &version, image, &mut files, &mut |_| Ok(None))?,
+                    self.place("initrd", &version, initrd, &mut files, &mut |initrd| {
+                        replace(tx, &version, initrd)
                     })?,
                 ],
                 (_, _, Some(before)) => [before.linux.clone(), before.initrd.clone()],
@@ -302,7 +317,7 @@ impl BootPartition {
         }
         if payloads.is_empty() && !before.is_empty() {
             log::warn!("no other kernel with an initramfs was found: the boot entries stay");
-            return Ok(before);
+            payloads = before;
         }
         ensure!(
             !payloads.is_empty(),
@@ -310,12 +325,33 @@ impl BootPartition {
              /usr/lib/modules/VERSION/vmlinuz, with /boot/initrd.img-VERSION or \
              /boot/initramfs-VERSION.img"
         );
-        self.check_room(&copies)?;
-        changes.create_dir(&self.dir.join(KERNELS))?;
-        for (source, target) in &copies {
-            changes.copy(source, target, 0o600)?;
+        self.check_room(files.iter().filter(|file| !file.is_there))?;
+        Ok(Kernels { payloads, files })
+    }
+
+    /// Copies kernels to their places on the boot partition, unless they are there, and returns what the
+    /// entries have to boot, the newest kernel first.
+    ///
+    /// Refuses when the partition has no room, before anything is written, or when another command has
+    /// removed a copy that an entry was to keep.
+    pub fn store(&self, tx: &mut Transaction, kernels: Kernels) -> Result<Vec<Payload>> {
+        let Kernels {
+            payloads,
+            mut files,
+        } = kernels;
+        files.retain(|file| !(file.is_there && file.target.exists()));
+        self.check_room(&files)?;
+        tx.create_dir(&self.dir.join(KERNELS))?;
+        for file in &files {
+            tx.copy(&file.source, &file.target, 0o600)?;
         }
-        changes.flush(&self.dir)?;
+        tx.flush(&self.dir)?;
+        let is_whole = |payload: &Payload| self.has_kernel(payload);
+        ensure!(
+            tx.is_dry_run() || payloads.iter().all(is_whole),
+            "another command has removed a kernel from {}; try it again",
+            self.dir.display()
+        );
         Ok(payloads)
     }
 
@@ -341,14 +377,13 @@ impl BootPartition {
         Ok(latest("vmlinuz")?.zip(latest("initrd")?).map(Into::into))
     }
 
-    /// The path that an entry has to name for a file of a kernel. What has to be copied for that is
-    /// added to `copies`.
+    /// The path that an entry has to name for a file of a kernel, which is added to `files`.
     fn place(
         &self,
         kind: &str,
         version: &str,
         source: PathBuf,
-        copies: &mut Vec<(PathBuf, PathBuf)>,
+        files: &mut Vec<KernelFile>,
         replace: &mut dyn FnMut(&Path) -> Result<Option<PathBuf>>,
     ) -> Result<String> {
         let place = |source: &Path| -> Result<(String, PathBuf, bool)> {
@@ -367,18 +402,22 @@ impl BootPartition {
                 (path, target, is_there) = place(&source)?;
             }
         }
-        if !is_there {
-            copies.push((source, target));
-        }
+        files.push(KernelFile {
+            source,
+            target,
+            is_there,
+        });
         Ok(path)
     }
 
-    fn check_room(&self, copies: &[(PathBuf, PathBuf)]) -> Result<()> {
-        let mut needed = RESERVE;
-        for (source, _) in copies {
+    /// Refuses a boot partition without room for copies of these files.
+    fn check_room<'a>(&self, files: impl IntoIterator<Item = &'a KernelFile>) -> Result<()> {
+        let (mut needed, mut inodes) = (RESERVE, RESERVED_INODES);
+        for KernelFile { source, .. } in files {
             needed += fs::metadata(source)
                 .with_context(|| format!("cannot look at {}", source.display()))?
                 .len();
+            inodes += 1;
         }
         let stat = statvfs(&self.dir)?;
         let dir = self.dir.display();
@@ -390,10 +429,7 @@ impl BootPartition {
             needed >> 10
         );
         // FAT and others have no fixed number of inodes, and tell none.
-        let (files, inodes) = (
-            stat.files_available(),
-            RESERVED_INODES + copies.len() as u64,
-        );
+        let files = stat.files_available();
         ensure!(
             stat.files() == 0 || files >= inodes,
             "{dir} has {files} inodes free, {inodes} are needed"
@@ -403,12 +439,12 @@ impl BootPartition {
 
     /// Writes the entries of a layer or base, with the newest kernel first, in place of those that it
     /// has, and the menus. The kernels that they name are on disk already; those that no entry names any
-    /// more are removed.
+    /// more are removed with the commit.
     ///
     /// Refuses to replace a file that is something else.
     pub fn write_entries(
         &self,
-        changes: &mut Changes,
+        tx: &mut Transaction,
         name: &LvName,
         entries: &[Entry],
     ) -> Result<()> {
@@ -429,103 +465,125 @@ impl BootPartition {
         if before == entries && self.has_menu_of(&all)? {
             return Ok(());
         }
-        changes.create_dir(&self.dir.join(ENTRIES))?;
+        tx.create_dir(&self.dir.join(ENTRIES))?;
         // The newest last: it takes the id of the one before, which has got another by then.
         for entry in entries.iter().rev().filter(|entry| !before.contains(entry)) {
-            if !before.is_empty() {
-                // What is written in the place of another file is not taken back. So the kernels that it
-                // names stay, and the other entry of the one before.
-                changes.keep();
-            }
             let path = self.entry_path(&entry.id)?;
             let old = before.iter().find(|old| old.id == entry.id);
             let text = counting::with_rank_of(old, &entry.render());
-            changes.write(&path, text.as_bytes(), 0o644)?;
+            tx.write(&path, text.as_bytes(), 0o644)?;
         }
-        self.write_menu(changes, &all)?;
-        changes.flush(&self.dir)?;
+        self.write_menu(tx, &all)?;
+        tx.flush(&self.dir)?;
         if before.is_empty() {
             return Ok(());
         }
         let is_stale = |old: &&Entry| entries.iter().all(|entry| entry.id != old.id);
         let stale: Vec<Entry> = before.iter().filter(is_stale).cloned().collect();
         if !stale.is_empty() {
-            self.keep_chosen(changes, &stale, entries)?;
+            self.keep_chosen(tx, &stale, entries)?;
         }
-        self.remove_files(changes, &stale, entries, &before)
+        self.remove_files(tx, &stale)?;
+        self.discard_kernels(tx, &stale, entries, &before)
     }
 
     /// Changes all entries of a layer or base alike.
     pub fn change_entries(
         &self,
-        changes: &mut Changes,
+        tx: &mut Transaction,
         name: &LvName,
         change: fn(Entry) -> Entry,
     ) -> Result<()> {
         let entries = self.entries_of(name)?.into_iter().map(change);
-        self.write_entries(changes, name, &entries.collect::<Vec<_>>())
+        self.write_entries(tx, name, &entries.collect::<Vec<_>>())
     }
 
     /// Has what was to boot be the newest kernel of the layer where it was a kernel that is gone.
-    fn keep_chosen(&self, changes: &mut Changes, gone: &[Entry], left: &[Entry]) -> Result<()> {
+    fn keep_chosen(&self, tx: &mut Transaction, gone: &[Entry], left: &[Entry]) -> Result<()> {
         let Some(newest) = left.first() else {
             return Ok(());
         };
         let is_gone = |id: Option<String>| gone.iter().any(|e| Some(&e.id) == id.as_ref());
         if is_gone(self.default_id()?) {
             match &self.loader.kind {
-                Kind::Grub { .. } => self.set_variables(changes, &[(DEFAULT, &newest.id)])?,
-                Kind::SystemdBoot(_) => self.set_default(changes, &newest.id)?,
+                Kind::Grub { .. } => self.set_variables(tx, &[(DEFAULT, &newest.id)])?,
+                Kind::SystemdBoot(_) => self.set_default(tx, &newest.id)?,
             }
         }
         if is_gone(self.once_id()?) {
             match &self.loader.kind {
-                Kind::Grub { .. } => self.set_variables(changes, &[(ONCE, &newest.id)])?,
-                Kind::SystemdBoot(loader) => loader.set_once(changes, Some(&newest.id))?,
+                Kind::Grub { .. } => self.set_variables(tx, &[(ONCE, &newest.id)])?,
+                Kind::SystemdBoot(loader) => loader.set_once(tx, Some(&newest.id))?,
             }
         }
         Ok(())
     }
 
-    /// Removes the entries of `layers` from the menus, and then the kernels that no entry names any
-    /// more.
+    /// The entries of `layers`, and all others. Refuses where all would go.
+    fn without(&self, layers: &[LvName]) -> Result<(Vec<Entry>, Vec<Entry>)> {
+        let is_gone = |entry: &Entry| layers.iter().any(|layer| entry.is_of(&self.vg, layer));
+        let (gone, left): (Vec<Entry>, Vec<Entry>) = self.entries()?.into_iter().partition(is_gone);
+        ensure!(
+            gone.is_empty() || !left.is_empty(),
+            "no boot entry would be left"
+        );
+        Ok((gone, left))
+    }
+
+    /// Refuses to remove `layers` when no entry of a layer or base would be left.
+    pub fn check_removable(&self, layers: &[LvName]) -> Result<()> {
+        self.without(layers).map(drop)
+    }
+
+    /// Removes the entries of the last of `layers` from the menus, and with the commit the kernels that no
+    /// entry names any more. Those before it were removed, which a dry run cannot see.
     ///
     /// Refuses when no entry of a layer or base would be left.
-    pub fn remove(&self, changes: &mut Changes, layers: &[LvName]) -> Result<()> {
-        let is_removed = |entry: &Entry| layers.iter().any(|layer| entry.is_of(&self.vg, layer));
-        let (removed, left): (Vec<Entry>, Vec<Entry>) =
-            self.entries()?.into_iter().partition(is_removed);
+    pub fn remove_last(&self, tx: &mut Transaction, layers: &[LvName]) -> Result<()> {
+        let (gone, left) = self.without(layers)?;
+        let is_last = |entry: &&Entry| layers.last().is_some_and(|l| entry.is_of(&self.vg, l));
+        let removed: Vec<Entry> = gone.iter().filter(is_last).cloned().collect();
         if removed.is_empty() {
             return Ok(());
         }
-        ensure!(!left.is_empty(), "no boot entry would be left");
         // First out of the menu that boots it, then out of the source of that menu.
-        self.write_menu(changes, &left)?;
-        self.remove_files(changes, &removed, &[], &removed)
+        self.write_menu(tx, &left)?;
+        self.remove_files(tx, &removed)?;
+        self.discard_kernels(tx, &gone, &[], &removed)
     }
 
-    /// Removes the files of entries that are in no menu, and then the kernels of `before` that neither any
-    /// other entry nor one of `written` names.
-    fn remove_files(
+    /// Removes the files of entries that are in no menu.
+    fn remove_files(&self, tx: &mut Transaction, removed: &[Entry]) -> Result<()> {
+        for path in self.files_in(ENTRIES)? {
+            if removed.iter().any(|e| entry_id(&path) == Some(&e.id)) {
+                tx.remove(&path)?;
+            }
+        }
+        tx.flush(&self.dir)
+    }
+
+    /// Removes, with the commit, the kernels of `before` that neither one of `written` names nor any other
+    /// entry but those of `removed`.
+    fn discard_kernels(
         &self,
-        changes: &mut Changes,
+        tx: &mut Transaction,
         removed: &[Entry],
         written: &[Entry],
         before: &[Entry],
     ) -> Result<()> {
-        for path in self.files_in(ENTRIES)? {
-            if removed.iter().any(|e| entry_id(&path) == Some(&e.id)) {
-                changes.remove(&path)?;
-            }
-        }
-        changes.flush(&self.dir)?;
         let kernels = before.iter().flat_map(|e| [&e.linux, &e.initrd]);
         let kernels: Vec<PathBuf> = kernels.map(|path| self.path_of(path)).collect();
-        for path in self.unused_kernels(removed, written)? {
-            if kernels.contains(&path) {
-                changes.remove(&path)?;
+        let mut unused = self.unused_kernels(removed, written)?;
+        unused.retain(|path| kernels.contains(path));
+        let (boot, is_dry_run) = (self.clone(), tx.is_dry_run());
+        tx.discard(move || {
+            // By then another entry may have come to need one. In a dry run nothing was written.
+            if !is_dry_run && !unused.is_empty() {
+                let still = boot.unused_kernels(&[], &[])?;
+                unused.retain(|path| still.contains(path));
             }
-        }
+            Ok(unused)
+        });
         Ok(())
     }
 
@@ -616,9 +674,9 @@ impl BootPartition {
     }
 
     /// Renders the menu from the entries.
-    pub fn render_menu(&self, changes: &mut Changes) -> Result<()> {
-        self.write_menu(changes, &self.entries()?)?;
-        changes.flush(&self.dir)
+    pub fn render_menu(&self, tx: &mut Transaction) -> Result<()> {
+        self.write_menu(tx, &self.entries()?)?;
+        tx.flush(&self.dir)
     }
 
     /// Whether the menu is what these entries say, where something reads it.
@@ -639,13 +697,13 @@ impl BootPartition {
         matches!(self.loader.kind, Kind::Grub { has_menu: true, .. })
     }
 
-    fn write_menu(&self, changes: &mut Changes, entries: &[Entry]) -> Result<()> {
+    fn write_menu(&self, tx: &mut Transaction, entries: &[Entry]) -> Result<()> {
         if !self.has_menu() {
             return Ok(());
         }
-        changes.create_dir(&self.grub_dir())?;
+        tx.create_dir(&self.grub_dir())?;
         let menu = grub::render_menu(entries);
-        changes.write(&self.menu_path(), menu.as_bytes(), 0o644)
+        tx.write(&self.menu_path(), menu.as_bytes(), 0o644)
     }
 
     /// The id of the default entry; nothing if none was ever set.
@@ -713,15 +771,15 @@ impl BootPartition {
     }
 
     /// Writes what can be salvaged of a damaged grubenv into a new one.
-    pub fn rebuild_env(&self, changes: &mut Changes) -> Result<()> {
+    pub fn rebuild_env(&self, tx: &mut Transaction) -> Result<()> {
         let block = self.salvaged_env()?.render()?;
         let path = self.grub_env_path();
         let [text, file] = [OsStr::from_bytes(&block), path.as_os_str()].map(quote);
         let print = Cmd::new("sh")
             .arg("-c")
             .arg(format!("printf %s {text} > {file}"));
-        changes.write_as(&path, &block, 0o644, &print)?;
-        changes.flush(&self.dir)
+        tx.write_as(&path, &block, 0o644, &print)?;
+        tx.flush(&self.dir)
     }
 
     fn salvaged_env(&self) -> Result<GrubEnv> {
@@ -759,18 +817,18 @@ impl BootPartition {
     /// Has an entry boot at the next start, and the default again after that; no entry takes that back.
     ///
     /// Refuses where GRUB could not forget it, and would boot it for ever.
-    pub fn set_once(&self, changes: &mut Changes, id: Option<&str>) -> Result<()> {
+    pub fn set_once(&self, tx: &mut Transaction, id: Option<&str>) -> Result<()> {
         if let Kind::SystemdBoot(loader) = &self.loader.kind {
-            return loader.set_once(changes, id);
+            return loader.set_once(tx, id);
         }
         if id.is_some() {
             grub::check_once(&self.grub_dir().join(grub::CONFIG), &self.grub_env_path())?;
         }
-        self.set_variables(changes, &[(ONCE, id.unwrap_or_default())])
+        self.set_variables(tx, &[(ONCE, id.unwrap_or_default())])
     }
 
     /// Sets variables of grubenv, all at once.
-    fn set_variables(&self, changes: &mut Changes, variables: &[(&str, &str)]) -> Result<()> {
+    fn set_variables(&self, tx: &mut Transaction, variables: &[(&str, &str)]) -> Result<()> {
         let mut env = self.grub_env()?;
         let path = self.grub_env_path();
         let mut editenv = Cmd::new("grub-editenv").arg(&path).arg("set");
@@ -778,10 +836,10 @@ impl BootPartition {
             env.set(name, value);
             editenv = editenv.arg(format!("{name}={value}"));
         }
-        changes.write_as(&path, &env.render()?, 0o644, &editenv)?;
-        changes.flush(&self.dir)?;
+        tx.write_as(&path, &env.render()?, 0o644, &editenv)?;
+        tx.flush(&self.dir)?;
         ensure!(
-            changes.is_dry_run() || self.grub_env()? == env,
+            tx.is_dry_run() || self.grub_env()? == env,
             "{} does not hold what was written to it",
             path.display()
         );
@@ -829,12 +887,13 @@ fn digest(path: &Path) -> Result<String> {
     File::open(path)
         .and_then(|mut file| io::copy(&mut file, &mut hash))
         .with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(hex(&hash.finalize()))
+    Ok(format!("{:x}", hash.finalize()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::transaction::change;
     use tempfile::TempDir;
 
     const KERNEL: &str = "boot/vmlinuz-6.1-amd64";
@@ -860,10 +919,8 @@ mod tests {
     }
 
     fn publish(boot: &BootPartition, system: &TempDir) -> Payload {
-        let mut changes = Changes::new(false).unwrap();
-        let payload = look_for_kernels(boot, &mut changes, system, &known(&[])).unwrap();
-        changes.keep();
-        payload.into_iter().next().unwrap()
+        let payloads = change(|tx| look_for_kernels(boot, tx, system, &known(&[])));
+        payloads.unwrap().into_iter().next().unwrap()
     }
 
     fn known(entries: &[Entry]) -> Known<'_> {
@@ -878,20 +935,19 @@ mod tests {
 
     fn look_for_kernels(
         boot: &BootPartition,
-        changes: &mut Changes,
+        tx: &mut Transaction,
         system: &TempDir,
         known: &Known,
     ) -> Result<Vec<Payload>> {
-        boot.publish(changes, system.path(), known, &mut |_, _, _| Ok(None))
+        let kernels = boot.kernels_of(tx, system.path(), known, &mut |_, _, _| Ok(None))?;
+        boot.store(tx, kernels)
     }
 
     fn add(boot: &BootPartition, name: &str, payload: &Payload) -> Result<Entry> {
         let is_base = !name.contains('.');
         let name: LvName = name.parse()?;
         let entry = Entry::new(&boot.vg, &name, is_base, payload)?;
-        let mut changes = Changes::new(false).unwrap();
-        boot.write_entries(&mut changes, &name, std::slice::from_ref(&entry))?;
-        changes.keep();
+        change(|tx| boot.write_entries(tx, &name, std::slice::from_ref(&entry)))?;
         Ok(entry)
     }
 
@@ -985,12 +1041,7 @@ mod tests {
         for (file, content) in [("vmlinuz-6.1-0123456789abcdef", "x"), ("vmlinuz-6.1", "x")] {
             fs::write(dir.path().join(KERNELS).join(file), content).unwrap();
         }
-        let kernels = look_for_kernels(
-            &boot,
-            &mut Changes::new(false).unwrap(),
-            &system,
-            &known(&[]),
-        );
+        let kernels = change(|tx| look_for_kernels(&boot, tx, &system, &known(&[])));
         let found = Entry::of_kernels(&boot.vg, &name, false, &kernels.unwrap()).unwrap();
         assert_eq!(found.len(), entries.len());
         assert_eq!(
@@ -1009,9 +1060,7 @@ mod tests {
             ("imgbased-Base-0.9", false),
             ("Advanced options>Debian", true),
         ] {
-            let mut changes = Changes::new(false).unwrap();
-            boot.set_variables(&mut changes, &[(DEFAULT, id)]).unwrap();
-            changes.keep();
+            change(|tx| boot.set_variables(tx, &[(DEFAULT, id)])).unwrap();
             let entries = std::slice::from_ref(&entry);
             assert_eq!(boot.has_default(entries).unwrap(), expected, "{id}");
         }
@@ -1035,9 +1084,11 @@ mod tests {
     #[test]
     fn a_failed_verb_takes_its_copies_back() {
         let (dir, boot) = partition();
-        let mut changes = Changes::new(false).unwrap();
-        look_for_kernels(&boot, &mut changes, &system(), &known(&[])).unwrap();
-        drop(changes);
+        let failed: Result<()> = change(|tx| {
+            look_for_kernels(&boot, tx, &system(), &known(&[]))?;
+            bail!("later")
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "later");
         assert!(files_below(dir.path()).is_empty());
     }
 
@@ -1067,11 +1118,13 @@ mod tests {
             removed,
             ..known(&entries)
         };
-        let mut changes = Changes::new(false).unwrap();
-        let kernels = look_for_kernels(boot, &mut changes, system, &known).unwrap();
-        let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels).unwrap();
-        boot.write_entries(&mut changes, &name, &entries).unwrap();
-        changes.keep();
+        let entries = change(|tx| {
+            let kernels = look_for_kernels(boot, tx, system, &known)?;
+            let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels)?;
+            boot.write_entries(tx, &name, &entries)?;
+            Ok(entries)
+        })
+        .unwrap();
         assert_eq!(boot.entries_of(&name).unwrap(), entries);
         assert!(boot.leftovers(false).unwrap().is_empty());
         for entry in &entries {
@@ -1113,10 +1166,7 @@ mod tests {
         );
 
         // What boots is still there when it goes, and its copies go with it.
-        let mut changes = Changes::new(false).unwrap();
-        boot.set_default(&mut changes, "imgbased-Base-0.1@6.1-9")
-            .unwrap();
-        changes.keep();
+        change(|tx| boot.set_default(tx, "imgbased-Base-0.1@6.1-9")).unwrap();
         assert_eq!(
             refresh(&boot, &system, None, Some("6.1-9")),
             expected(&[("", "6.1-10")])
@@ -1145,9 +1195,8 @@ mod tests {
         refresh(&boot, &system, None, None);
         let name: LvName = "Base-0.1".parse().unwrap();
         let before = boot.entries_of(&name).unwrap();
-        let reboots = |change: fn(Entry) -> Entry| {
-            let mut changes = Changes::new(false).unwrap();
-            boot.change_entries(&mut changes, &name, change).unwrap();
+        let reboots = |to: fn(Entry) -> Entry| {
+            change(|tx| boot.change_entries(tx, &name, to)).unwrap();
             let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
             menu.matches("imgbased.onfail=reboot").count()
         };
@@ -1208,15 +1257,15 @@ mod tests {
         fs::write(&other, "with the module").unwrap();
         let mut looked_at = Vec::new();
         for _ in 0..2 {
-            let mut changes = Changes::new(false).unwrap();
-            let mut replace = |_: &mut Changes, version: &str, initrd: &Path| {
+            let mut replace = |_: &mut Transaction, version: &str, initrd: &Path| {
                 looked_at.push((version.to_owned(), initrd.to_owned()));
                 Ok(Some(other.clone()).filter(|_| looked_at.len() == 1))
             };
-            let payloads = boot
-                .publish(&mut changes, system.path(), &known(&[]), &mut replace)
-                .unwrap();
-            changes.keep();
+            let payloads = change(|tx| {
+                let kernels = boot.kernels_of(tx, system.path(), &known(&[]), &mut replace)?;
+                boot.store(tx, kernels)
+            })
+            .unwrap();
             let initrd = fs::read_to_string(boot.path_of(&payloads[0].initrd)).unwrap();
             let is_replaced = looked_at.len() == 1;
             assert_eq!(initrd == "with the module", is_replaced, "{initrd}");
@@ -1227,7 +1276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_takes_back_no_kernel_that_a_rewritten_entry_names() {
+    fn a_failure_gives_a_layer_its_entries_and_kernels_back() {
         let (dir, boot) = partition();
         let system = tempfile::tempdir().unwrap();
         fs::create_dir(system.path().join("boot")).unwrap();
@@ -1239,14 +1288,58 @@ mod tests {
         fs::create_dir(dir.path().join("grub/imgbased.cfg")).unwrap();
         let name: LvName = "Base-0.1".parse().unwrap();
         let before = boot.entries_of(&name).unwrap();
-        let mut changes = Changes::new(false).unwrap();
-        let kernels = look_for_kernels(&boot, &mut changes, &system, &known(&before)).unwrap();
-        let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels).unwrap();
-        let failed = boot.write_entries(&mut changes, &name, &entries);
+        let files = files_below(dir.path());
+        let failed = change(|tx| {
+            let kernels = look_for_kernels(&boot, tx, &system, &known(&before))?;
+            let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels)?;
+            boot.write_entries(tx, &name, &entries)
+        });
         assert!(failed.is_err());
-        drop(changes);
-        assert_eq!(boot.entries_of(&name).unwrap(), entries);
-        assert!(entries.iter().all(|e| boot.has_kernel(&e.payload())));
+        assert_eq!(boot.entries_of(&name).unwrap(), before);
+        assert!(before.iter().all(|e| boot.has_kernel(&e.payload())));
+        assert_eq!(files_below(dir.path()), files);
+    }
+
+    #[test]
+    fn menu_default_and_entries_are_undone_as_a_whole() {
+        let (dir, boot) = partition();
+        let payload = publish(&boot, &system());
+        let first = add(&boot, "Base-0.1", &payload).unwrap();
+        change(|tx| boot.set_default(tx, &first.id)).unwrap();
+        let state = || {
+            let text = |path| fs::read_to_string(dir.path().join(path)).unwrap();
+            let menu_and_env = text("grub/imgbased.cfg") + &text("grub/grubenv");
+            (files_below(dir.path()), menu_and_env)
+        };
+        let before = state();
+        let name: LvName = "Base-0.2".parse().unwrap();
+        let failed: Result<()> = change(|tx| {
+            let entry = Entry::new(&boot.vg, &name, false, &payload)?;
+            boot.write_entries(tx, &name, std::slice::from_ref(&entry))?;
+            boot.set_default(tx, &entry.id)?;
+            boot.remove_last(tx, &["Base-0.1".parse()?])?;
+            assert_ne!(state(), before);
+            bail!("later")
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "later");
+        assert_eq!(state(), before);
+    }
+
+    #[test]
+    fn a_kernel_that_a_later_part_needs_again_stays() {
+        let (_dir, boot) = partition();
+        let (system, name) = (system(), "Base-0.2".parse().unwrap());
+        let payload = publish(&boot, &system);
+        add(&boot, "Base-0.1", &payload).unwrap();
+        fs::write(system.path().join(INITRD), "other initramfs").unwrap();
+        add(&boot, "Base-0", &publish(&boot, &system)).unwrap();
+        change(|tx| {
+            boot.remove_last(tx, &["Base-0.1".parse()?])?;
+            let entry = Entry::new(&boot.vg, &name, false, &payload)?;
+            boot.write_entries(tx, &name, &[entry])
+        })
+        .unwrap();
+        assert!(boot.has_kernel(&payload));
     }
 
     #[test]
@@ -1271,8 +1364,7 @@ mod tests {
             .collect();
         assert_eq!(titles, ["Base-0.10", "Base-0.9", "Base-0"]);
 
-        let mut changes = Changes::new(false).unwrap();
-        boot.set_default(&mut changes, "imgbased-Base-0.9").unwrap();
+        change(|tx| boot.set_default(tx, "imgbased-Base-0.9")).unwrap();
         assert_eq!(
             boot.default_id().unwrap().as_deref(),
             Some("imgbased-Base-0.9")
@@ -1304,8 +1396,7 @@ mod tests {
 
         let payload = publish(&boot, &system());
         let entry = add(&boot, "Base-0.1", &payload).unwrap();
-        boot.set_default(&mut Changes::new(false).unwrap(), &entry.id)
-            .unwrap();
+        change(|tx| boot.set_default(tx, &entry.id)).unwrap();
         assert_eq!(boot.entries().unwrap(), [entry]);
         for (path, content) in foreign {
             assert_eq!(
@@ -1319,7 +1410,8 @@ mod tests {
 
     fn remove(boot: &BootPartition, layers: &[&str]) -> Result<()> {
         let layers: Vec<LvName> = layers.iter().map(|l| l.parse().unwrap()).collect();
-        boot.remove(&mut Changes::new(false).unwrap(), &layers)
+        boot.check_removable(&layers)?;
+        (1..=layers.len()).try_for_each(|n| change(|tx| boot.remove_last(tx, &layers[..n])))
     }
 
     #[test]
@@ -1429,13 +1521,11 @@ mod tests {
         let path = dir.path().join("grub/grubenv");
         fs::create_dir(dir.path().join("grub")).unwrap();
         fs::write(&path, "saved_entry=x\n").unwrap();
-        let mut changes = Changes::new(false).unwrap();
-        let error = boot.set_default(&mut changes, "y").unwrap_err();
+        let error = change(|tx| boot.set_default(tx, "y")).unwrap_err();
         assert!(format!("{error:#}").contains("is damaged"), "{error:#}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "saved_entry=x\n");
         assert!(boot.damage_of_env().unwrap().is_some());
-        boot.rebuild_env(&mut changes).unwrap();
-        changes.keep();
+        change(|tx| boot.rebuild_env(tx)).unwrap();
         assert_eq!(boot.damage_of_env().unwrap(), None);
         assert_eq!(boot.default_id().unwrap().as_deref(), Some("x"));
         assert_eq!(fs::metadata(&path).unwrap().len(), 1024);

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
 
-use crate::sys::changes::{Changes, read_if_there};
 use crate::sys::cmd::Cmd;
+use crate::sys::files::read_if_there;
+use crate::sys::transaction::Transaction;
 
 const EFIVARS: &str = "/sys/firmware/efi/efivars";
 const VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
@@ -17,6 +18,7 @@ const DEFAULT: &str = "LoaderEntryDefault";
 const ONCE: &str = "LoaderEntryOneShot";
 
 /// The variables that systemd-boot and the running system share.
+#[derive(Clone)]
 pub struct Variables(PathBuf);
 
 impl Variables {
@@ -44,6 +46,7 @@ fn text(content: &[u8]) -> String {
     String::from_utf16_lossy(&units)
 }
 
+#[derive(Clone)]
 pub struct SystemdBoot {
     /// Where the EFI system partition is mounted.
     pub esp: Option<PathBuf>,
@@ -121,14 +124,14 @@ impl SystemdBoot {
     /// the firmware has lost its variables.
     ///
     /// Refuses where there is neither.
-    pub fn set_default(&self, changes: &mut Changes, id: Option<&str>) -> Result<()> {
+    pub fn set_default(&self, tx: &mut Transaction, id: Option<&str>) -> Result<()> {
         ensure!(
             self.variables.is_some() || self.esp.is_some(),
             "systemd-boot has not started this system, and its EFI system partition is mounted neither \
              at /efi nor at /boot nor at /boot/efi; mount it there"
         );
         if self.variables.is_some() {
-            self.set(changes, "set-default", DEFAULT, id)?;
+            self.set(tx, "set-default", DEFAULT, id)?;
         }
         let (Some(path), Some(esp)) = (self.config_path(), &self.esp) else {
             return Ok(());
@@ -136,8 +139,8 @@ impl SystemdBoot {
         let old = self.config()?.unwrap_or_default();
         let new = with_default(&old, id);
         if new != old {
-            changes.write(&path, new.as_bytes(), 0o644)?;
-            changes.flush(esp)?;
+            tx.write(&path, new.as_bytes(), 0o644)?;
+            tx.flush(esp)?;
         }
         Ok(())
     }
@@ -145,15 +148,15 @@ impl SystemdBoot {
     /// Has an entry boot at the next start only; none takes that back.
     ///
     /// Refuses where systemd-boot has not started the running system.
-    pub fn set_once(&self, changes: &mut Changes, id: Option<&str>) -> Result<()> {
+    pub fn set_once(&self, tx: &mut Transaction, id: Option<&str>) -> Result<()> {
         ensure!(
             self.variables.is_some(),
             "systemd-boot has not started this system, and keeps what boots once in an EFI variable"
         );
-        self.set(changes, "set-oneshot", ONCE, id)
+        self.set(tx, "set-oneshot", ONCE, id)
     }
 
-    fn set(&self, changes: &mut Changes, verb: &str, name: &str, id: Option<&str>) -> Result<()> {
+    fn set(&self, tx: &mut Transaction, verb: &str, name: &str, id: Option<&str>) -> Result<()> {
         let old = self.read(name)?;
         if old.as_deref() == id {
             return Ok(());
@@ -162,9 +165,9 @@ impl SystemdBoot {
             let file = id.map(|id| format!("{id}.conf")).unwrap_or_default();
             Cmd::new("bootctl").arg(verb).arg(file)
         };
-        changes.run_undoable(&bootctl(id), bootctl(old.as_deref()))?;
+        tx.run_undoable(&bootctl(id), bootctl(old.as_deref()))?;
         ensure!(
-            changes.is_dry_run() || self.read(name)?.as_deref() == id,
+            tx.is_dry_run() || self.read(name)?.as_deref() == id,
             "the EFI variable {name} does not hold what was written to it"
         );
         Ok(())

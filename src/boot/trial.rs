@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::loader::Kind;
 use super::{BootPartition, DEFAULT, OnTrial, entry, grub};
-use crate::sys::changes::Changes;
+use crate::sys::transaction::Transaction;
 
 /// Variables of grubenv that the head of the menu reads (src/boot/grub.rs): the id of the entry, how often
 /// it may boot, and how often it did.
@@ -78,37 +78,35 @@ impl BootPartition {
     }
 
     /// Boots an entry from now on, `tries` times at most unless it is made the default by then.
-    pub fn start_trial(&self, changes: &mut Changes, id: &str, tries: u32) -> Result<()> {
+    pub fn start_trial(&self, tx: &mut Transaction, id: &str, tries: u32) -> Result<()> {
         let tries = tries.min(TRIES_MAX);
         if let Kind::SystemdBoot(loader) = &self.loader.kind {
-            return self.start_counted(changes, loader, id, tries);
+            return self.start_counted(tx, loader, id, tries);
         }
         let tries = tries.to_string();
-        self.set_variables(changes, &[(ENTRY, id), (TRIES, &tries), (TRIED, "0")])
+        self.set_variables(tx, &[(ENTRY, id), (TRIES, &tries), (TRIED, "0")])
     }
 
     /// Boots the default again.
-    pub fn end_trial(&self, changes: &mut Changes) -> Result<()> {
+    pub fn end_trial(&self, tx: &mut Transaction) -> Result<()> {
         if let Kind::SystemdBoot(_) = &self.loader.kind {
             return match self.default_id()? {
-                Some(id) => self.set_default(changes, &id),
+                Some(id) => self.set_default(tx, &id),
                 None => Ok(()),
             };
         }
-        self.set_variables(changes, &[(ENTRY, ""), (TRIES, ""), (TRIED, "")])
+        self.set_variables(tx, &[(ENTRY, ""), (TRIES, ""), (TRIED, "")])
     }
 
     /// Makes an entry the default, in the same write that ends any trial, where GRUB boots it.
-    pub fn set_default(&self, changes: &mut Changes, id: &str) -> Result<()> {
+    pub fn set_default(&self, tx: &mut Transaction, id: &str) -> Result<()> {
         if let Kind::SystemdBoot(loader) = &self.loader.kind {
-            return self.settle(changes, loader, id);
+            return self.settle(tx, loader, id);
         }
         let default = (DEFAULT, id);
         match self.trial()? {
-            None => self.set_variables(changes, &[default]),
-            Some(_) => {
-                self.set_variables(changes, &[default, (ENTRY, ""), (TRIES, ""), (TRIED, "")])
-            }
+            None => self.set_variables(tx, &[default]),
+            Some(_) => self.set_variables(tx, &[default, (ENTRY, ""), (TRIES, ""), (TRIED, "")]),
         }
     }
 }

@@ -5,10 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cmdline_words_parser::parse_posix;
 
-use crate::model::name::{LvName, VgName};
+use crate::model::name::{DEFAULT_VG, LvName, VgName};
 
-/// The volume group where `imgbased.vg=` does not say otherwise.
-pub const DEFAULT_VG: &str = "HostVG";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
 /// A day. Nobody means to wait longer.
 const TIMEOUT_MAX: u64 = 24 * 60 * 60;

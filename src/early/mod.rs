@@ -18,55 +18,25 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::sys::utsname::uname;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use simplelog::{CombinedLogger, SharedLogger};
 
 use crate::lvm::Lvm;
 use crate::lvm::disk::Metadata;
+use crate::model::boot_record::{BootRecord, Phase};
 use crate::model::layout::{Role, bootable};
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
 use crate::sys::logger::{self, LineLogger};
+use crate::sys::run;
 use cmdline::{OnFailure, Request};
 use sysroot::Filesystem;
 use wait::Group;
 
 /// How many names an error lists. A record of the kernel's log is short.
 const NAMES_MAX: usize = 20;
-/// Where the running system finds what was booted.
-pub const RECORD: &str = "/run/imgbased/boot.json";
-/// Where the runs before the last leave their times.
-const TIMES: &str = "/run/imgbased/times.json";
 /// How long the reason of a reboot stays on the screen.
 const REBOOT_DELAY: Duration = Duration::from_secs(5);
-
-/// What was booted and how long it took.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct BootRecord {
-    pub version: u32,
-    pub vg: String,
-    pub layer: String,
-    pub role: String,
-    pub device: String,
-    /// The layer of the kernel command line, if another one was booted because that failed.
-    pub instead_of: Option<String>,
-    /// All phases, in milliseconds.
-    pub milliseconds: u64,
-    /// What the helper itself worked of that time, without the programs that it ran.
-    #[serde(default)]
-    pub own_microseconds: u64,
-    /// Not recorded by the first initramfs images, which hosts keep.
-    #[serde(default)]
-    pub phases: Vec<Phase>,
-}
-
-/// A part of the way to the mounted root.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Phase {
-    pub name: String,
-    pub milliseconds: u64,
-}
 
 /// Takes the time of the phases, over all runs of the helper in one boot.
 struct Clock {
@@ -89,7 +59,7 @@ impl Clock {
         Self {
             begun: Instant::now(),
             worked: own_microseconds(),
-            past: read_json(TIMES).unwrap_or_default(),
+            past: run::read_json(run::TIMES).unwrap_or_default(),
         }
     }
 
@@ -111,7 +81,7 @@ impl Clock {
 
     /// For the next run.
     fn save(self) -> Result<()> {
-        write_json(TIMES, &self.times())
+        run::write_json(run::TIMES, &self.times())
     }
 }
 
@@ -284,10 +254,10 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
         own_microseconds: times.own_microseconds,
         phases: times.phases,
     };
-    if let Err(error) = write_json(RECORD, &record) {
+    if let Err(error) = run::write_json(run::BOOT_RECORD, &record) {
         log::warn!("{error:#}");
     }
-    log::info!("{dm_name} mounted in {}", describe(&record));
+    log::info!("{dm_name} mounted in {}", record.times());
     Ok(())
 }
 
@@ -311,33 +281,6 @@ fn activate(lvm: &Lvm, layer: &LvName, metadata: &Metadata) -> Result<()> {
         lvm.activate_checked_at_boot(layer).run()?;
     }
     Ok(())
-}
-
-/// The time that a boot took and its phases, for people.
-pub fn describe(record: &BootRecord) -> String {
-    let phase = |phase: &Phase| format!("{} {}", phase.name, phase.milliseconds);
-    let phases: Vec<String> = record.phases.iter().map(phase).collect();
-    format!("{} ms ({})", record.milliseconds, phases.join(", "))
-}
-
-/// What the running system was booted from, if the helper did it.
-pub fn read_record() -> Option<BootRecord> {
-    read_json(RECORD)
-}
-
-fn read_json<T: DeserializeOwned>(path: &str) -> Option<T> {
-    let read = || Ok(serde_json::from_slice(&fs::read(path)?)?);
-    read()
-        .inspect_err(|error: &anyhow::Error| log::debug!("{path}: {error:#}"))
-        .ok()
-}
-
-fn write_json(path: &str, value: &impl Serialize) -> Result<()> {
-    let write = || -> Result<()> {
-        fs::create_dir_all("/run/imgbased")?;
-        Ok(fs::write(path, serde_json::to_vec_pretty(value)?)?)
-    };
-    write().with_context(|| format!("cannot write {path}"))
 }
 
 /// What the requested name is, a layer or a base; the error says which there are.

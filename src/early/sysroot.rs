@@ -9,12 +9,10 @@ use nix::mount::{MntFlags, umount2};
 
 use super::cmdline::{Check, CheckMode, Repair, Request};
 use crate::sys::cmd::Cmd;
+use crate::sys::run::{BASE, OVERLAY};
 use crate::sys::{mounts, probe};
 
 const SYSROOT: &str = "/sysroot";
-/// Where a base and its volatile overlay are mounted. It moves on with /run.
-const BASE: &str = "/run/imgbased/base";
-const OVERLAY: &str = "/run/imgbased/overlay";
 /// What a system needs for the files that it writes while it starts, in bytes.
 const OVERLAY_MIN: u64 = 64 << 20;
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::direct::{self, Buffer};
 use super::stream::Stream;
-use crate::sys::changes::Interrupt;
+use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
 
 /// The unit of comparison in bytes: the smallest chunk of a thin pool (lvmthin(7)).

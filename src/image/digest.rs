@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::blocks::is_zero;
 use super::direct::{self, Buffer};
-use crate::sys::changes::Interrupt;
+use crate::sys::interrupt::Interrupt;
 use crate::sys::probe;
 use crate::sys::progress::Progress;
 
@@ -72,7 +72,7 @@ pub fn of(device: &Path, label: &str, interrupt: &Interrupt) -> Result<String> {
         whole.update(number.to_le_bytes());
         whole.update(digest);
     }
-    Ok(hex(&whole.finalize()))
+    Ok(format!("{:x}", whole.finalize()))
 }
 
 /// The digest of a segment; nothing if it is all zeros.
@@ -101,10 +101,6 @@ fn segment(
     }
     hash.update(&numbers);
     Ok((!numbers.is_empty()).then(|| hash.finalize().into()))
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

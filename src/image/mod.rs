@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::sys::changes::Changes;
 use crate::sys::cmd::{Cmd, quote};
 use crate::sys::probe;
+use crate::sys::transaction::Transaction;
 use direct::Buffer;
 use stream::{Compression, Stream};
 use superblock::{PREFIX, Superblock};
@@ -41,7 +41,7 @@ impl Image {
     /// long as this process lives.
     ///
     /// Refuses what is not known, and a filesystem that does not fit into its file.
-    pub fn open(changes: &mut Changes, path: &Path, mount_at: &Path) -> Result<Self> {
+    pub fn open(tx: &mut Transaction, path: &Path, mount_at: &Path) -> Result<Self> {
         let shown = path.display();
         let failed = || format!("cannot read {shown}");
         let metadata = std::fs::metadata(path).with_context(failed)?;
@@ -76,7 +76,7 @@ impl Image {
         }
         match (kind(&prefix), compression) {
             (Some(Packed::Tar), _) => Ok(Self::Tree(Tree::Tar(path.to_owned(), compression))),
-            (Some(Packed::Squashfs), None) => squashfs(changes, path, mount_at),
+            (Some(Packed::Squashfs), None) => squashfs(tx, path, mount_at),
             (Some(Packed::Squashfs), Some(_)) => {
                 bail!("{shown} is a compressed squashfs; decompress it first")
             }
@@ -138,14 +138,14 @@ fn root_directory(dir: &Path) -> Result<PathBuf> {
     Ok(dir.to_owned())
 }
 
-fn squashfs(changes: &mut Changes, path: &Path, mount_at: &Path) -> Result<Image> {
-    changes.run_always(&Cmd::new("mkdir").arg("-p").arg(mount_at))?;
+fn squashfs(tx: &mut Transaction, path: &Path, mount_at: &Path) -> Result<Image> {
+    tx.run_always(&Cmd::new("mkdir").arg("-p").arg(mount_at))?;
     let mount = Cmd::new("mount")
         // What it holds can come from anywhere.
         .args(["-t", "squashfs", "-o", "ro,nosuid,nodev,noexec"])
         .arg(path)
         .arg(mount_at);
-    changes.run_always(&mount)?;
+    tx.run_always(&mount)?;
     let inside = mount_at.canonicalize()?;
     for live in LIVE_ROOTS {
         if let Ok(root) = inside.join(live).canonicalize() {
@@ -154,7 +154,7 @@ fn squashfs(changes: &mut Changes, path: &Path, mount_at: &Path) -> Result<Image
                 "{live} in {} is not a file",
                 path.display()
             );
-            return match Image::open(changes, &root, mount_at)? {
+            return match Image::open(tx, &root, mount_at)? {
                 image @ Image::Filesystem { .. } => Ok(image),
                 Image::Tree(_) => bail!("{live} in {} is no filesystem", path.display()),
             };

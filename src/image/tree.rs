@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::statvfs::statvfs;
 
 use super::stream::Compression;
-use crate::sys::changes::Interrupt;
 use crate::sys::cmd::Cmd;
+use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
 
 /// Files to be copied, with owners, modes, attributes, links and holes.

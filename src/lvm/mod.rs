@@ -12,9 +12,10 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
-use crate::model::layout::{Group, tag};
+use crate::model::layout::{Group, maker, tag};
 use crate::model::name::{LvName, VgName};
 use crate::sys::cmd::Cmd;
+use crate::sys::process::Process;
 use report::Reader;
 
 /// The columns of the one report that everything is read from, in the order in which [`Reader`] takes
@@ -50,6 +51,30 @@ fn has_old_check() -> bool {
         let version = Cmd::new("thin_check").arg("--version").run();
         version.is_ok_and(|version| version.starts_with("0."))
     })
+}
+
+/// The tags of a volume or group that this process is making. An incomplete volume without a maker is one
+/// that was interrupted.
+fn making() -> &'static [String; 2] {
+    static TAGS: OnceLock<[String; 2]> = OnceLock::new();
+    TAGS.get_or_init(|| {
+        let this = Process::this().map_or_else(|_| String::new(), |this| this.to_string());
+        [tag::INCOMPLETE.to_owned(), format!("{}{this}", tag::MAKER)]
+    })
+}
+
+/// Adds those tags, or takes them off.
+fn with_making(mut cmd: Cmd, option: &str) -> Cmd {
+    for tag in making() {
+        cmd = cmd.args([option, tag]);
+    }
+    cmd
+}
+
+/// The process that makes the volume or group with these tags, if it has not ended.
+pub fn living_maker(tags: &[String]) -> Option<Process> {
+    let maker: Process = maker(tags)?.parse().ok()?;
+    maker.lives().then_some(maker)
 }
 
 /// How lvm2 is called for one volume group.
@@ -395,15 +420,15 @@ impl Lvm {
 
     /// Creates the group on `devices`, which must carry no signature, marked as incomplete.
     pub fn create_group(&self, devices: &[PathBuf]) -> Cmd {
-        self.lvm("vgcreate")
-            .args(["--yes", "--addtag", tag::INCOMPLETE, self.vg.as_str()])
+        with_making(self.lvm("vgcreate").arg("--yes"), "--addtag")
+            .arg(self.vg.as_str())
             .args(devices)
     }
 
     /// Makes the group one of ours: the commit of its creation.
     pub fn complete_group(&self) -> Cmd {
-        self.lvm("vgchange")
-            .args(["--deltag", tag::INCOMPLETE, "--addtag", tag::VG])
+        with_making(self.lvm("vgchange"), "--deltag")
+            .args(["--addtag", tag::VG])
             .arg(self.vg.as_str())
     }
 
@@ -435,7 +460,8 @@ impl Lvm {
     /// Creates and activates a thin volume of `size` bytes, marked as incomplete. `skip` keeps it
     /// from being activated with the group, as bases and layers have to be.
     pub fn create_thin(&self, lv: &LvName, pool: &LvName, size: u64, skip: bool) -> Cmd {
-        self.activating("lvcreate")
+        let create = self
+            .activating("lvcreate")
             .args(["--yes", "--type", "thin"])
             .args(["--virtualsize", &format!("{size}b")])
             .args(["--thinpool", pool.as_str()])
@@ -444,9 +470,8 @@ impl Lvm {
                 if skip { "y" } else { "n" },
                 "-K",
                 "-ay",
-            ])
-            .args(["--addtag", tag::INCOMPLETE])
-            .args(["--name", lv.as_str(), self.vg.as_str()])
+            ]);
+        with_making(create, "--addtag").args(["--name", lv.as_str(), self.vg.as_str()])
     }
 
     /// Creates and activates a writable thin snapshot, marked as incomplete; as a layer of the base
@@ -455,13 +480,13 @@ impl Lvm {
         let cmd = self
             .activating("lvcreate")
             .args(["--yes", "--snapshot", "--permission", "rw"])
-            .args(["--setactivationskip", "y", "-K", "-ay"])
-            .args(["--addtag", tag::INCOMPLETE]);
+            .args(["--setactivationskip", "y", "-K", "-ay"]);
         let cmd = match of {
             Some(base) => cmd.args(["--addtag", &format!("{}{base}", tag::OF)]),
             None => cmd,
         };
-        cmd.args(["--name", new.as_str()])
+        with_making(cmd, "--addtag")
+            .args(["--name", new.as_str()])
             .arg(self.full_name(origin))
     }
 
@@ -474,9 +499,7 @@ impl Lvm {
 
     /// Deactivates a volume and makes it what `tags` say: the commit of its creation.
     pub fn complete(&self, lv: &LvName, tags: &[String]) -> Cmd {
-        let mut cmd = self
-            .lvm("lvchange")
-            .args(["-an", "--deltag", tag::INCOMPLETE]);
+        let mut cmd = with_making(self.lvm("lvchange").arg("-an"), "--deltag");
         for tag in tags {
             cmd = cmd.args(["--addtag", tag]);
         }
@@ -488,23 +511,27 @@ impl Lvm {
 
     /// The same for a volume that stays active.
     pub fn complete_active(&self, lv: &LvName, tag: &str) -> Cmd {
-        self.lvm("lvchange")
-            .args(["--deltag", tag::INCOMPLETE, "--addtag", tag])
+        with_making(self.lvm("lvchange"), "--deltag")
+            .args(["--addtag", tag])
             .arg(self.full_name(lv))
     }
 
     /// Marks a volume or, without one, the group.
     pub fn add_tag(&self, lv: Option<&LvName>, tag: &str) -> Cmd {
-        match lv {
-            Some(lv) => self
-                .lvm("lvchange")
-                .args(["--addtag", tag])
-                .arg(self.full_name(lv)),
-            None => self
-                .lvm("vgchange")
-                .args(["--addtag", tag])
-                .arg(self.vg.as_str()),
-        }
+        self.change_tag(lv, "--addtag", tag)
+    }
+
+    /// Takes such a mark off.
+    pub fn remove_tag(&self, lv: Option<&LvName>, tag: &str) -> Cmd {
+        self.change_tag(lv, "--deltag", tag)
+    }
+
+    fn change_tag(&self, lv: Option<&LvName>, option: &str, tag: &str) -> Cmd {
+        let (command, name) = match lv {
+            Some(lv) => ("lvchange", self.full_name(lv)),
+            None => ("vgchange", self.vg.to_string()),
+        };
+        self.lvm(command).args([option, tag]).arg(name)
     }
 
     /// Changes the tags of a volume, in one commit.

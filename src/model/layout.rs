@@ -26,6 +26,8 @@ pub mod tag {
     pub const FAILED: &str = "imgbased:failed=";
     /// On a volume or group that is still being made. Everything but `check` ignores such a volume.
     pub const INCOMPLETE: &str = "imgbased:incomplete";
+    /// Beside it, followed by the process that makes it: as long as that lives, `check` ignores it too.
+    pub const MAKER: &str = "imgbased:maker=";
 }
 
 /// Volumes are made of extents, of this size in bytes unless a group was made with others.
@@ -66,6 +68,11 @@ impl Role {
             Self::Foreign
         }
     }
+}
+
+/// The process that makes the volume or group with these tags, if it is still being made.
+pub fn maker(tags: &[String]) -> Option<&str> {
+    tags.iter().find_map(|t| t.strip_prefix(tag::MAKER))
 }
 
 /// The names among `volumes` that can be booted, bases and layers, in order.

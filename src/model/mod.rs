@@ -1,5 +1,6 @@
 //! What a host has and what it should have. No input or output happens here.
 
+pub mod boot_record;
 pub mod fstab;
 pub mod layout;
 pub mod name;

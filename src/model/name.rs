@@ -7,6 +7,9 @@ use std::str::FromStr;
 use anyhow::{Error, Result, bail, ensure};
 use rpm_version::rpm_evr_compare;
 
+/// The volume group where `imgbased.vg=` does not say otherwise.
+pub const DEFAULT_VG: &str = "HostVG";
+
 /// The longest name that device-mapper takes, in bytes (`DM_NAME_LEN` less the final NUL).
 const DM_NAME_MAX: usize = 127;
 

@@ -1,9 +1,9 @@
 //! One writer at a time.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::fs::{DirBuilder, File, OpenOptions, symlink_metadata};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -12,21 +12,47 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
-const PATH: &str = "/run/lock/imgbased-helper.lock";
+use super::run;
+
+const NAME: &str = "lock";
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Held while it lives.
+/// Held while it lives, except between [`Lock::release`] and [`Lock::retake`].
 pub struct Lock {
-    _file: Flock<File>,
+    path: PathBuf,
+    wait: Duration,
+    held: Option<Flock<File>>,
 }
 
 impl Lock {
     /// Takes the lock of this host, waiting up to `wait` for each other holder, who is then named.
     pub fn take(wait: Duration) -> Result<Self> {
-        Self::take_at(Path::new(PATH), wait)
+        Self::take_in(Path::new(run::DIR), wait)
     }
 
-    fn take_at(path: &Path, wait: Duration) -> Result<Self> {
+    pub(super) fn take_in(dir: &Path, wait: Duration) -> Result<Self> {
+        check_own(dir)?;
+        let mut lock = Self {
+            path: dir.join(NAME),
+            wait,
+            held: None,
+        };
+        lock.retake()?;
+        Ok(lock)
+    }
+
+    /// Lets others have it.
+    pub fn release(&mut self) {
+        self.held = None;
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Takes it again, with the same patience.
+    pub fn retake(&mut self) -> Result<()> {
+        let path = self.path.display();
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -34,15 +60,9 @@ impl Lock {
             .truncate(false)
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
-            .with_context(|| format!("cannot open the lock {}", path.display()))?;
-        // Anyone can create files in that directory.
-        ensure!(
-            file.metadata()?.uid() == Uid::effective().as_raw(),
-            "the lock {} belongs to another user, remove it",
-            path.display()
-        );
-        let mut deadline = Instant::now() + wait;
+            .open(&self.path)
+            .with_context(|| format!("cannot open the lock {path}"))?;
+        let mut deadline = Instant::now() + self.wait;
         let mut holder = String::new();
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -50,7 +70,8 @@ impl Lock {
                     locked.set_len(0)?;
                     locked.rewind()?;
                     write!(*locked, "process {}", std::process::id())?;
-                    return Ok(Self { _file: locked });
+                    self.held = Some(locked);
+                    return Ok(());
                 }
                 Err((mut unlocked, Errno::EWOULDBLOCK)) => {
                     let mut now = String::new();
@@ -59,43 +80,88 @@ impl Lock {
                     if now != holder {
                         // Of many that wait, each gets its turn.
                         holder = now;
-                        deadline = Instant::now() + wait;
+                        deadline = Instant::now() + self.wait;
                     }
                     if Instant::now() >= deadline {
                         bail!(
                             "another change is being made by {holder}, gave up after {} s",
-                            wait.as_secs()
+                            self.wait.as_secs()
                         );
                     }
                     file = unlocked;
                     sleep(RETRY);
                 }
                 Err((_, errno)) => {
-                    return Err(errno).with_context(|| format!("cannot lock {}", path.display()));
+                    return Err(errno).with_context(|| format!("cannot lock {path}"));
                 }
             }
         }
     }
 }
 
+/// Makes the directory of the lock. Refuses one in which somebody else could put a file in its place.
+fn check_own(dir: &Path) -> Result<()> {
+    let shown = dir.display();
+    match DirBuilder::new().mode(0o755).create(dir) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(error).with_context(|| format!("cannot create {shown}"));
+        }
+        _ => (),
+    }
+    let metadata = symlink_metadata(dir).with_context(|| format!("cannot look at {shown}"))?;
+    ensure!(
+        metadata.is_dir()
+            && metadata.uid() == Uid::effective().as_raw()
+            && metadata.mode() & 0o022 == 0,
+        "{shown} is no directory that only root can write to; remove it"
+    );
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::{Permissions, metadata, set_permissions, write};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
     fn the_second_is_told_who_holds_it() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let held = Lock::take_at(&path, Duration::ZERO).unwrap();
-        let error = Lock::take_at(&path, Duration::ZERO)
-            .err()
-            .unwrap()
-            .to_string();
+        let dir = dir.path().join("imgbased");
+        let mut held = Lock::take_in(&dir, Duration::ZERO).unwrap();
+        let second = || Lock::take_in(&dir, Duration::ZERO).err();
+        let error = second().unwrap().to_string();
         assert!(
             error.contains(&format!("process {}", std::process::id())),
             "{error}"
         );
+        held.release();
+        assert!(!held.is_held());
+        assert!(second().is_none());
+        held.retake().unwrap();
+        assert!(second().is_some());
         drop(held);
-        assert!(Lock::take_at(&path, Duration::ZERO).is_ok());
+        assert!(second().is_none());
+    }
+
+    #[test]
+    fn its_directory_is_no_place_for_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let take = |name: &str| Lock::take_in(&path(name), Duration::ZERO).map(drop);
+        take("new").unwrap();
+        let mode = metadata(path("new")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o022, 0);
+        for mode in [0o777, 0o1777, 0o775] {
+            set_permissions(path("new"), Permissions::from_mode(mode)).unwrap();
+            assert!(take("new").is_err(), "{mode:o}");
+        }
+        set_permissions(path("new"), Permissions::from_mode(0o755)).unwrap();
+        symlink("new", path("link")).unwrap();
+        write(path("file"), "").unwrap();
+        for name in ["link", "file", "a/b"] {
+            assert!(take(name).is_err(), "{name}");
+        }
+        take("new").unwrap();
     }
 }

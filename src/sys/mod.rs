@@ -1,10 +1,15 @@
 //! How the rest of the program touches the machine: commands, files, devices, the log, the lock.
 
-pub mod changes;
 pub mod cmd;
+pub mod files;
 pub mod flush;
+pub mod interrupt;
 pub mod lock;
 pub mod logger;
 pub mod mounts;
 pub mod probe;
+pub mod process;
 pub mod progress;
+pub mod run;
+mod steps;
+pub mod transaction;

@@ -1,0 +1,53 @@
+//! Counts the steps of a process, those that undo others as well. Tests have it end at any of them.
+
+use std::cell::Cell;
+
+use anyhow::{Result, bail};
+use nix::sys::signal::{Signal, raise};
+
+/// For tests: the number of the step after which the process is killed, counted from 1.
+const KILL_AFTER: &str = "IMGBASED_KILL_AFTER";
+/// For tests: the number of the step that fails, as if its command had. With a larger number to be killed
+/// after, the process is killed while it undoes.
+const FAIL_AT: &str = "IMGBASED_FAIL_AT";
+
+#[derive(Default)]
+pub struct Steps {
+    taken: Cell<u32>,
+    kill_after: Option<u32>,
+    fail_at: Option<u32>,
+}
+
+impl Steps {
+    /// As the environment says. What is no number is passed over.
+    pub fn from_environment() -> Self {
+        let number = |name| std::env::var(name).ok()?.parse().ok();
+        Self {
+            kill_after: number(KILL_AFTER),
+            fail_at: number(FAIL_AT),
+            ..Self::default()
+        }
+    }
+
+    #[cfg(test)]
+    pub fn failing_at(step: u32) -> Self {
+        Self {
+            fail_at: Some(step),
+            ..Self::default()
+        }
+    }
+
+    /// Takes the next step.
+    pub fn take(&self, perform: impl FnOnce() -> Result<()>) -> Result<()> {
+        let number = self.taken.get() + 1;
+        self.taken.set(number);
+        if self.fail_at == Some(number) {
+            bail!("step {number} fails, as {FAIL_AT} says");
+        }
+        let done = perform();
+        if self.kill_after == Some(number) {
+            raise(Signal::SIGKILL)?;
+        }
+        done
+    }
+}

@@ -1,0 +1,851 @@
+//! The one place that changes a host: runs commands, writes and removes files. A dry run prints each
+//! change as a command for a shell instead.
+//!
+//! A verb runs as one transaction, or as several, one after the other, each of which is a unit of work that
+//! stays done. [`Writer::transaction`] is the only place where one is committed: no part of a verb can
+//! commit for its caller. The model:
+//!
+//! - **Undo.** A change that can be taken back leaves an undo step. Undo steps run last first, and no signal
+//!   ends them. One that fails is tried once more after the others, then an error tells of it.
+//! - **Scopes nest.** A scope that fails undoes what it did, and nothing else. A scope that succeeds
+//!   hands its undo steps to the one around it. The outermost scope is the transaction.
+//! - **Files** get their old content and mode back as carefully as they were written, and the filesystem is
+//!   flushed after each, since GRUB replays no journal.
+//! - **What cannot be taken back** is done last. Files that nothing needs any more are removed after the
+//!   commit ([`Transaction::discard`]), by what is needed then. A command without an undo step, such as
+//!   `lvremove`, is the last change of its unit.
+//! - **The lock** is held from the first change that others see until the transaction has ended, undone or
+//!   committed. Up to there it may be released for long work ([`Transaction::unlocked`]): all that is to be
+//!   undone by then are volumes that name this process as their maker, which all others leave alone, and
+//!   mounts that only this process has. So their undo needs no lock.
+//!
+//! The order of a new layer is: volume (incomplete), kernels, flush, tags of the volume, entry, menu, flush,
+//! default. An undo goes the same way back, and a removal too. So a kill at any step, also of an undo, leaves
+//! an incomplete volume or a layer without an entry at most, and kernels that no entry names. `check
+//! --repair` finishes or removes them.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::cmd::{Cmd, quote};
+use super::files::{directory, read_if_there, replace};
+use super::flush::{self, flush};
+use super::interrupt::Interrupt;
+use super::lock::Lock;
+use super::steps::Steps;
+
+/// A process that changes the host. What its transactions have in common: the lock, the steps, and the
+/// signal that ends them.
+pub struct Writer {
+    /// For errors.
+    verb: &'static str,
+    /// How long to wait for each other holder of the lock.
+    wait: Duration,
+    dry_run: bool,
+    interrupt: Interrupt,
+    steps: Steps,
+    lock: RefCell<Option<Lock>>,
+}
+
+impl Writer {
+    /// From here on the signals that end a program make the next step fail, so that what was done is
+    /// undone.
+    pub fn new(verb: &'static str, wait: Duration, dry_run: bool) -> Result<Self> {
+        Ok(Self {
+            verb,
+            wait,
+            dry_run,
+            interrupt: if dry_run {
+                Interrupt::default()
+            } else {
+                Interrupt::by_signals()?
+            },
+            steps: Steps::from_environment(),
+            lock: RefCell::default(),
+        })
+    }
+
+    /// Takes the lock of this host for as long as the writer lives. A dry run needs none.
+    pub fn lock(&self) -> Result<()> {
+        if !self.dry_run {
+            *self.lock.borrow_mut() = Some(Lock::take(self.wait).context(self.verb)?);
+        }
+        Ok(())
+    }
+
+    /// Does `work`, and commits what it did; undoes all of that if it fails.
+    ///
+    /// An error after the commit says so.
+    pub fn transaction<T>(&self, work: impl FnOnce(&mut Transaction) -> Result<T>) -> Result<T> {
+        // One that failed may have left it.
+        self.retake()?;
+        let mut tx = Transaction {
+            writer: self,
+            undo: Vec::new(),
+            undo_steps: 0,
+            discarded: Vec::new(),
+        };
+        let done = tx.scope(work)?;
+        tx.commit()
+            .context("the change is made, but what nobody needs any more is still there")?;
+        Ok(done)
+    }
+
+    /// Fails when a signal asks the program to end.
+    pub fn check_interrupt(&self) -> Result<()> {
+        self.interrupt.check()
+    }
+
+    fn release(&self) {
+        if let Some(lock) = &mut *self.lock.borrow_mut() {
+            lock.release();
+        }
+    }
+
+    fn retake(&self) -> Result<()> {
+        match &mut *self.lock.borrow_mut() {
+            Some(lock) if !lock.is_held() => lock.retake().context(self.verb),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The changes of one unit of work.
+pub struct Transaction<'a> {
+    writer: &'a Writer,
+    /// In the order in which the changes were made, which is that of the numbers.
+    undo: Vec<(u32, Undo)>,
+    undo_steps: u32,
+    discarded: Vec<Discarded>,
+}
+
+/// Says which files to remove.
+type Discarded = Box<dyn FnOnce() -> Result<Vec<PathBuf>>>;
+
+/// One change. Displayed as a command for a shell.
+enum Action<'a> {
+    Run(&'a Cmd),
+    /// With the command that a dry run shows, if it is not to be the content itself.
+    Write(&'a Path, &'a [u8], u32, Option<&'a Cmd>),
+    Rewrite(&'a Path, &'a [u8]),
+    Copy(&'a Path, &'a Path, u32),
+    CreateDir(&'a Path),
+    Rename(&'a Path, &'a Path),
+    Remove(&'a Path),
+    Flush(&'a Path),
+}
+
+enum Undo {
+    Run(Cmd),
+    /// Removes a file that was not there before.
+    Remove(PathBuf),
+    /// Gives a file its old content and permission bits.
+    Restore(PathBuf, Vec<u8>, u32),
+    Rename(PathBuf, PathBuf),
+}
+
+/// Names an undo step, to run it early with [`Transaction::undo_now`].
+pub struct UndoStep(u32);
+
+impl Transaction<'_> {
+    pub fn is_dry_run(&self) -> bool {
+        self.writer.dry_run
+    }
+
+    pub fn interrupt(&self) -> &Interrupt {
+        &self.writer.interrupt
+    }
+
+    /// Takes the lock, as [`Writer::lock`], where long work came before all changes.
+    pub fn lock(&self) -> Result<()> {
+        self.writer.lock()
+    }
+
+    /// Lets others change the host while `work` goes on for minutes. What was read before has to be read
+    /// again after it. `work` may change volumes that name this process as their maker, and nothing else.
+    ///
+    /// Once files were changed, which others read, the lock stays. After an error it is not taken
+    /// again: what is left to undo needs none.
+    pub fn unlocked<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let is_private = |(_, undo): &(u32, Undo)| matches!(undo, Undo::Run(_));
+        if self.undo.iter().all(is_private) {
+            self.writer.release();
+        }
+        let done = work(self)?;
+        self.writer.retake()?;
+        Ok(done)
+    }
+
+    /// Does a part of the work, which undoes itself if it fails. If it succeeds, its undo steps are those
+    /// of the scope around it.
+    pub fn scope<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let (first, discarded) = (self.undo_steps, self.discarded.len());
+        let done = work(self);
+        if done.is_err() {
+            self.discarded.truncate(discarded);
+            self.undo_from(first);
+        }
+        done
+    }
+
+    /// Undoes the steps from the number `first` on.
+    fn undo_from(&mut self, first: u32) {
+        let at = self.undo.partition_point(|(number, _)| *number < first);
+        let mut steps = self.undo.split_off(at);
+        if self.writer.dry_run {
+            return;
+        }
+        steps.reverse();
+        steps.retain(|(_, undo)| {
+            let undone = self.revert(undo);
+            undone
+                .inspect_err(|error| log::warn!("while undoing: {error:#}"))
+                .is_err()
+        });
+        // What was in the way may be gone now.
+        for (_, undo) in steps {
+            if let Err(error) = self.revert(&undo) {
+                log::error!("not undone: {error:#}");
+            }
+        }
+    }
+
+    /// From here on nothing is undone.
+    fn commit(&mut self) -> Result<()> {
+        self.undo.clear();
+        let mut done = Ok(());
+        for files in std::mem::take(&mut self.discarded) {
+            let removed = files().and_then(|files| {
+                let mut files = files.iter();
+                files.try_for_each(|path| self.perform(&Action::Remove(path)))
+            });
+            done = done.and(removed);
+        }
+        done
+    }
+
+    /// Runs a command that changes something.
+    pub fn run(&mut self, cmd: &Cmd) -> Result<()> {
+        self.step(&Action::Run(cmd))
+    }
+
+    /// Runs a command that changes nothing but this process' own mounts, also in a dry run.
+    pub fn run_always(&mut self, cmd: &Cmd) -> Result<()> {
+        if self.writer.dry_run {
+            cmd.run()?;
+        }
+        self.run(cmd)
+    }
+
+    /// Does work of this program's own, which has to look at the interrupt now and then. A dry run
+    /// shows `command`, which does the same.
+    pub fn work(
+        &mut self,
+        command: &dyn fmt::Display,
+        work: impl FnOnce(&Interrupt) -> Result<()>,
+    ) -> Result<()> {
+        self.writer.interrupt.check()?;
+        if self.writer.dry_run {
+            return show(command);
+        }
+        log::debug!("+ {command}");
+        self.writer.steps.take(|| work(&self.writer.interrupt))
+    }
+
+    /// Runs a command, and `undo` if the scope fails later.
+    pub fn run_undoable(&mut self, cmd: &Cmd, undo: Cmd) -> Result<UndoStep> {
+        self.run(cmd)?;
+        Ok(self.on_failure(undo))
+    }
+
+    /// Has `undo` run if the scope fails from here on.
+    pub fn on_failure(&mut self, undo: Cmd) -> UndoStep {
+        self.remember(Undo::Run(undo.uninterrupted()))
+    }
+
+    /// Runs the undo of a step as a part of the verb, as unmounting what was mounted for a while.
+    pub fn undo_now(&mut self, step: &UndoStep) -> Result<()> {
+        let Some(at) = self.undo.iter().position(|(number, _)| *number == step.0) else {
+            return Ok(());
+        };
+        let (number, undo) = self.undo.remove(at);
+        let result = self.revert(&undo);
+        if result.is_err() {
+            self.undo.insert(at, (number, undo));
+        }
+        result
+    }
+
+    /// Writes a file as a whole: the new content is on disk before it takes the place of the old.
+    /// `mode` are its permission bits.
+    pub fn write(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
+        self.put(path, &Action::Write(path, content, mode, None))
+    }
+
+    /// Writes a file as a whole. A dry run shows `command`, which does the same.
+    pub fn write_as(
+        &mut self,
+        path: &Path,
+        content: &[u8],
+        mode: u32,
+        command: &Cmd,
+    ) -> Result<()> {
+        self.put(path, &Action::Write(path, content, mode, Some(command)))
+    }
+
+    fn put(&mut self, path: &Path, action: &Action) -> Result<()> {
+        let old = self.old(path)?;
+        self.step(action)?;
+        self.remember(old.unwrap_or_else(|| Undo::Remove(path.to_owned())));
+        Ok(())
+    }
+
+    /// What gives a file back what it holds now; `None` if it is not there.
+    fn old(&self, path: &Path) -> Result<Option<Undo>> {
+        if self.writer.dry_run {
+            return Ok(None);
+        }
+        let Some(content) = read_if_there(path)? else {
+            return Ok(None);
+        };
+        let metadata =
+            fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        Ok(Some(Undo::Restore(path.to_owned(), content, mode)))
+    }
+
+    /// Copies a file whose name says what it holds, with the same care as [`Transaction::write`]. One of
+    /// that name was damaged: an undo leaves the new one in its place.
+    pub fn copy(&mut self, from: &Path, to: &Path, mode: u32) -> Result<()> {
+        let is_new = !to.exists();
+        self.step(&Action::Copy(from, to, mode))?;
+        if is_new {
+            self.remember(Undo::Remove(to.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Creates a directory and those above it; nothing if it is there. It stays.
+    pub fn create_dir(&mut self, path: &Path) -> Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        self.step(&Action::CreateDir(path))
+    }
+
+    /// Changes the content of a file in a volume that is still being made: owner, mode and
+    /// attributes stay, and nobody sees it half-written. It is undone together with the volume.
+    pub fn rewrite(&mut self, path: &Path, content: &[u8]) -> Result<()> {
+        self.step(&Action::Rewrite(path, content))
+    }
+
+    pub fn rename(&mut self, from: &Path, to: &Path) -> Result<()> {
+        self.step(&Action::Rename(from, to))?;
+        self.remember(Undo::Rename(to.to_owned(), from.to_owned()));
+        Ok(())
+    }
+
+    /// Removes a small file.
+    pub fn remove(&mut self, path: &Path) -> Result<()> {
+        let old = self.old(path)?;
+        self.step(&Action::Remove(path))?;
+        if let Some(old) = old {
+            self.remember(old);
+        }
+        Ok(())
+    }
+
+    /// Removes files after the commit, since that is not undone. `files` says then which.
+    pub fn discard(&mut self, files: impl FnOnce() -> Result<Vec<PathBuf>> + 'static) {
+        self.discarded.push(Box::new(files));
+    }
+
+    /// Writes everything that the filesystem of `dir` has in memory to its disk, so that a boot
+    /// loader, which replays no journal, finds it.
+    pub fn flush(&mut self, dir: &Path) -> Result<()> {
+        self.step(&Action::Flush(dir))
+    }
+
+    fn step(&mut self, action: &Action) -> Result<()> {
+        self.writer.interrupt.check()?;
+        self.perform(action)
+    }
+
+    fn perform(&self, action: &Action) -> Result<()> {
+        if self.writer.dry_run {
+            return show(action);
+        }
+        self.writer.steps.take(|| action.perform())
+    }
+
+    /// Runs an undo step, whatever signals ask for.
+    fn revert(&self, undo: &Undo) -> Result<()> {
+        let actions = match undo {
+            Undo::Run(cmd) => return self.perform(&Action::Run(cmd)),
+            Undo::Remove(path) => [Action::Remove(path), Action::Flush(directory(path))],
+            Undo::Restore(path, content, mode) => [
+                Action::Write(path, content, *mode, None),
+                Action::Flush(directory(path)),
+            ],
+            Undo::Rename(from, to) => [Action::Rename(from, to), Action::Flush(directory(to))],
+        };
+        self.writer
+            .steps
+            .take(|| actions.iter().try_for_each(Action::perform))
+    }
+
+    fn remember(&mut self, undo: Undo) -> UndoStep {
+        let number = self.undo_steps;
+        self.undo_steps += 1;
+        self.undo.push((number, undo));
+        UndoStep(number)
+    }
+}
+
+fn show(command: &dyn fmt::Display) -> Result<()> {
+    writeln!(io::stdout().lock(), "{command}").context("cannot write to standard output")
+}
+
+impl Action<'_> {
+    fn perform(&self) -> Result<()> {
+        if !matches!(self, Self::Run(_)) {
+            log::debug!("+ {self}");
+        }
+        let done = match self {
+            // Its error says all that there is to say.
+            Self::Run(cmd) => return cmd.run().map(drop),
+            Self::Flush(dir) => return flush(dir),
+            Self::Write(path, content, mode, _) => {
+                replace(path, *mode, |file| file.write_all(content))
+            }
+            Self::Rewrite(path, content) => File::options()
+                .write(true)
+                .truncate(true)
+                .open(path)
+                .and_then(|mut file| file.write_all(content)),
+            Self::Copy(from, to, mode) => File::open(from).and_then(|mut source| {
+                replace(to, *mode, |file| io::copy(&mut source, file).map(drop))
+            }),
+            Self::CreateDir(path) => fs::create_dir_all(path),
+            Self::Rename(from, to) => fs::rename(from, to),
+            Self::Remove(path) => fs::remove_file(path),
+        };
+        done.with_context(|| match self {
+            Self::Run(_) | Self::Flush(_) => self.to_string(),
+            Self::Write(path, ..) | Self::Rewrite(path, _) => {
+                format!("cannot write {}", path.display())
+            }
+            Self::Copy(from, to, _) => {
+                format!("cannot copy {} to {}", from.display(), to.display())
+            }
+            Self::CreateDir(path) => format!("cannot create {}", path.display()),
+            Self::Rename(path, _) => format!("cannot rename {}", path.display()),
+            Self::Remove(path) => format!("cannot remove {}", path.display()),
+        })
+    }
+}
+
+impl fmt::Display for Action<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run(cmd) | Self::Write(.., Some(cmd)) => cmd.fmt(f),
+            Self::Write(path, content, ..) | Self::Rewrite(path, content) => {
+                let text = String::from_utf8_lossy(content);
+                let (path, text) = (quote(path.as_os_str()), text.trim_end_matches('\n'));
+                write!(f, "cat > {path} <<'EOF'\n{text}\nEOF")
+            }
+            Self::Copy(from, to, mode) => {
+                let install = Cmd::new("install").arg("-m").arg(format!("{mode:04o}"));
+                install.arg(from).arg(to).fmt(f)
+            }
+            Self::CreateDir(path) => Cmd::new("mkdir").arg("-p").arg(path).fmt(f),
+            Self::Rename(from, to) => Cmd::new("mv").arg(from).arg(to).fmt(f),
+            Self::Remove(path) => Cmd::new("rm").arg(path).fmt(f),
+            Self::Flush(dir) => flush::command(dir).fmt(f),
+        }
+    }
+}
+
+/// One transaction without the lock of the host.
+#[cfg(test)]
+pub fn change<T>(work: impl FnOnce(&mut Transaction) -> Result<T>) -> Result<T> {
+    Writer::new("test", Duration::ZERO, false)?.transaction(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::bail;
+    use std::process::Command;
+    use tempfile::TempDir;
+
+    fn writer() -> Writer {
+        Writer::new("test", Duration::ZERO, false).unwrap()
+    }
+
+    fn failing_at(step: u32) -> Writer {
+        Writer {
+            steps: Steps::failing_at(step),
+            ..writer()
+        }
+    }
+
+    fn names(dir: &TempDir) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Commands that each add a word to a file, and that file.
+    struct Log(TempDir);
+
+    impl Log {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn note(&self, text: &str) -> Cmd {
+            let file = self.0.path().join("log");
+            Cmd::new("sh").args(["-c", &format!("echo {text} >> {}", file.display())])
+        }
+
+        fn do_it(&self, tx: &mut Transaction, number: u32) -> Result<UndoStep> {
+            tx.run_undoable(
+                &self.note(&format!("do{number}")),
+                self.note(&format!("undo{number}")),
+            )
+        }
+
+        fn words(&self) -> String {
+            let text = fs::read_to_string(self.0.path().join("log")).unwrap_or_default();
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
+        }
+    }
+
+    #[test]
+    fn a_scope_that_fails_undoes_what_it_did_and_nothing_else() {
+        let log = Log::new();
+        let done = writer().transaction(|tx| {
+            log.do_it(tx, 1)?;
+            let inner = tx.scope(|tx| {
+                log.do_it(tx, 2)?;
+                log.do_it(tx, 3)?;
+                bail!("inside")
+            });
+            let inner: Result<()> = inner;
+            assert_eq!(inner.unwrap_err().to_string(), "inside");
+            log.do_it(tx, 4)
+        });
+        assert!(done.is_ok());
+        assert_eq!(log.words(), "do1 do2 do3 undo3 undo2 do4");
+    }
+
+    #[test]
+    fn a_scope_that_succeeds_is_undone_by_the_one_around_it() {
+        let log = Log::new();
+        let done: Result<()> = writer().transaction(|tx| {
+            log.do_it(tx, 1)?;
+            tx.scope(|tx| tx.scope(|tx| log.do_it(tx, 2)))?;
+            log.do_it(tx, 3)?;
+            bail!("outside")
+        });
+        assert_eq!(done.unwrap_err().to_string(), "outside");
+        assert_eq!(log.words(), "do1 do2 do3 undo3 undo2 undo1");
+    }
+
+    #[test]
+    fn a_transaction_leaves_the_one_before_it_alone() {
+        let log = Log::new();
+        let writer = writer();
+        writer.transaction(|tx| log.do_it(tx, 1)).unwrap();
+        let failed = writer.transaction(|tx| {
+            log.do_it(tx, 2)?;
+            tx.run(&Cmd::new("false"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(log.words(), "do1 do2 undo2");
+    }
+
+    #[test]
+    fn a_step_undone_early_is_not_undone_again() {
+        let log = Log::new();
+        let failed: Result<()> = writer().transaction(|tx| {
+            let first = log.do_it(tx, 1)?;
+            log.do_it(tx, 2)?;
+            let failed: Result<()> = tx.scope(|tx| {
+                let third = log.do_it(tx, 3)?;
+                // Of the scope around, and of this one.
+                tx.undo_now(&first)?;
+                log.do_it(tx, 4)?;
+                tx.undo_now(&third)?;
+                bail!("inside")
+            });
+            assert!(failed.is_err());
+            assert_eq!(log.words(), "do1 do2 do3 undo1 do4 undo3 undo4");
+            bail!("outside")
+        });
+        assert!(failed.is_err());
+        assert_eq!(log.words(), "do1 do2 do3 undo1 do4 undo3 undo4 undo2");
+    }
+
+    #[test]
+    fn any_step_can_fail() {
+        for (step, words) in [
+            (1, ""),
+            (2, "do1 undo1"),
+            (3, "do1 do2 undo2 undo1"),
+            (4, "do1 do2 do3"),
+        ] {
+            let log = Log::new();
+            let done = failing_at(step).transaction(|tx| {
+                log.do_it(tx, 1)?;
+                tx.scope(|tx| log.do_it(tx, 2))?;
+                log.do_it(tx, 3)
+            });
+            assert_eq!(done.is_ok(), step == 4);
+            assert_eq!(log.words(), words, "{step}");
+        }
+    }
+
+    #[test]
+    fn an_undo_that_failed_is_tried_again_after_the_others() {
+        let log = Log::new();
+        let failed: Result<()> = failing_at(3).transaction(|tx| {
+            log.do_it(tx, 1)?;
+            log.do_it(tx, 2)?;
+            bail!("outside")
+        });
+        assert!(failed.is_err());
+        assert_eq!(log.words(), "do1 do2 undo1 undo2");
+
+        let log = Log::new();
+        let failed: Result<()> = failing_at(2).transaction(|tx| {
+            let step = log.do_it(tx, 1)?;
+            tx.undo_now(&step)
+        });
+        assert!(failed.is_err());
+        assert_eq!(log.words(), "do1 undo1");
+    }
+
+    #[test]
+    fn files_get_back_what_they_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("replaced"), "old").unwrap();
+        fs::set_permissions(path("replaced"), fs::Permissions::from_mode(0o640)).unwrap();
+        fs::write(path("removed"), "old").unwrap();
+        fs::write(path("renamed"), "old").unwrap();
+        fs::write(path("copied-over"), "damaged").unwrap();
+        let change = |tx: &mut Transaction| {
+            tx.write(&path("replaced"), b"new", 0o600)?;
+            tx.write(&path("replaced"), b"newer", 0o600)?;
+            tx.write(&path("new"), b"new", 0o600)?;
+            tx.remove(&path("removed"))?;
+            tx.rename(&path("renamed"), &path("other"))?;
+            tx.copy(&path("replaced"), &path("copied"), 0o600)?;
+            tx.copy(&path("replaced"), &path("copied-over"), 0o600)?;
+            tx.flush(dir.path())
+        };
+        let failed: Result<()> = writer().transaction(|tx| {
+            change(tx)?;
+            assert_eq!(
+                names(&dir),
+                ["copied", "copied-over", "new", "other", "replaced"]
+            );
+            bail!("no")
+        });
+        assert!(failed.is_err());
+        assert_eq!(
+            names(&dir),
+            ["copied-over", "removed", "renamed", "replaced"]
+        );
+        for name in ["replaced", "removed", "renamed"] {
+            assert_eq!(fs::read(path(name)).unwrap(), b"old", "{name}");
+        }
+        assert_eq!(fs::read(path("copied-over")).unwrap(), b"newer");
+        let mode = fs::metadata(path("replaced")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o640);
+
+        writer().transaction(change).unwrap();
+        assert_eq!(
+            names(&dir),
+            ["copied", "copied-over", "new", "other", "replaced"]
+        );
+    }
+
+    #[test]
+    fn what_is_discarded_goes_with_the_commit_and_is_chosen_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let files: Vec<PathBuf> = ["a", "b"].iter().map(|n| dir.path().join(n)).collect();
+        for file in &files {
+            fs::write(file, "").unwrap();
+        }
+        let needed = dir.path().join("a-needed");
+        let discard = |tx: &mut Transaction| {
+            let (files, needed) = (files.clone(), needed.clone());
+            tx.discard(move || {
+                let is_needed = needed.exists();
+                Ok(files.into_iter().skip(usize::from(is_needed)).collect())
+            });
+        };
+        writer()
+            .transaction(|tx| {
+                let failed: Result<()> = tx.scope(|tx| {
+                    discard(tx);
+                    bail!("no")
+                });
+                assert!(failed.is_err());
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(names(&dir), ["a", "b"]);
+        writer()
+            .transaction(|tx| {
+                discard(tx);
+                assert_eq!(names(&dir), ["a", "b"]);
+                tx.write(&needed, b"", 0o600)
+            })
+            .unwrap();
+        assert_eq!(names(&dir), ["a", "a-needed"]);
+        let error = failing_at(1).transaction(|tx| {
+            discard(tx);
+            Ok(())
+        });
+        let error = format!("{:#}", error.unwrap_err());
+        assert!(error.starts_with("the change is made, but"), "{error}");
+    }
+
+    #[test]
+    fn a_signal_fails_the_next_step_and_the_undo_goes_on() {
+        let log = Log::new();
+        let error = writer().transaction(|tx| {
+            log.do_it(tx, 1)?;
+            log.do_it(tx, 2)?;
+            tx.interrupt().set();
+            log.do_it(tx, 3)
+        });
+        let error = error.err().unwrap();
+        assert_eq!(error.to_string(), "interrupted");
+        assert_eq!(log.words(), "do1 do2 undo2 undo1");
+    }
+
+    /// The name of a test, which runs itself once more as the process that is killed.
+    const KILLED: &str = "sys::transaction::tests::a_kill_number_can_fall_into_an_undo";
+
+    #[test]
+    fn a_kill_number_can_fall_into_an_undo() {
+        if let Some(dir) = std::env::var_os("IMGBASED_TEST_DIR") {
+            let note = |text: &str| {
+                let file = Path::new(&dir).join("log");
+                Cmd::new("sh").args(["-c", &format!("echo {text} >> {}", file.display())])
+            };
+            drop(writer().transaction(|tx| {
+                tx.run_undoable(&note("do1"), note("undo1"))?;
+                tx.scope(|tx| tx.run_undoable(&note("do2"), note("undo2")))?;
+                tx.run(&note("do3"))
+            }));
+            return;
+        }
+        for (kill_after, fail_at, is_killed, words) in [
+            (2, 9, true, "do1 do2"),
+            (9, 9, false, "do1 do2 do3"),
+            (9, 3, false, "do1 do2 undo2 undo1"),
+            (4, 3, true, "do1 do2 undo2"),
+            (5, 3, true, "do1 do2 undo2 undo1"),
+        ] {
+            let log = Log::new();
+            let status = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", KILLED])
+                .env("IMGBASED_TEST_DIR", log.0.path())
+                .env("IMGBASED_KILL_AFTER", kill_after.to_string())
+                .env("IMGBASED_FAIL_AT", fail_at.to_string())
+                .output()
+                .unwrap()
+                .status;
+            assert_eq!(status.code().is_none(), is_killed, "{kill_after} {fail_at}");
+            assert_eq!(log.words(), words, "{kill_after} {fail_at}");
+        }
+    }
+
+    #[test]
+    fn the_lock_is_released_until_others_can_see_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = || Lock::take_in(&dir.path().join("run"), Duration::ZERO);
+        let writer = writer();
+        writer.lock.replace(Some(lock().unwrap()));
+        let failed: Result<()> = writer.transaction(|tx| {
+            tx.run_undoable(&Cmd::new("true"), Cmd::new("true"))?;
+            assert!(lock().is_err());
+            assert!(tx.unlocked(|_| Ok(lock().is_ok()))?);
+            assert!(lock().is_err());
+            tx.write(&dir.path().join("entry"), b"", 0o600)?;
+            assert!(tx.unlocked(|_| Ok(lock().is_err()))?);
+            bail!("no")
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "no");
+        // It is held between two units of work, and taken again after one that failed without it.
+        assert!(lock().is_err());
+        let failed: Result<()> = writer.transaction(|tx| tx.unlocked(|_| bail!("no")));
+        assert!(failed.is_err() && lock().is_ok());
+        assert!(writer.transaction(|_| Ok(lock().is_err())).unwrap());
+        // Another has it when it is wanted again.
+        let error = writer
+            .transaction(|tx| tx.unlocked(|_| lock()))
+            .err()
+            .unwrap();
+        let error = format!("{error:#}");
+        assert!(
+            error.contains("test: another change is being made"),
+            "{error}"
+        );
+        drop(writer);
+        assert!(lock().is_ok());
+    }
+
+    #[test]
+    fn a_dry_run_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let dry_run = Writer::new("test", Duration::ZERO, true).unwrap();
+        let failed: Result<()> = dry_run.transaction(|tx| {
+            tx.write(&path, b"x", 0o644)?;
+            tx.create_dir(&dir.path().join("sub"))?;
+            let touch = Cmd::new("touch").arg(&path);
+            let step = tx.run_undoable(&touch, Cmd::new("rm").arg(&path))?;
+            tx.undo_now(&step)?;
+            tx.run_undoable(&touch, touch.clone())?;
+            bail!("no")
+        });
+        assert!(failed.is_err());
+        let kept = dir.path().join("kept");
+        fs::write(&kept, "").unwrap();
+        dry_run
+            .transaction(|tx| {
+                tx.remove(&kept)?;
+                let kept = kept.clone();
+                tx.discard(move || Ok(vec![kept]));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(names(&dir), ["kept"]);
+    }
+
+    #[test]
+    fn a_dry_run_shows_files_as_a_shell_writes_them() {
+        let action = Action::Write(Path::new("/boot/a b"), b"one\n$two\n", 0o644, None);
+        assert_eq!(
+            action.to_string(),
+            "cat > '/boot/a b' <<'EOF'\none\n$two\nEOF"
+        );
+    }
+}
