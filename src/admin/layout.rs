@@ -41,6 +41,7 @@ fn tree(view: &View, style: &TreeStyle) -> String {
     for volume in &view.volumes {
         let (joint, _) = joint();
         let role = match volume.role {
+            Role::Incomplete if volume.maker.is_some() => "incomplete: a command is making it",
             Role::Incomplete => "incomplete: interrupted while it was made",
             Role::Volume => "shared volume",
             Role::Layer => "layer of a base that is gone",

@@ -79,14 +79,14 @@ type Question<'a> = dyn Fn(&[LvName]) -> Option<String> + 'a;
 /// removed stays removed when the next one fails, and that one keeps its entry.
 fn remove(context: &Context, select: &Select, question: Option<&Question>) -> Result<()> {
     let confirmed = match question {
-        Some(question) if !context.dry_run => confirm(context, select, question)?,
+        Some(question) if !context.dry_run => Some(confirm(context, select, question)?),
         _ => None,
     };
     let writer = context.locked_writer("remove")?;
     let (boot, group, names) = plan(context, select)?;
     ensure!(
         confirmed.is_none_or(|confirmed| confirmed == names),
-        "what would be removed is no longer what was confirmed; nothing was removed"
+        "another command has changed what would be removed; nothing was removed"
     );
     boot.check_removable(&names)?;
     deactivate(context, &writer, &group, &names)?;
@@ -100,15 +100,14 @@ fn remove(context: &Context, select: &Select, question: Option<&Question>) -> Re
     Ok(())
 }
 
-/// Asks the question, if there is one, and returns what it was asked about.
-fn confirm(context: &Context, select: &Select, question: &Question) -> Result<Option<Vec<LvName>>> {
+/// Asks the question, if there is something to ask, and returns what may be removed.
+fn confirm(context: &Context, select: &Select, question: &Question) -> Result<Vec<LvName>> {
     ensure!(Uid::effective().is_root(), "remove: {ROOT_ONLY}");
     let (_, _, names) = plan(context, select)?;
-    let Some(question) = question(&names) else {
-        return Ok(None);
-    };
-    ask(&question)?;
-    Ok(Some(names))
+    if let Some(question) = question(&names) {
+        ask(&question)?;
+    }
+    Ok(names)
 }
 
 fn plan(context: &Context, select: &Select) -> Result<(BootPartition, Group, Vec<LvName>)> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Context, text};
 use crate::boot::{OnTrial, Selection};
+use crate::lvm::living_maker;
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::{Failure, Group, Role, Volume};
 use crate::model::percent::Percent;
@@ -81,6 +82,8 @@ pub struct VolumeView {
     pub name: String,
     pub role: Role,
     pub size: u64,
+    /// The process that is making it now.
+    pub maker: Option<u32>,
 }
 
 /// Loads a group and adds what is known about booting.
@@ -139,6 +142,7 @@ pub fn load(context: &Context) -> Result<View> {
             name: volume.name.clone(),
             role: volume.role,
             size: volume.size,
+            maker: living_maker(&volume.tags).map(|maker| maker.pid()),
         })
         .collect();
     Ok(View {
