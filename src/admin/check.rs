@@ -163,10 +163,14 @@ fn mend(
     for &phase in phases {
         // Everything is looked at anew after each repair: an entry that was written may name a kernel that
         // nothing used before, and the lock is free while an initramfs is made.
-        while let Some(finding) = find(context, damaged)?
-            .into_iter()
-            .find(|f| f.repair.phase() == phase && !tried.contains(&f.name()))
-        {
+        loop {
+            // A repair that failed may have left the lock.
+            writer.lock()?;
+            let mut findings = find(context, damaged)?.into_iter();
+            let is_next = |f: &Finding| f.repair.phase() == phase && !tried.contains(&f.name());
+            let Some(finding) = findings.find(is_next) else {
+                break;
+            };
             tried.push(finding.name());
             let (subject, problem) = (&finding.subject, &finding.problem);
             let done = match &finding.repair {

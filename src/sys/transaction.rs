@@ -15,9 +15,10 @@
 //!   commit ([`Transaction::discard`]), by what is needed then. A command without an undo step, such as
 //!   `lvremove`, is the last change of its unit.
 //! - **The lock** is held from the first change that others see until the transaction has ended, undone or
-//!   committed. Up to there it may be released for long work ([`Transaction::unlocked`]): all that is to be
-//!   undone by then are volumes that name this process as their maker, which all others leave alone, and
-//!   mounts that only this process has. So their undo needs no lock.
+//!   committed. Before that it may be released for long work ([`Transaction::unlocked`]). All that has to be
+//!   undone by then are volumes that name this process as their maker, mounts that only this process has,
+//!   and volumes that it has activated. All others leave such a volume alone while its maker lives, and
+//!   lvm2 guards its metadata by itself. So that undo needs no lock.
 //!
 //! The order of a new layer is: volume (incomplete), kernels, flush, tags of the volume, entry, menu, flush,
 //! default. An undo goes the same way back, and a removal too. So a kill at any step, also of an undo, leaves
@@ -72,11 +73,12 @@ impl Writer {
         })
     }
 
-    /// Takes the lock of this host for as long as the writer lives. A dry run needs none.
+    /// Takes the lock of this host for as long as the writer lives, unless it has it. A dry run needs none.
     pub fn lock(&self) -> Result<()> {
-        if !self.dry_run {
-            *self.lock.borrow_mut() = Some(Lock::take(self.wait).context(self.verb)?);
+        if self.dry_run || self.lock.borrow().is_some() {
+            return self.retake();
         }
+        *self.lock.borrow_mut() = Some(Lock::take(self.wait).context(self.verb)?);
         Ok(())
     }
 
