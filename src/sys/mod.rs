@@ -1,5 +1,6 @@
 //! How the rest of the program touches the machine: commands, files, devices, the log, the lock.
 
+mod action;
 pub mod cmd;
 pub mod files;
 pub mod flush;

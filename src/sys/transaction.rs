@@ -27,7 +27,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -35,9 +35,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::cmd::{Cmd, quote};
-use super::files::{directory, read_if_there, replace};
-use super::flush::{self, flush};
+use super::action::Action;
+use super::cmd::Cmd;
+use super::files::{directory, read_if_there};
 use super::interrupt::Interrupt;
 use super::lock::Lock;
 use super::steps::Steps;
@@ -130,19 +130,6 @@ pub struct Transaction<'a> {
 
 /// Says which files to remove.
 type Discarded = Box<dyn FnOnce() -> Result<Vec<PathBuf>>>;
-
-/// One change. Displayed as a command for a shell.
-enum Action<'a> {
-    Run(&'a Cmd),
-    /// With the command that a dry run shows, if it is not to be the content itself.
-    Write(&'a Path, &'a [u8], u32, Option<&'a Cmd>),
-    Rewrite(&'a Path, &'a [u8]),
-    Copy(&'a Path, &'a Path, u32),
-    CreateDir(&'a Path),
-    Rename(&'a Path, &'a Path),
-    Remove(&'a Path),
-    Flush(&'a Path),
-}
 
 enum Undo {
     Run(Cmd),
@@ -413,66 +400,6 @@ impl Transaction<'_> {
 
 fn show(command: &dyn fmt::Display) -> Result<()> {
     writeln!(io::stdout().lock(), "{command}").context("cannot write to standard output")
-}
-
-impl Action<'_> {
-    fn perform(&self) -> Result<()> {
-        if !matches!(self, Self::Run(_)) {
-            log::debug!("+ {self}");
-        }
-        let done = match self {
-            // Its error says all that there is to say.
-            Self::Run(cmd) => return cmd.run().map(drop),
-            Self::Flush(dir) => return flush(dir),
-            Self::Write(path, content, mode, _) => {
-                replace(path, *mode, |file| file.write_all(content))
-            }
-            Self::Rewrite(path, content) => File::options()
-                .write(true)
-                .truncate(true)
-                .open(path)
-                .and_then(|mut file| file.write_all(content)),
-            Self::Copy(from, to, mode) => File::open(from).and_then(|mut source| {
-                replace(to, *mode, |file| io::copy(&mut source, file).map(drop))
-            }),
-            Self::CreateDir(path) => fs::create_dir_all(path),
-            Self::Rename(from, to) => fs::rename(from, to),
-            Self::Remove(path) => fs::remove_file(path),
-        };
-        done.with_context(|| match self {
-            Self::Run(_) | Self::Flush(_) => self.to_string(),
-            Self::Write(path, ..) | Self::Rewrite(path, _) => {
-                format!("cannot write {}", path.display())
-            }
-            Self::Copy(from, to, _) => {
-                format!("cannot copy {} to {}", from.display(), to.display())
-            }
-            Self::CreateDir(path) => format!("cannot create {}", path.display()),
-            Self::Rename(path, _) => format!("cannot rename {}", path.display()),
-            Self::Remove(path) => format!("cannot remove {}", path.display()),
-        })
-    }
-}
-
-impl fmt::Display for Action<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Run(cmd) | Self::Write(.., Some(cmd)) => cmd.fmt(f),
-            Self::Write(path, content, ..) | Self::Rewrite(path, content) => {
-                let text = String::from_utf8_lossy(content);
-                let (path, text) = (quote(path.as_os_str()), text.trim_end_matches('\n'));
-                write!(f, "cat > {path} <<'EOF'\n{text}\nEOF")
-            }
-            Self::Copy(from, to, mode) => {
-                let install = Cmd::new("install").arg("-m").arg(format!("{mode:04o}"));
-                install.arg(from).arg(to).fmt(f)
-            }
-            Self::CreateDir(path) => Cmd::new("mkdir").arg("-p").arg(path).fmt(f),
-            Self::Rename(from, to) => Cmd::new("mv").arg(from).arg(to).fmt(f),
-            Self::Remove(path) => Cmd::new("rm").arg(path).fmt(f),
-            Self::Flush(dir) => flush::command(dir).fmt(f),
-        }
-    }
 }
 
 /// One transaction without the lock of the host.
@@ -840,14 +767,5 @@ mod tests {
             })
             .unwrap();
         assert_eq!(names(&dir), ["kept"]);
-    }
-
-    #[test]
-    fn a_dry_run_shows_files_as_a_shell_writes_them() {
-        let action = Action::Write(Path::new("/boot/a b"), b"one\n$two\n", 0o644, None);
-        assert_eq!(
-            action.to_string(),
-            "cat > '/boot/a b' <<'EOF'\none\n$two\nEOF"
-        );
     }
 }
