@@ -48,6 +48,10 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         let image = Image::open(tx, &add.image, &mount_point(IMAGE_MOUNT))?;
         let boot = context.boot_partition()?;
         boot.check_ready()?;
+        // Refused again with the lock, but an archive is not read in vain.
+        let group = context.load()?;
+        pool_with_room(&group)?;
+        new_name(&group, add.name.clone())?;
         let needs = Needs::of(tx, add, &image)?;
         tx.lock()?;
         let group = context.load()?;
