@@ -562,3 +562,48 @@ impl Lvm {
             .arg(self.full_name(pool))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The arguments that follow an option.
+    fn values(cmd: &Cmd, option: &str) -> Vec<String> {
+        let line = cmd.to_string();
+        let words: Vec<&str> = line.split(' ').collect();
+        let pairs = words.windows(2).filter(|pair| pair[0] == option);
+        pairs.map(|pair| pair[1].to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_made_names_its_maker_until_its_commit() {
+        let lvm = Lvm::new("HostVG".parse().unwrap());
+        let [name, base, pool] = ["Base-0.1", "Base-0", "Pool"].map(|n| n.parse().unwrap());
+        let of = format!("{}Base-0", tag::OF);
+        let layer = [tag::LAYER.to_owned()];
+        for (create, commit, of) in [
+            (
+                lvm.create_snapshot(&name, &base, Some(&base)),
+                lvm.complete(&name, &layer),
+                Some(&of),
+            ),
+            (
+                lvm.create_thin(&name, &pool, 1 << 20, true),
+                lvm.complete_active(&name, tag::VOLUME),
+                None,
+            ),
+            (lvm.create_group(&[]), lvm.complete_group(), None),
+        ] {
+            let mut born = values(&create, "--addtag");
+            born.retain(|tag| Some(tag) != of);
+            assert_eq!(values(&commit, "--deltag"), born);
+            assert_eq!(values(&commit, "--addtag").len(), 1, "{commit}");
+            assert_eq!(born[0], tag::INCOMPLETE);
+            assert_eq!(living_maker(&born), Some(Process::this().unwrap()));
+            assert_eq!(living_maker(&born[..1]), None);
+        }
+        for gone in ["", "0-1:1:1", "x"] {
+            assert_eq!(living_maker(&[format!("{}{gone}", tag::MAKER)]), None);
+        }
+    }
+}
