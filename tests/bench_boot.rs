@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use bench::table::{Limit, Row, Samples, Unit, render};
 use vm::qemu::{Disk, Kernel, Vm};
-use vm::{Echo, Host, HostDisk, RootImage, store};
+use vm::{Host, HostDisk, RootImage, Start, store};
 
 /// How often each is booted.
 const RUNS: usize = 5;
@@ -128,7 +128,11 @@ fn boot(
     };
     let others = unrelated.iter().map(|serial| disk.spare(serial, "64M"));
     let others: Vec<Disk> = others.collect::<Result<_>>()?;
-    let mut vm = disk.boot_kernel(name, &kernel, others, Echo::Silent)?;
+    let start = Start {
+        kernel: Some(&kernel),
+        ..Start::default()
+    };
+    let mut vm = disk.start(name, others, start)?;
     vm.log_in()?;
     Ok(vm)
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use bench::table::{Limit, Row, Samples, Unit, render};
 use bench::{Subject, image, number, shell, times};
 use vm::qemu::{Disk, Vm};
-use vm::{Echo, Host, say, store};
+use vm::{Host, say, store};
 
 /// How often commands are run that take seconds, and such that copy gigabytes.
 const RUNS: usize = 7;
@@ -84,7 +84,7 @@ fn start() -> Result<Vm> {
         Disk::raw_read_only(&images.second, "second"),
     ];
     let disk = host.disk("bench-storage")?;
-    let mut vm = disk.boot_with("once", disks, Echo::Silent)?;
+    let mut vm = disk.boot_with("once", disks)?;
     vm.log_in()?;
     for command in [
         // What the host has already stays as it is.

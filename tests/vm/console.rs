@@ -26,6 +26,9 @@ const DEAD_ENDS: &[&str] = &[
     "No bootable device",
 ];
 
+/// How an error begins that is the emulator's fault, not that of what is tested.
+pub const EMULATORS_FAULT: &str = "the emulator lost an interrupt: ";
+
 /// What a kernel says when a processor has not got an interrupt of its timer, after which much in it
 /// stands still. It happens under QEMU's own emulation, once in some hundreds of starts.
 const LOST_INTERRUPT: &str = "kthread timer wakeup didn't happen";
@@ -40,8 +43,9 @@ pub const PANIC: &str = "Kernel panic - not syncing";
 const LONGEST: usize = 100;
 
 /// Whether the serial line is also shown on the standard output while the machine runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Echo {
+    #[default]
     Silent,
     Live,
 }
@@ -146,6 +150,16 @@ impl Console {
         }
     }
 
+    /// How many kernels the machine has started, as far as they say so.
+    pub fn starts(&self) -> usize {
+        let received = self.line.lock();
+        let (bytes, wanted) = (&received.bytes, KERNEL_STARTS.as_bytes());
+        bytes
+            .windows(wanted.len())
+            .filter(|at| *at == wanted)
+            .count()
+    }
+
     /// Everything that the machine has said since it was started.
     pub fn all(&self) -> Vec<u8> {
         self.line.lock().bytes.clone()
@@ -176,8 +190,7 @@ impl Console {
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(30)..].join("\n");
         let cause = if is_emulators_fault(&text) {
-            // ci/test knows it by these words.
-            "the emulator lost an interrupt: "
+            EMULATORS_FAULT
         } else {
             ""
         };

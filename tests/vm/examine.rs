@@ -296,7 +296,8 @@ fn go_on(vm: &mut Vm, before: &Before, verb: &Verb, again: bool) -> Result<()> {
         is_clean(vm)?;
     }
     if again {
-        vm.ok(&format!("{{ {}; }} && {}", verb.prepare, verb.run))?;
+        vm.ok(&verb.prepare()?)?;
+        vm.ok(verb.run)?;
         is_clean(vm)?;
     }
     vm.ok("umount /boot && vgchange -q -an HostVG")?;

@@ -1,22 +1,35 @@
-//! The prepared disks: hosts with one base and two layers, installed inside a machine with the
-//! commands of the README.
+//! The prepared hosts: with one base and two layers, installed inside a machine with the commands of
+//! the README, and saved once more while they run.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::console::Echo;
 use super::image::RootImage;
-use super::qemu::{self, Disk, Kernel, Vm};
-use super::{readme, store};
+use super::qemu::{self, Disk, Kernel, Start, Vm};
+use super::{guest, readme, store};
 
 /// Copying a whole image into the thin pool, under software emulation.
 const SLOW: Duration = Duration::from_secs(600);
 
+/// The empty disks in a machine that is saved while it runs, and their sizes: what is in a machine then
+/// is in it whenever it goes on.
+const SPARES: [(&str, &str); 8] = [
+    ("spare", "4G"),
+    ("small", "700M"),
+    ("other", "1300M"),
+    ("tiny1", "64M"),
+    ("tiny2", "64M"),
+    ("tiny3", "64M"),
+    ("tiny4", "64M"),
+    ("tiny5", "64M"),
+];
+
 /// What a host is started by.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Loader {
     /// GRUB 2.12 on BIOS, with the rendered menu.
     Grub,
@@ -27,29 +40,28 @@ pub enum Loader {
 }
 
 impl Loader {
+    /// The part of the README whose commands make a host with GRUB on BIOS.
+    pub const README_OF_GRUB: &str = "### The disk";
+
     /// The name of the host in the store, the release of Debian that it runs, and the part of the README
     /// whose commands make it of a blank disk.
     fn recipe(self) -> (&'static str, &'static str, &'static str) {
         match self {
-            Self::Grub => ("host", "trixie", "### The disk"),
+            Self::Grub => ("host", "trixie", Self::README_OF_GRUB),
             Self::GrubOnUefi => ("uefi-grub", "forky", "#### With GRUB"),
             Self::SystemdBoot => ("uefi-systemd-boot", "trixie", "#### With systemd-boot"),
         }
+    }
+
+    fn is_uefi(self) -> bool {
+        !matches!(self, Self::Grub)
     }
 }
 
 /// The installed disk, which is never written to again.
 pub struct Host {
-    disk: PathBuf,
+    directory: PathBuf,
     loader: Loader,
-}
-
-/// A disk that starts as a copy of the installed one and keeps what its machines write.
-pub struct HostDisk {
-    path: PathBuf,
-    /// Of the firmware, where that is UEFI.
-    variables: Option<PathBuf>,
-    name: String,
 }
 
 impl Host {
@@ -68,40 +80,197 @@ impl Host {
     fn build(loader: Loader) -> Result<Self> {
         let (name, suite, heading) = loader.recipe();
         let image = RootImage::of(suite)?;
-        let key = image
-            .directory()
-            .file_name()
-            .context("the image's directory has a name")?;
         let recipe = include_bytes!("host.rs");
         let commands = readme::commands(heading)?;
         let text = commands.join("\n");
-        let parts = [key.as_encoded_bytes(), recipe, text.as_bytes()];
+        let parts = [image.key()?, recipe, text.as_bytes()];
         let install = |new: &Path| install(&image, name, &commands, new);
         let directory = store::cached(name, &parts, install)?;
-        Ok(Self {
-            disk: directory.join("host.qcow2"),
-            loader,
-        })
+        Ok(Self { directory, loader })
+    }
+
+    /// A key of all that went into the host.
+    pub fn key(&self) -> Result<&[u8]> {
+        store::key_of(&self.directory)
     }
 
     /// A fresh disk for the scenario `name`.
     pub fn disk(&self, name: &str) -> Result<HostDisk> {
         let path = store::scratch(name)?.join("disk.qcow2");
-        qemu::create_overlay(&path, &self.disk, "qcow2")?;
-        let variables = match self.loader {
-            Loader::Grub => None,
-            Loader::GrubOnUefi | Loader::SystemdBoot => {
-                let path = path.with_file_name("variables");
-                qemu::create_variables(&path)?;
-                Some(path)
-            }
-        };
+        qemu::create_overlay(&path, &self.directory.join("host.qcow2"), "qcow2")?;
+        let variables = path.with_file_name("variables");
+        if self.loader.is_uefi() {
+            qemu::create_variables(&variables)?;
+        }
         Ok(HostDisk {
             path,
-            variables,
+            variables: self.loader.is_uefi().then_some(variables),
             name: name.into(),
         })
     }
+
+    /// The host of this boot loader while it runs: Base-0.1 was booted by default, and root has logged
+    /// in. Its disk is that of the scenario `name`, and the disks of [`SPARES`] are there, empty.
+    pub fn running(loader: Loader, name: &str) -> Result<(HostDisk, Vm)> {
+        Self::running_as(loader, name, false)
+    }
+
+    /// The same on a machine that starts again by itself when its system restarts or panics.
+    pub fn running_unattended(loader: Loader, name: &str) -> Result<(HostDisk, Vm)> {
+        Self::running_as(loader, name, true)
+    }
+
+    fn running_as(loader: Loader, name: &str, restarts: bool) -> Result<(HostDisk, Vm)> {
+        let saved = Self::saved(loader)?;
+        let disk = saved.disk(name)?;
+        let vm = saved.go_on(&disk, restarts)?;
+        Ok((disk, vm))
+    }
+
+    /// The running host that all tests of this process share.
+    pub fn saved(loader: Loader) -> Result<&'static Saved> {
+        static SAVED: [OnceLock<Result<Saved, String>>; 3] = [const { OnceLock::new() }; 3];
+        store::once(&SAVED[loader as usize], || {
+            let host = Self::with(loader)?;
+            let name = format!("running-{}", loader.recipe().0);
+            let parts = [
+                host.key()?,
+                include_bytes!("host.rs"),
+                include_bytes!("qemu.rs"),
+            ];
+            let directory = store::cached(&name, &parts, |new| host.save_running(&name, new))?;
+            Ok(Saved::in_directory(directory, loader.is_uefi()))
+        })
+    }
+
+    /// Boots the host, has it do once what is slow the first time, and saves it in the directory `new`.
+    fn save_running(&self, name: &str, new: &Path) -> Result<()> {
+        let (disk, saved) = (
+            self.disk(name)?,
+            Saved::in_directory(new.to_owned(), self.loader.is_uefi()),
+        );
+        fs::rename(disk.path(), saved.disk_path())?;
+        for (serial, size) in SPARES {
+            qemu::create_disk(&saved.spare_path(serial), size)?;
+        }
+        if let Some(variables) = &disk.variables {
+            fs::rename(variables, saved.variables_path())?;
+        }
+        let saved_disk = HostDisk {
+            path: saved.disk_path(),
+            variables: disk.variables.map(|_| saved.variables_path()),
+            name: name.into(),
+        };
+        let spares = SPARES.map(|(serial, _)| saved_disk.existing(serial));
+        let mut vm = saved_disk.boot_with("once", spares.into())?;
+        vm.log_in()?;
+        vm.ok_for(&guest::script("warm-up")?, SLOW)?;
+        vm.save(&saved.state_path())
+    }
+}
+
+/// A running machine that was saved with its disks: memory, devices, the host's disk, the spare ones and
+/// the variables of UEFI are of the same moment.
+pub struct Saved {
+    directory: PathBuf,
+    is_uefi: bool,
+}
+
+impl Saved {
+    fn in_directory(directory: PathBuf, is_uefi: bool) -> Self {
+        Self { directory, is_uefi }
+    }
+
+    fn disk_path(&self) -> PathBuf {
+        self.directory.join("disk.qcow2")
+    }
+
+    fn spare_path(&self, serial: &str) -> PathBuf {
+        self.directory.join(serial).with_extension("qcow2")
+    }
+
+    fn variables_path(&self) -> PathBuf {
+        self.directory.join("variables")
+    }
+
+    fn state_path(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// Fresh disks for the scenario `name`, as they were when the machine was saved.
+    pub fn disk(&self, name: &str) -> Result<HostDisk> {
+        let path = store::scratch(name)?.join("disk.qcow2");
+        let disk = HostDisk {
+            variables: self.is_uefi.then(|| path.with_file_name("variables")),
+            path,
+            name: name.into(),
+        };
+        self.reset(&disk)?;
+        Ok(disk)
+    }
+
+    /// Makes the disks again what they were when the machine was saved.
+    fn reset(&self, disk: &HostDisk) -> Result<()> {
+        qemu::create_overlay(&disk.path, &self.disk_path(), "qcow2")?;
+        for (serial, _) in SPARES {
+            let path = disk.spare_path(serial);
+            qemu::create_overlay(&path, &self.spare_path(serial), "qcow2")?;
+        }
+        if let Some(variables) = &disk.variables {
+            fs::copy(self.variables_path(), variables)?;
+        }
+        Ok(())
+    }
+
+    /// The machine as it was, on disks that are as they were.
+    pub fn again(&self, disk: &HostDisk) -> Result<Vm> {
+        self.reset(disk)?;
+        self.go_on(disk, false)
+    }
+
+    fn go_on(&self, disk: &HostDisk, restarts: bool) -> Result<Vm> {
+        let start = Start {
+            variables: disk.variables.as_deref(),
+            saved: Some(&self.state_path()),
+            restarts,
+            ..Start::default()
+        };
+        Vm::start(
+            &format!("{}-running", disk.name),
+            &disk.with_spares(),
+            &start,
+        )
+    }
+
+    /// Saves a machine that [`Host::running`] or [`Saved::again`] has returned, with its disks, under the
+    /// name of its scenario.
+    pub fn of(disk: HostDisk, vm: Vm) -> Result<Self> {
+        let spares = SPARES.map(|(serial, _)| (serial, disk.spare_path(serial)));
+        let HostDisk {
+            path,
+            variables,
+            name,
+        } = disk;
+        let directory = store::scratch(&format!("{name}-saved"))?;
+        let saved = Self::in_directory(directory, variables.is_some());
+        vm.save(&saved.state_path())?;
+        fs::rename(path, saved.disk_path())?;
+        for (serial, path) in spares {
+            fs::rename(path, saved.spare_path(serial))?;
+        }
+        if let Some(variables) = variables {
+            fs::rename(variables, saved.variables_path())?;
+        }
+        Ok(saved)
+    }
+}
+
+/// A disk that starts as a copy of the installed one and keeps what its machines write.
+pub struct HostDisk {
+    path: PathBuf,
+    /// Of the firmware, where that is UEFI.
+    variables: Option<PathBuf>,
+    name: String,
 }
 
 impl HostDisk {
@@ -109,58 +278,55 @@ impl HostDisk {
         &self.path
     }
 
-    pub fn name(&self) -> &str {
-        &self.name
+    /// Switches a machine on that boots from this disk. `boot` tells the scenario's boots apart.
+    pub fn boot(&self, boot: &str) -> Result<Vm> {
+        self.start(boot, Vec::new(), Start::default())
     }
 
-    /// Switches a machine on that boots from this disk. `boot` tells the scenario's boots apart.
-    pub fn boot(&self, boot: &str, echo: Echo) -> Result<Vm> {
-        self.boot_with(boot, Vec::new(), echo)
+    /// The same with the disks `others` in the machine as well.
+    pub fn boot_with(&self, boot: &str, others: Vec<Disk>) -> Result<Vm> {
+        self.start(boot, others, Start::default())
     }
 
     /// The same for a machine that starts again by itself when the system in it restarts or panics.
     pub fn boot_unattended(&self, boot: &str) -> Result<Vm> {
-        let disks = [Disk::writable(&self.path, "host")];
-        let name = format!("{}-{boot}", self.name);
-        Vm::start_unattended(&name, &disks, self.variables.as_deref())
+        let start = Start {
+            restarts: true,
+            ..Start::default()
+        };
+        self.start(boot, Vec::new(), start)
+    }
+
+    /// Switches a machine on that begins as `start` says; the firmware is that of the host.
+    pub fn start(&self, boot: &str, others: Vec<Disk>, start: Start) -> Result<Vm> {
+        let mut disks = vec![Disk::writable(&self.path, "host")];
+        disks.extend(others);
+        // QEMU starts a kernel by a BIOS of its own.
+        let variables = self.variables.as_deref().filter(|_| start.kernel.is_none());
+        let start = Start { variables, ..start };
+        Vm::start(&format!("{}-{boot}", self.name), &disks, &start)
     }
 
     /// A new, empty disk beside this one, of `size` as qemu-img understands it.
     pub fn spare(&self, serial: &'static str, size: &str) -> Result<Disk> {
-        let path = self.path.with_file_name(format!("{serial}.qcow2"));
-        qemu::create_disk(&path, size)?;
-        Ok(Disk::writable(&path, serial))
+        qemu::create_disk(&self.spare_path(serial), size)?;
+        Ok(self.existing(serial))
     }
 
-    /// A disk that [`HostDisk::spare`] made, as earlier machines have left it.
+    /// A disk that [`HostDisk::spare`] made, or that was in a running machine, as earlier machines have
+    /// left it.
     pub fn existing(&self, serial: &'static str) -> Disk {
-        let path = self.path.with_file_name(format!("{serial}.qcow2"));
-        Disk::writable(&path, serial)
+        Disk::writable(&self.spare_path(serial), serial)
     }
 
-    /// Like [`HostDisk::boot`], with the disks `others` in the machine as well.
-    pub fn boot_with(&self, boot: &str, others: Vec<Disk>, echo: Echo) -> Result<Vm> {
-        let mut disks = vec![Disk::writable(&self.path, "host")];
-        disks.extend(others);
-        let name = format!("{}-{boot}", self.name);
-        match &self.variables {
-            Some(variables) => Vm::start_uefi(&name, &disks, variables, echo),
-            None => Vm::start(&name, &disks, None, echo),
-        }
+    fn spare_path(&self, serial: &str) -> PathBuf {
+        self.path.with_file_name(serial).with_extension("qcow2")
     }
 
-    /// Like [`HostDisk::boot_with`], but QEMU starts the `kernel` itself.
-    pub fn boot_kernel(
-        &self,
-        boot: &str,
-        kernel: &Kernel,
-        others: Vec<Disk>,
-        echo: Echo,
-    ) -> Result<Vm> {
-        let mut disks = vec![Disk::writable(&self.path, "host")];
-        disks.extend(others);
-        let name = format!("{}-{boot}", self.name);
-        Vm::start(&name, &disks, Some(kernel), echo)
+    fn with_spares(&self) -> Vec<Disk> {
+        let host = Disk::writable(&self.path, "host");
+        let spares = SPARES.map(|(serial, _)| self.existing(serial));
+        [host].into_iter().chain(spares).collect()
     }
 }
 
@@ -177,10 +343,15 @@ pub fn boot_root(image: &RootImage, root: &Path, name: &str, disks: Vec<Disk>) -
     all.extend(disks);
     let kernel = Kernel {
         vmlinuz: &image.vmlinuz(),
-        initrd: &image.initrd(),
-        cmdline: "root=/dev/vda rw console=ttyS0,115200",
+        initrd: &image.small_initrd(),
+        // No fstab: systemd would wait for the boot partition of a host.
+        cmdline: "root=/dev/vda rw fstab=no console=ttyS0,115200",
     };
-    let mut vm = Vm::start(name, &all, Some(&kernel), Echo::Silent)?;
+    let start = Start {
+        kernel: Some(&kernel),
+        ..Start::default()
+    };
+    let mut vm = Vm::start(name, &all, &start)?;
     vm.log_in()?;
     Ok(vm)
 }

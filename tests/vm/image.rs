@@ -44,9 +44,9 @@ impl RootImage {
         Ok(Self(directory))
     }
 
-    /// The directory itself; its name holds a key of all that went into the image.
-    pub fn directory(&self) -> &Path {
-        &self.0
+    /// A key of all that went into the image.
+    pub fn key(&self) -> Result<&[u8]> {
+        store::key_of(&self.0)
     }
 
     /// The raw ext4 image.
@@ -58,8 +58,14 @@ impl RootImage {
         self.0.join("vmlinuz")
     }
 
+    /// An initramfs for any machine.
     pub fn initrd(&self) -> PathBuf {
         self.0.join("initrd.img")
+    }
+
+    /// The initramfs that is in the image, with the drivers of the tests' machines only.
+    pub fn small_initrd(&self) -> PathBuf {
+        self.0.join("initrd-small.img")
     }
 
     /// The same initramfs, made without the imgbased dracut module.

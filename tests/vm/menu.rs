@@ -50,6 +50,12 @@ impl Menu<'_> {
             .collect()
     }
 
+    /// What the screen shows, without the empty rows at its end.
+    pub fn screen(&self) -> String {
+        let rows = rows(self.parser.screen());
+        rows.join("\n").trim_end().to_owned()
+    }
+
     /// Moves with the arrow keys until the entry of `layer` is highlighted.
     pub fn highlight(&mut self, layer: &str) -> Result<()> {
         let mut before = None;

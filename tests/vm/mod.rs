@@ -1,13 +1,15 @@
 //! Virtual machines for the tests: real firmware, GRUB, kernel and systemd under QEMU, driven over
 //! the serial line as a person would drive them.
 //!
-//! [`Host::prepared`] gives a disk that was installed inside a VM; [`Host::boot`] starts a [`Vm`]
-//! on an overlay of it; [`Vm::menu`], [`Vm::log_in`] and [`Vm::run`] work with what is on the
-//! serial line. Everything waits for an event, with a limit; a failure shows the end of the serial
-//! log and where the whole of it is.
+//! [`Host::running`] gives a host that runs, within a second: it was saved after it had booted. A
+//! scenario whose subject is the boot takes the installed disk from [`Host::prepared`] and switches it on
+//! with [`HostDisk::boot`]. [`Rescue`] is another system that has the disk of a host beside its own.
+//! [`Vm::menu`], [`Vm::log_in`] and [`Vm::run`] work with what is on the serial line. Everything waits for
+//! an event, with a limit; a failure shows the end of the serial log and where the whole of it is.
 
 mod console;
 pub mod examine;
+pub mod guest;
 mod host;
 mod image;
 mod menu;
@@ -17,13 +19,14 @@ pub mod readme;
 mod rescue;
 mod shell;
 pub mod store;
+pub mod tally;
 mod terminal;
 pub mod verbs;
 pub mod write_log;
 
-pub use console::{Echo, PANIC};
-pub use host::{Host, HostDisk, Loader, boot_image};
+pub use console::{EMULATORS_FAULT, Echo, PANIC};
+pub use host::{Host, HostDisk, Loader, Saved, boot_image};
 pub use image::RootImage;
-pub use qemu::{Disk, Vm, convert_to_raw, create_overlay};
+pub use qemu::{Disk, Start, Vm, convert_to_raw, create_overlay};
 pub use rescue::Rescue;
-pub use store::{say, scratch};
+pub use store::{be_quiet, say, scratch};

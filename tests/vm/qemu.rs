@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::console::{Console, Echo};
 use super::monitor;
 use super::store;
+use super::tally;
 
 const QEMU: &str = "qemu-system-x86_64";
 /// UEFI firmware, and its variables as they are in a new machine (Debian's package `ovmf`).
@@ -120,6 +121,43 @@ pub struct Kernel<'a> {
     pub cmdline: &'a str,
 }
 
+/// What a machine begins with: the boot sector of its first disk, unless something else is said.
+#[derive(Clone, Copy, Default)]
+pub struct Start<'a> {
+    /// The file in which UEFI keeps its variables; without one the firmware is a BIOS.
+    pub variables: Option<&'a Path>,
+    pub kernel: Option<&'a Kernel<'a>>,
+    /// What [`Vm::save`] left. The disks are the same, in the same order; one that was not in use then
+    /// may hold something else now.
+    pub saved: Option<&'a Path>,
+    /// The machine starts again when its system restarts or panics; it ends otherwise.
+    pub restarts: bool,
+    pub echo: Echo,
+}
+
+impl Start<'_> {
+    fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = self.variables.map_or_else(Vec::new, firmware);
+        if let Some(kernel) = self.kernel {
+            arguments.extend([
+                "-kernel".into(),
+                kernel.vmlinuz.into(),
+                "-initrd".into(),
+                kernel.initrd.into(),
+                "-append".into(),
+                kernel.cmdline.into(),
+            ]);
+        }
+        if let Some(saved) = self.saved {
+            let file = format!("file:{}", saved.display());
+            arguments.extend(["-incoming".into(), file.into()]);
+        }
+        let action = if self.restarts { "reset" } else { "shutdown" };
+        arguments.extend(["-action".into(), format!("reboot={action}").into()]);
+        arguments
+    }
+}
+
 /// A running machine. It is killed when this is dropped.
 pub struct Vm {
     child: Child,
@@ -132,60 +170,8 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts a machine on `disks`, from the first one's boot sector unless a `kernel` is given.
-    /// `name` is the name of its log in `target/vm/logs`.
-    pub fn start(name: &str, disks: &[Disk], kernel: Option<&Kernel>, echo: Echo) -> Result<Self> {
-        let boot = kernel.map_or_else(Vec::new, |kernel| {
-            vec![
-                "-kernel".into(),
-                kernel.vmlinuz.into(),
-                "-initrd".into(),
-                kernel.initrd.into(),
-                "-append".into(),
-                kernel.cmdline.into(),
-            ]
-        });
-        Self::spawn(name, disks, &boot, echo)
-    }
-
-    /// Starts a machine with UEFI, which keeps its variables in the file `variables`.
-    pub fn start_uefi(name: &str, disks: &[Disk], variables: &Path, echo: Echo) -> Result<Self> {
-        Self::spawn(name, disks, &firmware(variables), echo)
-    }
-
-    /// Starts a machine on `disks`, from the first one, that starts again by itself when the system in it
-    /// restarts or panics. With `variables` its firmware is UEFI.
-    pub fn start_unattended(name: &str, disks: &[Disk], variables: Option<&Path>) -> Result<Self> {
-        let mut boot = variables.map_or_else(Vec::new, firmware);
-        boot.extend(["-action".into(), "reboot=reset".into()]);
-        Self::spawn(name, disks, &boot, Echo::Silent)
-    }
-
-    /// Goes on with the machine that [`Vm::save`] left in the file `state`. The `disks` are the same,
-    /// in the same order; one that was not in use then may hold something else now.
-    pub fn restore(name: &str, disks: &[Disk], state: &Path) -> Result<Self> {
-        let incoming = format!("file:{}", state.display());
-        let boot = ["-incoming".into(), incoming.into()];
-        let vm = Self::spawn(name, disks, &boot, Echo::Silent)?;
-        if let Err(error) = monitor::wait_until_restored(&vm.monitor()) {
-            return vm.console.fail(&format!("{error:#}"));
-        }
-        Ok(vm)
-    }
-
-    /// Writes the machine's memory and devices to the file `state` and ends it.
-    pub fn save(self, state: &Path) -> Result<()> {
-        monitor::save(&self.monitor(), state)?;
-        self.say("saved");
-        Ok(())
-    }
-
-    fn monitor(&self) -> PathBuf {
-        self.directory.path().join("monitor")
-    }
-
-    /// Starts QEMU; `boot` are the arguments that say what the machine begins with.
-    fn spawn(name: &str, disks: &[Disk], boot: &[OsString], echo: Echo) -> Result<Self> {
+    /// Starts a machine with `disks`. `name` is the name of its log in `target/vm/logs`.
+    pub fn start(name: &str, disks: &[Disk], start: &Start) -> Result<Self> {
         let log = store::log(name)?;
         // A socket's path is short, that of this directory can be long.
         let directory = tempfile::tempdir().context("making a directory for a socket")?;
@@ -193,7 +179,7 @@ impl Vm {
         let mut child = Command::new(QEMU)
             .args(machine_arguments())
             .args(disks.iter().flat_map(Disk::arguments))
-            .args(boot)
+            .args(start.arguments())
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .args([
@@ -212,7 +198,7 @@ impl Vm {
             input.expect("asked for a pipe above"),
             output.expect("asked for a pipe above"),
             &log,
-            echo,
+            start.echo,
         )?;
         let vm = Self {
             child,
@@ -222,8 +208,26 @@ impl Vm {
             started: Instant::now(),
             commands: 0,
         };
-        vm.say("started");
+        if start.saved.is_some() {
+            tally::restored();
+            if let Err(error) = monitor::wait_until_restored(&vm.monitor()) {
+                return vm.console.fail(&format!("{error:#}"));
+            }
+        } else {
+            vm.say("started");
+        }
         Ok(vm)
+    }
+
+    /// Writes the machine's memory and devices to the file `state` and ends it.
+    pub fn save(self, state: &Path) -> Result<()> {
+        monitor::save(&self.monitor(), state)?;
+        self.say("saved");
+        Ok(())
+    }
+
+    fn monitor(&self) -> PathBuf {
+        self.directory.path().join("monitor")
     }
 
     /// Tells the person who waits how far this machine is.
@@ -264,6 +268,7 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
+        tally::booted(self.console.starts());
         // Both fail only if it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -347,7 +352,8 @@ fn machine_arguments() -> Vec<&'static str> {
     } else {
         ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "EPYC-v3"]
     });
-    arguments.extend(["-display", "none", "-no-reboot", "-nic", "none"]);
+    // No screen, network or drive that nobody asked for: the guest would look at each of them.
+    arguments.extend(["-nodefaults", "-display", "none"]);
     arguments.extend(["-device", "virtio-rng-pci"]);
     arguments.extend(["-device", "pcie-root-port,id=later,slot=9,chassis=9"]);
     arguments

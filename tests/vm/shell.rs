@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::console::{DEBUG, EMERGENCY};
+use super::guest::quote;
 use super::qemu::Vm;
 
 /// From the firmware to the login, on slow machines under software emulation.
@@ -30,7 +31,9 @@ impl Vm {
         self.console.wait_for("shell prompt", "# ", BOOT)?;
         self.prepare_shell()?;
         // The end of the boot is recorded after the prompt is there. What failed, tests see themselves.
-        self.run("systemctl is-system-running --wait").map(drop)
+        self.run("systemctl is-system-running --wait")?;
+        self.say("booted");
+        Ok(())
     }
 
     /// Waits for the emergency shell and enters it; returns what the console said before it.
@@ -72,10 +75,10 @@ impl Vm {
     pub fn run_for(&mut self, command: &str, limit: Duration) -> Result<Output> {
         self.commands += 1;
         let number = self.commands;
-        let quoted = command.replace('\'', r"'\''");
+        let quoted = quote(command);
         // The quotes inside the marks keep the terminal's echo of this line from looking like them.
         self.console.send(&format!(
-            "echo '@@''begin-{number}@'; eval '{quoted}' </dev/null 2>&1; echo '@@''end-{number}@'$?@\r"
+            "echo '@@''begin-{number}@'; eval {quoted} </dev/null 2>&1; echo '@@''end-{number}@'$?@\r"
         ))?;
         self.console
             .wait_for("start of the command", &format!("@@begin-{number}@"), limit)?;

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -34,8 +35,18 @@ pub fn scratch(name: &str) -> Result<PathBuf> {
     Ok(directory)
 }
 
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Has [`say`] show nothing from here on: somebody else tells what goes on.
+pub fn be_quiet() {
+    IS_QUIET.store(true, Ordering::Relaxed);
+}
+
 /// Shows one line of progress, also while the test runner holds back what tests print.
 pub fn say(line: &str) {
+    if IS_QUIET.load(Ordering::Relaxed) {
+        return;
+    }
     // Nobody is there to read it if this fails.
     let _ = writeln!(std::io::stderr(), "==> {line}");
 }
@@ -80,6 +91,14 @@ pub fn cached(
         started.elapsed().as_secs()
     ));
     Ok(directory)
+}
+
+/// The key of a directory that [`cached`] has returned, with its name.
+pub fn key_of(directory: &Path) -> Result<&[u8]> {
+    let name = directory
+        .file_name()
+        .context("a cached directory has a name")?;
+    Ok(name.as_encoded_bytes())
 }
 
 /// Runs a script of `ci/` with its output in a log; returns what it printed on stdout, trimmed.

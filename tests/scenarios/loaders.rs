@@ -1,27 +1,31 @@
 //! Hosts with UEFI, started by GRUB 2.14, which reads the entries itself, and by systemd-boot.
 
-#[allow(dead_code, unused_imports, reason = "other tests use the rest")]
-mod vm;
-
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use vm::{Echo, Host, HostDisk, Loader, Vm};
+use crate::claims::{is_clean, is_refused, json};
+use crate::vm::guest::{script, script_with};
+use crate::vm::{Host, HostDisk, Loader, Vm};
 
-#[test]
+scenarios![
+    grub_reads_the_entries_itself,
+    systemd_boot_boots_once_and_by_default;
+    long:
+    grub_can_read_on_xfs_what_a_verb_has_changed,
+];
+
 fn grub_reads_the_entries_itself() -> Result<()> {
     boots_by_default_once_and_by_the_new_default(Loader::GrubOnUefi, "grub-blscfg")
 }
 
-#[test]
 fn systemd_boot_boots_once_and_by_default() -> Result<()> {
     boots_by_default_once_and_by_the_new_default(Loader::SystemdBoot, "systemd-boot")
 }
 
 /// Boots the default, another layer once, and the default again.
 fn boots_by_default_once_and_by_the_new_default(loader: Loader, id: &str) -> Result<()> {
-    let disk = Host::with(loader)?.disk(id)?;
-    let mut vm = boot(&disk, "first", "Base-0.1")?;
+    let (disk, mut vm) = Host::running(loader, id)?;
+    assert_eq!(json(&mut vm, "status")?["booted"], "Base-0.1");
     let list = json(&mut vm, "boot list")?;
     assert_eq!(list["loader"], id);
     let reason = list["loader_reason"].as_str().unwrap_or_default();
@@ -47,9 +51,8 @@ fn boots_by_default_once_and_by_the_new_default(loader: Loader, id: &str) -> Res
     vm.ok("imgbased-helper --dry-run boot default Base-0.2 >/root/plan && sh -e /root/plan")?;
     assert_eq!(names(&json(&mut vm, "boot list")?, "default"), ["Base-0.2"]);
     vm.ok("imgbased-helper layer add && imgbased-helper layer remove Base-0.3")?;
-    let refused = vm.run("imgbased-helper layer remove Base-0.2")?;
-    ensure!(refused.text.contains("is the default"), "{refused:?}");
-    assert_eq!(vm.ok("imgbased-helper check")?, "");
+    is_refused(&mut vm, "layer remove Base-0.2", "is the default")?;
+    is_clean(&mut vm)?;
     if matches!(loader, Loader::SystemdBoot) {
         vm.ok("test ! -e /boot/grub")?;
     }
@@ -58,17 +61,9 @@ fn boots_by_default_once_and_by_the_new_default(loader: Loader, id: &str) -> Res
 
 /// GRUB replays no journal, and after syncfs(2) XFS has its metadata there: what a verb has changed has to
 /// be in its place when the verb returns, and the filesystem thawed whatever happens meanwhile.
-#[test]
-#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn grub_can_read_on_xfs_what_a_verb_has_changed() -> Result<()> {
-    let disk = Host::prepared()?.disk("xfs")?;
-    let spare = disk.spare("boot", "700M")?;
-    let mut vm = disk.boot_with("once", vec![spare], Echo::Silent)?;
-    vm.log_in()?;
-    vm.ok(
-        "mkfs.xfs -q /dev/disk/by-id/virtio-boot && mount /dev/disk/by-id/virtio-boot /mnt && \
-         cp -a /boot/. /mnt && umount /mnt /boot && mount /dev/disk/by-id/virtio-boot /boot",
-    )?;
+    let (_disk, mut vm) = Host::running(Loader::Grub, "xfs")?;
+    vm.ok(&script("boot-on-xfs")?)?;
     vm.ok("echo x >/boot/synced && sync -f /boot")?;
     ensure!(
         !is_seen_by_grub(&mut vm, "synced")?,
@@ -89,12 +84,10 @@ fn grub_can_read_on_xfs_what_a_verb_has_changed() -> Result<()> {
             assert_eq!(is_seen_by_grub(&mut vm, file)?, is_wanted, "{verb}: {file}");
         }
     }
-    assert_eq!(vm.ok("imgbased-helper check")?, "");
+    is_clean(&mut vm)?;
 
     // Killed after the freeze, so that only the watchdog is left.
-    vm.ok("cp /usr/sbin/fsfreeze /root/fsfreeze && \
-           printf '#!/bin/sh\\n/root/fsfreeze \"$@\" && [ \"$1\" != --freeze ] || kill -KILL $PPID\\n' \
-           >/root/killer && chmod 755 /root/killer && mount --bind /root/killer /usr/sbin/fsfreeze")?;
+    vm.ok(&script("kill-after-freeze")?)?;
     let got = vm.run("imgbased-helper layer add Base-0")?;
     ensure!(got.status == 1, "{got:?}");
     vm.ok("umount /usr/sbin/fsfreeze && timeout 30 touch /boot/thawed")?;
@@ -104,25 +97,16 @@ fn grub_can_read_on_xfs_what_a_verb_has_changed() -> Result<()> {
 
 /// Whether GRUB's own code finds a file of the boot partition on the disk, with the same content.
 fn is_seen_by_grub(vm: &mut Vm, file: &str) -> Result<bool> {
-    let compare = format!(
-        "device=/dev/disk/by-id/virtio-boot; blockdev --flushbufs $device; \
-         grub-fstest $device cat '(loop0)/{file}' >/run/seen 2>/run/unseen && \
-         {{ [ ! -e /boot/{file} ] || cmp /run/seen /boot/{file}; }}"
-    );
+    let compare = script_with("compare-with-grub", &[file])?;
     Ok(vm.run(&compare)?.status == 0)
 }
 
 /// Boots without a hand on the keyboard, into `layer`.
 fn boot(disk: &HostDisk, boot: &str, layer: &str) -> Result<Vm> {
-    let mut vm = disk.boot(boot, Echo::Silent)?;
+    let mut vm = disk.boot(boot)?;
     vm.log_in()?;
     assert_eq!(json(&mut vm, "status")?["booted"], layer);
     Ok(vm)
-}
-
-fn json(vm: &mut Vm, arguments: &str) -> Result<Value> {
-    let text = vm.ok(&format!("imgbased-helper --json {arguments}"))?;
-    Ok(serde_json::from_str(&text)?)
 }
 
 /// The layers and bases that have a mark in the list of entries.

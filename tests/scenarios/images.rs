@@ -1,59 +1,26 @@
-//! Images of each kind become bases that hold what the image held. The machines are in `vm/`.
-
-#[allow(dead_code, unused_imports, reason = "other tests use the rest")]
-mod vm;
+//! Images of each kind become bases that hold what the image held.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use vm::{Echo, Host, Vm};
+use crate::claims::is_clean;
+use crate::vm::guest::{script, script_with};
+use crate::vm::{Host, Loader, Vm};
 
 /// For copying images, under software emulation.
 const SLOW: Duration = Duration::from_secs(600);
 
-/// A root filesystem with all that a file can have: foreign owners, setuid, an ACL, attributes, a
-/// capability, hard and soft links, holes, a device node, a name with a line break.
-const MAKE_TREE: &str = r#"
-mkdir -p /root/tree/boot /root/tree/etc /root/tree/usr/bin /root/tree/var && cd /root/tree &&
-echo kernel > boot/vmlinuz-9.9 && mkdir -p usr/lib/dracut && echo imgbased > usr/lib/dracut/modules.txt &&
-echo usr/lib/dracut/modules.txt | cpio --quiet -o -H newc > boot/initrd.img-9.9 &&
-printf 'UUID=1234-5678 / ext4 noatime 0 1\nLABEL=boot /boot ext4 defaults,nofail 0 2\n' > etc/fstab &&
-head -c 300000 /dev/urandom > usr/bin/tool && ln usr/bin/tool usr/bin/hard && ln -s tool usr/bin/soft &&
-chmod 4751 usr/bin/tool && cp usr/bin/tool usr/bin/capable && setcap cap_net_raw+ep usr/bin/capable &&
-echo x > etc/acl && setfacl -m u:1234:rw etc/acl && setfattr -n user.note -v text etc/acl &&
-setfattr -n trusted.note -v text etc/acl &&
-truncate -s 30M var/holes && echo end >> var/holes && head -c 2000000 /dev/urandom > var/data &&
-chown 4321:8765 var/data && mknod var/null c 1 3 && mkfifo var/fifo && mkdir -m 1777 var/sticky &&
-touch "$(printf 'var/two\nlines')" && touch -d 2001-02-03 var/old"#;
+scenarios![
+    images_of_every_kind_become_bases_with_the_same_content,
+    an_installed_system_on_a_thin_volume_is_adopted,
+    equal_blocks_are_stored_once_and_bases_stay_independent,
+];
 
-const MAKE_IMAGES: &str = r"
-cd /root && mke2fs -q -t ext4 -d tree raw.ext4 64M &&
-truncate -s 320M raw.xfs && mkfs.xfs -q raw.xfs && mkdir -p /mnt/xfs && mount raw.xfs /mnt/xfs &&
-cp -a tree/. /mnt/xfs/ && umount /mnt/xfs &&
-gzip -c raw.ext4 > raw.gz && xz -0 -c raw.ext4 > raw.xz && zstd -q -c raw.ext4 > raw.zst &&
-mksquashfs tree root.squashfs -quiet -no-progress >/dev/null &&
-mkdir -p live/LiveOS && cp --sparse=always raw.ext4 live/LiveOS/rootfs.img &&
-mksquashfs live live.squashfs -quiet -no-progress >/dev/null &&
-tar -C tree --xattrs --xattrs-include='*' --acls --sparse -cf tree.tar . &&
-xz -0 -c tree.tar > tree.tar.xz && gzip -c tree.tar > tree.tar.gz && zstd -q -c tree.tar > tree.tar.zst";
-
-/// What is in the tree at $1, with everything that has to survive; no times of directories, which
-/// copying changes, and not how XFS keeps its ACLs.
-const LIST: &str = r#"list() { ( cd "$1" &&
-find . -name lost+found -prune -o -printf '%P %y %m %U %G %n %s %l\n' | grep -v ' d [0-9]* [0-9]* [0-9]* ' | sort &&
-find . -type d -name 'sticky' -printf '%P %m\n' && find . -type f -exec sha256sum {} + | sort &&
-getfattr -h -R -d -m - . 2>/dev/null | sort && getfacl -n etc/acl && getcap usr/bin/capable &&
-stat -c '%n %t %T %Y' var/null var/old && [ $(stat -c %b var/holes) -lt 300 ] && ls -q var ) | grep -v '^fstab\|^trusted.SGI_ACL'; }; "#;
-
-#[test]
 fn images_of_every_kind_become_bases_with_the_same_content() -> Result<()> {
-    let mut vm = Host::prepared()?
-        .disk("images")?
-        .boot("once", Echo::Silent)?;
-    vm.log_in()?;
-    vm.ok(MAKE_TREE)?;
-    vm.ok_for(MAKE_IMAGES, SLOW)?;
+    let (_disk, mut vm) = Host::running(Loader::Grub, "images")?;
+    vm.ok(&script("make-tree")?)?;
+    vm.ok_for(&script("make-images")?, SLOW)?;
     let wanted = listing(&mut vm, "/root/tree")?;
     ensure!(
         wanted.contains("cap_net_raw") && wanted.contains("user:1234:rw-"),
@@ -111,7 +78,7 @@ fn images_of_every_kind_become_bases_with_the_same_content() -> Result<()> {
         assert_eq!(filesystem(&mut vm, &name)?, "xfs");
     }
     assert_eq!(filesystem(&mut vm, "Of-raw.xfs")?, "xfs");
-    assert_eq!(vm.ok("imgbased-helper check")?, "");
+    is_clean(&mut vm)?;
     let verified = vm.ok_for("imgbased-helper base verify 2>/dev/null", SLOW)?;
     assert_eq!(
         verified.matches(": unchanged").count(),
@@ -186,22 +153,9 @@ fn old_bases_are_collected(vm: &mut Vm) -> Result<()> {
     Ok(())
 }
 
-#[test]
 fn equal_blocks_are_stored_once_and_bases_stay_independent() -> Result<()> {
-    let disk = Host::prepared()?.disk("sharing")?;
-    let mut vm = disk.boot("once", Echo::Silent)?;
-    vm.log_in()?;
-    // 200 MiB of data, then the same with every twentieth block of 64 KiB changed.
-    vm.ok_for(
-        "mkdir -p /root/t/boot /root/t/usr/lib/dracut && cd /root/t && echo k > boot/vmlinuz-9.9 && \
-         echo imgbased > usr/lib/dracut/modules.txt && \
-         echo usr/lib/dracut/modules.txt | cpio --quiet -o -H newc > boot/initrd.img-9.9 && cd .. && \
-         head -c 200M /dev/urandom > t/data && mke2fs -q -t ext4 -d t one.img 300M && rm t/data && \
-         cp --sparse=always one.img two.img && \
-         debugfs -R 'blocks /data' one.img 2>/dev/null | tr ' ' '\\n' | awk 'NR % 1280 == 100' > blocks && \
-         while read -r block; do dd if=/dev/urandom of=two.img bs=1k seek=$((block / 64 * 64)) count=64 conv=notrunc status=none; done < blocks && wc -l < blocks",
-        SLOW,
-    )?;
+    let (_disk, mut vm) = Host::running(Loader::Grub, "sharing")?;
+    vm.ok_for(&script("make-shared")?, SLOW)?;
     let empty = used(&mut vm)?;
     vm.ok_for("imgbased-helper base add --name One /root/one.img", SLOW)?;
     let one = used(&mut vm)? - empty;
@@ -227,24 +181,9 @@ fn equal_blocks_are_stored_once_and_bases_stay_independent() -> Result<()> {
     Ok(())
 }
 
-#[test]
 fn an_installed_system_on_a_thin_volume_is_adopted() -> Result<()> {
-    let disk = Host::prepared()?.disk("adopt")?;
-    let spare = disk.spare("spare", "4G")?;
-    let mut vm = disk.boot_with("once", vec![spare], Echo::Silent)?;
-    vm.log_in()?;
-    // As an installer leaves it: a group, a pool and a root without any of our tags.
-    vm.ok_for(
-        "disk=/dev/disk/by-id/virtio-spare && lvm vgcreate -y Installed $disk && \
-         lvm lvcreate -y --type thin-pool -L 3G -n pool Installed && \
-         lvm lvcreate -y -V 2G --thinpool pool -n root Installed && \
-         mkfs.ext4 -q /dev/Installed/root && mkdir -p /mnt/root && mount /dev/Installed/root /mnt/root && \
-         cp -a --one-file-system / /mnt/root/ && \
-         cp /boot/imgbased/vmlinuz-* /boot/vmlinuz-$(uname -r) && \
-         cp /boot/imgbased/initrd-* /boot/initrd.img-$(uname -r) && \
-         echo installed > /mnt/root/etc/mark && sync -f /mnt/root",
-        SLOW,
-    )?;
+    let (disk, mut vm) = Host::running(Loader::Grub, "adopt")?;
+    vm.ok_for(&script("make-installed")?, SLOW)?;
     let before = vm.ok("lvm lvs --noheadings -o lv_name,lv_tags,lv_size,lv_uuid Installed/root; sha256sum /mnt/root/etc/mark")?;
     // While it is mounted, as / is on a host that is taken over.
     let adopted = vm.ok_for(
@@ -275,7 +214,7 @@ fn an_installed_system_on_a_thin_volume_is_adopted() -> Result<()> {
     vm.ok("grub-editenv /boot/grub/grubenv set saved_entry=imgbased-Installed-node-4.5-1+1_")?;
     vm.power_off()?;
 
-    let mut vm = disk.boot_with("adopted", vec![disk.existing("spare")], Echo::Silent)?;
+    let mut vm = disk.boot_with("adopted", vec![disk.existing("spare")])?;
     vm.log_in()?;
     assert_eq!(
         vm.ok("cat /etc/mark && imgbased-helper --vg Installed layer current")?,
@@ -301,7 +240,7 @@ fn an_installed_system_on_a_thin_volume_is_adopted() -> Result<()> {
 }
 
 fn listing(vm: &mut Vm, dir: &str) -> Result<String> {
-    vm.ok_for(&format!("{LIST} list {dir}"), SLOW)
+    vm.ok_for(&script_with("list-tree", &[dir])?, SLOW)
 }
 
 fn without_acls(listing: &str) -> Vec<&str> {
@@ -313,21 +252,12 @@ fn without_acls(listing: &str) -> Vec<&str> {
 }
 
 fn mounted_listing(vm: &mut Vm, name: &str) -> Result<String> {
-    mounted(vm, name, &format!("{LIST} list ."))
+    mounted(vm, name, &script_with("list-tree", &["."])?)
 }
 
 /// Runs a command in the root of a base or layer.
 fn mounted(vm: &mut Vm, name: &str, command: &str) -> Result<String> {
-    let command = command.replace('\'', r"'\''");
-    vm.ok_for(
-        &format!(
-            "mkdir -p /mnt/look && lvm lvchange -qq -K -ay HostVG/{name} && \
-             mount -o ro $(imgbased-helper layer path {name}) /mnt/look && \
-             (cd /mnt/look && eval '{command}'); status=$?; \
-             umount /mnt/look && lvm lvchange -qq -an HostVG/{name} && [ $status = 0 ]"
-        ),
-        SLOW,
-    )
+    vm.ok_for(&script_with("look-into", &[name, command])?, SLOW)
 }
 
 fn filesystem(vm: &mut Vm, name: &str) -> Result<String> {

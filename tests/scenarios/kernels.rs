@@ -1,16 +1,19 @@
-//! Kernels come and go by the package manager of a layer that runs, and each layer boots its own. The
-//! machines are in `vm/`.
-
-#[allow(dead_code, unused_imports, reason = "other tests use the rest")]
-mod vm;
-
+//! Kernels come and go by the package manager of a layer that runs, and each layer boots its own.
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use vm::verbs::{KILLED, STEPS_MAX};
-use vm::{Disk, Echo, Host, Vm, store};
+use crate::claims::json;
+use crate::vm::guest::script;
+use crate::vm::verbs::{KILLED, STEPS_MAX};
+use crate::vm::{Disk, Host, Loader, Vm, store};
+
+scenarios![;
+    long:
+    kernels_of_a_running_layer_are_updated_and_removed_for_it_alone,
+    a_refresh_that_is_killed_leaves_entries_that_boot,
+];
 
 /// For a package's scripts, with an initramfs to be made, under software emulation.
 const SLOW: Duration = Duration::from_secs(1200);
@@ -19,19 +22,17 @@ const NEWER: &str = "trixie-backports";
 
 /// The packages of another kernel, as a tar archive.
 fn other_kernel() -> Result<PathBuf> {
-    let recipe = include_bytes!("../ci/kernel-package");
+    let recipe = include_bytes!("../../ci/kernel-package");
     let directory = store::cached("kernel", &[recipe, NEWER.as_bytes()], |new| {
         store::run_script("kernel-package", &[Path::new(NEWER), new]).map(drop)
     })?;
     Ok(directory.join("kernel.tar"))
 }
 
-#[test]
-#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn kernels_of_a_running_layer_are_updated_and_removed_for_it_alone() -> Result<()> {
     let disk = Host::prepared()?.disk("kernels")?;
     let packages = vec![Disk::raw_read_only(&other_kernel()?, "packages")];
-    let mut vm = disk.boot_with("update", packages, Echo::Silent)?;
+    let mut vm = disk.boot_with("update", packages)?;
     vm.log_in()?;
     let old = vm.ok("uname -r")?;
     vm.ok_for(
@@ -65,7 +66,7 @@ fn kernels_of_a_running_layer_are_updated_and_removed_for_it_alone() -> Result<(
     vm.ok("imgbased-helper check")?;
     vm.power_off()?;
 
-    let mut vm = disk.boot("updated", Echo::Silent)?;
+    let mut vm = disk.boot("updated")?;
     vm.log_in()?;
     assert_runs(&mut vm, "Base-0.1", &new)?;
     vm.ok_for(
@@ -82,32 +83,15 @@ fn kernels_of_a_running_layer_are_updated_and_removed_for_it_alone() -> Result<(
     vm.ok("imgbased-helper boot try Base-0.2")?;
     vm.power_off()?;
 
-    let mut vm = disk.boot("other", Echo::Silent)?;
+    let mut vm = disk.boot("other")?;
     vm.log_in()?;
     assert_runs(&mut vm, "Base-0.2", &old)
 }
 
-/// The files that the menu names are whole: their names end in the begin of their digests. And what boots
-/// by default is in the menu.
-const IS_WHOLE: &str = r#"
-for path in $(sed -n 's,.*\(linux\|initrd\) $imgbased_boot\(/[^ ;]*\).*,\2,p' /boot/grub/imgbased.cfg); do
-    [ "${path##*-}" = "$(sha256sum "/boot$path" | cut -c 1-16)" ] || exit 1
-done
-grep -qF "'$(sed -n s/^saved_entry=//p /boot/grub/grubenv)'" /boot/grub/imgbased.cfg"#;
-
-#[test]
-#[ignore = "takes too long beside the rest; `ci/test long` runs it"]
 fn a_refresh_that_is_killed_leaves_entries_that_boot() -> Result<()> {
-    let mut vm = Host::prepared()?
-        .disk("killed-refresh")?
-        .boot("once", Echo::Silent)?;
-    vm.log_in()?;
-    // For dracut's tools only.
-    vm.ok(
-        "mkdir -p /usr/lib/modules/99.9/kernel /root/usr/lib/dracut && cd /root && \
-         echo imgbased >usr/lib/dracut/modules.txt && echo kernel >/boot/vmlinuz-99.9 && \
-         echo usr/lib/dracut/modules.txt | cpio --quiet -o -H newc >/boot/initrd.img-99.9",
-    )?;
+    let (_disk, mut vm) = Host::running(Loader::Grub, "killed-refresh")?;
+    vm.ok(&script("make-kernel")?)?;
+    let is_whole = script("is-whole")?;
     for (before, change) in [("--removed", "--added"), ("--added", "--removed")] {
         for step in 1.. {
             vm.ok(&format!("imgbased-helper boot refresh {before} 99.9"))?;
@@ -115,9 +99,9 @@ fn a_refresh_that_is_killed_leaves_entries_that_boot() -> Result<()> {
             let status = vm
                 .run(&format!("IMGBASED_KILL_AFTER={step} {refresh}"))?
                 .status;
-            vm.ok(&format!("({IS_WHOLE})"))?;
+            vm.ok(&is_whole)?;
             vm.ok("imgbased-helper check --repair")?;
-            vm.ok(&format!("({IS_WHOLE})"))?;
+            vm.ok(&is_whole)?;
             if status == 0 {
                 ensure!(step > 5, "{change} ended after {step} steps");
                 break;
@@ -142,8 +126,7 @@ fn entry(id: &str, layer: &str, version: &str) -> Row {
 
 /// The entries of a layer in the order of the menu. Fails for one that cannot be booted.
 fn entries_of(vm: &mut Vm, layer: &str) -> Result<Vec<Row>> {
-    let list: serde_json::Value =
-        serde_json::from_str(&vm.ok("imgbased-helper --json boot list")?)?;
+    let list = json(vm, "boot list")?;
     let mut rows = Vec::new();
     for entry in list["entries"].as_array().into_iter().flatten() {
         let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();

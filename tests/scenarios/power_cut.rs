@@ -1,89 +1,142 @@
 //! What is on the disk when the power is cut while a verb works, or when the machine is reset right
-//! after the verb was killed. The machines are in `vm/`.
+//! after the verb was killed.
 
-#[allow(dead_code, unused_imports, reason = "other tests use the rest")]
-mod vm;
-
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use fastrand::Rng;
 
-use vm::examine::{Examiner, State};
-use vm::verbs::{
+use crate::claims;
+use crate::seed;
+use crate::vm::examine::{Examiner, State};
+use crate::vm::verbs::{
     ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_LAYER, BLESS, COLLECT, KILLED,
     REMOVE_BASE, REMOVE_LAYER, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT, Verb,
 };
-use vm::write_log::{self, Change, Epoch};
-use vm::{Disk, Echo, Host, Rescue, Vm, convert_to_raw, create_overlay, say, scratch};
+use crate::vm::write_log::{self, Change, Epoch};
+use crate::vm::{Disk, Host, Rescue, Start, Vm, convert_to_raw, create_overlay, say, scratch};
 
-/// The choice of epochs and of writes is the same each time.
-const SEED: u64 = 1;
 /// In how many epochs of a verb the power is also cut when about half of the writes are on the disk.
 const HALVED: usize = 6;
+/// After how many epochs of a verb a sample has the power cut, and in how many when half is written.
+const SAMPLED: usize = 2;
+const HALVED_OF_SAMPLE: usize = 1;
 const MOUNT_BOOT: &str = "mount /dev/disk/by-id/virtio-host-part2 /boot";
 
-#[test]
+scenarios![
+    power_cuts_at_some_flushes_while_layers_change,
+    power_cuts_at_some_flushes_while_what_boots_changes,
+    some_verb_killed_after_some_step_and_the_machine_reset;
+    long:
+    power_cuts_while_a_layer_is_added,
+    power_cuts_while_a_layer_is_removed,
+    power_cuts_while_a_base_is_added,
+    power_cuts_while_a_trial_begins,
+    power_cuts_while_a_trial_ends,
+    power_cuts_while_the_default_changes,
+    what_boots_killed_after_any_step_and_the_machine_reset,
+    a_base_killed_while_it_is_added_and_the_machine_reset,
+    a_base_killed_while_it_is_removed_and_the_machine_reset,
+    layers_killed_after_any_step_and_the_machine_reset,
+];
+
+/// Which moments of a verb are looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    All,
+    /// Some that the seed of this run chooses.
+    Sample,
+}
+
+fn power_cuts_at_some_flushes_while_layers_change() -> Result<()> {
+    for verb in [&ADD_LAYER, &REMOVE_LAYER, &ADD_BASE] {
+        cut_at_flushes(verb, Extent::Sample)?;
+    }
+    Ok(())
+}
+
+fn power_cuts_at_some_flushes_while_what_boots_changes() -> Result<()> {
+    for verb in [&START_TRIAL, &BLESS, &SWITCH_DEFAULT] {
+        cut_at_flushes(verb, Extent::Sample)?;
+    }
+    Ok(())
+}
+
+fn some_verb_killed_after_some_step_and_the_machine_reset() -> Result<()> {
+    let verbs = [
+        START_TRIAL,
+        BLESS,
+        SWITCH_DEFAULT,
+        ADD_BASE,
+        ADD_BASE_OF_FILES,
+        REMOVE_BASE,
+        COLLECT,
+        ADD_LAYER,
+        ADD_LAYER_OF_LAYER,
+        REMOVE_LAYER,
+    ];
+    let mut random = seed::rng("reset");
+    let verb = &verbs[random.usize(..verbs.len())];
+    reset_after_steps(verb, Extent::Sample)
+}
+
 fn power_cuts_while_a_layer_is_added() -> Result<()> {
-    cut_at_each_flush(&ADD_LAYER)
+    cut_at_flushes(&ADD_LAYER, Extent::All)
 }
 
-#[test]
 fn power_cuts_while_a_layer_is_removed() -> Result<()> {
-    cut_at_each_flush(&REMOVE_LAYER)
+    cut_at_flushes(&REMOVE_LAYER, Extent::All)
 }
 
-#[test]
 fn power_cuts_while_a_base_is_added() -> Result<()> {
-    cut_at_each_flush(&ADD_BASE)
+    cut_at_flushes(&ADD_BASE, Extent::All)
 }
 
-#[test]
 fn power_cuts_while_a_trial_begins() -> Result<()> {
-    cut_at_each_flush(&START_TRIAL)
+    cut_at_flushes(&START_TRIAL, Extent::All)
 }
 
-#[test]
 fn power_cuts_while_a_trial_ends() -> Result<()> {
-    cut_at_each_flush(&BLESS)
+    cut_at_flushes(&BLESS, Extent::All)
 }
 
-#[test]
 fn power_cuts_while_the_default_changes() -> Result<()> {
-    cut_at_each_flush(&SWITCH_DEFAULT)
+    cut_at_flushes(&SWITCH_DEFAULT, Extent::All)
 }
 
-#[test]
 fn what_boots_killed_after_any_step_and_the_machine_reset() -> Result<()> {
-    reset_after_each_step(&START_TRIAL)?;
-    reset_after_each_step(&BLESS)?;
-    reset_after_each_step(&SWITCH_DEFAULT)
+    for verb in [&START_TRIAL, &BLESS, &SWITCH_DEFAULT] {
+        reset_after_steps(verb, Extent::All)?;
+    }
+    Ok(())
 }
 
-#[test]
 fn a_base_killed_while_it_is_added_and_the_machine_reset() -> Result<()> {
-    reset_after_each_step(&ADD_BASE)?;
-    reset_after_each_step(&ADD_BASE_OF_FILES)
+    for verb in [&ADD_BASE, &ADD_BASE_OF_FILES] {
+        reset_after_steps(verb, Extent::All)?;
+    }
+    Ok(())
 }
 
-#[test]
 fn a_base_killed_while_it_is_removed_and_the_machine_reset() -> Result<()> {
-    reset_after_each_step(&REMOVE_BASE)?;
-    reset_after_each_step(&COLLECT)
+    for verb in [&REMOVE_BASE, &COLLECT] {
+        reset_after_steps(verb, Extent::All)?;
+    }
+    Ok(())
 }
 
-#[test]
 fn layers_killed_after_any_step_and_the_machine_reset() -> Result<()> {
-    reset_after_each_step(&ADD_LAYER)?;
-    reset_after_each_step(&ADD_LAYER_OF_LAYER)?;
-    reset_after_each_step(&REMOVE_LAYER)
+    for verb in [&ADD_LAYER, &ADD_LAYER_OF_LAYER, &REMOVE_LAYER] {
+        reset_after_steps(verb, Extent::All)?;
+    }
+    Ok(())
 }
 
 /// Records what a verb writes, and looks at the disk as it was before, at each flush and at the end,
 /// and at some disks on which, between two flushes, half of the writes had arrived.
-fn cut_at_each_flush(verb: &Verb) -> Result<()> {
+fn cut_at_flushes(verb: &Verb, extent: Extent) -> Result<()> {
     let name = format!("cut-{}", verb.name);
     let directory = scratch(&name)?;
     let start = start_disk(verb, &directory)?;
@@ -97,16 +150,29 @@ fn cut_at_each_flush(verb: &Verb) -> Result<()> {
     convert_to_raw(&start, &disk)?;
     let image = File::options().write(true).open(&disk)?;
 
-    let mut random = Rng::with_seed(SEED);
+    let mut random = seed::rng(&name);
+    let is_whole = extent == Extent::All;
     let several = (0..epochs.len()).filter(|&number| epochs[number].len() > 1);
-    let halved = random.choose_multiple(several, HALVED);
-    let sample = random.usize(..epochs.len());
+    let halved = random.choose_multiple(several, if is_whole { HALVED } else { HALVED_OF_SAMPLE });
+    let flushed: BTreeSet<usize> = if is_whole {
+        (0..epochs.len()).collect()
+    } else {
+        random
+            .choose_multiple(0..epochs.len(), SAMPLED)
+            .into_iter()
+            .collect()
+    };
+    let booted = is_whole.then(|| random.usize(..epochs.len()));
     let mut cuts = Cuts {
         examiner: Examiner::new(&name, verb),
         disk: &disk,
         boots: 0,
+        boots_new: is_whole,
     };
-    let mut last = cuts.look("before the first write", false);
+    let mut last = None;
+    if is_whole {
+        last = cuts.look("before the first write", false);
+    }
     for (number, epoch) in epochs.iter().enumerate() {
         if halved.contains(&number) {
             // lvm2 does not flush between its metadata and the header that points there: a disk that
@@ -116,9 +182,11 @@ fn cut_at_each_flush(verb: &Verb) -> Result<()> {
             cuts.look(&format!("after half of epoch {number}"), false);
         }
         apply(epoch, &image)?;
-        last = cuts.look(&format!("after epoch {number}"), number == sample);
+        if flushed.contains(&number) {
+            last = cuts.look(&format!("after epoch {number}"), booted == Some(number));
+        }
     }
-    if let Some(state) = last {
+    if let Some(state) = last.filter(|_| is_whole) {
         let done = cuts.boot_when_done(verb, &state);
         cuts.examiner.judge("when it was done", done);
     }
@@ -156,6 +224,8 @@ struct Cuts<'a> {
     /// A raw image.
     disk: &'a Path,
     boots: usize,
+    /// Whether a disk that looks like none before is booted.
+    boots_new: bool,
 }
 
 impl Cuts<'_> {
@@ -164,7 +234,7 @@ impl Cuts<'_> {
     fn look(&mut self, what: &str, is_sample: bool) -> Option<State> {
         let is_first = self.examiner.kinds() == 0;
         let seen = self.examiner.look(what, self.disk())?;
-        if is_sample || seen.is_new && !is_first {
+        if is_sample || self.boots_new && seen.is_new && !is_first {
             let booted = seen.state.default_layer().and_then(|l| self.boot(l));
             self.examiner.judge(&format!("{what}, booted"), booted)?;
         }
@@ -187,19 +257,10 @@ impl Cuts<'_> {
     fn boot(&mut self, layer: &str) -> Result<()> {
         self.boots += 1;
         let name = format!("{}-boot", self.examiner.name());
-        let mut vm = Vm::start(&name, &[self.disk()], None, Echo::Silent)?;
+        let mut vm = Vm::start(&name, &[self.disk()], &Start::default())?;
         vm.menu()?.choose(layer)?;
         vm.log_in()?;
-        let source = vm.ok("findmnt -no SOURCE /")?;
-        let wanted = format!("/dev/mapper/HostVG-{}", layer.replace('-', "--"));
-        ensure!(source == wanted, "the root is {source}");
-        let cmdline = vm.ok("cat /proc/cmdline")?;
-        ensure!(
-            cmdline.contains(&format!(" imgbased.layer={layer}")),
-            "the command line is {cmdline}"
-        );
-        let state = vm.run("systemctl is-system-running --wait")?.text;
-        ensure!(state == "running", "the system is {state}");
+        claims::runs(&mut vm, layer)?;
         Ok(())
     }
 
@@ -210,13 +271,13 @@ impl Cuts<'_> {
 
 /// Kills the verb after its first step, its second and so on, and the machine with it, and looks at
 /// what has reached the disk.
-fn reset_after_each_step(verb: &Verb) -> Result<()> {
+fn reset_after_steps(verb: &Verb, extent: Extent) -> Result<()> {
     let name = format!("reset-{}", verb.name);
     let directory = scratch(&name)?;
     let start = start_disk(verb, &directory)?;
     let disk = directory.join("disk.qcow2");
     let mut examiner = Examiner::new(&name, verb);
-    for step in 1..=STEPS_MAX {
+    let mut reset = |step: u32| -> Result<bool> {
         create_overlay(&disk, &start, "qcow2")?;
         let mut vm = Rescue::prepared()?.with(&name, Disk::writable(&disk, "host"))?;
         vm.ok(MOUNT_BOOT)?;
@@ -224,13 +285,34 @@ fn reset_after_each_step(verb: &Verb) -> Result<()> {
         drop(vm);
         if killed.status == 0 {
             ensure!(step > 1, "`{}` was never killed", verb.run);
-            return examiner.finish();
+            return Ok(false);
         }
         ensure!(killed.status == KILLED, "step {step}: {killed:?}");
-        let reset = Disk::forgetful(&disk, "qcow2", "host");
-        examiner.look(&format!("after step {step}"), reset);
+        let left = Disk::forgetful(&disk, "qcow2", "host");
+        examiner.look(&format!("after step {step}"), left);
+        Ok(true)
+    };
+    match extent {
+        Extent::All => {
+            for step in 1..=STEPS_MAX {
+                if !reset(step)? {
+                    return examiner.finish();
+                }
+            }
+            bail!("`{}` has more than {STEPS_MAX} steps", verb.run)
+        }
+        Extent::Sample => {
+            let mut random = seed::rng(&name);
+            let mut limit = STEPS_MAX / 2;
+            loop {
+                let step = random.u32(1..=limit);
+                if reset(step)? {
+                    return examiner.finish();
+                }
+                limit = step - 1;
+            }
+        }
     }
-    bail!("`{}` has more than {STEPS_MAX} steps", verb.run)
 }
 
 /// The disk, in `directory`, of a host that is ready for the verb.
@@ -241,7 +323,7 @@ fn start_disk(verb: &Verb, directory: &Path) -> Result<PathBuf> {
     let disk = Disk::writable(&path, "host");
     let mut vm = Rescue::prepared()?.with(&format!("start-{}", verb.name), disk)?;
     vm.ok(MOUNT_BOOT)?;
-    vm.ok(verb.prepare)
+    vm.ok(&verb.prepare()?)
         .with_context(|| format!("before `{}`", verb.run))?;
     vm.ok("umount /boot && vgchange -q -an HostVG")?;
     Ok(path)

@@ -1,0 +1,91 @@
+#!/bin/sh
+# Makes a host ready for the verb $1, whatever an earlier run of the verb has come to. /root/Extra and
+# /root/Extra.img are there.
+set -eu
+
+spare=/dev/disk/by-id/virtio-spare
+
+has_base() {
+    imgbased-helper base list | grep -qx "$1"
+}
+
+has_layer() {
+    imgbased-helper layer list | grep -q "^$1 "
+}
+
+extra_base() {
+    has_base Extra || imgbased-helper base add --name Extra /root/Extra.img
+}
+
+# Base-0.2 has never come up before, and nothing but the default is to boot.
+new_layer() {
+    imgbased-helper boot default --tries 0 Base-0.1
+    imgbased-helper boot try --cancel
+    if lvm lvs --noheadings -o lv_tags HostVG/Base-0.2 | grep -q imgbased:good; then
+        lvm lvchange -q --deltag imgbased:good HostVG/Base-0.2
+    fi
+}
+
+# As an installer leaves it: a group, a pool and a root without any of our tags.
+installed_group() {
+    if ! lvm vgs Installed 2>/dev/null; then
+        lvm vgcreate Installed $spare
+        lvm lvcreate -y --type thin-pool -L 300M -n pool Installed
+        lvm lvcreate -y -V 64M --thinpool pool -n root Installed
+        dd if=/root/Extra.img of=/dev/Installed/root conv=fsync
+    fi
+    if lvm lvs Installed/node-1-1; then
+        imgbased-helper --vg Installed base remove --yes node-1-1
+    fi
+    if lvm lvs Installed/Config; then
+        lvm lvremove -y Installed/Config
+    fi
+    lvm vgchange --deltag imgbased:vg Installed
+    lvm lvchange --deltag imgbased:pool Installed/pool
+}
+
+case $1 in
+base-add | base-add-of-files)
+    if has_base Extra; then
+        imgbased-helper base remove --yes Extra
+    fi
+    ;;
+base-remove | gc)
+    extra_base
+    has_layer 'Extra[^ ]*' || imgbased-helper layer add Extra
+    ;;
+layer-add | layer-add-of-layer)
+    if has_layer Base-0.3; then
+        imgbased-helper layer remove Base-0.3
+    fi
+    ;;
+layer-add-with-fstab)
+    extra_base
+    for layer in $(imgbased-helper layer list | cut -d ' ' -f 1 | grep '^Extra'); do
+        imgbased-helper layer remove "$layer"
+    done
+    ;;
+layer-remove)
+    has_layer Base-0.3 || imgbased-helper layer add Base-0
+    ;;
+boot-try | trial-start | boot-default)
+    new_layer
+    ;;
+boot-bless)
+    new_layer
+    imgbased-helper boot default Base-0.2
+    ;;
+layout-init)
+    if lvm vgs New 2>/dev/null; then
+        lvm vgremove -y New
+        lvm pvremove $spare
+    fi
+    ;;
+layout-init-from)
+    installed_group
+    ;;
+*)
+    echo "no verb $1"
+    exit 1
+    ;;
+esac

@@ -1,0 +1,56 @@
+//! The scenarios in virtual machines, all in one program: `ci/test` says how to run some or all of them.
+//! `tests/README.md` tells how to add one.
+
+#[macro_use]
+mod scenario;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the demo and the benchmarks use the rest"
+)]
+#[path = "../vm/mod.rs"]
+mod vm;
+
+mod boot;
+mod claims;
+mod early;
+mod images;
+mod kernels;
+mod loaders;
+mod power_cut;
+mod prepare;
+mod refusals;
+mod seed;
+mod storage;
+mod trials;
+
+use std::process::ExitCode;
+
+use scenario::{Scenario, Selection};
+
+/// The first ones of the list begin first: what others wait for, then what takes long.
+fn all() -> Vec<Scenario> {
+    [
+        prepare::SCENARIOS,
+        images::SCENARIOS,
+        early::SCENARIOS,
+        loaders::SCENARIOS,
+        boot::SCENARIOS,
+        trials::SCENARIOS,
+        storage::SCENARIOS,
+        refusals::SCENARIOS,
+        power_cut::SCENARIOS,
+        kernels::SCENARIOS,
+    ]
+    .concat()
+}
+
+fn main() -> ExitCode {
+    match Selection::of_arguments(std::env::args().skip(1)) {
+        Ok(selection) => scenario::run(selection.of(all())),
+        Err(error) => {
+            vm::say(&format!("error: {error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Running scenarios: which ones, two at a time, and what each of them took.
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::vm::{EMULATORS_FAULT, say, tally};
+
+/// More machines at once than that only slow each other down on two processors.
+const LANES: usize = 2;
+
+/// A story that has to come true in machines.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// The module and the function.
+    pub name: &'static str,
+    pub run: fn() -> Result<()>,
+    /// Whether it takes too long for the complete run.
+    pub is_long: bool,
+}
+
+/// `scenarios![a, b; long: c]`: the scenarios of a module, those that are part of the complete run first.
+macro_rules! scenarios {
+    ($($name:ident),* $(,)? $(; long: $($long:ident),* $(,)?)?) => {
+        pub const SCENARIOS: &[$crate::scenario::Scenario] = &[
+            $($crate::scenario::scenario!($name, false),)*
+            $($($crate::scenario::scenario!($long, true),)*)?
+        ];
+    };
+}
+
+macro_rules! scenario {
+    ($name:ident, $is_long:expr) => {
+        $crate::scenario::Scenario {
+            name: concat!(module_path!(), "::", stringify!($name)),
+            run: $name,
+            is_long: $is_long,
+        }
+    };
+}
+pub(crate) use scenario;
+
+impl Scenario {
+    /// The name without that of the program.
+    fn short_name(&self) -> &'static str {
+        self.name
+            .split_once("::")
+            .map_or(self.name, |(_, name)| name)
+    }
+}
+
+/// What the arguments select.
+pub enum Selection {
+    /// All that are not long.
+    Complete,
+    Long,
+    /// Those with one of these texts in their name, long or not.
+    Named(Vec<String>),
+}
+
+impl Selection {
+    pub fn of_arguments(arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let words: Vec<String> = arguments.collect();
+        match words.first().map(String::as_str) {
+            None => Ok(Self::Complete),
+            Some("--long") if words.len() == 1 => Ok(Self::Long),
+            Some(word) if word.starts_with('-') => bail!("usage: [--long | NAME...]"),
+            Some(_) => Ok(Self::Named(words)),
+        }
+    }
+
+    /// The scenarios of `all` that are selected.
+    pub fn of(self, mut all: Vec<Scenario>) -> Vec<Scenario> {
+        all.retain(|scenario| match &self {
+            Self::Complete => !scenario.is_long,
+            Self::Long => scenario.is_long,
+            Self::Named(words) => words
+                .iter()
+                .any(|word| scenario.short_name().contains(word)),
+        });
+        all
+    }
+}
+
+/// What a scenario took.
+struct Row {
+    name: &'static str,
+    time: Duration,
+    boots: usize,
+    restores: usize,
+}
+
+static ROWS: Mutex<Vec<Row>> = Mutex::new(Vec::new());
+
+/// Runs the scenarios and shows what each of them took. All that is wrong shows in one run.
+pub fn run(scenarios: Vec<Scenario>) -> ExitCode {
+    let started = Instant::now();
+    let arguments = Arguments {
+        test_threads: Some(LANES),
+        ..Arguments::default()
+    };
+    let trials = scenarios.into_iter().map(|scenario| {
+        Trial::test(scenario.short_name(), move || {
+            measured(&scenario).map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    show_table(started.elapsed());
+    if let Err(error) = check(&conclusion) {
+        say(&format!("error: {error:#}"));
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn check(conclusion: &libtest_mimic::Conclusion) -> Result<()> {
+    ensure!(
+        conclusion.num_passed + conclusion.num_failed > 0,
+        "no scenario has such a name"
+    );
+    ensure!(
+        !conclusion.has_failed(),
+        "{} scenarios failed",
+        conclusion.num_failed
+    );
+    Ok(())
+}
+
+/// Runs a scenario, once more if the emulator was at fault.
+fn measured(scenario: &Scenario) -> Result<()> {
+    let started = Instant::now();
+    let name = scenario.short_name();
+    let mut result = (scenario.run)();
+    if let Err(error) = &result {
+        if format!("{error:#}").contains(EMULATORS_FAULT) {
+            say(&format!("{name}: once more, {error:#}"));
+            result = (scenario.run)();
+        }
+    }
+    let (boots, restores) = tally::take();
+    let row = Row {
+        name,
+        time: started.elapsed(),
+        boots,
+        restores,
+    };
+    say(&format!("{name}: {}", row.describe()));
+    if let Ok(mut rows) = ROWS.lock() {
+        rows.push(row);
+    }
+    result
+}
+
+impl Row {
+    fn describe(&self) -> String {
+        let seconds = self.time.as_secs();
+        format!(
+            "{seconds:>5} s {:>3} boots {:>4} restores",
+            self.boots, self.restores
+        )
+    }
+}
+
+/// The longest first, and the sum.
+fn show_table(time: Duration) {
+    let Ok(mut rows) = ROWS.lock() else { return };
+    rows.sort_by_key(|row| std::cmp::Reverse(row.time));
+    let sum = Row {
+        name: "all",
+        time: rows.iter().map(|row| row.time).sum(),
+        boots: rows.iter().map(|row| row.boots).sum(),
+        restores: rows.iter().map(|row| row.restores).sum(),
+    };
+    for row in rows.iter().chain([&sum]) {
+        say(&format!("{}  {}", row.describe(), row.name));
+    }
+    say(&format!("{} s on {LANES} lanes", time.as_secs()));
+}

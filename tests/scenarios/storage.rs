@@ -1,0 +1,210 @@
+//! What survives on the volume group and the boot partition when a verb is interrupted. Its machine stays
+//! up; that of `power_cut.rs` does not.
+
+use anyhow::{Context, Result, bail, ensure};
+use fastrand::Rng;
+
+use crate::seed;
+use crate::vm::guest::{script, script_with};
+use crate::vm::verbs::{
+    ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA, ADD_LAYER_OF_LAYER, ADOPT, BLESS,
+    COLLECT, KILLED, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT,
+    TRY, Verb,
+};
+use crate::vm::{Host, HostDisk, Loader, Saved, Vm, say};
+
+scenarios![
+    layers_killed_after_any_step,
+    what_boots_killed_after_any_step,
+    bases_killed_after_some_step,
+    groups_killed_after_some_step;
+    long:
+    bases_killed_after_any_step,
+    groups_killed_after_any_step,
+];
+
+const LAYERS: [Verb; 4] = [
+    ADD_LAYER,
+    ADD_LAYER_OF_LAYER,
+    REMOVE_LAYER,
+    ADD_LAYER_OF_EXTRA,
+];
+const WHAT_BOOTS: [Verb; 4] = [TRY, START_TRIAL, BLESS, SWITCH_DEFAULT];
+const BASES: [Verb; 4] = [ADD_BASE, ADD_BASE_OF_FILES, REMOVE_BASE, COLLECT];
+const GROUPS: [Verb; 2] = [MAKE_GROUP, ADOPT];
+
+fn layers_killed_after_any_step() -> Result<()> {
+    interrupt_each("kill-layer", &LAYERS, Extent::All)
+}
+
+fn what_boots_killed_after_any_step() -> Result<()> {
+    interrupt_each("kill-boot", &WHAT_BOOTS, Extent::All)
+}
+
+fn bases_killed_after_any_step() -> Result<()> {
+    interrupt_each("kill-base", &BASES, Extent::All)
+}
+
+fn bases_killed_after_some_step() -> Result<()> {
+    interrupt_each("kill-some-base", &BASES, Extent::Sample)
+}
+
+fn groups_killed_after_any_step() -> Result<()> {
+    interrupt_each("kill-group", &GROUPS, Extent::All)
+}
+
+fn groups_killed_after_some_step() -> Result<()> {
+    interrupt_each("kill-some-group", &GROUPS, Extent::Sample)
+}
+
+/// Which steps of a verb are interrupted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    All,
+    /// One of them, chosen by the seed of this run.
+    Sample,
+}
+
+/// Interrupts each verb on a running host with a small image that can be made a base, and with files of
+/// others: kills it after a step, and in the middle of the undo of a step that failed.
+fn interrupt_each(name: &str, verbs: &[Verb], extent: Extent) -> Result<()> {
+    let (disk, mut vm) = Host::running(Loader::Grub, name)?;
+    vm.ok(&script("make-extra")?)?;
+    vm.ok(&script("make-foreign")?)?;
+    let host = Saved::of(disk, vm)?;
+    for verb in verbs {
+        let ready = Ready::new(&host, name, verb)?;
+        let mut random = seed::rng(verb.name);
+        match extent {
+            Extent::All => ready.kill_after_each_step(&mut random)?,
+            Extent::Sample => ready.kill_after_some_step(&mut random)?,
+        }
+    }
+    Ok(())
+}
+
+/// A host that is ready for a verb, and saved.
+struct Ready<'a> {
+    verb: &'a Verb,
+    saved: Saved,
+    disk: HostDisk,
+    /// What the verb must not change.
+    before: String,
+}
+
+impl<'a> Ready<'a> {
+    fn new(host: &Saved, name: &str, verb: &'a Verb) -> Result<Self> {
+        let disk = host.disk(&format!("{name}-{}", verb.name))?;
+        let mut vm = host.again(&disk)?;
+        vm.ok(&verb.prepare()?)
+            .with_context(|| format!("before `{}`", verb.run))?;
+        let before = old_state(&mut vm, verb)?;
+        vm.ok("udevadm settle; sync")?;
+        Ok(Self {
+            verb,
+            saved: Saved::of(disk, vm)?,
+            disk: host.disk(&format!("{name}-again"))?,
+            before,
+        })
+    }
+
+    /// Kills the verb after its first step, its second and so on, until it comes to its end. Then has its last
+    /// step fail that it undoes most for, and kills it in each step of that undo.
+    fn kill_after_each_step(&self, random: &mut Rng) -> Result<()> {
+        let steps = self.steps(|step| self.interrupt(&format!("IMGBASED_KILL_AFTER={step}")))?;
+        let mut undone = 0;
+        for _ in 0..UNDO_SAMPLES {
+            undone += self.kill_in_some_undo(random, steps)?;
+        }
+        let run = self.verb.run;
+        say(&format!(
+            "`{run}`: {steps} kill points, {undone} in an undo"
+        ));
+        Ok(())
+    }
+
+    /// Kills the verb after one of its steps, and once more in an undo.
+    fn kill_after_some_step(&self, random: &mut Rng) -> Result<()> {
+        let mut limit = STEPS_MAX / 2;
+        loop {
+            let step = random.u32(1..=limit);
+            match self.interrupt(&format!("IMGBASED_KILL_AFTER={step}"))? {
+                KILLED => break,
+                _ if step == 1 => bail!("`{}` was never killed", self.verb.run),
+                _ => limit = step - 1,
+            }
+        }
+        self.kill_in_some_undo(random, limit).map(drop)
+    }
+
+    /// Has one of the first `steps` steps fail, and kills the verb in one step of the undo, if there is any.
+    /// Returns how often it was killed.
+    fn kill_in_some_undo(&self, random: &mut Rng, steps: u32) -> Result<u32> {
+        let failed = random.u32(1..=steps);
+        let killed = failed + random.u32(1..=3);
+        let settings = format!("IMGBASED_FAIL_AT={failed} IMGBASED_KILL_AFTER={killed}");
+        Ok(u32::from(self.interrupt(&settings)? == KILLED))
+    }
+
+    /// Counts the steps after which `interrupt` finds the verb killed.
+    fn steps(&self, mut interrupt: impl FnMut(u32) -> Result<i32>) -> Result<u32> {
+        let run = self.verb.run;
+        for step in 1..=STEPS_MAX {
+            match interrupt(step)? {
+                KILLED => {}
+                0 if step > 1 => return Ok(step - 1),
+                status => bail!("`{run}` with its step {step} to be the last: status {status}"),
+            }
+        }
+        bail!("`{run}` has more than {STEPS_MAX} steps")
+    }
+
+    /// Runs the verb with `settings` in its environment that interrupt it; returns its exit status. `check`
+    /// has to find and repair all that is left, and nothing that was there before may have changed.
+    fn interrupt(&self, settings: &str) -> Result<i32> {
+        let Verb { vg, run, .. } = self.verb;
+        let what = format!("{settings} {run}");
+        let mut vm = self.saved.again(&self.disk)?;
+        let got = vm.run(&what)?;
+        self.is_kept(&mut vm, &what)?;
+        ensure!([0, 1, KILLED].contains(&got.status), "{what}: {got:?}");
+        if got.status == 0 {
+            return Ok(0);
+        }
+        let helper = format!("imgbased-helper --vg {vg}");
+        let found = vm.run(&format!("{helper} check"))?;
+        ensure!(
+            found.status == 3 || found.status == 0 && found.text.is_empty(),
+            "{what}: check: {found:?}"
+        );
+        ensure!(!found.text.contains("default"), "{what}: {found:?}");
+        vm.ok(&format!("{helper} check --repair"))
+            .with_context(|| what.clone())?;
+        let left = vm.run(&format!("{helper} check"))?;
+        // A group that was not finished is gone as a whole.
+        ensure!(
+            left.status == 0 && left.text.is_empty()
+                || left.text.contains("there is no volume group New"),
+            "{what}: {left:?}"
+        );
+        self.is_kept(&mut vm, &what)?;
+        assert_eq!(
+            vm.ok("ls -A /run/imgbased/mounts/*/ 2>/dev/null | grep -v :$ || true")?,
+            "",
+            "{what}"
+        );
+        Ok(got.status)
+    }
+
+    fn is_kept(&self, vm: &mut Vm, what: &str) -> Result<()> {
+        assert_eq!(old_state(vm, self.verb)?, self.before, "{what}");
+        Ok(())
+    }
+}
+
+/// How many undos of each verb are interrupted.
+const UNDO_SAMPLES: u32 = 3;
+
+fn old_state(vm: &mut Vm, verb: &Verb) -> Result<String> {
+    vm.ok(&script_with("old-state", &[verb.subject])?)
+}
