@@ -16,8 +16,7 @@ const SLOW: Duration = Duration::from_secs(600);
 const ROWS: &str = include_str!("refusals.txt");
 
 scenarios![
-    a_full_pool_costs_no_layer,
-    twenty_layers_at_once_wait_for_each_other;
+    a_full_pool_costs_no_layer;
     long:
     bad_input_changes_nothing,
     a_pool_full_of_metadata_costs_no_layer,
@@ -289,15 +288,4 @@ fn all_layers_are_intact(vm: &mut Vm) -> Result<()> {
     vm.ok_for(&script("small-layers-are-intact")?, SLOW)
         .context("a layer is damaged")?;
     Ok(())
-}
-
-fn twenty_layers_at_once_wait_for_each_other() -> Result<()> {
-    let (_disk, mut vm) = Host::running(Loader::Grub, "twenty")?;
-    let added = vm.ok_for(&script("twenty-layers")?, SLOW)?;
-    let mut names: Vec<&str> = added.lines().collect();
-    names.sort_by_key(|name| name.rsplit('.').next().and_then(|n| n.parse::<u32>().ok()));
-    let wanted: Vec<String> = (3..=22).map(|n| format!("Base-0.{n}")).collect();
-    assert_eq!(names, wanted);
-    assert_eq!(vm.ok("imgbased-helper layer list | wc -l")?, "22");
-    is_clean(&mut vm)
 }

@@ -1,9 +1,12 @@
 //! What survives on the volume group and the boot partition when a verb is interrupted. Its machine stays
 //! up; that of `power_cut.rs` does not.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 use fastrand::Rng;
 
+use crate::claims::is_clean;
 use crate::seed;
 use crate::vm::guest::{script, script_with};
 use crate::vm::verbs::{
@@ -17,11 +20,15 @@ scenarios![
     layers_killed_after_any_step,
     what_boots_killed_after_any_step,
     bases_killed_after_some_step,
-    groups_killed_after_some_step;
+    groups_killed_after_some_step,
+    twenty_layers_at_once_wait_for_each_other_but_not_for_a_copy;
     long:
     bases_killed_after_any_step,
     groups_killed_after_any_step,
 ];
+
+/// For many commands, or large images, under software emulation.
+const SLOW: Duration = Duration::from_secs(600);
 
 const LAYERS: [Verb; 4] = [
     ADD_LAYER,
@@ -207,4 +214,20 @@ const UNDO_SAMPLES: u32 = 3;
 
 fn old_state(vm: &mut Vm, verb: &Verb) -> Result<String> {
     vm.ok(&script_with("old-state", &[verb.subject])?)
+}
+
+fn twenty_layers_at_once_wait_for_each_other_but_not_for_a_copy() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "twenty")?;
+    vm.ok_for(&script("make-small-images")?, SLOW)?;
+    let added = vm.ok_for(&script("beside-a-copy")?, SLOW)?;
+    let (added, last) = added.rsplit_once('\n').context("only one name")?;
+    assert_eq!(last, "Large");
+    let mut names: Vec<&str> = added.lines().collect();
+    names.sort_by_key(|name| name.rsplit('.').next().and_then(|n| n.parse::<u32>().ok()));
+    let wanted: Vec<String> = (3..=22).map(|n| format!("Base-0.{n}")).collect();
+    assert_eq!(names, wanted);
+    assert_eq!(vm.ok("imgbased-helper layer list | wc -l")?, "22");
+    let verified = vm.ok_for("imgbased-helper base verify Large 2>/dev/null", SLOW)?;
+    assert_eq!(verified, "Large: unchanged");
+    is_clean(&mut vm)
 }
