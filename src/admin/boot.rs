@@ -131,47 +131,17 @@ pub fn set_default(context: &Context, name: &LvName, tries: Option<u32>) -> Resu
             Some(tries) => tries,
             None => System::at(&context.root).tries()?.unwrap_or(TRIES),
         };
-        // Also what belongs to another system can be fallen back to.
-        let default = boot
-            .default_id()?
-            .map(|id| boot.layer_of(&id).unwrap_or(id));
         let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
-        match default {
-            Some(default) if tries > 0 && !is_good && default != name.as_str() => {
-                boot.check_trial()
-                    .context("no trial is possible, and --tries 0 goes without one")?;
-                if !entry.is_trial() {
-                    boot.change_entries(tx, name, Entry::on_trial)?;
-                }
-                boot.start_trial(tx, &entry.id, tries)?;
-                Ok(Some((default, tries.min(TRIES_MAX))))
-            }
-            _ => {
-                confirm(tx, &boot, name, &entry)?;
-                Ok(None)
-            }
-        }
+        let fallback = boot.make_default(tx, name, &entry, is_good, tries)?;
+        Ok(fallback.map(|fallback| (fallback, tries.min(TRIES_MAX))))
     })?;
     match fallback {
-        Some((default, tries)) if !context.dry_run => say(&format!(
+        Some((fallback, tries)) if !context.dry_run => say(&format!(
             "{name} becomes the default when it has come up; it is tried {tries} times, \
-             then {default} boots again\n"
+             then {fallback} boots again\n"
         )),
         _ => Ok(()),
     }
-}
-
-/// Makes an entry the default that stops where it fails: there is nothing to go on to.
-pub fn confirm(
-    tx: &mut Transaction,
-    boot: &BootPartition,
-    name: &LvName,
-    entry: &Entry,
-) -> Result<()> {
-    if entry.is_trial() {
-        boot.change_entries(tx, name, Entry::confirmed)?;
-    }
-    boot.set_default(tx, &entry.id)
 }
 
 /// Records that a layer has come up, the booted one unless another is named. On trial, it becomes the
@@ -218,11 +188,7 @@ fn bless_layer(
         // Not undone: it stays true.
         tx.run(&context.lvm.retag(name, &failures, tag::GOOD))?;
     }
-    match trial {
-        Some(trial) if trial.id == entry.id => confirm(tx, boot, name, &entry),
-        _ if entry.is_trial() => boot.change_entries(tx, name, Entry::confirmed),
-        _ => Ok(()),
-    }
+    boot.bless(tx, name, &entry, trial.as_ref())
 }
 
 /// What is on trial. A damaged grubenv, which has GRUB count no tries, is not the fault of a layer that
@@ -244,13 +210,8 @@ fn record_failure(
     let Some(trial) = trial_if_known(boot).filter(Trial::is_over) else {
         return Ok(());
     };
-    if let Some(name) = boot.layer_of(&trial.id) {
-        let name: LvName = name.parse()?;
-        let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
-        if let (true, Some(entry)) = (is_good, boot.entry_of(&name)?) {
-            // It has come up, but the power was cut before that was recorded as a whole.
-            return confirm(tx, boot, &name, &entry);
-        }
+    let is_good = |name: &LvName| group.volume(name.as_str()).is_some_and(Volume::is_good);
+    boot.end_exhausted(tx, &trial, is_good, |tx, name| {
         let now = Cmd::new("date")
             .args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"])
             .run()?;
@@ -260,10 +221,10 @@ fn record_failure(
             let earlier = volume.failure_tags();
             let failed = format!("{}{tries}:{}", tag::FAILED, now.trim());
             // Not undone: it stays true.
-            tx.run(&context.lvm.retag(&name, &earlier, &failed))?;
+            tx.run(&context.lvm.retag(name, &earlier, &failed))?;
         }
-    }
-    boot.end_trial(tx)
+        Ok(())
+    })
 }
 
 /// Tells those who log in of layers whose trial failed (`pam_motd(8)`).

@@ -9,7 +9,6 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 
-use super::boot::confirm;
 use super::view::{self, JSON_VERSION};
 use super::{Context, found_status, layer, pool_with_room, say};
 use crate::boot::BootPartition;
@@ -511,7 +510,7 @@ fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result<()>
         Repair::SetDefault(name) => {
             let boot = boot()?;
             match boot.entry_of(name)? {
-                Some(entry) => confirm(tx, &boot, name, &entry),
+                Some(entry) => boot.confirm(tx, name, &entry),
                 None => bail!("{name} has no boot entry"),
             }
         }

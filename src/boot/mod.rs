@@ -121,11 +121,15 @@ impl BootPartition {
             "no boot partition is mounted at {}: layers share one, mount it there",
             dir.display()
         );
-        let loader = Loader::detect(root, &dir)?;
+        Self::in_dir(&dir, root, vg)
+    }
+
+    /// The boot partition whose files are in `dir`, mounted or not, of the host whose root is at `root`.
+    pub fn in_dir(dir: &Path, root: &Path, vg: &VgName) -> Result<Self> {
         Ok(Self {
-            dir,
+            dir: dir.to_owned(),
             vg: vg.clone(),
-            loader,
+            loader: Loader::detect(root, dir)?,
         })
     }
 
@@ -902,11 +906,8 @@ mod tests {
     /// A directory that stands for a mounted boot partition.
     fn partition() -> (TempDir, BootPartition) {
         let dir = tempfile::tempdir().unwrap();
-        let boot = BootPartition {
-            dir: dir.path().to_owned(),
-            vg: "HostVG".parse().unwrap(),
-            loader: Loader::detect(&dir.path().join("root"), dir.path()).unwrap(),
-        };
+        let (root, vg) = (dir.path().join("root"), "HostVG".parse().unwrap());
+        let boot = BootPartition::in_dir(dir.path(), &root, &vg).unwrap();
         (dir, boot)
     }
 

@@ -2,10 +2,12 @@
 //! it has come up. GRUB counts, in its environment block; systemd-boot counts, in the names of entries
 //! (src/boot/counting.rs).
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
+use super::entry::Entry;
 use super::loader::Kind;
 use super::{BootPartition, DEFAULT, OnTrial, entry, grub};
+use crate::model::name::LvName;
 use crate::sys::transaction::Transaction;
 
 /// Variables of grubenv that the head of the menu reads (src/boot/grub.rs): the id of the entry, how often
@@ -59,6 +61,83 @@ impl BootPartition {
             tries: number(TRIES),
             tried: number(TRIED),
         }))
+    }
+
+    /// Makes a layer or base with this entry the default. One that never came up is tried first, `tries`
+    /// times, if there is another default to fall back to. Then that one is returned: its layer, or the id
+    /// of its entry if that is another system's.
+    ///
+    /// Refuses where no trial is possible.
+    pub fn make_default(
+        &self,
+        tx: &mut Transaction,
+        name: &LvName,
+        entry: &Entry,
+        is_good: bool,
+        tries: u32,
+    ) -> Result<Option<String>> {
+        // Also what belongs to another system can be fallen back to.
+        let default = self
+            .default_id()?
+            .map(|id| self.layer_of(&id).unwrap_or(id));
+        let fallback = default.filter(|default| tries > 0 && !is_good && default != name.as_str());
+        if fallback.is_none() {
+            self.confirm(tx, name, entry)?;
+            return Ok(None);
+        }
+        self.check_trial()
+            .context("no trial is possible, and --tries 0 goes without one")?;
+        if !entry.is_trial() {
+            self.change_entries(tx, name, Entry::on_trial)?;
+        }
+        self.start_trial(tx, &entry.id, tries)?;
+        Ok(fallback)
+    }
+
+    /// Makes an entry the default that stops where it fails: there is nothing to go on to.
+    pub fn confirm(&self, tx: &mut Transaction, name: &LvName, entry: &Entry) -> Result<()> {
+        if entry.is_trial() {
+            self.change_entries(tx, name, Entry::confirmed)?;
+        }
+        self.set_default(tx, &entry.id)?;
+        Ok(())
+    }
+
+    /// Has a layer or base that has come up boot without the options of a trial from now on. It becomes
+    /// the default if it is what was on trial.
+    pub fn bless(
+        &self,
+        tx: &mut Transaction,
+        name: &LvName,
+        entry: &Entry,
+        trial: Option<&Trial>,
+    ) -> Result<()> {
+        match trial {
+            Some(trial) if trial.id == entry.id => self.confirm(tx, name, entry),
+            _ if entry.is_trial() => self.change_entries(tx, name, Entry::confirmed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends a trial whose tries are used up. `record` is told of its layer before that. One that `is_good`
+    /// knows as come up becomes the default all the same: the power was cut before that was recorded as a
+    /// whole.
+    pub fn end_exhausted(
+        &self,
+        tx: &mut Transaction,
+        trial: &Trial,
+        is_good: impl FnOnce(&LvName) -> bool,
+        record: impl FnOnce(&mut Transaction, &LvName) -> Result<()>,
+    ) -> Result<()> {
+        if let Some(name) = self.layer_of(&trial.id) {
+            let name: LvName = name.parse()?;
+            if let (true, Some(entry)) = (is_good(&name), self.entry_of(&name)?) {
+                return self.confirm(tx, &name, &entry);
+            }
+            record(tx, &name)?;
+        }
+        self.end_trial(tx)?;
+        Ok(())
     }
 
     /// Refuses where the loader could not count the tries, and would boot an entry for ever, or where it
