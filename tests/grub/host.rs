@@ -1,0 +1,272 @@
+//! A host as its boot loader sees it: what the verbs write on the boot partition, and what starts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use imgbased_helper::boot::entry::Entry;
+use imgbased_helper::boot::trial::Trial;
+use imgbased_helper::boot::{BootPartition, Known};
+use imgbased_helper::model::name::LvName;
+use imgbased_helper::sys::changes::Changes;
+use tempfile::TempDir;
+
+use crate::emulator::{Machine, Start, variables};
+
+/// A menu entry of another system, as an administrator has it in custom.cfg.
+pub const FOREIGN: &str = "menuentry 'Other' --id 'other' {
+    linux $imgbased_boot/imgbased/other root=/dev/sda1
+}
+";
+
+pub struct Host {
+    dir: TempDir,
+    pub boot: BootPartition,
+    machine: Machine,
+    /// The layers that the volume group knows as come up.
+    pub good: BTreeSet<String>,
+}
+
+impl Host {
+    /// A boot partition with our grub.cfg and nothing else.
+    pub fn empty() -> Result<Self> {
+        // In memory, where there is some: a verb waits for the disk several times.
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() {
+            tempfile::tempdir_in(memory)
+        } else {
+            tempfile::tempdir()
+        }?;
+        let partition = dir.path().join("boot");
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("grub/grub.cfg");
+        fs::create_dir_all(partition.join("grub"))?;
+        fs::copy(config, partition.join("grub/grub.cfg"))?;
+        let host = Self {
+            boot: BootPartition::in_dir(&partition, &dir.path().join("root"), &"HostVG".parse()?)?,
+            machine: Machine::new(&partition, &dir.path().join("machine"))?,
+            good: BTreeSet::new(),
+            dir,
+        };
+        host.customize("")?;
+        Ok(host)
+    }
+
+    /// The base Base-0, its layer Base-0.1, which is the default and has come up, and layers that never
+    /// came up.
+    pub fn with(layers: &[&str]) -> Result<Self> {
+        let mut host = Self::empty()?;
+        host.add("Base-0")?;
+        host.add("Base-0.1")?;
+        host.make_default("Base-0.1", 0)?;
+        host.good.insert("Base-0.1".to_owned());
+        for layer in layers {
+            host.add(layer)?;
+        }
+        Ok(host)
+    }
+
+    /// Runs a verb.
+    fn change<T>(&self, verb: impl FnOnce(&BootPartition, &mut Changes) -> Result<T>) -> Result<T> {
+        let mut changes = Changes::new(false)?;
+        let done = verb(&self.boot, &mut changes)?;
+        changes.keep();
+        Ok(done)
+    }
+
+    /// A file on the boot partition.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.dir
+            .path()
+            .join("boot")
+            .join(path.trim_start_matches('/'))
+    }
+
+    /// The root filesystem of a layer or base.
+    pub fn root(&self, name: &str) -> PathBuf {
+        self.dir.path().join("roots").join(name)
+    }
+
+    /// GRUB's configuration of the administrator. There is nobody to wait for.
+    pub fn customize(&self, commands: &str) -> Result<()> {
+        let text = format!("set timeout=0\n{commands}");
+        Ok(fs::write(self.path("grub/custom.cfg"), text)?)
+    }
+
+    /// Makes a layer or base with one kernel.
+    pub fn add(&self, name: &str) -> Result<()> {
+        self.install_kernel(name, "6.1")?;
+        self.refresh(name)
+    }
+
+    /// Puts a kernel into the root of a layer or base. No two have the same.
+    pub fn install_kernel(&self, name: &str, version: &str) -> Result<()> {
+        let root = self.root(name);
+        fs::create_dir_all(root.join("usr/lib/modules").join(version).join("kernel"))?;
+        fs::create_dir_all(root.join("boot"))?;
+        for file in ["vmlinuz", "initrd.img"] {
+            let path = root.join(format!("boot/{file}-{version}"));
+            fs::write(path, format!("{file} {version} of {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the entries of a layer or base from its kernels. What never came up is on trial where
+    /// there is another default; the first layer becomes that.
+    pub fn refresh(&self, name: &str) -> Result<()> {
+        let layer: LvName = name.parse()?;
+        let before = self.boot.entries_of(&layer)?;
+        let known = Known {
+            entries: &before,
+            options: "quiet",
+            added: None,
+            removed: None,
+            is_running: false,
+        };
+        let is_base = !name.contains('.');
+        let default = self.boot.default_id()?;
+        self.change(|boot, changes| {
+            let kernels =
+                boot.publish(changes, &self.root(name), &known, &mut |_, _, _| Ok(None))?;
+            let mut entries = Entry::of_kernels(&"HostVG".parse()?, &layer, is_base, &kernels)?;
+            if !is_base && !self.good.contains(name) && default.is_some() {
+                entries = entries.into_iter().map(Entry::on_trial).collect();
+            }
+            boot.write_entries(changes, &layer, &entries)?;
+            match entries.first() {
+                Some(entry) if default.is_none() && !is_base => {
+                    boot.set_default(changes, &entry.id)
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// `boot default --tries`
+    pub fn make_default(&self, name: &str, tries: u32) -> Result<()> {
+        let (layer, entry) = self.entry(name)?;
+        let is_good = self.good.contains(name);
+        self.change(|boot, changes| boot.make_default(changes, &layer, &entry, is_good, tries))?;
+        Ok(())
+    }
+
+    /// `boot try`
+    pub fn once(&self, name: &str) -> Result<()> {
+        let (_, entry) = self.entry(name)?;
+        self.change(|boot, changes| boot.set_once(changes, Some(&entry.id)))
+    }
+
+    /// `boot try --cancel`
+    pub fn cancel_once(&self) -> Result<()> {
+        self.change(|boot, changes| boot.set_once(changes, None))
+    }
+
+    /// Removes the entries of a layer or base, though it be on trial.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        self.change(|boot, changes| boot.remove(changes, &[name.parse()?]))
+    }
+
+    /// `boot bless` of the layer that runs, as at the end of a boot that succeeds.
+    pub fn come_up(&mut self, name: &str) -> Result<()> {
+        let (layer, entry) = self.entry(name)?;
+        // A damaged grubenv counts no tries.
+        let trial = self.boot.trial().unwrap_or_default();
+        self.good.insert(name.to_owned());
+        self.change(|boot, changes| boot.bless(changes, &layer, &entry, trial.as_ref()))?;
+        let trial = self.boot.trial().unwrap_or_default();
+        let Some(trial) = trial.filter(Trial::is_over) else {
+            return Ok(());
+        };
+        let is_good = |name: &LvName| self.good.contains(name.as_str());
+        self.change(|boot, changes| boot.end_exhausted(changes, &trial, is_good, |_, _| Ok(())))
+    }
+
+    /// The first entry of a layer or base.
+    pub fn entry(&self, name: &str) -> Result<(LvName, Entry)> {
+        let layer: LvName = name.parse()?;
+        let entry = self.boot.entry_of(&layer)?;
+        Ok((
+            layer,
+            entry.with_context(|| format!("{name} has no entry"))?,
+        ))
+    }
+
+    /// Makes the entry with this id the default, whether it is there or not.
+    pub fn set_default(&self, id: &str) -> Result<()> {
+        self.change(|boot, changes| boot.set_default(changes, id))
+    }
+
+    /// Switches the machine on.
+    pub fn start(&mut self) -> Result<Start> {
+        self.machine.start(None)
+    }
+
+    /// Switches the machine on, and picks the entry with that number in the menu.
+    pub fn pick(&mut self, number: usize) -> Result<Start> {
+        let custom = fs::read_to_string(self.path("grub/custom.cfg"))?;
+        self.customize("set timeout=-1\n")?;
+        let keys = format!("{HOME}{}\r", DOWN.repeat(number));
+        let start = self.machine.start(Some(&keys));
+        fs::write(self.path("grub/custom.cfg"), custom)?;
+        start
+    }
+
+    /// Switches the machine on, which has to do what `expected` says.
+    pub fn starts(&mut self, expected: &str) -> Result<()> {
+        let start = self.start()?;
+        ensure!(
+            start.to_string() == expected,
+            "{start} and not {expected}\n{}",
+            self.describe()
+        );
+        Ok(())
+    }
+
+    /// Switches the machine on, and returns the kernel that boots.
+    pub fn starts_linux(&mut self) -> Result<String> {
+        match self.start()? {
+            Start::Kernel(kernel) => Ok(kernel.linux),
+            other => bail!("{other}"),
+        }
+    }
+
+    /// Base-0.2 was tried so often, and Base-0.1 is the default.
+    pub fn is_tried(&self, tried: u32, tries: u32) -> Result<()> {
+        let expected = format!("saved_entry=Base-0.1 trial=Base-0.2 tried={tried} tries={tries}");
+        let found = self.environment()?;
+        ensure!(found == expected, "{found} and not {expected}");
+        Ok(())
+    }
+
+    /// What is needed to understand a start.
+    pub fn describe(&self) -> String {
+        let read = |path| fs::read(self.path(path)).unwrap_or_default();
+        let text = |path| {
+            String::from_utf8_lossy(&read(path))
+                .trim_end_matches('#')
+                .to_owned()
+        };
+        let (environment, menu) = (text("grub/grubenv"), text("grub/imgbased.cfg"));
+        format!("{environment}\n{menu}\n{}", self.machine.screen())
+    }
+
+    /// The variables of grubenv that hold something.
+    pub fn variables(&self) -> Result<BTreeMap<String, String>> {
+        variables(&fs::read(self.path("grub/grubenv"))?)
+    }
+
+    /// The same in order, as one line, without what most names and ids begin with.
+    pub fn environment(&self) -> Result<String> {
+        let variables = self.variables()?.into_iter();
+        let short = |text: String| text.replace("imgbased-", "").replace("imgbased_", "");
+        let mut lines: Vec<String> = variables
+            .map(|(name, value)| short(format!("{name}={value}")))
+            .collect();
+        lines.sort();
+        Ok(lines.join(" "))
+    }
+}
+
+/// Keys of GRUB's menu: Ctrl and a letter.
+const HOME: &str = "\x01";
+const DOWN: &str = "\x0e";
