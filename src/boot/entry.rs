@@ -376,7 +376,30 @@ pub fn check_options(options: &str) -> Result<()> {
         words(options).all(|word| word != "--"),
         "kernel options {options:?} contain a lone --; what follows would belong to init"
     );
+    if let Some(word) = words(options).find(|word| is_pattern(word)) {
+        bail!(
+            "kernel options {options:?} contain {word:?}, which GRUB would replace by the names of files \
+             or disks; it would pass on wildcards in double quotes"
+        );
+    }
     Ok(())
+}
+
+/// Whether GRUB would look for files or disks with such names: a wildcard in an absolute path, or in what
+/// can be the name of a disk (`wildcard_expand` in its `grub-core/commands/wildcard.c`).
+fn is_pattern(word: &str) -> bool {
+    let mut is_quoted = false;
+    let mut before = String::new();
+    for c in word.chars() {
+        match c {
+            '"' => is_quoted = !is_quoted,
+            '*' | '?' | '[' if !is_quoted => {
+                return before.starts_with('/') || !before.contains(['/', '=']);
+            }
+            _ => before.push(c),
+        }
+    }
+    false
 }
 
 /// A name that comes from an image, cut down to what every menu shows as it is.
@@ -545,8 +568,24 @@ mod tests {
     #[test]
     fn options_that_grub_would_change_are_refused() {
         for options in [
-            "a;b", "a{b}", "a\\b", "$a", "a'b", "a`b", "a|b", "a&b", "a>b", "a#b", "\"a", "a -- b",
-            "a\nb", "ä",
+            "a;b",
+            "a{b}",
+            "a\\b",
+            "$a",
+            "a'b",
+            "a`b",
+            "a|b",
+            "a&b",
+            "a>b",
+            "a#b",
+            "\"a",
+            "a -- b",
+            "a\nb",
+            "ä",
+            "/a/b*",
+            "*",
+            "hd?",
+            "\"/a\"/[b]",
         ] {
             assert!(entry("HostVG", "L", false, options).is_err(), "{options:?}");
         }
@@ -555,7 +594,7 @@ mod tests {
                 "HostVG",
                 "L",
                 false,
-                "a=\"b c\" console=ttyS0,115200n8 x=[1]?*~@%"
+                "a=\"b c\" console=ttyS0,115200n8 x=[1]?*~@% a/* \"/a/*\" ]"
             )
             .is_ok()
         );

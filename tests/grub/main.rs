@@ -343,7 +343,7 @@ fn options_reach_the_kernel_as_they_stand() -> Result<()> {
     for options in [
         "",
         "a=b,c:d+e@f%g~h.i_j-k",
-        "?[a-z] [ ] x=/* grub/*",
+        "x=/* grub/* \"/grub/*\" \"*\" \"hd?\" a=\"b c\"[0-9]* ] grub/[a-z]?",
         "!a ^b a^ x!=y == != -a -o -z",
         "if then else fi for in do done while until function menuentry time select",
         "\"a b\" x=\"c  d\" \"\" y=\"*?\" \"if\"",
