@@ -97,21 +97,23 @@ pub fn render_menu(entries: &[Entry]) -> String {
     menu
 }
 
-/// Has `id` be the default where there is none, as when the environment block is damaged, or where it
-/// names an entry of ours that is gone: GRUB would take its first entry, which can be one on trial, and
-/// count nothing.
+/// Has the saved default boot where what is on trial or boots once is an entry of ours that is gone, and
+/// `id` where the saved default is gone as well, or there is none, as when the environment block is
+/// damaged: GRUB would take its first entry, which can be one on trial, and count nothing.
 fn default_if_lost(id: &str) -> String {
     format!(
-        r#"if [ -z "$default" ]; then
-    set default='{id}'
-fi
-set imgbased_entries="$imgbased_boot/{ENTRIES}"
-if regexp '^{PREFIX}' "$default"; then
-    if [ -f "$imgbased_entries/{id}.conf" ]; then
-        if [ ! -f "$imgbased_entries/$default.conf" ]; then
-            set default='{id}'
+        r#"set imgbased_entries="$imgbased_boot/{ENTRIES}"
+if [ -f "$imgbased_entries/{id}.conf" ]; then
+    for imgbased_other in "$saved_entry" '{id}'; do
+        if regexp '^{PREFIX}' "$default"; then
+            if [ ! -f "$imgbased_entries/$default.conf" ]; then
+                set default="$imgbased_other"
+            fi
         fi
-    fi
+    done
+fi
+if [ -z "$default" ]; then
+    set default='{id}'
 fi
 "#
     )

@@ -367,6 +367,34 @@ fn options_reach_the_kernel_as_they_stand() -> Result<()> {
 }
 
 #[test]
+fn where_the_entry_on_trial_is_removed_the_default_boots() -> Result<()> {
+    let mut host = Host::with(&["Base-0.2", "Base-0.3"])?;
+    host.come_up("Base-0.3")?;
+    host.make_default("Base-0.2", 2)?;
+    host.starts("Base-0.2 on trial")?;
+    host.remove("Base-0.2")?;
+    for _ in 0..3 {
+        host.starts("Base-0.1")?;
+    }
+    host.come_up("Base-0.1")?;
+    assert_eq!(host.environment()?, "saved_entry=Base-0.1");
+    Ok(())
+}
+
+#[test]
+fn where_the_entry_that_boots_once_is_removed_the_default_boots() -> Result<()> {
+    let mut host = Host::with(&["Base-0.2", "Base-0.3"])?;
+    host.come_up("Base-0.3")?;
+    host.once("Base-0.2")?;
+    host.remove("Base-0.2")?;
+    for _ in 0..2 {
+        host.starts("Base-0.1")?;
+        assert_eq!(host.environment()?, "saved_entry=Base-0.1");
+    }
+    Ok(())
+}
+
+#[test]
 fn of_two_kernels_the_newest_boots_unless_the_other_is_the_default() -> Result<()> {
     let mut host = Host::with(&["Base-0.2"])?;
     for name in ["Base-0.1", "Base-0.2"] {
