@@ -22,6 +22,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 const ROWS: u16 = 24;
 const COLUMNS: u16 = 80;
 
+/// How an environment block begins.
+pub const SIGNATURE: &str = "# GRUB Environment Block\n";
+
 /// What GRUB shows where it waits for somebody.
 const SIGNS: [(&str, Start); 3] = [
     (
@@ -238,7 +241,7 @@ pub fn variables(block: &[u8]) -> Result<BTreeMap<String, String>> {
     ensure!(block.len() == 1024, "grubenv has {} bytes", block.len());
     let text = std::str::from_utf8(block)?;
     let lines = text
-        .strip_prefix("# GRUB Environment Block\n")
+        .strip_prefix(SIGNATURE)
         .context("it has no signature")?;
     let variables = lines.lines().filter_map(|line| line.split_once('='));
     let variables = variables.filter(|(_, value)| !value.is_empty());

@@ -3,22 +3,53 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use imgbased_helper::boot::entry::Entry;
+use imgbased_helper::boot::grubenv::GrubEnv;
 use imgbased_helper::boot::trial::Trial;
 use imgbased_helper::boot::{BootPartition, Known};
 use imgbased_helper::model::name::LvName;
 use imgbased_helper::sys::changes::Changes;
 use tempfile::TempDir;
 
-use crate::emulator::{Machine, Start, variables};
+use crate::emulator::{Machine, SIGNATURE, Start, variables};
 
 /// A menu entry of another system, as an administrator has it in custom.cfg.
 pub const FOREIGN: &str = "menuentry 'Other' --id 'other' {
-    linux $imgbased_boot/imgbased/other root=/dev/sda1
+    linux (hd0)/imgbased/other root=/dev/sda1
 }
 ";
+pub const FOREIGN_ID: &str = "other";
+
+/// Where grub.cfg comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Config {
+    Ours,
+    /// grub-mkconfig(8), with this value of `GRUB_DEFAULT`.
+    Mkconfig(&'static str),
+}
+
+pub const CONFIGS: [Config; 3] = [
+    Config::Ours,
+    Config::Mkconfig("${saved_entry}"),
+    Config::Mkconfig("0"),
+];
+
+impl Config {
+    fn text(self) -> Result<String> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let Self::Mkconfig(default) = self else {
+            return Ok(fs::read_to_string(dir.join("grub/grub.cfg"))?);
+        };
+        let part = Command::new("sh")
+            .arg(dir.join("grub/09_imgbased"))
+            .output()?;
+        let text = include_str!("mkconfig.cfg").replace("@GRUB_DEFAULT@", default);
+        Ok(text.replace("@09_imgbased@", std::str::from_utf8(&part.stdout)?))
+    }
+}
 
 pub struct Host {
     dir: TempDir,
@@ -29,8 +60,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// A boot partition with our grub.cfg and nothing else.
-    pub fn empty() -> Result<Self> {
+    /// A boot partition with that configuration and the kernel of another system.
+    pub fn empty(config: Config) -> Result<Self> {
         // In memory, where there is some: a verb waits for the disk several times.
         let memory = Path::new("/dev/shm");
         let dir = if memory.is_dir() {
@@ -39,9 +70,11 @@ impl Host {
             tempfile::tempdir()
         }?;
         let partition = dir.path().join("boot");
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("grub/grub.cfg");
-        fs::create_dir_all(partition.join("grub"))?;
-        fs::copy(config, partition.join("grub/grub.cfg"))?;
+        for dir in ["grub", "imgbased"] {
+            fs::create_dir_all(partition.join(dir))?;
+        }
+        fs::write(partition.join("grub/grub.cfg"), config.text()?)?;
+        fs::write(partition.join("imgbased/other"), "kernel")?;
         let host = Self {
             boot: BootPartition::in_dir(&partition, &dir.path().join("root"), &"HostVG".parse()?)?,
             machine: Machine::new(&partition, &dir.path().join("machine"))?,
@@ -55,11 +88,15 @@ impl Host {
     /// The base Base-0, its layer Base-0.1, which is the default and has come up, and layers that never
     /// came up.
     pub fn with(layers: &[&str]) -> Result<Self> {
-        let mut host = Self::empty()?;
+        Self::configured(Config::Ours, layers)
+    }
+
+    /// The same with that configuration.
+    pub fn configured(config: Config, layers: &[&str]) -> Result<Self> {
+        let mut host = Self::empty(config)?;
         host.add("Base-0")?;
         host.add("Base-0.1")?;
-        host.make_default("Base-0.1", 0)?;
-        host.good.insert("Base-0.1".to_owned());
+        host.come_up("Base-0.1")?;
         for layer in layers {
             host.add(layer)?;
         }
@@ -142,12 +179,13 @@ impl Host {
         })
     }
 
-    /// `boot default --tries`
-    pub fn make_default(&self, name: &str, tries: u32) -> Result<()> {
+    /// `boot default --tries`. Returns whether it is tried first.
+    pub fn make_default(&self, name: &str, tries: u32) -> Result<bool> {
         let (layer, entry) = self.entry(name)?;
         let is_good = self.good.contains(name);
-        self.change(|boot, changes| boot.make_default(changes, &layer, &entry, is_good, tries))?;
-        Ok(())
+        let fallback = self
+            .change(|boot, changes| boot.make_default(changes, &layer, &entry, is_good, tries))?;
+        Ok(fallback.is_some())
     }
 
     /// `boot try`
@@ -196,6 +234,34 @@ impl Host {
         self.change(|boot, changes| boot.set_default(changes, id))
     }
 
+    /// Sets variables of grubenv as grub-editenv(1) does.
+    pub fn edit_environment(&self, variables: &[(&str, &str)]) -> Result<()> {
+        let path = self.path("grub/grubenv");
+        let mut environment = GrubEnv::parse(&fs::read(&path)?)?;
+        for (name, value) in variables {
+            environment.set(name, value);
+        }
+        Ok(fs::write(path, environment.render()?)?)
+    }
+
+    /// `check --repair` of a damaged grubenv.
+    pub fn repair_environment(&self) -> Result<()> {
+        self.change(BootPartition::rebuild_env)
+    }
+
+    /// `check --repair` of a menu that is not what the entries say.
+    pub fn render_menu(&self) -> Result<()> {
+        self.change(BootPartition::render_menu)
+    }
+
+    /// The default as GRUB reads it, which looks at the signature of the block and not at its size.
+    pub fn saved_entry(&self) -> Option<String> {
+        let block = fs::read(self.path("grub/grubenv")).ok()?;
+        let text = String::from_utf8(block).ok()?;
+        let mut lines = text.strip_prefix(SIGNATURE)?.lines();
+        lines.find_map(|line| line.strip_prefix("saved_entry=").map(str::to_owned))
+    }
+
     /// Switches the machine on.
     pub fn start(&mut self) -> Result<Start> {
         self.machine.start(None)
@@ -231,8 +297,8 @@ impl Host {
     }
 
     /// Base-0.2 was tried so often, and Base-0.1 is the default.
-    pub fn is_tried(&self, tried: u32, tries: u32) -> Result<()> {
-        let expected = format!("saved_entry=Base-0.1 trial=Base-0.2 tried={tried} tries={tries}");
+    pub fn is_tried(&self, done: u32, tries: u32) -> Result<()> {
+        let expected = format!("saved_entry=Base-0.1 trial=Base-0.2 tried={done} tries={tries}");
         let found = self.environment()?;
         ensure!(found == expected, "{found} and not {expected}");
         Ok(())
