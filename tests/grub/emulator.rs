@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use imgbased_helper::sys::changes::read_if_there;
+use imgbased_helper::sys::files::read_if_there;
 
 /// A start takes 0.05 s, or longer on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -5,13 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 use imgbased_helper::boot::entry::Entry;
 use imgbased_helper::boot::grubenv::GrubEnv;
 use imgbased_helper::boot::trial::Trial;
 use imgbased_helper::boot::{BootPartition, Known};
 use imgbased_helper::model::name::LvName;
-use imgbased_helper::sys::changes::Changes;
+use imgbased_helper::sys::transaction::{Transaction, Writer};
 use tempfile::TempDir;
 
 use crate::emulator::{Machine, SIGNATURE, Start, variables};
@@ -104,11 +106,11 @@ impl Host {
     }
 
     /// Runs a verb.
-    fn change<T>(&self, verb: impl FnOnce(&BootPartition, &mut Changes) -> Result<T>) -> Result<T> {
-        let mut changes = Changes::new(false)?;
-        let done = verb(&self.boot, &mut changes)?;
-        changes.keep();
-        Ok(done)
+    fn change<T>(
+        &self,
+        verb: impl FnOnce(&BootPartition, &mut Transaction) -> Result<T>,
+    ) -> Result<T> {
+        Writer::new("test", Duration::ZERO, false)?.transaction(|tx| verb(&self.boot, tx))
     }
 
     /// A file on the boot partition.
@@ -162,18 +164,16 @@ impl Host {
         };
         let is_base = !name.contains('.');
         let default = self.boot.default_id()?;
-        self.change(|boot, changes| {
-            let kernels =
-                boot.publish(changes, &self.root(name), &known, &mut |_, _, _| Ok(None))?;
+        self.change(|boot, tx| {
+            let kernels = boot.kernels_of(tx, &self.root(name), &known, &mut |_, _, _| Ok(None))?;
+            let kernels = boot.store(tx, kernels)?;
             let mut entries = Entry::of_kernels(&"HostVG".parse()?, &layer, is_base, &kernels)?;
             if !is_base && !self.good.contains(name) && default.is_some() {
                 entries = entries.into_iter().map(Entry::on_trial).collect();
             }
-            boot.write_entries(changes, &layer, &entries)?;
+            boot.write_entries(tx, &layer, &entries)?;
             match entries.first() {
-                Some(entry) if default.is_none() && !is_base => {
-                    boot.set_default(changes, &entry.id)
-                }
+                Some(entry) if default.is_none() && !is_base => boot.set_default(tx, &entry.id),
                 _ => Ok(()),
             }
         })
@@ -183,25 +183,25 @@ impl Host {
     pub fn make_default(&self, name: &str, tries: u32) -> Result<bool> {
         let (layer, entry) = self.entry(name)?;
         let is_good = self.good.contains(name);
-        let fallback = self
-            .change(|boot, changes| boot.make_default(changes, &layer, &entry, is_good, tries))?;
+        let fallback =
+            self.change(|boot, tx| boot.make_default(tx, &layer, &entry, is_good, tries))?;
         Ok(fallback.is_some())
     }
 
     /// `boot try`
     pub fn once(&self, name: &str) -> Result<()> {
         let (_, entry) = self.entry(name)?;
-        self.change(|boot, changes| boot.set_once(changes, Some(&entry.id)))
+        self.change(|boot, tx| boot.set_once(tx, Some(&entry.id)))
     }
 
     /// `boot try --cancel`
     pub fn cancel_once(&self) -> Result<()> {
-        self.change(|boot, changes| boot.set_once(changes, None))
+        self.change(|boot, tx| boot.set_once(tx, None))
     }
 
     /// Removes the entries of a layer or base, though it be on trial.
     pub fn remove(&self, name: &str) -> Result<()> {
-        self.change(|boot, changes| boot.remove(changes, &[name.parse()?]))
+        self.change(|boot, tx| boot.remove_last(tx, &[name.parse()?]))
     }
 
     /// `boot bless` of the layer that runs, as at the end of a boot that succeeds.
@@ -210,13 +210,13 @@ impl Host {
         // A damaged grubenv counts no tries.
         let trial = self.boot.trial().unwrap_or_default();
         self.good.insert(name.to_owned());
-        self.change(|boot, changes| boot.bless(changes, &layer, &entry, trial.as_ref()))?;
+        self.change(|boot, tx| boot.bless(tx, &layer, &entry, trial.as_ref()))?;
         let trial = self.boot.trial().unwrap_or_default();
         let Some(trial) = trial.filter(Trial::is_over) else {
             return Ok(());
         };
         let is_good = |name: &LvName| self.good.contains(name.as_str());
-        self.change(|boot, changes| boot.end_exhausted(changes, &trial, is_good, |_, _| Ok(())))
+        self.change(|boot, tx| boot.end_exhausted(tx, &trial, is_good, |_, _| Ok(())))
     }
 
     /// The first entry of a layer or base.
@@ -231,7 +231,7 @@ impl Host {
 
     /// Makes the entry with this id the default, whether it is there or not.
     pub fn set_default(&self, id: &str) -> Result<()> {
-        self.change(|boot, changes| boot.set_default(changes, id))
+        self.change(|boot, tx| boot.set_default(tx, id))
     }
 
     /// Sets variables of grubenv as grub-editenv(1) does.
