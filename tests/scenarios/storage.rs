@@ -21,7 +21,8 @@ scenarios![
     what_boots_killed_after_any_step,
     bases_killed_after_some_step,
     groups_killed_after_some_step,
-    twenty_layers_at_once_wait_for_each_other_but_not_for_a_copy;
+    twenty_layers_at_once_wait_for_each_other_but_not_for_a_copy,
+    nobody_waits_for_the_answer_to_a_question;
     long:
     bases_killed_after_any_step,
     groups_killed_after_any_step,
@@ -229,5 +230,13 @@ fn twenty_layers_at_once_wait_for_each_other_but_not_for_a_copy() -> Result<()> 
     assert_eq!(vm.ok("imgbased-helper layer list | wc -l")?, "22");
     let verified = vm.ok_for("imgbased-helper base verify Large 2>/dev/null", SLOW)?;
     assert_eq!(verified, "Large: unchanged");
+    is_clean(&mut vm)
+}
+
+fn nobody_waits_for_the_answer_to_a_question() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "question")?;
+    vm.ok(&script("make-extra")?)?;
+    let said = vm.ok(&script("question")?)?;
+    ensure!(said.ends_with("Base-0\nExtra\nended with 130"), "{said}");
     is_clean(&mut vm)
 }
