@@ -57,6 +57,8 @@ pub struct Host {
     dir: TempDir,
     pub boot: BootPartition,
     machine: Machine,
+    /// One for all verbs: each listens for signals, and the more do, the longer that takes.
+    writer: Writer,
     /// The layers that the volume group knows as come up.
     pub good: BTreeSet<String>,
 }
@@ -80,6 +82,7 @@ impl Host {
         let host = Self {
             boot: BootPartition::in_dir(&partition, &dir.path().join("root"), &"HostVG".parse()?)?,
             machine: Machine::new(&partition, &dir.path().join("machine"))?,
+            writer: Writer::new("test", Duration::ZERO, false)?,
             good: BTreeSet::new(),
             dir,
         };
@@ -105,12 +108,12 @@ impl Host {
         Ok(host)
     }
 
-    /// Runs a verb.
+    /// Runs a verb, and undoes one that fails.
     fn change<T>(
         &self,
         verb: impl FnOnce(&BootPartition, &mut Transaction) -> Result<T>,
     ) -> Result<T> {
-        Writer::new("test", Duration::ZERO, false)?.transaction(|tx| verb(&self.boot, tx))
+        self.writer.transaction(|tx| verb(&self.boot, tx))
     }
 
     /// A file on the boot partition.

@@ -46,7 +46,7 @@ fn forky_boots_a_layer_with_and_without_systemd() -> Result<()> {
 
 /// Boots a layer of the installed host with the kernel and each initramfs of a release of Debian. A `root`
 /// that disagrees with the layer is neither mounted nor waited for.
-fn boots_with_both_kinds(suite: &str, root: &str) -> Result<()> {
+fn boots_with_both_kinds(suite: &'static str, root: &str) -> Result<()> {
     let image = RootImage::of(suite)?;
     for (kind, initrd, root) in [
         ("systemd", image.initrd(), root),
@@ -54,7 +54,7 @@ fn boots_with_both_kinds(suite: &str, root: &str) -> Result<()> {
     ] {
         let disk = Host::prepared()?.disk(&format!("{suite}-{kind}"))?;
         let cmdline = format!("imgbased.layer=Base-0.2 {root}");
-        let mut vm = boot_initrd(&disk, "once", &image, &initrd, &cmdline, Vec::new())?;
+        let mut vm = boot_initrd(&disk, "once", image, &initrd, &cmdline, Vec::new())?;
         vm.log_in()?;
         runs_layer(&mut vm, "HostVG", "Base-0.2")?;
         let record = vm.ok("cat /run/imgbased/boot.json")?;

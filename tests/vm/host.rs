@@ -84,7 +84,7 @@ impl Host {
         let commands = readme::commands(heading)?;
         let text = commands.join("\n");
         let parts = [image.key()?, recipe, text.as_bytes()];
-        let install = |new: &Path| install(&image, name, &commands, new);
+        let install = |new: &Path| install(image, name, &commands, new);
         let directory = store::cached(name, &parts, install)?;
         Ok(Self { directory, loader })
     }

@@ -8,6 +8,9 @@ use anyhow::{Context, Result};
 
 use super::store;
 
+/// The releases of Debian that machines run.
+const SUITES: [&str; 3] = ["bookworm", "trixie", "forky"];
+
 /// The directory that `ci/root-image` filled.
 pub struct RootImage(PathBuf);
 
@@ -21,14 +24,22 @@ fn package() -> Result<&'static PathBuf> {
 }
 
 impl RootImage {
-    /// The image that all tests of this process share, with the package as the sources are now.
+    /// The image of the release that most machines run.
     pub fn prepared() -> Result<&'static Self> {
-        static IMAGE: OnceLock<Result<RootImage, String>> = OnceLock::new();
-        store::once(&IMAGE, || Self::of("trixie"))
+        Self::of("trixie")
     }
 
-    /// The image of a release of Debian.
-    pub fn of(suite: &str) -> Result<Self> {
+    /// The image of a release of Debian, with the package as the sources are now. All tests of this process
+    /// share it.
+    pub fn of(suite: &'static str) -> Result<&'static Self> {
+        static IMAGES: [OnceLock<Result<RootImage, String>>; SUITES.len()] =
+            [const { OnceLock::new() }; SUITES.len()];
+        let at = SUITES.iter().position(|other| *other == suite);
+        let at = at.with_context(|| format!("{suite} is not among {SUITES:?}"))?;
+        store::once(&IMAGES[at], || Self::make(suite))
+    }
+
+    fn make(suite: &str) -> Result<Self> {
         let debian_recipe = include_bytes!("../../ci/debian-base");
         let debian = store::cached(&format!("debian-{suite}"), &[debian_recipe], |new| {
             store::run_script("debian-base", &[Path::new(suite), new]).map(drop)
