@@ -137,7 +137,9 @@ pub fn finish(
     tx.scope(|tx| {
         filesystem.renew_uuid(tx)?;
         let mut tags = vec![tag::BASE.to_owned()];
-        let kernels = context.mounted(tx, name, filesystem, "ro", |tx, root| {
+        // Mounted or not, the volume keeps the content that the digest is of.
+        let options = filesystem.untouched();
+        let kernels = context.mounted(tx, name, filesystem, options, |tx, root| {
             if System::at(root)
                 .fstab()?
                 .is_some_and(|f| fstab::has_root(&f.text))

@@ -421,7 +421,7 @@ fn after_the_system(console: &str) -> &str {
 /// Leaves the disks of a host as a machine does that was switched off.
 fn leave(mut vm: Vm) -> Result<()> {
     vm.ok("vgchange -q -an HostVG && udevadm settle && sync")?;
-    Ok(())
+    vm.switch_off()
 }
 
 /// Waits until the machine starts again, after it has said why.

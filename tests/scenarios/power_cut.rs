@@ -326,5 +326,6 @@ fn start_disk(verb: &Verb, directory: &Path) -> Result<PathBuf> {
     vm.ok(&verb.prepare()?)
         .with_context(|| format!("before `{}`", verb.run))?;
     vm.ok("umount /boot && vgchange -q -an HostVG")?;
+    vm.switch_off()?;
     Ok(path)
 }

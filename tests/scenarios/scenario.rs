@@ -140,6 +140,9 @@ fn measured(scenario: &Scenario) -> Result<()> {
             result = (scenario.run)();
         }
     }
+    if let Err(error) = &result {
+        say(&format!("{name}: {error:#}"));
+    }
     let (boots, restores) = tally::take();
     let row = Row {
         name,

@@ -317,7 +317,7 @@ fn a_default_that_fails_as_well_stops_the_host() -> Result<()> {
     for layer in ["Base-0.2", "Base-0.1"] {
         rescue.ok(&script_with("wipe", &[layer])?)?;
     }
-    drop(rescue);
+    rescue.switch_off()?;
     let mut vm = disk.boot_unattended("stopped")?;
     vm.wait_for(WIPED)?;
     let said = vm.enter_emergency_shell()?;

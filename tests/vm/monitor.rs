@@ -23,6 +23,11 @@ pub fn save(socket: &Path, state: &Path) -> Result<()> {
     monitor.wait_for("query-migrate", "completed")
 }
 
+/// Ends the machine, when all that it has written is in the files of its disks.
+pub fn quit(socket: &Path) -> Result<()> {
+    Monitor::connect(socket)?.run("quit", &json!({})).map(drop)
+}
+
 /// Waits until a machine that was saved runs again. What is typed before is lost.
 pub fn wait_until_restored(socket: &Path) -> Result<()> {
     Monitor::connect(socket)?.wait_for("query-status", "running")

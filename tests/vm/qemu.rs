@@ -226,6 +226,15 @@ impl Vm {
         Ok(())
     }
 
+    /// Switches the machine off, whatever runs in it. What it has written is on its disks, also what it has not
+    /// flushed; a machine that is dropped can lose that.
+    pub fn switch_off(mut self) -> Result<()> {
+        monitor::quit(&self.monitor())?;
+        let status = self.child.wait().context("waiting for QEMU")?;
+        ensure!(status.success(), "QEMU ended with {status}");
+        Ok(())
+    }
+
     fn monitor(&self) -> PathBuf {
         self.directory.path().join("monitor")
     }
