@@ -26,10 +26,15 @@ scenarios![
     long:
     bases_killed_after_any_step,
     groups_killed_after_any_step,
+    what_is_added_is_undone_when_any_step_fails,
+    what_is_removed_or_boots_is_undone_when_any_step_fails,
 ];
 
 /// For many commands, or large images, under software emulation.
 const SLOW: Duration = Duration::from_secs(600);
+
+/// The exit status of a verb that could not do what it was told to.
+const FAILED: i32 = 1;
 
 const LAYERS: [Verb; 4] = [
     ADD_LAYER,
@@ -65,12 +70,40 @@ fn groups_killed_after_some_step() -> Result<()> {
     interrupt_each("kill-some-group", &GROUPS, Extent::Sample)
 }
 
-/// Which steps of a verb are interrupted.
+fn what_is_added_is_undone_when_any_step_fails() -> Result<()> {
+    let verbs = [
+        ADD_LAYER,
+        ADD_LAYER_OF_LAYER,
+        ADD_LAYER_OF_EXTRA,
+        ADD_BASE,
+        ADD_BASE_OF_FILES,
+        ADOPT,
+    ];
+    interrupt_each("fail-add", &verbs, Extent::Failures)
+}
+
+fn what_is_removed_or_boots_is_undone_when_any_step_fails() -> Result<()> {
+    let verbs = [
+        REMOVE_LAYER,
+        REMOVE_BASE,
+        COLLECT,
+        TRY,
+        START_TRIAL,
+        BLESS,
+        SWITCH_DEFAULT,
+    ];
+    interrupt_each("fail-others", &verbs, Extent::Failures)
+}
+
+/// Which steps of a verb are interrupted, and how.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Extent {
+    /// The verb is killed after each of them.
     All,
-    /// One of them, chosen by the seed of this run.
+    /// It is killed after one of them, chosen by the seed of this run.
     Sample,
+    /// Each of them fails, so that the verb undoes those before.
+    Failures,
 }
 
 /// Interrupts each verb on a running host with a small image that can be made a base, and with files of
@@ -86,6 +119,7 @@ fn interrupt_each(name: &str, verbs: &[Verb], extent: Extent) -> Result<()> {
         match extent {
             Extent::All => ready.kill_after_each_step(&mut random)?,
             Extent::Sample => ready.kill_after_some_step(&mut random)?,
+            Extent::Failures => ready.fail_at_each_step()?,
         }
     }
     Ok(())
@@ -116,10 +150,10 @@ impl<'a> Ready<'a> {
         })
     }
 
-    /// Kills the verb after its first step, its second and so on, until it comes to its end. Then has its last
-    /// step fail that it undoes most for, and kills it in each step of that undo.
+    /// Kills the verb after its first step, its second and so on, until it comes to its end, and in the undo
+    /// of some steps.
     fn kill_after_each_step(&self, random: &mut Rng) -> Result<()> {
-        let steps = self.steps(|step| self.interrupt(&format!("IMGBASED_KILL_AFTER={step}")))?;
+        let steps = self.steps(KILLED, "IMGBASED_KILL_AFTER")?;
         let mut undone = 0;
         for _ in 0..UNDO_SAMPLES {
             undone += self.kill_in_some_undo(random, steps)?;
@@ -154,14 +188,21 @@ impl<'a> Ready<'a> {
         Ok(u32::from(self.interrupt(&settings)? == KILLED))
     }
 
-    /// Counts the steps after which `interrupt` finds the verb killed.
-    fn steps(&self, mut interrupt: impl FnMut(u32) -> Result<i32>) -> Result<u32> {
+    /// Has each step of the verb fail in turn.
+    fn fail_at_each_step(&self) -> Result<()> {
+        let steps = self.steps(FAILED, "IMGBASED_FAIL_AT")?;
+        say(&format!("`{}`: {steps} steps that failed", self.verb.run));
+        Ok(())
+    }
+
+    /// Interrupts the verb at each of its steps by `variable`, so that its exit status is `wanted`, until it
+    /// comes to its end. Returns how many there are.
+    fn steps(&self, wanted: i32, variable: &str) -> Result<u32> {
         let run = self.verb.run;
         for step in 1..=STEPS_MAX {
-            match interrupt(step)? {
-                KILLED => {}
+            match self.interrupt(&format!("{variable}={step}"))? {
                 0 if step > 1 => return Ok(step - 1),
-                status => bail!("`{run}` with its step {step} to be the last: status {status}"),
+                status => ensure!(status == wanted, "{variable}={step} {run}: {status}"),
             }
         }
         bail!("`{run}` has more than {STEPS_MAX} steps")
@@ -175,7 +216,7 @@ impl<'a> Ready<'a> {
         let mut vm = self.saved.again(&self.disk)?;
         let got = vm.run(&what)?;
         self.is_kept(&mut vm, &what)?;
-        ensure!([0, 1, KILLED].contains(&got.status), "{what}: {got:?}");
+        ensure!([0, FAILED, KILLED].contains(&got.status), "{what}: {got:?}");
         if got.status == 0 {
             return Ok(0);
         }
@@ -186,6 +227,15 @@ impl<'a> Ready<'a> {
             "{what}: check: {found:?}"
         );
         ensure!(!found.text.contains("default"), "{what}: {found:?}");
+        // All is undone, or done but for files that nothing needs any more.
+        ensure!(
+            got.status == KILLED
+                || found
+                    .text
+                    .lines()
+                    .all(|line| line.contains("is used by no boot entry")),
+            "{what}: {found:?}"
+        );
         vm.ok(&format!("{helper} check --repair"))
             .with_context(|| what.clone())?;
         let left = vm.run(&format!("{helper} check"))?;
