@@ -12,7 +12,7 @@ use super::{
     Context, LOCK_WAIT, comment, found_status, initramfs, pool_with_room, running_options, say,
     text,
 };
-use crate::boot::system::System;
+use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
 use crate::image::blocks::{self, Target};
 use crate::image::stream::Stream;
@@ -138,7 +138,7 @@ pub fn finish(
         filesystem.renew_uuid(tx)?;
         let mut tags = vec![tag::BASE.to_owned()];
         let kernels = context.mounted(tx, name, filesystem, "ro", |tx, root| {
-            if System::at(root)
+            if Root::at(root)
                 .fstab()?
                 .is_some_and(|f| fstab::has_root(&f.text))
             {

@@ -4,10 +4,9 @@
 use anyhow::{Context, Result, bail, ensure};
 use rpm_version::rpm_evr_compare;
 
+use super::id;
 use crate::model::name::{DEFAULT_VG, LvName, VgName};
 
-/// What all our ids begin with.
-pub const PREFIX: &str = "imgbased-";
 /// Sort keys: layers come first in the menu, bases last.
 const LAYER_SORT_KEY: &str = "imgbased-layer";
 const BASE_SORT_KEY: &str = "imgbased-rescue";
@@ -72,7 +71,7 @@ impl Entry {
         for payload in kernels {
             let mut entry = Self::new(vg, name, is_base, payload)?;
             if !entries.is_empty() {
-                entry.id = id_of_older(vg, name, &payload.version);
+                entry.id = id::of_older(vg, name, &payload.version);
             }
             entries.push(entry);
         }
@@ -94,7 +93,7 @@ impl Entry {
         }
         let kind = if is_base { " factory state" } else { "" };
         Ok(Self {
-            id: id(vg, name),
+            id: id::of_layer(vg, name),
             title: format!(
                 "{name}{kind} ({}, Linux {})",
                 payload.system, payload.version
@@ -166,7 +165,8 @@ impl Entry {
     /// Whether we wrote this entry for that layer or base of that group.
     pub fn is_of(&self, vg: &VgName, name: &LvName) -> bool {
         self.boots(vg, name.as_str())
-            && (self.id == id(vg, name) || self.id == id_of_older(vg, name, &self.version))
+            && (self.id == id::of_layer(vg, name)
+                || self.id == id::of_older(vg, name, &self.version))
     }
 
     fn option(&self, key: &str) -> Option<&str> {
@@ -255,50 +255,6 @@ impl Entry {
     }
 }
 
-/// The id of the entry of a layer or base with its newest kernel.
-pub fn id(vg: &VgName, name: &LvName) -> String {
-    uncounted(full_name(vg, name))
-}
-
-/// The id of the entry of a layer or base with an older kernel.
-fn id_of_older(vg: &VgName, name: &LvName, version: &str) -> String {
-    uncounted(format!("{}@{version}", full_name(vg, name)))
-}
-
-/// Whether that is an id of a layer or base, with whatever kernel.
-pub fn is_id_of(vg: &VgName, name: &LvName, text: &str) -> bool {
-    let older = text.strip_prefix(full_name(vg, name).as_str());
-    text == id(vg, name) || older.is_some_and(|rest| rest.starts_with('@'))
-}
-
-/// Whether that is an id as ours are, of whatever group.
-pub fn is_our_id(text: &str) -> bool {
-    text.starts_with(PREFIX)
-}
-
-fn full_name(vg: &VgName, name: &LvName) -> String {
-    let group = if vg.as_str() == DEFAULT_VG {
-        String::new()
-    } else {
-        format!("{vg}-")
-    };
-    format!("{PREFIX}{group}{name}")
-}
-
-/// What ends in a boot counter, `+LEFT` or `+LEFT-DONE`, would be renamed by systemd-boot (Boot Loader
-/// Specification, "Boot counting").
-fn uncounted(text: String) -> String {
-    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    let is_counter = |tail: &str| match tail.split_once('-') {
-        Some((left, done)) => is_number(left) && is_number(done),
-        None => is_number(tail),
-    };
-    match text.rsplit_once('+') {
-        Some((_, tail)) if is_counter(tail) => text + "_",
-        _ => text,
-    }
-}
-
 /// Options without those of a trial. What others have put beside them stays.
 fn without_trial(options: &str) -> String {
     let words: Vec<&str> = words(options).collect();
@@ -325,7 +281,7 @@ fn grub_line(line: &str) -> Option<String> {
 /// Whether we wrote the text of an entry once, for this layer or base, whatever has become of its options.
 pub fn was_ours(text: &str, name: &LvName) -> bool {
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
-    // A rank may come before the key (src/boot/counting.rs).
+    // A rank may come before the key (src/boot/loader/counting.rs).
     let is_ours = |key: &str| {
         [LAYER_SORT_KEY, BASE_SORT_KEY]
             .iter()
@@ -634,17 +590,6 @@ mod tests {
             assert!(Entry::parse("x", &text).is_err(), "{to}");
         }
         assert!(Entry::parse("x'y", &good.render()).is_err());
-    }
-
-    #[test]
-    fn ids_do_not_look_like_boot_counters() {
-        let id = |name: &str| id(&"HostVG".parse().unwrap(), &name.parse().unwrap());
-        assert_eq!(id("Base-0.1"), "imgbased-Base-0.1");
-        assert_eq!(id("node-4.5-1+3"), "imgbased-node-4.5-1+3_");
-        assert_eq!(id("rhvh-4.4+5-1"), "imgbased-rhvh-4.4+5-1_");
-        assert_eq!(id("a+3-x"), "imgbased-a+3-x");
-        assert_eq!(id("0"), "imgbased-0");
-        assert_eq!(id("a+"), "imgbased-a+");
     }
 
     #[test]

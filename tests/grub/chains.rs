@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
-use imgbased_helper::boot::entry::is_our_id;
+use imgbased_helper::boot::id::is_ours;
 
 use crate::emulator::{Kernel, Start};
 use crate::host::{CONFIGS, Config, FOREIGN, FOREIGN_ID, Host};
@@ -375,7 +375,7 @@ impl<'a> Chain<'a> {
         if id == FOREIGN_ID && self.state.has_foreign {
             return Ok(kernel.layer().is_none());
         }
-        if !id.is_empty() && !is_our_id(&id) {
+        if !id.is_empty() && !is_ours(&id) {
             return Ok(true);
         }
         let named = entries.iter().find(|entry| entry.id == id);

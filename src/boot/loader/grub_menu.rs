@@ -1,32 +1,11 @@
-//! The menu for a GRUB that cannot read entries itself (2.12 and before), what it counts for each GRUB, and
-//! what GRUB can do.
+//! The menu for a GRUB that cannot read entries itself (2.12 and before), and what it counts for each GRUB.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result, ensure};
-use nix::sys::stat::{major, minor};
-use nix::sys::statfs::{BTRFS_SUPER_MAGIC, statfs};
-
-use super::ENTRIES;
-use super::entry::{Entry, PREFIX};
+use crate::boot::entry::Entry;
+use crate::boot::files::ENTRIES;
+use crate::boot::id::PREFIX;
 
 /// The name of the menu, beside grub.cfg.
 pub const MENU: &str = "imgbased.cfg";
-
-/// GRUB's configuration, in the same directory.
-pub const CONFIG: &str = "grub.cfg";
-
-/// /boot/grub, or /boot/grub2 as on Fedora.
-pub fn directory(boot: &Path) -> PathBuf {
-    let grub2 = boot.join("grub2");
-    if grub2.is_dir() {
-        grub2
-    } else {
-        boot.join("grub")
-    }
-}
 
 /// Whether a configuration has GRUB read the entries itself, and whether it can show the menu: one that
 /// reads no entries can in ways that only GRUB knows.
@@ -77,7 +56,7 @@ const TRIAL: &str = "imgbased.trial";
 /// do where GRUB reads the entries itself. One that does has listed them already, and our grub.cfg says so;
 /// then there is only the entry on trial that is about to be booted, for GRUB's own would wait for a key
 /// where its kernel cannot be read.
-pub fn render_menu(entries: &[Entry]) -> String {
+pub fn render(entries: &[Entry]) -> String {
     let mut menu = HEAD.to_owned();
     if let Some(entry) = entries.iter().find(|entry| !entry.is_trial()) {
         menu += &default_if_lost(&entry.id);
@@ -151,51 +130,6 @@ fn arguments(lines: &[String]) -> String {
     arguments
 }
 
-/// Refuses where GRUB would not boot an entry once: where its configuration does not look at
-/// `next_entry`, or it cannot write to its environment block to forget it (its manual, "Environment
-/// block").
-pub fn check_once(config: &Path, environment: &Path) -> Result<()> {
-    check_config(config, "next_entry", "boot an entry once")?;
-    check_writable(environment)
-}
-
-/// Refuses where GRUB could not count the tries of an entry on trial.
-pub fn check_trial(config: &Path, environment: &Path) -> Result<()> {
-    check_config(config, MENU, "count the tries of an entry on trial")?;
-    check_writable(environment)
-}
-
-fn check_config(config: &Path, what: &str, purpose: &str) -> Result<()> {
-    let text = fs::read(config).with_context(|| format!("cannot read {}", config.display()))?;
-    ensure!(
-        String::from_utf8_lossy(&text).contains(what),
-        "{} does not look at {what}, so GRUB would not {purpose}; \
-         /usr/share/imgbased-helper/grub.cfg and grub-mkconfig(8) make one that does",
-        config.display()
-    );
-    Ok(())
-}
-
-fn check_writable(environment: &Path) -> Result<()> {
-    let reason = |what: &str| {
-        format!(
-            "GRUB cannot write to {}, which is on {what}, and would boot the entry for ever",
-            environment.display()
-        )
-    };
-    let at = || format!("cannot look at {}", environment.display());
-    let device = fs::metadata(environment).with_context(at)?.dev();
-    let device = format!("/sys/dev/block/{}:{}", major(device), minor(device));
-    for (kind, what) in [("dm", "a device-mapper volume"), ("md", "a software RAID")] {
-        let has = Path::new(&device).join(kind).exists()
-            || Path::new(&device).join("..").join(kind).exists();
-        ensure!(!has, reason(what));
-    }
-    let kind = statfs(environment).with_context(at)?.filesystem_type();
-    ensure!(kind != BTRFS_SUPER_MAGIC, reason("btrfs"));
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,7 +151,7 @@ mod tests {
     fn a_menu_entry_boots_what_the_entry_says() {
         let head = HEAD.to_owned() + &default_if_lost("imgbased-Base-0.1");
         assert_eq!(
-            render_menu(&[entry()]).strip_prefix(&head).unwrap(),
+            render(&[entry()]).strip_prefix(&head).unwrap(),
             "if [ -z \"$imgbased_listed\" ]; then\n\
              \nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {\n\
              \tlinux $imgbased_boot/imgbased/vmlinuz-6.12-01 quiet imgbased.layer=Base-0.1\n\
@@ -236,7 +170,7 @@ mod tests {
             trial.options
         );
         assert_eq!(
-            render_menu(&[trial]).strip_prefix(HEAD).unwrap(),
+            render(&[trial]).strip_prefix(HEAD).unwrap(),
             format!(
                 "if [ -z \"$imgbased_listed\" ]; then\n\
                  \nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {commands}\
@@ -254,7 +188,7 @@ mod tests {
             ..entry()
         };
         let chosen = |entries: &[Entry]| {
-            let menu = render_menu(entries);
+            let menu = render(entries);
             let (_, rest) = menu.split_once("if [ -z \"$default\" ]; then\n    set default='")?;
             rest.split_once('\'').map(|(id, _)| id.to_owned())
         };
@@ -287,28 +221,10 @@ mod tests {
             ("# blscfg\nfor file in *.cfg; do\n", (false, true)),
             ("insmod blscfg\nblscfg\n", (true, false)),
             ("if true; then blscfg;fi", (true, false)),
-            (include_str!("../../grub/grub.cfg"), (true, true)),
-            (include_str!("../../grub/09_imgbased"), (false, true)),
+            (include_str!("../../../grub/grub.cfg"), (true, true)),
+            (include_str!("../../../grub/09_imgbased"), (false, true)),
         ] {
             assert_eq!(reads(config), wanted, "{config}");
         }
-    }
-
-    #[test]
-    fn an_entry_boots_once_only_where_grub_looks_for_that() {
-        let dir = tempfile::tempdir().unwrap();
-        let (config, environment) = (dir.path().join(CONFIG), dir.path().join("grubenv"));
-        let error = || format!("{:#}", check_once(&config, &environment).unwrap_err());
-        assert!(error().contains("grub.cfg: No such file"), "{}", error());
-        fs::write(&config, "set default=0\n").unwrap();
-        assert!(
-            error().contains("does not look at next_entry"),
-            "{}",
-            error()
-        );
-        fs::write(&config, "if [ \"${next_entry}\" ]; then\n").unwrap();
-        assert!(error().contains("grubenv: No such file"), "{}", error());
-        fs::write(&environment, "").unwrap();
-        check_once(&config, &environment).unwrap();
     }
 }
