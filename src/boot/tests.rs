@@ -1,13 +1,13 @@
 //! Stories of a boot partition in a directory.
+
 use std::fs;
 
 use anyhow::bail;
+use tempfile::TempDir;
 
 use super::grubenv::GrubEnv;
 use super::*;
 use crate::sys::transaction::change;
-
-use tempfile::TempDir;
 
 const KERNEL: &str = "boot/vmlinuz-6.1-amd64";
 const INITRD: &str = "boot/initrd.img-6.1-amd64";

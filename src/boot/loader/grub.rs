@@ -33,6 +33,8 @@ const TRIAL: &str = "imgbased_trial";
 const TRIES: &str = "imgbased_tries";
 const TRIED: &str = "imgbased_tried";
 
+const OURS: [&str; 5] = [DEFAULT, ONCE, TRIAL, TRIES, TRIED];
+
 pub struct Grub {
     pub files: Files,
     /// Whether it reads the entries itself.
@@ -42,13 +44,16 @@ pub struct Grub {
     pub has_menu: bool,
 }
 
-/// /boot/grub, or /boot/grub2 as on Fedora.
+/// /boot/grub, or /boot/grub2 as on Fedora. Where both are there, because a layer of another distribution has
+/// made the second, it is the one with a configuration, and then the one with our menu.
 pub fn directory(boot: &Path) -> PathBuf {
-    let grub2 = boot.join("grub2");
-    if grub2.is_dir() {
+    let has = |dir: &Path, name: &str| dir.join(name).is_file();
+    let rank = |dir: &PathBuf| (has(dir, CONFIG), has(dir, MENU), dir.is_dir());
+    let [grub, grub2] = ["grub", "grub2"].map(|name| boot.join(name));
+    if rank(&grub2) > rank(&grub) || rank(&grub2) == rank(&grub) && grub2.is_dir() {
         grub2
     } else {
-        boot.join("grub")
+        grub
     }
 }
 
@@ -161,13 +166,25 @@ impl Loader for Grub {
     }
 
     fn damage(&self) -> Result<Option<String>> {
-        let block = read_if_there(&self.env_path())?;
-        let error = block.and_then(|block| GrubEnv::parse(&block).err());
-        Ok(error.map(|error| error.to_string()))
+        let Some(block) = read_if_there(&self.env_path())? else {
+            return Ok(None);
+        };
+        Ok(match GrubEnv::parse(&block) {
+            Err(error) => Some(format!("is damaged, so GRUB knows no default: {error}")),
+            Ok(env) => OURS.iter().find(|name| env.repeats(name)).map(|name| {
+                format!("has {name} more than once: GRUB reads the last, and writes to the first")
+            }),
+        })
     }
 
     fn rebuild(&self, tx: &mut Transaction) -> Result<()> {
-        let block = self.salvaged_env()?.render()?;
+        let mut env = self.salvaged_env()?;
+        for name in OURS {
+            if let (true, Some(value)) = (env.repeats(name), env.get(name).map(str::to_owned)) {
+                env.set(name, &value);
+            }
+        }
+        let block = env.render()?;
         let path = self.env_path();
         let [text, file] = [OsStr::from_bytes(&block), path.as_os_str()].map(quote);
         let print = Cmd::new("sh")
@@ -271,6 +288,56 @@ impl Grub {
 mod tests {
     use super::*;
     use crate::sys::transaction::change;
+
+    #[test]
+    fn the_directory_is_the_one_that_grub_reads() {
+        for (files, expected) in [
+            (&[][..], "grub"),
+            (&["grub2/grubenv"], "grub2"),
+            (&["grub/grub.cfg", "grub2/grubenv"], "grub"),
+            (&["grub/grubenv", "grub2/grub.cfg"], "grub2"),
+            (&["grub/imgbased.cfg", "grub2/grubenv"], "grub"),
+            (
+                &["grub/grub.cfg", "grub/imgbased.cfg", "grub2/grub.cfg"],
+                "grub",
+            ),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            for file in files {
+                let path = dir.path().join(file);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "").unwrap();
+            }
+            assert_eq!(
+                directory(dir.path()),
+                dir.path().join(expected),
+                "{files:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_default_that_is_there_twice_is_damage_and_is_repaired_to_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let grub = Grub {
+            files: Files::new(dir.path()),
+            reads_entries: false,
+            has_menu: true,
+        };
+        fs::create_dir(dir.path().join("grub")).unwrap();
+        let mut block = b"# GRUB Environment Block\nsaved_entry=a\nx=1\nsaved_entry=b\n".to_vec();
+        block.resize(1024, b'#');
+        fs::write(dir.path().join("grub/grubenv"), block).unwrap();
+        let damage = grub.damage().unwrap().unwrap();
+        assert!(
+            damage.starts_with("has saved_entry more than once"),
+            "{damage}"
+        );
+        change(|tx| grub.rebuild(tx)).unwrap();
+        assert_eq!(grub.damage().unwrap(), None);
+        assert_eq!(grub.default_id().unwrap().as_deref(), Some("b"));
+        assert_eq!(grub.env().unwrap().get("x"), Some("1"));
+    }
 
     #[test]
     fn an_entry_boots_once_only_where_grub_looks_for_that() {
