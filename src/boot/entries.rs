@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::entry::{self, Entry};
-use super::files::{ENTRIES, Files};
+use super::files::Files;
 use super::id;
 use crate::model::name::{LvName, VgName};
 use crate::sys::files::read_if_there;
@@ -20,7 +20,7 @@ pub fn all(files: &Files) -> Result<Vec<Entry>> {
 /// Those whose id is wanted.
 fn read(files: &Files, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
-    for path in files.list(ENTRIES)? {
+    for path in files.entries()? {
         let Some(id) = id::of_file(&path).filter(|id| is_wanted(id)) else {
             continue;
         };
@@ -74,7 +74,7 @@ impl Entries<'_> {
     /// Tells of any layer or base whether it has an entry, by the names of the files alone: there can be
     /// hundreds.
     pub fn has_entry(&self) -> Result<impl Fn(&LvName) -> bool + use<>> {
-        let files = self.files.list(ENTRIES)?;
+        let files = self.files.entries()?;
         let ids = files.iter().filter_map(|path| id::of_file(path));
         let mut ids: Vec<String> = ids.map(str::to_owned).collect();
         ids.sort_unstable();

@@ -48,13 +48,21 @@ impl Files {
         }
     }
 
+    /// The files of all entries: what boot loaders read of the directory. Whatever else somebody keeps there
+    /// does not count.
+    pub fn entries(&self) -> Result<Vec<PathBuf>> {
+        let mut files = self.list(ENTRIES)?;
+        files.retain(|path| id::of_file(path).is_some() && path.is_file());
+        Ok(files)
+    }
+
     /// The file of an entry, whether its tries are counted or not, else where it would be.
     pub fn entry_path(&self, id: &str) -> Result<PathBuf> {
         let uncounted = self.new_entry_path(id);
-        if uncounted.exists() {
+        if uncounted.is_file() {
             return Ok(uncounted);
         }
-        let mut files = self.list(ENTRIES)?.into_iter();
+        let mut files = self.entries()?.into_iter();
         let found = files.find(|path| id::of_file(path) == Some(id));
         Ok(found.unwrap_or(uncounted))
     }
@@ -77,7 +85,7 @@ impl Files {
 
     /// The id of an entry that is there, as systemd-boot compares ids.
     pub fn id_like(&self, wanted: &str) -> Result<Option<String>> {
-        let files = self.list(ENTRIES)?;
+        let files = self.entries()?;
         let mut ids = files.iter().filter_map(|path| id::of_file(path));
         let found = ids.find(|id| id.eq_ignore_ascii_case(wanted));
         Ok(found.map(str::to_owned))

@@ -10,7 +10,7 @@ use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 
 use super::entry::{Entry, Payload};
-use super::files::{ENTRIES, Files};
+use super::files::Files;
 use super::id;
 use super::root::{Kernel, Root};
 use crate::sys::transaction::Transaction;
@@ -271,7 +271,7 @@ impl Store<'_> {
             gone.any(|e| id::of_file(path) == Some(&e.id))
         };
         let mut texts: Vec<String> = written.iter().map(Entry::render).collect();
-        for path in self.files.list(ENTRIES)? {
+        for path in self.files.entries()? {
             if !is_gone(&path) {
                 let text =
                     fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -254,7 +254,7 @@ impl BootPartition {
 
     /// Removes the files of entries that are in no menu.
     fn remove_files(&self, tx: &mut Transaction, removed: &[Entry]) -> Result<()> {
-        for path in self.files.list(ENTRIES)? {
+        for path in self.files.entries()? {
             if removed.iter().any(|e| id::of_file(&path) == Some(&e.id)) {
                 tx.remove(&path)?;
             }

@@ -563,6 +563,24 @@ fn a_kernel_that_an_entry_of_others_names_is_kept() {
 }
 
 #[test]
+fn what_is_no_file_of_an_entry_does_not_count() {
+    let (dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    add(&boot, "Base-0.1", &payload).unwrap();
+    add(&boot, "Base-0.2", &payload).unwrap();
+    let entries = dir.path().join(ENTRIES);
+    for name in ["old", "backup.conf", "imgbased-Base-0.3+2-1.conf"] {
+        fs::create_dir(entries.join(name)).unwrap();
+    }
+    fs::write(entries.join("notes"), format!("keep {}", payload.linux)).unwrap();
+    assert_eq!(boot.entries().unwrap().len(), 2);
+    assert!(boot.leftovers(false).unwrap().is_empty());
+    assert!(!boot.has_entry().unwrap()(&"Base-0.3".parse().unwrap()));
+    remove(&boot, &["Base-0.1"]).unwrap();
+    assert_eq!(boot.entries().unwrap().len(), 1);
+}
+
+#[test]
 fn the_last_entry_is_not_removed() {
     let (_dir, boot) = partition();
     let payload = publish(&boot, &system());
