@@ -406,6 +406,16 @@ fn find_in_boot_partition(
             }
         }
     }
+    for entry in &entries {
+        if let Some(excess) = entry.excess() {
+            let problem = format!(
+                "its kernel options are {excess} bytes too long; what is cut off never reaches the kernel"
+            );
+            let advice =
+                "make /etc/kernel/cmdline shorter, then run `imgbased-helper boot refresh`";
+            findings.add(&entry.id, &problem, Repair::Advice(advice.to_owned()));
+        }
+    }
     for name in boot.named_by(&entries) {
         if !bootable.contains(&name) {
             let problem = "has a boot entry, but is not there";

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 
-use super::entry::{Entry, Payload};
+use super::entry::{Entry, Extra, Payload};
 use super::files::Files;
 use super::id;
 use super::root::{Kernel, Root};
@@ -132,7 +132,7 @@ impl Store<'_> {
                 linux,
                 initrd,
                 options: options.clone().unwrap_or_else(|| fallback().to_owned()),
-                grub: like.map_or_else(Vec::new, |payload| payload.grub.clone()),
+                extra: like.map_or_else(Extra::default, |payload| payload.extra.clone()),
                 system: name.clone(),
             });
         }

@@ -191,8 +191,9 @@ impl BootPartition {
         for entry in entries.iter().rev().filter(|entry| !before.contains(entry)) {
             let path = self.files.entry_path(&entry.id)?;
             let old = before.iter().find(|old| old.id == entry.id);
-            let text = self.loader.text_in_place_of(old, entry);
-            tx.write(&path, text.as_bytes(), 0o644)?;
+            let entry =
+                old.map_or_else(|| entry.clone(), |old| self.loader.in_place_of(old, entry));
+            tx.write(&path, entry.render().as_bytes(), 0o644)?;
         }
         self.write_menu(tx, &all)?;
         self.files.flush(tx)?;

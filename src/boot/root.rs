@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use rpm_version::rpm_evr_compare;
 
 use super::{entry, grub_defaults};
+use crate::model::kernel_options::without_ours;
 
 /// A kernel of a root and where its files are, if they were found.
 #[derive(Debug, PartialEq, Eq)]
@@ -125,14 +126,14 @@ impl<'a> Root<'a> {
     /// there are any, in /etc/default/grub.
     pub fn options(&self) -> Result<Option<String>> {
         if let Some(text) = self.text("etc/kernel/cmdline")? {
-            return Ok(Some(entry::without_layer_options(&text)));
+            return Ok(Some(without_ours(&text)));
         }
         let text = self.text("etc/default/grub")?.unwrap_or_default();
         let options = grub_defaults::options(&text).unwrap_or_else(|error| {
             log::warn!("the kernel options in /etc/default/grub are not used: {error}");
             String::new()
         });
-        let options = entry::without_layer_options(&options);
+        let options = without_ours(&options);
         Ok(Some(options).filter(|options| !options.is_empty()))
     }
 

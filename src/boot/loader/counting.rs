@@ -86,12 +86,10 @@ impl SystemdBoot {
                 if is_fallback != (rank == FALLBACK) {
                     continue;
                 }
-                let Some((path, text)) = self.files.entry_text(&entry.id)? else {
-                    continue;
-                };
-                let ranked = with_rank(&text, rank);
-                if ranked != text {
-                    tx.write(&path, ranked.as_bytes(), 0o644)?;
+                let ranked = with_rank(entry, rank);
+                if ranked != *entry {
+                    let path = self.files.entry_path(&entry.id)?;
+                    tx.write(&path, ranked.render().as_bytes(), 0o644)?;
                 }
             }
         }
@@ -117,33 +115,26 @@ impl SystemdBoot {
     }
 }
 
-/// The text of an entry that takes the place of `old`, and of its rank.
-pub fn with_rank_of(old: Option<&Entry>, text: &str) -> String {
-    let has = |rank: &&&str| old.is_some_and(|old| old.sort_key.starts_with(**rank));
-    with_rank(text, [TRIAL, FALLBACK].iter().find(has).unwrap_or(&""))
+/// An entry that takes the place of `old`, with its rank.
+pub fn with_rank_of(old: &Entry, entry: &Entry) -> Entry {
+    let has = |rank: &&&str| old.sort_key.starts_with(**rank);
+    with_rank(entry, [TRIAL, FALLBACK].iter().find(has).unwrap_or(&""))
+}
+
+/// The same entry with this rank before its sort key.
+fn with_rank(entry: &Entry, rank: &str) -> Entry {
+    let key = &entry.sort_key;
+    let plain = [TRIAL, FALLBACK].iter().find_map(|r| key.strip_prefix(r));
+    Entry {
+        sort_key: format!("{rank}{}", plain.unwrap_or(key)),
+        ..entry.clone()
+    }
 }
 
 fn stem(path: &Path) -> &str {
     path.file_stem()
         .and_then(|name| name.to_str())
         .unwrap_or_default()
-}
-
-/// The text of an entry with this rank before its sort key, and all else as it is.
-fn with_rank(text: &str, rank: &str) -> String {
-    let mut new = String::new();
-    for line in text.lines() {
-        match line.split_once([' ', '\t']) {
-            Some(("sort-key", value)) => {
-                let value = value.trim();
-                let plain = [TRIAL, FALLBACK].iter().find_map(|r| value.strip_prefix(r));
-                new += &format!("sort-key {rank}{}", plain.unwrap_or(value));
-            }
-            _ => new += line,
-        }
-        new.push('\n');
-    }
-    new
 }
 
 #[cfg(test)]
@@ -162,7 +153,7 @@ mod tests {
         fs::create_dir_all(dir.path().join("EFI/systemd")).unwrap();
         for name in ["Base-0.1", "Base-0.2", "Base-0"] {
             let text = format!(
-                "title {name}\nversion 1\nsort-key imgbased-layer\nlinux /l\ninitrd /i\nmachine-id x\n\
+                "title {name}\nversion 1\nsort-key imgbased-layer\nlinux /l\ninitrd /ucode\ninitrd /i\nmachine-id x\n\
                  options imgbased.layer={name}\n"
             );
             fs::write(entries.join(format!("imgbased-{name}.conf")), text).unwrap();
@@ -233,11 +224,11 @@ mod tests {
         );
 
         // An entry that is written anew keeps its place.
-        let anew = |old| with_rank_of(old, "sort-key imgbased-layer\n");
         let old = entries::all(&boot.files).unwrap();
-        let fallback = old.iter().find(|e| e.id == "imgbased-Base-0.1");
-        assert_eq!(anew(fallback), "sort-key 1-imgbased-layer\n");
-        assert_eq!(anew(None), "sort-key imgbased-layer\n");
+        let fallback = old.iter().find(|e| e.id == "imgbased-Base-0.1").unwrap();
+        let other = old.iter().find(|e| e.id == "imgbased-Base-0").unwrap();
+        assert_eq!(with_rank_of(fallback, other).sort_key, "1-imgbased-layer");
+        assert_eq!(with_rank_of(other, fallback).sort_key, "imgbased-layer");
 
         // systemd-boot has counted one try.
         let entries = dir.path().join(ENTRIES);
@@ -251,6 +242,8 @@ mod tests {
             fs::read_to_string(&config).unwrap(),
             "timeout 1\ndefault imgbased-Base-0.2.conf\n"
         );
+        let text = fs::read_to_string(entries.join("imgbased-Base-0.2.conf")).unwrap();
+        assert!(text.contains("initrd /ucode\ninitrd /i\n") && text.contains("machine-id x\n"));
     }
 
     #[test]

@@ -161,10 +161,6 @@ impl Loader for Grub {
             .then(|| (self.dir().join(MENU), grub_menu::render(entries)))
     }
 
-    fn text_in_place_of(&self, _old: Option<&Entry>, entry: &Entry) -> String {
-        entry.render()
-    }
-
     fn damage(&self) -> Result<Option<String>> {
         let Some(block) = read_if_there(&self.env_path())? else {
             return Ok(None);

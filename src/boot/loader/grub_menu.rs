@@ -102,7 +102,10 @@ fi
 /// does not start the kernel.
 fn menu_entry(entry: &Entry, title: &str, id: &str) -> String {
     let linux = format!("linux $imgbased_boot{} {}", entry.linux, entry.options);
-    let initrd = format!("initrd $imgbased_boot{}", entry.initrd);
+    let mut initrd = "initrd".to_owned();
+    for path in entry.initrds() {
+        initrd += &format!(" $imgbased_boot{path}");
+    }
     let commands = if entry.is_trial() {
         format!("\tif {linux}; then\n\t\tif {initrd}; then\n\t\t\tboot\n\t\tfi\n\tfi\n\treboot\n")
     } else {
@@ -110,7 +113,7 @@ fn menu_entry(entry: &Entry, title: &str, id: &str) -> String {
     };
     format!(
         "\nmenuentry '{title}' --class gnu-linux{} --id '{id}' {{\n{commands}}}\n",
-        arguments(&entry.grub)
+        arguments(&entry.extra.lines)
     )
 }
 
@@ -118,9 +121,10 @@ fn menu_entry(entry: &Entry, title: &str, id: &str) -> String {
 /// evaluated is left out: an entry without `--users` and `--unrestricted` is for superusers only.
 fn arguments(lines: &[String]) -> String {
     let mut arguments = String::new();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || " _.,-".contains(c);
     for (key, value) in lines.iter().filter_map(|line| line.split_once(' ')) {
         match key {
-            _ if value.contains('$') => {}
+            _ if !value.chars().all(is_plain) => {}
             "grub_users" => arguments += &format!(" --users '{value}'"),
             "grub_class" => arguments += &format!(" --class '{value}'"),
             "grub_arg" if value == "--unrestricted" => arguments += " --unrestricted",
@@ -133,6 +137,7 @@ fn arguments(lines: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::entry::Extra;
 
     fn entry() -> Entry {
         Entry {
@@ -143,7 +148,7 @@ mod tests {
             linux: "/imgbased/vmlinuz-6.12-01".into(),
             initrd: "/imgbased/initrd-6.12-02".into(),
             options: "quiet imgbased.layer=Base-0.1".into(),
-            grub: Vec::new(),
+            extra: Extra::default(),
         }
     }
 
@@ -157,6 +162,19 @@ mod tests {
              \tlinux $imgbased_boot/imgbased/vmlinuz-6.12-01 quiet imgbased.layer=Base-0.1\n\
              \tinitrd $imgbased_boot/imgbased/initrd-6.12-02\n}\nfi\n"
         );
+    }
+
+    #[test]
+    fn all_initramfs_images_are_loaded_in_their_order() {
+        let extra = Extra {
+            before: vec!["/ucode.img".into()],
+            after: vec!["/debug.img".into()],
+            lines: Vec::new(),
+        };
+        let menu = render(&[Entry { extra, ..entry() }]);
+        let line = "\tinitrd $imgbased_boot/ucode.img $imgbased_boot/imgbased/initrd-6.12-02 \
+                    $imgbased_boot/debug.img\n";
+        assert!(menu.contains(line), "{menu}");
     }
 
     #[test]
@@ -208,6 +226,7 @@ mod tests {
             ),
             (&["grub_arg --unrestricted"], " --unrestricted"),
             (&["grub_users $grub_users", "grub_arg --hotkey x"], ""),
+            (&["grub_class a;b", "machine-id x", "# grub_users x"], ""),
         ] {
             let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
             assert_eq!(arguments(&lines), expected);

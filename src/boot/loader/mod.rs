@@ -66,8 +66,10 @@ pub trait Loader {
         None
     }
 
-    /// The text of an entry that takes the place of `old`, with what the loader keeps in it.
-    fn text_in_place_of(&self, old: Option<&Entry>, entry: &Entry) -> String;
+    /// An entry that takes the place of `old`, with what the loader keeps in that.
+    fn in_place_of(&self, _old: &Entry, entry: &Entry) -> Entry {
+        entry.clone()
+    }
 
     /// What is wrong with the file that holds the default, if the loader would not read it.
     fn damage(&self) -> Result<Option<String>> {

@@ -171,8 +171,8 @@ impl Loader for SystemdBoot {
         }
     }
 
-    fn text_in_place_of(&self, old: Option<&Entry>, entry: &Entry) -> String {
-        counting::with_rank_of(old, &entry.render())
+    fn in_place_of(&self, old: &Entry, entry: &Entry) -> Entry {
+        counting::with_rank_of(old, entry)
     }
 }
 
