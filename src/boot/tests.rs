@@ -269,6 +269,7 @@ fn each_kernel_of_a_layer_has_an_entry_and_the_newest_that_of_the_layer() {
     let ids: Vec<&str> = menu
         .lines()
         .filter_map(|line| line.split("--id ").nth(1))
+        .filter(|id| id.starts_with("'imgbased-"))
         .collect();
     assert_eq!(
         ids,
@@ -470,6 +471,7 @@ fn entries_menu_and_default_of_several_layers() {
     let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
     let titles: Vec<&str> = menu
         .lines()
+        .filter(|line| line.contains("--id 'imgbased-"))
         .filter_map(|line| line.strip_prefix("menuentry '")?.split(' ').next())
         .collect();
     assert_eq!(titles, ["Base-0.10", "Base-0.9", "Base-0"]);
@@ -543,7 +545,7 @@ fn the_last_reference_removes_a_kernel() {
     remove(&boot, &["Base-0.2"]).unwrap();
     assert!(exists(&old.linux) && !exists(&old.initrd) && exists(&new.initrd));
     let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
-    assert_eq!(menu.matches("menuentry").count(), 1);
+    assert_eq!(menu.matches("--id 'imgbased-").count(), 1);
 }
 
 #[test]
@@ -633,7 +635,7 @@ fn an_entry_that_would_break_the_menu_is_left_out_of_it() {
     add(&boot, "Base-0.2", &payload).unwrap();
     let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
     assert!(!menu.contains("Bob"), "{menu}");
-    assert_eq!(menu.matches("menuentry").count(), 2);
+    assert_eq!(menu.matches("--id 'imgbased-").count(), 2);
 }
 
 #[test]

@@ -31,7 +31,10 @@ pub fn reads(config: &str) -> (bool, bool) {
 const HEAD: &str = r#"# Written by imgbased-helper from the entries in loader/entries; changes here are lost.
 regexp --set=1:imgbased_boot '^(\([^)]+\))' "$prefix"
 export imgbased_boot
-if [ -n "$imgbased_trial" -a -z "$once" -a "$boot_once" != "true" ]; then
+set imgbased_chosen=
+if [ -n "$once" -o "$boot_once" = "true" ]; then
+    set imgbased_chosen=y
+elif [ -n "$imgbased_trial" ]; then
     if [ "$imgbased_tried" -lt "$imgbased_tries" ]; then
         # One more; GRUB cannot add.
         set imgbased_last=
@@ -44,23 +47,71 @@ if [ -n "$imgbased_trial" -a -z "$once" -a "$boot_once" != "true" ]; then
         set imgbased_tried="$imgbased_next"
         if save_env imgbased_tried; then
             set default="$imgbased_trial"
+            set imgbased_chosen=y
         fi
     fi
 fi
 "#;
 
-/// The id of an entry on trial where GRUB has listed the entries itself. That of an entry has a hyphen there.
-const TRIAL: &str = "imgbased.trial";
+/// Looks for the default among the entries of the menu: GRUB would take its first entry where that is
+/// gone, which can be one on trial, and count nothing. What is named by its place, which changes with each
+/// layer, is as good as gone. Where an entry on trial was not chosen for this one start, the next candidate
+/// boots. What another system has put into the menu is known to GRUB alone.
+const SEARCH: &str = r#"set imgbased_found=
+for imgbased_candidate in "$default" "$saved_entry"@GOOD@; do
+    if [ -z "$imgbased_found" ]; then
+        set imgbased_kind=
+        if regexp '^[^0-9]' "$imgbased_candidate"; then
+            set imgbased_kind=other
+            if regexp '^@PREFIX@' "$imgbased_candidate"; then
+                set imgbased_kind=
+                if [ -n "$imgbased_listed" -a -f "$imgbased_boot/@ENTRIES@/$imgbased_candidate.conf" ]; then
+                    set imgbased_kind=good
+                fi
+            fi
+            for imgbased_id in@ALL_GOOD@; do
+                if [ "$imgbased_id" = "$imgbased_candidate" ]; then
+                    set imgbased_kind=good
+                fi
+            done
+            for imgbased_id in@ALL_TRIAL@; do
+                if [ "$imgbased_id" = "$imgbased_candidate" ]; then
+                    set imgbased_kind="$imgbased_chosen"
+                fi
+            done
+        fi
+        if [ -n "$imgbased_kind" ]; then
+            set imgbased_found="$imgbased_kind"
+            set default="$imgbased_candidate"
+        fi
+        set imgbased_chosen=
+    fi
+done
+"#;
+
+/// The ids of entries that are not in loader/entries; those there have a hyphen after the first word: of an
+/// entry on trial where GRUB has listed the entries itself, of the first that has come up where the default is
+/// of another system, and of one that boots nothing.
+pub const FIRST: &str = "imgbased.first";
+pub const TRIAL: &str = "imgbased.trial";
+pub const NONE: &str = "imgbased.none";
 
 /// Renders a menu from entries, in the order in which they come. Their options stand as they are, as they
 /// do where GRUB reads the entries itself. One that does has listed them already, and our grub.cfg says so;
 /// then there is only the entry on trial that is about to be booted, for GRUB's own would wait for a key
 /// where its kernel cannot be read.
+///
+/// Where the default is of another system, the menu begins with an entry that does no harm: GRUB takes the
+/// first where that default is gone.
 pub fn render(entries: &[Entry]) -> String {
-    let mut menu = HEAD.to_owned();
-    if let Some(entry) = entries.iter().find(|entry| !entry.is_trial()) {
-        menu += &default_if_lost(&entry.id);
-    }
+    let first = entries.iter().find(|entry| !entry.is_trial());
+    let mut menu = HEAD.to_owned() + &search(entries, first);
+    menu += "if [ -z \"$imgbased_found\" ]; then\n\tset default='";
+    menu += &format!("{NONE}'\n{}fi\n", no_entry());
+    let harmless = first.map_or_else(no_entry, |first| menu_entry(first, &first.title, FIRST));
+    menu += &format!(
+        "if [ -z \"$imgbased_listed\" -a \"$imgbased_found\" = \"other\" ]; then\n{harmless}fi\n"
+    );
     menu += "if [ -z \"$imgbased_listed\" ]; then\n";
     for entry in entries {
         menu += &menu_entry(entry, &entry.title, &entry.id);
@@ -76,26 +127,32 @@ pub fn render(entries: &[Entry]) -> String {
     menu
 }
 
-/// Has the saved default boot where what is on trial or boots once is an entry of ours that is gone, and
-/// `id` where the saved default is gone as well, or there is none, as when the environment block is
-/// damaged: GRUB would take its first entry, which can be one on trial, and count nothing.
-fn default_if_lost(id: &str) -> String {
-    format!(
-        r#"set imgbased_entries="$imgbased_boot/{ENTRIES}"
-if [ -f "$imgbased_entries/{id}.conf" ]; then
-    for imgbased_other in "$saved_entry" '{id}'; do
-        if regexp '^{PREFIX}' "$default"; then
-            if [ ! -f "$imgbased_entries/$default.conf" ]; then
-                set default="$imgbased_other"
-            fi
-        fi
-    done
-fi
-if [ -z "$default" ]; then
-    set default='{id}'
-fi
-"#
-    )
+/// [`SEARCH`] with the ids and titles of these entries, by both of which GRUB finds them.
+fn search(entries: &[Entry], first: Option<&Entry>) -> String {
+    let names = |is_trial: bool| -> String {
+        let wanted = entries.iter().filter(|entry| entry.is_trial() == is_trial);
+        let names = wanted.flat_map(|entry| [&entry.id, &entry.title]);
+        let names: String = names.map(|name| format!(" '{name}'")).collect();
+        if names.is_empty() {
+            " ''".to_owned()
+        } else {
+            names
+        }
+    };
+    SEARCH
+        .replace("@PREFIX@", PREFIX)
+        .replace("@ENTRIES@", ENTRIES)
+        .replace(
+            "@GOOD@",
+            &first.map_or_else(String::new, |first| format!(" '{}'", first.id)),
+        )
+        .replace("@ALL_GOOD@", &names(false))
+        .replace("@ALL_TRIAL@", &names(true))
+}
+
+/// An entry that boots nothing, for when no layer has come up that could: GRUB waits.
+fn no_entry() -> String {
+    format!("\nmenuentry 'No layer has come up yet; choose one' --id '{NONE}' {{\n\ttrue\n}}\n")
 }
 
 /// One entry; where it is on trial, the machine restarts if a file of it cannot be read, or the firmware
@@ -154,14 +211,11 @@ mod tests {
 
     #[test]
     fn a_menu_entry_boots_what_the_entry_says() {
-        let head = HEAD.to_owned() + &default_if_lost("imgbased-Base-0.1");
-        assert_eq!(
-            render(&[entry()]).strip_prefix(&head).unwrap(),
-            "if [ -z \"$imgbased_listed\" ]; then\n\
-             \nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {\n\
+        let expected = "\nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {\n\
              \tlinux $imgbased_boot/imgbased/vmlinuz-6.12-01 quiet imgbased.layer=Base-0.1\n\
-             \tinitrd $imgbased_boot/imgbased/initrd-6.12-02\n}\nfi\n"
-        );
+             \tinitrd $imgbased_boot/imgbased/initrd-6.12-02\n}\n";
+        assert_eq!(menu_entry(&entry(), &entry().title, &entry().id), expected);
+        assert!(render(&[entry()]).contains(expected));
     }
 
     #[test]
@@ -184,37 +238,17 @@ mod tests {
             "{{\n\
              \tif linux $imgbased_boot/imgbased/vmlinuz-6.12-01 {}; then\n\
              \t\tif initrd $imgbased_boot/imgbased/initrd-6.12-02; then\n\t\t\tboot\n\t\tfi\n\tfi\n\
-             \treboot\n}}\nfi\n",
+             \treboot\n}}\n",
             trial.options
         );
-        assert_eq!(
-            render(&[trial]).strip_prefix(HEAD).unwrap(),
-            format!(
-                "if [ -z \"$imgbased_listed\" ]; then\n\
-                 \nmenuentry 'Base-0.1 (Debian, Linux 6.12)' --class gnu-linux --id 'imgbased-Base-0.1' {commands}\
-                 if [ -n \"$imgbased_listed\" -a \"$default\" = 'imgbased-Base-0.1' ]; then\n\
-                 \tset default='imgbased.trial'\n\
-                 \nmenuentry 'Base-0.1 (Debian, Linux 6.12), on trial' --class gnu-linux --id 'imgbased.trial' {commands}"
-            )
+        let menu = render(&[trial]);
+        let listed = format!(
+            "if [ -n \"$imgbased_listed\" -a \"$default\" = 'imgbased-Base-0.1' ]; then\n\
+             \tset default='imgbased.trial'\n\
+             \nmenuentry 'Base-0.1 (Debian, Linux 6.12), on trial' --class gnu-linux --id 'imgbased.trial' {commands}fi\n"
         );
-    }
-
-    #[test]
-    fn without_a_default_nothing_on_trial_boots() {
-        let other = Entry {
-            id: "imgbased-Base-0.2".into(),
-            ..entry()
-        };
-        let chosen = |entries: &[Entry]| {
-            let menu = render(entries);
-            let (_, rest) = menu.split_once("if [ -z \"$default\" ]; then\n    set default='")?;
-            rest.split_once('\'').map(|(id, _)| id.to_owned())
-        };
-        let ids = [
-            chosen(&[entry().on_trial(), other]),
-            chosen(&[entry().on_trial()]),
-        ];
-        assert_eq!(ids, [Some("imgbased-Base-0.2".into()), None]);
+        assert!(menu.ends_with(&listed), "{menu}");
+        assert_eq!(menu.matches(&commands).count(), 2);
     }
 
     #[test]
