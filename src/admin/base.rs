@@ -12,7 +12,7 @@ use super::{
     Context, LOCK_WAIT, comment, found_status, initramfs, pool_with_room, running_options, say,
     text,
 };
-use crate::boot::system::System;
+use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
 use crate::image::blocks::{self, Target};
 use crate::image::stream::Stream;
@@ -140,7 +140,7 @@ pub fn finish(
         // Mounted or not, the volume keeps the content that the digest is of.
         let options = filesystem.untouched();
         let kernels = context.mounted(tx, name, filesystem, options, |tx, root| {
-            if System::at(root)
+            if Root::at(root)
                 .fstab()?
                 .is_some_and(|f| fstab::has_root(&f.text))
             {

@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use super::view::{self, JSON_VERSION};
 use super::{Context, layer, say, text};
+use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
-use crate::boot::system::System;
-use crate::boot::trial::{TRIES_MAX, Trial};
-use crate::boot::{BootPartition, OnTrial};
+use crate::boot::root::Root;
+use crate::boot::trial::{OnTrial, TRIES_MAX, Trial};
 use crate::model::layout::{Failure, Group, Role, Volume, tag};
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
@@ -95,7 +95,7 @@ pub fn list(context: &Context) -> Result<()> {
     let list = List {
         version: JSON_VERSION,
         loader: boot.loader.id(),
-        loader_reason: boot.loader.reason.clone(),
+        loader_reason: boot.loader_reason.clone(),
         entries: entries.iter().filter_map(view).collect(),
     };
     context.show(&list, || {
@@ -114,7 +114,7 @@ pub fn list(context: &Context) -> Result<()> {
             let kernel = &entry.kernel;
             (entry.name.clone(), format!("Linux {kernel}  {marks}"))
         });
-        let loader = format!("{}: {}\n", boot.loader.name(), boot.loader.reason);
+        let loader = format!("{}: {}\n", boot.loader.name(), boot.loader_reason);
         loader + &text::columns(&rows.collect::<Vec<_>>())
     })
 }
@@ -129,7 +129,7 @@ pub fn set_default(context: &Context, name: &LvName, tries: Option<u32>) -> Resu
         let entry = bootable(&group, &boot, name)?;
         let tries = match tries {
             Some(tries) => tries,
-            None => System::at(&context.root).tries()?.unwrap_or(TRIES),
+            None => Root::at(&context.root).tries()?.unwrap_or(TRIES),
         };
         let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
         let fallback = boot.make_default(tx, name, &entry, is_good, tries)?;

@@ -86,7 +86,7 @@ impl Repair {
             Self::WriteEntry(name) => format!("write the boot entry of {name}"),
             Self::RemoveEntry(name) => format!("remove the boot entry of {name}"),
             Self::WriteMenu => "render the menu from the boot entries".to_owned(),
-            Self::RebuildEnv => "write what is left of it into a new one".to_owned(),
+            Self::RebuildEnv => "write what GRUB reads of it into a new one".to_owned(),
             Self::SetDefault(name) => format!("make {name} the default"),
             Self::Confirm(name) => format!("have {name} stop where it fails, as a default does"),
             Self::EndTrial => "boot the default".to_owned(),
@@ -377,8 +377,7 @@ fn find_in_boot_partition(
     // Entries are not the same for what is the default.
     let damage = boot.damage_of_env()?;
     if let Some(damage) = &damage {
-        let problem = format!("is damaged, so GRUB knows no default: {damage}");
-        findings.add(&"grubenv", &problem, Repair::RebuildEnv);
+        findings.add(&"grubenv", damage, Repair::RebuildEnv);
     }
     let bootable = group.bootable();
     let mut is_entry_lost = false;
@@ -405,6 +404,16 @@ fn find_in_boot_partition(
                 let advice = Repair::Advice("move that file away".to_owned());
                 findings.add(name, &format!("{error:#}"), advice);
             }
+        }
+    }
+    for entry in &entries {
+        if let Some(excess) = entry.excess() {
+            let problem = format!(
+                "its kernel options are {excess} bytes too long; what is cut off never reaches the kernel"
+            );
+            let advice =
+                "make /etc/kernel/cmdline shorter, then run `imgbased-helper boot refresh`";
+            findings.add(&entry.id, &problem, Repair::Advice(advice.to_owned()));
         }
     }
     for name in boot.named_by(&entries) {

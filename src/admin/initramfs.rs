@@ -47,7 +47,7 @@ pub fn kernels_of(
 impl Found {
     /// Copies them to the boot partition, and returns what the entries have to boot.
     pub fn store(self, tx: &mut Transaction, boot: &BootPartition) -> Result<Vec<Payload>> {
-        let payloads = boot.store(tx, self.kernels)?;
+        let payloads = boot.store_kernels(tx, self.kernels)?;
         end(tx, self.chroot)?;
         Ok(payloads)
     }

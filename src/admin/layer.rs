@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{Context, comment, filesystem, initramfs, pool_with_room, running_options, say, text};
-use crate::boot::entry::{self, Entry, Payload};
-use crate::boot::system::System;
+use crate::boot::entry::{Entry, Payload};
+use crate::boot::id;
+use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, Volume, tag};
@@ -147,7 +148,7 @@ impl Plan {
 
 /// Puts a layer's own device on the line for / in its fstab, if there is one.
 fn own_root_line(tx: &mut Transaction, root: &Path, device: &Path) -> Result<()> {
-    let Some(fstab) = System::at(root).fstab()? else {
+    let Some(fstab) = Root::at(root).fstab()? else {
         return Ok(());
     };
     match fstab::with_root(&fstab.text, &device.to_string_lossy()) {
@@ -239,7 +240,7 @@ fn try_write_entries(
         }
     };
     let default = boot.default_id()?.filter(|id| {
-        *id != entry::id(&group.name, name) && entries.iter().all(|entry| entry.id != *id)
+        *id != id::of_layer(&group.name, name) && entries.iter().all(|entry| entry.id != *id)
     });
     let is_trial = !volume.is_some_and(Volume::is_good) && default.is_some();
     let mut new = context.entries(name, is_base, &kernels, is_trial)?;

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::filesystem::Filesystem;
 use super::{Context, base, comment, layer, pool_with_room, refuse_incomplete, say};
-use crate::boot::entry::without_layer_options;
 use crate::lvm::{Located, Lvm};
+use crate::model::kernel_options::without_root;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
@@ -232,7 +232,7 @@ fn running_kernel_options(lvm: &Lvm, lv: &LvName) -> Result<String> {
         return Ok(String::new());
     }
     let options = fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
-    Ok(without_layer_options(&options))
+    Ok(without_root(&options))
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{Context, text};
-use crate::boot::{OnTrial, Selection};
+use crate::boot::Selection;
+use crate::boot::trial::OnTrial;
 use crate::lvm::living_maker;
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::{Failure, Group, Role, Volume};

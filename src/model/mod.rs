@@ -2,6 +2,7 @@
 
 pub mod boot_record;
 pub mod fstab;
+pub mod kernel_options;
 pub mod layout;
 pub mod name;
 pub mod percent;

@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
-use imgbased_helper::boot::entry::is_our_id;
+use imgbased_helper::boot::id::is_ours;
 
 use crate::emulator::{Kernel, Start};
 use crate::host::{CONFIGS, Config, FOREIGN, FOREIGN_ID, Host};
@@ -38,18 +38,12 @@ pub enum Saved {
     GoneWithAllGood,
 }
 
-pub const HELD: [Saved; 5] = [
+pub const KINDS: [Saved; 9] = [
     Saved::Layer,
     Saved::Base,
     Saved::Foreign,
     Saved::Gone,
     Saved::Nothing,
-];
-
-/// With these GRUB takes an entry by its place in the menu. The first can be of a layer that never came up,
-/// which then restarts for ever, uncounted. [`HELD`] is where they belong as soon as the default is looked
-/// for among the entries that are in the menu, and GRUB waits for somebody where none of them has come up.
-pub const NOT_HELD_YET: [Saved; 4] = [
     Saved::Number,
     Saved::ForeignGone,
     Saved::Unreadable,
@@ -95,7 +89,7 @@ pub struct State {
 }
 
 impl State {
-    pub fn random(rng: &mut Rng, kinds: &[Saved]) -> Self {
+    pub fn random(rng: &mut Rng) -> Self {
         let mut layers = Vec::new();
         for base in ["Base-0", "Base-1"].iter().take(rng.usize(1..=2)) {
             for number in 1..=rng.usize(1..=4) {
@@ -110,7 +104,7 @@ impl State {
         let mut names: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
         names.push("Base-0".to_owned());
         let name = |rng: &mut Rng| names[rng.usize(..names.len())].clone();
-        let saved = kinds[rng.usize(..kinds.len())];
+        let saved = KINDS[rng.usize(..KINDS.len())];
         let block = match rng.u8(0..20) {
             0 => Block::Missing,
             1 => Block::Garbage,
@@ -375,7 +369,7 @@ impl<'a> Chain<'a> {
         if id == FOREIGN_ID && self.state.has_foreign {
             return Ok(kernel.layer().is_none());
         }
-        if !id.is_empty() && !is_our_id(&id) {
+        if !id.is_empty() && !is_ours(&id) {
             return Ok(true);
         }
         let named = entries.iter().find(|entry| entry.id == id);

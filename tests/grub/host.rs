@@ -169,7 +169,7 @@ impl Host {
         let default = self.boot.default_id()?;
         self.change(|boot, tx| {
             let kernels = boot.kernels_of(tx, &self.root(name), &known, &mut |_, _, _| Ok(None))?;
-            let kernels = boot.store(tx, kernels)?;
+            let kernels = boot.store_kernels(tx, kernels)?;
             let mut entries = Entry::of_kernels(&"HostVG".parse()?, &layer, is_base, &kernels)?;
             if !is_base && !self.good.contains(name) && default.is_some() {
                 entries = entries.into_iter().map(Entry::on_trial).collect();

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::entry::Entry;
-use super::systemd_boot::{Counter, SystemdBoot, split_counter};
-use super::trial::Trial;
-use super::{BootPartition, ENTRIES, entry_id};
+use super::Loader as _;
+use super::systemd_boot::SystemdBoot;
+use crate::boot::entries;
+use crate::boot::entry::Entry;
+use crate::boot::id::{self, Counter, split_counter};
+use crate::boot::trial::Trial;
 use crate::sys::transaction::Transaction;
 
 /// What sort keys begin with: of the entry on trial, and of the one to fall back to. Those of other
@@ -20,21 +22,15 @@ use crate::sys::transaction::Transaction;
 const TRIAL: &str = "0-";
 const FALLBACK: &str = "1-";
 
-impl BootPartition {
+impl SystemdBoot {
     /// Has systemd-boot boot an entry by default, `tries` times at most if it is not blessed, and then
     /// what is the default now.
-    pub(super) fn start_counted(
-        &self,
-        tx: &mut Transaction,
-        loader: &SystemdBoot,
-        id: &str,
-        tries: u32,
-    ) -> Result<()> {
+    pub(super) fn start_counted(&self, tx: &mut Transaction, id: &str, tries: u32) -> Result<()> {
         let fallback = self
             .default_id()?
             .context("there is no default to fall back to")?;
         ensure!(
-            fallback != id && self.entry_text(&fallback)?.is_some(),
+            fallback != id && self.files.entry_text(&fallback)?.is_some(),
             "the default {fallback} is no entry to fall back to"
         );
         self.rank(tx, |other| match other {
@@ -43,13 +39,13 @@ impl BootPartition {
             _ => "",
         })?;
         self.rename_entry(tx, id, &format!("{id}+{tries}-0"))?;
-        tx.flush(&self.dir)?;
-        loader.set_default(tx, None)
+        self.files.flush(tx)?;
+        self.write_default(tx, None)
     }
 
     /// The trial that is on, if there is one.
-    pub(super) fn counted_trial(&self, loader: &SystemdBoot) -> Result<Option<Trial>> {
-        if !loader.defaults()?.is_empty() {
+    pub(super) fn counted_trial(&self) -> Result<Option<Trial>> {
+        if !self.defaults()?.is_empty() {
             return Ok(None);
         }
         let Some(path) = self.ranked(TRIAL)? else {
@@ -68,26 +64,21 @@ impl BootPartition {
     /// What a trial falls back to.
     pub(super) fn fallback_id(&self) -> Result<Option<String>> {
         let path = self.ranked(FALLBACK)?;
-        Ok(path.and_then(|path| entry_id(&path).map(str::to_owned)))
+        Ok(path.and_then(|path| id::of_file(&path).map(str::to_owned)))
     }
 
     /// Makes an entry the default without counting its tries, and ends a trial.
-    pub(super) fn settle(
-        &self,
-        tx: &mut Transaction,
-        loader: &SystemdBoot,
-        id: &str,
-    ) -> Result<()> {
+    pub(super) fn confirm_default(&self, tx: &mut Transaction, id: &str) -> Result<()> {
         self.rename_entry(tx, id, id)?;
-        tx.flush(&self.dir)?;
-        loader.set_default(tx, Some(id))?;
+        self.files.flush(tx)?;
+        self.write_default(tx, Some(id))?;
         self.rank(tx, |_| "")?;
-        tx.flush(&self.dir)
+        self.files.flush(tx)
     }
 
     /// Gives each entry of ours the rank that `rank` says for its id.
     fn rank<'a>(&self, tx: &mut Transaction, rank: impl Fn(&str) -> &'a str) -> Result<()> {
-        let entries = self.entries()?;
+        let entries = entries::all(&self.files)?;
         // What is fallen back to has its place before the others change theirs.
         for is_fallback in [true, false] {
             for entry in &entries {
@@ -95,12 +86,10 @@ impl BootPartition {
                 if is_fallback != (rank == FALLBACK) {
                     continue;
                 }
-                let Some((path, text)) = self.entry_text(&entry.id)? else {
-                    continue;
-                };
-                let ranked = with_rank(&text, rank);
-                if ranked != text {
-                    tx.write(&path, ranked.as_bytes(), 0o644)?;
+                let ranked = with_rank(entry, rank);
+                if ranked != *entry {
+                    let path = self.files.entry_path(&entry.id)?;
+                    tx.write(&path, ranked.render().as_bytes(), 0o644)?;
                 }
             }
         }
@@ -108,8 +97,8 @@ impl BootPartition {
     }
 
     fn rename_entry(&self, tx: &mut Transaction, id: &str, name: &str) -> Result<()> {
-        let from = self.entry_path(id)?;
-        let to = self.dir.join(ENTRIES).join(format!("{name}.conf"));
+        let from = self.files.entry_path(id)?;
+        let to = self.files.new_entry_path(name);
         if from == to {
             return Ok(());
         }
@@ -118,16 +107,28 @@ impl BootPartition {
 
     /// The file of the first entry of ours with that rank.
     fn ranked(&self, rank: &str) -> Result<Option<PathBuf>> {
-        let entries = self.entries()?;
+        let entries = entries::all(&self.files)?;
         let found = entries.iter().find(|e| e.sort_key.starts_with(rank));
-        found.map(|entry| self.entry_path(&entry.id)).transpose()
+        found
+            .map(|entry| self.files.entry_path(&entry.id))
+            .transpose()
     }
 }
 
-/// The text of an entry that takes the place of `old`, and of its rank.
-pub fn with_rank_of(old: Option<&Entry>, text: &str) -> String {
-    let has = |rank: &&&str| old.is_some_and(|old| old.sort_key.starts_with(**rank));
-    with_rank(text, [TRIAL, FALLBACK].iter().find(has).unwrap_or(&""))
+/// An entry that takes the place of `old`, with its rank.
+pub fn with_rank_of(old: &Entry, entry: &Entry) -> Entry {
+    let has = |rank: &&&str| old.sort_key.starts_with(**rank);
+    with_rank(entry, [TRIAL, FALLBACK].iter().find(has).unwrap_or(&""))
+}
+
+/// The same entry with this rank before its sort key.
+fn with_rank(entry: &Entry, rank: &str) -> Entry {
+    let key = &entry.sort_key;
+    let plain = [TRIAL, FALLBACK].iter().find_map(|r| key.strip_prefix(r));
+    Entry {
+        sort_key: format!("{rank}{}", plain.unwrap_or(key)),
+        ..entry.clone()
+    }
 }
 
 fn stem(path: &Path) -> &str {
@@ -136,40 +137,23 @@ fn stem(path: &Path) -> &str {
         .unwrap_or_default()
 }
 
-/// The text of an entry with this rank before its sort key, and all else as it is.
-fn with_rank(text: &str, rank: &str) -> String {
-    let mut new = String::new();
-    for line in text.lines() {
-        match line.split_once([' ', '\t']) {
-            Some(("sort-key", value)) => {
-                let value = value.trim();
-                let plain = [TRIAL, FALLBACK].iter().find_map(|r| value.strip_prefix(r));
-                new += &format!("sort-key {rank}{}", plain.unwrap_or(value));
-            }
-            _ => new += line,
-        }
-        new.push('\n');
-    }
-    new
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::boot::loader::{Kind, Loader};
+    use crate::boot::files::{ENTRIES, Files};
     use crate::sys::transaction::change;
     use std::fs;
     use tempfile::TempDir;
 
     /// An ESP with layers 1 and 2, of which the first is the default, and an entry of another system.
-    fn esp() -> (TempDir, BootPartition) {
+    fn esp() -> (TempDir, SystemdBoot) {
         let dir = tempfile::tempdir().unwrap();
         let entries = dir.path().join(ENTRIES);
         fs::create_dir_all(&entries).unwrap();
         fs::create_dir_all(dir.path().join("EFI/systemd")).unwrap();
         for name in ["Base-0.1", "Base-0.2", "Base-0"] {
             let text = format!(
-                "title {name}\nversion 1\nsort-key imgbased-layer\nlinux /l\ninitrd /i\nmachine-id x\n\
+                "title {name}\nversion 1\nsort-key imgbased-layer\nlinux /l\ninitrd /ucode\ninitrd /i\nmachine-id x\n\
                  options imgbased.layer={name}\n"
             );
             fs::write(entries.join(format!("imgbased-{name}.conf")), text).unwrap();
@@ -184,33 +168,20 @@ mod tests {
             "timeout 1\ndefault imgbased-Base-0.1.conf\n",
         )
         .unwrap();
-        let boot = BootPartition {
-            dir: dir.path().to_owned(),
-            vg: "HostVG".parse().unwrap(),
-            loader: Loader {
-                kind: Kind::SystemdBoot(SystemdBoot {
-                    esp: Some(dir.path().to_owned()),
-                    variables: None,
-                }),
-                reason: String::new(),
-            },
+        let boot = SystemdBoot {
+            files: Files::new(dir.path()),
+            esp: Some(dir.path().to_owned()),
+            variables: None,
         };
         (dir, boot)
     }
 
-    fn loader(boot: &BootPartition) -> &SystemdBoot {
-        match &boot.loader.kind {
-            Kind::SystemdBoot(loader) => loader,
-            Kind::Grub { .. } => unreachable!(),
-        }
+    fn start(boot: &SystemdBoot, id: &str) -> Result<()> {
+        change(|tx| boot.start_counted(tx, id, 3))
     }
 
-    fn start(boot: &BootPartition, id: &str) -> Result<()> {
-        change(|tx| boot.start_counted(tx, loader(boot), id, 3))
-    }
-
-    fn settle(boot: &BootPartition, id: &str) {
-        change(|tx| boot.settle(tx, loader(boot), id)).unwrap();
+    fn confirm(boot: &SystemdBoot, id: &str) {
+        change(|tx| boot.confirm_default(tx, id)).unwrap();
     }
 
     /// The names of the entries' files and their sort keys, as systemd-boot sorts them.
@@ -236,7 +207,7 @@ mod tests {
             tries: 3,
             tried: 0,
         };
-        assert_eq!(boot.counted_trial(loader(&boot)).unwrap(), Some(trial));
+        assert_eq!(boot.counted_trial().unwrap(), Some(trial));
         let names: Vec<String> = menu(&dir).into_iter().map(|(_, name)| name).collect();
         assert_eq!(
             names[..3],
@@ -246,28 +217,33 @@ mod tests {
         assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.1");
         let config = dir.path().join("loader/loader.conf");
         assert_eq!(fs::read_to_string(&config).unwrap(), "timeout 1\n");
-        let entry = boot.entry_of(&"Base-0.2".parse().unwrap()).unwrap();
-        assert_eq!(entry.unwrap().id, "imgbased-Base-0.2");
+        let ids = entries::all(&boot.files).unwrap().into_iter().map(|e| e.id);
+        assert!(
+            ids.collect::<Vec<_>>()
+                .contains(&"imgbased-Base-0.2".to_owned())
+        );
 
         // An entry that is written anew keeps its place.
-        let anew = |old| with_rank_of(old, "sort-key imgbased-layer\n");
-        let old = boot.entries().unwrap();
-        let fallback = old.iter().find(|e| e.id == "imgbased-Base-0.1");
-        assert_eq!(anew(fallback), "sort-key 1-imgbased-layer\n");
-        assert_eq!(anew(None), "sort-key imgbased-layer\n");
+        let old = entries::all(&boot.files).unwrap();
+        let fallback = old.iter().find(|e| e.id == "imgbased-Base-0.1").unwrap();
+        let other = old.iter().find(|e| e.id == "imgbased-Base-0").unwrap();
+        assert_eq!(with_rank_of(fallback, other).sort_key, "1-imgbased-layer");
+        assert_eq!(with_rank_of(other, fallback).sort_key, "imgbased-layer");
 
         // systemd-boot has counted one try.
         let entries = dir.path().join(ENTRIES);
         let counted = |name: &str| entries.join(format!("imgbased-Base-0.2+{name}.conf"));
         fs::rename(counted("3-0"), counted("2-1")).unwrap();
-        settle(&boot, "imgbased-Base-0.2");
+        confirm(&boot, "imgbased-Base-0.2");
         assert_eq!(menu(&dir), before);
         assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.2");
-        assert_eq!(boot.counted_trial(loader(&boot)).unwrap(), None);
+        assert_eq!(boot.counted_trial().unwrap(), None);
         assert_eq!(
             fs::read_to_string(&config).unwrap(),
             "timeout 1\ndefault imgbased-Base-0.2.conf\n"
         );
+        let text = fs::read_to_string(entries.join("imgbased-Base-0.2.conf")).unwrap();
+        assert!(text.contains("initrd /ucode\ninitrd /i\n") && text.contains("machine-id x\n"));
     }
 
     #[test]
@@ -276,7 +252,7 @@ mod tests {
         let before = menu(&dir);
         let config = fs::read_to_string(dir.path().join("loader/loader.conf")).unwrap();
         let failed: Result<()> = change(|tx| {
-            boot.start_counted(tx, loader(&boot), "imgbased-Base-0.2", 3)?;
+            boot.start_counted(tx, "imgbased-Base-0.2", 3)?;
             assert_ne!(menu(&dir), before);
             anyhow::bail!("later")
         });
@@ -293,9 +269,9 @@ mod tests {
         let entries = dir.path().join(ENTRIES);
         let counted = |name: &str| entries.join(format!("imgbased-Base-0.2+{name}.conf"));
         fs::rename(counted("3-0"), counted("0-3")).unwrap();
-        let trial = boot.counted_trial(loader(&boot)).unwrap().unwrap();
+        let trial = boot.counted_trial().unwrap().unwrap();
         assert_eq!((trial.tries, trial.tried), (3, 3));
-        settle(&boot, "imgbased-Base-0.1");
+        confirm(&boot, "imgbased-Base-0.1");
         assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.1");
         assert!(counted("0-3").exists());
         // It gets new tries when it is tried again.
@@ -308,7 +284,7 @@ mod tests {
         let (_dir, boot) = esp();
         start(&boot, "imgbased-Base-0.2").unwrap();
         start(&boot, "imgbased-Base-0").unwrap();
-        let trial = boot.counted_trial(loader(&boot)).unwrap().unwrap();
+        let trial = boot.counted_trial().unwrap().unwrap();
         assert_eq!(trial.id, "imgbased-Base-0");
         assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.1");
     }

@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
 
+use super::{Loader, counting};
+use crate::boot::entry::Entry;
+use crate::boot::files::Files;
+use crate::boot::trial::Trial;
 use crate::sys::cmd::Cmd;
 use crate::sys::files::read_if_there;
 use crate::sys::transaction::Transaction;
@@ -48,15 +52,24 @@ fn text(content: &[u8]) -> String {
 
 #[derive(Clone)]
 pub struct SystemdBoot {
+    pub files: Files,
     /// Where the EFI system partition is mounted.
     pub esp: Option<PathBuf>,
     /// Where it has started the running system.
     pub variables: Option<Variables>,
 }
 
-impl SystemdBoot {
-    /// Refuses a boot partition from which systemd-boot would read no entries.
-    pub fn check_reads(&self, boot: &Path) -> Result<()> {
+impl Loader for SystemdBoot {
+    fn name(&self) -> &'static str {
+        "systemd-boot"
+    }
+
+    fn id(&self) -> &'static str {
+        "systemd-boot"
+    }
+
+    fn check_reads(&self) -> Result<()> {
+        let boot = self.files.dir();
         let at = |path: &Path| format!("cannot look at {}", path.display());
         let kind = statfs(boot).with_context(|| at(boot))?.filesystem_type();
         ensure!(
@@ -84,29 +97,56 @@ impl SystemdBoot {
         Ok(())
     }
 
-    /// The ids of what boots by default, the one that counts first; they can name what is not there.
-    /// Patterns are taken as they stand.
-    pub fn defaults(&self) -> Result<Vec<String>> {
-        let variable = self.read(DEFAULT)?;
-        let line = self.config()?.and_then(|text| default_line(&text));
-        Ok(variable.into_iter().chain(line).collect())
+    fn default_id(&self) -> Result<Option<String>> {
+        let mut ids = self.defaults()?;
+        for id in &mut ids {
+            if let Some(found) = self.files.id_like(id)? {
+                return Ok(Some(found));
+            }
+        }
+        match ids.into_iter().next() {
+            Some(id) => Ok(Some(id)),
+            None => self.fallback_id(),
+        }
     }
 
-    /// The id of the entry that boots at the next start only.
-    pub fn once(&self) -> Result<Option<String>> {
-        self.read(ONCE)
+    fn once_id(&self) -> Result<Option<String>> {
+        match self.read(ONCE)? {
+            Some(id) => self.files.id_like(&id),
+            None => Ok(None),
+        }
     }
 
-    fn read(&self, name: &str) -> Result<Option<String>> {
-        let Some(variables) = &self.variables else {
-            return Ok(None);
-        };
-        let value = variables.read(name)?;
-        Ok(value.map(|value| id_of(&value).to_owned()))
+    fn trial(&self) -> Result<Option<Trial>> {
+        self.counted_trial()
     }
 
-    /// Refuses where a default would hide an entry on trial, and could not be taken away.
-    pub fn check_trial(&self) -> Result<()> {
+    fn set_default(&self, tx: &mut Transaction, id: &str) -> Result<()> {
+        self.confirm_default(tx, id)
+    }
+
+    /// Refuses where systemd-boot has not started the running system.
+    fn set_once(&self, tx: &mut Transaction, id: Option<&str>) -> Result<()> {
+        ensure!(
+            self.variables.is_some(),
+            "systemd-boot has not started this system, and keeps what boots once in an EFI variable"
+        );
+        self.set(tx, "set-oneshot", ONCE, id)
+    }
+
+    fn replace(&self, tx: &mut Transaction, gone: &[Entry], new: &str) -> Result<()> {
+        let is_gone = |id: Option<String>| gone.iter().any(|e| Some(&e.id) == id.as_ref());
+        if is_gone(self.default_id()?) {
+            self.set_default(tx, new)?;
+        }
+        if is_gone(self.once_id()?) {
+            self.set_once(tx, Some(new))?;
+        }
+        Ok(())
+    }
+
+    /// A default would hide an entry on trial, so it has to be known, and to be taken away.
+    fn check_trial(&self) -> Result<()> {
         ensure!(
             self.esp.is_some(),
             "the EFI system partition is mounted neither at /efi nor at /boot nor at /boot/efi, so it is \
@@ -120,11 +160,44 @@ impl SystemdBoot {
         Ok(())
     }
 
+    fn start_trial(&self, tx: &mut Transaction, id: &str, tries: u32) -> Result<()> {
+        self.start_counted(tx, id, tries)
+    }
+
+    fn end_trial(&self, tx: &mut Transaction) -> Result<()> {
+        match self.default_id()? {
+            Some(id) => self.set_default(tx, &id),
+            None => Ok(()),
+        }
+    }
+
+    fn in_place_of(&self, old: &Entry, entry: &Entry) -> Entry {
+        counting::with_rank_of(old, entry)
+    }
+}
+
+impl SystemdBoot {
+    /// The ids of what boots by default, the one that counts first; they can name what is not there.
+    /// Patterns are taken as they stand.
+    pub fn defaults(&self) -> Result<Vec<String>> {
+        let variable = self.read(DEFAULT)?;
+        let line = self.config()?.and_then(|text| default_line(&text));
+        Ok(variable.into_iter().chain(line).collect())
+    }
+
+    fn read(&self, name: &str) -> Result<Option<String>> {
+        let Some(variables) = &self.variables else {
+            return Ok(None);
+        };
+        let value = variables.read(name)?;
+        Ok(value.map(|value| id_of(&value).to_owned()))
+    }
+
     /// Makes an entry the default, or none: in the variable, which counts, and in loader.conf, for when
     /// the firmware has lost its variables.
     ///
     /// Refuses where there is neither.
-    pub fn set_default(&self, tx: &mut Transaction, id: Option<&str>) -> Result<()> {
+    pub fn write_default(&self, tx: &mut Transaction, id: Option<&str>) -> Result<()> {
         ensure!(
             self.variables.is_some() || self.esp.is_some(),
             "systemd-boot has not started this system, and its EFI system partition is mounted neither \
@@ -143,17 +216,6 @@ impl SystemdBoot {
             tx.flush(esp)?;
         }
         Ok(())
-    }
-
-    /// Has an entry boot at the next start only; none takes that back.
-    ///
-    /// Refuses where systemd-boot has not started the running system.
-    pub fn set_once(&self, tx: &mut Transaction, id: Option<&str>) -> Result<()> {
-        ensure!(
-            self.variables.is_some(),
-            "systemd-boot has not started this system, and keeps what boots once in an EFI variable"
-        );
-        self.set(tx, "set-oneshot", ONCE, id)
     }
 
     fn set(&self, tx: &mut Transaction, verb: &str, name: &str, id: Option<&str>) -> Result<()> {
@@ -218,29 +280,6 @@ fn with_default(text: &str, id: Option<&str>) -> String {
     new
 }
 
-/// How often systemd-boot may still boot an entry, and how often it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counter {
-    pub left: u32,
-    pub done: u32,
-}
-
-/// Splits the name of an entry's file, without `.conf`, into its id and its counter: `ID+LEFT` or
-/// `ID+LEFT-DONE`.
-pub fn split_counter(name: &str) -> (&str, Option<Counter>) {
-    let number = |text: &str| -> Option<u32> {
-        let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        is_number.then(|| text.parse().unwrap_or(u32::MAX))
-    };
-    let split = || {
-        let (id, counter) = name.rsplit_once('+')?;
-        let (left, done) = counter.split_once('-').unwrap_or((counter, "0"));
-        let (left, done) = (number(left)?, number(done)?);
-        (!id.is_empty()).then_some((id, Some(Counter { left, done })))
-    };
-    split().unwrap_or((name, None))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,23 +314,5 @@ mod tests {
         assert_eq!(new, format!("{kept}default c.conf\n"));
         assert_eq!(default_line(&new).as_deref(), Some("c"));
         assert_eq!(default_line("default\n"), None);
-    }
-
-    #[test]
-    fn counters_are_no_part_of_an_id() {
-        for (name, id, counter) in [
-            ("imgbased-Base-0.1", "imgbased-Base-0.1", None),
-            ("imgbased-Base-0.1+3-0", "imgbased-Base-0.1", Some((3, 0))),
-            ("imgbased-Base-0.1+0-3", "imgbased-Base-0.1", Some((0, 3))),
-            ("imgbased-a+1+2", "imgbased-a+1", Some((2, 0))),
-            ("imgbased-a+1_", "imgbased-a+1_", None),
-            ("imgbased-a+1-x", "imgbased-a+1-x", None),
-            ("a+", "a+", None),
-            ("+3", "+3", None),
-            ("a+99999999999", "a", Some((u32::MAX, 0))),
-        ] {
-            let counter = counter.map(|(left, done)| Counter { left, done });
-            assert_eq!(split_counter(name), (id, counter), "{name}");
-        }
     }
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use rpm_version::rpm_evr_compare;
 
 use super::{entry, grub_defaults};
+use crate::model::kernel_options::without_ours;
 
 /// A kernel of a root and where its files are, if they were found.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,18 +24,18 @@ pub struct Fstab {
 
 /// A root filesystem mounted somewhere. Links in it that lead out of it are not followed, since it
 /// can come from anywhere.
-pub struct System<'a> {
-    root: &'a Path,
+pub struct Root<'a> {
+    dir: &'a Path,
     /// A boot partition, which hides the root's own /boot while it is mounted there.
     boot: Option<&'a Path>,
     /// Whether this is the root that runs: then its packages put their kernels on the boot partition.
     is_running: bool,
 }
 
-impl<'a> System<'a> {
-    pub fn at(root: &'a Path) -> Self {
+impl<'a> Root<'a> {
+    pub fn at(dir: &'a Path) -> Self {
         Self {
-            root,
+            dir,
             boot: None,
             is_running: false,
         }
@@ -125,14 +126,14 @@ impl<'a> System<'a> {
     /// there are any, in /etc/default/grub.
     pub fn options(&self) -> Result<Option<String>> {
         if let Some(text) = self.text("etc/kernel/cmdline")? {
-            return Ok(Some(entry::without_layer_options(&text)));
+            return Ok(Some(without_ours(&text)));
         }
         let text = self.text("etc/default/grub")?.unwrap_or_default();
         let options = grub_defaults::options(&text).unwrap_or_else(|error| {
             log::warn!("the kernel options in /etc/default/grub are not used: {error}");
             String::new()
         });
-        let options = entry::without_layer_options(&options);
+        let options = without_ours(&options);
         Ok(Some(options).filter(|options| !options.is_empty()))
     }
 
@@ -200,7 +201,7 @@ impl<'a> System<'a> {
 
     /// The real path, unless a link on the way leads out of the root.
     fn inside(&self, path: &str) -> Option<PathBuf> {
-        let root = self.root.canonicalize().ok()?;
+        let root = self.dir.canonicalize().ok()?;
         let path = root.join(path).canonicalize().ok()?;
         path.starts_with(&root).then_some(path)
     }
@@ -230,7 +231,7 @@ mod tests {
         dir
     }
 
-    fn versions(system: &System) -> Vec<String> {
+    fn versions(system: &Root) -> Vec<String> {
         system.kernels().into_iter().map(|k| k.version).collect()
     }
 
@@ -248,7 +249,7 @@ mod tests {
             "vmlinuz-6.5.0",
             "initrd.img-6.5.0",
         ]);
-        let kernels = System::at(root.path()).with_boot(boot.path()).kernels();
+        let kernels = Root::at(root.path()).with_boot(boot.path()).kernels();
         let on_partition = |name: &str| Some(boot.path().join(name));
         let kernel = |version: &str, image, initrd| Kernel {
             version: version.to_owned(),
@@ -276,7 +277,7 @@ mod tests {
             (false, root.path().join("boot")),
             (true, boot.path().into()),
         ] {
-            let system = System::at(root.path()).with_boot(boot.path());
+            let system = Root::at(root.path()).with_boot(boot.path());
             let kernel = system.running(is_running).kernels().remove(0);
             assert_eq!(kernel.image.unwrap(), image.join("vmlinuz-6.1"));
             assert!(kernel.initrd.unwrap().starts_with(boot.path()));
@@ -287,8 +288,8 @@ mod tests {
     fn images_without_modules_count_in_a_root_of_its_own_only() {
         let dir = tree(&["boot/vmlinuz-6.1", "boot/initrd.img-6.1"]);
         let boot = dir.path().join("boot");
-        assert_eq!(versions(&System::at(dir.path())), ["6.1"]);
-        let running = System::at(dir.path()).with_boot(&boot).running(true);
+        assert_eq!(versions(&Root::at(dir.path())), ["6.1"]);
+        let running = Root::at(dir.path()).with_boot(&boot).running(true);
         assert!(versions(&running).is_empty());
     }
 
@@ -303,9 +304,9 @@ mod tests {
             "boot/vmlinuz-x y",
             "boot/initrd.img-x y",
         ]);
-        let kernels = System::at(dir.path()).kernels();
+        let kernels = Root::at(dir.path()).kernels();
         assert_eq!(
-            versions(&System::at(dir.path())),
+            versions(&Root::at(dir.path())),
             ["6.1.0-300-amd64", "6.1.0-240-amd64", "6.1.0-80-amd64"]
         );
         assert_eq!(kernels[0].initrd, None);
@@ -316,7 +317,7 @@ mod tests {
     #[test]
     fn kernels_beside_their_modules_are_found() {
         let dir = tree(&["usr/lib/modules/6.9.1/vmlinuz", "boot/initramfs-6.9.1.img"]);
-        let kernels = System::at(dir.path()).kernels();
+        let kernels = Root::at(dir.path()).kernels();
         assert_eq!(kernels[0].version, "6.9.1");
         assert!(kernels[0].image.is_some() && kernels[0].initrd.is_some());
     }
@@ -324,7 +325,7 @@ mod tests {
     #[test]
     fn options_of_grub_count_where_the_root_has_no_others() {
         let dir = tree(&[]);
-        let options = || System::at(dir.path()).options().unwrap();
+        let options = || Root::at(dir.path()).options().unwrap();
         fs::create_dir_all(dir.path().join("etc/default")).unwrap();
         let grub = dir.path().join("etc/default/grub");
         for (text, expected) in [
@@ -358,7 +359,7 @@ mod tests {
         )
         .unwrap();
         symlink(outside.path(), dir.path().join("etc/kernel")).unwrap();
-        let system = System::at(dir.path());
+        let system = Root::at(dir.path());
         assert_eq!(system.kernels()[0].image, None);
         assert_eq!(system.name(), "Linux");
         assert_eq!(system.options().unwrap(), None);
@@ -380,7 +381,7 @@ mod tests {
         )
         .unwrap();
         symlink("../usr/lib/os-release", dir.path().join("etc/os-release")).unwrap();
-        let system = System::at(dir.path());
+        let system = Root::at(dir.path());
         assert_eq!(
             system.options().unwrap().as_deref(),
             Some("console=ttyS0 quiet")

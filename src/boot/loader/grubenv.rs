@@ -36,7 +36,8 @@ impl GrubEnv {
         Ok(Self(lines))
     }
 
-    /// What can still be read of a damaged block: lines that are plain variables, as many as fit.
+    /// What can still be read of a damaged block: lines that are plain variables, as many as fit, and the
+    /// last of several with the same name.
     pub fn salvage(block: &[u8]) -> Self {
         let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
         let is_variable = |line: &[u8]| {
@@ -51,9 +52,13 @@ impl GrubEnv {
         let mut env = Self::default();
         for line in block.split(|byte| *byte == b'\n') {
             if is_variable(line) {
+                let name = line.split(|byte| *byte == b'=').next();
+                let name = String::from_utf8_lossy(name.unwrap_or_default());
+                let before = env.0.clone();
+                env.0.retain(|old| value(old, &name).is_none());
                 env.0.push(line.to_vec());
                 if env.render().is_err() {
-                    env.0.pop();
+                    env.0 = before;
                 }
             }
         }
@@ -76,19 +81,27 @@ impl GrubEnv {
         Ok(block)
     }
 
-    /// A variable that holds plain text, as all of ours do.
+    /// A variable that holds plain text, as all of ours do. The last of several counts, as in GRUB's
+    /// `load_env`.
     pub fn get(&self, name: &str) -> Option<&str> {
         let mut values = self.0.iter().filter_map(|line| value(line, name));
-        std::str::from_utf8(values.next()?).ok()
+        std::str::from_utf8(values.next_back()?).ok()
     }
 
-    /// Sets a variable to plain text.
+    /// Sets a variable to plain text. It is there once after that: GRUB's `save_env` writes to the first of
+    /// several, and its `load_env` reads the last.
     pub fn set(&mut self, name: &str, text: &str) {
         let line = format!("{name}={text}").into_bytes();
-        match self.0.iter_mut().find(|line| value(line, name).is_some()) {
-            Some(old) => *old = line,
-            None => self.0.push(line),
-        }
+        let at = self.0.iter().position(|line| value(line, name).is_some());
+        let at = at.unwrap_or(self.0.len());
+        self.0.retain(|line| value(line, name).is_none());
+        self.0.insert(at, line);
+    }
+
+    /// Whether a variable is there more than once.
+    pub fn repeats(&self, name: &str) -> bool {
+        let values = self.0.iter().filter_map(|line| value(line, name));
+        values.count() > 1
     }
 }
 
@@ -150,6 +163,19 @@ mod tests {
         assert_eq!(salvaged(cut), kept);
         let long = [&cut[..], b"\nlong=", &[b'x'; SIZE], b"\n"].concat();
         assert_eq!(salvaged(&long), kept);
+    }
+
+    #[test]
+    fn of_a_variable_that_is_there_twice_the_last_counts_and_one_is_left() {
+        let lines = b"saved_entry=first\nother=1\nsaved_entry=last\n";
+        let mut env = GrubEnv::parse(&block(lines)).unwrap();
+        assert!(env.repeats("saved_entry") && !env.repeats("other"));
+        assert_eq!(env.get("saved_entry"), Some("last"));
+        env.set("saved_entry", "new");
+        assert_eq!(env.render().unwrap(), block(b"saved_entry=new\nother=1\n"));
+        let salvaged = GrubEnv::salvage(lines);
+        let one = block(b"other=1\nsaved_entry=last\n");
+        assert_eq!(salvaged.render().unwrap(), one);
     }
 
     #[test]

@@ -1,0 +1,138 @@
+//! All entries of a boot partition, and those of one layer or base.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::entry::{self, Entry};
+use super::files::Files;
+use super::id;
+use crate::model::name::{LvName, VgName};
+use crate::sys::files::read_if_there;
+
+/// All entries that boot a layer or a base, of whatever group, in the order of the menu. Those of others
+/// are passed over.
+pub fn all(files: &Files) -> Result<Vec<Entry>> {
+    read(files, |_| true)
+}
+
+/// Those whose id is wanted.
+fn read(files: &Files, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for path in files.entries()? {
+        let Some(id) = id::of_file(&path).filter(|id| is_wanted(id)) else {
+            continue;
+        };
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        match Entry::parse(id, &String::from_utf8_lossy(&text)) {
+            Ok(entry) => entries.extend(entry),
+            Err(error) => log::warn!("{error:#}"),
+        }
+    }
+    Entry::sort(&mut entries);
+    // One that was interrupted while it was renamed has two names.
+    entries.dedup_by(|a, b| a.id == b.id);
+    Ok(entries)
+}
+
+/// The entries of the layers and bases of one group.
+pub struct Entries<'a> {
+    pub files: &'a Files,
+    pub vg: &'a VgName,
+}
+
+impl Entries<'_> {
+    /// The entry that we wrote for a layer or base, with its newest kernel; nothing if there is none, or if
+    /// another program has changed it so that it boots something else.
+    ///
+    /// Refuses a file in its place that was never ours.
+    pub fn first_of(&self, layer: &LvName) -> Result<Option<Entry>> {
+        let id = id::of_layer(self.vg, layer);
+        let Some((path, text)) = self.files.entry_text(&id)? else {
+            return Ok(None);
+        };
+        match Entry::parse(&id, &text) {
+            Ok(Some(entry)) if entry.boots(self.vg, layer.as_str()) => Ok(Some(entry)),
+            _ if entry::was_ours(&text, layer) => Ok(None),
+            _ => bail!(self.in_the_way(&path, layer)),
+        }
+    }
+
+    fn in_the_way(&self, path: &Path, layer: &LvName) -> String {
+        let (path, vg) = (path.display(), self.vg);
+        format!("{path} is in the way: it is no boot entry of {vg}/{layer}")
+    }
+
+    /// Whether another program, such as grub-mkconfig or grubby, has changed the entry of a layer or base
+    /// so that it boots something else.
+    pub fn is_rewritten(&self, layer: &LvName) -> Result<bool> {
+        let path = self.files.entry_path(&id::of_layer(self.vg, layer))?;
+        Ok(path.exists() && self.first_of(layer)?.is_none())
+    }
+
+    /// Tells of any layer or base whether it has an entry, by the names of the files alone: there can be
+    /// hundreds.
+    pub fn has_entry(&self) -> Result<impl Fn(&LvName) -> bool + use<>> {
+        let files = self.files.entries()?;
+        let ids = files.iter().filter_map(|path| id::of_file(path));
+        let mut ids: Vec<String> = ids.map(str::to_owned).collect();
+        ids.sort_unstable();
+        let vg = self.vg.clone();
+        Ok(move |name: &LvName| ids.binary_search(&id::of_layer(&vg, name)).is_ok())
+    }
+
+    /// The entries that we wrote for a layer or base, the newest kernel first.
+    ///
+    /// Refuses a file in the place of the first that is something else.
+    pub fn of(&self, layer: &LvName) -> Result<Vec<Entry>> {
+        self.first_of(layer)?;
+        let first = id::of_layer(self.vg, layer);
+        let is_wanted = |id: &str| {
+            let rest = id.strip_prefix(first.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
+        };
+        let mut entries = read(self.files, is_wanted)?;
+        entries.retain(|entry| entry.is_of(self.vg, layer));
+        Ok(entries)
+    }
+
+    /// The layers and bases of our group that have an entry which we wrote.
+    pub fn named_by(&self, entries: &[Entry]) -> Vec<LvName> {
+        let is_ours = |entry: &Entry| {
+            let name: LvName = entry.layer()?.parse().ok()?;
+            entry.is_of(self.vg, &name).then_some(name)
+        };
+        // In the order of the menu those of one layer follow each other.
+        let mut names: Vec<LvName> = entries.iter().filter_map(is_ours).collect();
+        names.dedup();
+        names
+    }
+
+    /// Which of these layers and bases the entry with this id boots, or would boot if it were there as we
+    /// have written it.
+    pub fn owner_of(&self, id: &str, names: &[LvName]) -> Option<String> {
+        let wrote = |name: &&LvName| id::is_of(self.vg, name, id);
+        let written = || names.iter().find(wrote).map(LvName::to_string);
+        self.layer_of(id).or_else(written)
+    }
+
+    /// The layer or base of our group that the entry with this id boots.
+    pub fn layer_of(&self, id: &str) -> Option<String> {
+        let (_, text) = self.files.entry_text(id).ok()??;
+        let entry = Entry::parse(id, &text).ok()??;
+        let is_ours = entry.vg() == self.vg.as_str();
+        entry.layer().filter(|_| is_ours).map(str::to_owned)
+    }
+
+    /// Refuses to write an entry of a layer or base in the place of a file that is something else.
+    pub fn check_place(&self, id: &str, layer: &LvName) -> Result<()> {
+        let path = self.files.entry_path(id)?;
+        let text = read_if_there(&path)?;
+        ensure!(
+            text.is_none_or(|text| entry::was_ours(&String::from_utf8_lossy(&text), layer)),
+            self.in_the_way(&path, layer)
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,316 @@
+//! The store of kernels: copies of kernels and initramfs images on the boot partition, each stored once by
+//! its content and shared by all entries that name it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::statvfs::statvfs;
+use sha2::{Digest, Sha256};
+
+use super::entry::{Entry, Extra, Payload};
+use super::files::Files;
+use super::id;
+use super::root::{Kernel, Root};
+use crate::sys::transaction::Transaction;
+
+/// The directory of the store on the boot partition.
+pub const KERNELS: &str = "imgbased";
+/// How many digits of the digest of a kernel or initramfs its name ends in.
+const DIGITS: usize = 16;
+/// What is left free after kernels were copied, for entries and menus.
+const RESERVE: u64 = 1 << 20;
+/// The same in files: an entry, a menu, directories, and two names of a file that is replaced.
+const RESERVED_INODES: u64 = 8;
+
+/// What is known of a layer when its kernels are looked for.
+pub struct Known<'a> {
+    /// The entries that it, or what it is a copy of, has had until now.
+    pub entries: &'a [Entry],
+    /// The kernel options, where neither its root nor an entry has any.
+    pub options: &'a str,
+    /// The version of the one kernel that was changed, or that is about to be removed: the entries of
+    /// others stay as they are.
+    pub added: Option<&'a str>,
+    pub removed: Option<&'a str>,
+    /// Whether it is the layer that runs.
+    pub is_running: bool,
+}
+
+/// Looks at the initramfs of a kernel version, and returns another to be used instead.
+pub type Replace<'a> = dyn FnMut(&mut Transaction, &str, &Path) -> Result<Option<PathBuf>> + 'a;
+
+/// The kernels of a root, as [`Store::kernels_of`] has found them.
+pub struct Kernels {
+    /// What the entries have to boot, the newest kernel first.
+    payloads: Vec<Payload>,
+    files: Vec<KernelFile>,
+}
+
+/// A file of a root that an entry needs on the boot partition.
+struct KernelFile {
+    source: PathBuf,
+    target: PathBuf,
+    /// Whether the partition had it, whole, when that was looked at.
+    is_there: bool,
+}
+
+/// The store of a boot partition.
+pub struct Store<'a> {
+    pub files: &'a Files,
+}
+
+impl Store<'_> {
+    /// Whether the kernel and initramfs of an entry are on the partition.
+    pub fn has(&self, payload: &Payload) -> bool {
+        [&payload.linux, &payload.initrd].iter().all(|path| {
+            let path = self.files.path_of(path);
+            fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0)
+        })
+    }
+
+    /// Looks for the kernels of a mounted root, and changes nothing yet. A kernel whose files are gone is
+    /// booted from the copies that an entry has had until now. Each initramfs that the partition does not
+    /// have yet is shown to `replace`, which may return another file.
+    ///
+    /// Refuses when the partition has no room for them.
+    pub fn kernels_of(
+        &self,
+        tx: &mut Transaction,
+        root: &Path,
+        known: &Known,
+        replace: &mut Replace,
+    ) -> Result<Kernels> {
+        let found = Root::at(root)
+            .with_boot(self.files.dir())
+            .running(known.is_running);
+        let options = found.options()?;
+        let name = found.name();
+        let newest = known.entries.first().map(Entry::payload);
+        let mut before = known.entries.iter().map(Entry::payload).collect::<Vec<_>>();
+        before.retain(|payload| self.has(payload));
+        let mut files = Vec::new();
+        let mut payloads = Vec::new();
+        for Kernel {
+            version,
+            image,
+            initrd,
+        } in found.kernels()
+        {
+            if known.removed == Some(&version) {
+                continue;
+            }
+            let before = before.iter().find(|payload| payload.version == version);
+            let only = known.added.or(known.removed);
+            if let (Some(before), true) = (before, only.is_some_and(|only| only != version)) {
+                payloads.push(before.clone());
+                continue;
+            }
+            let [linux, initrd] = match (image, initrd, before) {
+                (Some(image), Some(initrd), _) => [
+                    self.place("vmlinuz", &version, image, &mut files, &mut |_| Ok(None))?,
+                    self.place("initrd", &version, initrd, &mut files, &mut |initrd| {
+                        replace(tx, &version, initrd)
+                    })?,
+                ],
+                (_, _, Some(before)) => [before.linux.clone(), before.initrd.clone()],
+                _ => {
+                    let Some(copies) = self.copies_of(&version)? else {
+                        log::warn!(
+                            "Linux {version} gets no boot entry: its image or initramfs was not found"
+                        );
+                        continue;
+                    };
+                    copies
+                }
+            };
+            let like = before.or(newest.as_ref());
+            let fallback = || like.map_or(known.options, |payload| &payload.options);
+            payloads.push(Payload {
+                version,
+                linux,
+                initrd,
+                options: options.clone().unwrap_or_else(|| fallback().to_owned()),
+                extra: like.map_or_else(Extra::default, |payload| payload.extra.clone()),
+                system: name.clone(),
+            });
+        }
+        if payloads.is_empty() && !before.is_empty() {
+            log::warn!("no other kernel with an initramfs was found: the boot entries stay");
+            payloads = before;
+        }
+        ensure!(
+            !payloads.is_empty(),
+            "no kernel with an initramfs was found: /boot/vmlinuz-VERSION or \
+             /usr/lib/modules/VERSION/vmlinuz, with /boot/initrd.img-VERSION or \
+             /boot/initramfs-VERSION.img"
+        );
+        self.check_room(files.iter().filter(|file| !file.is_there))?;
+        Ok(Kernels { payloads, files })
+    }
+
+    /// Copies kernels to their places on the boot partition, unless they are there, and returns what the
+    /// entries have to boot, the newest kernel first.
+    ///
+    /// Refuses when the partition has no room, before anything is written, or when another command has
+    /// removed a copy that an entry was to keep.
+    pub fn store(&self, tx: &mut Transaction, kernels: Kernels) -> Result<Vec<Payload>> {
+        let Kernels {
+            payloads,
+            mut files,
+        } = kernels;
+        files.retain(|file| !(file.is_there && file.target.exists()));
+        self.check_room(&files)?;
+        tx.create_dir(&self.files.dir().join(KERNELS))?;
+        for file in &files {
+            tx.copy(&file.source, &file.target, 0o600)?;
+        }
+        tx.flush(self.files.dir())?;
+        let is_whole = |payload: &Payload| self.has(payload);
+        ensure!(
+            tx.is_dry_run() || payloads.iter().all(is_whole),
+            "another command has removed a kernel from {}; try it again",
+            self.files.dir().display()
+        );
+        Ok(payloads)
+    }
+
+    /// The kernel and initramfs of that version which are on the partition, whole, whatever entry they were
+    /// copied for; the latest of several.
+    fn copies_of(&self, version: &str) -> Result<Option<[String; 2]>> {
+        let files = self.files.list(KERNELS)?;
+        let latest = |kind: &str| -> Result<Option<String>> {
+            let begin = format!("{kind}-{version}-");
+            let mut found = Vec::new();
+            for path in &files {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let end = name.strip_prefix(&begin);
+                if end.is_some_and(|end| end.len() == DIGITS && !end.contains('-'))
+                    && !is_damaged(path)?
+                {
+                    let time = fs::metadata(path).and_then(|file| file.modified());
+                    found.push((time.ok(), format!("/{KERNELS}/{name}")));
+                }
+            }
+            Ok(found.into_iter().max().map(|(_, path)| path))
+        };
+        Ok(latest("vmlinuz")?.zip(latest("initrd")?).map(Into::into))
+    }
+
+    /// The path that an entry has to name for a file of a kernel, which is added to `files`.
+    fn place(
+        &self,
+        kind: &str,
+        version: &str,
+        source: PathBuf,
+        files: &mut Vec<KernelFile>,
+        replace: &mut dyn FnMut(&Path) -> Result<Option<PathBuf>>,
+    ) -> Result<String> {
+        let place = |source: &Path| -> Result<(String, PathBuf, bool)> {
+            let digest = digest(source)?;
+            let path = format!("/{KERNELS}/{kind}-{version}-{}", &digest[..DIGITS]);
+            let target = self.files.path_of(&path);
+            // A file of that name with other content was cut off or damaged.
+            let is_there = target.exists() && self::digest(&target)? == digest;
+            Ok((path, target, is_there))
+        };
+        let (mut path, mut target, mut is_there) = place(&source)?;
+        let mut source = source;
+        if !is_there {
+            if let Some(other) = replace(&source)? {
+                source = other;
+                (path, target, is_there) = place(&source)?;
+            }
+        }
+        files.push(KernelFile {
+            source,
+            target,
+            is_there,
+        });
+        Ok(path)
+    }
+
+    /// Refuses a boot partition without room for another entry.
+    pub fn check_reserve(&self) -> Result<()> {
+        self.check_room(&[])
+    }
+
+    /// Refuses a boot partition without room for copies of these files.
+    fn check_room<'a>(&self, files: impl IntoIterator<Item = &'a KernelFile>) -> Result<()> {
+        let (mut needed, mut inodes) = (RESERVE, RESERVED_INODES);
+        for KernelFile { source, .. } in files {
+            needed += fs::metadata(source)
+                .with_context(|| format!("cannot look at {}", source.display()))?
+                .len();
+            inodes += 1;
+        }
+        let stat = statvfs(self.files.dir())?;
+        let dir = self.files.dir().display();
+        let free = stat.blocks_available() * stat.fragment_size();
+        ensure!(
+            free >= needed,
+            "{dir} has {} KiB free, {} KiB are needed",
+            free >> 10,
+            needed >> 10
+        );
+        // FAT and others have no fixed number of inodes, and tell none.
+        let files = stat.files_available();
+        ensure!(
+            stat.files() == 0 || files >= inodes,
+            "{dir} has {files} inodes free, {inodes} are needed"
+        );
+        Ok(())
+    }
+
+    /// Our copies of kernels that neither `written` nor any entry file but those of `removed` mentions.
+    /// Entries that others wrote count as well.
+    pub fn unused(&self, removed: &[Entry], written: &[Entry]) -> Result<Vec<PathBuf>> {
+        let is_gone = |path: &Path| {
+            let mut gone = removed.iter().chain(written);
+            gone.any(|e| id::of_file(path) == Some(&e.id))
+        };
+        let mut texts: Vec<String> = written.iter().map(Entry::render).collect();
+        for path in self.files.entries()? {
+            if !is_gone(&path) {
+                let text =
+                    fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                texts.push(String::from_utf8_lossy(&text).into_owned());
+            }
+        }
+        let mut kernels = self.files.list(KERNELS)?;
+        kernels.retain(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            !texts.iter().any(|text| text.contains(&*name))
+        });
+        Ok(kernels)
+    }
+
+    /// Our copies of kernels whose content is not what their names say.
+    pub fn damaged(&self) -> Result<Vec<PathBuf>> {
+        let mut damaged = Vec::new();
+        for path in self.files.list(KERNELS)? {
+            if is_damaged(&path)? {
+                damaged.push(path);
+            }
+        }
+        Ok(damaged)
+    }
+}
+
+/// Whether the content of one of our copies of kernels is not what its name says, which ends in the begin
+/// of its digest.
+fn is_damaged(path: &Path) -> Result<bool> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let wanted = name.rsplit('-').next().unwrap_or_default();
+    Ok(wanted.len() == DIGITS && !digest(path)?.starts_with(wanted))
+}
+
+/// SHA-256 of a file's content, as hexadecimal digits.
+fn digest(path: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    File::open(path)
+        .and_then(|mut file| io::copy(&mut file, &mut hash))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(format!("{:x}", hash.finalize()))
+}

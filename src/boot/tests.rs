@@ -1,0 +1,675 @@
+//! Stories of a boot partition in a directory.
+
+use std::fs;
+
+use anyhow::bail;
+use tempfile::TempDir;
+
+use super::grubenv::GrubEnv;
+use super::*;
+use crate::sys::transaction::change;
+
+const KERNEL: &str = "boot/vmlinuz-6.1-amd64";
+const INITRD: &str = "boot/initrd.img-6.1-amd64";
+
+/// A directory that stands for a mounted boot partition.
+fn partition() -> (TempDir, BootPartition) {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, vg) = (dir.path().join("root"), "HostVG".parse().unwrap());
+    let boot = BootPartition::in_dir(dir.path(), &root, &vg).unwrap();
+    (dir, boot)
+}
+
+fn system() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("boot")).unwrap();
+    fs::write(dir.path().join(KERNEL), "kernel").unwrap();
+    fs::write(dir.path().join(INITRD), "initramfs").unwrap();
+    dir
+}
+
+fn publish(boot: &BootPartition, system: &TempDir) -> Payload {
+    let payloads = change(|tx| look_for_kernels(boot, tx, system, &known(&[])));
+    payloads.unwrap().into_iter().next().unwrap()
+}
+
+fn known(entries: &[Entry]) -> Known<'_> {
+    Known {
+        entries,
+        options: "quiet",
+        added: None,
+        removed: None,
+        is_running: false,
+    }
+}
+
+fn look_for_kernels(
+    boot: &BootPartition,
+    tx: &mut Transaction,
+    system: &TempDir,
+    known: &Known,
+) -> Result<Vec<Payload>> {
+    let kernels = boot.kernels_of(tx, system.path(), known, &mut |_, _, _| Ok(None))?;
+    boot.store_kernels(tx, kernels)
+}
+
+fn add(boot: &BootPartition, name: &str, payload: &Payload) -> Result<Entry> {
+    let is_base = !name.contains('.');
+    let name: LvName = name.parse()?;
+    let entry = Entry::new(&boot.vg, &name, is_base, payload)?;
+    change(|tx| boot.write_entries(tx, &name, std::slice::from_ref(&entry)))?;
+    Ok(entry)
+}
+
+fn files_below(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for file in fs::read_dir(next).unwrap() {
+            let path = file.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                found.push(path.strip_prefix(dir).unwrap().display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn kernels_are_stored_once_by_content() {
+    let (dir, boot) = partition();
+    let system = system();
+    let payload = publish(&boot, &system);
+    assert_eq!(payload.options, "quiet");
+    assert_eq!(publish(&boot, &system), payload);
+    assert_eq!(files_below(dir.path()).len(), 2);
+    let stored = |path: &str| dir.path().join(path.trim_start_matches('/'));
+    assert_eq!(fs::read(stored(&payload.linux)).unwrap(), b"kernel");
+
+    // Rebuilt in the image: another file, the old one stays for the layers that use it.
+    fs::write(system.path().join(INITRD), "other initramfs").unwrap();
+    let rebuilt = publish(&boot, &system);
+    assert_eq!(rebuilt.linux, payload.linux);
+    assert_ne!(rebuilt.initrd, payload.initrd);
+    assert_eq!(files_below(dir.path()).len(), 3);
+
+    // Cut off by a crash of the filesystem: written again.
+    fs::write(stored(&payload.linux), "ker").unwrap();
+    publish(&boot, &system);
+    assert_eq!(fs::read(stored(&payload.linux)).unwrap(), b"kernel");
+}
+
+#[test]
+fn an_entry_that_others_have_rewritten_is_written_again() {
+    let (dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    let entry = add(&boot, "Base-0.1", &payload).unwrap();
+    let name: LvName = "Base-0.1".parse().unwrap();
+    assert!(!boot.is_rewritten(&name).unwrap());
+    let path = dir.path().join("loader/entries/imgbased-Base-0.1.conf");
+    for options in ["root=/dev/sda1 ro", "a;b imgbased.layer=Base-0.1"] {
+        let text = entry.render().replace(&entry.options, options);
+        fs::write(&path, text).unwrap();
+        assert!(boot.is_rewritten(&name).unwrap(), "{options}");
+        assert!(boot.entries_of(&name).unwrap().is_empty());
+        add(&boot, "Base-0.1", &payload).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), entry.render());
+    }
+    fs::write(&path, "title Mine\noptions root=/dev/sda1\n").unwrap();
+    assert!(boot.is_rewritten(&name).is_err());
+    assert!(add(&boot, "Base-0.1", &payload).is_err());
+}
+
+#[test]
+fn kernels_with_other_content_are_found() {
+    let (dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    assert!(boot.damaged_kernels().unwrap().is_empty());
+    let path = dir.path().join(payload.linux.trim_start_matches('/'));
+    fs::write(&path, "kernal").unwrap();
+    assert_eq!(boot.damaged_kernels().unwrap(), [path]);
+}
+
+#[test]
+fn a_lost_entry_is_made_from_the_copies_of_its_kernel() {
+    let (dir, boot) = partition();
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("boot")).unwrap();
+    install(&system, "6.1");
+    let entries = refresh(&boot, &system, None, None);
+    let name: LvName = "Base-0.1".parse().unwrap();
+    let before = boot.entries_of(&name).unwrap();
+    fs::remove_dir_all(system.path().join("boot")).unwrap();
+    fs::remove_file(dir.path().join(ENTRIES).join("imgbased-Base-0.1.conf")).unwrap();
+    // As long as it is lost, they are no leftovers.
+    assert!(boot.leftovers(true).unwrap().is_empty());
+    assert_eq!(boot.leftovers(false).unwrap().len(), 2);
+    // What is not whole does not count, nor what is of another version.
+    for (file, content) in [("vmlinuz-6.1-0123456789abcdef", "x"), ("vmlinuz-6.1", "x")] {
+        fs::write(dir.path().join(KERNELS).join(file), content).unwrap();
+    }
+    let kernels = change(|tx| look_for_kernels(&boot, tx, &system, &known(&[])));
+    let found = Entry::of_kernels(&boot.vg, &name, false, &kernels.unwrap()).unwrap();
+    assert_eq!(found.len(), entries.len());
+    assert_eq!(
+        (&found[0].linux, &found[0].initrd),
+        (&before[0].linux, &before[0].initrd)
+    );
+}
+
+#[test]
+fn a_default_of_another_system_is_a_default() {
+    let (_dir, boot) = partition();
+    let entry = add(&boot, "Base-0.1", &publish(&boot, &system())).unwrap();
+    for (id, expected) in [
+        ("", false),
+        ("imgbased-Base-0.1", true),
+        ("imgbased-Base-0.9", false),
+        ("Advanced options>Debian", true),
+    ] {
+        change(|tx| boot.set_default(tx, id)).unwrap();
+        let entries = std::slice::from_ref(&entry);
+        assert_eq!(boot.has_default(entries).unwrap(), expected, "{id}");
+    }
+}
+
+#[test]
+fn the_default_belongs_to_its_layer_also_while_its_entry_is_lost() {
+    let (_dir, boot) = partition();
+    add(&boot, "Base-0.1", &publish(&boot, &system())).unwrap();
+    let names = ["Base-0", "Base-0.1", "Base-0.11"].map(|name| name.parse().unwrap());
+    for (id, owner) in [
+        ("imgbased-Base-0.1", Some("Base-0.1")),
+        ("imgbased-Base-0.11@6.1", Some("Base-0.11")),
+        ("imgbased-Base-0.12", None),
+        ("Debian", None),
+    ] {
+        assert_eq!(boot.owner_of(id, &names).as_deref(), owner, "{id}");
+    }
+}
+
+#[test]
+fn a_failed_verb_takes_its_copies_back() {
+    let (dir, boot) = partition();
+    let failed: Result<()> = change(|tx| {
+        look_for_kernels(&boot, tx, &system(), &known(&[]))?;
+        bail!("later")
+    });
+    assert_eq!(failed.unwrap_err().to_string(), "later");
+    assert!(files_below(dir.path()).is_empty());
+}
+
+/// Has the package of a kernel put its files into a root.
+fn install(system: &TempDir, version: &str) {
+    let modules = system.path().join("usr/lib/modules").join(version);
+    fs::create_dir_all(modules.join("kernel")).unwrap();
+    let boot = system.path().join("boot");
+    for name in ["vmlinuz", "initrd.img"] {
+        let path = boot.join(format!("{name}-{version}"));
+        fs::write(path, format!("{name} {version}")).unwrap();
+    }
+}
+
+/// Writes the entries of Base-0.1 anew, for a change of one kernel or of all, and returns them as the
+/// ends of their ids and their versions.
+fn refresh(
+    boot: &BootPartition,
+    system: &TempDir,
+    added: Option<&str>,
+    removed: Option<&str>,
+) -> Vec<(String, String)> {
+    let name: LvName = "Base-0.1".parse().unwrap();
+    let entries = boot.entries_of(&name).unwrap();
+    let known = Known {
+        added,
+        removed,
+        ..known(&entries)
+    };
+    let entries = change(|tx| {
+        let kernels = look_for_kernels(boot, tx, system, &known)?;
+        let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels)?;
+        boot.write_entries(tx, &name, &entries)?;
+        Ok(entries)
+    })
+    .unwrap();
+    assert_eq!(boot.entries_of(&name).unwrap(), entries);
+    assert!(boot.leftovers(false).unwrap().is_empty());
+    for entry in &entries {
+        assert!(boot.has_kernel(&entry.payload()), "{}", entry.id);
+    }
+    let short = |id: &str| id.replace("imgbased-Base-0.1", "");
+    let entries = entries.into_iter();
+    entries.map(|e| (short(&e.id), e.version)).collect()
+}
+
+fn expected(entries: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = |(id, version): &(&str, &str)| ((*id).to_owned(), (*version).to_owned());
+    entries.iter().map(owned).collect()
+}
+
+#[test]
+fn each_kernel_of_a_layer_has_an_entry_and_the_newest_that_of_the_layer() {
+    let (dir, boot) = partition();
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("boot")).unwrap();
+    install(&system, "6.1-9");
+    assert_eq!(
+        refresh(&boot, &system, None, None),
+        expected(&[("", "6.1-9")])
+    );
+    install(&system, "6.1-10");
+    assert_eq!(
+        refresh(&boot, &system, Some("6.1-10"), None),
+        expected(&[("", "6.1-10"), ("@6.1-9", "6.1-9")])
+    );
+    let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
+    let ids: Vec<&str> = menu
+        .lines()
+        .filter_map(|line| line.split("--id ").nth(1))
+        .filter(|id| id.starts_with("'imgbased-"))
+        .collect();
+    assert_eq!(
+        ids,
+        ["'imgbased-Base-0.1' {", "'imgbased-Base-0.1@6.1-9' {"]
+    );
+
+    // What boots is still there when it goes, and its copies go with it.
+    change(|tx| boot.set_default(tx, "imgbased-Base-0.1@6.1-9")).unwrap();
+    assert_eq!(
+        refresh(&boot, &system, None, Some("6.1-9")),
+        expected(&[("", "6.1-10")])
+    );
+    assert_eq!(
+        boot.default_id().unwrap().as_deref(),
+        Some("imgbased-Base-0.1")
+    );
+    assert_eq!(fs::read_dir(dir.path().join(KERNELS)).unwrap().count(), 2);
+
+    // Never the last one.
+    fs::remove_dir_all(system.path().join("usr/lib/modules/6.1-9")).unwrap();
+    assert_eq!(
+        refresh(&boot, &system, None, Some("6.1-10")),
+        expected(&[("", "6.1-10")])
+    );
+}
+
+#[test]
+fn all_kernels_of_a_layer_are_on_trial_together() {
+    let (dir, boot) = partition();
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("boot")).unwrap();
+    install(&system, "6.1");
+    install(&system, "6.2");
+    refresh(&boot, &system, None, None);
+    let name: LvName = "Base-0.1".parse().unwrap();
+    let before = boot.entries_of(&name).unwrap();
+    let reboots = |to: fn(Entry) -> Entry| {
+        change(|tx| boot.change_entries(tx, &name, to)).unwrap();
+        let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
+        menu.matches("imgbased.onfail=reboot").count()
+    };
+    // Each in the list, and by itself for GRUB that has listed the entries.
+    assert_eq!(reboots(Entry::on_trial), 2 * 2);
+    assert_eq!(reboots(Entry::confirmed), 0);
+    assert_eq!(boot.entries_of(&name).unwrap(), before);
+}
+
+#[test]
+fn a_kernel_without_files_is_booted_from_its_copies_while_its_modules_are_there() {
+    let (_dir, boot) = partition();
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("boot")).unwrap();
+    for version in ["6.1", "6.2", "6.3"] {
+        install(&system, version);
+    }
+    refresh(&boot, &system, None, None);
+    // Another layer's package manager has removed it from the partition that they share.
+    for name in ["vmlinuz-6.1", "initrd.img-6.1", "initrd.img-6.3"] {
+        fs::remove_file(system.path().join("boot").join(name)).unwrap();
+    }
+    fs::remove_dir_all(system.path().join("usr/lib/modules/6.2")).unwrap();
+    let left = expected(&[("", "6.3"), ("@6.1", "6.1")]);
+    assert_eq!(refresh(&boot, &system, None, None), left);
+    // It has no initramfs yet.
+    install(&system, "6.4");
+    fs::remove_file(system.path().join("boot/initrd.img-6.4")).unwrap();
+    assert_eq!(refresh(&boot, &system, Some("6.4"), None), left);
+}
+
+#[test]
+fn the_entry_of_a_kernel_that_was_not_changed_stays_as_it_is() {
+    let (_dir, boot) = partition();
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("boot")).unwrap();
+    install(&system, "6.1");
+    refresh(&boot, &system, None, None);
+    let initrd = |version: &str| {
+        let entries = boot.entries_of(&"Base-0.1".parse().unwrap()).unwrap();
+        let entry = entries.into_iter().find(|e| e.version == version).unwrap();
+        fs::read_to_string(boot.path_of(&entry.initrd)).unwrap()
+    };
+    // As another layer has made it, on the partition that they share.
+    fs::write(system.path().join("boot/initrd.img-6.1"), "other").unwrap();
+    install(&system, "6.2");
+    refresh(&boot, &system, Some("6.2"), None);
+    assert_eq!(initrd("6.1"), "initrd.img 6.1");
+    refresh(&boot, &system, None, None);
+    assert_eq!(initrd("6.1"), "other");
+}
+
+#[test]
+fn only_an_initramfs_that_is_new_is_looked_at() {
+    let (dir, boot) = partition();
+    let system = system();
+    let other = dir.path().join("other");
+    fs::write(&other, "with the module").unwrap();
+    let mut looked_at = Vec::new();
+    for _ in 0..2 {
+        let mut replace = |_: &mut Transaction, version: &str, initrd: &Path| {
+            looked_at.push((version.to_owned(), initrd.to_owned()));
+            Ok(Some(other.clone()).filter(|_| looked_at.len() == 1))
+        };
+        let payloads = change(|tx| {
+            let kernels = boot.kernels_of(tx, system.path(), &known(&[]), &mut replace)?;
+            boot.store_kernels(tx, kernels)
+        })
+        .unwrap();
+        let initrd = fs::read_to_string(boot.path_of(&payloads[0].initrd)).unwrap();
+        let is_replaced = looked_at.len() == 1;
+        assert_eq!(initrd == "with the module", is_replaced, "{initrd}");
+    }
+    publish(&boot, &system);
+    let initrd = system.path().canonicalize().unwrap().join(INITRD);
+    assert_eq!(looked_at, vec![("6.1-amd64".to_owned(), initrd); 2]);
+}
+
+#[test]
+fn a_failure_gives_a_layer_its_entries_and_kernels_back() {
+    let (dir, boot) = partition();
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("boot")).unwrap();
+    install(&system, "6.1");
+    refresh(&boot, &system, None, None);
+    install(&system, "6.2");
+    // The menu cannot be written.
+    fs::remove_file(dir.path().join("grub/imgbased.cfg")).unwrap();
+    fs::create_dir(dir.path().join("grub/imgbased.cfg")).unwrap();
+    let name: LvName = "Base-0.1".parse().unwrap();
+    let before = boot.entries_of(&name).unwrap();
+    let files = files_below(dir.path());
+    let failed = change(|tx| {
+        let kernels = look_for_kernels(&boot, tx, &system, &known(&before))?;
+        let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels)?;
+        boot.write_entries(tx, &name, &entries)
+    });
+    assert!(failed.is_err());
+    assert_eq!(boot.entries_of(&name).unwrap(), before);
+    assert!(before.iter().all(|e| boot.has_kernel(&e.payload())));
+    assert_eq!(files_below(dir.path()), files);
+}
+
+#[test]
+fn menu_default_and_entries_are_undone_as_a_whole() {
+    let (dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    let first = add(&boot, "Base-0.1", &payload).unwrap();
+    change(|tx| boot.set_default(tx, &first.id)).unwrap();
+    let state = || {
+        let text = |path| fs::read_to_string(dir.path().join(path)).unwrap();
+        let menu_and_env = text("grub/imgbased.cfg") + &text("grub/grubenv");
+        (files_below(dir.path()), menu_and_env)
+    };
+    let before = state();
+    let name: LvName = "Base-0.2".parse().unwrap();
+    let failed: Result<()> = change(|tx| {
+        let entry = Entry::new(&boot.vg, &name, false, &payload)?;
+        boot.write_entries(tx, &name, std::slice::from_ref(&entry))?;
+        boot.set_default(tx, &entry.id)?;
+        boot.remove_last(tx, &["Base-0.1".parse()?])?;
+        assert_ne!(state(), before);
+        bail!("later")
+    });
+    assert_eq!(failed.unwrap_err().to_string(), "later");
+    assert_eq!(state(), before);
+}
+
+#[test]
+fn a_kernel_that_a_later_part_needs_again_stays() {
+    let (_dir, boot) = partition();
+    let (system, name) = (system(), "Base-0.2".parse().unwrap());
+    let payload = publish(&boot, &system);
+    add(&boot, "Base-0.1", &payload).unwrap();
+    fs::write(system.path().join(INITRD), "other initramfs").unwrap();
+    add(&boot, "Base-0", &publish(&boot, &system)).unwrap();
+    change(|tx| {
+        boot.remove_last(tx, &["Base-0.1".parse()?])?;
+        let entry = Entry::new(&boot.vg, &name, false, &payload)?;
+        boot.write_entries(tx, &name, &[entry])
+    })
+    .unwrap();
+    assert!(boot.has_kernel(&payload));
+}
+
+#[test]
+fn entries_menu_and_default_of_several_layers() {
+    let (dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    assert_eq!(boot.default_id().unwrap(), None);
+    for name in ["Base-0", "Base-0.9", "Base-0.10"] {
+        add(&boot, name, &payload).unwrap();
+    }
+    let layers: Vec<String> = boot
+        .entries()
+        .unwrap()
+        .iter()
+        .filter_map(|e| e.layer().map(str::to_owned))
+        .collect();
+    assert_eq!(layers, ["Base-0.10", "Base-0.9", "Base-0"]);
+    let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
+    let titles: Vec<&str> = menu
+        .lines()
+        .filter(|line| line.contains("--id 'imgbased-"))
+        .filter_map(|line| line.strip_prefix("menuentry '")?.split(' ').next())
+        .collect();
+    assert_eq!(titles, ["Base-0.10", "Base-0.9", "Base-0"]);
+
+    change(|tx| boot.set_default(tx, "imgbased-Base-0.9")).unwrap();
+    assert_eq!(
+        boot.default_id().unwrap().as_deref(),
+        Some("imgbased-Base-0.9")
+    );
+    let block = fs::read(dir.path().join("grub/grubenv")).unwrap();
+    assert_eq!(block.len(), 1024);
+}
+
+#[test]
+fn what_others_have_on_the_partition_stays_as_it_is() {
+    let (dir, boot) = partition();
+    let foreign = [
+        (
+            "loader/entries/debian.conf",
+            "title Debian\nlinux /vmlinuz\noptions root=/dev/sda1\n",
+        ),
+        ("loader/entries/.hidden.conf", "options imgbased.layer=x\n"),
+        ("loader/entries/notes.txt", "options imgbased.layer=x\n"),
+        ("vmlinuz", "their kernel"),
+        ("grub/grub.cfg", "their menu"),
+    ];
+    for (path, content) in foreign {
+        fs::create_dir_all(dir.path().join(path).parent().unwrap()).unwrap();
+        fs::write(dir.path().join(path), content).unwrap();
+    }
+    let mut env = GrubEnv::default();
+    env.set("their_variable", "x");
+    fs::write(dir.path().join("grub/grubenv"), env.render().unwrap()).unwrap();
+
+    let payload = publish(&boot, &system());
+    let entry = add(&boot, "Base-0.1", &payload).unwrap();
+    change(|tx| boot.set_default(tx, &entry.id)).unwrap();
+    assert_eq!(boot.entries().unwrap(), [entry]);
+    for (path, content) in foreign {
+        assert_eq!(
+            fs::read_to_string(dir.path().join(path)).unwrap(),
+            content,
+            "{path}"
+        );
+    }
+    let block = fs::read(dir.path().join("grub/grubenv")).unwrap();
+    let env = GrubEnv::parse(&block).unwrap();
+    assert_eq!(env.get("their_variable"), Some("x"));
+}
+
+fn remove(boot: &BootPartition, layers: &[&str]) -> Result<()> {
+    let layers: Vec<LvName> = layers.iter().map(|l| l.parse().unwrap()).collect();
+    boot.check_removable(&layers)?;
+    (1..=layers.len()).try_for_each(|n| change(|tx| boot.remove_last(tx, &layers[..n])))
+}
+
+#[test]
+fn the_last_reference_removes_a_kernel() {
+    let (dir, boot) = partition();
+    let system = system();
+    let old = publish(&boot, &system);
+    fs::write(system.path().join(INITRD), "other initramfs").unwrap();
+    let new = publish(&boot, &system);
+    add(&boot, "Base-0.1", &old).unwrap();
+    add(&boot, "Base-0.2", &old).unwrap();
+    add(&boot, "Base-0.3", &new).unwrap();
+    let exists = |path: &str| dir.path().join(path.trim_start_matches('/')).exists();
+
+    remove(&boot, &["Base-0.1"]).unwrap();
+    assert!(exists(&old.linux) && exists(&old.initrd));
+    remove(&boot, &["Base-0.2"]).unwrap();
+    assert!(exists(&old.linux) && !exists(&old.initrd) && exists(&new.initrd));
+    let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
+    assert_eq!(menu.matches("--id 'imgbased-").count(), 1);
+}
+
+#[test]
+fn a_kernel_that_an_entry_of_others_names_is_kept() {
+    let (dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    add(&boot, "Base-0.1", &payload).unwrap();
+    add(&boot, "Base-1.1", &publish(&boot, &system())).unwrap();
+    let theirs = format!("title Memtest\nlinux {}\n", payload.linux);
+    fs::write(dir.path().join("loader/entries/theirs.conf"), theirs).unwrap();
+    remove(&boot, &["Base-0.1"]).unwrap();
+    assert!(
+        dir.path()
+            .join(payload.linux.trim_start_matches('/'))
+            .exists()
+    );
+}
+
+#[test]
+fn what_is_no_file_of_an_entry_does_not_count() {
+    let (dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    add(&boot, "Base-0.1", &payload).unwrap();
+    add(&boot, "Base-0.2", &payload).unwrap();
+    let entries = dir.path().join(ENTRIES);
+    for name in ["old", "backup.conf", "imgbased-Base-0.3+2-1.conf"] {
+        fs::create_dir(entries.join(name)).unwrap();
+    }
+    fs::write(entries.join("notes"), format!("keep {}", payload.linux)).unwrap();
+    assert_eq!(boot.entries().unwrap().len(), 2);
+    assert!(boot.leftovers(false).unwrap().is_empty());
+    assert!(!boot.has_entry().unwrap()(&"Base-0.3".parse().unwrap()));
+    remove(&boot, &["Base-0.1"]).unwrap();
+    assert_eq!(boot.entries().unwrap().len(), 1);
+}
+
+#[test]
+fn the_last_entry_is_not_removed() {
+    let (_dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    add(&boot, "Base-0", &payload).unwrap();
+    add(&boot, "Base-0.1", &payload).unwrap();
+    let error = remove(&boot, &["Base-0", "Base-0.1"])
+        .unwrap_err()
+        .to_string();
+    assert_eq!(error, "no boot entry would be left");
+    assert_eq!(boot.entries().unwrap().len(), 2);
+}
+
+#[test]
+fn a_file_in_the_place_of_an_entry_is_not_replaced() {
+    let (dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    add(&boot, "a+1", &payload).unwrap();
+    let path = dir.path().join("loader/entries/imgbased-Base-0.1.conf");
+    fs::write(&path, "title mine\noptions root=/dev/sda1\n").unwrap();
+    for name in ["a+1_", "Base-0.1"] {
+        let error = add(&boot, name, &payload).unwrap_err().to_string();
+        assert!(error.contains("is in the way"), "{error}");
+    }
+    assert!(fs::read_to_string(&path).unwrap().starts_with("title mine"));
+}
+
+#[test]
+fn entries_of_another_group_are_its_own() {
+    let (_dir, mut boot) = partition();
+    let payload = publish(&boot, &system());
+    let ours = add(&boot, "Base-0.1", &payload).unwrap();
+    boot.vg = "TestVG".parse().unwrap();
+    assert_eq!(boot.entry_of(&"Base-0.1".parse().unwrap()).unwrap(), None);
+    let theirs = add(&boot, "Base-0.1", &payload).unwrap();
+    assert_ne!(ours.id, theirs.id);
+    assert_eq!(boot.entries().unwrap().len(), 2);
+    remove(&boot, &["Base-0.1"]).unwrap();
+    assert_eq!(boot.entries().unwrap(), [ours]);
+}
+
+#[test]
+fn an_entry_that_would_break_the_menu_is_left_out_of_it() {
+    let (dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    let entry = add(&boot, "Base-0.1", &payload).unwrap();
+    let debug = entry
+        .render()
+        .replace("title Base-0.1", "title Bob's debug");
+    fs::write(dir.path().join("loader/entries/debug.conf"), debug).unwrap();
+    add(&boot, "Base-0.2", &payload).unwrap();
+    let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
+    assert!(!menu.contains("Bob"), "{menu}");
+    assert_eq!(menu.matches("--id 'imgbased-").count(), 2);
+}
+
+#[test]
+fn an_entry_whose_kernel_is_gone_is_noticed() {
+    let (dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    assert!(boot.has_kernel(&payload));
+    fs::write(dir.path().join(payload.initrd.trim_start_matches('/')), "").unwrap();
+    assert!(!boot.has_kernel(&payload));
+}
+
+#[test]
+fn a_damaged_grubenv_is_reported_and_rebuilt_only_when_asked() {
+    let (dir, boot) = partition();
+    let path = dir.path().join("grub/grubenv");
+    fs::create_dir(dir.path().join("grub")).unwrap();
+    fs::write(&path, "saved_entry=x\n").unwrap();
+    let error = change(|tx| boot.set_default(tx, "y")).unwrap_err();
+    assert!(format!("{error:#}").contains("is damaged"), "{error:#}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "saved_entry=x\n");
+    assert!(boot.damage_of_env().unwrap().is_some());
+    change(|tx| boot.rebuild_env(tx)).unwrap();
+    assert_eq!(boot.damage_of_env().unwrap(), None);
+    assert_eq!(boot.default_id().unwrap().as_deref(), Some("x"));
+    assert_eq!(fs::metadata(&path).unwrap().len(), 1024);
+}
+
+#[test]
+fn a_directory_that_nothing_is_mounted_at_is_no_boot_partition() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("boot")).unwrap();
+    let error = BootPartition::at(root.path(), &"HostVG".parse().unwrap())
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("no boot partition is mounted at"), "{error}");
+}

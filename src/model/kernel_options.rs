@@ -1,0 +1,142 @@
+//! Kernel options: their words, and which of them are ours.
+
+/// Names the layer or base to boot.
+pub const LAYER: &str = "imgbased.layer=";
+/// Names its volume group.
+pub const VG: &str = "imgbased.vg=";
+/// All that say which layer boots.
+const WHICH: [&str; 3] = [LAYER, VG, "imgbased.vgid="];
+
+/// Says that the layer has never come up, for the units that wait for the end of the boot.
+const TRIAL: &str = "imgbased.trial";
+
+/// Whatever fails on trial, the host restarts, and the boot loader goes on to another entry. These come
+/// last: of several equal options the last counts.
+const RESTART: [&str; 4] = [
+    "imgbased.onfail=reboot",
+    "panic=30",
+    "rd.shell=0",
+    "rd.emergency=reboot",
+];
+
+/// The words of kernel options as they stand, quotes and all. White space in quotes is a part of
+/// the word.
+pub fn words(options: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    let words = options.split(move |c: char| {
+        quoted ^= c == '"';
+        c.is_ascii_whitespace() && !quoted
+    });
+    words.filter(|word| !word.is_empty())
+}
+
+/// The value of the last option with this key, which ends in `=`.
+pub fn value<'a>(options: &'a str, key: &str) -> Option<&'a str> {
+    let values = words(options).filter_map(|word| word.strip_prefix(key));
+    values.last()
+}
+
+/// The same options for a layer that has never come up.
+pub fn on_trial(options: &str) -> String {
+    if is_trial(options) {
+        return options.to_owned();
+    }
+    let words: Vec<&str> = words(options).collect();
+    let names_layer = |word: &&str| WHICH.iter().any(|key| word.starts_with(key));
+    let begin = words.iter().take_while(|word| names_layer(word)).count();
+    let (which, others) = words.split_at(begin);
+    [which, &[TRIAL], others, &RESTART].concat().join(" ")
+}
+
+pub fn is_trial(options: &str) -> bool {
+    words(options).any(|word| word == TRIAL)
+}
+
+/// The same options without what [`on_trial`] has added. What others have put beside that stays, and so do
+/// equal options of others.
+pub fn confirmed(options: &str) -> String {
+    if !is_trial(options) {
+        return options.to_owned();
+    }
+    let mut words: Vec<&str> = words(options).filter(|word| *word != TRIAL).collect();
+    for added in RESTART {
+        if let Some(at) = words.iter().rposition(|word| *word == added) {
+            words.remove(at);
+        }
+    }
+    words.join(" ")
+}
+
+/// Options without those that we or boot loaders add, and without ways to find another root. All others
+/// are for every layer and kernel.
+pub fn without_ours(options: &str) -> String {
+    let options = confirmed(options);
+    let is_ours = |word: &&str| {
+        let key = word.split('=').next().unwrap_or_default();
+        WHICH.iter().any(|which| which.trim_end_matches('=') == key)
+            || key.starts_with("rd.lvm")
+            || matches!(key, "BOOT_IMAGE" | "initrd" | "root")
+    };
+    let words = words(&options).filter(|word| !is_ours(word));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The options of a system that runs, without how its own root was mounted, which grub-mkconfig(8) adds.
+pub fn without_root(options: &str) -> String {
+    let options = without_ours(options);
+    let is_of_root = |word: &&str| {
+        let key = word.split('=').next().unwrap_or_default();
+        matches!(key, "rootflags" | "rootfstype" | "ro" | "rw")
+    };
+    let words = words(&options).filter(|word| !is_of_root(word));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_we_or_a_loader_added_is_taken_out() {
+        for (options, kept) in [
+            (
+                "BOOT_IMAGE=(hd0,gpt2)/vmlinuz root=/dev/sda1 ro a=1 rd.lvm.lv=x/y b a=2 \
+                 imgbased.layer=B imgbased.vg=V imgbased.vgid=u-1 imgbased.timeout=5 rootflags=x a=1\n",
+                "ro a=1 b a=2 imgbased.timeout=5 rootflags=x a=1",
+            ),
+            (
+                "imgbased.onfail=reboot panic=30 imgbased.fallback=Base-0.1 rootfstype=xfs",
+                "imgbased.onfail=reboot panic=30 imgbased.fallback=Base-0.1 rootfstype=xfs",
+            ),
+            ("root=x a=\"x ro y\" b=\"c  d\"", "a=\"x ro y\" b=\"c  d\""),
+            ("dyndbg=\"file x root=1\" c", "dyndbg=\"file x root=1\" c"),
+        ] {
+            assert_eq!(without_ours(options), kept);
+        }
+        let running = "root=/dev/sda1 ro quiet rootflags=x panic=5";
+        assert_eq!(without_root(running), "quiet panic=5");
+    }
+
+    #[test]
+    fn a_trial_overrides_what_it_is_added_to_and_leaves_that_behind() {
+        let plain = "imgbased.layer=L imgbased.vg=V quiet imgbased.onfail=shell panic=0";
+        let trial = on_trial(plain);
+        assert_eq!(
+            trial,
+            "imgbased.layer=L imgbased.vg=V imgbased.trial quiet imgbased.onfail=shell panic=0 \
+             imgbased.onfail=reboot panic=30 rd.shell=0 rd.emergency=reboot"
+        );
+        assert!(is_trial(&trial) && !is_trial(plain));
+        assert_eq!(on_trial(&trial), trial);
+        assert_eq!(confirmed(&trial), plain);
+        assert_eq!(confirmed(&(trial + " debug")), format!("{plain} debug"));
+        // The same words of an administrator.
+        let unattended = "imgbased.layer=L imgbased.onfail=reboot panic=30";
+        assert_eq!(confirmed(&on_trial(unattended)), unattended);
+        assert_eq!(confirmed(unattended), unattended);
+        // As they were written before.
+        let old = "quiet imgbased.layer=L imgbased.trial imgbased.onfail=reboot panic=30 rd.shell=0 \
+                   rd.emergency=reboot";
+        assert_eq!(confirmed(old), "quiet imgbased.layer=L");
+    }
+}
