@@ -1,7 +1,7 @@
 #!/bin/sh
 # Hook of dracut, sourced after those of lvm.
 
-if getarg imgbased.layer= >/dev/null; then
+if imgbased-helper initrd is-layer; then
     # The helper finds the root by itself: dracut must neither wait for the device that root=
     # names, as its own hook has told it to, nor refuse a root= that it does not know.
     case "$root" in

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cmdline_words_parser::parse_posix;
 
+use crate::model::cmdline::{LAYER, VG};
 use crate::model::name::{DEFAULT_VG, LvName, VgName};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -70,7 +71,7 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
     if !name_layer(&words) {
         return Ok(None);
     }
-    let layer = value("imgbased.layer").unwrap_or_default();
+    let layer = value(LAYER).unwrap_or_default();
     ensure!(
         !layer.is_empty(),
         "imgbased.layer= on the kernel command line has no readable name"
@@ -125,7 +126,7 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
         .rev()
         .find(|(k, v)| v.is_none() && matches!(*k, "ro" | "rw"));
     Ok(Some(Request {
-        vg: value("imgbased.vg")
+        vg: value(VG)
             .unwrap_or(DEFAULT_VG)
             .parse()
             .context("imgbased.vg= on the kernel command line")?,
@@ -158,7 +159,7 @@ pub fn is_layer_boot(cmdline: &[u8]) -> bool {
 fn name_layer(words: &[Vec<u8>]) -> bool {
     words
         .iter()
-        .any(|word| word.split(|b| *b == b'=').next() == Some(b"imgbased.layer"))
+        .any(|word| word.split(|b| *b == b'=').next() == Some(LAYER.as_bytes()))
 }
 
 /// The words that are text, as key and value.

@@ -31,6 +31,11 @@ use cmdline::OnFailure;
 /// How long the reason of a reboot stays on the screen.
 const REBOOT_DELAY: Duration = Duration::from_secs(5);
 
+/// Whether the kernel command line names a layer: what the hooks of dracut ask before all else.
+pub fn is_layer_boot() -> Result<bool> {
+    Ok(cmdline::is_layer_boot(&read_cmdline()?))
+}
+
 /// Mounts the layer of the kernel command line at /sysroot, or the fallback; nothing if it names none.
 /// The error is logged before it is returned. Does not return if a failure is to end in a reboot.
 pub fn mount_sysroot() -> Result<()> {
