@@ -4,7 +4,8 @@
 use anyhow::{Context, Result, bail, ensure};
 use rpm_version::rpm_evr_compare;
 
-use crate::model::name::{DEFAULT_VG, LvName, VgName};
+use crate::model::cmdline::VGID;
+use crate::model::name::{DEFAULT_VG, LvName, VgName, VgUuid};
 
 /// What all our ids begin with.
 pub const PREFIX: &str = "imgbased-";
@@ -113,6 +114,12 @@ impl Entry {
         })
     }
 
+    /// The same entry, which boots a layer of this group only: names of groups are not unique.
+    pub fn of_group(mut self, uuid: &VgUuid) -> Self {
+        self.options += &format!(" {VGID}={uuid}");
+        self
+    }
+
     /// What this entry boots, for another one that boots the same.
     pub fn payload(&self) -> Payload {
         let system = self
@@ -156,6 +163,12 @@ impl Entry {
     /// The volume group that the layer is in.
     pub fn vg(&self) -> &str {
         self.option("imgbased.vg=").unwrap_or(DEFAULT_VG)
+    }
+
+    /// Whether this entry names its group by this UUID, or cannot: [`VgUuid`] tells why.
+    pub fn names_group(&self, uuid: &str) -> bool {
+        let is_named = self.option(&format!("{VGID}=")) == Some(uuid);
+        is_named || uuid.parse::<VgUuid>().is_err()
     }
 
     /// Whether this entry boots that layer or base of that group.
@@ -552,6 +565,24 @@ mod tests {
         assert!(!entry.boots(&"HostVG".parse().unwrap(), "Base-0"));
         assert!(entry.title.starts_with("Base-0 factory state ("));
         assert_eq!(entry.payload(), payload(""));
+    }
+
+    #[test]
+    fn an_entry_names_the_uuid_of_its_group_before_the_words_of_a_trial() {
+        let uuid = "68CM0U-m031-EmV1-U9Vn-3yA0-7NL3-j32vhZ";
+        let plain = entry("HostVG", "Base-0.1", false, "quiet").unwrap();
+        let entry = plain.clone().of_group(&uuid.parse().unwrap());
+        assert_eq!(
+            entry.options,
+            format!("quiet imgbased.layer=Base-0.1 imgbased.vgid={uuid}")
+        );
+        assert_eq!(entry.clone().on_trial().confirmed(), entry);
+        assert!(entry.names_group(uuid) && !plain.names_group(uuid));
+        assert!(!entry.names_group(&uuid.replace('6', "7")));
+        assert!(plain.names_group("68CM0U-m031-EmV1-U9Vn-3yA0-7NL3-j32vh!"));
+        // Another layer can be in another group.
+        assert_eq!(entry.payload(), plain.payload());
+        assert!(entry.is_of(&"HostVG".parse().unwrap(), &"Base-0.1".parse().unwrap()));
     }
 
     #[test]

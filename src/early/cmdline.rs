@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cmdline_words_parser::parse_posix;
 
-use crate::model::cmdline::{LAYER, VG};
-use crate::model::name::{DEFAULT_VG, LvName, VgName};
+use crate::model::cmdline::{LAYER, VG, VGID};
+use crate::model::name::{DEFAULT_VG, LvName, VgName, VgUuid};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
 /// A day. Nobody means to wait longer.
@@ -16,6 +16,8 @@ const TIMEOUT_MAX: u64 = 24 * 60 * 60;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub vg: VgName,
+    /// With it no other group of that name counts.
+    pub vgid: Option<VgUuid>,
     pub layer: LvName,
     /// How long to wait for the disks of the group.
     pub timeout: Duration,
@@ -68,7 +70,7 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
     let options = options(&words);
     let value = |key: &str| last(&options, key);
 
-    if !name_layer(&words) {
+    if !has_key(&words, LAYER) {
         return Ok(None);
     }
     let layer = value(LAYER).unwrap_or_default();
@@ -76,6 +78,10 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
         !layer.is_empty(),
         "imgbased.layer= on the kernel command line has no readable name"
     );
+    let vgid = has_key(&words, VGID)
+        .then(|| value(VGID).unwrap_or_default().parse())
+        .transpose()
+        .context("imgbased.vgid= on the kernel command line")?;
     let mut remarks = Vec::new();
     let timeout = match value("imgbased.timeout").map(str::parse) {
         None => DEFAULT_TIMEOUT,
@@ -130,6 +136,7 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
             .unwrap_or(DEFAULT_VG)
             .parse()
             .context("imgbased.vg= on the kernel command line")?,
+        vgid,
         layer: layer
             .parse()
             .context("imgbased.layer= on the kernel command line")?,
@@ -153,13 +160,14 @@ pub fn on_failure(cmdline: &[u8]) -> OnFailure {
 
 /// Whether the command line has `imgbased.layer` at all, be its value valid or not.
 pub fn is_layer_boot(cmdline: &[u8]) -> bool {
-    name_layer(&words(cmdline))
+    has_key(&words(cmdline), LAYER)
 }
 
-fn name_layer(words: &[Vec<u8>]) -> bool {
+/// Whether a key is there, with a value that is text or not, or without one.
+fn has_key(words: &[Vec<u8>], key: &str) -> bool {
     words
         .iter()
-        .any(|word| word.split(|b| *b == b'=').next() == Some(LAYER.as_bytes()))
+        .any(|word| word.split(|b| *b == b'=').next() == Some(key.as_bytes()))
 }
 
 /// The words that are text, as key and value.
@@ -234,7 +242,7 @@ mod tests {
     }
     use Expected::{Layer, Nothing, Refused};
 
-    const TABLE: [(&[u8], Expected<'_>); 87] = [
+    const TABLE: [(&[u8], Expected<'_>); 91] = [
         (b"imgbased.layer=Base-0.1\n", Layer("Base-0.1")),
         (b"imgbased.layer=Base-0.1", Layer("Base-0.1")),
         (
@@ -332,6 +340,13 @@ mod tests {
         (b"imgbased.layer=\xff\xfe", Refused),
         (b"x=\xff imgbased.layer=L", Layer("L")),
         (b"imgbased.layer=L imgbased.vg=a/b", Refused),
+        (b"imgbased.layer=L imgbased.vgid", Refused),
+        (b"imgbased.layer=L imgbased.vgid=", Refused),
+        (b"imgbased.layer=L imgbased.vgid=x", Refused),
+        (
+            b"imgbased.layer=L imgbased.vgid=mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mN\xff",
+            Refused,
+        ),
     ];
 
     #[test]
@@ -386,12 +401,15 @@ mod tests {
         let plain = request("imgbased.layer=L");
         assert_eq!(plain.vg.as_str(), "HostVG");
         assert_eq!(plain.timeout, Duration::from_secs(90));
+        assert_eq!(plain.vgid, None);
         assert!(!plain.read_only && plain.remarks.is_empty());
 
         let all = request(
-            "imgbased.layer=L imgbased.vg=my-vg imgbased.timeout=5 ro rootflags=noatime,x=1 rootfstype=ext4",
+            "imgbased.layer=L imgbased.vg=my-vg imgbased.vgid=mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mNo imgbased.timeout=5 ro rootflags=noatime,x=1 rootfstype=ext4",
         );
         assert_eq!(all.vg.as_str(), "my-vg");
+        let vgid = all.vgid.as_ref().map(VgUuid::as_str);
+        assert_eq!(vgid, Some("mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mNo"));
         assert_eq!(all.timeout, Duration::from_secs(5));
         assert!(all.read_only);
         assert_eq!(all.rootflags.as_deref(), Some("noatime,x=1"));

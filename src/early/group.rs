@@ -1,4 +1,5 @@
-//! Which volume group is meant, of those that the disks describe.
+//! Which volume group is meant, of those that the disks describe. Names are not unique: each host has a
+//! `HostVG` with a `Base-0.1`, and a disk of another host can be in this one.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,10 +9,14 @@ use anyhow::{Result, bail};
 use super::cmdline::Request;
 use crate::lvm::disk::{Metadata, PhysicalVolume};
 use crate::model::layout::{Role, bootable};
-use crate::model::name::{LvName, VgName};
+use crate::model::name::LvName;
 
 /// How many names an error lists. A record of the kernel's log is short.
 const NAMES_MAX: usize = 20;
+
+/// The physical volumes that are there, by their devices. Each has the metadata of its group only if that has
+/// the name of the command line.
+pub type Disks = BTreeMap<PathBuf, PhysicalVolume>;
 
 /// A volume group as its disks describe it.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,14 +29,27 @@ pub struct Group {
 }
 
 impl Group {
-    pub fn has(&self, layer: &LvName) -> bool {
+    fn has(&self, layer: &LvName) -> bool {
         let volumes = &self.metadata.volumes;
         volumes.iter().any(|(name, _)| name == layer.as_str())
     }
 }
 
-/// The groups that the disks describe; there can be two of one name.
-pub fn groups(disks: &BTreeMap<PathBuf, PhysicalVolume>) -> Vec<Group> {
+/// Whether nothing else than this group is meant: it has the UUID of the command line, if there is one.
+fn counts(metadata: &Metadata, request: &Request) -> bool {
+    let vgid = request.vgid.as_ref();
+    vgid.is_none_or(|vgid| vgid.as_str() == metadata.uuid)
+}
+
+/// The groups that the request can mean, as the disks describe them. Without a UUID there can be several.
+pub fn candidates(disks: &Disks, request: &Request) -> Vec<Group> {
+    let mut groups = groups(disks);
+    groups.retain(|group| counts(&group.metadata, request));
+    groups
+}
+
+/// All groups of the name that was read.
+fn groups(disks: &Disks) -> Vec<Group> {
     let mut newest: BTreeMap<&str, &Metadata> = BTreeMap::new();
     for metadata in disks.values().filter_map(|disk| disk.metadata.as_ref()) {
         let known = newest.entry(&metadata.uuid).or_insert(metadata);
@@ -54,25 +72,37 @@ pub fn groups(disks: &BTreeMap<PathBuf, PhysicalVolume>) -> Vec<Group> {
     newest.into_values().map(group).collect()
 }
 
-/// The group to go on with, if it is clear already: the one with the layer; where none has it, one
-/// that is complete, for the error. Refuses if two have it.
-pub fn choose(groups: Vec<Group>, vg: &VgName, layer: &LvName) -> Result<Option<Group>> {
-    if groups.iter().filter(|group| group.has(layer)).count() > 1 {
-        let uuids: Vec<&str> = groups.iter().map(|g| g.metadata.uuid.as_str()).collect();
+/// The group to go on with before the time is over: a complete one that the UUID names, or the only one with
+/// the layer. All others wait for [`last_choice`], since a disk that comes later can bring the right one.
+pub fn first_choice(mut groups: Vec<Group>, request: &Request) -> Option<Group> {
+    groups.retain(|group| request.vgid.is_some() || group.has(&request.layer));
+    match <[Group; 1]>::try_from(groups) {
+        Ok([group]) if group.missing == 0 => Some(group),
+        _ => None,
+    }
+}
+
+/// The group to go on with when the time is over: the one with the layer, complete or not, since the layer
+/// may be whole. Without one a complete group, for the error that names its layers.
+///
+/// Refuses two groups with the layer.
+pub fn last_choice(groups: Vec<Group>, request: &Request) -> Result<Option<Group>> {
+    let Request { vg, layer, .. } = request;
+    let (mut with, without): (Vec<Group>, Vec<Group>) =
+        groups.into_iter().partition(|group| group.has(layer));
+    if with.len() > 1 {
+        let uuids: Vec<&str> = with.iter().map(|g| g.metadata.uuid.as_str()).collect();
         bail!(
-            "there are several volume groups {vg} with {layer}: {}; take out the disks of one, or rename it with vgrename(8)",
+            "there are several volume groups {vg} with {layer}: {}; choose one with imgbased.vgid= on the kernel command line, or rename one with vgrename(8)",
             uuids.join(", ")
         );
     }
-    let is_whole = groups.iter().all(|group| group.missing == 0);
-    let mut complete: Vec<Group> = groups.into_iter().filter(|g| g.missing == 0).collect();
-    if let Some(at) = complete.iter().position(|group| group.has(layer)) {
-        return Ok(Some(complete.swap_remove(at)));
-    }
-    Ok(complete.pop().filter(|_| is_whole))
+    let complete = || without.into_iter().find(|group| group.missing == 0);
+    Ok(with.pop().or_else(complete))
 }
 
-pub fn describe(disks: &BTreeMap<PathBuf, PhysicalVolume>) -> String {
+/// What is there of the group, for a message.
+pub fn describe(disks: &Disks, request: &Request) -> String {
     let names = |disks: &mut dyn Iterator<Item = &PathBuf>| {
         let names: Vec<String> = disks.map(|d| d.display().to_string()).collect();
         names.join(" ")
@@ -88,6 +118,10 @@ pub fn describe(disks: &BTreeMap<PathBuf, PhysicalVolume>) -> String {
     let group = |group: &Group| {
         let (all, devices) = (group.metadata.disks.len(), &group.devices);
         let there = names(&mut devices.iter());
+        if !counts(&group.metadata, request) {
+            let uuid = &group.metadata.uuid;
+            return format!("another group of that name, {uuid}, is on {there}");
+        }
         format!(
             "{} of its {all} disks are there: {there}",
             all - group.missing
@@ -154,65 +188,122 @@ mod tests {
         }
     }
 
-    /// What is chosen when these disks are there: the devices of the group, or the error.
-    fn chosen(disks: Vec<PhysicalVolume>) -> Result<Option<Vec<String>>, String> {
-        let named = disks.into_iter().enumerate();
+    const VGID: &str = "mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mNo";
+    const OTHER: &str = "xx7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mNo";
+
+    fn by_name() -> Request {
+        request("L")
+    }
+
+    fn by_uuid() -> Request {
+        request(&format!("L imgbased.vgid={VGID}"))
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    enum Verdict {
+        /// It goes on at once, with these disks.
+        Now(Vec<usize>),
+        /// It waits, and goes on with these disks when the time is over.
+        AtTheEnd(Vec<usize>),
+        /// It waits, and gives up when the time is over.
+        Never,
+        /// The same for two groups with the layer.
+        Several,
+    }
+    use Verdict::{AtTheEnd, Never, Now, Several};
+
+    fn verdict(disks: &[PhysicalVolume], request: &Request) -> Verdict {
+        let named = disks.iter().cloned().enumerate();
         let disks = named.map(|(n, disk)| (PathBuf::from(n.to_string()), disk));
-        let groups = groups(&disks.collect());
-        let (vg, layer) = ("HostVG".parse().unwrap(), "L".parse().unwrap());
-        let name = |device: &PathBuf| device.display().to_string();
-        match choose(groups, &vg, &layer) {
-            Ok(group) => Ok(group.map(|group| group.devices.iter().map(name).collect())),
-            Err(error) => Err(error.to_string()),
+        let disks: Disks = disks.collect();
+        let numbers = |group: Group| {
+            let number = |device: PathBuf| device.display().to_string().parse().unwrap();
+            group.devices.into_iter().map(number).collect()
+        };
+        if let Some(group) = first_choice(candidates(&disks, request), request) {
+            return Now(numbers(group));
+        }
+        match last_choice(candidates(&disks, request), request) {
+            Ok(Some(group)) => AtTheEnd(numbers(group)),
+            Ok(None) => Never,
+            Err(error) => {
+                assert!(error.to_string().contains("imgbased.vgid="), "{error}");
+                Several
+            }
         }
     }
 
     #[test]
-    fn a_group_is_chosen_when_all_its_disks_are_there() {
-        let devices = |names: &[&str]| Ok(Some(names.iter().map(|&n| n.to_owned()).collect()));
+    fn a_group_is_judged_by_what_can_still_come() {
         let both = ["a", "b"];
-        assert_eq!(chosen(vec![]), Ok(None));
-        assert_eq!(chosen(vec![bare("x")]), Ok(None));
-        assert_eq!(
-            chosen(vec![disk("a", "G", 1, &["a"], &["L"])]),
-            devices(&["0"])
-        );
-        assert_eq!(chosen(vec![disk("a", "G", 1, &both, &["L"])]), Ok(None));
-        // The second disk has no copy of the metadata, the third is of another group.
-        let disks = vec![disk("a", "G", 1, &both, &["L"]), bare("b"), bare("c")];
-        assert_eq!(chosen(disks), devices(&["0", "1"]));
-        // For the error.
-        assert_eq!(
-            chosen(vec![disk("a", "G", 1, &["a"], &["M"])]),
-            devices(&["0"])
-        );
+        let right = || disk("a", VGID, 1, &["a"], &["L"]);
+        let without = || disk("a", VGID, 1, &["a"], &["M"]);
+        let half = || disk("a", VGID, 1, &both, &["L"]);
+        let other = || disk("x", OTHER, 1, &["x"], &["L"]);
+        let other_without = || disk("x", OTHER, 1, &["x"], &["M"]);
+        let other_half = || disk("x", OTHER, 1, &["x", "y"], &["L"]);
+        // What is seen, in this order; what is done by name, and by UUID.
+        let table: [(Vec<PhysicalVolume>, Verdict, Verdict); 17] = [
+            (vec![], Never, Never),
+            (vec![bare("z")], Never, Never),
+            (vec![right()], Now(vec![0]), Now(vec![0])),
+            (vec![bare("z"), right()], Now(vec![1]), Now(vec![1])),
+            (vec![without()], AtTheEnd(vec![0]), Now(vec![0])),
+            (vec![half()], AtTheEnd(vec![0]), AtTheEnd(vec![0])),
+            // The second disk has no copy of the metadata, the third is of another group.
+            (
+                vec![half(), bare("b"), bare("z")],
+                Now(vec![0, 1]),
+                Now(vec![0, 1]),
+            ),
+            (vec![other()], Now(vec![0]), Never),
+            (vec![other_without()], AtTheEnd(vec![0]), Never),
+            (vec![other_half()], AtTheEnd(vec![0]), Never),
+            (vec![right(), other()], Several, Now(vec![0])),
+            (vec![other(), right()], Several, Now(vec![1])),
+            (vec![right(), other_without()], Now(vec![0]), Now(vec![0])),
+            (vec![other_without(), right()], Now(vec![1]), Now(vec![1])),
+            (vec![right(), other_half()], Several, Now(vec![0])),
+            (vec![half(), other()], Several, AtTheEnd(vec![0])),
+            (
+                vec![half(), other_without(), bare("b")],
+                Now(vec![0, 2]),
+                Now(vec![0, 2]),
+            ),
+        ];
+        for (disks, named, identified) in table {
+            assert_eq!(verdict(&disks, &by_name()), named, "by name: {disks:?}");
+            let found = verdict(&disks, &by_uuid());
+            assert_eq!(found, identified, "by UUID: {disks:?}");
+        }
     }
 
     #[test]
     fn the_newest_metadata_count() {
         let disks = |old, new| {
             vec![
-                disk("a", "G", old, &["a"], &["L"]),
-                disk("b", "G", new, &["a", "b", "c"], &["L"]),
+                disk("a", VGID, old, &["a"], &["L"]),
+                disk("b", VGID, new, &["a", "b", "c"], &["L"]),
             ]
         };
-        assert_eq!(chosen(disks(1, 2)), Ok(None));
-        assert_eq!(chosen(disks(2, 1)), Ok(Some(vec!["0".to_owned()])));
+        for request in [by_name(), by_uuid()] {
+            assert_eq!(verdict(&disks(1, 2), &request), AtTheEnd(vec![0, 1]));
+            assert_eq!(verdict(&disks(2, 1), &request), Now(vec![0]));
+        }
     }
 
     #[test]
-    fn of_two_groups_with_one_name_the_one_with_the_layer_counts() {
-        let of = |disk_uuid, group, layer| disk(disk_uuid, group, 1, &[disk_uuid], &[layer]);
-        let one = chosen(vec![of("a", "G", "M"), of("b", "H", "L")]);
-        assert_eq!(one, Ok(Some(vec!["1".to_owned()])));
-        let both = chosen(vec![of("a", "G", "L"), of("b", "H", "L")]);
-        assert!(
-            both.unwrap_err()
-                .contains("several volume groups HostVG with L: G, H")
+    fn another_group_of_that_name_is_told_apart() {
+        let other = disk("x", OTHER, 1, &["x"], &["L"]);
+        let disks = Disks::from([(PathBuf::from("/dev/vdb"), other)]);
+        assert_eq!(
+            describe(&disks, &by_uuid()),
+            format!("another group of that name, {OTHER}, is on /dev/vdb")
         );
-        // The one that is not complete yet may have it.
-        let waits = vec![of("a", "G", "M"), disk("b", "H", 1, &["b", "c"], &["L"])];
-        assert_eq!(chosen(waits), Ok(None));
+        assert_eq!(
+            describe(&disks, &by_name()),
+            "1 of its 1 disks are there: /dev/vdb"
+        );
     }
 
     fn of_volumes(volumes: &[(String, Role)]) -> Group {

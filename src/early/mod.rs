@@ -66,7 +66,7 @@ pub fn activate_early() -> Result<()> {
         return Ok(());
     };
     let mut clock = Clock::start();
-    let Some(group) = wait::complete_group(&request.vg, &request.layer)? else {
+    let Some(group) = wait::complete_group(&request) else {
         return Ok(());
     };
     group::find(&request, &group)?;

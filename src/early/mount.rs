@@ -57,7 +57,7 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
     let mut clock = Clock::start();
     let Request { vg, layer, .. } = request;
     let dm_name = vg.dm_name(layer)?;
-    let group = wait::for_group(vg, layer, request.timeout)?;
+    let group = wait::for_group(request)?;
     let role = find(request, &group)?;
     clock.end("wait");
     let lvm = Lvm::on_devices(vg.clone(), group.devices);

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::group::{Group, choose, describe, groups};
+use super::cmdline::Request;
+use super::group::{self, Group};
 use super::udev::{self, UdevEvents};
-use crate::lvm::disk::{self, PhysicalVolume};
-use crate::model::name::{LvName, VgName};
+use crate::lvm::disk;
+use crate::model::name::VgName;
 
 /// After this time someone who looks at the console is told what is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,27 +21,29 @@ const ARRAY_PATIENCE: Duration = Duration::from_secs(90);
 /// How often is looked whether that is still so, after the time is over.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The group, if all its disks are there already.
-pub fn complete_group(vg: &VgName, layer: &LvName) -> Result<Option<Group>> {
+/// The group, if it is clear already which one it is.
+pub fn complete_group(request: &Request) -> Option<Group> {
     let mut disks = Disks::default();
-    disks.look_at(disks.all(), vg);
-    choose(groups(&disks.read), vg, layer)
+    disks.look_at(disks.all(), &request.vg);
+    group::first_choice(group::candidates(&disks.read, request), request)
 }
 
-/// Waits up to `timeout` until all disks of the group are there.
+/// Waits until all disks of the group are there, for the time that the command line gives.
 ///
 /// A group that is still incomplete then is returned as well, since the layer may be whole. Refuses
 /// when there is no such group, or several with that layer.
-pub fn for_group(vg: &VgName, layer: &LvName, timeout: Duration) -> Result<Group> {
+pub fn for_group(request: &Request) -> Result<Group> {
+    let Request { vg, timeout, .. } = request;
     let started = Instant::now();
-    let deadline = started + timeout;
+    let deadline = started + *timeout;
     let events = UdevEvents::listen().context("cannot listen to udev")?;
     let mut disks = Disks::default();
     disks.look_at(disks.all(), vg);
     let patience = started + PATIENCE;
     let mut is_announced = false;
     loop {
-        if let Some(group) = choose(groups(&disks.read), vg, layer)? {
+        let candidates = group::candidates(&disks.read, request);
+        if let Some(group) = group::first_choice(candidates, request) {
             return Ok(group);
         }
         let now = Instant::now();
@@ -52,7 +55,7 @@ pub fn for_group(vg: &VgName, layer: &LvName, timeout: Duration) -> Result<Group
                 log::warn!(
                     "waiting up to {} s for the disks of {vg}; {}",
                     timeout.as_secs(),
-                    describe(&disks.read)
+                    group::describe(&disks.read, request)
                 );
             }
             deadline
@@ -65,19 +68,20 @@ pub fn for_group(vg: &VgName, layer: &LvName, timeout: Duration) -> Result<Group
         disks.look_at(changed.unwrap_or_else(|| disks.all()), vg);
     }
     let waited = timeout.as_secs();
-    let mut groups = groups(&disks.read);
-    groups.retain(|group| group.has(layer));
-    match <[Group; 1]>::try_from(groups) {
-        Ok([group]) => {
-            let missing = group.missing;
-            log::warn!("{missing} disks of {vg} are missing after {waited} s, trying without");
-            Ok(group)
-        }
-        Err(_) => bail!(
-            "volume group {vg} not found within {waited} s; {}",
-            describe(&disks.read)
-        ),
+    let candidates = group::candidates(&disks.read, request);
+    let Some(group) = group::last_choice(candidates, request)? else {
+        let uuid = request.vgid.as_ref();
+        bail!(
+            "volume group {vg}{} not found within {waited} s; {}",
+            uuid.map_or_else(String::new, |uuid| format!(" with the UUID {uuid}")),
+            group::describe(&disks.read, request)
+        );
+    };
+    if group.missing > 0 {
+        let missing = group.missing;
+        log::warn!("{missing} disks of {vg} are missing after {waited} s, trying without");
     }
+    Ok(group)
 }
 
 /// Whether someone is asked for a password: disks may be there as soon as it is typed
@@ -104,7 +108,7 @@ fn has_unstarted_array() -> bool {
 struct Disks {
     /// The devices of those that are physical volumes, by their numbers.
     devices: BTreeMap<String, PathBuf>,
-    read: BTreeMap<PathBuf, PhysicalVolume>,
+    read: group::Disks,
 }
 
 impl Disks {

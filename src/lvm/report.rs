@@ -76,8 +76,8 @@ impl<'a> Row<'a> {
 /// Reads a report of `vgs` with the columns of [`Row`], line by line.
 pub struct Reader<'a> {
     vg: &'a VgName,
-    /// What was read so far, and the group's UUID.
-    found: Option<(String, Group)>,
+    /// What was read so far.
+    found: Option<Group>,
 }
 
 impl<'a> Reader<'a> {
@@ -92,13 +92,11 @@ impl<'a> Reader<'a> {
         if row.vg_name != self.vg.as_str() {
             return Ok(());
         }
-        let (uuid, group) = match &mut self.found {
-            Some(found) => found,
-            None => self
-                .found
-                .insert((row.vg_uuid.to_owned(), empty(&row, self.vg)?)),
+        let group = match &mut self.found {
+            Some(group) => group,
+            None => self.found.insert(empty(&row, self.vg)?),
         };
-        if row.vg_uuid != *uuid {
+        if row.vg_uuid != group.uuid {
             bail!(
                 "there are two volume groups with the name {}: rename one with vgrename(8)",
                 self.vg
@@ -115,13 +113,14 @@ impl<'a> Reader<'a> {
 
     /// The group, or nothing if the report has no line for it.
     pub fn group(self) -> Option<Group> {
-        self.found.map(|(_, group)| group)
+        self.found
     }
 }
 
 fn empty(row: &Row, vg: &VgName) -> Result<Group> {
     Ok(Group {
         name: vg.clone(),
+        uuid: row.vg_uuid.to_owned(),
         tags: tags(row.vg_tags),
         size: number("vg_size", row.vg_size)?,
         free: number("vg_free", row.vg_free)?,
@@ -190,6 +189,7 @@ fn percent(column: &str, value: &str) -> Result<Option<Percent>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::name::VgUuid;
 
     // Recorded from lvm2 2.03.31, with all columns.
     const HOST: &str = include_str!("../../tests/lvm-reports/host.txt");
@@ -214,6 +214,7 @@ mod tests {
             (8_048_869_376, 801_112_064, 0)
         );
         assert_eq!(group.tags, ["imgbased:vg"]);
+        assert!(group.uuid.parse::<VgUuid>().is_ok(), "{}", group.uuid);
         let roles: Vec<(&str, Role, bool)> = group
             .volumes
             .iter()

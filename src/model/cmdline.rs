@@ -4,3 +4,5 @@
 pub const LAYER: &str = "imgbased.layer";
 /// The name of the volume group that the layer is in.
 pub const VG: &str = "imgbased.vg";
+/// The UUID of that group. With this key no other group counts, whatever its name.
+pub const VGID: &str = "imgbased.vgid";
