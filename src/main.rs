@@ -42,6 +42,7 @@ fn generate(early_dir: Option<OsString>) -> Result<ExitCode> {
 fn initrd(verb: Option<&OsString>) -> Result<ExitCode> {
     match verb.and_then(|verb| verb.to_str()) {
         Some("is-layer") => return Ok(ExitCode::from(u8::from(!early::is_layer_boot()?))),
+        Some("limit") => early::limit_time()?,
         Some("drivers") => early::load_drivers()?,
         Some("activate") => early::activate_early()?,
         Some("mount") => early::mount_sysroot()?,

@@ -35,11 +35,15 @@ install() {
     else
         inst_hook pre-trigger 50 "$moddir/start-imgbased.sh"
         inst_hook mount 50 "$moddir/mount-imgbased.sh"
+        inst_hook cleanup 50 "$moddir/end-imgbased.sh"
     fi
 }
 
 install_units() {
-    inst_simple "$moddir/imgbased-sysroot.service" /usr/lib/systemd/system/imgbased-sysroot.service
+    local unit
+    for unit in imgbased-sysroot.service imgbased-limit.service; do
+        inst_simple "$moddir/$unit" "/usr/lib/systemd/system/$unit"
+    done
     mkdir -p "$initdir/usr/lib/systemd/system-generators" "$initdir/etc/cmdline.d"
     ln -sfn ../../../bin/imgbased-helper \
         "$initdir/usr/lib/systemd/system-generators/imgbased-generator"

@@ -19,10 +19,14 @@ if imgbased-helper initrd is-layer; then
         # Most images have no password for root here, and then the emergency shell would be locked.
         # rd.shell=0 turns it off, SYSTEMD_SULOGIN_FORCE=0 makes it ask for the password.
         echo SYSTEMD_SULOGIN_FORCE=1 >/etc/cmdline.d/50-imgbased.conf
-    elif ! getarg resume= >/dev/null || getargbool 0 noresume; then
-        # What dracut's loop ends with; the helper knows itself when to give up.
-        # shellcheck disable=SC2154 # hookdir is set by dracut
-        echo '[ -e /run/imgbased/tried ]' >"$hookdir/initqueue/finished/imgbased.sh"
-        echo '[ -e /run/imgbased/tried ] || main_loop=0' >"$hookdir/initqueue/timeout/imgbased.sh"
+    else
+        # Ends by itself where a boot that fails does not restart.
+        imgbased-helper initrd limit >/dev/null 2>&1 &
+        if ! getarg resume= >/dev/null || getargbool 0 noresume; then
+            # What dracut's loop ends with; the helper knows itself when to give up.
+            # shellcheck disable=SC2154 # hookdir is set by dracut
+            echo '[ -e /run/imgbased/tried ]' >"$hookdir/initqueue/finished/imgbased.sh"
+            echo '[ -e /run/imgbased/tried ] || main_loop=0' >"$hookdir/initqueue/timeout/imgbased.sh"
+        fi
     fi
 fi

@@ -9,6 +9,9 @@ use crate::model::cmdline::{LAYER, VG, VGID};
 use crate::model::name::{DEFAULT_VG, LvName, VgName, VgUuid};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a boot that restarts when it fails may take in the initramfs, beyond the time for its disks: to
+/// check the pool and the filesystem, and to answer a question. Documented in README.md.
+const GRACE: Duration = Duration::from_secs(300);
 /// A day. Nobody means to wait longer.
 const TIMEOUT_MAX: u64 = 24 * 60 * 60;
 
@@ -83,17 +86,10 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
         .transpose()
         .context("imgbased.vgid= on the kernel command line")?;
     let mut remarks = Vec::new();
-    let timeout = match value("imgbased.timeout").map(str::parse) {
-        None => DEFAULT_TIMEOUT,
-        Some(Ok(seconds)) if seconds <= TIMEOUT_MAX => Duration::from_secs(seconds),
-        Some(_) => {
-            remarks.push(format!(
-                "imgbased.timeout= is not a number of seconds up to {TIMEOUT_MAX}, {} is used",
-                DEFAULT_TIMEOUT.as_secs()
-            ));
-            DEFAULT_TIMEOUT
-        }
-    };
+    let timeout = timeout(&options).unwrap_or_else(|remark| {
+        remarks.push(remark);
+        DEFAULT_TIMEOUT
+    });
     if let Some(other) = value("imgbased.onfail").filter(|v| !["shell", "reboot"].contains(v)) {
         remarks.push(format!(
             "imgbased.onfail={other} is neither shell nor reboot, shell is used"
@@ -158,9 +154,30 @@ pub fn on_failure(cmdline: &[u8]) -> OnFailure {
     }
 }
 
+/// After what time the initramfs of this boot restarts the machine, whatever it waits for; `None` for a boot
+/// that stops when it fails.
+pub fn limit(cmdline: &[u8]) -> Option<Duration> {
+    let words = words(cmdline);
+    let is_limited = has_key(&words, LAYER) && on_failure(cmdline) == OnFailure::Reboot;
+    let timeout = || timeout(&options(&words)).unwrap_or(DEFAULT_TIMEOUT);
+    is_limited.then(|| timeout() + GRACE)
+}
+
 /// Whether the command line has `imgbased.layer` at all, be its value valid or not.
 pub fn is_layer_boot(cmdline: &[u8]) -> bool {
     has_key(&words(cmdline), LAYER)
+}
+
+/// How long is waited for disks; the error is a remark for the log.
+fn timeout(options: &[(&str, Option<&str>)]) -> Result<Duration, String> {
+    match last(options, "imgbased.timeout").map(str::parse) {
+        None => Ok(DEFAULT_TIMEOUT),
+        Some(Ok(seconds)) if seconds <= TIMEOUT_MAX => Ok(Duration::from_secs(seconds)),
+        Some(_) => Err(format!(
+            "imgbased.timeout= is not a number of seconds up to {TIMEOUT_MAX}, {} is used",
+            DEFAULT_TIMEOUT.as_secs()
+        )),
+    }
 }
 
 /// Whether a key is there, with a value that is text or not, or without one.
@@ -392,6 +409,27 @@ mod tests {
             ("imgbased.layer=L imgbased.onfail=REBOOT", OnFailure::Shell),
         ] {
             assert_eq!(on_failure(cmdline.as_bytes()), expected, "{cmdline}");
+        }
+    }
+
+    #[test]
+    fn a_boot_that_restarts_when_it_fails_has_a_limit() {
+        for (cmdline, seconds) in [
+            ("imgbased.layer=L imgbased.onfail=reboot", Some(390)),
+            (
+                "imgbased.layer=L imgbased.onfail=reboot imgbased.timeout=5",
+                Some(305),
+            ),
+            (
+                "imgbased.layer=../x imgbased.onfail=reboot imgbased.timeout=soon",
+                Some(390),
+            ),
+            ("imgbased.layer=L", None),
+            ("imgbased.layer=L imgbased.onfail=shell", None),
+            ("root=/dev/sda1 imgbased.onfail=reboot", None),
+        ] {
+            let expected = seconds.map(Duration::from_secs);
+            assert_eq!(limit(cmdline.as_bytes()), expected, "{cmdline}");
         }
     }
 

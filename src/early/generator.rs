@@ -11,6 +11,8 @@ use anyhow::{Context, Result};
 use super::cmdline;
 
 const UNIT: &str = "imgbased-sysroot.service";
+/// Restarts the machine where a boot that is to restart when it fails takes too long.
+const LIMIT_UNIT: &str = "imgbased-limit.service";
 const UNIT_DIR: &str = "/usr/lib/systemd/system";
 
 /// What systemd-fstab-generator and systemd-gpt-auto-generator make of a `root=`, or of its
@@ -29,10 +31,15 @@ pub fn run(cmdline: &[u8], early_dir: &Path) -> Result<()> {
     for path in MASKED {
         link(Path::new("/dev/null"), &early_dir.join(path))?;
     }
-    link(
-        &Path::new(UNIT_DIR).join(UNIT),
-        &early_dir.join("initrd-root-fs.target.requires").join(UNIT),
-    )
+    let pull_in = |unit: &str, by: &str| {
+        let unit_file = Path::new(UNIT_DIR).join(unit);
+        link(&unit_file, &early_dir.join(by).join(unit))
+    };
+    pull_in(UNIT, "initrd-root-fs.target.requires")?;
+    if cmdline::limit(cmdline).is_some() {
+        pull_in(LIMIT_UNIT, "initrd.target.wants")?;
+    }
+    Ok(())
 }
 
 /// Generators run again when systemd reloads, in an empty directory or in the old one.
@@ -69,6 +76,20 @@ mod tests {
         assert_eq!(
             target("initrd-root-fs.target.requires/imgbased-sysroot.service"),
             Path::new("/usr/lib/systemd/system/imgbased-sysroot.service")
+        );
+        assert!(!dir.path().join("initrd.target.wants").exists());
+    }
+
+    #[test]
+    fn a_boot_that_restarts_when_it_fails_is_limited() {
+        let dir = tempfile::tempdir().unwrap();
+        run(b"imgbased.layer=L imgbased.onfail=reboot\n", dir.path()).unwrap();
+        let link = dir
+            .path()
+            .join("initrd.target.wants/imgbased-limit.service");
+        assert_eq!(
+            fs::read_link(link).unwrap(),
+            Path::new("/usr/lib/systemd/system/imgbased-limit.service")
         );
     }
 }

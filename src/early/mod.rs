@@ -7,6 +7,7 @@ mod drivers;
 pub mod generator;
 mod group;
 mod mount;
+mod restart;
 mod sysroot;
 mod udev;
 mod wait;
@@ -14,12 +15,9 @@ mod wait;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::thread::sleep;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use log::{Level, LevelFilter};
-use nix::sys::reboot::{RebootMode, reboot};
 use simplelog::{CombinedLogger, SharedLogger};
 
 use crate::lvm::Lvm;
@@ -27,9 +25,6 @@ use crate::sys::cmd::Cmd;
 use crate::sys::logger::{self, LineLogger};
 use clock::Clock;
 use cmdline::OnFailure;
-
-/// How long the reason of a reboot stays on the screen.
-const REBOOT_DELAY: Duration = Duration::from_secs(5);
 
 /// Whether the kernel command line names a layer: what the hooks of dracut ask before all else.
 pub fn is_layer_boot() -> Result<bool> {
@@ -43,9 +38,19 @@ pub fn mount_sysroot() -> Result<()> {
     let cmdline = read_cmdline()?;
     let result = mount::mount_requested(&cmdline).inspect_err(|error| log::error!("{error:#}"));
     if result.is_err() && cmdline::on_failure(&cmdline) == OnFailure::Reboot {
-        restart()?;
+        restart::restart("as imgbased.onfail=reboot says".to_owned())?;
     }
     result
+}
+
+/// Runs beside all else where a failed boot restarts: nothing that hangs or waits keeps the machine in the
+/// initramfs for longer than the command line says. Does nothing for other boots.
+pub fn limit_time() -> Result<()> {
+    start_logging(false)?;
+    match cmdline::limit(&read_cmdline()?) {
+        Some(limit) => restart::restart_after(limit),
+        None => Ok(()),
+    }
 }
 
 /// Loads the drivers of disks; what they find comes before all that udev is told to look at later.
@@ -82,10 +87,8 @@ pub fn activate_early() -> Result<()> {
 pub fn retry() -> Result<()> {
     start_logging(true)?;
     let cmdline = read_cmdline()?;
-    // The second name is only there with systemd.
-    let is_initramfs = |path: &str| Path::new(path).exists();
     ensure!(
-        is_initramfs("/usr/lib/initrd-release") || is_initramfs("/etc/initrd-release"),
+        is_initramfs(),
         "this is not the initramfs: there is nothing to retry"
     );
     ensure!(
@@ -116,16 +119,11 @@ fn read_cmdline() -> Result<Vec<u8>> {
     fs::read("/proc/cmdline").context("cannot read the kernel command line")
 }
 
-/// Restarts the machine, so that the boot loader can choose another entry.
-fn restart() -> Result<()> {
-    log::error!(
-        "restarting in {} s, as imgbased.onfail=reboot says",
-        REBOOT_DELAY.as_secs()
-    );
-    sleep(REBOOT_DELAY);
-    nix::unistd::sync();
-    reboot(RebootMode::RB_AUTOBOOT).context("cannot restart")?;
-    Ok(())
+/// Whether this is the initramfs, and not a system that was booted by it.
+fn is_initramfs() -> bool {
+    // The second name is only there with systemd.
+    let names = ["/usr/lib/initrd-release", "/etc/initrd-release"];
+    names.iter().any(|name| Path::new(name).exists())
 }
 
 /// Everything goes to the kernel's log, which the journal reads. Where the kernel is told to show
