@@ -22,7 +22,10 @@ if imgbased-helper initrd is-layer; then
     else
         # Ends by itself where a boot that fails does not restart.
         imgbased-helper initrd limit >/dev/null 2>&1 &
-        if ! getarg resume= >/dev/null || getargbool 0 noresume; then
+        # Otherwise the root is mounted by the mount hook: after a system has resumed from hibernation or
+        # not, and after a shell that comes before the mount.
+        if { ! getarg resume= >/dev/null || getargbool 0 noresume; } &&
+            ! getargs rd.break=pre-mount >/dev/null && ! getargs rd.break=mount >/dev/null; then
             # What dracut's loop ends with; the helper knows itself when to give up.
             # shellcheck disable=SC2154 # hookdir is set by dracut
             echo '[ -e /run/imgbased/tried ]' >"$hookdir/initqueue/finished/imgbased.sh"

@@ -163,6 +163,12 @@ pub fn limit(cmdline: &[u8]) -> Option<Duration> {
     is_limited.then(|| timeout() + GRACE)
 }
 
+/// Whether dracut opens a shell at this point (dracut.cmdline(7), `rd.break`).
+pub fn breaks_at(cmdline: &[u8], point: &str) -> bool {
+    let wanted = ("rd.break", Some(point));
+    options(&words(cmdline)).contains(&wanted)
+}
+
 /// Whether the command line has `imgbased.layer` at all, be its value valid or not.
 pub fn is_layer_boot(cmdline: &[u8]) -> bool {
     has_key(&words(cmdline), LAYER)
@@ -431,6 +437,15 @@ mod tests {
             let expected = seconds.map(Duration::from_secs);
             assert_eq!(limit(cmdline.as_bytes()), expected, "{cmdline}");
         }
+    }
+
+    #[test]
+    fn a_break_is_one_of_several() {
+        let cmdline = b"imgbased.layer=L rd.break=pre-mount rd.break=mount rd.break";
+        for (point, expected) in [("pre-mount", true), ("mount", true), ("pre-pivot", false)] {
+            assert_eq!(breaks_at(cmdline, point), expected, "{point}");
+        }
+        assert!(!breaks_at(b"rd.break", "mount"));
     }
 
     #[test]
