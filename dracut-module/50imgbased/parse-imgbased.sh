@@ -15,11 +15,7 @@ if imgbased-helper initrd is-layer; then
     root=imgbased rootok=1
     # The pool is taken down from an initramfs that is unpacked again.
     need_shutdown
-    if [ -n "${DRACUT_SYSTEMD-}" ]; then
-        # Most images have no password for root here, and then the emergency shell would be locked.
-        # rd.shell=0 turns it off, SYSTEMD_SULOGIN_FORCE=0 makes it ask for the password.
-        echo SYSTEMD_SULOGIN_FORCE=1 >/etc/cmdline.d/50-imgbased.conf
-    else
+    if [ -z "${DRACUT_SYSTEMD-}" ]; then
         # Ends by itself where a boot that fails does not restart.
         imgbased-helper initrd limit >/dev/null 2>&1 &
         # Otherwise the root is mounted by the mount hook: after a system has resumed from hibernation or

@@ -8,6 +8,7 @@ pub mod generator;
 mod group;
 mod mount;
 mod restart;
+mod shell;
 mod sysroot;
 mod udev;
 mod wait;
@@ -51,6 +52,16 @@ pub fn limit_time() -> Result<()> {
         Some(limit) => restart::restart_after(limit),
         None => Ok(()),
     }
+}
+
+/// Whether the emergency shell opens for everybody at the console. If not, the log says why.
+pub fn may_open_shell() -> Result<bool> {
+    start_logging(false)?;
+    let refusal = shell::refusal(Path::new("/sys"), shell::is_password_asked);
+    if let Some(reason) = refusal {
+        log::error!("the emergency shell does not open without a password, since {reason}");
+    }
+    Ok(refusal.is_none())
 }
 
 /// Loads the drivers of disks; what they find comes before all that udev is told to look at later.
