@@ -90,6 +90,7 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
     let record = BootRecord {
         version: 1,
         vg: vg.to_string(),
+        vgid: Some(group.metadata.uuid),
         layer: layer.to_string(),
         role: if role == Role::Base { "base" } else { "layer" }.to_owned(),
         device: device.display().to_string(),

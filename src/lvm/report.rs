@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 
 use super::SEPARATOR;
 use crate::model::layout::{Group, Role, Volume};
-use crate::model::name::VgName;
+use crate::model::name::{VgName, VgUuid};
 use crate::model::percent::Percent;
 
 /// One line: a volume, or one of its segments, and its group.
@@ -76,13 +76,22 @@ impl<'a> Row<'a> {
 /// Reads a report of `vgs` with the columns of [`Row`], line by line.
 pub struct Reader<'a> {
     vg: &'a VgName,
+    uuid: Option<&'a VgUuid>,
+    /// Whether there are other groups of that name, which have another UUID.
+    has_seen_others: bool,
     /// What was read so far.
     found: Option<Group>,
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(vg: &'a VgName) -> Self {
-        Self { vg, found: None }
+    /// Reads the group with this name and, if it is known, this UUID.
+    pub fn new(vg: &'a VgName, uuid: Option<&'a VgUuid>) -> Self {
+        Self {
+            vg,
+            uuid,
+            has_seen_others: false,
+            found: None,
+        }
     }
 
     /// Takes the next line. Refuses one that is damaged, and a second group of the same name.
@@ -90,6 +99,10 @@ impl<'a> Reader<'a> {
         let row = Row::parse(line)
             .with_context(|| format!("unexpected line in a report of lvm2: {line:?}"))?;
         if row.vg_name != self.vg.as_str() {
+            return Ok(());
+        }
+        if self.uuid.is_some_and(|uuid| uuid.as_str() != row.vg_uuid) {
+            self.has_seen_others = true;
             return Ok(());
         }
         let group = match &mut self.found {
@@ -109,6 +122,10 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(())
+    }
+
+    pub fn has_seen_others(&self) -> bool {
+        self.has_seen_others
     }
 
     /// The group, or nothing if the report has no line for it.
@@ -189,7 +206,6 @@ fn percent(column: &str, value: &str) -> Result<Option<Percent>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::name::VgUuid;
 
     // Recorded from lvm2 2.03.31, with all columns.
     const HOST: &str = include_str!("../../tests/lvm-reports/host.txt");
@@ -201,7 +217,7 @@ mod tests {
     }
 
     fn parse(report: &str, vg: &VgName) -> Result<Option<Group>> {
-        let mut reader = Reader::new(vg);
+        let mut reader = Reader::new(vg, None);
         report.lines().try_for_each(|line| reader.take(line))?;
         Ok(reader.group())
     }
@@ -302,6 +318,26 @@ mod tests {
             error.contains("two volume groups with the name HostVG"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn of_two_groups_with_one_name_the_one_with_the_uuid_is_read() {
+        let ours = HOST.split('|').nth(1).unwrap();
+        let other = HOST.replace(ours, "xxxxxx-m031-EmV1-U9Vn-3yA0-7NL3-j32vhZ");
+        let expected = parse(HOST, &vg("HostVG")).unwrap();
+        for (report, has_others) in [
+            (HOST.to_owned(), false),
+            (format!("{other}{HOST}"), true),
+            (format!("{HOST}{other}"), true),
+        ] {
+            let (vg, uuid) = (vg("HostVG"), ours.parse().unwrap());
+            let mut reader = Reader::new(&vg, Some(&uuid));
+            for line in report.lines() {
+                reader.take(line).unwrap();
+            }
+            assert_eq!(reader.has_seen_others(), has_others);
+            assert_eq!(reader.group(), expected);
+        }
     }
 
     #[test]
