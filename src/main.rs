@@ -41,6 +41,11 @@ fn generate(early_dir: Option<OsString>) -> Result<ExitCode> {
 /// What the initramfs runs, without the time that it takes to prepare for all other commands.
 fn initrd(verb: Option<&OsString>) -> Result<ExitCode> {
     match verb.and_then(|verb| verb.to_str()) {
+        Some("is-layer") => return Ok(ExitCode::from(u8::from(!early::is_layer_boot()?))),
+        Some("limit") => early::limit_time()?,
+        Some("may-open-shell") => {
+            return Ok(ExitCode::from(u8::from(!early::may_open_shell()?)));
+        }
         Some("drivers") => early::load_drivers()?,
         Some("activate") => early::activate_early()?,
         Some("mount") => early::mount_sysroot()?,

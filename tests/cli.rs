@@ -116,3 +116,10 @@ fn as_a_generator_it_writes_nothing_without_the_key() {
     assert!(status.success());
     assert_eq!(std::fs::read_dir(&early).expect("a directory").count(), 0);
 }
+
+#[test]
+fn hooks_of_dracut_are_told_that_this_is_no_layer_boot() {
+    let output = helper(&["initrd", "is-layer"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty() && output.stderr.is_empty());
+}

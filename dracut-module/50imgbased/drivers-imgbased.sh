@@ -2,7 +2,7 @@
 # Hook of dracut, sourced after udevd was started, before it is told to look at all devices.
 
 # The path of a multipath device looks like a disk until multipathd runs.
-if getarg imgbased.layer= >/dev/null && ! command -v multipathd >/dev/null; then
+if imgbased-helper initrd is-layer && ! command -v multipathd >/dev/null; then
     imgbased-helper initrd drivers >/dev/null 2>&1
     # A system that resumes from hibernation does so later, on volumes that nobody has touched. systemd
     # keeps the place in this variable of the firmware.

@@ -30,17 +30,22 @@ install() {
     inst_hook cmdline 35 "$moddir/parse-imgbased.sh"
     # After the hook of mdraid, which tells udev about arrays.
     inst_hook pre-trigger 45 "$moddir/drivers-imgbased.sh"
+    inst_hook emergency 50 "$moddir/shell-imgbased.sh"
     if dracut_module_included systemd; then
         install_units
     else
         inst_hook pre-trigger 50 "$moddir/start-imgbased.sh"
         inst_hook mount 50 "$moddir/mount-imgbased.sh"
+        inst_hook cleanup 50 "$moddir/end-imgbased.sh"
     fi
 }
 
 install_units() {
-    inst_simple "$moddir/imgbased-sysroot.service" /usr/lib/systemd/system/imgbased-sysroot.service
-    mkdir -p "$initdir/usr/lib/systemd/system-generators" "$initdir/etc/cmdline.d"
+    local unit
+    for unit in imgbased-sysroot.service imgbased-limit.service; do
+        inst_simple "$moddir/$unit" "/usr/lib/systemd/system/$unit"
+    done
+    mkdir -p "$initdir/usr/lib/systemd/system-generators"
     ln -sfn ../../../bin/imgbased-helper \
         "$initdir/usr/lib/systemd/system-generators/imgbased-generator"
     # /etc comes before /usr/lib among the directories of generators.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Hook of dracut, sourced where there is no systemd, up to twenty times while nothing is mounted.
 
-if getarg imgbased.layer= >/dev/null && ! ismounted "$NEWROOT"; then
+if imgbased-helper initrd is-layer && ! ismounted "$NEWROOT"; then
     if [ -e /run/imgbased/tried ]; then
         # The helper has said why. After the shell it is tried again, unless someone has mounted a root.
         emergency_shell "The layer could not be mounted; imgbased-helper initrd retry tries again"

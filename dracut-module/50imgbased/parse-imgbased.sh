@@ -1,7 +1,7 @@
 #!/bin/sh
 # Hook of dracut, sourced after those of lvm.
 
-if getarg imgbased.layer= >/dev/null; then
+if imgbased-helper initrd is-layer; then
     # The helper finds the root by itself: dracut must neither wait for the device that root=
     # names, as its own hook has told it to, nor refuse a root= that it does not know.
     case "$root" in
@@ -15,14 +15,17 @@ if getarg imgbased.layer= >/dev/null; then
     root=imgbased rootok=1
     # The pool is taken down from an initramfs that is unpacked again.
     need_shutdown
-    if [ -n "${DRACUT_SYSTEMD-}" ]; then
-        # Most images have no password for root here, and then the emergency shell would be locked.
-        # rd.shell=0 turns it off, SYSTEMD_SULOGIN_FORCE=0 makes it ask for the password.
-        echo SYSTEMD_SULOGIN_FORCE=1 >/etc/cmdline.d/50-imgbased.conf
-    elif ! getarg resume= >/dev/null || getargbool 0 noresume; then
-        # What dracut's loop ends with; the helper knows itself when to give up.
-        # shellcheck disable=SC2154 # hookdir is set by dracut
-        echo '[ -e /run/imgbased/tried ]' >"$hookdir/initqueue/finished/imgbased.sh"
-        echo '[ -e /run/imgbased/tried ] || main_loop=0' >"$hookdir/initqueue/timeout/imgbased.sh"
+    if [ -z "${DRACUT_SYSTEMD-}" ]; then
+        # Ends by itself where a boot that fails does not restart.
+        imgbased-helper initrd limit >/dev/null 2>&1 &
+        # Otherwise the root is mounted by the mount hook: after a system has resumed from hibernation or
+        # not, and after a shell that comes before the mount.
+        if { ! getarg resume= >/dev/null || getargbool 0 noresume; } &&
+            ! getargs rd.break=pre-mount >/dev/null && ! getargs rd.break=mount >/dev/null; then
+            # What dracut's loop ends with; the helper knows itself when to give up.
+            # shellcheck disable=SC2154 # hookdir is set by dracut
+            echo '[ -e /run/imgbased/tried ]' >"$hookdir/initqueue/finished/imgbased.sh"
+            echo '[ -e /run/imgbased/tried ] || main_loop=0' >"$hookdir/initqueue/timeout/imgbased.sh"
+        fi
     fi
 fi

@@ -2,8 +2,5 @@
 # Comes before dracut's own generator of this name, which makes the boot wait for the device that
 # root= names. Where the kernel command line names a layer, root= does not count.
 
-# shellcheck disable=SC1091 # exists in the initramfs only
-command -v getarg >/dev/null || . /lib/dracut-lib.sh
-
-getarg imgbased.layer= >/dev/null && exit 0
+imgbased-helper initrd is-layer && exit 0
 exec /usr/lib/systemd/system-generators/dracut-rootfs-generator "$@"

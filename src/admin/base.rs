@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::filesystem::{Filesystem, mount_point};
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
-    Context, LOCK_WAIT, comment, found_status, initramfs, pool_with_room, running_options, say,
-    text,
+    Context, LOCK_WAIT, comment, found_status, initramfs, new_entries, pool_with_room,
+    running_options, say, text,
 };
 use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
@@ -160,9 +160,10 @@ pub fn finish(
             initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot)
         })?;
         // The lock was free for a while.
-        check_entry_is_its_own(&context.load()?, name)?;
+        let group = context.load()?;
+        check_entry_is_its_own(&group, name)?;
         let entries = kernels
-            .map(|kernels| context.entries(name, true, &kernels, false))
+            .map(|kernels| new_entries(&group, name, true, &kernels, false))
             .transpose()?;
         tx.run(&context.lvm.complete(name, &tags))?;
         let Some(entries) = entries else {

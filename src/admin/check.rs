@@ -390,6 +390,10 @@ fn find_in_boot_partition(
         let entry = boot.entry_of(name);
         is_entry_lost |= !matches!(entry, Ok(Some(_)));
         match entry {
+            Ok(Some(entry)) if !entry.names_group(&group.uuid) => {
+                let problem = "its boot entry does not name its group by the UUID";
+                findings.add(name, problem, write());
+            }
             Ok(Some(_)) if has_kernels() => {}
             Ok(Some(_)) => {
                 let problem = "its kernel or initramfs is not whole on the boot partition";

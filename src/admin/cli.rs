@@ -227,7 +227,7 @@ impl Cli {
     pub fn run(self) -> Result<ExitCode> {
         start_logging(self.global.verbose)?;
         let context = Context {
-            lvm: Lvm::new(self.global.vg.map_or_else(running_vg, Ok)?),
+            lvm: lvm(self.global.vg)?,
             pool: self.global.pool,
             root: self.global.root,
             dry_run: self.global.dry_run,
@@ -293,13 +293,14 @@ impl Cli {
     }
 }
 
-/// The group that the initramfs has booted from.
-fn running_vg() -> Result<VgName> {
+/// The group `vg`, or the one that the running system was booted from. No other one of its name is meant by that.
+fn lvm(vg: Option<VgName>) -> Result<Lvm> {
     let record = view::boot_record();
-    record
-        .as_ref()
-        .map_or(DEFAULT_VG, |record| &record.vg)
-        .parse()
+    let running = record.as_ref().map_or(DEFAULT_VG, |record| &record.vg);
+    let vg = vg.map_or_else(|| running.parse(), Ok)?;
+    let record = record.filter(|record| record.vg == vg.as_str());
+    let uuid = record.and_then(|record| record.vgid?.parse().ok());
+    Ok(Lvm::new(vg).of_group(uuid))
 }
 
 fn parse_fstype(text: &str) -> Result<FsKind> {

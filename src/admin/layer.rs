@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION, LayerView};
-use super::{Context, comment, filesystem, initramfs, pool_with_room, running_options, say, text};
+use super::{
+    Context, comment, filesystem, initramfs, new_entries, pool_with_room, running_options, say,
+    text,
+};
 use crate::boot::entry::{Entry, Payload};
 use crate::boot::id;
 use crate::boot::root::Root;
@@ -37,7 +40,8 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
         let base = plan.base.clone();
         let kernels = plan.fill(context, tx, &boot)?;
         // The lock may have been free for a while.
-        let base = context.load()?.volume(base.as_str()).map(|v| v.role);
+        let group = context.load()?;
+        let base = group.volume(base.as_str()).map(|v| v.role);
         ensure!(
             base == Some(Role::Base),
             "another command has removed the base of {layer}"
@@ -46,7 +50,7 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
         // Where something else can be booted, a layer that has never come up must not keep the host.
         let is_trial = default.is_some();
         let entries = kernels
-            .map(|kernels| context.entries(&layer, false, &kernels, is_trial))
+            .map(|kernels| new_entries(&group, &layer, false, &kernels, is_trial))
             .transpose()?;
         tx.run(&lvm.complete(&layer, &[tag::LAYER.to_owned()]))?;
         let Some(entries) = entries else {
@@ -243,7 +247,7 @@ fn try_write_entries(
         *id != id::of_layer(&group.name, name) && entries.iter().all(|entry| entry.id != *id)
     });
     let is_trial = !volume.is_some_and(Volume::is_good) && default.is_some();
-    let mut new = context.entries(name, is_base, &kernels, is_trial)?;
+    let mut new = new_entries(group, name, is_base, &kernels, is_trial)?;
     for entry in &mut new {
         // What was put beside it by hand stays.
         let is_same =

@@ -165,20 +165,6 @@ impl Context {
         Ok(Filesystem::expected(kind, &device, false))
     }
 
-    fn entries(
-        &self,
-        name: &LvName,
-        is_base: bool,
-        kernels: &[Payload],
-        is_trial: bool,
-    ) -> Result<Vec<Entry>> {
-        let mut entries = Entry::of_kernels(self.lvm.vg(), name, is_base, kernels)?;
-        if is_trial {
-            entries = entries.into_iter().map(Entry::on_trial).collect();
-        }
-        Ok(entries)
-    }
-
     /// Writes what people read to standard output, or its data as JSON.
     fn show<T: Serialize>(&self, data: &T, text: impl FnOnce() -> String) -> Result<()> {
         let text = if self.json {
@@ -188,6 +174,24 @@ impl Context {
         };
         say(&text)
     }
+}
+
+/// The entries of a layer or base with these kernels. They name the group by its UUID as well.
+fn new_entries(
+    group: &Group,
+    name: &LvName,
+    is_base: bool,
+    kernels: &[Payload],
+    is_trial: bool,
+) -> Result<Vec<Entry>> {
+    let mut entries = Entry::of_kernels(&group.name, name, is_base, kernels)?;
+    if let Ok(uuid) = group.uuid.parse() {
+        entries = entries.into_iter().map(|e| e.of_group(&uuid)).collect();
+    }
+    if is_trial {
+        entries = entries.into_iter().map(Entry::on_trial).collect();
+    }
+    Ok(entries)
 }
 
 fn refuse_incomplete(group: &Group) -> Result<()> {

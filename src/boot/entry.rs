@@ -5,8 +5,8 @@ use anyhow::{Context, Result, bail, ensure};
 use rpm_version::rpm_evr_compare;
 
 use super::id;
-use crate::model::kernel_options::{self, LAYER, VG, words};
-use crate::model::name::{DEFAULT_VG, LvName, VgName};
+use crate::model::kernel_options::{self, LAYER, VG, VGID, words};
+use crate::model::name::{DEFAULT_VG, LvName, VgName, VgUuid};
 
 /// Sort keys: layers come first in the menu, bases last.
 const LAYER_SORT_KEY: &str = "imgbased-layer";
@@ -112,7 +112,8 @@ impl Entry {
             options,
             extra: payload.extra.clone(),
         };
-        let length = entry.clone().on_trial().length();
+        let group = " ".len() + VGID.len() + VgUuid::LENGTH;
+        let length = entry.clone().on_trial().length() + group;
         ensure!(
             length <= LENGTH_MAX,
             "the kernel options of {name} have {length} bytes together with what boot loaders and trials \
@@ -132,6 +133,12 @@ impl Entry {
         self.length()
             .checked_sub(LENGTH_MAX + 1)
             .map(|more| more + 1)
+    }
+
+    /// The same entry, which boots a layer of this group only: names of groups are not unique.
+    pub fn of_group(mut self, uuid: &VgUuid) -> Self {
+        self.options = kernel_options::of_group(&self.options, uuid.as_str());
+        self
     }
 
     /// What this entry boots, for another one that boots the same.
@@ -175,6 +182,12 @@ impl Entry {
     /// The volume group that the layer is in.
     pub fn vg(&self) -> &str {
         kernel_options::value(&self.options, VG).unwrap_or(DEFAULT_VG)
+    }
+
+    /// Whether this entry names its group by this UUID, or cannot: [`VgUuid`] tells why.
+    pub fn names_group(&self, uuid: &str) -> bool {
+        let is_named = kernel_options::value(&self.options, VGID) == Some(uuid);
+        is_named || uuid.parse::<VgUuid>().is_err()
     }
 
     /// Whether this entry boots that layer or base of that group.
@@ -422,7 +435,11 @@ mod tests {
 
     #[test]
     fn options_that_would_be_cut_off_are_refused_with_their_length() {
-        let long = |count: usize| entry("HostVG", "Base-0.1", false, &"x".repeat(count));
+        let uuid = "68CM0U-m031-EmV1-U9Vn-3yA0-7NL3-j32vhZ".parse().unwrap();
+        let long = |count: usize| {
+            let entry = entry("HostVG", "Base-0.1", false, &"x".repeat(count))?;
+            anyhow::Ok(entry.of_group(&uuid))
+        };
         let most = (1..LENGTH_MAX)
             .rev()
             .find(|count| long(*count).is_ok())
@@ -513,6 +530,24 @@ mod tests {
         assert!(!entry.boots(&"HostVG".parse().unwrap(), "Base-0"));
         assert!(entry.title.starts_with("Base-0 factory state ("));
         assert_eq!(entry.payload(), payload(""));
+    }
+
+    #[test]
+    fn an_entry_names_the_uuid_of_its_group_before_the_words_of_a_trial() {
+        let uuid = "68CM0U-m031-EmV1-U9Vn-3yA0-7NL3-j32vhZ";
+        let plain = entry("HostVG", "Base-0.1", false, "quiet").unwrap();
+        let entry = plain.clone().of_group(&uuid.parse().unwrap());
+        assert_eq!(
+            entry.options,
+            format!("imgbased.layer=Base-0.1 imgbased.vgid={uuid} quiet")
+        );
+        assert_eq!(entry.clone().on_trial().confirmed(), entry);
+        assert!(entry.names_group(uuid) && !plain.names_group(uuid));
+        assert!(!entry.names_group(&uuid.replace('6', "7")));
+        assert!(plain.names_group("68CM0U-m031-EmV1-U9Vn-3yA0-7NL3-j32vh!"));
+        // Another layer can be in another group.
+        assert_eq!(entry.payload(), plain.payload());
+        assert!(entry.is_of(&"HostVG".parse().unwrap(), &"Base-0.1".parse().unwrap()));
     }
 
     #[test]

@@ -5,9 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cmdline_words_parser::parse_posix;
 
-use crate::model::name::{DEFAULT_VG, LvName, VgName};
+use crate::model::kernel_options::{LAYER, VG, VGID};
+use crate::model::name::{DEFAULT_VG, LvName, VgName, VgUuid};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a boot that restarts when it fails may take in the initramfs, beyond the time for its disks: to
+/// check the pool and the filesystem, and to answer a question. Documented in README.md.
+const GRACE: Duration = Duration::from_secs(300);
 /// A day. Nobody means to wait longer.
 const TIMEOUT_MAX: u64 = 24 * 60 * 60;
 
@@ -15,6 +19,8 @@ const TIMEOUT_MAX: u64 = 24 * 60 * 60;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub vg: VgName,
+    /// With it no other group of that name counts.
+    pub vgid: Option<VgUuid>,
     pub layer: LvName,
     /// How long to wait for the disks of the group.
     pub timeout: Duration,
@@ -67,26 +73,23 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
     let options = options(&words);
     let value = |key: &str| last(&options, key);
 
-    if !name_layer(&words) {
+    if !has_key(&words, LAYER) {
         return Ok(None);
     }
-    let layer = value("imgbased.layer").unwrap_or_default();
+    let layer = value(LAYER).unwrap_or_default();
     ensure!(
         !layer.is_empty(),
         "imgbased.layer= on the kernel command line has no readable name"
     );
+    let vgid = has_key(&words, VGID)
+        .then(|| value(VGID).unwrap_or_default().parse())
+        .transpose()
+        .context("imgbased.vgid= on the kernel command line")?;
     let mut remarks = Vec::new();
-    let timeout = match value("imgbased.timeout").map(str::parse) {
-        None => DEFAULT_TIMEOUT,
-        Some(Ok(seconds)) if seconds <= TIMEOUT_MAX => Duration::from_secs(seconds),
-        Some(_) => {
-            remarks.push(format!(
-                "imgbased.timeout= is not a number of seconds up to {TIMEOUT_MAX}, {} is used",
-                DEFAULT_TIMEOUT.as_secs()
-            ));
-            DEFAULT_TIMEOUT
-        }
-    };
+    let timeout = timeout(&options).unwrap_or_else(|remark| {
+        remarks.push(remark);
+        DEFAULT_TIMEOUT
+    });
     if let Some(other) = value("imgbased.onfail").filter(|v| !["shell", "reboot"].contains(v)) {
         remarks.push(format!(
             "imgbased.onfail={other} is neither shell nor reboot, shell is used"
@@ -125,10 +128,11 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
         .rev()
         .find(|(k, v)| v.is_none() && matches!(*k, "ro" | "rw"));
     Ok(Some(Request {
-        vg: value("imgbased.vg")
+        vg: value(VG)
             .unwrap_or(DEFAULT_VG)
             .parse()
             .context("imgbased.vg= on the kernel command line")?,
+        vgid,
         layer: layer
             .parse()
             .context("imgbased.layer= on the kernel command line")?,
@@ -150,15 +154,45 @@ pub fn on_failure(cmdline: &[u8]) -> OnFailure {
     }
 }
 
-/// Whether the command line has `imgbased.layer` at all, be its value valid or not.
-pub fn is_layer_boot(cmdline: &[u8]) -> bool {
-    name_layer(&words(cmdline))
+/// After what time the initramfs of this boot restarts the machine, whatever it waits for; `None` for a boot
+/// that stops when it fails.
+pub fn limit(cmdline: &[u8]) -> Option<Duration> {
+    let words = words(cmdline);
+    let is_limited = has_key(&words, LAYER) && on_failure(cmdline) == OnFailure::Reboot;
+    let timeout = || timeout(&options(&words)).unwrap_or(DEFAULT_TIMEOUT);
+    is_limited.then(|| timeout() + GRACE)
 }
 
-fn name_layer(words: &[Vec<u8>]) -> bool {
+/// Whether dracut opens a shell at this point (dracut.cmdline(7), `rd.break`).
+pub fn breaks_at(cmdline: &[u8], point: &str) -> bool {
+    let wanted = ("rd.break", Some(point));
+    options(&words(cmdline)).contains(&wanted)
+}
+
+/// Whether the command line has `imgbased.layer` at all, be its value valid or not.
+pub fn is_layer_boot(cmdline: &[u8]) -> bool {
+    has_key(&words(cmdline), LAYER)
+}
+
+/// How long is waited for disks; the error is a remark for the log.
+fn timeout(options: &[(&str, Option<&str>)]) -> Result<Duration, String> {
+    match last(options, "imgbased.timeout").map(str::parse) {
+        None => Ok(DEFAULT_TIMEOUT),
+        Some(Ok(seconds)) if seconds <= TIMEOUT_MAX => Ok(Duration::from_secs(seconds)),
+        Some(_) => Err(format!(
+            "imgbased.timeout= is not a number of seconds up to {TIMEOUT_MAX}, {} is used",
+            DEFAULT_TIMEOUT.as_secs()
+        )),
+    }
+}
+
+/// Whether a key is there, with a value that is text or not, or without one. Keys end in `=`, as they are
+/// written, or do not.
+fn has_key(words: &[Vec<u8>], key: &str) -> bool {
+    let key = key.trim_end_matches('=');
     words
         .iter()
-        .any(|word| word.split(|b| *b == b'=').next() == Some(b"imgbased.layer"))
+        .any(|word| word.split(|b| *b == b'=').next() == Some(key.as_bytes()))
 }
 
 /// The words that are text, as key and value.
@@ -174,7 +208,8 @@ fn options(words: &[Vec<u8>]) -> Vec<(&str, Option<&str>)> {
 
 /// The value of the last of several.
 fn last<'a>(options: &[(&'a str, Option<&'a str>)], key: &str) -> Option<&'a str> {
-    let option = options.iter().rev().find(|(k, _)| *k == key);
+    let key = key.trim_end_matches('=');
+    let option = options.iter().rev().find(|(other, _)| *other == key);
     option.and_then(|(_, value)| *value)
 }
 
@@ -233,7 +268,7 @@ mod tests {
     }
     use Expected::{Layer, Nothing, Refused};
 
-    const TABLE: [(&[u8], Expected<'_>); 87] = [
+    const TABLE: [(&[u8], Expected<'_>); 91] = [
         (b"imgbased.layer=Base-0.1\n", Layer("Base-0.1")),
         (b"imgbased.layer=Base-0.1", Layer("Base-0.1")),
         (
@@ -331,6 +366,13 @@ mod tests {
         (b"imgbased.layer=\xff\xfe", Refused),
         (b"x=\xff imgbased.layer=L", Layer("L")),
         (b"imgbased.layer=L imgbased.vg=a/b", Refused),
+        (b"imgbased.layer=L imgbased.vgid", Refused),
+        (b"imgbased.layer=L imgbased.vgid=", Refused),
+        (b"imgbased.layer=L imgbased.vgid=x", Refused),
+        (
+            b"imgbased.layer=L imgbased.vgid=mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mN\xff",
+            Refused,
+        ),
     ];
 
     #[test]
@@ -380,17 +422,50 @@ mod tests {
     }
 
     #[test]
+    fn a_boot_that_restarts_when_it_fails_has_a_limit() {
+        for (cmdline, seconds) in [
+            ("imgbased.layer=L imgbased.onfail=reboot", Some(390)),
+            (
+                "imgbased.layer=L imgbased.onfail=reboot imgbased.timeout=5",
+                Some(305),
+            ),
+            (
+                "imgbased.layer=../x imgbased.onfail=reboot imgbased.timeout=soon",
+                Some(390),
+            ),
+            ("imgbased.layer=L", None),
+            ("imgbased.layer=L imgbased.onfail=shell", None),
+            ("root=/dev/sda1 imgbased.onfail=reboot", None),
+        ] {
+            let expected = seconds.map(Duration::from_secs);
+            assert_eq!(limit(cmdline.as_bytes()), expected, "{cmdline}");
+        }
+    }
+
+    #[test]
+    fn a_break_is_one_of_several() {
+        let cmdline = b"imgbased.layer=L rd.break=pre-mount rd.break=mount rd.break";
+        for (point, expected) in [("pre-mount", true), ("mount", true), ("pre-pivot", false)] {
+            assert_eq!(breaks_at(cmdline, point), expected, "{point}");
+        }
+        assert!(!breaks_at(b"rd.break", "mount"));
+    }
+
+    #[test]
     fn the_other_keys() {
         let request = |cmdline: &str| parse(cmdline.as_bytes()).unwrap().unwrap();
         let plain = request("imgbased.layer=L");
         assert_eq!(plain.vg.as_str(), "HostVG");
         assert_eq!(plain.timeout, Duration::from_secs(90));
+        assert_eq!(plain.vgid, None);
         assert!(!plain.read_only && plain.remarks.is_empty());
 
         let all = request(
-            "imgbased.layer=L imgbased.vg=my-vg imgbased.timeout=5 ro rootflags=noatime,x=1 rootfstype=ext4",
+            "imgbased.layer=L imgbased.vg=my-vg imgbased.vgid=mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mNo imgbased.timeout=5 ro rootflags=noatime,x=1 rootfstype=ext4",
         );
         assert_eq!(all.vg.as_str(), "my-vg");
+        let vgid = all.vgid.as_ref().map(VgUuid::as_str);
+        assert_eq!(vgid, Some("mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mNo"));
         assert_eq!(all.timeout, Duration::from_secs(5));
         assert!(all.read_only);
         assert_eq!(all.rootflags.as_deref(), Some("noatime,x=1"));

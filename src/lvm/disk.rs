@@ -31,7 +31,7 @@ const POINTER_IGNORED: u32 = 1;
 const TEXT_MAX: u64 = 128 << 20;
 
 /// What a physical volume says about itself.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PhysicalVolume {
     pub uuid: String,
     /// Not every disk of a group has a copy of its metadata.

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail};
 
 use crate::model::layout::{Group, maker, tag};
-use crate::model::name::{LvName, VgName};
+use crate::model::name::{LvName, VgName, VgUuid};
 use crate::sys::cmd::Cmd;
 use crate::sys::process::Process;
 use report::Reader;
@@ -81,8 +81,10 @@ pub fn living_maker(tags: &[String]) -> Option<Process> {
 #[derive(Clone, Debug)]
 pub struct Lvm {
     vg: VgName,
+    /// No other group of that name counts, if this is known.
+    uuid: Option<VgUuid>,
     /// The physical volumes to look at; all that LVM knows of if there are none.
-    devices: Vec<PathBuf>,
+    devices: OnceLock<Vec<PathBuf>>,
     /// Another devices file, or none if it is empty.
     devices_file: Option<&'static str>,
 }
@@ -98,16 +100,24 @@ impl Lvm {
     pub fn new(vg: VgName) -> Self {
         Self {
             vg,
-            devices: Vec::new(),
+            uuid: None,
+            devices: OnceLock::new(),
             devices_file: None,
         }
+    }
+
+    /// The same for the group of that name with this UUID. Where there are several, all but the first command
+    /// look at its disks only.
+    pub fn of_group(self, uuid: Option<VgUuid>) -> Self {
+        Self { uuid, ..self }
     }
 
     /// Looks at these devices only, whatever the devices file says (`--devices`, lvm2 2.03.12).
     pub fn on_devices(vg: VgName, devices: Vec<PathBuf>) -> Self {
         Self {
             vg,
-            devices,
+            uuid: None,
+            devices: devices.into(),
             devices_file: None,
         }
     }
@@ -118,10 +128,11 @@ impl Lvm {
 
     fn lvm(&self, command: &str) -> Cmd {
         let mut cmd = Cmd::new("lvm").arg(command);
-        for device in &self.devices {
+        for device in self.devices.get().into_iter().flatten() {
             cmd = cmd.arg("--devices").arg(device);
         }
-        if let Some(file) = self.devices_file {
+        // lvm2 takes one of the two.
+        if let (Some(file), None) = (self.devices_file, self.devices.get()) {
             cmd = cmd.args(["--devicesfile", file]);
         }
         cmd
@@ -268,10 +279,14 @@ impl Lvm {
 
     /// The disks of the group.
     pub fn disks(&self) -> Result<Vec<PathBuf>> {
+        self.disks_with(&format!("vg_name={}", self.vg))
+    }
+
+    fn disks_with(&self, selection: &str) -> Result<Vec<PathBuf>> {
         let output = self
             .reporting("pvs")
             .args(["--noheadings", "-o", "pv_name"])
-            .args(["--select", &format!("vg_name={}", self.vg)])
+            .args(["--select", selection])
             .run()
             .context("cannot read the physical volumes")?;
         Ok(output.lines().map(|line| line.trim().into()).collect())
@@ -331,7 +346,7 @@ impl Lvm {
         order: &str,
         meanwhile: impl FnOnce() -> T,
     ) -> Result<(Option<Group>, T)> {
-        let mut reader = Reader::new(&self.vg);
+        let mut reader = Reader::new(&self.vg, self.uuid.as_ref());
         let report = self
             .reporting("vgs")
             .args(["--noheadings", "--separator", &SEPARATOR.to_string()])
@@ -343,7 +358,16 @@ impl Lvm {
         report
             .lines(|line| reader.take(line))
             .context("cannot read the volume group")?;
+        if let (Some(uuid), true) = (&self.uuid, reader.has_seen_others()) {
+            // Set before, if it is read for the second time.
+            let _ = self.devices.set(self.disks_of(uuid)?);
+        }
         Ok((reader.group(), seen))
+    }
+
+    /// The disks of the group with this UUID: commands take names only.
+    fn disks_of(&self, uuid: &VgUuid) -> Result<Vec<PathBuf>> {
+        self.disks_with(&format!("vg_uuid={uuid}"))
     }
 
     /// What went wrong when lvm2 could not activate a volume at boot, and what to do, from what lvm2

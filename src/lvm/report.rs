@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 
 use super::SEPARATOR;
 use crate::model::layout::{Group, Role, Volume};
-use crate::model::name::VgName;
+use crate::model::name::{VgName, VgUuid};
 use crate::model::percent::Percent;
 
 /// One line: a volume, or one of its segments, and its group.
@@ -76,13 +76,22 @@ impl<'a> Row<'a> {
 /// Reads a report of `vgs` with the columns of [`Row`], line by line.
 pub struct Reader<'a> {
     vg: &'a VgName,
-    /// What was read so far, and the group's UUID.
-    found: Option<(String, Group)>,
+    uuid: Option<&'a VgUuid>,
+    /// Whether there are other groups of that name, which have another UUID.
+    has_seen_others: bool,
+    /// What was read so far.
+    found: Option<Group>,
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(vg: &'a VgName) -> Self {
-        Self { vg, found: None }
+    /// Reads the group with this name and, if it is known, this UUID.
+    pub fn new(vg: &'a VgName, uuid: Option<&'a VgUuid>) -> Self {
+        Self {
+            vg,
+            uuid,
+            has_seen_others: false,
+            found: None,
+        }
     }
 
     /// Takes the next line. Refuses one that is damaged, and a second group of the same name.
@@ -92,13 +101,15 @@ impl<'a> Reader<'a> {
         if row.vg_name != self.vg.as_str() {
             return Ok(());
         }
-        let (uuid, group) = match &mut self.found {
-            Some(found) => found,
-            None => self
-                .found
-                .insert((row.vg_uuid.to_owned(), empty(&row, self.vg)?)),
+        if self.uuid.is_some_and(|uuid| uuid.as_str() != row.vg_uuid) {
+            self.has_seen_others = true;
+            return Ok(());
+        }
+        let group = match &mut self.found {
+            Some(group) => group,
+            None => self.found.insert(empty(&row, self.vg)?),
         };
-        if row.vg_uuid != *uuid {
+        if row.vg_uuid != group.uuid {
             bail!(
                 "there are two volume groups with the name {}: rename one with vgrename(8)",
                 self.vg
@@ -113,15 +124,20 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    pub fn has_seen_others(&self) -> bool {
+        self.has_seen_others
+    }
+
     /// The group, or nothing if the report has no line for it.
     pub fn group(self) -> Option<Group> {
-        self.found.map(|(_, group)| group)
+        self.found
     }
 }
 
 fn empty(row: &Row, vg: &VgName) -> Result<Group> {
     Ok(Group {
         name: vg.clone(),
+        uuid: row.vg_uuid.to_owned(),
         tags: tags(row.vg_tags),
         size: number("vg_size", row.vg_size)?,
         free: number("vg_free", row.vg_free)?,
@@ -201,7 +217,7 @@ mod tests {
     }
 
     fn parse(report: &str, vg: &VgName) -> Result<Option<Group>> {
-        let mut reader = Reader::new(vg);
+        let mut reader = Reader::new(vg, None);
         report.lines().try_for_each(|line| reader.take(line))?;
         Ok(reader.group())
     }
@@ -214,6 +230,7 @@ mod tests {
             (8_048_869_376, 801_112_064, 0)
         );
         assert_eq!(group.tags, ["imgbased:vg"]);
+        assert!(group.uuid.parse::<VgUuid>().is_ok(), "{}", group.uuid);
         let roles: Vec<(&str, Role, bool)> = group
             .volumes
             .iter()
@@ -301,6 +318,26 @@ mod tests {
             error.contains("two volume groups with the name HostVG"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn of_two_groups_with_one_name_the_one_with_the_uuid_is_read() {
+        let ours = HOST.split('|').nth(1).unwrap();
+        let other = HOST.replace(ours, "xxxxxx-m031-EmV1-U9Vn-3yA0-7NL3-j32vhZ");
+        let expected = parse(HOST, &vg("HostVG")).unwrap();
+        for (report, has_others) in [
+            (HOST.to_owned(), false),
+            (format!("{other}{HOST}"), true),
+            (format!("{HOST}{other}"), true),
+        ] {
+            let (vg, uuid) = (vg("HostVG"), ours.parse().unwrap());
+            let mut reader = Reader::new(&vg, Some(&uuid));
+            for line in report.lines() {
+                reader.take(line).unwrap();
+            }
+            assert_eq!(reader.has_seen_others(), has_others);
+            assert_eq!(reader.group(), expected);
+        }
     }
 
     #[test]

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 pub struct BootRecord {
     pub version: u32,
     pub vg: String,
+    /// The UUID of that group. The first initramfs images, which hosts keep, do not record it.
+    #[serde(default)]
+    pub vgid: Option<String>,
     pub layer: String,
     pub role: String,
     pub device: String,

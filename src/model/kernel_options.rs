@@ -4,8 +4,10 @@
 pub const LAYER: &str = "imgbased.layer=";
 /// Names its volume group.
 pub const VG: &str = "imgbased.vg=";
+/// Names that group by its UUID. With it no other group counts, whatever its name.
+pub const VGID: &str = "imgbased.vgid=";
 /// All that say which layer boots.
-const WHICH: [&str; 3] = [LAYER, VG, "imgbased.vgid="];
+const WHICH: [&str; 3] = [LAYER, VG, VGID];
 
 /// Says that the layer has never come up, for the units that wait for the end of the boot.
 const TRIAL: &str = "imgbased.trial";
@@ -41,11 +43,26 @@ pub fn on_trial(options: &str) -> String {
     if is_trial(options) {
         return options.to_owned();
     }
-    let words: Vec<&str> = words(options).collect();
+    let (which, others) = split(options);
+    [which, vec![TRIAL], others, RESTART.to_vec()]
+        .concat()
+        .join(" ")
+}
+
+/// The same options, for a layer of the group with this UUID.
+pub fn of_group(options: &str, uuid: &str) -> String {
+    let vgid = format!("{VGID}{uuid}");
+    let (which, others) = split(options);
+    [which, vec![&vgid], others].concat().join(" ")
+}
+
+/// The words at the beginning that say which layer boots, and all others.
+fn split(options: &str) -> (Vec<&str>, Vec<&str>) {
+    let mut which: Vec<&str> = words(options).collect();
     let names_layer = |word: &&str| WHICH.iter().any(|key| word.starts_with(key));
-    let begin = words.iter().take_while(|word| names_layer(word)).count();
-    let (which, others) = words.split_at(begin);
-    [which, &[TRIAL], others, &RESTART].concat().join(" ")
+    let begin = which.iter().take_while(|word| names_layer(word)).count();
+    let others = which.split_off(begin);
+    (which, others)
 }
 
 pub fn is_trial(options: &str) -> bool {
@@ -115,6 +132,23 @@ mod tests {
         }
         let running = "root=/dev/sda1 ro quiet rootflags=x panic=5";
         assert_eq!(without_root(running), "quiet panic=5");
+    }
+
+    #[test]
+    fn the_group_is_named_beside_the_layer() {
+        let plain = "imgbased.layer=L imgbased.vg=V quiet";
+        let named = of_group(plain, "u-1");
+        assert_eq!(
+            named,
+            "imgbased.layer=L imgbased.vg=V imgbased.vgid=u-1 quiet"
+        );
+        let trial = on_trial(&named);
+        assert!(
+            trial.contains("imgbased.vgid=u-1 imgbased.trial quiet"),
+            "{trial}"
+        );
+        assert_eq!(confirmed(&trial), named);
+        assert_eq!(without_ours(&named), "quiet");
     }
 
     #[test]

@@ -162,6 +162,8 @@ impl fmt::Display for Failure {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     pub name: VgName,
+    /// As lvm2 prints it.
+    pub uuid: String,
     pub tags: Vec<String>,
     pub size: u64,
     pub free: u64,
@@ -287,6 +289,7 @@ mod tests {
     fn group(volumes: Vec<Volume>) -> Group {
         Group {
             name: "HostVG".parse().unwrap(),
+            uuid: String::new(),
             tags: Vec::new(),
             size: 0,
             free: 0,

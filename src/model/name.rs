@@ -94,6 +94,41 @@ impl VgName {
     }
 }
 
+/// The UUID of a volume group, as lvm2 prints it: 32 letters and digits, in parts of 6, 4, 4, 4, 4, 4 and 6.
+///
+/// A group of LVM1 can have other characters in its UUID. An entry does not name such a group by its UUID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VgUuid(String);
+
+impl FromStr for VgUuid {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        const PARTS: [usize; 7] = [6, 4, 4, 4, 4, 4, 6];
+        let is_part = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        ensure!(
+            text.split('-').map(str::len).eq(PARTS) && text.split('-').all(is_part),
+            "not a UUID as vgs -o vg_uuid prints it"
+        );
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for VgUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl VgUuid {
+    /// In bytes.
+    pub const LENGTH: usize = 38;
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The name of a logical volume: a base, a layer, the pool or another volume.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LvName(String);
@@ -242,6 +277,29 @@ mod tests {
 
     fn lv(name: &str) -> LvName {
         name.parse().unwrap()
+    }
+
+    #[test]
+    fn a_uuid_is_what_lvm2_prints() {
+        let good = "mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mNo";
+        assert_eq!(good.parse::<VgUuid>().unwrap().as_str(), good);
+        for bad in [
+            "",
+            "-",
+            "mZ7rTq0a1B2c3D4e5F6g7H8i9JKl0mNo",
+            "mZ7rT-q0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mNo",
+            "mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mNo-",
+            "mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mN",
+            "mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mN!",
+            "mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mN\"",
+            "mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0m\u{e9}",
+            "../../../../../../../../../../../etc/p",
+        ] {
+            assert!(bad.parse::<VgUuid>().is_err(), "{bad}");
+        }
+        let endless = format!("mZ7rTq-{}", "a".repeat(1 << 20));
+        let error = endless.parse::<VgUuid>().unwrap_err().to_string();
+        assert!(error.len() < 100, "{error}");
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub const DIR: &str = "/run/imgbased";
 pub const BOOT_RECORD: &str = "/run/imgbased/boot.json";
 /// Where the runs before the last, in the initramfs, leave their times.
 pub const TIMES: &str = "/run/imgbased/times.json";
+/// The process in the initramfs that restarts the machine when the boot takes too long there.
+pub const LIMIT: &str = "/run/imgbased/limit.pid";
 /// There once the running layer is known to be good: the units of a trial leave this boot alone.
 pub const BLESSED: &str = "/run/imgbased/blessed";
 /// Where volumes are mounted while they are looked at.

@@ -11,7 +11,7 @@ mkfifo /run/keys
 script --quiet --return --command 'imgbased-helper base remove Extra' /dev/null </run/keys >/run/asked &
 asks=$!
 exec 3>/run/keys
-until grep -q 'Remove Extra' /run/asked; do
+until grep -qF 'Remove Extra and its layers Extra+1? [y/N]' /run/asked; do
     sleep 0.1
 done
 flock --nonblock $lock true

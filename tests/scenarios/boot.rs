@@ -146,7 +146,7 @@ fn a_layer_is_removed_with_its_entry_but_not_what_is_booted_or_the_default() -> 
         ("layer remove Base-0.2", "is the default"),
         ("layer remove Base-0.1", "is booted"),
         ("base remove --yes Base-0", "is booted"),
-        ("base remove Base-0", "its layers Base-0.1 Base-0.2?"),
+        ("base remove Base-0", "is booted"),
         ("layer remove Base-0", "has no layer Base-0"),
         ("layer remove Config", "has no layer Config"),
     ] {

@@ -173,7 +173,7 @@ fn a_layer_on_a_stack_of_devices_among_other_disks() -> Result<()> {
 
 /// The first failure: what is on the command line, and what the console says.
 const UNKNOWN_LAYER: (&str, &str) = (
-    "imgbased.layer=Base-9.9",
+    "imgbased.layer=Base-9.9 imgbased.timeout=5",
     "no layer Base-9.9 in HostVG; there are: Base-0 Base-0.1 Base-0.2 Base-0.3 Base-0.4 Base-0.5",
 );
 

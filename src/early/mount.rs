@@ -1,0 +1,129 @@
+//! From the kernel command line to the mounted root: wait for the disks, activate, check, mount; and the
+//! fallback.
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::utsname::uname;
+
+use super::clock::Clock;
+use super::cmdline::{self, Request};
+use super::group::find;
+use super::sysroot::{self, Filesystem};
+use super::wait;
+use crate::lvm::Lvm;
+use crate::lvm::disk::Metadata;
+use crate::model::boot_record::BootRecord;
+use crate::model::layout::Role;
+use crate::model::name::LvName;
+use crate::sys::run;
+
+/// Mounts what the kernel command line asks for, or its fallback; nothing if it names no layer.
+pub fn mount_requested(cmdline: &[u8]) -> Result<()> {
+    let Some(request) = cmdline::parse(cmdline)? else {
+        return Ok(());
+    };
+    for remark in &request.remarks {
+        log::warn!("{remark}");
+    }
+    let dm_name = request.vg.dm_name(&request.layer)?;
+    if sysroot::is_mounted(&dm_name) {
+        log::info!("{dm_name} is mounted already");
+        return Ok(());
+    }
+    ensure!(
+        !sysroot::is_taken(),
+        "another root is mounted at /sysroot; unmount it, or leave the shell to boot it"
+    );
+    let Err(error) = mount(&request, None) else {
+        return Ok(());
+    };
+    sysroot::unmount();
+    let Some(fallback) = request.fallback.clone() else {
+        return Err(error);
+    };
+    log::error!("{error:#}");
+    log::warn!("trying the fallback {fallback}");
+    let second = Request {
+        layer: fallback,
+        ..request.clone()
+    };
+    mount(&second, Some(&request))
+        .inspect_err(|_| sysroot::unmount())
+        .with_context(|| format!("the fallback {} failed too", second.layer))
+}
+
+/// Waits for the disks, activates the layer, checks its filesystem and mounts it, if need be
+/// `instead_of` another one.
+fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
+    let mut clock = Clock::start();
+    let Request { vg, layer, .. } = request;
+    let dm_name = vg.dm_name(layer)?;
+    let group = wait::for_group(request)?;
+    let role = find(request, &group)?;
+    clock.end("wait");
+    let lvm = Lvm::on_devices(vg.clone(), group.devices);
+    let device = lvm.device(layer)?;
+    activate(&lvm, layer, &group.metadata).map_err(|error| {
+        let explained = lvm.explain_activation(layer, &format!("{error:#}"));
+        error.context(explained.unwrap_or_else(|| format!("cannot activate {dm_name}")))
+    })?;
+    // lvm2 calls it a success when it leaves out a volume.
+    ensure!(device.exists(), "lvm2 did not activate {dm_name}");
+    clock.end("activate");
+    let filesystem = Filesystem::find(request, &device, &dm_name)?;
+    if role == Role::Base {
+        filesystem.mount_base()?;
+    } else {
+        filesystem.check()?;
+        clock.end("check");
+        filesystem.mount_layer()?;
+    }
+    clock.end("mount");
+    if instead_of.is_some() {
+        let kernel = uname().context("cannot ask for the kernel's version")?;
+        let release = kernel.release().to_string_lossy();
+        ensure!(
+            sysroot::has_modules_of(&release),
+            "{layer} has no modules for the kernel {release}"
+        );
+    }
+    let times = clock.times();
+    let record = BootRecord {
+        version: 1,
+        vg: vg.to_string(),
+        vgid: Some(group.metadata.uuid),
+        layer: layer.to_string(),
+        role: if role == Role::Base { "base" } else { "layer" }.to_owned(),
+        device: device.display().to_string(),
+        instead_of: instead_of.map(|first| first.layer.to_string()),
+        milliseconds: times.phases.iter().map(|phase| phase.milliseconds).sum(),
+        own_microseconds: times.own_microseconds,
+        phases: times.phases,
+    };
+    if let Err(error) = run::write_json(run::BOOT_RECORD, &record) {
+        log::warn!("{error:#}");
+    }
+    log::info!("{dm_name} mounted in {}", record.times());
+    Ok(())
+}
+
+fn activate(lvm: &Lvm, layer: &LvName, metadata: &Metadata) -> Result<()> {
+    if !lvm.device(layer)?.exists() {
+        lvm.activate_at_boot(layer).run()?;
+    }
+    let mut pools = metadata
+        .volumes
+        .iter()
+        .filter(|(_, role)| *role == Role::Pool);
+    let Some((pool, _)) = pools.next() else {
+        return Ok(());
+    };
+    if lvm.needs_check(pool)? {
+        log::warn!(
+            "checking the whole pool {}/{pool}, which can take long",
+            lvm.vg()
+        );
+        lvm.deactivate(layer).run()?;
+        lvm.activate_checked_at_boot(layer).run()?;
+    }
+    Ok(())
+}
