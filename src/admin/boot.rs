@@ -33,6 +33,8 @@ struct List {
     loader: &'static str,
     /// How that is known.
     loader_reason: String,
+    /// What the next start boots.
+    next: String,
     entries: Vec<EntryView>,
 }
 
@@ -70,6 +72,7 @@ pub fn list(context: &Context) -> Result<()> {
     let default = boot.default_id()?;
     let once = boot.once_id()?;
     let trial = boot.trial()?;
+    let next = boot.next_start()?;
     let bootable = group.bootable();
     let is = |which: &Option<String>, text: &str| which.as_deref() == Some(text);
     let view = |entry: &Entry| {
@@ -96,6 +99,7 @@ pub fn list(context: &Context) -> Result<()> {
         version: JSON_VERSION,
         loader: boot.loader.id(),
         loader_reason: boot.loader_reason.clone(),
+        next: next.to_string(),
         entries: entries.iter().filter_map(view).collect(),
     };
     context.show(&list, || {
@@ -115,7 +119,10 @@ pub fn list(context: &Context) -> Result<()> {
             (entry.name.clone(), format!("Linux {kernel}  {marks}"))
         });
         let loader = format!("{}: {}\n", boot.loader.name(), boot.loader_reason);
-        loader + &text::columns(&rows.collect::<Vec<_>>())
+        let problem = next
+            .problem()
+            .map(|problem| format!("next start: {problem}\n"));
+        loader + &problem.unwrap_or_default() + &text::columns(&rows.collect::<Vec<_>>())
     })
 }
 

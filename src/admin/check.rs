@@ -13,6 +13,7 @@ use super::view::{self, JSON_VERSION};
 use super::{Context, found_status, layer, pool_with_room, say};
 use crate::boot::BootPartition;
 use crate::boot::entry::{Entry, Payload};
+use crate::boot::next::{Next, Why};
 use crate::lvm::living_maker;
 use crate::model::layout::{Group, Role, Volume};
 use crate::model::name::LvName;
@@ -433,11 +434,27 @@ fn find_in_boot_partition(
             Repair::WriteMenu,
         );
     }
-    if !boot.has_default(&entries)? {
+    let next = boot.next_start()?;
+    let is_lost = matches!(
+        &next,
+        Next::Wait
+            | Next::Entry {
+                why: Why::Instead,
+                ..
+            }
+    );
+    let is_whole_env = damage.is_none() && boot.has_menu_of(&entries)?;
+    if !boot.has_default(&entries)? || is_lost && is_whole_env {
         if let Some(name) = best_default(group, &boot)? {
             let problem = "is not set, or names an entry that is not there";
             findings.add(&"default", problem, Repair::SetDefault(name));
         }
+    } else if let (Some(problem), true) = (next.problem(), is_whole_env) {
+        findings.add(
+            &"next start",
+            &problem,
+            Repair::Advice("see there".to_owned()),
+        );
     }
     if damage.is_none() {
         find_in_selection(&boot, &entries, findings)?;

@@ -18,6 +18,9 @@ struct Status<'a> {
     default: Option<&'a str>,
     once: Option<&'a str>,
     trial: Option<&'a OnTrial>,
+    /// What the next start boots.
+    next: Option<&'a str>,
+    next_problem: Option<&'a str>,
     /// The layers whose last trial failed.
     failed: Vec<&'a LayerView>,
     kernel: String,
@@ -41,6 +44,8 @@ pub fn show(context: &Context) -> Result<()> {
         default: view.default.as_deref(),
         once: view.once.as_deref(),
         trial: view.trial.as_ref(),
+        next: view.next.as_deref(),
+        next_problem: view.next_problem.as_deref(),
         failed: view.layers().filter(|l| l.failure.is_some()).collect(),
         kernel: kernel.release().to_string_lossy().into_owned(),
         layers: view.layers().count(),
@@ -78,6 +83,14 @@ fn render(status: &Status) -> String {
     let mut rows = vec![
         ("Booted".to_owned(), booted),
         ("Default".to_owned(), default),
+        (
+            "Next start".to_owned(),
+            status
+                .next_problem
+                .or(status.next)
+                .unwrap_or("unknown")
+                .to_owned(),
+        ),
         ("Kernel".to_owned(), status.kernel.clone()),
         (
             "Group".to_owned(),

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Context, text};
 use crate::boot::Selection;
+use crate::boot::next::Next;
 use crate::boot::trial::OnTrial;
 use crate::lvm::living_maker;
 use crate::model::boot_record::BootRecord;
@@ -36,6 +37,10 @@ pub struct View {
     pub once: Option<String>,
     /// The layer that boots until it has come up, or its tries are used up.
     pub trial: Option<OnTrial>,
+    /// What the next start boots, as the boot loader's files are now.
+    pub next: Option<String>,
+    /// Why that is not what was chosen, and what to do.
+    pub next_problem: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -91,7 +96,8 @@ pub struct VolumeView {
 pub fn load(context: &Context) -> Result<View> {
     let look = || {
         let boot = context.boot_partition()?;
-        anyhow::Ok((Some(boot.has_entry()?), boot.selection()?))
+        let next = boot.next_start()?;
+        anyhow::Ok((Some(boot.has_entry()?), boot.selection()?, Some(next)))
     };
     let (group, boot) = context.load_to_show(look)?;
     let booted = booted(&group)?;
@@ -103,9 +109,10 @@ pub fn load(context: &Context) -> Result<View> {
             once,
             trial,
         },
+        next,
     ) = boot.unwrap_or_else(|error| {
         log::warn!("what boots is not shown: {error:#}");
-        (None, Selection::default())
+        (None, Selection::default(), None)
     });
     let is = |which: &Option<String>, name: &str| which.as_deref() == Some(name);
     let views: Vec<BaseView> = bases
@@ -158,6 +165,8 @@ pub fn load(context: &Context) -> Result<View> {
         default,
         once,
         trial,
+        next: next.as_ref().map(ToString::to_string),
+        next_problem: next.as_ref().and_then(Next::problem),
     })
 }
 

@@ -265,6 +265,27 @@ impl Entry {
         entry.layer().is_some().then_some(entry)
     }
 
+    /// An entry that a menu shows, by what is there of it.
+    pub fn of_menu(
+        id: &str,
+        title: &str,
+        linux: &str,
+        initrds: &[String],
+        options: &str,
+    ) -> Option<Self> {
+        let version = title
+            .rsplit_once(", Linux ")
+            .map_or("", |(_, version)| version);
+        let mut text = format!(
+            "title {title}\nversion {}\nsort-key {LAYER_SORT_KEY}\nlinux {linux}\noptions {options}\n",
+            version.trim_end_matches(')')
+        );
+        for path in initrds {
+            text += &format!("initrd {path}\n");
+        }
+        Self::parse(id, &text).ok().flatten()
+    }
+
     /// The paths of all its initramfs images, in the order in which they are loaded.
     pub fn initrds(&self) -> impl Iterator<Item = &str> {
         let Extra { before, after, .. } = &self.extra;

@@ -35,6 +35,11 @@ impl Files {
         self.dir.join(path.trim_start_matches('/'))
     }
 
+    /// Whether such a file is there, and holds something.
+    pub fn has(&self, path: &str) -> bool {
+        fs::metadata(self.path_of(path)).is_ok_and(|file| file.is_file() && file.len() > 0)
+    }
+
     /// What is in a directory of the partition; empty if there is no such directory.
     pub fn list(&self, dir: &str) -> Result<Vec<PathBuf>> {
         let dir = self.dir.join(dir);

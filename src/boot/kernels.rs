@@ -64,10 +64,8 @@ pub struct Store<'a> {
 impl Store<'_> {
     /// Whether the kernel and initramfs of an entry are on the partition.
     pub fn has(&self, payload: &Payload) -> bool {
-        [&payload.linux, &payload.initrd].iter().all(|path| {
-            let path = self.files.path_of(path);
-            fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 0)
-        })
+        let mut paths = [&payload.linux, &payload.initrd].into_iter();
+        paths.all(|path| self.files.has(path))
     }
 
     /// Looks for the kernels of a mounted root, and changes nothing yet. A kernel whose files are gone is

@@ -8,13 +8,14 @@ mod grub_defaults;
 pub mod id;
 mod kernels;
 mod loader;
+pub mod next;
 pub mod root;
 mod selection;
 pub mod trial;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::model::name::{LvName, VgName};
@@ -26,6 +27,7 @@ use entry::{Entry, Payload};
 use files::{ENTRIES, Files};
 use kernels::{KERNELS, Store};
 use loader::{Loader, detect};
+use next::{Next, Why};
 
 pub use kernels::{Kernels, Known, Replace};
 pub use loader::grubenv;
@@ -162,17 +164,64 @@ impl BootPartition {
         self.store().damaged()
     }
 
+    /// Does `work`, which changes entries and menus, but not what was chosen to boot.
+    ///
+    /// Refuses where the next start would boot something else, or nothing.
+    fn keep_next<T>(
+        &self,
+        tx: &mut Transaction,
+        work: impl FnOnce(&mut Transaction) -> Result<T>,
+    ) -> Result<T> {
+        let before = self.next_start()?;
+        let done = work(tx)?;
+        let after = self.next_start()?;
+        let is_kept = match &before {
+            _ if tx.is_dry_run() => true,
+            Next::Entry {
+                why: Why::Instead, ..
+            } => true,
+            // What was removed on purpose is somebody's choice.
+            Next::Entry { id, .. } => {
+                after.id() == Some(id) || self.files.entry_text(id)?.is_none()
+            }
+            Next::Other(id) => after == Next::Other(id.clone()),
+            _ => true,
+        };
+        if !is_kept {
+            let text = before
+                .id()
+                .map(|id| self.files.entry_text(id))
+                .transpose()?;
+            let id = before.id().unwrap_or_default();
+            let wrong = text
+                .flatten()
+                .and_then(|(_, text)| Entry::parse(id, &text).err());
+            let wrong = wrong
+                .map(|error| format!(": {error:#}"))
+                .unwrap_or_default();
+            bail!(
+                "the next start boots {before}; after this it would not, but: {after}{wrong}. Choose with \
+                 `imgbased-helper boot default` or grub-set-default(8) what boots, or mend the entry"
+            );
+        }
+        Ok(done)
+    }
+
     /// Writes the entries of a layer or base, with the newest kernel first, in place of those that it
     /// has, and the menus. The kernels that they name are on disk already; those that no entry names any
     /// more are removed with the commit.
     ///
-    /// Refuses to replace a file that is something else.
+    /// Refuses to replace a file that is something else, and to change what boots next.
     pub fn write_entries(
         &self,
         tx: &mut Transaction,
         name: &LvName,
         entries: &[Entry],
     ) -> Result<()> {
+        self.keep_next(tx, |tx| self.put_entries(tx, name, entries))
+    }
+
+    fn put_entries(&self, tx: &mut Transaction, name: &LvName, entries: &[Entry]) -> Result<()> {
         let is_ours = |entry: &Entry| entry.is_of(&self.vg, name);
         let (before, mut all): (Vec<Entry>, Vec<Entry>) =
             self.entries()?.into_iter().partition(is_ours);
@@ -248,8 +297,10 @@ impl BootPartition {
             return Ok(());
         }
         // First out of the menu that boots it, then out of the source of that menu.
-        self.write_menu(tx, &left)?;
-        self.remove_files(tx, &removed)?;
+        self.keep_next(tx, |tx| {
+            self.write_menu(tx, &left)?;
+            self.remove_files(tx, &removed)
+        })?;
         self.discard_kernels(tx, &gone, &[], &removed)
     }
 
@@ -306,20 +357,22 @@ impl BootPartition {
 
     /// Renders the menu from the entries.
     pub fn render_menu(&self, tx: &mut Transaction) -> Result<()> {
-        self.write_menu(tx, &self.entries()?)?;
-        self.files.flush(tx)
+        self.keep_next(tx, |tx| {
+            self.write_menu(tx, &self.entries()?)?;
+            self.files.flush(tx)
+        })
     }
 
     /// Whether the menu is what these entries say, where something reads it.
     pub fn has_menu_of(&self, entries: &[Entry]) -> Result<bool> {
-        let Some((path, text)) = self.loader.menu(entries) else {
+        let Some((path, text)) = self.loader.menu(entries)? else {
             return Ok(true);
         };
         Ok(read_if_there(&path)?.as_deref() == Some(text.as_bytes()))
     }
 
     fn write_menu(&self, tx: &mut Transaction, entries: &[Entry]) -> Result<()> {
-        let Some((path, text)) = self.loader.menu(entries) else {
+        let Some((path, text)) = self.loader.menu(entries)? else {
             return Ok(());
         };
         tx.create_dir(directory(&path))?;

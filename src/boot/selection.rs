@@ -1,10 +1,12 @@
 //! Which entry boots: the default, what boots once, and trials.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::BootPartition;
 use super::entry::Entry;
 use super::id;
+use super::loader::Ignoring;
+use super::next::Next;
 use super::trial::{OnTrial, TRIES_MAX, Trial};
 use crate::model::name::LvName;
 use crate::sys::transaction::Transaction;
@@ -46,6 +48,28 @@ impl BootPartition {
         self.loader.trial()
     }
 
+    /// What the boot loader does at the next start.
+    pub fn next_start(&self) -> Result<Next> {
+        self.loader.next_start(Ignoring::Nothing)
+    }
+
+    /// Refuses where an entry that was just chosen would not boot.
+    fn check_chosen(&self, tx: &Transaction, id: &str, ignoring: Ignoring) -> Result<()> {
+        if tx.is_dry_run() {
+            return Ok(());
+        }
+        let next = self.loader.next_start(ignoring)?;
+        if let (Some(problem), true) = (next.problem(), next.id().is_none_or(|next| next == id)) {
+            bail!("{id} would not boot: {problem}");
+        }
+        ensure!(
+            next.id() == Some(id),
+            "{id} would not boot, but {next}: grub.cfg says so; GRUB_DEFAULT=saved in /etc/default/grub and \
+             update-grub change that"
+        );
+        Ok(())
+    }
+
     /// Whether the default is one of these entries, of whatever group, or another system's. Of a damaged
     /// grubenv counts what can be salvaged.
     pub fn has_default(&self, entries: &[Entry]) -> Result<bool> {
@@ -69,8 +93,11 @@ impl BootPartition {
     }
 
     /// See [`super::loader::Loader::set_once`].
+    ///
+    /// Refuses where it would not boot.
     pub fn set_once(&self, tx: &mut Transaction, id: Option<&str>) -> Result<()> {
-        self.loader.set_once(tx, id)
+        self.loader.set_once(tx, id)?;
+        id.map_or(Ok(()), |id| self.check_chosen(tx, id, Ignoring::Nothing))
     }
 
     /// See [`super::loader::Loader::end_trial`].
@@ -98,11 +125,19 @@ impl BootPartition {
         let fallback = default.filter(|default| tries > 0 && !is_good && default != name.as_str());
         if fallback.is_none() {
             self.confirm(tx, name, entry)?;
+            self.check_chosen(tx, &entry.id, Ignoring::Once)?;
             return Ok(None);
         }
         self.loader
             .check_trial()
             .context("no trial is possible, and --tries 0 goes without one")?;
+        let next = self.loader.next_start(Ignoring::OnceAndTrial)?;
+        if let Some(problem) = next.problem() {
+            bail!(
+                "the default {} is no entry to fall back to: {problem}. --tries 0 goes without a trial",
+                self.default_id()?.unwrap_or_default()
+            );
+        }
         if !entry.is_trial() {
             self.change_entries(tx, name, Entry::on_trial)?;
         }

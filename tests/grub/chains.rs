@@ -325,8 +325,13 @@ impl<'a> Chain<'a> {
 
     /// Starts the host once, and returns whether it starts again.
     fn start(&mut self) -> Result<bool> {
+        let foretold = self.host.boot.next_start()?;
         let start = self.host.start()?;
         self.told.push(start.to_string());
+        ensure!(
+            self.host.is_foretold(&foretold, &start)?,
+            "foretold was: {foretold}"
+        );
         let kernel = match start {
             Start::Kernel(kernel) => kernel,
             Start::Restart => return self.restart().map(|()| true),
@@ -365,16 +370,23 @@ impl<'a> Chain<'a> {
     /// that was no entry of ours.
     fn is_default(&self, kernel: &Kernel) -> Result<bool> {
         let id = self.host.saved_entry().unwrap_or_default();
-        let entries = self.host.boot.entries()?;
         if id == FOREIGN_ID && self.state.has_foreign {
             return Ok(kernel.layer().is_none());
         }
         if !id.is_empty() && !is_ours(&id) {
             return Ok(true);
         }
-        let named = entries.iter().find(|entry| entry.id == id);
-        let default = named.or_else(|| entries.iter().find(|entry| !entry.is_trial()));
-        Ok(default.is_some_and(|entry| entry.linux == kernel.linux))
+        let text = fs::read_to_string(self.host.path(&format!("loader/entries/{id}.conf")));
+        if let Ok(text) = text {
+            return Ok(text.contains(&format!("linux {}\n", kernel.linux)));
+        }
+        let menu = fs::read_to_string(self.host.path("grub/imgbased.cfg"))?;
+        let mut blocks = menu.split("\nmenuentry ").skip(1);
+        let first = blocks.find(|block| {
+            let is_ours = block.contains("--id 'imgbased-");
+            is_ours && !block.contains(" imgbased.trial ")
+        });
+        Ok(first.is_some_and(|block| block.contains(&format!("{} ", kernel.linux))))
     }
 
     /// Whether what was started reaches the end of its boot.
@@ -426,6 +438,10 @@ impl<'a> Chain<'a> {
             .filter(|entry| self.host.boot.has_kernel(&entry.payload()))
             .filter_map(|entry| entry.layer().map(str::to_owned))
             .collect();
+        // Nothing can be chosen where no entry is whole.
+        if names.is_empty() {
+            return Ok(());
+        }
         let name = names[self.rng.usize(..names.len())].clone();
         let what = self.rng.u8(0..6);
         if what > 2 {

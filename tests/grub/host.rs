@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use imgbased_helper::boot::entry::Entry;
 use imgbased_helper::boot::grubenv::GrubEnv;
+use imgbased_helper::boot::next::{Next, Why};
 use imgbased_helper::boot::trial::Trial;
 use imgbased_helper::boot::{BootPartition, Known};
 use imgbased_helper::model::name::LvName;
@@ -24,6 +25,8 @@ pub const FOREIGN: &str = "menuentry 'Other' --id 'other' {
 }
 ";
 pub const FOREIGN_ID: &str = "other";
+/// That of the system which grub-mkconfig(8) has found. It boots until a layer is the default.
+const STOCK_ID: &str = "gnulinux-simple-1";
 
 /// Where grub.cfg comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,11 @@ impl Host {
             dir,
         };
         host.customize("")?;
+        if config != Config::Ours {
+            let mut environment = GrubEnv::default();
+            environment.set("saved_entry", STOCK_ID);
+            fs::write(host.path("grub/grubenv"), environment.render()?)?;
+        }
         Ok(host)
     }
 
@@ -166,7 +174,7 @@ impl Host {
             is_running: false,
         };
         let is_base = !name.contains('.');
-        let default = self.boot.default_id()?;
+        let default = self.boot.default_id()?.filter(|id| id != STOCK_ID);
         self.change(|boot, tx| {
             let kernels = boot.kernels_of(tx, &self.root(name), &known, &mut |_, _, _| Ok(None))?;
             let kernels = boot.store_kernels(tx, kernels)?;
@@ -278,6 +286,31 @@ impl Host {
         let start = self.machine.start(Some(&keys));
         fs::write(self.path("grub/custom.cfg"), custom)?;
         start
+    }
+
+    /// Whether that start is what was foretold.
+    pub fn is_foretold(&self, foretold: &Next, start: &Start) -> Result<bool> {
+        let linux = |id: &str| -> Result<String> {
+            let text = fs::read_to_string(self.path(&format!("loader/entries/{id}.conf")))?;
+            let linux = text.lines().find_map(|line| line.strip_prefix("linux "));
+            Ok(linux.context("it has a kernel")?.to_owned())
+        };
+        Ok(match (foretold, start) {
+            (Next::Entry { id, why }, Start::Kernel(kernel)) => {
+                let is_chosen = matches!(why, Why::Once | Why::Try);
+                kernel.linux == linux(id)?
+                    && kernel.initrd.is_some()
+                    && (is_chosen || !kernel.is_trial())
+            }
+            (Next::KernelOnly(id), Start::Kernel(kernel)) => {
+                kernel.linux == linux(id)? && kernel.initrd.is_none()
+            }
+            (Next::Other(_), Start::Kernel(kernel)) => kernel.layer().is_none(),
+            (Next::Restart(_), Start::Restart)
+            | (Next::Password(_), Start::Prompt)
+            | (Next::Stop(_) | Next::Wait, Start::Nothing) => true,
+            _ => false,
+        })
     }
 
     /// Switches the machine on, which has to do what `expected` says.

@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, fs, thread};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use fastrand::Rng;
 
 use chains::State;
 use emulator::Start;
-use host::{CONFIGS, FOREIGN, FOREIGN_ID, Host};
+use host::{CONFIGS, Config, FOREIGN, FOREIGN_ID, Host};
 
 /// How many random states are tried, unless more are asked for.
 const STATES: u64 = 60;
@@ -257,21 +257,102 @@ fn a_trial_whose_kernel_or_initramfs_is_lost_restarts_as_often_as_asked() -> Res
             host.is_tried(tried, 2)?;
         }
         host.starts("Base-0.1")?;
-        host.once("Base-0.2")?;
+        assert!(host.once("Base-0.2").is_err());
+        host.edit_environment(&[("next_entry", "imgbased-Base-0.2")])?;
         host.starts("restart")?;
         host.starts("Base-0.1")?;
     }
     Ok(())
 }
 
+fn refusal<T>(result: Result<T>) -> String {
+    result
+        .err()
+        .map(|error| format!("{error:#}"))
+        .unwrap_or_default()
+}
+
+#[test]
+fn a_layer_is_added_only_where_the_next_start_is_kept() -> Result<()> {
+    // Nobody has chosen the system that is there already.
+    let host = Host::empty(Config::Mkconfig("0"))?;
+    fs::remove_file(host.path("grub/grubenv"))?;
+    let error = refusal(host.add("Base-0"));
+    assert!(
+        error.contains("boots another system, gnulinux-simple-1"),
+        "{error}"
+    );
+    assert!(!host.path("grub/imgbased.cfg").exists());
+
+    Ok(())
+}
+
+/// It stays in the menu as it was.
+#[test]
+fn a_default_whose_entry_no_menu_can_have_boots_all_the_same() -> Result<()> {
+    let mut host = Host::with(&["Base-0.2"])?;
+    let path = host.path("loader/entries/imgbased-Base-0.1.conf");
+    let good = fs::read_to_string(&path)?;
+    fs::write(&path, good.trim_end().to_owned() + " it's\n")?;
+    host.add("Base-0.3")?;
+    host.starts("Base-0.1")?;
+    host.make_default("Base-0.3", 1)?;
+    host.starts("Base-0.3 on trial")?;
+    host.come_up("Base-0.3")?;
+    host.starts("Base-0.3")?;
+    // Mended, it is in the menu as it is.
+    fs::write(&path, good.trim_end().to_owned() + " debug\n")?;
+    host.make_default("Base-0.1", 0)?;
+    host.render_menu()?;
+    host.starts("Base-0.1")?;
+    assert!(fs::read_to_string(host.path("grub/imgbased.cfg"))?.contains(" debug\n"));
+    Ok(())
+}
+
+#[test]
+fn a_default_that_would_not_boot_is_refused() -> Result<()> {
+    let mut host = Host::with(&["Base-0.2"])?;
+    let refused = |host: &Host, what: &str| -> Result<()> {
+        let before = host.environment()?;
+        for tries in [0, 2] {
+            let error = refusal(host.make_default("Base-0.2", tries));
+            ensure!(error.contains(what), "{error}");
+        }
+        assert_eq!(host.environment()?, before);
+        Ok(())
+    };
+    host.customize("set superusers=\"admin\"\n")?;
+    refused(&host, "superusers are set")?;
+    host.starts("prompt")?;
+    host.customize("")?;
+    fs::write(
+        host.path("grub/grub.cfg"),
+        "set default=0\nmenuentry 'Debian' {\n",
+    )?;
+    refused(&host, "imgbased.cfg, so GRUB")?;
+    // By its place, which is another one with each layer.
+    let mut host = Host::with(&["Base-0.2"])?;
+    host.edit_environment(&[("saved_entry", "0")])?;
+    let error = refusal(host.make_default("Base-0.2", 2));
+    ensure!(
+        error.contains("the default 0 is no entry to fall back to"),
+        "{error}"
+    );
+    host.starts("Base-0.1")
+}
+
 #[test]
 fn a_default_whose_kernel_is_lost_stops_the_host() -> Result<()> {
     let mut host = Host::with(&["Base-0.2"])?;
-    fs::remove_file(host.path(&host.entry("Base-0.1")?.1.linux))?;
-    host.starts("nothing")?;
     host.make_default("Base-0.2", 1)?;
+    fs::remove_file(host.path(&host.entry("Base-0.1")?.1.linux))?;
     host.starts("Base-0.2 on trial")?;
-    host.starts("nothing")
+    host.starts("nothing")?;
+    // There is nothing to fall back to.
+    assert!(host.make_default("Base-0.2", 1).is_err());
+    assert!(host.make_default("Base-0.1", 0).is_err());
+    host.make_default("Base-0.2", 0)?;
+    host.starts("Base-0.2")
 }
 
 /// GRUB boots the kernel alone after ten seconds, and that stops.

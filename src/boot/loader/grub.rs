@@ -10,12 +10,15 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, statfs};
 
-use super::Loader;
 use super::grub_menu::{self, MENU};
+use super::grub_start::{self, Facts, Item};
 use super::grubenv::GrubEnv;
+use super::{Ignoring, Loader};
+use crate::boot::entries;
 use crate::boot::entry::Entry;
 use crate::boot::files::Files;
 use crate::boot::id;
+use crate::boot::next::Next;
 use crate::boot::trial::Trial;
 use crate::sys::cmd::{Cmd, quote};
 use crate::sys::files::read_if_there;
@@ -156,9 +159,36 @@ impl Loader for Grub {
         self.set(tx, &[(TRIAL, ""), (TRIES, ""), (TRIED, "")])
     }
 
-    fn menu(&self, entries: &[Entry]) -> Option<(PathBuf, String)> {
-        self.has_menu
-            .then(|| (self.dir().join(MENU), grub_menu::render(entries)))
+    fn menu(&self, entries: &[Entry]) -> Result<Option<(PathBuf, String)>> {
+        if !self.has_menu {
+            return Ok(None);
+        }
+        let mut shown = entries.to_vec();
+        shown.extend(self.unreadable()?);
+        Entry::sort(&mut shown);
+        Ok(Some((self.dir().join(MENU), grub_menu::render(&shown))))
+    }
+
+    fn next_start(&self, ignoring: Ignoring) -> Result<Next> {
+        let block = read_if_there(&self.env_path())?.unwrap_or_default();
+        let mut env = GrubEnv::load(&block).unwrap_or_default();
+        if ignoring != Ignoring::Nothing {
+            env.set(ONCE, "");
+        }
+        if ignoring == Ignoring::OnceAndTrial {
+            env.set(TRIAL, "");
+        }
+        let path = self.dir().join(CONFIG);
+        let items = self.items()?;
+        Ok(grub_start::next(&Facts {
+            config: self.config()?.as_deref(),
+            config_path: &path.to_string_lossy(),
+            items: items.as_deref(),
+            reads_entries: self.reads_entries,
+            env: &env,
+            has_file: &|path| self.files.has(path),
+            has_entry: &|id| self.files.new_entry_path(id).is_file(),
+        }))
     }
 
     fn damage(&self) -> Result<Option<String>> {
@@ -194,6 +224,54 @@ impl Loader for Grub {
 impl Grub {
     fn dir(&self) -> PathBuf {
         directory(self.files.dir())
+    }
+
+    /// The entries that GRUB shows: of our menu as it is now, or those that it reads itself.
+    fn items(&self) -> Result<Option<Vec<Item>>> {
+        if self.has_menu {
+            let menu = read_if_there(&self.dir().join(MENU))?;
+            return Ok(menu.map(|menu| grub_start::items(&String::from_utf8_lossy(&menu))));
+        }
+        let menu = grub_menu::render(&entries::all(&self.files)?);
+        Ok(Some(grub_start::items(&menu)))
+    }
+
+    /// What the menu shows of entries that were changed since so that no menu can have them: it can be the
+    /// default, which has to stay.
+    fn unreadable(&self) -> Result<Vec<Entry>> {
+        let mut found = Vec::new();
+        for item in self.items()?.unwrap_or_default() {
+            let text = self.files.entry_text(&item.id)?;
+            if text.is_some_and(|(_, text)| Entry::parse(&item.id, &text).is_err()) {
+                let (linux, options) = (&item.linux, &item.options);
+                let shown = Entry::of_menu(&item.id, &item.title, linux, &item.initrds, options);
+                found.extend(shown.map(|mut entry| {
+                    if item.is_open {
+                        entry.extra.lines.push("grub_arg --unrestricted".to_owned());
+                    }
+                    entry
+                }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// grub.cfg, with custom.cfg in the place where it is sourced.
+    fn config(&self) -> Result<Option<String>> {
+        let read = |name: &str| -> Result<Option<String>> {
+            let text = read_if_there(&self.dir().join(name))?;
+            Ok(text.map(|text| String::from_utf8_lossy(&text).into_owned()))
+        };
+        let custom = read("custom.cfg")?.unwrap_or_default();
+        Ok(read(CONFIG)?.map(|config| {
+            let lines = config.lines().map(|line| match line.trim_start() {
+                command if command.starts_with("source") && command.contains("/custom.cfg") => {
+                    &custom
+                }
+                _ => line,
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        }))
     }
 
     fn variable(&self, name: &str) -> Result<Option<String>> {

@@ -36,6 +36,18 @@ impl GrubEnv {
         Ok(Self(lines))
     }
 
+    /// The block as GRUB loads it, which looks at the signature and not at the size; `None` if it does not.
+    pub fn load(block: &[u8]) -> Option<Self> {
+        let mut rest = block.strip_prefix(SIGNATURE)?;
+        let mut lines = Vec::new();
+        while let Some(end) = end_of_line(rest) {
+            lines.push(rest[..end].to_vec());
+            rest = &rest[end + 1..];
+        }
+        lines.push(rest.to_vec());
+        Some(Self(lines))
+    }
+
     /// What can still be read of a damaged block: lines that are plain variables, as many as fit, and the
     /// last of several with the same name.
     pub fn salvage(block: &[u8]) -> Self {

@@ -5,6 +5,7 @@ mod counting;
 pub mod detect;
 pub mod grub;
 pub mod grub_menu;
+mod grub_start;
 pub mod grubenv;
 pub mod systemd_boot;
 
@@ -13,8 +14,18 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::entry::Entry;
+use super::next::Next;
 use super::trial::Trial;
 use crate::sys::transaction::Transaction;
+
+/// What is left out when the next start is foretold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ignoring {
+    Nothing,
+    /// What boots once.
+    Once,
+    OnceAndTrial,
+}
 
 /// What a boot loader knows and can be told. Entries are named by their ids.
 pub trait Loader {
@@ -62,14 +73,17 @@ pub trait Loader {
     fn end_trial(&self, tx: &mut Transaction) -> Result<()>;
 
     /// The file and the text of the menu, where the loader has one beside the entries.
-    fn menu(&self, _entries: &[Entry]) -> Option<(PathBuf, String)> {
-        None
+    fn menu(&self, _entries: &[Entry]) -> Result<Option<(PathBuf, String)>> {
+        Ok(None)
     }
 
     /// An entry that takes the place of `old`, with what the loader keeps in that.
     fn in_place_of(&self, _old: &Entry, entry: &Entry) -> Entry {
         entry.clone()
     }
+
+    /// What it does at the next start, as the files are now.
+    fn next_start(&self, ignoring: Ignoring) -> Result<Next>;
 
     /// What is wrong with the file that holds the default, if the loader would not read it.
     fn damage(&self) -> Result<Option<String>> {

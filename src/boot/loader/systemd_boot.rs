@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
 
-use super::{Loader, counting};
+use super::{Ignoring, Loader, counting};
+use crate::boot::entries;
 use crate::boot::entry::Entry;
 use crate::boot::files::Files;
+use crate::boot::next::{Next, Why};
 use crate::boot::trial::Trial;
 use crate::sys::cmd::Cmd;
 use crate::sys::files::read_if_there;
@@ -169,6 +171,35 @@ impl Loader for SystemdBoot {
             Some(id) => self.set_default(tx, &id),
             None => Ok(()),
         }
+    }
+
+    /// As its manual says: what boots once, else the default, else the first entry that has tries left.
+    fn next_start(&self, ignoring: Ignoring) -> Result<Next> {
+        let entries = entries::all(&self.files)?;
+        let boots = |id: String, why| match entries.iter().find(|entry| entry.id == id) {
+            Some(entry) if !self.files.has(&entry.linux) => Next::Stop(id),
+            Some(entry) if !entry.initrds().all(|path| self.files.has(path)) => Next::Stop(id),
+            Some(_) => Next::Entry { id, why },
+            None => Next::Other(id),
+        };
+        if let (Ignoring::Nothing, Some(id)) = (ignoring, self.once_id()?) {
+            return Ok(boots(id, Why::Once));
+        }
+        for id in self.defaults()? {
+            if let Some(id) = self.files.id_like(&id)? {
+                return Ok(boots(id, Why::Default));
+            }
+        }
+        if ignoring != Ignoring::OnceAndTrial {
+            if let Some(trial) = self.counted_trial()?.filter(|trial| !trial.is_over()) {
+                return Ok(boots(trial.id, Why::Try));
+            }
+        }
+        if let Some(id) = self.fallback_id()? {
+            return Ok(boots(id, Why::Default));
+        }
+        let first = entries.first().map(|entry| entry.id.clone());
+        Ok(first.map_or(Next::Wait, |id| boots(id, Why::Instead)))
     }
 
     fn in_place_of(&self, old: &Entry, entry: &Entry) -> Entry {

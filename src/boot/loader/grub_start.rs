@@ -1,0 +1,358 @@
+//! What GRUB does when it starts, told beforehand from its files. The tests hold this against GRUB itself.
+
+use super::grub_menu::{FIRST, MENU, NONE, TRIAL};
+use super::grubenv::GrubEnv;
+use crate::boot::id;
+use crate::boot::next::{Next, Why};
+use crate::model::kernel_options;
+
+/// An entry of a menu.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Item {
+    pub id: String,
+    pub title: String,
+    pub linux: String,
+    pub initrds: Vec<String>,
+    pub options: String,
+    /// Whether it restarts by itself.
+    pub is_trial: bool,
+    /// Whether everybody may boot it where superusers are set.
+    pub is_open: bool,
+}
+
+/// The files that GRUB reads.
+pub struct Facts<'a> {
+    /// grub.cfg with the files that it sources, but for our menu; `None` if it is not installed yet.
+    pub config: Option<&'a str>,
+    pub config_path: &'a str,
+    /// Our menu, or the entries where GRUB lists them itself; `None` if there is no menu yet.
+    pub items: Option<&'a [Item]>,
+    pub reads_entries: bool,
+    /// The variables that GRUB loads.
+    pub env: &'a GrubEnv,
+    /// Whether a file is on the boot partition, and holds something.
+    pub has_file: &'a dyn Fn(&str) -> bool,
+    /// Whether there is a file of an entry with this id.
+    pub has_entry: &'a dyn Fn(&str) -> bool,
+}
+
+/// The entries of our menu.
+pub fn items(menu: &str) -> Vec<Item> {
+    let mut found: Vec<Item> = Vec::new();
+    for line in menu.lines() {
+        if let Some(head) = line.strip_prefix("menuentry '") {
+            let title = head.split('\'').next().unwrap_or_default();
+            let id = head.rsplit_once("--id '").map_or("", |(_, id)| id);
+            found.push(Item {
+                id: id.split('\'').next().unwrap_or_default().to_owned(),
+                title: title.to_owned(),
+                is_open: head.contains(" --unrestricted "),
+                ..Item::default()
+            });
+        }
+        let words = line
+            .trim_start()
+            .trim_start_matches("if ")
+            .split([' ', ';']);
+        let mut paths = words.filter_map(|word| word.strip_prefix("$imgbased_boot"));
+        let Some(item) = found.last_mut() else {
+            continue;
+        };
+        if line.contains("linux $imgbased_boot") {
+            paths.next().unwrap_or_default().clone_into(&mut item.linux);
+            let line = line.trim_end_matches("; then");
+            let options = line
+                .split_once(&item.linux)
+                .map_or("", |(_, options)| options);
+            options.trim().clone_into(&mut item.options);
+            item.is_trial = kernel_options::is_trial(&item.options);
+        } else if line.contains("initrd $imgbased_boot") {
+            item.initrds = paths.map(str::to_owned).collect();
+        }
+    }
+    found.retain(|item| ![FIRST, TRIAL, NONE].contains(&item.id.as_str()));
+    found
+}
+
+/// What GRUB does next.
+pub fn next(facts: &Facts) -> Next {
+    let config = facts.config.map(Config::read).unwrap_or_default();
+    if facts.config.is_some() && !config.shows_menu && !facts.reads_entries {
+        return Next::Hidden(format!(
+            "{} does not show {MENU}, so GRUB boots none of its entries; run update-grub, or take \
+             /usr/share/imgbased-helper/grub.cfg",
+            facts.config_path
+        ));
+    }
+    let Some(items) = facts.items else {
+        // Not made yet, so that nothing of it comes into play.
+        let saved = variable(facts, "saved_entry");
+        let name = config.default.as_deref().unwrap_or(saved);
+        let other = config.other(name).or(config.others.first());
+        return other.map_or(Next::Wait, |other| Next::Other(other.id.clone()));
+    };
+    let (first, why) = chosen(facts, &config);
+    let good = items.iter().find(|item| !item.is_trial);
+    // As the head of the menu looks for them (grub_menu.rs).
+    for (name, why) in [
+        (first.as_str(), why),
+        (variable(facts, "saved_entry"), Why::Default),
+        (good.map_or("", |item| &item.id), Why::Instead),
+    ] {
+        if !name.starts_with(|c: char| !c.is_ascii_digit()) {
+            continue;
+        }
+        let mut known = items.iter();
+        match known.find(|item| item.id == name || item.title == name) {
+            Some(item) if !item.is_trial || matches!(why, Why::Once | Why::Try) => {
+                return boot(facts, &config, item, why);
+            }
+            Some(_) => {}
+            None if id::is_ours(name) => {
+                if facts.reads_entries && (facts.has_entry)(name) {
+                    let id = name.to_owned();
+                    return Next::Entry { id, why };
+                }
+            }
+            None => return other(facts, &config, name, good),
+        }
+    }
+    Next::Wait
+}
+
+/// What is asked for first, and why.
+fn chosen(facts: &Facts, config: &Config) -> (String, Why) {
+    let once = variable(facts, "next_entry");
+    if config.boots_once && !once.is_empty() {
+        return (once.to_owned(), Why::Once);
+    }
+    let number = |name| variable(facts, name).parse::<u32>().unwrap_or(0);
+    let trial = variable(facts, "imgbased_trial");
+    if !trial.is_empty() && number("imgbased_tried") < number("imgbased_tries") {
+        return (trial.to_owned(), Why::Try);
+    }
+    let saved = || variable(facts, "saved_entry").to_owned();
+    // grub/09_imgbased does so.
+    let default = config.default.clone().filter(|default| default != "0");
+    (default.unwrap_or_else(saved), Why::Default)
+}
+
+fn variable<'a>(facts: &Facts<'a>, name: &str) -> &'a str {
+    facts.env.get(name).unwrap_or_default()
+}
+
+fn boot(facts: &Facts, config: &Config, item: &Item, why: Why) -> Next {
+    let id = item.id.clone();
+    if config.has_superusers && !item.is_open {
+        return Next::Password(id);
+    }
+    let has_kernel = (facts.has_file)(&item.linux);
+    let has_initrds = item.initrds.iter().all(|path| (facts.has_file)(path));
+    match (item.is_trial, has_kernel, has_initrds) {
+        (_, true, true) => Next::Entry { id, why },
+        (true, ..) => Next::Restart(id),
+        (false, true, false) => Next::KernelOnly(id),
+        (false, false, _) => Next::Stop(id),
+    }
+}
+
+/// An entry of another system, or what GRUB takes where that is not there: its first.
+fn other(facts: &Facts, config: &Config, name: &str, good: Option<&Item>) -> Next {
+    if let Some(other) = config.other(name) {
+        return Next::Other(other.id.clone());
+    }
+    if facts.reads_entries {
+        return Next::Other(name.to_owned());
+    }
+    match (config.others.first().filter(|other| other.is_first), good) {
+        (Some(first), _) => Next::Other(first.id.clone()),
+        (None, Some(good)) => boot(facts, config, good, Why::Instead),
+        (None, None) => Next::Wait,
+    }
+}
+
+/// What matters of grub.cfg. It is a script, of which the usual words are known.
+struct Config {
+    shows_menu: bool,
+    boots_once: bool,
+    has_superusers: bool,
+    /// What the script itself names as the default.
+    default: Option<String>,
+    others: Vec<Other>,
+}
+
+/// A menu entry, or a submenu, of another system.
+struct Other {
+    /// Its title if it has no id.
+    id: String,
+    title: String,
+    /// Whether it comes before ours.
+    is_first: bool,
+}
+
+impl Default for Config {
+    /// As of our own grub.cfg.
+    fn default() -> Self {
+        Self {
+            shows_menu: true,
+            boots_once: true,
+            has_superusers: false,
+            default: None,
+            others: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    fn read(text: &str) -> Self {
+        let mut config = Self {
+            shows_menu: false,
+            boots_once: false,
+            ..Self::default()
+        };
+        for line in text.lines().map(str::trim) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let setting = |name: &str| {
+                let value = line
+                    .strip_prefix("set ")
+                    .unwrap_or(line)
+                    .strip_prefix(name)?;
+                Some(value.strip_prefix('=')?.trim_matches(['"', '\'']))
+            };
+            config.shows_menu |= line.contains(MENU) || line.contains("*.cfg");
+            config.boots_once |= line.contains("next_entry");
+            config.has_superusers |= setting("superusers").is_some_and(|names| !names.is_empty());
+            if let Some(value) = setting("default").filter(|value| !value.contains('$')) {
+                config.default = Some(value.to_owned());
+            }
+            let rest = ["menuentry ", "submenu "]
+                .iter()
+                .find_map(|key| line.strip_prefix(key));
+            if let Some(rest) = rest {
+                let quoted: Vec<&str> = rest.split(['\'', '"']).collect();
+                let title = quoted.get(1).copied().unwrap_or_default();
+                let key = ["--id ", "$menuentry_id_option "];
+                let id = key.iter().find_map(|key| rest.split_once(key));
+                let id =
+                    id.and_then(|(_, id)| id.split(['\'', '"', ' ']).find(|id| !id.is_empty()));
+                config.others.push(Other {
+                    id: id.unwrap_or(title).to_owned(),
+                    title: title.to_owned(),
+                    is_first: !config.shows_menu,
+                });
+            }
+        }
+        config
+    }
+
+    /// The entry with this id or title, or the submenu where the path to an entry begins.
+    fn other(&self, name: &str) -> Option<&Other> {
+        let first = name.split('>').next().unwrap_or_default();
+        let mut others = self.others.iter();
+        others.find(|other| other.id == first || other.title == first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::entry::{Entry, Extra};
+    use crate::boot::loader::grub_menu;
+
+    fn entry(name: &str) -> Entry {
+        Entry {
+            id: format!("imgbased-{name}"),
+            title: format!("{name} (Debian)"),
+            version: "6.1".into(),
+            sort_key: "imgbased-layer".into(),
+            linux: format!("/imgbased/vmlinuz-{name}"),
+            initrd: format!("/imgbased/initrd-{name}"),
+            options: format!("imgbased.layer={name} quiet"),
+            extra: Extra::default(),
+        }
+    }
+
+    #[test]
+    fn the_entries_of_a_menu_are_read_back() {
+        let mut open = entry("Base-0.2").on_trial();
+        open.extra.lines = vec!["grub_arg --unrestricted".into()];
+        open.extra.before = vec!["/ucode".into()];
+        let found = items(&grub_menu::render(&[open.clone(), entry("Base-0.1")]));
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].initrds, ["/ucode", "/imgbased/initrd-Base-0.2"]);
+        assert_eq!((found[0].is_trial, found[0].is_open), (true, true));
+        assert_eq!((found[1].is_trial, found[1].is_open), (false, false));
+        assert_eq!(found[1].linux, "/imgbased/vmlinuz-Base-0.1");
+        assert_eq!(
+            [&found[0].options, &found[1].options],
+            [&open.options, &entry("Base-0.1").options]
+        );
+    }
+
+    /// The next start of a host with Base-0.2 on trial and Base-0.1.
+    fn start(config: Option<&str>, variables: &[(&str, &str)]) -> String {
+        let menu = grub_menu::render(&[entry("Base-0.2").on_trial(), entry("Base-0.1")]);
+        let mut env = GrubEnv::default();
+        for (name, value) in variables {
+            env.set(name, value);
+        }
+        let next = next(&Facts {
+            config,
+            config_path: "grub.cfg",
+            items: Some(&items(&menu)),
+            reads_entries: false,
+            env: &env,
+            has_file: &|_| true,
+            has_entry: &|_| true,
+        });
+        next.to_string()
+    }
+
+    #[test]
+    fn a_configuration_decides_with_its_variables() {
+        let ours = include_str!("../../../grub/grub.cfg");
+        let part = include_str!("../../../grub/09_imgbased");
+        let stock = "set default=\"0\"\nmenuentry 'Debian' --id 'debian' {\n";
+        let fixed =
+            format!("set default=\"debian\"\n{part}\n{stock}").replace("\"0\"\nm", "\"debian\"\nm");
+        let locked = format!("set superusers=\"admin\"\n{ours}");
+        let saved = [("saved_entry", "imgbased-Base-0.1")];
+        let trial = [
+            ("saved_entry", "imgbased-Base-0.1"),
+            ("imgbased_trial", "imgbased-Base-0.2"),
+            ("imgbased_tries", "2"),
+            ("imgbased_tried", "1"),
+        ];
+        for (config, variables, expected) in [
+            (ours, &saved[..], "imgbased-Base-0.1"),
+            (ours, &trial[..], "imgbased-Base-0.2, on trial"),
+            (
+                ours,
+                &[("saved_entry", "0")],
+                "imgbased-Base-0.1, as the default is not there",
+            ),
+            (
+                ours,
+                &[("saved_entry", "imgbased-Base-0.2")],
+                "imgbased-Base-0.1, as the default is not there",
+            ),
+            (&fixed, &saved[..], "another system, debian"),
+            (
+                stock,
+                &saved[..],
+                "grub.cfg does not show imgbased.cfg, so GRUB",
+            ),
+            (
+                &locked,
+                &saved[..],
+                "GRUB asks for a name and a password before imgbased-Base-0.1",
+            ),
+        ] {
+            let next = start(Some(config), variables);
+            assert!(next.starts_with(expected), "{next} and not {expected}");
+        }
+        assert_eq!(start(None, &saved), "imgbased-Base-0.1");
+    }
+}
