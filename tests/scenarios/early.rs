@@ -25,8 +25,11 @@ scenarios![
     forky_boots_a_layer_with_and_without_systemd,
     trixie_boots_a_layer_with_and_without_systemd,
     each_failure_is_named_before_the_shell_or_the_restart,
-    without_systemd_a_failure_ends_in_a_shell_or_a_restart;
+    without_systemd_a_failure_ends_in_a_shell_or_a_restart,
+    a_second_group_of_the_name_is_told_apart_by_its_uuid,
+    a_break_comes_before_the_root_is_mounted;
     long:
+    a_trial_that_waits_for_a_person_restarts,
     an_image_for_this_host_only_boots_its_other_layers,
     a_layer_on_a_stack_of_devices_among_other_disks,
 ];
@@ -264,6 +267,7 @@ fn each_failure_is_named_before_the_shell_or_the_restart() -> Result<()> {
     }
     check("mended", shell.goes_on_when_it_is_mended());
     check("fallback", shell.falls_back());
+    check("unlocked", shell.is_kept_where_a_volume_was_unlocked());
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
@@ -340,6 +344,20 @@ impl Shell {
         runs_layer(&mut vm, "HostVG", "Base-0.4")
     }
 
+    fn is_kept_where_a_volume_was_unlocked(&self) -> Result<()> {
+        let mut vm = self.with(&self.disk, "imgbased.layer=Base-0.1")?;
+        vm.ok("imgbased-helper initrd may-open-shell")?;
+        vm.ok("dmsetup create opened --uuid CRYPT-LUKS2-opened --table '0 8 error'")?;
+        let got = vm.run("imgbased-helper initrd may-open-shell")?;
+        ensure!(got.status == 1, "{got:?}");
+        let log = vm.ok("dmesg")?;
+        ensure!(
+            log.contains("since a volume was unlocked without a person"),
+            "{log}"
+        );
+        Ok(())
+    }
+
     fn falls_back(&self) -> Result<()> {
         let cmdline = "imgbased.layer=Base-0.5 imgbased.fallback=Base-0.2";
         let mut vm = self.with(&self.disk, cmdline)?;
@@ -353,6 +371,137 @@ impl Shell {
         );
         Ok(())
     }
+}
+
+fn a_second_group_of_the_name_is_told_apart_by_its_uuid() -> Result<()> {
+    let disk = Host::prepared()?.disk("twin")?;
+    let twin = || disk.existing("spare");
+    disk.spare("spare", Rescue::SPARE_SIZE)?;
+    let host = Disk::writable(disk.path(), "host");
+    let mut vm = Rescue::prepared()?.with_both("twin-prepare", host, twin())?;
+    let uuid = vm.ok("vgs --noheadings -o vg_uuid HostVG")?;
+    vm.ok_for(&script("make-twin")?, LIMIT)?;
+    drop(vm);
+
+    // The other one is complete before the right one appears.
+    let cmdline = format!("{CONSOLE} imgbased.layer=Base-0.1 imgbased.vgid={uuid}");
+    let image = RootImage::prepared()?;
+    let kernel = Kernel {
+        vmlinuz: &image.vmlinuz(),
+        initrd: &image.initrd(),
+        cmdline: &cmdline,
+    };
+    let start = Start {
+        kernel: Some(&kernel),
+        ..Start::default()
+    };
+    let mut vm = Vm::start("twin-late", &[twin()], &start)?;
+    vm.wait_for(
+        "imgbased: waiting up to 90 s for the disks of HostVG; another group of that name",
+    )?;
+    vm.plug(&Disk::writable(disk.path(), "host"))?;
+    vm.log_in()?;
+    runs_layer_of(&mut vm, &uuid)?;
+    vm.power_off()?;
+
+    // Without the UUID neither is booted; a person who gives it goes on.
+    let cmdline = "imgbased.layer=Base-0.1 imgbased.timeout=5";
+    let mut vm = boot(&disk, "both", cmdline, vec![twin()])?;
+    let console = vm.enter_emergency_shell()?;
+    ensure!(
+        console.contains("imgbased: there are several volume groups HostVG with Base-0.1"),
+        "{console}"
+    );
+    vm.ok(&format!(
+        "echo imgbased.layer=Base-0.1 imgbased.vgid={uuid} >/run/cmdline && \
+         mount --bind /run/cmdline /proc/cmdline"
+    ))?;
+    vm.type_line("imgbased-helper initrd retry")?;
+    vm.log_in()?;
+    runs_layer_of(&mut vm, &uuid)
+}
+
+/// Claims that the root is Base-0.1 of the group with this UUID, and that the boot was recorded as good, though
+/// there is another group of that name.
+fn runs_layer_of(vm: &mut Vm, uuid: &str) -> Result<()> {
+    let device = vm.ok("cat /sys/dev/block/$(mountpoint -d /)/dm/uuid")?;
+    let expected = format!("LVM-{}", uuid.replace('-', ""));
+    ensure!(device.starts_with(&expected), "{device} is not of {uuid}");
+    assert_eq!(
+        vm.ok("findmnt -no SOURCE /")?,
+        "/dev/mapper/HostVG-Base--0.1"
+    );
+    assert_eq!(
+        vm.run("systemctl is-active imgbased-bless.service")?.text,
+        "active"
+    );
+    let status = vm.ok("imgbased-helper status")?;
+    ensure!(status.contains("Base-0.1"), "{status}");
+    Ok(())
+}
+
+fn a_break_comes_before_the_root_is_mounted() -> Result<()> {
+    let disk = Host::prepared()?.disk("break")?;
+    let cmdline = "imgbased.layer=Base-0.1 rd.break=pre-mount rd.break=mount";
+    let is_before_the_mount = |vm: &mut Vm| -> Result<()> {
+        ensure!(vm.run("findmnt -n /sysroot")?.status != 0, "it is mounted");
+        vm.type_line("exit")
+    };
+    let mut vm = boot(&disk, "systemd", cmdline, Vec::new())?;
+    for _ in ["pre-mount", "mount"] {
+        vm.enter_emergency_shell()?;
+        is_before_the_mount(&mut vm)?;
+    }
+    vm.log_in()?;
+    runs_layer(&mut vm, "HostVG", "Base-0.1")?;
+    vm.power_off()?;
+
+    let image = RootImage::prepared()?;
+    let initrd = image.initrd_without_systemd();
+    let mut vm = boot_initrd(&disk, "hooks", image, &initrd, cmdline, Vec::new())?;
+    for _ in ["pre-mount", "mount"] {
+        vm.enter_debug_shell()?;
+        is_before_the_mount(&mut vm)?;
+    }
+    vm.log_in()?;
+    runs_layer(&mut vm, "HostVG", "Base-0.1")
+}
+
+/// A question for a password with systemd, and a shell without.
+fn a_trial_that_waits_for_a_person_restarts() -> Result<()> {
+    const UUID: &str = "11111111-2222-4333-8444-555555555555";
+    let disk = Host::prepared()?.disk("trial-waits")?;
+    let locked = || disk.existing("spare");
+    disk.spare("spare", Rescue::SPARE_SIZE)?;
+    let host = Disk::writable(disk.path(), "host");
+    let mut vm = Rescue::prepared()?.with_both("trial-waits-prepare", host, locked())?;
+    vm.ok(&format!(
+        "printf secret | cryptsetup luksFormat --batch-mode --uuid {UUID} \
+         --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /dev/disk/by-id/virtio-spare - && sync"
+    ))?;
+    drop(vm);
+
+    // The group is on a disk that nobody unlocks.
+    let trial = "imgbased.layer=Base-0.1 imgbased.onfail=reboot imgbased.timeout=5";
+    let cmdline = format!("{trial} imgbased.vg=Locked rd.luks.uuid={UUID}");
+    let mut vm = boot(&disk, "password", &cmdline, vec![locked()])?;
+    vm.wait_for("Please enter passphrase")?;
+    takes_too_long(vm)?;
+
+    let image = RootImage::prepared()?;
+    let initrd = image.initrd_without_systemd();
+    let cmdline = format!("{trial} rd.break=pre-mount");
+    let mut vm = boot_initrd(&disk, "shell", image, &initrd, &cmdline, Vec::new())?;
+    vm.enter_debug_shell()?;
+    takes_too_long(vm)
+}
+
+/// Claims that the machine restarts after the 5 seconds for disks and the 300 seconds for all else.
+fn takes_too_long(vm: Vm) -> Result<()> {
+    let console = vm.wait_for_power_off(LIMIT)?;
+    let message = "imgbased: restarting in 5 s, the initramfs took longer than 305 s";
+    ensure!(console.contains(message), "{console}");
+    Ok(())
 }
 
 fn cannot_be_retried(vm: &mut Vm, message: &str) -> Result<()> {
