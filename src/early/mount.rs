@@ -24,10 +24,13 @@ pub fn mount_requested(cmdline: &[u8]) -> Result<()> {
     for remark in &request.remarks {
         log::warn!("{remark}");
     }
-    let dm_name = request.vg.dm_name(&request.layer)?;
-    if sysroot::is_mounted(&dm_name) {
-        log::info!("{dm_name} is mounted already");
-        return Ok(());
+    // Also the fallback, by a person in the emergency shell: systemd starts this again when the boot goes on.
+    for layer in [&request.layer].into_iter().chain(&request.fallback) {
+        let dm_name = request.vg.dm_name(layer)?;
+        if sysroot::is_mounted(&dm_name) {
+            log::info!("{dm_name} is mounted already");
+            return Ok(());
+        }
     }
     ensure!(
         !sysroot::is_taken(),
