@@ -381,7 +381,7 @@ fn a_second_group_of_the_name_is_told_apart_by_its_uuid() -> Result<()> {
     let mut vm = Rescue::prepared()?.with_both("twin-prepare", host, twin())?;
     let uuid = vm.ok("vgs --noheadings -o vg_uuid HostVG")?;
     vm.ok_for(&script("make-twin")?, LIMIT)?;
-    drop(vm);
+    vm.switch_off()?;
 
     // The other one is complete before the right one appears.
     let cmdline = format!("{CONSOLE} imgbased.layer=Base-0.1 imgbased.vgid={uuid}");
@@ -479,7 +479,7 @@ fn a_trial_that_waits_for_a_person_restarts() -> Result<()> {
         "printf secret | cryptsetup luksFormat --batch-mode --uuid {UUID} \
          --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /dev/disk/by-id/virtio-spare - && sync"
     ))?;
-    drop(vm);
+    vm.switch_off()?;
 
     // The group is on a disk that nobody unlocks.
     let trial = "imgbased.layer=Base-0.1 imgbased.onfail=reboot imgbased.timeout=5";
