@@ -71,6 +71,13 @@ impl BootPartition {
     /// Refuses a boot partition that cannot be written to, that the loader does not read, or that has no
     /// room for another entry.
     pub fn check_ready(&self) -> Result<()> {
+        self.check_writable()?;
+        self.store().check_reserve()
+    }
+
+    /// Refuses a boot partition that cannot be written to, or that the loader does not read. What replaces
+    /// small files by others of the same size needs no more.
+    pub fn check_writable(&self) -> Result<()> {
         let dir = self.files.dir();
         let stat = statvfs(dir).with_context(|| format!("cannot look at {}", dir.display()))?;
         ensure!(
@@ -78,8 +85,13 @@ impl BootPartition {
             "{} is mounted read-only",
             dir.display()
         );
-        self.loader.check_reads()?;
-        self.store().check_reserve()
+        self.loader.check_reads()
+    }
+
+    /// How the partition is too full for another entry, if it is.
+    pub fn want_of_room(&self) -> Option<String> {
+        let error = self.store().check_reserve().err();
+        error.map(|error| format!("{error:#}"))
     }
 
     fn our(&self) -> Entries<'_> {
