@@ -305,11 +305,19 @@ impl BootPartition {
         let (gone, left) = self.without(layers)?;
         let is_last = |entry: &&Entry| layers.last().is_some_and(|l| entry.is_of(&self.vg, l));
         let removed: Vec<Entry> = gone.iter().filter(is_last).cloned().collect();
-        if removed.is_empty() {
+        let changed = match layers.last() {
+            Some(last) => self.our().changed(last)?,
+            None => Vec::new(),
+        };
+        if removed.is_empty() && changed.is_empty() {
             return Ok(());
         }
-        // First out of the menu that boots it, then out of the source of that menu.
+        // First out of the menu that boots it, then out of the source of that menu. What others have changed
+        // stays in the menu for as long as its file is there.
         self.keep_next(tx, |tx| {
+            for path in &changed {
+                tx.remove(path)?;
+            }
             self.write_menu(tx, &left)?;
             self.remove_files(tx, &removed)
         })?;
