@@ -8,7 +8,7 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION};
-use super::{Context, layer, say, text};
+use super::{Context, LOCK_WAIT, layer, say, text};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::boot::root::Root;
@@ -22,8 +22,9 @@ use crate::sys::transaction::Transaction;
 
 /// How often a layer that never came up is tried, unless the host is configured otherwise.
 const TRIES: u32 = 3;
-/// How long the end of a boot waits for another command; imgbased-give-up.timer ends it on trial.
-const BLESS_WAIT: Duration = Duration::from_secs(600);
+/// How long the end of a boot, and packages of kernels, wait for another command: nobody is there to try it
+/// again. On trial imgbased-give-up.timer ends it.
+const UNATTENDED_WAIT: Duration = Duration::from_secs(600);
 const MOTD: &str = "/run/motd.d";
 
 #[derive(Serialize)]
@@ -157,7 +158,7 @@ pub fn set_default(context: &Context, name: &LvName, tries: Option<u32>) -> Resu
 /// These are units of work, one after the other: what fails later must not take the blessing back.
 pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
     // What another command does is no fault of the layer.
-    let writer = context.writer("boot bless", BLESS_WAIT)?;
+    let writer = context.writer("boot bless", UNATTENDED_WAIT)?;
     writer.lock()?;
     let boot = context.boot_partition()?;
     let group = context.load()?;
@@ -187,8 +188,9 @@ fn bless_layer(
     let entry = bootable(group, boot, name)?;
     let volume = group.volume(name.as_str()).context("it was found above")?;
     let trial = trial_if_known(boot);
+    // A full partition is no fault of the layer.
     if trial.is_some() || entry.is_trial() {
-        boot.check_ready()?;
+        boot.check_writable()?;
     }
     let failures = volume.failure_tags();
     if !volume.is_good() || !failures.is_empty() {
@@ -253,9 +255,9 @@ fn announce_failures(tx: &mut Transaction, group: &Group) -> Result<()> {
 
 /// Has a layer or base boot at the next start, and the default again after that; none takes it back.
 pub fn set_once(context: &Context, name: Option<&LvName>) -> Result<()> {
-    context.change("boot try", |tx| {
+    context.change("boot once", |tx| {
         let boot = context.boot_partition()?;
-        boot.check_ready()?;
+        boot.check_writable()?;
         let entry = match name {
             Some(name) => Some(bootable(&context.load()?, &boot, name)?),
             None => None,
@@ -270,7 +272,15 @@ pub fn refresh(
     name: Option<LvName>,
     kernel: &layer::KernelChange,
 ) -> Result<()> {
-    context.change("boot refresh", |tx| {
+    let is_unattended = kernel.added.is_some() || kernel.removed.is_some();
+    let wait = if is_unattended {
+        UNATTENDED_WAIT
+    } else {
+        LOCK_WAIT
+    };
+    let writer = context.writer("boot refresh", wait)?;
+    writer.lock()?;
+    writer.transaction(|tx| {
         let boot = context.boot_partition()?;
         boot.check_ready()?;
         let group = context.load()?;

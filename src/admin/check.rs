@@ -374,6 +374,10 @@ fn find_in_boot_partition(
         let mut files = [&kernel.linux, &kernel.initrd].into_iter();
         boot.has_kernel(kernel) && files.all(|path| !damaged.contains(&boot.path_of(path)))
     };
+    if let Some(problem) = boot.want_of_room() {
+        let advice = "remove layers, or files that are not needed there".to_owned();
+        findings.add(&"boot partition", &problem, Repair::Advice(advice));
+    }
     let entries = boot.entries()?;
     // Entries are not the same for what is the default.
     let damage = boot.damage_of_env()?;
@@ -487,6 +491,12 @@ fn find_in_selection(
         if !entries.iter().any(|entry| entry.id == trial.id) {
             let problem = "is of an entry that is not there";
             findings.add(&"trial", problem, Repair::EndTrial);
+        } else if trial.is_over() {
+            let problem = format!(
+                "of {} is over: {} tries were in vain, and the default boots",
+                trial.id, trial.tries
+            );
+            findings.add(&"trial", &problem, Repair::EndTrial);
         }
     }
     Ok(())
@@ -544,8 +554,16 @@ fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result<()>
                 None => bail!("{name} has no boot entry"),
             }
         }
-        Repair::Confirm(name) => boot()?.change_entries(tx, name, Entry::confirmed),
-        Repair::EndTrial => boot()?.end_trial(tx),
+        Repair::Confirm(name) => {
+            let boot = context.boot_partition()?;
+            boot.check_writable()?;
+            boot.change_entries(tx, name, Entry::confirmed)
+        }
+        Repair::EndTrial => {
+            let boot = context.boot_partition()?;
+            boot.check_writable()?;
+            boot.end_trial(tx)
+        }
         Repair::RemoveFile(path) => {
             let path = path.clone();
             tx.discard(move || Ok(vec![path]));

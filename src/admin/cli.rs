@@ -202,7 +202,8 @@ enum BootVerb {
         removed: Option<String>,
     },
     /// Boot a layer or base at the next start only
-    Try {
+    #[command(visible_alias = "try")]
+    Once {
         #[arg(required_unless_present = "cancel")]
         name: Option<LvName>,
         /// Boot the default at the next start after all
@@ -277,7 +278,7 @@ impl Cli {
             Noun::Boot(BootVerb::Default { name, tries }) => {
                 boot::set_default(&context, &name, tries)?;
             }
-            Noun::Boot(BootVerb::Try { name, .. }) => boot::set_once(&context, name.as_ref())?,
+            Noun::Boot(BootVerb::Once { name, .. }) => boot::set_once(&context, name.as_ref())?,
             Noun::Boot(BootVerb::Repair) => return check::repair_boot(&context),
             Noun::Boot(BootVerb::Bless { name }) => boot::bless(&context, name)?,
             Noun::Boot(BootVerb::Refresh {

@@ -7,6 +7,7 @@ use nix::unistd::Uid;
 
 use super::{Context, ROOT_ONLY, say, view};
 use crate::boot::BootPartition;
+use crate::boot::entry::Entry;
 use crate::model::layout::{Base, Group, Role};
 use crate::model::name::LvName;
 use crate::sys::transaction::Writer;
@@ -114,8 +115,39 @@ fn plan(context: &Context, select: &Select) -> Result<(BootPartition, Group, Vec
     let boot = context.boot_partition()?;
     boot.check_ready()?;
     let group = context.load()?;
-    let names = select(&group, &in_use(&group, &boot)?)?;
+    // Else what is the default or on trial is not known.
+    ensure!(
+        !boot.named_by(&boot.entries()?).is_empty()
+            || group.with_role(Role::Layer).next().is_none(),
+        "the boot partition has no entry of {}, so what of it boots is not known; mount the one that belongs to \
+         the group, at /boot below --root",
+        group.name
+    );
+    let mut in_use = in_use(&group, &boot)?;
+    let mut names = select(&group, &in_use)?;
+    if let Some(last) = last_good(&good_layers(&group, &boot)?, &names) {
+        in_use.push((last.to_string(), "the last layer that is known to come up"));
+        names = select(&group, &in_use)?;
+    }
     Ok((boot, group, names))
+}
+
+/// The layers that have come up and can be booted, the latest last.
+fn good_layers(group: &Group, boot: &BootPartition) -> Result<Vec<LvName>> {
+    let mut good = Vec::new();
+    for (name, volume) in group.bases().into_iter().flat_map(|base| base.layers) {
+        let is_whole = |entry: Entry| boot.has_kernel(&entry.payload());
+        if volume.is_good() && boot.entry_of(&name)?.is_some_and(is_whole) {
+            good.push(name);
+        }
+    }
+    Ok(good)
+}
+
+/// The latest good layer, if there is one and none would be left.
+fn last_good<'a>(good: &'a [LvName], removed: &[LvName]) -> Option<&'a LvName> {
+    let is_removed = |name: &LvName| removed.contains(name);
+    good.last().filter(|_| good.iter().all(is_removed))
 }
 
 /// What is booted, the default, on trial or boots next.
@@ -184,4 +216,27 @@ fn ask(question: &str) -> Result<()> {
         bail!("nothing was removed");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_good_layer_stays() {
+        for (good, removed, expected) in [
+            (&[][..], &["a.1"][..], None),
+            (&["a.1"], &["a.1"], Some("a.1")),
+            (&["a.1"], &["a.2"], None),
+            (&["a.1", "a.2"], &["a.1"], None),
+            (&["a.1", "a.2"], &["a.2", "a.1", "a"], Some("a.2")),
+        ] {
+            let parse = |names: &[&str]| -> Vec<LvName> {
+                names.iter().map(|name| name.parse().unwrap()).collect()
+            };
+            let (good, removed) = (parse(good), parse(removed));
+            let last = last_good(&good, &removed).map(LvName::as_str);
+            assert_eq!(last, expected, "{good:?} {removed:?}");
+        }
+    }
 }

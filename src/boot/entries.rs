@@ -1,7 +1,7 @@
 //! All entries of a boot partition, and those of one layer or base.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -123,6 +123,25 @@ impl Entries<'_> {
         let entry = Entry::parse(id, &text).ok()??;
         let is_ours = entry.vg() == self.vg.as_str();
         entry.layer().filter(|_| is_ours).map(str::to_owned)
+    }
+
+    /// The files of entries that we wrote for a layer or base, and that boot it no more.
+    pub fn changed(&self, layer: &LvName) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for path in self.files.entries()? {
+            let Some(id) = id::of_file(&path).filter(|id| id::is_of(self.vg, layer, id)) else {
+                continue;
+            };
+            let Some((_, text)) = self.files.entry_text(id)? else {
+                continue;
+            };
+            let is_whole =
+                matches!(Entry::parse(id, &text), Ok(Some(entry)) if entry.is_of(self.vg, layer));
+            if !is_whole && entry::was_ours(&text, layer) {
+                found.push(path);
+            }
+        }
+        Ok(found)
     }
 
     /// Refuses to write an entry of a layer or base in the place of a file that is something else.

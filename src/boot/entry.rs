@@ -239,6 +239,7 @@ impl Entry {
             match KEYS.iter().position(|k| *k == key) {
                 Some(_) if value.is_empty() => {}
                 Some(at) => drop(values[at].get_or_insert(value.to_owned())),
+                None if key == "initrd" && value.is_empty() => {}
                 None if key == "initrd" => initrds.push(value.to_owned()),
                 None if key == "options" => options.push(value),
                 None if value.is_empty() || key.starts_with('#') => lines.push(line.to_owned()),

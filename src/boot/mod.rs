@@ -71,6 +71,13 @@ impl BootPartition {
     /// Refuses a boot partition that cannot be written to, that the loader does not read, or that has no
     /// room for another entry.
     pub fn check_ready(&self) -> Result<()> {
+        self.check_writable()?;
+        self.store().check_reserve()
+    }
+
+    /// Refuses a boot partition that cannot be written to, or that the loader does not read. What replaces
+    /// small files by others of the same size needs no more.
+    pub fn check_writable(&self) -> Result<()> {
         let dir = self.files.dir();
         let stat = statvfs(dir).with_context(|| format!("cannot look at {}", dir.display()))?;
         ensure!(
@@ -78,8 +85,13 @@ impl BootPartition {
             "{} is mounted read-only",
             dir.display()
         );
-        self.loader.check_reads()?;
-        self.store().check_reserve()
+        self.loader.check_reads()
+    }
+
+    /// How the partition is too full for another entry, if it is.
+    pub fn want_of_room(&self) -> Option<String> {
+        let error = self.store().check_reserve().err();
+        error.map(|error| format!("{error:#}"))
     }
 
     fn our(&self) -> Entries<'_> {
@@ -293,11 +305,19 @@ impl BootPartition {
         let (gone, left) = self.without(layers)?;
         let is_last = |entry: &&Entry| layers.last().is_some_and(|l| entry.is_of(&self.vg, l));
         let removed: Vec<Entry> = gone.iter().filter(is_last).cloned().collect();
-        if removed.is_empty() {
+        let changed = match layers.last() {
+            Some(last) => self.our().changed(last)?,
+            None => Vec::new(),
+        };
+        if removed.is_empty() && changed.is_empty() {
             return Ok(());
         }
-        // First out of the menu that boots it, then out of the source of that menu.
+        // First out of the menu that boots it, then out of the source of that menu. What others have changed
+        // stays in the menu for as long as its file is there.
         self.keep_next(tx, |tx| {
+            for path in &changed {
+                tx.remove(path)?;
+            }
             self.write_menu(tx, &left)?;
             self.remove_files(tx, &removed)
         })?;

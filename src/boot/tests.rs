@@ -583,6 +583,25 @@ fn what_is_no_file_of_an_entry_does_not_count() {
 }
 
 #[test]
+fn an_entry_that_others_have_changed_goes_with_its_layer() {
+    let (dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    add(&boot, "Base-0.1", &payload).unwrap();
+    let entry = add(&boot, "Base-0.2", &payload).unwrap();
+    let path = dir.path().join("loader/entries/imgbased-Base-0.2.conf");
+    let menu = || fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
+    for options in ["it's imgbased.layer=Base-0.2", "root=/dev/sda1"] {
+        let changed = entry.render().replace(&entry.options, options);
+        fs::write(&path, changed).unwrap();
+        change(|tx| boot.render_menu(tx)).unwrap();
+        assert!(menu().contains("--id 'imgbased-Base-0.2'"));
+    }
+    remove(&boot, &["Base-0.2"]).unwrap();
+    assert!(!path.exists() && !menu().contains("Base-0.2"));
+    assert!(menu().contains("--id 'imgbased-Base-0.1'"));
+}
+
+#[test]
 fn the_last_entry_is_not_removed() {
     let (_dir, boot) = partition();
     let payload = publish(&boot, &system());

@@ -199,13 +199,13 @@ impl Host {
         Ok(fallback.is_some())
     }
 
-    /// `boot try`
+    /// `boot once`
     pub fn once(&self, name: &str) -> Result<()> {
         let (_, entry) = self.entry(name)?;
         self.change(|boot, tx| boot.set_once(tx, Some(&entry.id)))
     }
 
-    /// `boot try --cancel`
+    /// `boot once --cancel`
     pub fn cancel_once(&self) -> Result<()> {
         self.change(|boot, tx| boot.set_once(tx, None))
     }

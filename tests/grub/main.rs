@@ -293,9 +293,17 @@ fn a_default_whose_entry_no_menu_can_have_boots_all_the_same() -> Result<()> {
     let mut host = Host::with(&["Base-0.2"])?;
     let path = host.path("loader/entries/imgbased-Base-0.1.conf");
     let good = fs::read_to_string(&path)?;
-    fs::write(&path, good.trim_end().to_owned() + " it's\n")?;
-    host.add("Base-0.3")?;
-    host.starts("Base-0.1")?;
+    for (number, changed) in [
+        good.trim_end().to_owned() + " it's\n",
+        good.replace("imgbased.layer=Base-0.1", "root=/dev/sda1"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        fs::write(&path, changed)?;
+        host.add(&format!("Base-0.{}", number + 3))?;
+        host.starts("Base-0.1")?;
+    }
     host.make_default("Base-0.3", 1)?;
     host.starts("Base-0.3 on trial")?;
     host.come_up("Base-0.3")?;

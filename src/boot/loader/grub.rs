@@ -236,13 +236,16 @@ impl Grub {
         Ok(Some(grub_start::items(&menu)))
     }
 
-    /// What the menu shows of entries that were changed since so that no menu can have them: it can be the
-    /// default, which has to stay.
+    /// What the menu shows of entries that were changed since so that no menu can have them, or that they
+    /// name no layer: it can be the default, which has to stay.
     fn unreadable(&self) -> Result<Vec<Entry>> {
         let mut found = Vec::new();
         for item in self.items()?.unwrap_or_default() {
             let text = self.files.entry_text(&item.id)?;
-            if text.is_some_and(|(_, text)| Entry::parse(&item.id, &text).is_err()) {
+            let is_lost = |(_, text): (PathBuf, String)| {
+                !matches!(Entry::parse(&item.id, &text), Ok(Some(_)))
+            };
+            if text.is_some_and(is_lost) {
                 let (linux, options) = (&item.linux, &item.options);
                 let shown = Entry::of_menu(&item.id, &item.title, linux, &item.initrds, options);
                 found.extend(shown.map(|mut entry| {

@@ -161,7 +161,8 @@ fn menu_entry(entry: &Entry, title: &str, id: &str) -> String {
     let linux = format!("linux $imgbased_boot{} {}", entry.linux, entry.options);
     let mut initrd = "initrd".to_owned();
     for path in entry.initrds() {
-        initrd += &format!(" $imgbased_boot{path}");
+        // Others may write paths without the slash.
+        initrd += &format!(" $imgbased_boot/{}", path.trim_start_matches('/'));
     }
     let commands = if entry.is_trial() {
         format!("\tif {linux}; then\n\t\tif {initrd}; then\n\t\t\tboot\n\t\tfi\n\tfi\n\treboot\n")
@@ -221,7 +222,7 @@ mod tests {
     #[test]
     fn all_initramfs_images_are_loaded_in_their_order() {
         let extra = Extra {
-            before: vec!["/ucode.img".into()],
+            before: vec!["ucode.img".into()],
             after: vec!["/debug.img".into()],
             lines: Vec::new(),
         };
