@@ -40,11 +40,18 @@ impl Rescue {
     /// The system with the host's disk `disk`, at a shell's prompt. `name` is the name of its log.
     pub fn with(&self, name: &str, disk: Disk) -> Result<Vm> {
         let spare = Disk::forgetful(&self.directory.join("spare.qcow2"), "qcow2", "spare");
-        self.with_both(name, disk, spare)
+        self.restore(name, disk, spare)
     }
 
-    /// The same with a disk of [`Rescue::SPARE_SIZE`] beside it.
+    /// The same with a disk of [`Rescue::SPARE_SIZE`] beside it. The system had an empty one when it was
+    /// saved, which udev and lvm2 remember.
     pub fn with_both(&self, name: &str, disk: Disk, spare: Disk) -> Result<Vm> {
+        let mut vm = self.restore(name, disk, spare)?;
+        vm.ok("rm -f /run/lvm/hints && udevadm trigger --settle /dev/disk/by-id/virtio-spare")?;
+        Ok(vm)
+    }
+
+    fn restore(&self, name: &str, disk: Disk, spare: Disk) -> Result<Vm> {
         let root = Disk::forgetful(&self.directory.join("root.qcow2"), "qcow2", "root");
         let start = Start {
             saved: Some(&self.directory.join("state")),
