@@ -74,13 +74,16 @@ impl Selection {
 
     /// The scenarios of `all` that are selected.
     pub fn of(self, mut all: Vec<Scenario>) -> Vec<Scenario> {
-        all.retain(|scenario| match &self {
-            Self::Complete => !scenario.is_long,
-            Self::Long => scenario.is_long,
+        // In the order of the words.
+        let place = |scenario: &Scenario| match &self {
             Self::Named(words) => words
                 .iter()
-                .any(|word| scenario.short_name().contains(word)),
-        });
+                .position(|word| scenario.short_name().contains(word)),
+            Self::Complete => (!scenario.is_long).then_some(0),
+            Self::Long => scenario.is_long.then_some(0),
+        };
+        all.retain(|scenario| place(scenario).is_some());
+        all.sort_by_key(place);
         all
     }
 }
