@@ -492,7 +492,7 @@ fn a_trial_that_waits_for_a_person_restarts() -> Result<()> {
     let initrd = image.initrd_without_systemd();
     let cmdline = format!("{trial} rd.break=pre-mount");
     let mut vm = boot_initrd(&disk, "shell", image, &initrd, &cmdline, Vec::new())?;
-    vm.enter_debug_shell()?;
+    vm.wait_for("Break before pre-mount")?;
     takes_too_long(vm)
 }
 
