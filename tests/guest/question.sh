@@ -1,6 +1,6 @@
 #!/bin/sh
-# Has `base remove` ask a question on a terminal, adds a layer meanwhile, and answers with Ctrl-C. Prints the
-# exit status that the question ended with.
+# Has `base remove` ask a question on a terminal, adds a layer meanwhile, and says no. Prints the exit
+# status that the question ended with.
 set -eu
 
 lock=/run/imgbased/lock
@@ -16,7 +16,7 @@ until grep -qF 'Remove Extra and its layers Extra+1? [y/N]' /run/asked; do
 done
 flock --nonblock $lock true
 imgbased-helper layer add Base-0
-printf '\003' >&3
+printf 'n\r' >&3
 status=0
 timeout 20 tail --pid=$asks -f /dev/null
 wait $asks || status=$?
