@@ -15,7 +15,7 @@ use crate::vm::{
 };
 
 /// Where the console is; without `quiet`, so that a log has all.
-const CONSOLE: &str = "console=ttyS0,115200";
+const CONSOLE: &str = "console=ttyS0,115200 mitigations=off";
 /// From the start of a machine to its end, on slow machines under software emulation.
 const LIMIT: Duration = Duration::from_secs(400);
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 
+use crate::vm::qemu::run_two_at_a_time;
 use crate::vm::{EMULATORS_FAULT, say, tally};
 
 /// More machines at once than that only slow each other down on two processors.
@@ -101,6 +102,7 @@ static ROWS: Mutex<Vec<Row>> = Mutex::new(Vec::new());
 /// Runs the scenarios and shows what each of them took. All that is wrong shows in one run.
 pub fn run(scenarios: Vec<Scenario>) -> ExitCode {
     let started = Instant::now();
+    run_two_at_a_time();
     let arguments = Arguments {
         test_threads: Some(LANES),
         ..Arguments::default()

@@ -345,7 +345,7 @@ pub fn boot_root(image: &RootImage, root: &Path, name: &str, disks: Vec<Disk>) -
         vmlinuz: &image.vmlinuz(),
         initrd: &image.small_initrd(),
         // No fstab: systemd would wait for the boot partition of a host.
-        cmdline: "root=/dev/vda rw fstab=no console=ttyS0,115200",
+        cmdline: "root=/dev/vda rw fstab=no console=ttyS0,115200 mitigations=off",
     };
     let start = Start {
         kernel: Some(&kernel),
