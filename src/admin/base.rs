@@ -12,6 +12,7 @@ use super::{
     Context, LOCK_WAIT, comment, found_status, initramfs, new_entries, pool_with_room,
     running_options, say, text,
 };
+use crate::boot::arrange::Arrangement;
 use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
 use crate::image::blocks::{self, Target};
@@ -163,7 +164,7 @@ pub fn finish(
         let group = context.load()?;
         check_entry_is_its_own(&group, name)?;
         let entries = kernels
-            .map(|kernels| new_entries(&group, name, true, &kernels, false))
+            .map(|kernels| new_entries(&group, name, true, &Arrangement::plain(kernels), false))
             .transpose()?;
         tx.run(&context.lvm.complete(name, &tags))?;
         let Some(entries) = entries else {

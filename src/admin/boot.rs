@@ -1,5 +1,6 @@
 //! `boot`: the entries of layers and bases, and which of them boots.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,17 +12,15 @@ use super::view::{self, JSON_VERSION};
 use super::{Context, LOCK_WAIT, layer, say, text};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
-use crate::boot::root::Root;
 use crate::boot::trial::{OnTrial, TRIES_MAX, Trial};
-use crate::model::layout::{Failure, Group, Role, Volume, tag};
+use crate::model::kernel_options;
+use crate::model::layout::{Failure, Group, KernelFailure, Role, Volume, tag};
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
 use crate::sys::files::directory;
 use crate::sys::run;
 use crate::sys::transaction::Transaction;
 
-/// How often a layer that never came up is tried, unless the host is configured otherwise.
-const TRIES: u32 = 3;
 /// How long the end of a boot, and packages of kernels, wait for another command: nobody is there to try it
 /// again. On trial imgbased-give-up.timer ends it.
 const UNATTENDED_WAIT: Duration = Duration::from_secs(600);
@@ -56,7 +55,7 @@ struct EntryView {
     once: bool,
     /// How often it was tried already, and may be, before the default boots again.
     trial: Option<OnTrial>,
-    /// Its last trial, if that failed.
+    /// Its last trial, or that of its layer, if that failed.
     failure: Option<Failure>,
     /// Whether the group has that layer, and the boot partition its kernel.
     bootable: bool,
@@ -68,8 +67,10 @@ pub fn list(context: &Context) -> Result<()> {
     let group = context.load()?;
     let entries = boot.entries()?;
     let booted = view::booted(&group)?;
-    let kernel = uname().context("cannot ask for the kernel's version")?;
-    let kernel = kernel.release().to_string_lossy();
+    let running = booted
+        .as_ref()
+        .map(|name| running_entry(&boot, &name.parse()?));
+    let running = running.transpose()?.flatten().map(|entry| entry.id);
     let default = boot.default_id()?;
     let once = boot.once_id()?;
     let trial = boot.trial()?;
@@ -85,14 +86,16 @@ pub fn list(context: &Context) -> Result<()> {
             id: entry.id.clone(),
             name: name.to_owned(),
             kernel: entry.version.clone(),
-            booted: is(&booted, name) && entry.version == kernel,
+            booted: is(&running, &entry.id),
             default: is(&default, &entry.id),
             once: is(&once, &entry.id),
             trial: trial
                 .as_ref()
                 .filter(|trial| trial.id == entry.id)
-                .map(|trial| trial.of_layer(name.to_owned())),
-            failure: group.volume(name).and_then(Volume::failure),
+                .map(|trial| trial.of_layer(name.to_owned(), boot.kernel_of(name, &trial.id))),
+            failure: group
+                .volume(name)
+                .and_then(|volume| failure_of(volume, entry)),
             bootable: is_there && boot.has_kernel(&entry.payload()),
         })
     };
@@ -127,25 +130,51 @@ pub fn list(context: &Context) -> Result<()> {
     })
 }
 
-/// Makes a layer or base the default. One that never came up is tried first, `tries` times or as often as
-/// the host is configured to.
-pub fn set_default(context: &Context, name: &LvName, tries: Option<u32>) -> Result<()> {
+/// The trial that failed of what an entry boots: of its kernel, else of its layer.
+fn failure_of(volume: &Volume, entry: &Entry) -> Option<Failure> {
+    let failures = volume.kernel_failures().into_iter();
+    let mut of_kernel = failures.filter(|f| entry.is_trial() && f.is_of(&entry.version));
+    of_kernel
+        .next()
+        .map(|f| f.failure)
+        .or_else(|| volume.failure())
+}
+
+/// The entry by which the layer that runs was booted.
+fn running_entry(boot: &BootPartition, layer: &LvName) -> Result<Option<Entry>> {
+    let kernel = uname().context("cannot ask for the kernel's version")?;
+    let options = fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
+    let is_trial = kernel_options::is_trial(&options);
+    boot.running_entry(layer, &kernel.release().to_string_lossy(), is_trial)
+}
+
+/// Makes a layer or base the default, with this one of its kernels. What never came up is tried first, `tries`
+/// times or as often as the host is configured to.
+pub fn set_default(
+    context: &Context,
+    name: &LvName,
+    kernel: Option<&str>,
+    tries: Option<u32>,
+) -> Result<()> {
     let fallback = context.change("boot default", |tx| {
         let boot = context.boot_partition()?;
         boot.check_ready()?;
         let group = context.load()?;
-        let entry = bootable(&group, &boot, name)?;
+        let entry = bootable(&group, &boot, name, kernel)?;
         let tries = match tries {
             Some(tries) => tries,
-            None => Root::at(&context.root).tries()?.unwrap_or(TRIES),
+            None => layer::tries(context)?,
         };
         let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
+        // Where its layer has come up, a kernel can be new.
+        let is_good = is_good && (kernel.is_none() || !entry.is_trial());
         let fallback = boot.make_default(tx, name, &entry, is_good, tries)?;
         Ok(fallback.map(|fallback| (fallback, tries.min(TRIES_MAX))))
     })?;
+    let subject = kernel.map_or_else(String::new, |kernel| format!("Linux {kernel} of "));
     match fallback {
         Some((fallback, tries)) if !context.dry_run => say(&format!(
-            "{name} becomes the default when it has come up; it is tried {tries} times, \
+            "{subject}{name} becomes the default when it has come up; it is tried {tries} times, \
              then {fallback} boots again\n"
         )),
         _ => Ok(()),
@@ -164,8 +193,9 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
     let group = context.load()?;
     let booted = view::booted(&group)?;
     let name = or_booted(name, booted.as_deref())?.context("no layer is booted")?;
-    writer.transaction(|tx| bless_layer(context, tx, &boot, &group, &name))?;
-    if booted.as_deref() == Some(name.as_str()) {
+    let is_running = booted.as_deref() == Some(name.as_str());
+    writer.transaction(|tx| bless_layer(context, tx, &boot, &group, &name, is_running))?;
+    if is_running {
         // From here on the units of a trial leave this boot alone.
         writer.transaction(|tx| {
             let blessed = Path::new(run::BLESSED);
@@ -184,18 +214,28 @@ fn bless_layer(
     boot: &BootPartition,
     group: &Group,
     name: &LvName,
+    is_running: bool,
 ) -> Result<()> {
-    let entry = bootable(group, boot, name)?;
+    let entry = match is_running {
+        true => running_entry(boot, name)?.filter(|entry| boot.has_kernel(&entry.payload())),
+        false => None,
+    };
+    let entry = entry.map_or_else(|| bootable(group, boot, name, None), Ok)?;
     let volume = group.volume(name.as_str()).context("it was found above")?;
     let trial = trial_if_known(boot);
     // A full partition is no fault of the layer.
     if trial.is_some() || entry.is_trial() {
         boot.check_writable()?;
     }
-    let failures = volume.failure_tags();
+    let mut failures = volume.failure_tags();
+    let of_kernels = volume.kernel_failures();
+    let of_kernel = of_kernels
+        .iter()
+        .filter(|f| is_running && f.is_of(&entry.version));
+    failures.extend(of_kernel.map(|failure| failure.tag));
     if !volume.is_good() || !failures.is_empty() {
         // Not undone: it stays true.
-        tx.run(&context.lvm.retag(name, &failures, tag::GOOD))?;
+        tx.run(&context.lvm.retag(name, &failures, Some(tag::GOOD)))?;
     }
     boot.bless(tx, name, &entry, trial.as_ref())
 }
@@ -220,32 +260,53 @@ fn record_failure(
         return Ok(());
     };
     let is_good = |name: &LvName| group.volume(name.as_str()).is_some_and(Volume::is_good);
-    boot.end_exhausted(tx, &trial, is_good, |tx, name| {
+    boot.end_exhausted(tx, &trial, is_good, |tx, name, kernel| {
         let now = Cmd::new("date")
             .args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"])
             .run()?;
         let tries = trial.tries;
-        log::warn!("{name} did not come up in {tries} tries and boots no more by itself");
-        if let Some(volume) = group.volume(name.as_str()) {
-            let earlier = volume.failure_tags();
-            let failed = format!("{}{tries}:{}", tag::FAILED, now.trim());
-            // Not undone: it stays true.
-            tx.run(&context.lvm.retag(name, &earlier, &failed))?;
-        }
-        Ok(())
+        let subject = kernel.map_or_else(String::new, |kernel| format!("Linux {kernel} of "));
+        log::warn!("{subject}{name} did not come up in {tries} tries and boots no more by itself");
+        let Some(volume) = group.volume(name.as_str()) else {
+            return Ok(());
+        };
+        let (earlier, failed) = match kernel {
+            Some(kernel) => {
+                let mut earlier = volume.kernel_failures();
+                earlier.retain(|failure| failure.is_of(kernel));
+                let earlier: Vec<&str> = earlier.into_iter().map(|failure| failure.tag).collect();
+                (earlier, KernelFailure::tag_of(kernel, tries, now.trim()))
+            }
+            None => {
+                let failed = format!("{}{tries}:{}", tag::FAILED, now.trim());
+                (volume.failure_tags(), failed)
+            }
+        };
+        // Not undone: it stays true.
+        tx.run(&context.lvm.retag(name, &earlier, Some(&failed)))
     })
 }
 
-/// Tells those who log in of layers whose trial failed (`pam_motd(8)`).
+/// Tells those who log in of layers and kernels whose trial failed (`pam_motd(8)`).
 fn announce_failures(tx: &mut Transaction, group: &Group) -> Result<()> {
-    let failed = group.with_role(Role::Layer).filter_map(|volume| {
-        let Failure { tries, at } = volume.failure()?;
+    let line = |subject: &str, Failure { tries, at }: &Failure| {
+        format!(
+            "imgbased: {subject} did not come up in {tries} tries ({at}); see `imgbased-helper status`\n"
+        )
+    };
+    let mut message = String::new();
+    for volume in group.with_role(Role::Layer) {
         let name = &volume.name;
-        Some(format!(
-            "imgbased: {name} did not come up in {tries} tries ({at}); see `imgbased-helper status`\n"
-        ))
-    });
-    let message: String = failed.collect();
+        for failed in volume.kernel_failures() {
+            message += &line(
+                &format!("Linux {} of {name}", failed.kernel),
+                &failed.failure,
+            );
+        }
+        message += &volume
+            .failure()
+            .map_or_else(String::new, |failure| line(name, &failure));
+    }
     if !message.is_empty() {
         tx.create_dir(Path::new(MOTD))?;
         tx.write(&Path::new(MOTD).join("imgbased"), message.as_bytes(), 0o644)?;
@@ -254,12 +315,12 @@ fn announce_failures(tx: &mut Transaction, group: &Group) -> Result<()> {
 }
 
 /// Has a layer or base boot at the next start, and the default again after that; none takes it back.
-pub fn set_once(context: &Context, name: Option<&LvName>) -> Result<()> {
+pub fn set_once(context: &Context, name: Option<&LvName>, kernel: Option<&str>) -> Result<()> {
     context.change("boot once", |tx| {
         let boot = context.boot_partition()?;
         boot.check_writable()?;
         let entry = match name {
-            Some(name) => Some(bootable(&context.load()?, &boot, name)?),
+            Some(name) => Some(bootable(&context.load()?, &boot, name, kernel)?),
             None => None,
         };
         boot.set_once(tx, entry.as_ref().map(|entry| entry.id.as_str()))
@@ -280,7 +341,7 @@ pub fn refresh(
     };
     let writer = context.writer("boot refresh", wait)?;
     writer.lock()?;
-    writer.transaction(|tx| {
+    let written = writer.transaction(|tx| {
         let boot = context.boot_partition()?;
         boot.check_ready()?;
         let group = context.load()?;
@@ -288,7 +349,8 @@ pub fn refresh(
         let name = or_booted(name, booted.as_deref())?.context("no layer is booted; name one")?;
         check_known(&group, &name)?;
         layer::write_entries(context, tx, &group, &boot, &name, kernel)
-    })
+    })?;
+    written.news.map_or(Ok(()), |news| say(&news))
 }
 
 /// The layer or base that is named, else the one that is booted.
@@ -305,9 +367,27 @@ fn check_known(group: &Group, name: &LvName) -> Result<()> {
     Ok(())
 }
 
-/// The entry of a layer or base. Refuses what would not boot.
-fn bootable(group: &Group, boot: &BootPartition, name: &LvName) -> Result<Entry> {
+/// The entry of a layer or base, with this one of its kernels. Refuses what would not boot.
+fn bootable(
+    group: &Group,
+    boot: &BootPartition,
+    name: &LvName,
+    kernel: Option<&str>,
+) -> Result<Entry> {
     check_known(group, name)?;
+    if let Some(kernel) = kernel {
+        let mut entries = boot.entries_of(name)?;
+        entries.retain(|entry| boot.has_kernel(&entry.payload()));
+        // Of an initramfs that was made anew there are two; the first is the one that has come up.
+        let found = entries.iter().rfind(|entry| entry.version == kernel);
+        let known: Vec<&str> = entries.iter().map(|entry| entry.version.as_str()).collect();
+        return found.cloned().with_context(|| {
+            format!(
+                "{name} has no boot entry with Linux {kernel}; it has: {}",
+                known.join(", ")
+            )
+        });
+    }
     let entry = boot
         .entry_of(name)?
         .filter(|entry| boot.has_kernel(&entry.payload()));

@@ -40,7 +40,8 @@ enum Repair {
     WriteMenu,
     RebuildEnv,
     SetDefault(LvName),
-    Confirm(LvName),
+    /// The entry with this id, of a layer or base.
+    Confirm(LvName, String),
     EndTrial,
     RemoveFile(PathBuf),
     /// For a person to do.
@@ -69,7 +70,7 @@ impl Repair {
             | Self::SkipActivation(_)
             | Self::AutoExtend(_)
             | Self::EnterDevices => Phase::Volumes,
-            Self::SetDefault(_) | Self::Confirm(_) | Self::EndTrial | Self::RemoveFile(_) => {
+            Self::SetDefault(_) | Self::Confirm(..) | Self::EndTrial | Self::RemoveFile(_) => {
                 Phase::Selection
             }
             _ => Phase::Entries,
@@ -89,7 +90,7 @@ impl Repair {
             Self::WriteMenu => "render the menu from the boot entries".to_owned(),
             Self::RebuildEnv => "write what GRUB reads of it into a new one".to_owned(),
             Self::SetDefault(name) => format!("make {name} the default"),
-            Self::Confirm(name) => format!("have {name} stop where it fails, as a default does"),
+            Self::Confirm(name, _) => format!("have {name} stop where it fails, as a default does"),
             Self::EndTrial => "boot the default".to_owned(),
             Self::RemoveFile(path) => format!("remove {}", path.display()),
             Self::Advice(text) => text.clone(),
@@ -484,7 +485,7 @@ fn find_in_selection(
         let name = default.and_then(|entry| entry.layer()?.parse::<LvName>().ok());
         if let Some(name) = name {
             let problem = "is the default, but its entry restarts the host when it fails";
-            findings.add(&name, problem, Repair::Confirm(name.clone()));
+            findings.add(&name, problem, Repair::Confirm(name.clone(), id));
         }
     }
     if let Some(trial) = boot.trial()? {
@@ -542,7 +543,7 @@ fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result<()>
         Repair::EnterDevices => tx.run(&lvm.enter_devices()),
         Repair::WriteEntry(name) => {
             let all = layer::KernelChange::default();
-            layer::write_entries(context, tx, &context.load()?, &boot()?, name, &all)
+            layer::write_entries(context, tx, &context.load()?, &boot()?, name, &all).map(drop)
         }
         Repair::RemoveEntry(name) => boot()?.remove_last(tx, std::slice::from_ref(name)),
         Repair::WriteMenu => boot()?.render_menu(tx),
@@ -554,10 +555,10 @@ fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result<()>
                 None => bail!("{name} has no boot entry"),
             }
         }
-        Repair::Confirm(name) => {
+        Repair::Confirm(name, id) => {
             let boot = context.boot_partition()?;
             boot.check_writable()?;
-            boot.change_entries(tx, name, Entry::confirmed)
+            boot.change_entry(tx, name, id, Entry::confirmed)
         }
         Repair::EndTrial => {
             let boot = context.boot_partition()?;

@@ -179,9 +179,12 @@ enum BootVerb {
     ///
     /// A layer that never came up is tried first: it becomes the default when it has reached
     /// boot-complete.target. Until then each failure restarts the host, and after so many tries the
-    /// default boots again.
+    /// default boots again. So is a kernel that is new in its layer.
     Default {
         name: LvName,
+        /// With this one of its kernels [default: the one that came up last]
+        #[arg(long, value_name = "VERSION")]
+        kernel: Option<String>,
         /// How often to try it, up to 9; 0 makes it the default at once [default: that of
         /// /etc/kernel/tries, else 3]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=9))]
@@ -190,7 +193,9 @@ enum BootVerb {
     /// Write the entries of a layer from the kernels that it has now
     ///
     /// A kernel counts if the layer has its modules. Its image and initramfs are copied; where they are
-    /// gone, the copies that are there stay in use. Packages of kernels do this for the booted layer.
+    /// gone, the copies that are there stay in use. Packages of kernels do this for the booted layer. If
+    /// that is the default, a new kernel or initramfs is tried as a new layer is, and becomes the one that the
+    /// layer boots when it has come up.
     Refresh {
         /// Layer or base [default: what is booted]
         name: Option<LvName>,
@@ -206,6 +211,9 @@ enum BootVerb {
     Once {
         #[arg(required_unless_present = "cancel")]
         name: Option<LvName>,
+        /// With this one of its kernels [default: the one that came up last]
+        #[arg(long, value_name = "VERSION", requires = "name")]
+        kernel: Option<String>,
         /// Boot the default at the next start after all
         #[arg(long, conflicts_with = "name")]
         cancel: bool,
@@ -275,10 +283,14 @@ impl Cli {
             Noun::Layer(LayerVerb::Path { name }) => layer::path(&context, &name)?,
             Noun::Layer(LayerVerb::Remove { name }) => removal::layers(&context, &name)?,
             Noun::Boot(BootVerb::List) => boot::list(&context)?,
-            Noun::Boot(BootVerb::Default { name, tries }) => {
-                boot::set_default(&context, &name, tries)?;
+            Noun::Boot(BootVerb::Default {
+                name,
+                kernel,
+                tries,
+            }) => boot::set_default(&context, &name, kernel.as_deref(), tries)?,
+            Noun::Boot(BootVerb::Once { name, kernel, .. }) => {
+                boot::set_once(&context, name.as_ref(), kernel.as_deref())?;
             }
-            Noun::Boot(BootVerb::Once { name, .. }) => boot::set_once(&context, name.as_ref())?,
             Noun::Boot(BootVerb::Repair) => return check::repair_boot(&context),
             Noun::Boot(BootVerb::Bless { name }) => boot::bless(&context, name)?,
             Noun::Boot(BootVerb::Refresh {

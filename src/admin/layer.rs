@@ -10,14 +10,19 @@ use super::{
     Context, comment, filesystem, initramfs, new_entries, pool_with_room, running_options, say,
     text,
 };
+use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{Entry, Payload};
 use crate::boot::id;
 use crate::boot::root::Root;
+use crate::boot::trial::TRIES_MAX;
 use crate::boot::{BootPartition, Known};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::{LvName, next_layer};
 use crate::sys::transaction::Transaction;
+
+/// How often what never came up is tried, unless the host is configured otherwise.
+const TRIES: u32 = 3;
 
 /// Makes a layer of `origin`, a base or a layer, or of the latest base, and its boot entry.
 pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
@@ -37,7 +42,7 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
         let (lvm, layer) = (&context.lvm, plan.layer.clone());
         let create = lvm.create_snapshot(&layer, &plan.origin, Some(&plan.base));
         tx.run_undoable(&create, lvm.remove(&layer))?;
-        let base = plan.base.clone();
+        let (base, origin_entries) = (plan.base.clone(), plan.entries.clone());
         let kernels = plan.fill(context, tx, &boot)?;
         // The lock may have been free for a while.
         let group = context.load()?;
@@ -50,7 +55,11 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
         // Where something else can be booted, a layer that has never come up must not keep the host.
         let is_trial = default.is_some();
         let entries = kernels
-            .map(|kernels| new_entries(&group, &layer, false, &kernels, is_trial))
+            .map(|kernels| {
+                // What its origin does not boot, because it was tried in vain, it does not boot either.
+                let kernels = boot.arrange(kernels, &origin_entries, true);
+                new_entries(&group, &layer, false, &kernels, is_trial)
+            })
             .transpose()?;
         tx.run(&lvm.complete(&layer, &[tag::LAYER.to_owned()]))?;
         let Some(entries) = entries else {
@@ -168,7 +177,15 @@ pub struct KernelChange {
     pub removed: Option<String>,
 }
 
-/// Writes the boot entries of a layer or base from the kernels that are in it.
+/// What became of the boot entries of a layer.
+#[derive(Default)]
+pub struct Written {
+    /// What is new, for people.
+    pub news: Option<String>,
+}
+
+/// Writes the boot entries of a layer or base from the kernels that are in it. A new kernel of the layer that
+/// runs, and that is the default, is on trial from then on.
 pub fn write_entries(
     context: &Context,
     tx: &mut Transaction,
@@ -176,18 +193,17 @@ pub fn write_entries(
     boot: &BootPartition,
     name: &LvName,
     kernel: &KernelChange,
-) -> Result<()> {
+) -> Result<Written> {
     // Another command can write them while the lock is free.
-    let is_written = try_write_entries(context, tx, group, boot, name, kernel)?
-        || try_write_entries(context, tx, &context.load()?, boot, name, kernel)?;
-    ensure!(
-        is_written,
-        "other commands change the boot entries of {name}; try it again"
-    );
-    Ok(())
+    let written = match try_write_entries(context, tx, group, boot, name, kernel)? {
+        Some(written) => Some(written),
+        None => try_write_entries(context, tx, &context.load()?, boot, name, kernel)?,
+    };
+    written
+        .with_context(|| format!("other commands change the boot entries of {name}; try it again"))
 }
 
-/// Does nothing and returns false where the entries were written by another command while the kernels were
+/// Does nothing and returns nothing where the entries were written by another command while the kernels were
 /// looked at.
 fn try_write_entries(
     context: &Context,
@@ -196,7 +212,7 @@ fn try_write_entries(
     boot: &BootPartition,
     name: &LvName,
     kernel: &KernelChange,
-) -> Result<bool> {
+) -> Result<Option<Written>> {
     let fallback_options = running_options(group, boot)?;
     let entries = boot.entries_of(name)?;
     let volume = group.volume(name.as_str());
@@ -237,16 +253,24 @@ fn try_write_entries(
     };
     let kernels = match kernels {
         Some(Some(kernels)) => kernels,
-        Some(None) => return Ok(false),
+        Some(None) => return Ok(None),
         None => {
             comment(&format!("the boot entries of {name} are written"))?;
-            return Ok(true);
+            return Ok(Some(Written::default()));
         }
     };
     let default = boot.default_id()?.filter(|id| {
         *id != id::of_layer(&group.name, name) && entries.iter().all(|entry| entry.id != *id)
     });
-    let is_trial = !volume.is_some_and(Volume::is_good) && default.is_some();
+    let is_good = volume.is_some_and(Volume::is_good);
+    let tries = tries(context)?;
+    let kernels = if is_good && !is_base {
+        let can_try = is_running && tries > 0 && boot.can_try();
+        boot.arrange(kernels, &entries, can_try)
+    } else {
+        Arrangement::plain(kernels)
+    };
+    let is_trial = !is_good && default.is_some();
     let mut new = new_entries(group, name, is_base, &kernels, is_trial)?;
     for entry in &mut new {
         // What was put beside it by hand stays.
@@ -260,7 +284,56 @@ fn try_write_entries(
         }
     }
     boot.write_entries(tx, name, &new)?;
-    Ok(true)
+    forget_failures(context, tx, volume, &new)?;
+    let entry = kernels.new.and_then(|at| new.get(at));
+    let news = entry.map(|entry| start_trial(tx, boot, name, entry, tries));
+    Ok(Some(Written { news }))
+}
+
+/// Has a kernel of a good layer be tried, if that layer is the default and nothing else is on trial. Returns
+/// what becomes of the kernel. It has its entry, whatever that is.
+fn start_trial(
+    tx: &mut Transaction,
+    boot: &BootPartition,
+    name: &LvName,
+    entry: &Entry,
+    tries: u32,
+) -> String {
+    let version = &entry.version;
+    match boot.try_kernel(tx, name, entry, tries) {
+        Ok(Some(fallback)) => format!(
+            "Linux {version} of {name} becomes the default when it has come up; it is tried {tries} times, \
+             then {fallback} boots again\n"
+        ),
+        Ok(None) => format!("{name} boots Linux {version} from now on\n"),
+        Err(error) => format!(
+            "Linux {version} of {name} is not tried by itself: {error:#}; \
+             `imgbased-helper boot default --kernel {version} {name}` tries it\n"
+        ),
+    }
+}
+
+/// Forgets trials that failed of kernels which are gone.
+fn forget_failures(
+    context: &Context,
+    tx: &mut Transaction,
+    volume: Option<&Volume>,
+    entries: &[Entry],
+) -> Result<()> {
+    let Some(volume) = volume else { return Ok(()) };
+    let mut failures = volume.kernel_failures();
+    failures.retain(|failure| entries.iter().all(|entry| !failure.is_of(&entry.version)));
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let tags: Vec<&str> = failures.iter().map(|failure| failure.tag).collect();
+    tx.run(&context.lvm.retag(&volume.name.parse()?, &tags, None))
+}
+
+/// How often a kernel or layer that never came up is tried.
+pub fn tries(context: &Context) -> Result<u32> {
+    let configured = Root::at(&context.root).tries()?;
+    Ok(configured.unwrap_or(TRIES).min(TRIES_MAX))
 }
 
 /// What to snapshot, and the base that the new layer belongs to.

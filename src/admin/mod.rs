@@ -27,7 +27,8 @@ use serde::Serialize;
 use filesystem::Filesystem;
 
 use crate::boot::BootPartition;
-use crate::boot::entry::{Entry, Payload};
+use crate::boot::arrange::Arrangement;
+use crate::boot::entry::Entry;
 use crate::image::superblock::FsKind;
 use crate::lvm::{Lvm, PROFILE, living_maker};
 use crate::model::layout::{Group, Volume};
@@ -181,7 +182,7 @@ fn new_entries(
     group: &Group,
     name: &LvName,
     is_base: bool,
-    kernels: &[Payload],
+    kernels: &Arrangement,
     is_trial: bool,
 ) -> Result<Vec<Entry>> {
     let mut entries = Entry::of_kernels(&group.name, name, is_base, kernels)?;

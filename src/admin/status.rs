@@ -21,7 +21,7 @@ struct Status<'a> {
     /// What the next start boots.
     next: Option<&'a str>,
     next_problem: Option<&'a str>,
-    /// The layers whose last trial failed.
+    /// The layers whose last trial failed, or that of a kernel in them.
     failed: Vec<&'a LayerView>,
     kernel: String,
     layers: usize,
@@ -46,7 +46,10 @@ pub fn show(context: &Context) -> Result<()> {
         trial: view.trial.as_ref(),
         next: view.next.as_deref(),
         next_problem: view.next_problem.as_deref(),
-        failed: view.layers().filter(|l| l.failure.is_some()).collect(),
+        failed: view
+            .layers()
+            .filter(|layer| layer.failure.is_some() || !layer.failed_kernels.is_empty())
+            .collect(),
         kernel: kernel.release().to_string_lossy().into_owned(),
         layers: view.layers().count(),
         bases: view.bases.len(),
@@ -75,7 +78,7 @@ fn render(status: &Status) -> String {
     }
     let mut default = status.default.unwrap_or("none").to_owned();
     if let Some(trial) = status.trial {
-        default += &format!(", unless {} comes up: {trial}", trial.name);
+        default += &format!(", unless {} comes up: {trial}", trial.subject());
     }
     if let Some(once) = status.once {
         default += &format!(", but {once} at the next start");

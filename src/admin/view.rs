@@ -12,7 +12,7 @@ use crate::boot::next::Next;
 use crate::boot::trial::OnTrial;
 use crate::lvm::living_maker;
 use crate::model::boot_record::BootRecord;
-use crate::model::layout::{Failure, Group, Role, Volume};
+use crate::model::layout::{Failure, Group, KernelFailure, Role, Volume};
 use crate::model::percent::Percent;
 use crate::sys::{mounts, run};
 
@@ -79,8 +79,17 @@ pub struct LayerView {
     pub good: bool,
     /// Its last trial, if that failed.
     pub failure: Option<Failure>,
+    /// The kernels in it whose last trial failed.
+    pub failed_kernels: Vec<FailedKernel>,
     /// Whether the boot menu has it; unknown where no boot partition is mounted.
     pub bootable: Option<bool>,
+}
+
+#[derive(Clone, Serialize)]
+pub struct FailedKernel {
+    pub kernel: String,
+    #[serde(flatten)]
+    pub failure: Failure,
 }
 
 #[derive(Serialize)]
@@ -134,9 +143,12 @@ pub fn load(context: &Context) -> Result<View> {
                     booted: is(&booted, name.as_str()),
                     default: is(&default, name.as_str()),
                     once: is(&once, name.as_str()),
-                    trial: trial.as_ref().is_some_and(|t| t.name == name.as_str()),
+                    trial: trial
+                        .as_ref()
+                        .is_some_and(|t| t.name == name.as_str() && t.kernel.is_none()),
                     good: volume.is_good(),
                     failure: volume.failure(),
+                    failed_kernels: failed_kernels(volume),
                     bootable: has_entry.as_ref().map(|has_entry| has_entry(name)),
                 })
                 .collect(),
@@ -170,6 +182,19 @@ pub fn load(context: &Context) -> Result<View> {
     })
 }
 
+fn failed_kernels(volume: &Volume) -> Vec<FailedKernel> {
+    let failures = volume.kernel_failures().into_iter();
+    let failed = failures.map(
+        |KernelFailure {
+             kernel, failure, ..
+         }| FailedKernel {
+            kernel: kernel.to_owned(),
+            failure,
+        },
+    );
+    failed.collect()
+}
+
 fn pool_view(pool: &Volume) -> PoolView {
     PoolView {
         name: pool.name.clone(),
@@ -200,12 +225,18 @@ impl LayerView {
     /// What there is to say of it, on one line.
     pub fn marks(&self) -> String {
         let failure = text::shown(self.failure.as_ref());
+        let kernels = self.failed_kernels.iter();
+        let kernels: Vec<String> = kernels
+            .map(|failed| format!("Linux {} {}", failed.kernel, failed.failure))
+            .collect();
+        let kernels = kernels.join("; ");
         text::marks(&[
             (self.booted, "booted"),
             (self.default, "default"),
             (self.once, "next start only"),
             (self.trial, "on trial"),
             (self.failure.is_some(), &failure),
+            (!kernels.is_empty(), &kernels),
             (self.bootable == Some(false), "without a boot entry"),
         ])
     }

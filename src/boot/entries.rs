@@ -43,8 +43,8 @@ pub struct Entries<'a> {
 }
 
 impl Entries<'_> {
-    /// The entry that we wrote for a layer or base, with its newest kernel; nothing if there is none, or if
-    /// another program has changed it so that it boots something else.
+    /// The entry that we wrote for a layer or base, with the kernel that it boots; nothing if there is none, or
+    /// if another program has changed it so that it boots something else.
     ///
     /// Refuses a file in its place that was never ours.
     pub fn first_of(&self, layer: &LvName) -> Result<Option<Entry>> {
@@ -82,7 +82,7 @@ impl Entries<'_> {
         Ok(move |name: &LvName| ids.binary_search(&id::of_layer(&vg, name)).is_ok())
     }
 
-    /// The entries that we wrote for a layer or base, the newest kernel first.
+    /// The entries that we wrote for a layer or base: first that of the kernel which it boots, then the newest.
     ///
     /// Refuses a file in the place of the first that is something else.
     pub fn of(&self, layer: &LvName) -> Result<Vec<Entry>> {
@@ -94,6 +94,7 @@ impl Entries<'_> {
         };
         let mut entries = read(self.files, is_wanted)?;
         entries.retain(|entry| entry.is_of(self.vg, layer));
+        entries.sort_by_key(|entry| entry.id != first);
         Ok(entries)
     }
 

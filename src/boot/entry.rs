@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use rpm_version::rpm_evr_compare;
 
+use super::arrange::{Arrangement, Placed};
 use super::id;
 use crate::model::kernel_options::{self, LAYER, VG, VGID, words};
 use crate::model::name::{DEFAULT_VG, LvName, VgName, VgUuid};
@@ -60,27 +61,33 @@ pub struct Payload {
 
 impl Entry {
     /// The entries of a layer, or of a base, which boots under a volatile overlay: one for each of its
-    /// kernels, the newest first. That one has the id of the layer itself.
+    /// kernels, in their order. The first has the id of the layer itself; one without an id of its own is
+    /// left out.
     ///
     /// Refuses options that a boot loader would change on their way to the kernel.
     pub fn of_kernels(
         vg: &VgName,
         name: &LvName,
         is_base: bool,
-        kernels: &[Payload],
+        kernels: &Arrangement,
     ) -> Result<Vec<Self>> {
-        let mut entries = Vec::new();
-        for payload in kernels {
+        let mut entries: Vec<Self> = Vec::new();
+        for Placed { payload, is_proven } in &kernels.kernels {
             let mut entry = Self::new(vg, name, is_base, payload)?;
-            if !entries.is_empty() {
-                entry.id = id::of_older(vg, name, &payload.version);
+            if !is_proven {
+                entry = entry.on_trial();
             }
-            entries.push(entry);
+            if !entries.is_empty() {
+                entry.id = id::of_other(vg, name, &payload.version);
+            }
+            if entries.iter().all(|other| other.id != entry.id) {
+                entries.push(entry);
+            }
         }
         Ok(entries)
     }
 
-    /// The entry of the newest kernel.
+    /// The entry of the kernel that boots by default.
     ///
     /// Refuses options that a boot loader would change on their way to the kernel.
     pub fn new(vg: &VgName, name: &LvName, is_base: bool, payload: &Payload) -> Result<Self> {
@@ -190,6 +197,13 @@ impl Entry {
         is_named || uuid.parse::<VgUuid>().is_err()
     }
 
+    /// Whether this entry boots the same files.
+    pub fn boots_kernel(&self, payload: &Payload) -> bool {
+        self.version == payload.version
+            && self.linux == payload.linux
+            && self.initrd == payload.initrd
+    }
+
     /// Whether this entry boots that layer or base of that group.
     pub fn boots(&self, vg: &VgName, layer: &str) -> bool {
         self.vg() == vg.as_str() && self.layer() == Some(layer)
@@ -199,7 +213,7 @@ impl Entry {
     pub fn is_of(&self, vg: &VgName, name: &LvName) -> bool {
         self.boots(vg, name.as_str())
             && (self.id == id::of_layer(vg, name)
-                || self.id == id::of_older(vg, name, &self.version))
+                || self.id == id::of_other(vg, name, &self.version))
     }
 
     /// Reads an entry; nothing if it does not boot a layer. Refuses one that does, but that cannot
@@ -485,7 +499,8 @@ mod tests {
             version: version.into(),
             ..payload("quiet")
         });
-        let entries = Entry::of_kernels(&vg, &name, false, &kernels).unwrap();
+        let entries =
+            Entry::of_kernels(&vg, &name, false, &Arrangement::plain(kernels.into())).unwrap();
         let ids: Vec<&str> = entries.iter().map(|e| e.id.as_str()).collect();
         assert_eq!(
             ids,

@@ -10,20 +10,20 @@ use crate::model::name::{DEFAULT_VG, LvName, VgName};
 /// What all our ids begin with.
 pub const PREFIX: &str = "imgbased-";
 
-/// The id of the entry of a layer or base with its newest kernel.
+/// The id of the entry of a layer or base with the kernel that it boots.
 pub fn of_layer(vg: &VgName, name: &LvName) -> String {
     uncounted(full_name(vg, name))
 }
 
-/// The id of the entry of a layer or base with an older kernel.
-pub fn of_older(vg: &VgName, name: &LvName, version: &str) -> String {
+/// The id of the entry of a layer or base with another kernel.
+pub fn of_other(vg: &VgName, name: &LvName, version: &str) -> String {
     uncounted(format!("{}@{version}", full_name(vg, name)))
 }
 
 /// Whether that is an id of a layer or base, with whatever kernel.
 pub fn is_of(vg: &VgName, name: &LvName, text: &str) -> bool {
-    let older = text.strip_prefix(full_name(vg, name).as_str());
-    text == of_layer(vg, name) || older.is_some_and(|rest| rest.starts_with('@'))
+    let other = text.strip_prefix(full_name(vg, name).as_str());
+    text == of_layer(vg, name) || other.is_some_and(|rest| rest.starts_with('@'))
 }
 
 /// Whether that is an id as ours are, of whatever group.

@@ -99,12 +99,13 @@ impl Store<'_> {
             if known.removed == Some(&version) {
                 continue;
             }
-            let before = before.iter().find(|payload| payload.version == version);
+            let of_version = before.iter().filter(|payload| payload.version == version);
             let only = known.added.or(known.removed);
-            if let (Some(before), true) = (before, only.is_some_and(|only| only != version)) {
-                payloads.push(before.clone());
+            if only.is_some_and(|only| only != version) && of_version.clone().next().is_some() {
+                payloads.extend(of_version.cloned());
                 continue;
             }
+            let before = of_version.clone().next();
             let [linux, initrd] = match (image, initrd, before) {
                 (Some(image), Some(initrd), _) => [
                     self.place("vmlinuz", &version, image, &mut files, &mut |_| Ok(None))?,

@@ -1,6 +1,7 @@
 //! The boot partition: entries, menus, kernels and what boots. This is the face of the room: it orders the
 //! steps, so that whatever is interrupted leaves entries that boot.
 
+pub mod arrange;
 pub mod entries;
 pub mod entry;
 mod files;
@@ -22,6 +23,7 @@ use crate::model::name::{LvName, VgName};
 use crate::sys::files::{directory, is_temporary, read_if_there};
 use crate::sys::mounts;
 use crate::sys::transaction::Transaction;
+use arrange::{Arrangement, arrange};
 use entries::Entries;
 use entry::{Entry, Payload};
 use files::{ENTRIES, Files};
@@ -171,6 +173,11 @@ impl BootPartition {
         self.store().store(tx, kernels)
     }
 
+    /// See [`arrange`].
+    pub fn arrange(&self, found: Vec<Payload>, before: &[Entry], can_try: bool) -> Arrangement {
+        arrange(found, before, can_try, |payload| self.has_kernel(payload))
+    }
+
     /// See [`Store::damaged`].
     pub fn damaged_kernels(&self) -> Result<Vec<PathBuf>> {
         self.store().damaged()
@@ -219,9 +226,9 @@ impl BootPartition {
         Ok(done)
     }
 
-    /// Writes the entries of a layer or base, with the newest kernel first, in place of those that it
-    /// has, and the menus. The kernels that they name are on disk already; those that no entry names any
-    /// more are removed with the commit.
+    /// Writes the entries of a layer or base, first that of the kernel which it boots, in place of those that
+    /// it has, and the menus. The kernels that they name are on disk already; those that no entry names any
+    /// more are removed with the commit. A trial of an entry that is no more there ends.
     ///
     /// Refuses to replace a file that is something else, and to change what boots next.
     pub fn write_entries(
@@ -235,7 +242,7 @@ impl BootPartition {
 
     fn put_entries(&self, tx: &mut Transaction, name: &LvName, entries: &[Entry]) -> Result<()> {
         let is_ours = |entry: &Entry| entry.is_of(&self.vg, name);
-        let (before, mut all): (Vec<Entry>, Vec<Entry>) =
+        let (mut before, mut all): (Vec<Entry>, Vec<Entry>) =
             self.entries()?.into_iter().partition(is_ours);
         for entry in entries {
             if before.iter().all(|before| before.id != entry.id) {
@@ -244,11 +251,13 @@ impl BootPartition {
         }
         all.extend_from_slice(entries);
         Entry::sort(&mut all);
+        let first = id::of_layer(&self.vg, name);
+        before.sort_by_key(|entry| entry.id != first);
         if before == entries && self.has_menu_of(&all)? {
             return Ok(());
         }
         tx.create_dir(&self.files.dir().join(ENTRIES))?;
-        // The newest last: it takes the id of the one before, which has got another by then.
+        // The first last: it takes the id of the one before, which has got another by then.
         for entry in entries.iter().rev().filter(|entry| !before.contains(entry)) {
             let path = self.files.entry_path(&entry.id)?;
             let old = before.iter().find(|old| old.id == entry.id);
@@ -263,22 +272,30 @@ impl BootPartition {
         }
         let is_stale = |old: &&Entry| entries.iter().all(|entry| entry.id != old.id);
         let stale: Vec<Entry> = before.iter().filter(is_stale).cloned().collect();
-        if let (false, Some(newest)) = (stale.is_empty(), entries.first()) {
-            self.loader.replace(tx, &stale, &newest.id)?;
+        if let (false, Some(first)) = (stale.is_empty(), entries.first()) {
+            self.loader.replace(tx, &stale, &first.id)?;
+            let trial = self.trial().unwrap_or_default();
+            if trial.is_some_and(|trial| stale.iter().any(|entry| entry.id == trial.id)) {
+                self.end_trial(tx)?;
+            }
         }
         self.remove_files(tx, &stale)?;
         self.discard_kernels(tx, &stale, entries, &before)
     }
 
-    /// Changes all entries of a layer or base alike.
-    pub fn change_entries(
+    /// Changes one entry of a layer or base.
+    pub fn change_entry(
         &self,
         tx: &mut Transaction,
         name: &LvName,
+        id: &str,
         change: fn(Entry) -> Entry,
     ) -> Result<()> {
-        let entries = self.entries_of(name)?.into_iter().map(change);
-        self.write_entries(tx, name, &entries.collect::<Vec<_>>())
+        let mut entries = self.entries_of(name)?;
+        for entry in entries.iter_mut().filter(|entry| entry.id == id) {
+            *entry = change(entry.clone());
+        }
+        self.write_entries(tx, name, &entries)
     }
 
     /// The entries of `layers`, and all others. Refuses where all would go.

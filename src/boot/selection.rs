@@ -25,7 +25,11 @@ impl BootPartition {
     /// What boots next, and from then on.
     pub fn selection(&self) -> Result<Selection> {
         let layer = |id: Option<String>| self.layer_of(&id?);
-        let on_trial = |trial: Trial| Some(trial.of_layer(self.layer_of(&trial.id)?));
+        let on_trial = |trial: Trial| {
+            let name = self.layer_of(&trial.id)?;
+            let kernel = self.kernel_of(&name, &trial.id);
+            Some(trial.of_layer(name, kernel))
+        };
         Ok(Selection {
             default: layer(self.default_id()?),
             once: layer(self.once_id()?),
@@ -46,6 +50,36 @@ impl BootPartition {
     /// The entry on trial, also one whose tries are used up.
     pub fn trial(&self) -> Result<Option<Trial>> {
         self.loader.trial()
+    }
+
+    /// The version of the kernel that the entry with this id boots, where it is not the one that this layer
+    /// boots by itself.
+    pub fn kernel_of(&self, layer: &str, id: &str) -> Option<String> {
+        let name: LvName = layer.parse().ok()?;
+        let mut entries = self.entries_of(&name).ok()?.into_iter();
+        let entry = entries.find(|entry| entry.id == id)?;
+        (id != id::of_layer(&self.vg, &name)).then_some(entry.version)
+    }
+
+    /// The entry by which a layer or base runs with this kernel, on trial or not.
+    pub fn running_entry(
+        &self,
+        layer: &LvName,
+        release: &str,
+        is_trial: bool,
+    ) -> Result<Option<Entry>> {
+        let mut entries = self.entries_of(layer)?;
+        entries.sort_by_key(|e| (e.version != release, e.is_trial() != is_trial));
+        Ok(entries.into_iter().next())
+    }
+
+    /// Whether a new kernel of the layer that runs can be tried before it is the default.
+    pub fn can_try(&self) -> bool {
+        let checked = self.loader.check_trial();
+        if let Err(error) = &checked {
+            log::warn!("a new kernel boots at once, no trial is possible: {error:#}");
+        }
+        checked.is_ok()
     }
 
     /// What the boot loader does at the next start.
@@ -106,8 +140,8 @@ impl BootPartition {
     }
 
     /// Makes a layer or base with this entry the default. One that never came up is tried first, `tries`
-    /// times, if there is another default to fall back to. Then that one is returned: its layer, or the id
-    /// of its entry if that is another system's.
+    /// times, if there is another default to fall back to. Then that one is returned: its layer, its kernel
+    /// if the layer is the same, or the id of its entry if that is another system's.
     ///
     /// Refuses where no trial is possible.
     pub fn make_default(
@@ -118,45 +152,101 @@ impl BootPartition {
         is_good: bool,
         tries: u32,
     ) -> Result<Option<String>> {
-        // Also what belongs to another system can be fallen back to.
-        let default = self
-            .default_id()?
-            .map(|id| self.layer_of(&id).unwrap_or(id));
-        let fallback = default.filter(|default| tries > 0 && !is_good && default != name.as_str());
-        if fallback.is_none() {
+        let default = self.default_id()?;
+        let Some(fallback) = default.filter(|id| tries > 0 && !is_good && *id != entry.id) else {
             self.confirm(tx, name, entry)?;
             self.check_chosen(tx, &entry.id, Ignoring::Once)?;
             return Ok(None);
-        }
+        };
         self.loader
             .check_trial()
             .context("no trial is possible, and --tries 0 goes without one")?;
         let next = self.loader.next_start(Ignoring::OnceAndTrial)?;
         if let Some(problem) = next.problem() {
             bail!(
-                "the default {} is no entry to fall back to: {problem}. --tries 0 goes without a trial",
-                self.default_id()?.unwrap_or_default()
+                "the default {fallback} is no entry to fall back to: {problem}. --tries 0 goes without a trial"
             );
         }
         if !entry.is_trial() {
-            self.change_entries(tx, name, Entry::on_trial)?;
+            self.change_entry(tx, name, &entry.id, Entry::on_trial)?;
         }
         self.loader
             .start_trial(tx, &entry.id, tries.min(TRIES_MAX))?;
-        Ok(fallback)
+        Ok(Some(self.describe(name, fallback)))
+    }
+
+    /// Has a new kernel of a layer be tried. Returns what boots again if it does not come up.
+    ///
+    /// Refuses, and changes nothing, where the layer is not the default, or another one is on trial.
+    pub fn try_kernel(
+        &self,
+        tx: &mut Transaction,
+        name: &LvName,
+        entry: &Entry,
+        tries: u32,
+    ) -> Result<Option<String>> {
+        let default = self.selection()?.default;
+        ensure!(
+            default.as_deref() == Some(name.as_str()),
+            "{name} is not the default"
+        );
+        let other = self.trial()?.filter(|trial| {
+            let layer = self.layer_of(&trial.id);
+            !trial.is_over() && layer.as_deref() != Some(name.as_str())
+        });
+        if let Some(other) = other {
+            bail!("{} is on trial", other.id);
+        }
+        tx.scope(|tx| self.make_default(tx, name, entry, false, tries))
+    }
+
+    /// What an id stands for, beside an entry of `name`.
+    fn describe(&self, name: &LvName, id: String) -> String {
+        let is_same = |entry: &Entry| entry.id == id;
+        let entries = self.entries_of(name).unwrap_or_default();
+        match (entries.into_iter().find(is_same), self.layer_of(&id)) {
+            (Some(entry), _) => format!("Linux {}", entry.version),
+            (None, Some(layer)) => layer,
+            // Also what belongs to another system can be fallen back to.
+            (None, None) => id,
+        }
     }
 
     /// Makes an entry the default that stops where it fails: there is nothing to go on to.
     pub fn confirm(&self, tx: &mut Transaction, name: &LvName, entry: &Entry) -> Result<()> {
         if entry.is_trial() {
-            self.change_entries(tx, name, Entry::confirmed)?;
+            self.change_entry(tx, name, &entry.id, Entry::confirmed)?;
         }
         self.set_default(tx, &entry.id)?;
         Ok(())
     }
 
-    /// Has a layer or base that has come up boot without the options of a trial from now on. It becomes
-    /// the default if it is what was on trial.
+    /// Has a layer boot this one of its kernels from now on, which was on trial, and makes it the default. The
+    /// one until now gets an entry of its own, unless that is of the same version.
+    fn promote(&self, tx: &mut Transaction, name: &LvName, entry: &Entry) -> Result<()> {
+        let first = id::of_layer(&self.vg, name);
+        if entry.id == first {
+            return self.confirm(tx, name, entry);
+        }
+        let mut entries = vec![Entry {
+            id: first.clone(),
+            ..entry.clone().confirmed()
+        }];
+        for old in self.entries_of(name)? {
+            if old.version == entry.version {
+                continue;
+            }
+            let id = id::of_other(&self.vg, name, &old.version);
+            if entries.iter().all(|entry| entry.id != id) {
+                entries.push(Entry { id, ..old });
+            }
+        }
+        self.write_entries(tx, name, &entries)?;
+        self.set_default(tx, &first)
+    }
+
+    /// Has an entry that has come up boot without the options of a trial from now on. Its layer and kernel
+    /// become the default if they are what was on trial.
     pub fn bless(
         &self,
         tx: &mut Transaction,
@@ -165,30 +255,37 @@ impl BootPartition {
         trial: Option<&Trial>,
     ) -> Result<()> {
         match trial {
-            Some(trial) if trial.id == entry.id => self.confirm(tx, name, entry),
-            _ if entry.is_trial() => self.change_entries(tx, name, Entry::confirmed),
+            Some(trial) if trial.id == entry.id => self.promote(tx, name, entry),
+            _ if entry.is_trial() => self.change_entry(tx, name, &entry.id, Entry::confirmed),
             _ => Ok(()),
         }
     }
 
-    /// Ends a trial whose tries are used up. `record` is told of its layer before that. One that `is_good`
-    /// knows as come up becomes the default all the same: the power was cut before that was recorded as a
-    /// whole.
+    /// Ends a trial whose tries are used up. `record` is told of its layer before that, and of the version
+    /// where a kernel was on trial. One that has come up, as `is_good` knows of the layer, becomes the default
+    /// all the same: the power was cut before that was recorded as a whole.
     pub fn end_exhausted(
         &self,
         tx: &mut Transaction,
         trial: &Trial,
         is_good: impl FnOnce(&LvName) -> bool,
-        record: impl FnOnce(&mut Transaction, &LvName) -> Result<()>,
+        record: impl FnOnce(&mut Transaction, &LvName, Option<&str>) -> Result<()>,
     ) -> Result<()> {
-        if let Some(name) = self.layer_of(&trial.id) {
-            let name: LvName = name.parse()?;
-            if let (true, Some(entry)) = (is_good(&name), self.entry_of(&name)?) {
-                return self.confirm(tx, &name, &entry);
+        if let Some(layer) = self.layer_of(&trial.id) {
+            let name: LvName = layer.parse()?;
+            let kernel = self.kernel_of(&layer, &trial.id);
+            let entries = self.entries_of(&name)?;
+            let tried = entries.iter().find(|entry| entry.id == trial.id);
+            // A kernel that has got its place already has come up.
+            let has_place = |entry: &&Entry| {
+                !entry.is_trial() && tried.is_some_and(|t| entry.boots_kernel(&t.payload()))
+            };
+            match (&kernel, self.entry_of(&name)?) {
+                (None, Some(entry)) if is_good(&name) => return self.confirm(tx, &name, &entry),
+                (Some(_), entry) if entry.as_ref().is_some_and(|entry| has_place(&entry)) => {}
+                _ => record(tx, &name, kernel.as_deref())?,
             }
-            record(tx, &name)?;
         }
-        self.end_trial(tx)?;
-        Ok(())
+        self.end_trial(tx)
     }
 }

@@ -1,5 +1,6 @@
 //! Stories of a boot partition in a directory.
 
+use std::cell::RefCell;
 use std::fs;
 
 use anyhow::bail;
@@ -152,7 +153,13 @@ fn a_lost_entry_is_made_from_the_copies_of_its_kernel() {
         fs::write(dir.path().join(KERNELS).join(file), content).unwrap();
     }
     let kernels = change(|tx| look_for_kernels(&boot, tx, &system, &known(&[])));
-    let found = Entry::of_kernels(&boot.vg, &name, false, &kernels.unwrap()).unwrap();
+    let found = Entry::of_kernels(
+        &boot.vg,
+        &name,
+        false,
+        &Arrangement::plain(kernels.unwrap()),
+    )
+    .unwrap();
     assert_eq!(found.len(), entries.len());
     assert_eq!(
         (&found[0].linux, &found[0].initrd),
@@ -230,7 +237,7 @@ fn refresh(
     };
     let entries = change(|tx| {
         let kernels = look_for_kernels(boot, tx, system, &known)?;
-        let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels)?;
+        let entries = Entry::of_kernels(&boot.vg, &name, false, &Arrangement::plain(kernels))?;
         boot.write_entries(tx, &name, &entries)?;
         Ok(entries)
     })
@@ -297,7 +304,7 @@ fn each_kernel_of_a_layer_has_an_entry_and_the_newest_that_of_the_layer() {
 }
 
 #[test]
-fn all_kernels_of_a_layer_are_on_trial_together() {
+fn a_kernel_is_on_trial_beside_the_one_that_the_layer_boots() {
     let (dir, boot) = partition();
     let system = tempfile::tempdir().unwrap();
     fs::create_dir(system.path().join("boot")).unwrap();
@@ -307,12 +314,12 @@ fn all_kernels_of_a_layer_are_on_trial_together() {
     let name: LvName = "Base-0.1".parse().unwrap();
     let before = boot.entries_of(&name).unwrap();
     let reboots = |to: fn(Entry) -> Entry| {
-        change(|tx| boot.change_entries(tx, &name, to)).unwrap();
+        change(|tx| boot.change_entry(tx, &name, "imgbased-Base-0.1@6.1", to)).unwrap();
         let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
         menu.matches("imgbased.onfail=reboot").count()
     };
-    // Each in the list, and by itself for GRUB that has listed the entries.
-    assert_eq!(reboots(Entry::on_trial), 2 * 2);
+    // In the list, and by itself for GRUB that has listed the entries.
+    assert_eq!(reboots(Entry::on_trial), 2);
     assert_eq!(reboots(Entry::confirmed), 0);
     assert_eq!(boot.entries_of(&name).unwrap(), before);
 }
@@ -402,7 +409,7 @@ fn a_failure_gives_a_layer_its_entries_and_kernels_back() {
     let files = files_below(dir.path());
     let failed = change(|tx| {
         let kernels = look_for_kernels(&boot, tx, &system, &known(&before))?;
-        let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels)?;
+        let entries = Entry::of_kernels(&boot.vg, &name, false, &Arrangement::plain(kernels))?;
         boot.write_entries(tx, &name, &entries)
     });
     assert!(failed.is_err());
@@ -691,4 +698,170 @@ fn a_directory_that_nothing_is_mounted_at_is_no_boot_partition() {
         .unwrap()
         .to_string();
     assert!(error.contains("no boot partition is mounted at"), "{error}");
+}
+
+/// Installs kernels in a layer that has come up, one after the other; returns the ends of the ids of its entries
+/// with their versions, and what is tried. Those on trial have a question mark.
+fn update(boot: &BootPartition, system: &TempDir) -> (String, Option<String>) {
+    let name: LvName = "Base-0.1".parse().unwrap();
+    let before = boot.entries_of(&name).unwrap();
+    let new = change(|tx| {
+        let found = look_for_kernels(boot, tx, system, &known(&before))?;
+        let kernels = boot.arrange(found, &before, boot.can_try());
+        let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels)?;
+        boot.write_entries(tx, &name, &entries)?;
+        let new = kernels.new.map(|at| entries[at].clone());
+        if let Some(new) = &new {
+            boot.make_default(tx, &name, new, false, 3)?;
+        }
+        Ok(new.map(|new| new.id))
+    });
+    (shown(boot), new.unwrap())
+}
+
+fn shown(boot: &BootPartition) -> String {
+    let entries = boot.entries_of(&"Base-0.1".parse().unwrap()).unwrap();
+    let shown = entries.iter().map(|entry| {
+        let trial = if entry.is_trial() { "?" } else { "" };
+        let id = entry.id.replace("imgbased-Base-0.1", "");
+        format!("{id}={}{trial}", entry.version)
+    });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+/// A layer that has come up with Linux 6.1 and is the default, on a partition with this loader's files.
+fn good_layer(config: &str) -> (TempDir, BootPartition, TempDir) {
+    let (dir, boot) = partition();
+    fs::create_dir_all(dir.path().join("grub")).unwrap();
+    fs::write(dir.path().join("grub/grub.cfg"), config).unwrap();
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("boot")).unwrap();
+    install(&system, "6.1");
+    refresh(&boot, &system, None, None);
+    change(|tx| boot.set_default(tx, "imgbased-Base-0.1")).unwrap();
+    (dir, boot, system)
+}
+
+const TRIED: &str = "imgbased-Base-0.1@6.2";
+
+#[test]
+fn a_kernel_that_comes_up_is_the_one_that_the_layer_boots() {
+    let (_dir, boot, system) = good_layer(include_str!("../../grub/grub.cfg"));
+    install(&system, "6.2");
+    let tried = Some(TRIED.to_owned());
+    assert_eq!(update(&boot, &system), ("=6.1 @6.2=6.2?".to_owned(), tried));
+    assert_eq!(boot.trial().unwrap().unwrap().id, TRIED);
+    assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.1");
+    // The package of another kernel runs the hook as well: nothing begins anew.
+    assert_eq!(update(&boot, &system).1, None);
+    assert_eq!(boot.trial().unwrap().unwrap().id, TRIED);
+
+    let name: LvName = "Base-0.1".parse().unwrap();
+    let bless = |release: &str, is_trial: bool| {
+        let entry = boot
+            .running_entry(&name, release, is_trial)
+            .unwrap()
+            .unwrap();
+        let trial = boot.trial().unwrap();
+        change(|tx| boot.bless(tx, &name, &entry, trial.as_ref())).unwrap();
+    };
+    // The old kernel comes up once more.
+    bless("6.1", false);
+    assert_eq!(shown(&boot), "=6.1 @6.2=6.2?");
+    bless("6.2", true);
+    assert_eq!(shown(&boot), "=6.2 @6.1=6.1");
+    assert_eq!(boot.trial().unwrap(), None);
+    assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.1");
+
+    // An initramfs that was made anew.
+    fs::write(system.path().join("boot/initrd.img-6.2"), "anew").unwrap();
+    assert_eq!(
+        update(&boot, &system),
+        ("=6.2 @6.2=6.2? @6.1=6.1".to_owned(), Some(TRIED.to_owned()))
+    );
+    bless("6.2", false);
+    assert_eq!(shown(&boot), "=6.2 @6.2=6.2? @6.1=6.1");
+    bless("6.2", true);
+    assert_eq!(shown(&boot), "=6.2 @6.1=6.1");
+    let entry = boot.entry_of(&name).unwrap().unwrap();
+    assert_eq!(
+        fs::read_to_string(boot.path_of(&entry.initrd)).unwrap(),
+        "anew"
+    );
+}
+
+#[test]
+fn a_kernel_that_does_not_come_up_is_tried_no_more() {
+    let (dir, boot, system) = good_layer(include_str!("../../grub/grub.cfg"));
+    install(&system, "6.2");
+    update(&boot, &system);
+    let exhaust = || {
+        let path = dir.path().join("grub/grubenv");
+        let mut env = GrubEnv::parse(&fs::read(&path).unwrap()).unwrap();
+        env.set("imgbased_tried", "3");
+        fs::write(&path, env.render().unwrap()).unwrap();
+    };
+    exhaust();
+    let recorded = RefCell::new(Vec::new());
+    let end = || {
+        let trial = boot.trial().unwrap().unwrap();
+        change(|tx| {
+            boot.end_exhausted(
+                tx,
+                &trial,
+                |_| true,
+                |_, name, kernel| {
+                    let failed = (name.to_string(), kernel.map(str::to_owned));
+                    recorded.borrow_mut().push(failed);
+                    Ok(())
+                },
+            )
+        })
+        .unwrap();
+    };
+    end();
+    assert_eq!(
+        recorded.borrow()[..],
+        [("Base-0.1".to_owned(), Some("6.2".to_owned()))]
+    );
+    assert_eq!(boot.trial().unwrap(), None);
+    assert_eq!(update(&boot, &system), ("=6.1 @6.2=6.2?".to_owned(), None));
+    // The package manager's clean-up takes the last one that has come up.
+    let name: LvName = "Base-0.1".parse().unwrap();
+    fs::remove_dir_all(system.path().join("usr/lib/modules/6.1")).unwrap();
+    assert_eq!(update(&boot, &system), ("=6.1 @6.2=6.2?".to_owned(), None));
+    assert!(boot.has_kernel(&boot.entry_of(&name).unwrap().unwrap().payload()));
+
+    // A person has it tried once more, and the power is cut when it has its place already.
+    let entry = boot.entries_of(&name).unwrap().remove(1);
+    change(|tx| boot.make_default(tx, &name, &entry, false, 3)).unwrap();
+    exhaust();
+    let confirmed = Entry {
+        id: "imgbased-Base-0.1".to_owned(),
+        ..entry.confirmed()
+    };
+    let path = boot.files.entry_path(&confirmed.id).unwrap();
+    fs::write(path, confirmed.render()).unwrap();
+    end();
+    assert_eq!(recorded.borrow().len(), 1);
+    assert_eq!(boot.trial().unwrap(), None);
+}
+
+#[test]
+fn a_kernel_on_trial_that_is_removed_ends_the_trial() {
+    let (_dir, boot, system) = good_layer(include_str!("../../grub/grub.cfg"));
+    install(&system, "6.2");
+    update(&boot, &system);
+    fs::remove_dir_all(system.path().join("usr/lib/modules/6.2")).unwrap();
+    assert_eq!(update(&boot, &system), ("=6.1".to_owned(), None));
+    assert_eq!(boot.trial().unwrap(), None);
+    assert!(boot.leftovers(false).unwrap().is_empty());
+}
+
+#[test]
+fn where_nothing_can_be_tried_the_newest_kernel_boots() {
+    // Its configuration does not show the menu, which counts.
+    let (_dir, boot, system) = good_layer("set default=\"${saved_entry}\"\n");
+    install(&system, "6.2");
+    assert_eq!(update(&boot, &system), ("=6.2 @6.1=6.1".to_owned(), None));
 }

@@ -1,5 +1,5 @@
-//! Trials: a layer that never came up boots a number of times, and the default again after that, until
-//! it has come up. GRUB counts, in its environment block; systemd-boot counts, in the names of entries
+//! Trials: a layer that never came up, or a kernel that is new in its layer, boots a number of times, and the
+//! default again after that, until it has come up. GRUB counts, in its environment block; systemd-boot counts, in the names of entries
 //! (src/boot/loader/counting.rs).
 
 use std::fmt;
@@ -23,22 +23,36 @@ impl Trial {
         self.tried >= self.tries
     }
 
-    /// The same by the name of the layer that the entry boots.
-    pub fn of_layer(&self, name: String) -> OnTrial {
+    /// The same by the name of the layer that the entry boots, and by the version of the kernel where that is
+    /// on trial and not the layer.
+    pub fn of_layer(&self, name: String, kernel: Option<String>) -> OnTrial {
         OnTrial {
             name,
+            kernel,
             tries: self.tries,
             tried: self.tried,
         }
     }
 }
 
-/// A layer on trial.
+/// A layer on trial, or one of its kernels.
 #[derive(Clone, Serialize)]
 pub struct OnTrial {
     pub name: String,
+    /// The version of the kernel, where the layer has come up with another one.
+    pub kernel: Option<String>,
     pub tries: u32,
     pub tried: u32,
+}
+
+impl OnTrial {
+    /// What has to come up.
+    pub fn subject(&self) -> String {
+        match &self.kernel {
+            Some(kernel) => format!("Linux {kernel} of {}", self.name),
+            None => self.name.clone(),
+        }
+    }
 }
 
 impl fmt::Display for OnTrial {

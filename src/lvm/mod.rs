@@ -559,8 +559,11 @@ impl Lvm {
     }
 
     /// Changes the tags of a volume, in one commit.
-    pub fn retag(&self, lv: &LvName, remove: &[&str], add: &str) -> Cmd {
-        let mut cmd = self.lvm("lvchange").args(["--addtag", add]);
+    pub fn retag(&self, lv: &LvName, remove: &[&str], add: Option<&str>) -> Cmd {
+        let mut cmd = self.lvm("lvchange");
+        if let Some(tag) = add {
+            cmd = cmd.args(["--addtag", tag]);
+        }
         for tag in remove {
             cmd = cmd.args(["--deltag", tag]);
         }

@@ -24,6 +24,9 @@ pub mod tag {
     pub const GOOD: &str = "imgbased:good";
     /// On a layer whose trial failed, followed by the number of tries, a colon and the time in UTC.
     pub const FAILED: &str = "imgbased:failed=";
+    /// On a layer with a kernel whose trial failed, followed by the number of tries, the time in UTC, and
+    /// the version, with slashes between.
+    pub const KERNEL_FAILED: &str = "imgbased:kernel-failed=";
     /// On a volume or group that is still being made. Everything but `check` ignores such a volume.
     pub const INCOMPLETE: &str = "imgbased:incomplete";
     /// Beside it, followed by the process that makes it: as long as that lives, `check` ignores it too.
@@ -133,6 +136,12 @@ impl Volume {
         tags.filter(|t| t.starts_with(tag::FAILED)).collect()
     }
 
+    /// The trials of kernels in this layer that failed.
+    pub fn kernel_failures(&self) -> Vec<KernelFailure<'_>> {
+        let parse = |tag| KernelFailure::parse(tag);
+        self.tags.iter().filter_map(|tag| parse(tag)).collect()
+    }
+
     /// How often a layer was tried in vain, and when that was found.
     pub fn failure(&self) -> Option<Failure> {
         let failed = self.failure_tags().pop()?.strip_prefix(tag::FAILED)?;
@@ -156,6 +165,44 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "failed {} times, {}", self.tries, self.at)
     }
+}
+
+/// The trial of a kernel that failed, as a tag of its layer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KernelFailure<'a> {
+    pub tag: &'a str,
+    /// The version, as far as a tag can hold it.
+    pub kernel: &'a str,
+    pub failure: Failure,
+}
+
+impl<'a> KernelFailure<'a> {
+    fn parse(tag: &'a str) -> Option<Self> {
+        let mut parts = tag.strip_prefix(tag::KERNEL_FAILED)?.splitn(3, '/');
+        let (tries, at) = (parts.next()?.parse().ok()?, parts.next()?.to_owned());
+        Some(Self {
+            tag,
+            kernel: parts.next()?,
+            failure: Failure { tries, at },
+        })
+    }
+
+    /// The tag that tells of it.
+    pub fn tag_of(kernel: &str, tries: u32, at: &str) -> String {
+        format!("{}{tries}/{at}/{}", tag::KERNEL_FAILED, in_tag(kernel))
+    }
+
+    pub fn is_of(&self, kernel: &str) -> bool {
+        self.kernel == in_tag(kernel)
+    }
+}
+
+/// A text with underscores for what lvm2 does not take in a tag (lvm(8), "VALID NAMES").
+fn in_tag(text: &str) -> String {
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || "_+.-/=!:&#".contains(c);
+    text.chars()
+        .map(|c| if is_valid(c) { c } else { '_' })
+        .collect()
 }
 
 /// A volume group as one report of LVM shows it.

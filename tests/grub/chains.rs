@@ -11,7 +11,7 @@ use fastrand::Rng;
 use imgbased_helper::boot::id::is_ours;
 
 use crate::emulator::{Kernel, Start};
-use crate::host::{CONFIGS, Config, FOREIGN, FOREIGN_ID, Host};
+use crate::host::{CONFIGS, Config, FOREIGN, FOREIGN_ID, Host, TRIES};
 
 /// Starts in a row.
 const STARTS: usize = 12;
@@ -298,6 +298,12 @@ struct Chain<'a> {
     once: BTreeMap<String, u32>,
     /// How often each was started that never came up.
     started: BTreeMap<String, u32>,
+    /// The first start of a kernel that succeeds, if one does, of kernels that came while their layers ran.
+    kernels: BTreeMap<String, Option<u32>>,
+}
+
+fn subject_of_kernel(layer: &str, version: &str) -> String {
+    format!("{layer} with Linux {version}")
 }
 
 impl<'a> Chain<'a> {
@@ -308,6 +314,7 @@ impl<'a> Chain<'a> {
             once: state.once.iter().map(|name| (name.clone(), 1)).collect(),
             rng: Rng::with_seed(state.seed),
             started: BTreeMap::new(),
+            kernels: BTreeMap::new(),
             told: Vec::new(),
             state,
             host,
@@ -338,29 +345,30 @@ impl<'a> Chain<'a> {
             Start::Menu | Start::Prompt | Start::Nothing => return Ok(false),
         };
         let name = kernel.layer().map(str::to_owned);
-        let is_counted = name.as_ref().is_some_and(|name| self.spend(name));
+        let subject = name.as_ref().map(|name| self.subject(name, &kernel));
+        let is_counted = subject.as_ref().is_some_and(|subject| self.spend(subject));
         ensure!(
             is_counted || !kernel.is_trial(),
-            "{name:?} restarts by itself, and has no try left"
+            "{subject:?} restarts by itself, and has no try left"
         );
         ensure!(
             is_counted || self.is_default(&kernel)?,
             "{kernel:?} boots and is not the default"
         );
         // Another system runs.
-        let Some(name) = name else {
+        let (Some(name), Some(subject)) = (name, subject) else {
             return Ok(false);
         };
-        if self.succeeds(&name, &kernel) {
+        if self.succeeds(&subject, &kernel) {
             // Nothing is blessed where the entry cannot be read.
             if self.host.entry(&name).is_ok() {
-                self.host.come_up(&name)?;
+                self.host.come_up_with(&name, &kernel)?;
                 // GRUB goes on to count in a block that we do not write to.
                 if self.host.boot.damage_of_env()?.is_none() {
-                    self.trial.take_if(|(on_trial, _)| *on_trial == name);
+                    self.trial.take_if(|(on_trial, _)| *on_trial == subject);
                 }
             }
-            self.administrate()?;
+            self.administrate(&name)?;
             return Ok(true);
         }
         Ok(kernel.is_trial())
@@ -389,19 +397,30 @@ impl<'a> Chain<'a> {
         Ok(first.is_some_and(|block| block.contains(&format!("{} ", kernel.linux))))
     }
 
+    /// What has to come up: a layer, or a kernel that is new in a layer.
+    fn subject(&self, layer: &str, kernel: &Kernel) -> String {
+        if kernel.is_trial() && self.host.good.contains(layer) {
+            subject_of_kernel(layer, kernel.version())
+        } else {
+            layer.to_owned()
+        }
+    }
+
     /// Whether what was started reaches the end of its boot.
-    fn succeeds(&mut self, name: &str, kernel: &Kernel) -> bool {
+    fn succeeds(&mut self, subject: &str, kernel: &Kernel) -> bool {
         if kernel.initrd.is_none() {
             return false;
         }
-        if self.host.good.contains(name) || !name.contains('.') {
+        if self.host.good.contains(subject) || !subject.contains('.') {
             return true;
         }
-        let started = self.started.entry(name.to_owned()).or_default();
+        let started = self.started.entry(subject.to_owned()).or_default();
         *started += 1;
-        let layers = &self.state.layers;
-        let layer = layers.iter().find(|layer| layer.name == name);
-        layer.and_then(|layer| layer.succeeds_at) == Some(*started)
+        let layers = self.state.layers.iter();
+        let mut all = layers.map(|layer| (&layer.name, layer.succeeds_at));
+        let of_kernel = self.kernels.get(subject).copied().flatten();
+        let of_layer = all.find(|(name, _)| *name == subject);
+        of_kernel.or(of_layer.and_then(|(_, at)| at)) == Some(*started)
     }
 
     /// GRUB has started the machine again, as an entry on trial does whose files are lost.
@@ -429,7 +448,7 @@ impl<'a> Chain<'a> {
 
     /// Does what comes to the mind of somebody while the host runs. A damaged grubenv is repaired before,
     /// or nothing is done.
-    fn administrate(&mut self) -> Result<()> {
+    fn administrate(&mut self, running: &str) -> Result<()> {
         let names: Vec<String> = self
             .host
             .boot
@@ -443,8 +462,8 @@ impl<'a> Chain<'a> {
             return Ok(());
         }
         let name = names[self.rng.usize(..names.len())].clone();
-        let what = self.rng.u8(0..6);
-        if what > 2 {
+        let what = self.rng.u8(0..8);
+        if what > 3 {
             return Ok(());
         }
         if self.host.boot.damage_of_env()?.is_some() {
@@ -465,6 +484,21 @@ impl<'a> Chain<'a> {
                 let is_tried = self.host.make_default(&name, tries);
                 is_tried
                     .map(|is_tried| self.trial = is_tried.then_some((name, tries)))
+                    .err()
+            }
+            2 if self.host.good.contains(running) => {
+                let version = format!("6.{}", self.kernels.len() + 2);
+                self.told.push(format!("(Linux {version} in {running})"));
+                let subject = subject_of_kernel(running, &version);
+                let succeeds_at = self.rng.bool().then(|| self.rng.u32(1..=TRIES));
+                self.kernels.insert(subject.clone(), succeeds_at);
+                let is_tried = self.host.update(running, &version);
+                is_tried
+                    .map(|is_tried| {
+                        if is_tried {
+                            self.trial = Some((subject, TRIES));
+                        }
+                    })
                     .err()
             }
             _ => {

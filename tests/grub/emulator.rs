@@ -68,6 +68,15 @@ impl Kernel {
         words.find_map(|word| word.strip_prefix("imgbased.layer="))
     }
 
+    /// As the name of the copy says, which ends in a digest.
+    pub fn version(&self) -> &str {
+        let name = self
+            .linux
+            .rsplit_once("/vmlinuz-")
+            .map_or("", |(_, name)| name);
+        name.rsplit_once('-').map_or(name, |(version, _)| version)
+    }
+
     pub fn is_trial(&self) -> bool {
         self.options.split(' ').any(|word| word == "imgbased.trial")
     }

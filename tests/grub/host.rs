@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use imgbased_helper::boot::arrange::Arrangement;
 use imgbased_helper::boot::entry::Entry;
 use imgbased_helper::boot::grubenv::GrubEnv;
 use imgbased_helper::boot::next::{Next, Why};
@@ -17,8 +18,10 @@ use imgbased_helper::model::name::LvName;
 use imgbased_helper::sys::transaction::{Transaction, Writer};
 use tempfile::TempDir;
 
-use crate::emulator::{Machine, SIGNATURE, Start, variables};
+use crate::emulator::{Kernel, Machine, SIGNATURE, Start, variables};
 
+/// How often a new kernel is tried.
+pub const TRIES: u32 = 3;
 /// A menu entry of another system, as an administrator has it in custom.cfg.
 pub const FOREIGN: &str = "menuentry 'Other' --id 'other' {
     linux (hd0)/imgbased/other root=/dev/sda1
@@ -178,6 +181,7 @@ impl Host {
         self.change(|boot, tx| {
             let kernels = boot.kernels_of(tx, &self.root(name), &known, &mut |_, _, _| Ok(None))?;
             let kernels = boot.store_kernels(tx, kernels)?;
+            let kernels = Arrangement::plain(kernels);
             let mut entries = Entry::of_kernels(&"HostVG".parse()?, &layer, is_base, &kernels)?;
             if !is_base && !self.good.contains(name) && default.is_some() {
                 entries = entries.into_iter().map(Entry::on_trial).collect();
@@ -187,6 +191,32 @@ impl Host {
                 Some(entry) if default.is_none() && !is_base => boot.set_default(tx, &entry.id),
                 _ => Ok(()),
             }
+        })
+    }
+
+    /// What the hook of a kernel's package does in a layer that runs and has come up. Returns whether the
+    /// kernel is tried.
+    pub fn update(&self, name: &str, version: &str) -> Result<bool> {
+        self.install_kernel(name, version)?;
+        let layer: LvName = name.parse()?;
+        let before = self.boot.entries_of(&layer)?;
+        let known = Known {
+            entries: &before,
+            options: "quiet",
+            added: Some(version),
+            removed: None,
+            is_running: true,
+        };
+        self.change(|boot, tx| {
+            let found = boot.kernels_of(tx, &self.root(name), &known, &mut |_, _, _| Ok(None))?;
+            let found = boot.store_kernels(tx, found)?;
+            let kernels = boot.arrange(found, &before, boot.can_try());
+            let entries = Entry::of_kernels(&"HostVG".parse()?, &layer, false, &kernels)?;
+            boot.write_entries(tx, &layer, &entries)?;
+            let new = kernels.new.map(|at| &entries[at]);
+            let tried = new.map(|new| boot.try_kernel(tx, &layer, new, TRIES));
+            // It waits where another one is on trial.
+            Ok(matches!(tried, Some(Ok(Some(_)))))
         })
     }
 
@@ -215,19 +245,33 @@ impl Host {
         self.change(|boot, tx| boot.remove_last(tx, &[name.parse()?]))
     }
 
-    /// `boot bless` of the layer that runs, as at the end of a boot that succeeds.
+    /// `boot bless` of the layer that runs, as at the end of a boot that succeeds, with the kernel that it boots
+    /// by itself.
     pub fn come_up(&mut self, name: &str) -> Result<()> {
         let (layer, entry) = self.entry(name)?;
+        self.bless(name, &layer, &entry)
+    }
+
+    /// The same with the kernel that was started.
+    pub fn come_up_with(&mut self, name: &str, kernel: &Kernel) -> Result<()> {
+        let layer: LvName = name.parse()?;
+        let entry = self
+            .boot
+            .running_entry(&layer, kernel.version(), kernel.is_trial())?;
+        self.bless(name, &layer, &entry.context("it has an entry")?)
+    }
+
+    fn bless(&mut self, name: &str, layer: &LvName, entry: &Entry) -> Result<()> {
         // A damaged grubenv counts no tries.
         let trial = self.boot.trial().unwrap_or_default();
         self.good.insert(name.to_owned());
-        self.change(|boot, tx| boot.bless(tx, &layer, &entry, trial.as_ref()))?;
+        self.change(|boot, tx| boot.bless(tx, layer, entry, trial.as_ref()))?;
         let trial = self.boot.trial().unwrap_or_default();
         let Some(trial) = trial.filter(Trial::is_over) else {
             return Ok(());
         };
         let is_good = |name: &LvName| self.good.contains(name.as_str());
-        self.change(|boot, tx| boot.end_exhausted(tx, &trial, is_good, |_, _| Ok(())))
+        self.change(|boot, tx| boot.end_exhausted(tx, &trial, is_good, |_, _, _| Ok(())))
     }
 
     /// The first entry of a layer or base.
@@ -325,11 +369,16 @@ impl Host {
     }
 
     /// Switches the machine on, and returns the kernel that boots.
-    pub fn starts_linux(&mut self) -> Result<String> {
+    pub fn starts_kernel(&mut self) -> Result<Kernel> {
         match self.start()? {
-            Start::Kernel(kernel) => Ok(kernel.linux),
+            Start::Kernel(kernel) => Ok(kernel),
             other => bail!("{other}"),
         }
+    }
+
+    /// Switches the machine on, and returns the path of the kernel that boots.
+    pub fn starts_linux(&mut self) -> Result<String> {
+        Ok(self.starts_kernel()?.linux)
     }
 
     /// Base-0.2 was tried so often, and Base-0.1 is the default.

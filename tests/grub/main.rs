@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use fastrand::Rng;
 
 use chains::State;
-use emulator::Start;
+use emulator::{Kernel, Start};
 use host::{CONFIGS, Config, FOREIGN, FOREIGN_ID, Host};
 
 /// How many random states are tried, unless more are asked for.
@@ -626,4 +626,51 @@ fn run_chains() -> Result<()> {
     })?;
     eprintln!("{starts} starts");
     Ok(())
+}
+
+#[test]
+fn a_new_kernel_is_tried_and_the_old_one_boots_until_it_has_come_up() -> Result<()> {
+    for succeeds in [true, false] {
+        let mut host = Host::with(&["Base-0.2"])?;
+        let old = host.starts_linux()?;
+        assert!(host.update("Base-0.1", "6.2")?);
+        for _ in 0..3 {
+            let kernel = host.starts_kernel()?;
+            assert_eq!((kernel.version(), kernel.is_trial()), ("6.2", true));
+        }
+        if succeeds {
+            let kernel = Kernel {
+                linux: host.boot.entries_of(&"Base-0.1".parse()?)?[1].linux.clone(),
+                initrd: None,
+                options: "imgbased.trial".to_owned(),
+            };
+            host.come_up_with("Base-0.1", &kernel)?;
+        }
+        for _ in 0..2 {
+            let kernel = host.starts_kernel()?;
+            assert_eq!((kernel.linux == old, kernel.is_trial()), (!succeeds, false));
+            host.come_up_with("Base-0.1", &kernel)?;
+            assert_eq!(host.environment()?, "saved_entry=Base-0.1");
+        }
+        // What was tried in vain is picked by hand.
+        let entries = host.boot.entries_of(&"Base-0.1".parse()?)?;
+        assert_eq!(entries[1].is_trial(), !succeeds);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_new_kernel_waits_for_another_trial_and_for_a_layer_that_is_not_the_default() -> Result<()> {
+    let mut host = Host::with(&["Base-0.2"])?;
+    host.make_default("Base-0.2", 2)?;
+    assert!(!host.update("Base-0.1", "6.2")?);
+    for _ in 0..2 {
+        host.starts("Base-0.2 on trial")?;
+    }
+    assert_eq!(host.starts_kernel()?.version(), "6.1");
+    host.come_up("Base-0.1")?;
+    host.come_up("Base-0.2")?;
+    host.make_default("Base-0.2", 0)?;
+    assert!(!host.update("Base-0.1", "6.3")?);
+    host.starts("Base-0.2")
 }

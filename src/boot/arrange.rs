@@ -1,0 +1,199 @@
+//! Which kernel of a layer boots, and which has to be tried before it may: pure.
+
+use std::cmp::Ordering;
+
+use rpm_version::rpm_evr_compare;
+
+use super::entry::{Entry, Payload};
+
+/// The kernels of a layer in the order of its entries. The first one boots where the layer does.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Arrangement {
+    pub kernels: Vec<Placed>,
+    /// The place of a newer kernel, or a newer initramfs, that no entry had until now: it is tried before it
+    /// is the first.
+    pub new: Option<usize>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub payload: Payload,
+    /// Whether it has come up in this layer, or nothing is known of any kernel.
+    pub is_proven: bool,
+}
+
+impl Arrangement {
+    /// All kernels alike, in the order in which they were found.
+    pub fn plain(found: Vec<Payload>) -> Self {
+        let placed = |payload| Placed {
+            payload,
+            is_proven: true,
+        };
+        Self {
+            kernels: found.into_iter().map(placed).collect(),
+            new: None,
+        }
+    }
+}
+
+/// Arranges the kernels that were found in a layer, the newest first. `before` are its entries until now, the
+/// one that boots first: those that are not on trial have come up. `is_whole` tells whether the boot
+/// partition has the files of a kernel.
+///
+/// The first is the newest that has come up. Where its initramfs was made anew, or all that were found are new,
+/// it is the one that was the first, from its copies: the package manager may remove the kernel that runs, but
+/// not the last one that is known to come up. Without `can_try` a new kernel is the first at once; one that was tried in vain never
+/// is.
+pub fn arrange(
+    found: Vec<Payload>,
+    before: &[Entry],
+    can_try: bool,
+    is_whole: impl Fn(&Payload) -> bool,
+) -> Arrangement {
+    let has = |is_trial: bool, payload: &Payload| {
+        let mut entries = before.iter().filter(|entry| entry.is_trial() == is_trial);
+        entries.any(|entry| entry.boots_kernel(payload))
+    };
+    let Some(until_now) = before.iter().find(|entry| !entry.is_trial()) else {
+        return Arrangement::plain(found);
+    };
+    let place = |payload: Payload| Placed {
+        is_proven: has(false, &payload) || !can_try && !has(true, &payload),
+        payload,
+    };
+    let mut kernels: Vec<Placed> = found.into_iter().map(place).collect();
+    let proven = kernels.iter().position(|kernel| kernel.is_proven);
+    let kept = Placed {
+        payload: until_now.payload(),
+        is_proven: true,
+    };
+    let is_kept = match proven {
+        // Its initramfs may have been made anew.
+        Some(at) => {
+            let mut before = kernels[..at].iter();
+            before.any(|newer| newer.payload.version == kept.payload.version)
+        }
+        None => true,
+    } && is_whole(&kept.payload);
+    let first = match proven {
+        _ if is_kept => kept,
+        Some(at) => kernels.remove(at),
+        None => return Arrangement::plain(kernels.into_iter().map(|k| k.payload).collect()),
+    };
+    let is_new = |newest: &Placed| {
+        let payload = &newest.payload;
+        !newest.is_proven
+            && !has(true, payload)
+            && rpm_evr_compare(&payload.version, &first.payload.version) != Ordering::Less
+    };
+    let new = kernels.first().filter(|newest| is_new(newest)).map(|_| 1);
+    kernels.insert(0, first);
+    Arrangement { kernels, new }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boot::entry::Extra;
+
+    /// `6.1` with the initramfs `a`, as `6.1a`.
+    fn payload(text: &str) -> Payload {
+        let version = text.trim_end_matches(char::is_alphabetic);
+        Payload {
+            version: version.into(),
+            linux: format!("/imgbased/vmlinuz-{version}"),
+            initrd: format!("/imgbased/initrd-{text}"),
+            options: "quiet".into(),
+            extra: Extra::default(),
+            system: "Debian".into(),
+        }
+    }
+
+    /// The entries of a layer; those that end in `?` are on trial.
+    fn entries(kernels: &str) -> Vec<Entry> {
+        let (vg, name) = ("HostVG".parse().unwrap(), "Base-0.1".parse().unwrap());
+        let entry = |text: &str| {
+            let entry =
+                Entry::new(&vg, &name, false, &payload(text.trim_end_matches('?'))).unwrap();
+            if text.ends_with('?') {
+                entry.on_trial()
+            } else {
+                entry
+            }
+        };
+        kernels.split_whitespace().map(entry).collect()
+    }
+
+    #[test]
+    fn a_kernel_boots_by_default_when_it_has_come_up() {
+        // What was found, the entries until now, what they are then; `+` is to be tried.
+        for (found, before, expected) in [
+            // As it was.
+            ("6.1", "6.1", "6.1"),
+            ("6.2 6.1", "6.2 6.1", "6.2 6.1"),
+            // Nothing has come up yet, or nothing is known: the newest.
+            ("6.2 6.1", "", "6.2 6.1"),
+            ("6.2 6.1", "6.1?", "6.2 6.1"),
+            // A kernel or an initramfs has come.
+            ("6.2 6.1", "6.1", "6.1 6.2?+"),
+            ("6.1b", "6.1a", "6.1a 6.1b?+"),
+            ("6.2 6.1b", "6.1a", "6.1a 6.2?+ 6.1b?"),
+            ("6.2b 6.1", "6.2a 6.1", "6.2a 6.2b?+ 6.1"),
+            ("6.2 6.1b", "6.2 6.1a", "6.2 6.1b?"),
+            // It is tried already, or was in vain.
+            ("6.2 6.1", "6.1 6.2?", "6.1 6.2?"),
+            // Another one has come since, or another initramfs of it.
+            ("6.3 6.2 6.1", "6.1 6.2?", "6.1 6.3?+ 6.2?"),
+            ("6.2b 6.1", "6.1 6.2a?", "6.1 6.2b?+"),
+            // An older one is not tried by itself.
+            ("6.2 6.1", "6.2", "6.2 6.1?"),
+            ("6.1", "6.2", "6.2 6.1?"),
+            // The last one that has come up is gone from the layer.
+            ("6.2", "6.1 6.2?", "6.1 6.2?"),
+            ("6.2", "6.1", "6.1 6.2?+"),
+            // It is not the last one.
+            ("6.3 6.1", "6.2 6.1 6.3?", "6.1 6.3?"),
+            // A kernel that has come up goes on without one that is newer.
+            ("6.3 6.2 6.1", "6.2 6.3? 6.1", "6.2 6.3? 6.1"),
+        ] {
+            let found: Vec<Payload> = found.split_whitespace().map(payload).collect();
+            let got = arrange(found.clone(), &entries(before), true, |_| true);
+            let shown: Vec<String> = got
+                .kernels
+                .iter()
+                .enumerate()
+                .map(|(at, kernel)| {
+                    let initrd = kernel.payload.initrd.rsplit('-').next().unwrap_or_default();
+                    let trial = if kernel.is_proven { "" } else { "?" };
+                    let new = if got.new == Some(at) { "+" } else { "" };
+                    format!("{initrd}{trial}{new}")
+                })
+                .collect();
+            assert_eq!(shown.join(" "), expected, "{before}");
+            // The same once more starts no trial again.
+            let after = arrange(found, &entries(&expected.replace('+', "")), true, |_| true);
+            assert_eq!(after.new, None, "{before}");
+        }
+    }
+
+    #[test]
+    fn a_new_kernel_is_the_first_where_it_cannot_be_tried_or_no_other_is_whole() {
+        let first = |found: &str, before: &str, can_try: bool, is_whole: bool| {
+            let found: Vec<Payload> = found.split_whitespace().map(payload).collect();
+            let got = arrange(found, &entries(before), can_try, |_| is_whole);
+            assert_eq!(got.new, None);
+            got.kernels[0].payload.initrd.clone()
+        };
+        assert_eq!(first("6.2 6.1", "6.1", false, true), "/imgbased/initrd-6.2");
+        assert_eq!(first("6.1b", "6.1a", false, true), "/imgbased/initrd-6.1b");
+        // Not the one that was tried in vain.
+        assert_eq!(
+            first("6.2 6.1", "6.1 6.2?", false, true),
+            "/imgbased/initrd-6.1"
+        );
+        assert_eq!(
+            first("6.2", "6.1 6.2?", true, false),
+            "/imgbased/initrd-6.2"
+        );
+    }
+}
