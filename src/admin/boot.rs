@@ -216,10 +216,9 @@ fn bless_layer(
     name: &LvName,
     is_running: bool,
 ) -> Result<()> {
-    let entry = match is_running {
-        true => running_entry(boot, name)?.filter(|entry| boot.has_kernel(&entry.payload())),
-        false => None,
-    };
+    let running = is_running.then(|| running_entry(boot, name));
+    let entry = running.transpose()?.flatten();
+    let entry = entry.filter(|entry| boot.has_kernel(&entry.payload()));
     let entry = entry.map_or_else(|| bootable(group, boot, name, None), Ok)?;
     let volume = group.volume(name.as_str()).context("it was found above")?;
     let trial = trial_if_known(boot);
@@ -270,17 +269,17 @@ fn record_failure(
         let Some(volume) = group.volume(name.as_str()) else {
             return Ok(());
         };
-        let (earlier, failed) = match kernel {
-            Some(kernel) => {
-                let mut earlier = volume.kernel_failures();
-                earlier.retain(|failure| failure.is_of(kernel));
-                let earlier: Vec<&str> = earlier.into_iter().map(|failure| failure.tag).collect();
-                (earlier, KernelFailure::tag_of(kernel, tries, now.trim()))
-            }
-            None => {
-                let failed = format!("{}{tries}:{}", tag::FAILED, now.trim());
-                (volume.failure_tags(), failed)
-            }
+        let at = now.trim();
+        let (earlier, failed) = if let Some(kernel) = kernel {
+            let mut earlier = volume.kernel_failures();
+            earlier.retain(|failure| failure.is_of(kernel));
+            let earlier: Vec<&str> = earlier.into_iter().map(|failure| failure.tag).collect();
+            (earlier, KernelFailure::tag_of(kernel, tries, at))
+        } else {
+            (
+                volume.failure_tags(),
+                format!("{}{tries}:{at}", tag::FAILED),
+            )
         };
         // Not undone: it stays true.
         tx.run(&context.lvm.retag(name, &earlier, Some(&failed)))
@@ -333,7 +332,10 @@ pub fn refresh(
     name: Option<LvName>,
     kernel: &layer::KernelChange,
 ) -> Result<()> {
-    let is_unattended = kernel.added.is_some() || kernel.removed.is_some();
+    if kernel.if_changed && !is_changed(context)? {
+        return Ok(());
+    }
+    let is_unattended = kernel.added.is_some() || kernel.removed.is_some() || kernel.if_changed;
     let wait = if is_unattended {
         UNATTENDED_WAIT
     } else {
@@ -351,6 +353,19 @@ pub fn refresh(
         layer::write_entries(context, tx, &group, &boot, &name, kernel)
     })?;
     written.news.map_or(Ok(()), |news| say(&news))
+}
+
+/// Whether the layer that runs has a kernel or initramfs that no entry boots yet. Asks neither lvm2 nor the lock:
+/// each shutdown waits for the answer.
+fn is_changed(context: &Context) -> Result<bool> {
+    let Some(record) = view::boot_record() else {
+        return Ok(false);
+    };
+    let boot = context.boot_partition()?;
+    let entries = boot.entries_of(&record.layer.parse()?)?;
+    // What is seen of a base that runs is its overlay.
+    let is_layer = entries.iter().any(|entry| !entry.is_of_base());
+    Ok(is_layer && !boot.changed_kernels(&entries)?.is_empty())
 }
 
 /// The layer or base that is named, else the one that is booted.

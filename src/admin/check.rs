@@ -416,6 +416,7 @@ fn find_in_boot_partition(
             }
         }
     }
+    find_changed_kernels(group, &boot, findings)?;
     for entry in &entries {
         if let Some(excess) = entry.excess() {
             let problem = format!(
@@ -467,6 +468,31 @@ fn find_in_boot_partition(
     for path in boot.leftovers(is_entry_lost)? {
         let problem = "is used by no boot entry";
         findings.add(&path.display(), problem, Repair::RemoveFile(path.clone()));
+    }
+    Ok(())
+}
+
+/// Kernels of the layer that runs which its entries do not boot yet.
+fn find_changed_kernels(
+    group: &Group,
+    boot: &BootPartition,
+    findings: &mut Findings,
+) -> Result<()> {
+    let Some(name) = view::booted(group)? else {
+        return Ok(());
+    };
+    let is_layer = group.volume(&name).is_some_and(|v| v.role == Role::Layer);
+    let name: LvName = name.parse()?;
+    // What is in the way of an entry, or has none, is found elsewhere.
+    let entries = boot.entries_of(&name).unwrap_or_default();
+    if !is_layer || entries.is_empty() {
+        return Ok(());
+    }
+    for version in boot.changed_kernels(&entries)? {
+        let problem = format!(
+            "Linux {version} was installed, or its initramfs made anew, and no boot entry has that yet"
+        );
+        findings.add(&name, &problem, Repair::WriteEntry(name.clone()));
     }
     Ok(())
 }

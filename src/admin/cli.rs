@@ -205,6 +205,9 @@ enum BootVerb {
         /// Look at this kernel only, which was removed or is about to be
         #[arg(long, value_name = "VERSION", conflicts_with = "added")]
         removed: Option<String>,
+        /// Do it only if a kernel of the booted layer was installed, or an initramfs made anew, since
+        #[arg(long, conflicts_with_all = ["name", "added", "removed"])]
+        if_changed: bool,
     },
     /// Boot a layer or base at the next start only
     #[command(visible_alias = "try")]
@@ -297,7 +300,15 @@ impl Cli {
                 name,
                 added,
                 removed,
-            }) => boot::refresh(&context, name, &layer::KernelChange { added, removed })?,
+                if_changed,
+            }) => {
+                let change = layer::KernelChange {
+                    added,
+                    removed,
+                    if_changed,
+                };
+                boot::refresh(&context, name, &change)?;
+            }
             Noun::Status => status::show(&context)?,
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => removal::garbage(&context, keep, yes)?,

@@ -170,11 +170,13 @@ fn own_root_line(tx: &mut Transaction, root: &Path, device: &Path) -> Result<()>
     }
 }
 
-/// The one kernel of a layer that was changed.
+/// Which kernels of a layer are looked at: all, unless one was changed.
 #[derive(Default)]
 pub struct KernelChange {
     pub added: Option<String>,
     pub removed: Option<String>,
+    /// All, if any was changed since it was looked at last.
+    pub if_changed: bool,
 }
 
 /// What became of the boot entries of a layer.

@@ -1,7 +1,7 @@
 //! The store of kernels: copies of kernels and initramfs images on the boot partition, each stored once by
 //! its content and shared by all entries that name it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::entry::{Entry, Extra, Payload};
 use super::files::Files;
 use super::id;
-use super::root::{Kernel, Root};
+use super::root::{Kernel, Root, Source};
 use crate::sys::transaction::Transaction;
 
 /// The directory of the store on the boot partition.
@@ -46,6 +46,13 @@ pub struct Kernels {
     /// What the entries have to boot, the newest kernel first.
     payloads: Vec<Payload>,
     files: Vec<KernelFile>,
+}
+
+/// Where a file of a kernel comes from.
+enum File {
+    New(PathBuf),
+    /// A copy on the boot partition, by the path that entries have.
+    Copied(String),
 }
 
 /// A file of a root that an entry needs on the boot partition.
@@ -106,23 +113,28 @@ impl Store<'_> {
                 continue;
             }
             let before = of_version.clone().next();
-            let [linux, initrd] = match (image, initrd, before) {
-                (Some(image), Some(initrd), _) => [
+            // What is on the partition can be of another root; the copy that an entry has is of this one.
+            let choose = |found: Option<Source>, copy: Option<&String>| match (found, copy) {
+                (Some(found), _) if found.is_own => Some(File::New(found.path)),
+                (_, Some(copy)) => Some(File::Copied(copy.clone())),
+                (found, None) => found.map(|found| File::New(found.path)),
+            };
+            let image = choose(image, before.map(|before| &before.linux));
+            let initrd = choose(initrd, before.map(|before| &before.initrd));
+            let [linux, initrd] = if let (Some(image), Some(initrd)) = (image, initrd) {
+                let mut replace = |initrd: &Path| replace(tx, &version, initrd);
+                [
                     self.place("vmlinuz", &version, image, &mut files, &mut |_| Ok(None))?,
-                    self.place("initrd", &version, initrd, &mut files, &mut |initrd| {
-                        replace(tx, &version, initrd)
-                    })?,
-                ],
-                (_, _, Some(before)) => [before.linux.clone(), before.initrd.clone()],
-                _ => {
-                    let Some(copies) = self.copies_of(&version)? else {
-                        log::warn!(
-                            "Linux {version} gets no boot entry: its image or initramfs was not found"
-                        );
-                        continue;
-                    };
-                    copies
-                }
+                    self.place("initrd", &version, initrd, &mut files, &mut replace)?,
+                ]
+            } else {
+                let Some(copies) = self.copies_of(&version)? else {
+                    log::warn!(
+                        "Linux {version} gets no boot entry: its image or initramfs was not found"
+                    );
+                    continue;
+                };
+                copies
             };
             let like = before.or(newest.as_ref());
             let fallback = || like.map_or(known.options, |payload| &payload.options);
@@ -147,6 +159,38 @@ impl Store<'_> {
         );
         self.check_room(files.iter().filter(|file| !file.is_there))?;
         Ok(Kernels { payloads, files })
+    }
+
+    /// The versions of kernels of the running root whose image or initramfs is newer than all copies that these
+    /// entries boot, and another one, or which have no entry.
+    pub fn changed(&self, root: &Root, entries: &[Entry]) -> Result<Vec<String>> {
+        let mut changed = Vec::new();
+        for kernel in root.kernels() {
+            let (Some(image), Some(initrd)) = (kernel.image, kernel.initrd) else {
+                continue;
+            };
+            let of_version = || entries.iter().filter(|e| e.version == kernel.version);
+            let images: Vec<&str> = of_version().map(|e| e.linux.as_str()).collect();
+            let initrds: Vec<&str> = of_version().map(|e| e.initrd.as_str()).collect();
+            if self.is_newer(&image.path, &images)? || self.is_newer(&initrd.path, &initrds)? {
+                changed.push(kernel.version);
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Whether a file is newer than all of these copies, and its content is that of none. Most files are older,
+    /// which costs no reading.
+    fn is_newer(&self, source: &Path, copies: &[&str]) -> Result<bool> {
+        let time = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+        let newest = copies
+            .iter()
+            .filter_map(|copy| time(&self.files.path_of(copy)));
+        if newest.max() >= time(source) {
+            return Ok(false);
+        }
+        let digest = digest(source)?;
+        Ok(!copies.iter().any(|copy| copy.ends_with(&digest[..DIGITS])))
     }
 
     /// Copies kernels to their places on the boot partition, unless they are there, and returns what the
@@ -202,10 +246,14 @@ impl Store<'_> {
         &self,
         kind: &str,
         version: &str,
-        source: PathBuf,
+        file: File,
         files: &mut Vec<KernelFile>,
         replace: &mut dyn FnMut(&Path) -> Result<Option<PathBuf>>,
     ) -> Result<String> {
+        let source = match file {
+            File::New(source) => source,
+            File::Copied(path) => return Ok(path),
+        };
         let place = |source: &Path| -> Result<(String, PathBuf, bool)> {
             let digest = digest(source)?;
             let path = format!("/{KERNELS}/{kind}-{version}-{}", &digest[..DIGITS]);
@@ -308,7 +356,7 @@ fn is_damaged(path: &Path) -> Result<bool> {
 /// SHA-256 of a file's content, as hexadecimal digits.
 fn digest(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
-    File::open(path)
+    fs::File::open(path)
         .and_then(|mut file| io::copy(&mut file, &mut hash))
         .with_context(|| format!("cannot read {}", path.display()))?;
     Ok(format!("{:x}", hash.finalize()))

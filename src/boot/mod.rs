@@ -30,6 +30,7 @@ use files::{ENTRIES, Files};
 use kernels::{KERNELS, Store};
 use loader::{Loader, detect};
 use next::{Next, Why};
+use root::Root;
 
 pub use kernels::{Kernels, Known, Replace};
 pub use loader::grubenv;
@@ -166,6 +167,13 @@ impl BootPartition {
         replace: &mut Replace,
     ) -> Result<Kernels> {
         self.store().kernels_of(tx, root, known, replace)
+    }
+
+    /// See [`Store::changed`].
+    pub fn changed_kernels(&self, entries: &[Entry]) -> Result<Vec<String>> {
+        let root = Root::at(Path::new("/"));
+        let root = root.with_boot(self.files.dir()).running(true);
+        self.store().changed(&root, entries)
     }
 
     /// See [`Store::store`].

@@ -13,8 +13,16 @@ use crate::model::kernel_options::without_ours;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kernel {
     pub version: String,
-    pub image: Option<PathBuf>,
-    pub initrd: Option<PathBuf>,
+    pub image: Option<Source>,
+    pub initrd: Option<Source>,
+}
+
+/// A file of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub path: PathBuf,
+    /// Whether it is of this root for certain, and not of another one that has the boot partition as well.
+    pub is_own: bool,
 }
 
 pub struct Fstab {
@@ -91,12 +99,19 @@ impl<'a> Root<'a> {
         partition.is_some() && self.inside("boot") == partition
     }
 
-    fn image(&self, version: &str) -> Option<PathBuf> {
+    fn image(&self, version: &str) -> Option<Source> {
         let in_boot = self.file_in_boot(&[format!("vmlinuz-{version}")]);
-        in_boot.or_else(|| self.file(&format!("usr/lib/modules/{version}/vmlinuz")))
+        let in_modules = || {
+            let path = self.file(&format!("usr/lib/modules/{version}/vmlinuz"))?;
+            Some(Source { path, is_own: true })
+        };
+        match in_boot {
+            Some(file) if file.is_own => Some(file),
+            shared => in_modules().or(shared),
+        }
     }
 
-    fn initrd(&self, version: &str) -> Option<PathBuf> {
+    fn initrd(&self, version: &str) -> Option<Source> {
         // As Debian and Fedora name it.
         self.file_in_boot(&[
             format!("initrd.img-{version}"),
@@ -106,14 +121,17 @@ impl<'a> Root<'a> {
 
     /// The first of these in the root's own /boot or on the boot partition: first where its packages
     /// write.
-    fn file_in_boot(&self, names: &[String]) -> Option<PathBuf> {
+    fn file_in_boot(&self, names: &[String]) -> Option<Source> {
         let own = || {
             let mut names = names.iter();
-            names.find_map(|name| self.file(&format!("boot/{name}")))
+            let path = names.find_map(|name| self.file(&format!("boot/{name}")))?;
+            Some(Source { path, is_own: true })
         };
         let there = || {
             let mut paths = names.iter().map(|name| Some(self.boot?.join(name)));
-            paths.find_map(|path| path.filter(|path| path.is_file()))
+            let path = paths.find_map(|path| path.filter(|path| path.is_file()))?;
+            let is_own = self.is_running;
+            Some(Source { path, is_own })
         };
         if self.is_running {
             there().or_else(own)
@@ -250,7 +268,12 @@ mod tests {
             "initrd.img-6.5.0",
         ]);
         let kernels = Root::at(root.path()).with_boot(boot.path()).kernels();
-        let on_partition = |name: &str| Some(boot.path().join(name));
+        let on_partition = |name: &str| {
+            Some(Source {
+                path: boot.path().join(name),
+                is_own: false,
+            })
+        };
         let kernel = |version: &str, image, initrd| Kernel {
             version: version.to_owned(),
             image,
@@ -279,8 +302,10 @@ mod tests {
         ] {
             let system = Root::at(root.path()).with_boot(boot.path());
             let kernel = system.running(is_running).kernels().remove(0);
-            assert_eq!(kernel.image.unwrap(), image.join("vmlinuz-6.1"));
-            assert!(kernel.initrd.unwrap().starts_with(boot.path()));
+            assert_eq!(kernel.image.unwrap().path, image.join("vmlinuz-6.1"));
+            let initrd = kernel.initrd.unwrap();
+            assert!(initrd.path.starts_with(boot.path()));
+            assert_eq!(initrd.is_own, is_running);
         }
     }
 
@@ -310,7 +335,7 @@ mod tests {
             ["6.1.0-300-amd64", "6.1.0-240-amd64", "6.1.0-80-amd64"]
         );
         assert_eq!(kernels[0].initrd, None);
-        let initrd = fs::read_to_string(kernels[1].initrd.as_ref().unwrap());
+        let initrd = fs::read_to_string(&kernels[1].initrd.as_ref().unwrap().path);
         assert_eq!(initrd.unwrap(), "boot/initrd.img-6.1.0-240-amd64");
     }
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 use anyhow::bail;
 use tempfile::TempDir;
@@ -864,4 +865,63 @@ fn where_nothing_can_be_tried_the_newest_kernel_boots() {
     let (_dir, boot, system) = good_layer("set default=\"${saved_entry}\"\n");
     install(&system, "6.2");
     assert_eq!(update(&boot, &system), ("=6.2 @6.1=6.1".to_owned(), None));
+}
+
+#[test]
+fn a_layer_that_does_not_run_keeps_its_own_copies() {
+    let (dir, boot) = partition();
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("boot")).unwrap();
+    install(&system, "6.1");
+    refresh(&boot, &system, None, None);
+    let initrd = || {
+        let entry = boot
+            .entry_of(&"Base-0.1".parse().unwrap())
+            .unwrap()
+            .unwrap();
+        fs::read_to_string(boot.path_of(&entry.initrd)).unwrap()
+    };
+    // As of another layer, which has made it for itself on the partition that they share.
+    fs::remove_file(system.path().join("boot/initrd.img-6.1")).unwrap();
+    fs::write(dir.path().join("initrd.img-6.1"), "of another").unwrap();
+    refresh(&boot, &system, None, None);
+    assert_eq!(initrd(), "initrd.img 6.1");
+    // Nothing else is there of one that was never booted.
+    let other = publish(&boot, &system).initrd;
+    assert_eq!(
+        fs::read_to_string(boot.path_of(&other)).unwrap(),
+        "of another"
+    );
+}
+
+#[test]
+fn what_is_newer_than_all_copies_and_another_file_is_changed() {
+    let (_dir, boot) = partition();
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("boot")).unwrap();
+    install(&system, "6.1");
+    refresh(&boot, &system, None, None);
+    let changed = || {
+        let entries = boot.entries_of(&"Base-0.1".parse().unwrap()).unwrap();
+        let root = Root::at(system.path());
+        boot.store().changed(&root, &entries).unwrap()
+    };
+    assert!(changed().is_empty());
+    let initrd = system.path().join("boot/initrd.img-6.1");
+    let make_newer = || {
+        let file = fs::File::options().append(true).open(&initrd).unwrap();
+        file.set_modified(SystemTime::now() + Duration::from_secs(60))
+            .unwrap();
+    };
+    // Made anew with the same content.
+    make_newer();
+    assert!(changed().is_empty());
+    fs::write(&initrd, "anew").unwrap();
+    make_newer();
+    assert_eq!(changed(), ["6.1"]);
+    refresh(&boot, &system, None, None);
+    assert!(changed().is_empty());
+    // The hook of its package has failed.
+    install(&system, "6.2");
+    assert_eq!(changed(), ["6.2"]);
 }

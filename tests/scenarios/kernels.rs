@@ -1,16 +1,23 @@
-//! Kernels come and go by the package manager of a layer that runs, and each layer boots its own.
+//! Kernels come and go by the package manager of a layer that runs. Each layer boots its own, and a new one
+//! only when it has come up.
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde_json::{Value, json};
 
 use crate::claims::json;
-use crate::vm::guest::script;
+use crate::vm::guest::{script, script_with};
 use crate::vm::verbs::{KILLED, STEPS_MAX};
-use crate::vm::{Disk, Host, Loader, Vm, store};
+use crate::vm::{Disk, Host, HostDisk, Loader, PANIC, Vm, create_overlay, store};
 
-scenarios![;
+scenarios![
+    a_new_initramfs_is_tried_and_one_that_panics_is_given_up;
     long:
+    a_new_kernel_is_tried_and_what_fails_is_given_up,
+    a_new_kernel_is_tried_and_what_panics_is_given_up_by_systemd_boot,
+    a_new_initramfs_is_tried_and_one_that_panics_is_given_up_where_grub_reads_the_entries,
     kernels_of_a_running_layer_are_updated_and_removed_for_it_alone,
     a_refresh_that_is_killed_leaves_entries_that_boot,
 ];
@@ -19,6 +26,8 @@ scenarios![;
 const SLOW: Duration = Duration::from_secs(1200);
 /// The release whose kernel is newer than that of the host.
 const NEWER: &str = "trixie-backports";
+/// What a machine says whose layer does not come up in time.
+const GIVEN_UP: &str = "the layer on trial did not come up, restarting";
 
 /// The packages of another kernel, as a tar archive.
 fn other_kernel() -> Result<PathBuf> {
@@ -29,25 +38,152 @@ fn other_kernel() -> Result<PathBuf> {
     Ok(directory.join("kernel.tar"))
 }
 
-fn kernels_of_a_running_layer_are_updated_and_removed_for_it_alone() -> Result<()> {
-    let disk = Host::prepared()?.disk("kernels")?;
-    let packages = vec![Disk::raw_read_only(&other_kernel()?, "packages")];
-    let mut vm = disk.boot_with("update", packages)?;
-    vm.log_in()?;
+/// A running host, and another kernel installed in its layer: the versions of both.
+fn updated(loader: Loader, name: &str) -> Result<(HostDisk, Vm, String, String)> {
+    let (disk, mut vm) = Host::running_unattended(loader, name)?;
+    let packages = disk.path().with_file_name("packages.qcow2");
+    create_overlay(&packages, &other_kernel()?, "raw")?;
+    vm.plug(&Disk::writable(&packages, "packages"))?;
     let old = vm.ok("uname -r")?;
-    vm.ok_for(
-        "mkdir /root/packages && tar -xf /dev/disk/by-id/virtio-packages -C /root/packages && \
-         export DEBIAN_FRONTEND=noninteractive && \
-         dpkg --install /root/packages/linux-base_*.deb && dpkg --install /root/packages/*.deb",
-        SLOW,
-    )?;
+    vm.ok_for(&script("install-kernel")?, SLOW)?;
     let new = vm.ok("ls /usr/lib/modules | grep -vxF $(uname -r)")?;
-    let both = vec![
-        entry("", "Base-0.1", &new),
-        entry(&format!("@{old}"), "Base-0.1", &old),
-    ];
-    let other = entry("", "Base-0.2", &old);
+    is_on_trial(&mut vm, &old, &new)?;
+    Ok((disk, vm, old, new))
+}
+
+fn a_new_kernel_is_tried_and_what_fails_is_given_up() -> Result<()> {
+    let (_disk, mut vm, old, new) = updated(Loader::Grub, "kernel-grub")?;
+    for kind in ["unhealthy", "hanging"] {
+        vm.ok(&script_with("harm-kernel", &[kind, &new])?)?;
+        let again = format!("boot default --tries 1 --kernel {new} Base-0.1");
+        vm.ok(&format!("imgbased-helper {again}"))?;
+        vm.type_line("systemctl reboot")?;
+        vm.wait_for(GIVEN_UP)?;
+        vm.log_in()?;
+        is_given_up(&mut vm, &old, &new, 1)?;
+    }
+    vm.ok(&script_with("harm-kernel", &["none", &new])?)?;
+    // The package manager's clean-up does not take the last kernel that is known to come up.
+    vm.ok(&format!("imgbased-helper boot refresh --removed {old}"))?;
+    let kept = [entry("", &old), other_entry(&new)];
+    assert_eq!(entries_of(&mut vm, "Base-0.1")?, kept);
+    vm.ok(&format!(
+        "imgbased-helper boot default --kernel {new} Base-0.1"
+    ))?;
+    comes_up(&mut vm, &new)?;
+
+    let removed = format!("dpkg --purge linux-image-cloud-amd64 linux-image-{old}");
+    vm.ok_for(&removed, SLOW)?;
+    assert_eq!(entries_of(&mut vm, "Base-0.1")?, [entry("", &new)]);
+    assert_eq!(vm.ok("imgbased-helper check")?, "");
+    restart(&mut vm)?;
+    assert_runs(&mut vm, "Base-0.1", &new)
+}
+
+fn a_new_kernel_is_tried_and_what_panics_is_given_up_by_systemd_boot() -> Result<()> {
+    let (_disk, mut vm, old, new) = updated(Loader::SystemdBoot, "kernel-systemd-boot")?;
+    comes_up(&mut vm, &new)?;
+    let both = [entry("", &new), other_entry(&old)];
     assert_eq!(entries_of(&mut vm, "Base-0.1")?, both);
+    panics(&mut vm, &new)
+}
+
+fn a_new_initramfs_is_tried_and_one_that_panics_is_given_up() -> Result<()> {
+    try_initramfs(Loader::Grub, "initramfs-grub")
+}
+
+fn a_new_initramfs_is_tried_and_one_that_panics_is_given_up_where_grub_reads_the_entries()
+-> Result<()> {
+    try_initramfs(Loader::GrubOnUefi, "initramfs-uefi")
+}
+
+fn try_initramfs(loader: Loader, name: &str) -> Result<()> {
+    let (_disk, mut vm) = Host::running_unattended(loader, name)?;
+    let version = vm.ok("uname -r")?;
+    // The same archive and one more, as microcode is put before it.
+    vm.ok(
+        "cd / && initrd=$(readlink -f /boot/imgbased/initrd-$(uname -r)-*) && \
+         echo etc/hostname | cpio --quiet -o -H newc >/run/more && \
+         cat $initrd /run/more >/boot/initrd.img-$(uname -r) && imgbased-helper boot refresh",
+    )?;
+    is_on_trial(&mut vm, &version, &version)?;
+    comes_up(&mut vm, &version)?;
+    panics(&mut vm, &version)
+}
+
+/// Has an initramfs of the kernel that runs be replaced by one that panics.
+fn panics(vm: &mut Vm, version: &str) -> Result<()> {
+    vm.ok("echo 1 >/etc/kernel/tries")?;
+    vm.ok(&script_with("harm-kernel", &["panicking", version])?)?;
+    vm.ok("imgbased-helper boot refresh")?;
+    is_on_trial(vm, version, version)?;
+    vm.type_line("systemctl reboot")?;
+    vm.wait_for(PANIC)?;
+    vm.log_in()?;
+    is_given_up(vm, version, version, 1)
+}
+
+/// Base-0.1 is the default with its old kernel, and the new one is on trial.
+fn is_on_trial(vm: &mut Vm, old: &str, new: &str) -> Result<()> {
+    let status = json(vm, "status")?;
+    assert_eq!(status["default"], "Base-0.1");
+    assert_eq!(status["trial"]["kernel"], new);
+    assert_eq!(status["next"], format!("imgbased-Base-0.1@{new}, on trial"));
+    let entries = entries_of(vm, "Base-0.1")?;
+    ensure!(entries.contains(&entry("", old)), "{entries:?}");
+    ensure!(entries.contains(&other_entry(new)), "{entries:?}");
+    Ok(())
+}
+
+/// Restarts into the kernel on trial, which becomes the one that the layer boots.
+fn comes_up(vm: &mut Vm, new: &str) -> Result<()> {
+    restart(vm)?;
+    assert_runs(vm, "Base-0.1", new)?;
+    ensure!(vm.ok("cat /proc/cmdline")?.contains("imgbased.trial"));
+    let status = json(vm, "status")?;
+    assert_eq!(status["default"], "Base-0.1");
+    assert_eq!(status["trial"], Value::Null);
+    assert_eq!(status["failed"], json!([]));
+    assert_eq!(status["next"], "imgbased-Base-0.1");
+    let entries = entries_of(vm, "Base-0.1")?;
+    assert_eq!(
+        entries.iter().find(|entry| entry.0 == "imgbased-Base-0.1"),
+        Some(&entry("", new))
+    );
+    assert_eq!(vm.ok("imgbased-helper check")?, "");
+    Ok(())
+}
+
+/// The old kernel runs and is the default, and the host tells of the new one.
+fn is_given_up(vm: &mut Vm, old: &str, new: &str, tries: u64) -> Result<()> {
+    assert_runs(vm, "Base-0.1", old)?;
+    ensure!(!vm.ok("cat /proc/cmdline")?.contains("imgbased.trial"));
+    let status = json(vm, "status")?;
+    assert_eq!(status["default"], "Base-0.1");
+    assert_eq!(status["trial"], Value::Null);
+    assert_eq!(status["next"], "imgbased-Base-0.1");
+    let failed = &status["failed"][0]["failed_kernels"][0];
+    assert_eq!(failed["kernel"], new);
+    assert_eq!(failed["tries"], tries);
+    let said = format!("Linux {new} of Base-0.1 did not come up in {tries} tries");
+    for told in ["cat /run/motd.d/imgbased", "journalctl --boot --no-pager"] {
+        ensure!(vm.ok(told)?.contains(&said), "{told}");
+    }
+    let entries = entries_of(vm, "Base-0.1")?;
+    ensure!(entries.contains(&entry("", old)), "{entries:?}");
+    ensure!(entries.contains(&other_entry(new)), "{entries:?}");
+    assert_eq!(vm.ok("imgbased-helper check")?, "");
+    Ok(())
+}
+
+fn restart(vm: &mut Vm) -> Result<()> {
+    vm.type_line("systemctl reboot")?;
+    vm.log_in()
+}
+
+fn kernels_of_a_running_layer_are_updated_and_removed_for_it_alone() -> Result<()> {
+    let (_disk, mut vm, old, new) = updated(Loader::Grub, "kernels")?;
+    let other = entry_of("Base-0.2", "", &old);
     assert_eq!(
         entries_of(&mut vm, "Base-0.2")?,
         std::slice::from_ref(&other)
@@ -60,31 +196,25 @@ fn kernels_of_a_running_layer_are_updated_and_removed_for_it_alone() -> Result<(
     let mounts = vm.ok("findmnt --raw")?;
     vm.ok_for("imgbased-helper boot refresh", SLOW)?;
     assert_eq!(vm.ok("findmnt --raw")?, mounts);
-    assert_eq!(entries_of(&mut vm, "Base-0.1")?, both);
+    is_on_trial(&mut vm, &old, &new)?;
     let copies = vm.ok(&format!("ls /boot/imgbased/initrd-{new}-*"))?;
     assert_eq!(copies.lines().count(), 1, "{copies}");
-    vm.ok("imgbased-helper check")?;
-    vm.power_off()?;
+    assert_eq!(vm.ok("imgbased-helper check")?, "");
+    comes_up(&mut vm, &new)?;
 
-    let mut vm = disk.boot("updated")?;
-    vm.log_in()?;
-    assert_runs(&mut vm, "Base-0.1", &new)?;
     vm.ok_for(
         &format!("dpkg --purge linux-image-cloud-amd64 linux-image-{old}"),
         SLOW,
     )?;
-    assert_eq!(entries_of(&mut vm, "Base-0.1")?, both[..1]);
+    assert_eq!(entries_of(&mut vm, "Base-0.1")?, [entry("", &new)]);
     assert_eq!(entries_of(&mut vm, "Base-0.2")?, [other]);
-    vm.ok("imgbased-helper check")?;
+    assert_eq!(vm.ok("imgbased-helper check")?, "");
     // The last kernel of the layer has no entry to spare.
     vm.ok(&format!("imgbased-helper boot refresh --removed {new}"))?;
-    assert_eq!(entries_of(&mut vm, "Base-0.1")?, both[..1]);
+    assert_eq!(entries_of(&mut vm, "Base-0.1")?, [entry("", &new)]);
     // The package has written another grub.cfg, with a menu that is not on the serial line.
     vm.ok("imgbased-helper boot try Base-0.2")?;
-    vm.power_off()?;
-
-    let mut vm = disk.boot("other")?;
-    vm.log_in()?;
+    restart(&mut vm)?;
     assert_runs(&mut vm, "Base-0.2", &old)
 }
 
@@ -116,9 +246,19 @@ fn a_refresh_that_is_killed_leaves_entries_that_boot() -> Result<()> {
 /// An entry's id, its layer, and its kernel's version, as `boot list` has them.
 type Row = (String, String, String);
 
-fn entry(id: &str, layer: &str, version: &str) -> Row {
+/// The entry by which Base-0.1 boots by itself.
+fn entry(end: &str, version: &str) -> Row {
+    entry_of("Base-0.1", end, version)
+}
+
+/// That of another one of its kernels.
+fn other_entry(version: &str) -> Row {
+    entry(&format!("@{version}"), version)
+}
+
+fn entry_of(layer: &str, end: &str, version: &str) -> Row {
     (
-        format!("imgbased-{layer}{id}"),
+        format!("imgbased-{layer}{end}"),
         layer.to_owned(),
         version.to_owned(),
     )
