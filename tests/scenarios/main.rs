@@ -11,6 +11,7 @@ mod scenario;
 #[path = "../vm/mod.rs"]
 mod vm;
 
+mod adoption;
 mod boot;
 mod claims;
 mod early;
@@ -32,6 +33,7 @@ use scenario::{Scenario, Selection};
 fn all() -> Vec<Scenario> {
     [
         prepare::SCENARIOS,
+        adoption::SCENARIOS,
         images::SCENARIOS,
         early::SCENARIOS,
         loaders::SCENARIOS,

@@ -1,0 +1,123 @@
+//! A system that an installer has made is taken over while it runs.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::claims::{has_root, is_refused, json};
+use crate::vm::guest::script;
+use crate::vm::{Host, Loader, Start, Vm};
+
+scenarios![
+    an_installed_system_on_a_thin_volume_is_adopted;
+    long:
+    debian_with_its_own_grub_configuration_is_adopted,
+];
+
+/// For a copy of a whole system, under software emulation.
+const SLOW: Duration = Duration::from_secs(600);
+
+fn an_installed_system_on_a_thin_volume_is_adopted() -> Result<()> {
+    let (disk, mut vm) = Host::running(Loader::Grub, "adopt")?;
+    vm.ok_for(&script("make-installed")?, SLOW)?;
+    let before = vm.ok("lvm lvs --noheadings -o lv_name,lv_tags,lv_size,lv_uuid Installed/root; sha256sum /mnt/root/etc/mark")?;
+    // While it is mounted, as / is on a host that is taken over.
+    let adopted = vm.ok_for(
+        "imgbased-helper layout init --from /mnt/root --name node-4.5-1",
+        SLOW,
+    )?;
+    ensure!(adopted.ends_with("node-4.5-1\nnode-4.5-1+1"), "{adopted}");
+    assert_eq!(
+        vm.ok("lvm lvs --noheadings -o lv_name,lv_tags,lv_size,lv_uuid Installed/root; sha256sum /mnt/root/etc/mark")?,
+        before
+    );
+    vm.ok("umount /mnt/root")?;
+    assert_eq!(
+        vm.ok("lvm vgs --noheadings -o vg_tags Installed; lvm lvs --noheadings -o lv_tags Installed/pool")?
+            .replace(' ', ""),
+        "imgbased:vg\nimgbased:pool"
+    );
+    let again = vm.run("imgbased-helper layout init --from Installed/node-4.5-1")?;
+    ensure!(
+        again.status == 1 && again.text.contains("is managed already"),
+        "{again:?}"
+    );
+    let found = vm.run("imgbased-helper --vg Installed check")?;
+    ensure!(
+        found.text.lines().all(|line| line.starts_with("pool: ")),
+        "{found:?}"
+    );
+    // Without a try that is counted: GRUB boots no entry on trial by default.
+    vm.ok("imgbased-helper --vg Installed boot default --tries 0 node-4.5-1+1")?;
+    vm.power_off()?;
+
+    let mut vm = disk.boot_with("adopted", vec![disk.existing("spare")])?;
+    vm.log_in()?;
+    assert_eq!(
+        vm.ok("cat /etc/mark && imgbased-helper --vg Installed layer current")?,
+        "installed\nnode-4.5-1+1"
+    );
+    // A group of imgbased has tags, but no base of a layer, no digest and no entry.
+    vm.ok(
+        "for lv in Base-7 Base-7.1; do lvm lvcreate -y -s -n $lv Installed/root; done && \
+           lvm lvchange -pr --addtag imgbased:base Installed/Base-7 && \
+           lvm lvchange --addtag imgbased:layer Installed/Base-7.1",
+    )?;
+    assert_eq!(
+        vm.ok_for("imgbased-helper --vg Installed layer add Base-7", SLOW)?,
+        "Base-7.2"
+    );
+    assert_eq!(
+        vm.ok_for("imgbased-helper --vg Installed layer add node-4.5-1", SLOW)?,
+        "node-4.5-1+2"
+    );
+    let layout = vm.ok("imgbased-helper --vg Installed layout --json")?;
+    ensure!(layout.contains("\"Base-7.1\""), "{layout}");
+    Ok(())
+}
+
+/// Its own entry stays the default, and what a trial falls back to, until the first layer has come up.
+fn debian_with_its_own_grub_configuration_is_adopted() -> Result<()> {
+    let (disk, mut vm) = Host::running(Loader::Grub, "stock")?;
+    vm.ok_for(&script("make-stock")?, SLOW)?;
+    vm.power_off()?;
+
+    let start = Start {
+        restarts: true,
+        ..Start::default()
+    };
+    let mut vm = Vm::start("stock-installed", &[disk.existing("spare")], &start)?;
+    vm.log_in()?;
+    let adopt = "layout init --from / --name node-1-1";
+    let next =
+        |vm: &mut Vm| Ok::<_, anyhow::Error>(json(vm, "--vg Debian status")?["next"].clone());
+
+    // Its grub.cfg was made before our package came.
+    is_refused(&mut vm, adopt, "update-grub")?;
+    vm.ok("update-grub")?;
+    // What boots now is in no variable.
+    is_refused(&mut vm, adopt, "grub-set-default")?;
+    let id = vm.ok(
+        "sed -i s/^GRUB_DEFAULT=.*/GRUB_DEFAULT=saved/ /etc/default/grub && update-grub 2>/dev/null && \
+         id=$(sed -n \"s/.*menuentry_id_option '\\(gnulinux-simple-[^']*\\)'.*/\\1/p\" /boot/grub/grub.cfg) && \
+         grub-set-default $id && echo $id",
+    )?;
+    vm.ok_for(&format!("imgbased-helper {adopt}"), SLOW)?;
+    assert_eq!(next(&mut vm)?, format!("another system, {id}"));
+    let said = vm.ok("imgbased-helper --vg Debian boot default --tries 1 node-1-1+1")?;
+    ensure!(said.contains(&format!("then {id} boots again")), "{said}");
+    vm.ok("update-grub")?;
+    assert_eq!(next(&mut vm)?, "imgbased-Debian-node-1-1+1_, on trial");
+
+    // The layer comes up, and is the default from then on.
+    vm.type_line("systemctl reboot")?;
+    vm.log_in()?;
+    has_root(&mut vm, "Debian", "node-1-1+1")?;
+    let status = json(&mut vm, "status")?;
+    assert_eq!(status["default"], "node-1-1+1");
+    assert_eq!(status["trial"], Value::Null);
+    vm.ok("update-grub")?;
+    assert_eq!(next(&mut vm)?, "imgbased-Debian-node-1-1+1_");
+    Ok(())
+}
