@@ -107,6 +107,8 @@ pub fn list(context: &Context) -> Result<()> {
         entries: entries.iter().filter_map(view).collect(),
     };
     context.show(&list, || {
+        let ids = list.entries.iter().map(|entry| entry.id.len());
+        let width = ids.max().unwrap_or(0);
         let rows = list.entries.iter().map(|entry| {
             let trial = text::shown(entry.trial.as_ref());
             let failure = text::shown(entry.failure.as_ref());
@@ -119,8 +121,11 @@ pub fn list(context: &Context) -> Result<()> {
                 (entry.failure.is_some(), &failure),
                 (!entry.bootable, "cannot boot; see `imgbased-helper check`"),
             ]);
-            let kernel = &entry.kernel;
-            (entry.name.clone(), format!("Linux {kernel}  {marks}"))
+            let (id, kernel) = (&entry.id, &entry.kernel);
+            (
+                entry.name.clone(),
+                format!("{id:width$}  Linux {kernel}  {marks}"),
+            )
         });
         let loader = format!("{}: {}\n", boot.loader.name(), boot.loader_reason);
         let problem = next

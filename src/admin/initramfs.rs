@@ -80,20 +80,22 @@ impl Maker<'_> {
         version: &str,
         found: &Path,
     ) -> Result<Option<PathBuf>> {
-        if has_module(found)? {
-            return Ok(None);
-        }
         let shown = found.display();
+        let reason = match modules(found)? {
+            Ok(modules) if modules.iter().any(|module| module == MODULE) => return Ok(None),
+            Ok(_) => format!("it has no dracut module {MODULE}"),
+            Err(error) => format!("lsinitrd(1) cannot read it: {error:#}"),
+        };
         for needed in ["usr/bin/dracut", "usr/lib/dracut/modules.d/50imgbased"] {
             ensure!(
                 self.root.join(needed).exists(),
-                "{shown} cannot boot a layer, it has no dracut module {MODULE}, and the root has no \
-                 /{needed} to make one that can: install dracut and imgbased-helper in it"
+                "{shown} cannot boot a layer, {reason}, and the root has no /{needed} to make one that can: \
+                 install dracut and imgbased-helper in it"
             );
         }
         if tx.is_dry_run() {
             comment(&format!(
-                "{shown} has no dracut module {MODULE}: dracut makes another"
+                "{shown} cannot boot a layer, {reason}: dracut makes another"
             ))?;
             return Ok(None);
         }
@@ -101,6 +103,7 @@ impl Maker<'_> {
         if self.chroot.is_none() {
             self.chroot = Some(prepare(tx, self.root, &dir)?);
         }
+        log::warn!("{shown} is not used, {reason}; dracut makes another, which can take minutes");
         let inside = format!("/run/initrd-{version}");
         let dracut = Cmd::new("chroot")
             .arg(&dir)
@@ -108,10 +111,10 @@ impl Maker<'_> {
             .args(["--no-hostonly", "--no-hostonly-cmdline"])
             .args([&inside, version]);
         tx.run(&dracut)
-            .with_context(|| format!("{shown} has no dracut module {MODULE}"))?;
+            .with_context(|| format!("{shown} cannot boot a layer, {reason}"))?;
         let made = dir.join(inside.trim_start_matches('/'));
         ensure!(
-            has_module(&made)?,
+            modules(&made)?.is_ok_and(|modules| modules.iter().any(|module| module == MODULE)),
             "dracut makes no initramfs with the module {MODULE} of this root; \
              /etc/dracut.conf.d in it may omit it"
         );
@@ -119,12 +122,12 @@ impl Maker<'_> {
     }
 }
 
-/// One that dracut's own tool cannot read has no modules.
-fn has_module(initramfs: &Path) -> Result<bool> {
+/// The dracut modules of an initramfs, or why dracut's own tool cannot tell.
+fn modules(initramfs: &Path) -> Result<Result<Vec<String>>> {
     let list = Cmd::new("lsinitrd").arg("--mod").arg(initramfs);
     list.check_installed()?;
-    let list = list.run();
-    Ok(list.is_ok_and(|list| list.lines().any(|line| line.trim() == MODULE)))
+    let lines = |text: String| text.lines().map(|line| line.trim().to_owned()).collect();
+    Ok(list.run().map(lines))
 }
 
 /// Mounts the root at `dir` with what dracut needs; nothing can be written to it, but to /run and /tmp,

@@ -1,7 +1,9 @@
 //! All entries of a boot partition, and those of one layer or base.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -27,13 +29,24 @@ fn read(files: &Files, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>> {
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         match Entry::parse(id, &String::from_utf8_lossy(&text)) {
             Ok(entry) => entries.extend(entry),
-            Err(error) => log::warn!("{error:#}"),
+            Err(error) => warn_once(&format!("{error:#}")),
         }
     }
     Entry::sort(&mut entries);
     // One that was interrupted while it was renamed has two names.
     entries.dedup_by(|a, b| a.id == b.id);
     Ok(entries)
+}
+
+/// Each verb reads the entries several times.
+fn warn_once(problem: &str) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let is_new = TOLD
+        .lock()
+        .is_ok_and(|mut told| told.insert(problem.to_owned()));
+    if is_new {
+        log::warn!("{problem}");
+    }
 }
 
 /// The entries of the layers and bases of one group.
@@ -61,7 +74,10 @@ impl Entries<'_> {
 
     fn in_the_way(&self, path: &Path, layer: &LvName) -> String {
         let (path, vg) = (path.display(), self.vg);
-        format!("{path} is in the way: it is no boot entry of {vg}/{layer}")
+        format!(
+            "{path} is in the way: it is no boot entry of {vg}/{layer}, or of one whose name differs only in \
+             upper and lower case, which FAT does not tell apart; move it away or choose another name"
+        )
     }
 
     /// Whether another program, such as grub-mkconfig or grubby, has changed the entry of a layer or base

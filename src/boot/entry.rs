@@ -228,15 +228,16 @@ impl Entry {
             return Ok(None);
         };
         let check = || -> Result<()> {
-            ensure!(
-                plain(&entry.title) == entry.title,
-                "its title has characters that end a menu entry"
-            );
-            let paths = entry.initrds().chain([entry.id.as_str(), &entry.linux]);
-            ensure!(
-                paths.into_iter().all(is_path),
-                "its name or a path has characters that end a menu entry"
-            );
+            if let Some(bad) = entry.title.chars().find(|c| !is_plain(*c)) {
+                bail!("its title has {bad:?}, which would end an entry of GRUB's menu");
+            }
+            for path in entry.initrds().chain([entry.id.as_str(), &entry.linux]) {
+                if let Some(bad) = path.chars().find(|c| !is_of_path(*c)) {
+                    bail!(
+                        "its name or path {path} has {bad:?}, which would end an entry of GRUB's menu"
+                    );
+                }
+            }
             check_options(&entry.options)
         };
         check().with_context(|| format!("the boot entry {id} is not used"))?;
@@ -407,20 +408,17 @@ pub fn plain_title(text: &str) -> String {
 /// A title with question marks for what would end it in GRUB's script.
 fn plain(text: &str) -> String {
     text.chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || " _.,:+@~/()[]?-".contains(c) {
-                c
-            } else {
-                '?'
-            }
-        })
+        .map(|c| if is_plain(c) { c } else { '?' })
         .collect()
 }
 
-/// Whether GRUB's script takes the text as one word.
-fn is_path(text: &str) -> bool {
-    text.chars()
-        .all(|c| c.is_ascii_alphanumeric() || "_.,:+@~/-".contains(c))
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || " _.,:+@~/()[]?-".contains(c)
+}
+
+/// Whether GRUB's script takes a word with that character as one.
+fn is_of_path(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "_.,:+@~/-".contains(c)
 }
 
 #[cfg(test)]

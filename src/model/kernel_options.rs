@@ -14,11 +14,13 @@ const TRIAL: &str = "imgbased.trial";
 
 /// Whatever fails on trial, the host restarts, and the boot loader goes on to another entry. These come
 /// last: of several equal options the last counts.
-const RESTART: [&str; 4] = [
+const RESTART: [&str; 5] = [
     "imgbased.onfail=reboot",
     "panic=30",
     "rd.shell=0",
     "rd.emergency=reboot",
+    // Of a watchdog device, where there is one (systemd(1)).
+    "systemd.watchdog_sec=2min",
 ];
 
 /// The words of kernel options as they stand, quotes and all. White space in quotes is a part of
@@ -158,7 +160,7 @@ mod tests {
         assert_eq!(
             trial,
             "imgbased.layer=L imgbased.vg=V imgbased.trial quiet imgbased.onfail=shell panic=0 \
-             imgbased.onfail=reboot panic=30 rd.shell=0 rd.emergency=reboot"
+             imgbased.onfail=reboot panic=30 rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=2min"
         );
         assert!(is_trial(&trial) && !is_trial(plain));
         assert_eq!(on_trial(&trial), trial);

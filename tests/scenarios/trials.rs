@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::claims::{has_root, is_clean, is_refused, json};
 use crate::vm::guest::{script, script_with};
-use crate::vm::{Disk, Host, Loader, PANIC, Rescue, Vm};
+use crate::vm::{Disk, Host, Loader, PANIC, Rescue, Start, Vm};
 
 /// What the initramfs says of a layer without a filesystem.
 const WIPED: &str = "HostVG-Base--0.2 holds no filesystem";
@@ -47,6 +47,7 @@ scenarios![
     where_the_default_is_gone_grub_boots_what_has_come_up,
     where_the_default_is_gone_grub_that_reads_the_entries_boots_what_has_come_up,
     a_default_that_fails_as_well_stops_the_host,
+    a_layer_that_hangs_so_hard_that_no_unit_runs_is_restarted_by_a_watchdog,
 ];
 
 fn a_layer_that_comes_up_becomes_the_default_and_boots_when_it_was_repaired() -> Result<()> {
@@ -326,6 +327,24 @@ fn a_default_that_fails_as_well_stops_the_host() -> Result<()> {
         "{said}"
     );
     Ok(())
+}
+
+/// systemd stands still, and answers the watchdog no more.
+fn a_layer_that_hangs_so_hard_that_no_unit_runs_is_restarted_by_a_watchdog() -> Result<()> {
+    let disk = Host::prepared()?.disk("trial-watchdog")?;
+    let start = Start {
+        restarts: true,
+        has_watchdog: true,
+        ..Start::default()
+    };
+    let mut vm = disk.start("once", Vec::new(), start)?;
+    vm.log_in()?;
+    vm.ok(&script_with("harm", &["frozen"])?)?;
+    vm.ok("imgbased-helper boot default --tries 1 Base-0.2")?;
+    vm.type_line("systemctl reboot")?;
+    vm.wait_for("Freezing execution")?;
+    vm.log_in()?;
+    is_given_up(&mut vm, 1)
 }
 
 fn restart(vm: &mut Vm) -> Result<()> {

@@ -133,6 +133,8 @@ pub struct Start<'a> {
     pub saved: Option<&'a Path>,
     /// The machine starts again when its system restarts or panics; it ends otherwise.
     pub restarts: bool,
+    /// There is a hardware watchdog, which resets the machine. No saved machine has one.
+    pub has_watchdog: bool,
     pub echo: Echo,
 }
 
@@ -152,6 +154,9 @@ impl Start<'_> {
         if let Some(saved) = self.saved {
             let file = format!("file:{}", saved.display());
             arguments.extend(["-incoming".into(), file.into()]);
+        }
+        if self.has_watchdog {
+            arguments.extend(["-device".into(), "i6300esb".into()]);
         }
         let action = if self.restarts { "reset" } else { "shutdown" };
         arguments.extend(["-action".into(), format!("reboot={action}").into()]);
