@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -375,10 +376,7 @@ fn find_in_boot_partition(
         let mut files = [&kernel.linux, &kernel.initrd].into_iter();
         boot.has_kernel(kernel) && files.all(|path| !damaged.contains(&boot.path_of(path)))
     };
-    if let Some(problem) = boot.want_of_room() {
-        let advice = "remove layers, or files that are not needed there".to_owned();
-        findings.add(&"boot partition", &problem, Repair::Advice(advice));
-    }
+    find_in_partition(&boot, findings);
     let entries = boot.entries()?;
     // Entries are not the same for what is the default.
     let damage = boot.damage_of_env()?;
@@ -470,6 +468,23 @@ fn find_in_boot_partition(
         findings.add(&path.display(), problem, Repair::RemoveFile(path.clone()));
     }
     Ok(())
+}
+
+/// What is wrong with the partition itself.
+fn find_in_partition(boot: &BootPartition, findings: &mut Findings) {
+    if let Some(problem) = boot.want_of_room() {
+        let advice = "remove layers, or files that are not needed there".to_owned();
+        findings.add(&"boot partition", &problem, Repair::Advice(advice));
+    }
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    if let Some(path) = boot.missing_boot_image(&cmdline) {
+        let problem = format!(
+            "does not have {path}, which runs: the boot loader has read another partition, unless that kernel was \
+             removed since"
+        );
+        let advice = "mount the one that it reads at /boot".to_owned();
+        findings.add(&"boot partition", &problem, Repair::Advice(advice));
+    }
 }
 
 /// Kernels of the layer that runs which its entries do not boot yet.

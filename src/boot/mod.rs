@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
+use crate::model::kernel_options::{self, BOOT_IMAGE};
 use crate::model::name::{LvName, VgName};
 use crate::sys::files::{directory, is_temporary, read_if_there};
 use crate::sys::mounts;
@@ -174,6 +175,15 @@ impl BootPartition {
         let root = Root::at(Path::new("/"));
         let root = root.with_boot(self.files.dir()).running(true);
         self.store().changed(&root, entries)
+    }
+
+    /// The path of the kernel that GRUB has read for the system with this command line, if it is one of our
+    /// copies and is not there: GRUB has read another partition, or that kernel was removed since.
+    pub fn missing_boot_image(&self, cmdline: &str) -> Option<String> {
+        let image = kernel_options::value(cmdline, BOOT_IMAGE)?;
+        let path = image.rsplit_once(')').map_or(image, |(_, path)| path);
+        let is_copy = path.starts_with(&format!("/{KERNELS}/"));
+        (is_copy && !self.files.has(path)).then(|| path.to_owned())
     }
 
     /// See [`Store::store`].

@@ -925,3 +925,24 @@ fn what_is_newer_than_all_copies_and_another_file_is_changed() {
     install(&system, "6.2");
     assert_eq!(changed(), ["6.2"]);
 }
+
+#[test]
+fn the_partition_has_the_kernel_that_was_read_from_it() {
+    let (_dir, boot) = partition();
+    let linux = publish(&boot, &system()).linux;
+    let other = "/imgbased/vmlinuz-6.1-0123456789abcdef";
+    for (cmdline, missing) in [
+        (format!("BOOT_IMAGE=(hd0,gpt2){linux} quiet"), None),
+        (format!("BOOT_IMAGE={linux}"), None),
+        (format!("BOOT_IMAGE=(hd0,gpt2){other} quiet"), Some(other)),
+        // Of another system, or of a loader that does not tell.
+        ("BOOT_IMAGE=(hd0,gpt2)/vmlinuz-6.1 quiet".to_owned(), None),
+        ("quiet".to_owned(), None),
+    ] {
+        assert_eq!(
+            boot.missing_boot_image(&cmdline).as_deref(),
+            missing,
+            "{cmdline}"
+        );
+    }
+}

@@ -6,6 +6,8 @@ pub const LAYER: &str = "imgbased.layer=";
 pub const VG: &str = "imgbased.vg=";
 /// Names that group by its UUID. With it no other group counts, whatever its name.
 pub const VGID: &str = "imgbased.vgid=";
+/// The kernel's file, as GRUB adds it.
+pub const BOOT_IMAGE: &str = "BOOT_IMAGE=";
 /// All that say which layer boots.
 const WHICH: [&str; 3] = [LAYER, VG, VGID];
 

@@ -488,6 +488,11 @@ fn a_trial_that_waits_for_a_person_restarts() -> Result<()> {
     vm.wait_for("Please enter passphrase")?;
     takes_too_long(vm)?;
 
+    // The system that was suspended to it is gone, as is the disk.
+    let cmdline = format!("{trial} resume=UUID={UUID}");
+    let vm = boot(&disk, "resume", &cmdline, Vec::new())?;
+    takes_too_long(vm)?;
+
     let image = RootImage::prepared()?;
     let initrd = image.initrd_without_systemd();
     let cmdline = format!("{trial} rd.break=pre-mount");
