@@ -376,7 +376,7 @@ fn find_in_boot_partition(
         let mut files = [&kernel.linux, &kernel.initrd].into_iter();
         boot.has_kernel(kernel) && files.all(|path| !damaged.contains(&boot.path_of(path)))
     };
-    find_in_partition(&boot, findings);
+    find_in_partition(context, &boot, findings);
     let entries = boot.entries()?;
     // Entries are not the same for what is the default.
     let damage = boot.damage_of_env()?;
@@ -471,10 +471,13 @@ fn find_in_boot_partition(
 }
 
 /// What is wrong with the partition itself.
-fn find_in_partition(boot: &BootPartition, findings: &mut Findings) {
+fn find_in_partition(context: &Context, boot: &BootPartition, findings: &mut Findings) {
     if let Some(problem) = boot.want_of_room() {
         let advice = "remove layers, or files that are not needed there".to_owned();
         findings.add(&"boot partition", &problem, Repair::Advice(advice));
+    }
+    if context.root != Path::new("/") {
+        return;
     }
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     if let Some(path) = boot.missing_boot_image(&cmdline) {
