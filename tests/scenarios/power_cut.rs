@@ -26,10 +26,10 @@ const HALVED_OF_SAMPLE: usize = 1;
 const MOUNT_BOOT: &str = "mount /dev/disk/by-id/virtio-host-part2 /boot";
 
 scenarios![
-    power_cuts_at_some_flushes_while_layers_change;
-    long:
+    power_cuts_at_some_flushes_while_layers_change,
     power_cuts_at_some_flushes_while_what_boots_changes,
-    some_verb_killed_after_some_step_and_the_machine_reset,
+    some_verb_killed_after_some_step_and_the_machine_reset;
+    long:
     power_cuts_while_a_layer_is_added,
     power_cuts_while_a_layer_is_removed,
     power_cuts_while_a_base_is_added,
