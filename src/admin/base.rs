@@ -102,6 +102,7 @@ fn fill(
     let target = Target {
         device,
         is_shared: plan.origin.is_some(),
+        unit: plan.unit,
         room,
     };
     let (path, compression, superblock) = match image {
@@ -255,6 +256,8 @@ struct Plan {
     content: u64,
     /// The base to start as a snapshot of, and its size.
     origin: Option<(LvName, u64)>,
+    /// See [`blocks::unit`].
+    unit: usize,
 }
 
 impl Plan {
@@ -296,6 +299,11 @@ impl Plan {
             kind,
             content,
             origin,
+            unit: match image {
+                Image::Filesystem { .. } => blocks::unit(pool.chunk_size, pool.zeroes)?,
+                // A filesystem that is made here knows what it has written.
+                Image::Tree(_) => blocks::BLOCK,
+            },
         })
     }
 }

@@ -349,6 +349,11 @@ fn find_in_pool(context: &Context, group: &Group, findings: &mut Findings) -> Re
         return Ok(());
     };
     let name: LvName = pool.name.parse()?;
+    if !pool.zeroes {
+        let problem = "does not zero new chunks: what was removed can show up in new volumes";
+        let advice = format!("`lvchange --zero y {}/{name}` has it zero them", group.name);
+        findings.add(&name, problem, Repair::Advice(advice));
+    }
     let threshold = context.lvm.auto_extension(&pool.profile)?;
     if threshold >= 100 {
         let problem =

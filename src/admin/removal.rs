@@ -150,7 +150,7 @@ fn last_good<'a>(good: &'a [LvName], removed: &[LvName]) -> Option<&'a LvName> {
     good.last().filter(|_| good.iter().all(is_removed))
 }
 
-/// What is booted, the default, on trial or boots next.
+/// What is booted, the default, on trial or boots next, or what others depend on.
 fn in_use(group: &Group, boot: &BootPartition) -> Result<Vec<InUse>> {
     let booted = view::booted(group)?.map(|name| (name, "booted"));
     let trial = boot.trial()?.filter(|trial| !trial.is_over());
@@ -160,10 +160,13 @@ fn in_use(group: &Group, boot: &BootPartition) -> Result<Vec<InUse>> {
     let default = chosen(boot.default_id()?, "the default");
     let once = chosen(boot.once_id()?, "what boots next");
     let trial = chosen(trial.map(|trial| trial.id), "on trial");
-    Ok([booted, default, once, trial]
-        .into_iter()
-        .flatten()
-        .collect())
+    let origins = group.volumes.iter().filter(|volume| volume.is_origin);
+    let origins = origins.map(|volume| {
+        let why = "the origin of a snapshot that would be lost with it (lvs(8) shows which)";
+        (volume.name.clone(), why)
+    });
+    let chosen = [booted, default, once, trial].into_iter().flatten();
+    Ok(chosen.chain(origins).collect())
 }
 
 fn refuse_used(names: &[LvName], in_use: &[InUse]) -> Result<()> {

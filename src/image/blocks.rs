@@ -14,14 +14,34 @@ use super::stream::Stream;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
 
-/// The unit of comparison in bytes: the smallest chunk of a thin pool (lvmthin(7)).
-const BLOCK: usize = 64 << 10;
+/// The unit of comparison in bytes, unless a pool needs another: its smallest chunk (lvmthin(7)).
+pub const BLOCK: usize = 64 << 10;
+
+/// The unit of comparison for a thin pool with chunks of this size, in bytes. A pool that does not zero new
+/// chunks fills what is not written with what was there before, so each chunk is written whole, or not at all.
+///
+/// Refuses chunks that cannot be written so.
+pub fn unit(chunk: u64, zeroes: bool) -> Result<usize> {
+    if zeroes {
+        return Ok(BLOCK);
+    }
+    let unit = usize::try_from(chunk).unwrap_or_default();
+    ensure!(
+        unit > 0 && direct::BUFFER % unit == 0,
+        "the thin pool does not zero new chunks, and those of {} KiB cannot be written whole; `lvchange --zero y` \
+         has it zero them",
+        chunk >> 10
+    );
+    Ok(unit)
+}
 
 /// A volume to be filled.
 pub struct Target<'a> {
     pub device: &'a Path,
     /// Whether it starts with the content of something else; if not, it is all zeros.
     pub is_shared: bool,
+    /// The size in bytes of what is written or not, of [`unit`].
+    pub unit: usize,
     /// How many bytes may be written at most.
     pub room: u64,
 }
@@ -130,14 +150,15 @@ impl<'a> Writer<'a> {
                 !is_zero(block)
             }
         };
+        let block_at = |at: usize| &new[at..new.len().min(at + self.target.unit)];
         let mut start = 0;
         while start < new.len() {
             let mut end = start;
-            while end < new.len() && differs(end, block_at(new, end)) {
-                end += block_at(new, end).len();
+            while end < new.len() && differs(end, block_at(end)) {
+                end += block_at(end).len();
             }
             if end == start {
-                start += block_at(new, start).len();
+                start += block_at(start).len();
                 continue;
             }
             self.written += (end - start) as u64;
@@ -159,10 +180,6 @@ impl<'a> Writer<'a> {
         self.direct.write_all_at(whole, offset)?;
         self.file.write_all_at(rest, offset + whole.len() as u64)
     }
-}
-
-fn block_at(buffer: &[u8], at: usize) -> &[u8] {
-    &buffer[at..buffer.len().min(at + BLOCK)]
 }
 
 /// Whether all bytes are zero.
@@ -213,6 +230,7 @@ mod tests {
             let target = Target {
                 device,
                 is_shared,
+                unit: BLOCK,
                 room,
             };
             let mut progress = Progress::new("", 1);
@@ -234,6 +252,51 @@ mod tests {
             .unwrap();
         assert!(fs::read(&target).unwrap()[..case.image.len()] == case.image);
         assert!(fs::metadata(&target).unwrap().blocks() * 512 < 2 << 20);
+    }
+
+    /// What is not written of a chunk is what was there before.
+    #[test]
+    fn chunks_that_are_not_zeroed_are_written_whole_or_not_at_all() {
+        let case = Case::new();
+        let chunk: u64 = 1 << 20;
+        let mut image = vec![0; SIZE];
+        image[(3 << 20) + BLOCK] = 1;
+        fs::write(case.dir.path().join("image"), &image).unwrap();
+        let mut stale = vec![0; SIZE];
+        stale[3 << 20..4 << 20].fill(0xa5);
+        let copy = |is_shared: bool, room: u64| {
+            let path = case.target(Some(if is_shared { &image[..3 << 20] } else { &stale }));
+            let target = Target {
+                device: &path,
+                is_shared,
+                unit: unit(chunk, false).unwrap(),
+                room,
+            };
+            let stream = Stream::open(&case.dir.path().join("image"), None).unwrap();
+            let (size, mut progress) = (SIZE as u64, Progress::new("", 1));
+            copy(stream, size, &target, &Interrupt::default(), &mut progress)?;
+            assert!(fs::read(&path).unwrap()[..SIZE] == image);
+            Ok::<_, anyhow::Error>(())
+        };
+        for is_shared in [false, true] {
+            copy(is_shared, chunk).unwrap();
+            assert!(copy(is_shared, chunk - 1).is_err());
+        }
+    }
+
+    #[test]
+    fn chunks_that_cannot_be_written_whole_are_refused() {
+        for (chunk, zeroes, expected) in [
+            (64 << 10, false, Some(64 << 10)),
+            (4 << 20, false, Some(4 << 20)),
+            (8 << 20, true, Some(BLOCK)),
+            (192 << 10, true, Some(BLOCK)),
+            (8 << 20, false, None),
+            (192 << 10, false, None),
+            (0, false, None),
+        ] {
+            assert_eq!(unit(chunk, zeroes).ok(), expected, "{chunk}");
+        }
     }
 
     #[test]
@@ -276,6 +339,7 @@ mod tests {
         let target = Target {
             device: &target,
             is_shared: false,
+            unit: BLOCK,
             room: u64::MAX,
         };
         let interrupt = Interrupt::default();

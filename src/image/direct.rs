@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// How much is read or written at once at most, in bytes.
-const BUFFER: usize = 4 << 20;
+pub const BUFFER: usize = 4 << 20;
 /// What the place in memory and in the file and the length have to be multiples of, in bytes: at most a
 /// page.
 pub const ALIGNMENT: usize = 4096;

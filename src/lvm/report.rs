@@ -149,7 +149,7 @@ fn empty(row: &Row, vg: &VgName) -> Result<Group> {
 fn volume(row: &VolumeRow) -> Result<Volume> {
     // lvs(8), "NOTES": the letters of the attributes, by their places.
     let attributes = row.lv_attr.as_bytes();
-    let &[kind, permission, _, _, state, _, _, _, _, skip] = attributes else {
+    let &[kind, permission, _, _, state, _, _, zero, _, skip] = attributes else {
         bail!("unexpected lv_attr from lvm2: {:?}", row.lv_attr);
     };
     let tags = tags(row.lv_tags);
@@ -168,6 +168,8 @@ fn volume(row: &VolumeRow) -> Result<Volume> {
         active: !matches!(state, b'-' | b'h' | b'X'),
         writable: permission != b'r',
         skips_activation: skip == b'k',
+        is_origin: matches!(kind, b'o' | b'O'),
+        zeroes: zero == b'z',
         monitored: pool.is_some_and(|pool| pool.seg_monitor == "monitored"),
         profile: pool.map_or(String::new(), |pool| pool.lv_profile.to_owned()),
         metadata_size: pool
@@ -267,6 +269,7 @@ mod tests {
         let base = group.volume("Base-1").unwrap();
         assert!(!base.writable && base.skips_activation);
         assert!(base.digest().unwrap().starts_with("4ddc520c235cc104"));
+        assert!(pool.zeroes && !base.is_origin);
         let config = group.volume("Config").unwrap();
         assert!(config.writable && !config.skips_activation);
     }
@@ -283,6 +286,17 @@ mod tests {
             (volume.monitored, volume.profile) = (false, String::new());
         }
         assert_eq!(parse(&shown, &vg("HostVG")).unwrap(), Some(group));
+    }
+
+    #[test]
+    fn a_pool_that_does_not_zero_and_a_layer_with_a_snapshot_that_is_not_thin() {
+        let report = HOST
+            .replace("twi-aotz--", "twi-aot---")
+            .replace("|Vwi---tz-k||||0||\n", "|owi---tz-k||||0||\n");
+        let group = parse(&report, &vg("HostVG")).unwrap().unwrap();
+        assert!(!group.pool().unwrap().zeroes);
+        let layer = group.volume("Base-0.2").unwrap();
+        assert!(layer.is_origin && layer.role == Role::Layer);
     }
 
     #[test]

@@ -104,6 +104,10 @@ pub struct Volume {
     pub writable: bool,
     /// Whether it stays inactive when its group is activated.
     pub skips_activation: bool,
+    /// Whether a snapshot that is not thin is of it: that would be removed with it.
+    pub is_origin: bool,
+    /// Of a pool: whether new chunks are zeroed.
+    pub zeroes: bool,
     /// Whether dmeventd(8) watches it: a pool is extended then before it is full.
     pub monitored: bool,
     /// The lvm profile that goes with it; often empty.

@@ -13,6 +13,7 @@ const SLOW: Duration = Duration::from_secs(600);
 
 scenarios![
     images_of_every_kind_become_bases_with_the_same_content,
+    a_pool_that_does_not_zero_puts_nothing_old_into_a_base,
     equal_blocks_are_stored_once_and_bases_stay_independent,
 ];
 
@@ -177,6 +178,18 @@ fn equal_blocks_are_stored_once_and_bases_stay_independent() -> Result<()> {
     assert_eq!(verified, "Three: unchanged\nTwo: unchanged");
     let sum = vm.ok("debugfs -R 'cat /data' /root/two.img 2>/dev/null | sha256sum")?;
     assert_eq!(mounted(&mut vm, "Two", "sha256sum < data")?, sum);
+    Ok(())
+}
+
+fn a_pool_that_does_not_zero_puts_nothing_old_into_a_base() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "old-data")?;
+    let said = vm.ok_for(&script("base-over-old-data")?, SLOW)?;
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.first(), lines.last(), "{said}");
+    ensure!(
+        said.contains("ImagePool: does not zero new chunks"),
+        "{said}"
+    );
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use fastrand::Rng;
 
-use crate::claims::is_clean;
+use crate::claims::{is_clean, is_refused};
 use crate::seed;
 use crate::vm::guest::{script, script_with};
 use crate::vm::verbs::{
@@ -22,7 +22,8 @@ scenarios![
     bases_killed_after_some_step,
     groups_killed_after_some_step,
     twenty_layers_at_once_wait_for_each_other_but_not_for_a_copy,
-    nobody_waits_for_the_answer_to_a_question;
+    nobody_waits_for_the_answer_to_a_question,
+    a_snapshot_of_others_is_not_removed_with_its_layer;
     long:
     bases_killed_after_any_step,
     groups_killed_after_any_step,
@@ -297,5 +298,17 @@ fn nobody_waits_for_the_answer_to_a_question() -> Result<()> {
         .collect();
     assert_eq!(ends, ["ended with 130", "ended with 1"], "{said}");
     ensure!(said.ends_with("Base-0\nExtra"), "{said}");
+    is_clean(&mut vm)
+}
+
+fn a_snapshot_of_others_is_not_removed_with_its_layer() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "snapshot")?;
+    vm.ok("lvm lvchange -q -K -ay HostVG/Base-0.2 && lvm lvcreate -q -y -s -L 64M -n backup HostVG/Base-0.2")?;
+    let why = "Base-0.2 is the origin of a snapshot that would be lost with it";
+    is_refused(&mut vm, "layer remove Base-0.2", why)?;
+    is_refused(&mut vm, "base remove --yes Base-0", "cannot be removed")?;
+    vm.ok("imgbased-helper gc --yes --keep 0 && lvm lvs HostVG/backup HostVG/Base-0.2")?;
+    is_clean(&mut vm)?;
+    vm.ok("lvm lvremove -q -y HostVG/backup && imgbased-helper layer remove Base-0.2")?;
     is_clean(&mut vm)
 }
