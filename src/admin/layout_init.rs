@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::filesystem::Filesystem;
 use super::{Context, base, comment, layer, pool_with_room, refuse_incomplete, say};
+use crate::lvm::disk::{self, Owner};
 use crate::lvm::{Located, Lvm};
 use crate::model::kernel_options::without_root;
 use crate::model::layout::{Group, Role, tag};
@@ -44,7 +45,7 @@ pub fn on_devices(context: &Context, devices: &[PathBuf], wipe: bool) -> Result<
     let mut size = 0;
     let mut seen = Vec::new();
     for device in devices {
-        size += check_unused(lvm, device, wipe)?;
+        size += check_unused(device, wipe)?;
         let real = device.canonicalize()?;
         ensure!(!seen.contains(&real), "{} is named twice", device.display());
         seen.push(real);
@@ -100,7 +101,7 @@ fn pool_sizes(size: u64) -> (u64, u64) {
 
 /// The size of a block device in bytes. Refuses what is no block device, holds anything, or is in
 /// use.
-fn check_unused(lvm: &Lvm, device: &Path, wipe: bool) -> Result<u64> {
+fn check_unused(device: &Path, wipe: bool) -> Result<u64> {
     let shown = device.display();
     let metadata = fs::metadata(device).with_context(|| format!("cannot use {shown}"))?;
     ensure!(
@@ -119,13 +120,46 @@ fn check_unused(lvm: &Lvm, device: &Path, wipe: bool) -> Result<u64> {
             "{shown} is not empty: it holds {}; if nothing of it is needed, --wipe overwrites it",
             signature.kind
         );
-        if let Some(group) = lvm.group_on(device)? {
-            bail!(
-                "{shown} is a disk of the volume group {group}; vgreduce(8) or vgremove(8) frees it"
-            );
+        refuse_disk_of_group(device)?;
+        for partition in partitions(device)? {
+            refuse_disk_of_group(&partition)?;
         }
     }
     probe::size(&opened).with_context(|| format!("cannot read {shown}"))
+}
+
+/// Refuses a disk of a volume group, also of one that lvm2 does not show here: its devices file or a filter can
+/// hide it, or it belongs to another system.
+fn refuse_disk_of_group(device: &Path) -> Result<()> {
+    let shown = device.display();
+    match disk::owner(device).with_context(|| format!("cannot read {shown}"))? {
+        Owner::None | Owner::Free => Ok(()),
+        Owner::Group(group) => bail!(
+            "{shown} is a disk of the volume group {group:?}, whether lvm2 shows that here or not; vgreduce(8) or \
+             vgremove(8) frees it"
+        ),
+        Owner::Unknown => bail!(
+            "{shown} may be a disk of a volume group: it has a label of LVM, and does not tell which; pvremove(8) \
+             frees it"
+        ),
+    }
+}
+
+/// The partitions of a disk.
+fn partitions(device: &Path) -> Result<Vec<PathBuf>> {
+    let real = device.canonicalize()?;
+    let name = real.file_name().context("a device has a name")?;
+    let directory = Path::new("/sys/class/block").join(name);
+    let failed = || format!("cannot read {}", directory.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&directory).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        if entry.path().join("partition").exists() {
+            found.push(Path::new("/dev").join(entry.file_name()));
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Makes a base of the system that is installed on a thin volume, and a layer of that base. The

@@ -30,6 +30,9 @@ const POINTER_IGNORED: u32 = 1;
 /// Longer than any text of lvm2, whose areas are 1 MiB if not asked for more.
 const TEXT_MAX: u64 = 128 << 20;
 
+/// The begin and the size of each metadata area.
+type Areas = Vec<(u64, u64)>;
+
 /// What a physical volume says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PhysicalVolume {
@@ -50,15 +53,72 @@ pub struct Metadata {
     pub volumes: Vec<(String, Role)>,
 }
 
+/// Whose a disk is, by its label, whatever lvm2 is configured to see.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// It has no label of LVM.
+    None,
+    /// It is a physical volume of no group.
+    Free,
+    Group(String),
+    /// What would tell is damaged, or on other disks only.
+    Unknown,
+}
+
+/// Reads whose the device or file `path` is. Refuses what cannot be read.
+pub fn owner(path: &Path) -> Result<Owner> {
+    let file = File::open(path)?;
+    let Some((_, areas)) = label(&file)? else {
+        return Ok(Owner::None);
+    };
+    let mut owner = if areas.is_empty() {
+        Owner::Unknown
+    } else {
+        Owner::Free
+    };
+    for (start, size) in areas {
+        match read_text(&file, start, size, None) {
+            Ok(Some(text)) => {
+                let name = text.split([' ', '{']).next().unwrap_or_default();
+                return Ok(Owner::Group(name.to_owned()));
+            }
+            Ok(None) => {}
+            Err(_) => owner = Owner::Unknown,
+        }
+    }
+    Ok(owner)
+}
+
 /// Reads the label of the device or file `path`, and its metadata if they are those of the group `vg`.
 ///
 /// Refuses what has no label, or no metadata that have the checksum that was written with them.
 pub fn read(path: &Path, vg: &str) -> Result<PhysicalVolume> {
-    let mut file = File::open(path)?;
+    let file = File::open(path)?;
+    let (uuid, areas) = label(&file)?.context("it has no label of LVM")?;
+    // A disk can have two copies.
+    let read = |&(offset, size): &(u64, u64)| read_area(&file, offset, size, vg);
+    let copies: Vec<Result<Option<Metadata>>> = areas.iter().map(read).collect();
+    let newest = copies
+        .iter()
+        .filter_map(|copy| copy.as_ref().ok()?.as_ref());
+    let newest = newest.max_by_key(|metadata| metadata.seqno).cloned();
+    let failed = copies.into_iter().find_map(Result::err);
+    if let (None, Some(error)) = (&newest, failed) {
+        return Err(error);
+    }
+    Ok(PhysicalVolume {
+        uuid,
+        metadata: newest,
+    })
+}
+
+/// The UUID of a physical volume, and the begin and size of its metadata areas; nothing if there is no label.
+fn label(mut file: &File) -> Result<Option<(String, Areas)>> {
     let mut head = [0; LABEL_SECTORS * SECTOR];
     file.read_exact(&mut head).context("it is too small")?;
-    let header = head.chunks(SECTOR).find_map(header);
-    let header = header.context("it has no label of LVM")?;
+    let Some(header) = head.chunks(SECTOR).find_map(header) else {
+        return Ok(None);
+    };
     let (uuid, rest) = header
         .split_at_checked(UUID)
         .context("its label is damaged")?;
@@ -75,21 +135,7 @@ pub fn read(path: &Path, vg: &str) -> Result<PhysicalVolume> {
             (_, _) => areas.push((offset, size)),
         }
     }
-    // A disk can have two copies.
-    let read = |&(offset, size): &(u64, u64)| read_area(&file, offset, size, vg);
-    let copies: Vec<Result<Option<Metadata>>> = areas.iter().map(read).collect();
-    let newest = copies
-        .iter()
-        .filter_map(|copy| copy.as_ref().ok()?.as_ref());
-    let newest = newest.max_by_key(|metadata| metadata.seqno).cloned();
-    let failed = copies.into_iter().find_map(Result::err);
-    if let (None, Some(error)) = (&newest, failed) {
-        return Err(error);
-    }
-    Ok(PhysicalVolume {
-        uuid: String::from_utf8_lossy(uuid).into_owned(),
-        metadata: newest,
-    })
+    Ok(Some((String::from_utf8_lossy(uuid).into_owned(), areas)))
 }
 
 /// The header of a physical volume, if the sector is a label.
@@ -103,6 +149,14 @@ fn header(sector: &[u8]) -> Option<&[u8]> {
 
 /// What a metadata area says of the group `vg`; nothing if it is empty or describes another group.
 fn read_area(file: &File, start: u64, size: u64, vg: &str) -> Result<Option<Metadata>> {
+    let Some(text) = read_text(file, start, size, Some(vg))? else {
+        return Ok(None);
+    };
+    parse(text.trim_end_matches('\0'), vg).context("its metadata are damaged")
+}
+
+/// The text of a metadata area; nothing if it is empty, or describes another group than the one that is wanted.
+fn read_text(file: &File, start: u64, size: u64, vg: Option<&str>) -> Result<Option<String>> {
     let mut header = [0; AREA_HEADER];
     file.read_exact_at(&mut header, start)?;
     ensure!(
@@ -124,10 +178,12 @@ fn read_area(file: &File, start: u64, size: u64, vg: &str) -> Result<Option<Meta
     let mut text = vec![0; usize::try_from(length)?];
     let (head, tail) = text.split_at_mut(usize::try_from(begin)?);
     // What belongs to another group can be large.
-    let name = head.len().min(vg.len() + 1);
-    file.read_exact_at(&mut head[..name], start + offset)?;
-    if tail.is_empty() && !(head.starts_with(vg.as_bytes()) && head.get(vg.len()) == Some(&b' ')) {
-        return Ok(None);
+    if let Some(vg) = vg.filter(|_| tail.is_empty()) {
+        let name = head.len().min(vg.len() + 1);
+        file.read_exact_at(&mut head[..name], start + offset)?;
+        if !(head.starts_with(vg.as_bytes()) && head.get(vg.len()) == Some(&b' ')) {
+            return Ok(None);
+        }
     }
     file.read_exact_at(head, start + offset)?;
     file.read_exact_at(tail, start + first)?;
@@ -136,8 +192,7 @@ fn read_area(file: &File, start: u64, size: u64, vg: &str) -> Result<Option<Meta
         "its metadata are damaged"
     );
     // The names of hosts in it can have any bytes.
-    let text = String::from_utf8_lossy(&text);
-    parse(text.trim_end_matches('\0'), vg).context("its metadata are damaged")
+    Ok(Some(String::from_utf8_lossy(&text).into_owned()))
 }
 
 /// Reads the text of the metadata; that of another group than `vg` is nothing.
@@ -268,6 +323,27 @@ mod tests {
                 assert_eq!(found.metadata, None, "{other}");
             }
         }
+    }
+
+    #[test]
+    fn the_owner_of_a_disk_is_known_whatever_group_is_looked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let owner_of = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            owner(&path).unwrap()
+        };
+        let group = Owner::Group("HostVG".to_owned());
+        for offset in [512, AREA.1 - 3] {
+            assert_eq!(owner_of(&disk(GROUP, offset)), group);
+        }
+        // As pvcreate leaves it.
+        assert_eq!(owner_of(&disk("", 0)), Owner::Free);
+        // A byte of the text is damaged, and there is no other copy.
+        let mut damaged = disk(GROUP, 512);
+        damaged[AREA.0 + 600] ^= 1;
+        assert_eq!(owner_of(&damaged), Owner::Unknown);
+        assert_eq!(owner_of(&[0; 4096]), Owner::None);
     }
 
     #[test]

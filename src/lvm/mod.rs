@@ -292,22 +292,6 @@ impl Lvm {
         Ok(output.lines().map(|line| line.trim().into()).collect())
     }
 
-    /// The volume group that a device belongs to, if it is a physical volume of one.
-    pub fn group_on(&self, device: &Path) -> Result<Option<String>> {
-        let device = device.canonicalize()?;
-        let output = self
-            .reporting("pvs")
-            .args(["--noheadings", "--separator", " ", "-o", "pv_name,vg_name"])
-            .run()
-            .context("cannot read the physical volumes")?;
-        let group = output
-            .lines()
-            .filter_map(|line| line.trim().split_once(' '))
-            .find(|(pv, _)| Path::new(pv).canonicalize().is_ok_and(|pv| pv == device))
-            .map(|(_, group)| group.to_owned());
-        Ok(group.filter(|group| !group.is_empty()))
-    }
-
     /// The group as it is when the devices file hides nothing.
     pub fn load_unhidden(&self) -> Result<Option<Group>> {
         let all = Self {

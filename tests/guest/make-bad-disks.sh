@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes of the small disks: one with a filesystem (tiny1), two groups with one name (tiny3 and tiny4), and a
-# group that is not active (tiny5).
+# Makes of the small disks: one with a filesystem (tiny1), two groups with one name (tiny3 and tiny4), a group
+# that is not active (tiny5), one on a partition (small), and one of another system (other).
 set -eu
 
 cd /dev/disk/by-id
@@ -10,4 +10,11 @@ for twin in /dev/disk/by-id/virtio-tiny3 /dev/disk/by-id/virtio-tiny4; do
 done
 lvm vgcreate -qq Idle /dev/disk/by-id/virtio-tiny5
 lvm lvcreate -qq -an -Zn -l 1 -n linear Idle
+echo 'type=lvm' | sfdisk --quiet --label gpt virtio-small
+udevadm settle
+lvm vgcreate -qq Parted /dev/disk/by-id/virtio-small-part1
+lvm lvcreate -qq -an -Zn -l 1 -n linear Parted
+lvm vgcreate -qq Foreign /dev/disk/by-id/virtio-other
+lvm lvcreate -qq -an -Zn -l 1 -n linear Foreign
+lvm vgchange -qq -y --systemid other Foreign
 udevadm settle
