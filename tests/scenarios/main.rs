@@ -13,6 +13,7 @@ mod vm;
 
 mod boot;
 mod claims;
+mod down;
 mod early;
 mod images;
 mod kernels;
@@ -36,6 +37,7 @@ fn all() -> Vec<Scenario> {
         early::SCENARIOS,
         loaders::SCENARIOS,
         boot::SCENARIOS,
+        down::SCENARIOS,
         trials::SCENARIOS,
         storage::SCENARIOS,
         refusals::SCENARIOS,
