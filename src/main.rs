@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Parser;
 use imgbased_helper::admin::cli::Cli;
-use imgbased_helper::{down, early};
+use imgbased_helper::down;
+use imgbased_helper::early;
 
 /// The name under which systemd runs the binary as a generator.
 const GENERATOR: &str = "imgbased-generator";

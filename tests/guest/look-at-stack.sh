@@ -13,5 +13,7 @@ test -z "$(lvm lvs --noheadings -o lv_health_status,lv_check_needed my-vg_1/Imag
 dmesg -C
 mount -o ro /dev/my-vg_1/node-ng-4.4+1 /mnt
 dmesg | grep -q 'Ending clean mount'
-! dmesg | grep -q 'recovery'
+if dmesg | grep -q 'recovery'; then
+    exit 1
+fi
 umount /mnt
