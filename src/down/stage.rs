@@ -1,10 +1,13 @@
 //! Prepares the way down while the system runs.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount, umount};
+
+use crate::sys::files;
 
 /// Where systemd looks for another root when all units have ended (bootup(7)).
 const ROOT: &str = "/run/initramfs";
@@ -40,10 +43,11 @@ fn fill(root: &Path, program: &Path) -> Result<()> {
     for point in MOUNT_POINTS {
         fs::create_dir_all(root.join(point)).context(point)?;
     }
-    let (new, shutdown) = (root.join(".shutdown"), root.join(SHUTDOWN));
-    fs::copy(program, &new)
-        .and_then(|_| fs::rename(&new, &shutdown))
-        .with_context(|| format!("cannot write {}", shutdown.display()))
+    let shutdown = root.join(SHUTDOWN);
+    files::replace(&shutdown, 0o755, |file| {
+        io::copy(&mut File::open(program)?, file).map(drop)
+    })
+    .with_context(|| format!("cannot write {}", shutdown.display()))
 }
 
 #[cfg(test)]
@@ -57,7 +61,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("program");
         fs::write(&program, "content").unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let root = dir.path().join("root");
         fs::create_dir(&root).unwrap();
         fill(&root, &program).unwrap();
