@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::order::top_first;
-use super::{Failure, Steps};
+use super::{Failure, OLD_ROOT, Steps};
 use crate::sys::mounts::{self, Mount};
 
 /// What the kernel shows of itself. The devices and the log are needed to the end, and nothing below holds
@@ -28,11 +28,10 @@ pub fn unmount_all(steps: &Steps) -> Vec<Failure> {
         let flags = MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW;
         match umount2(&mount.point, flags) {
             Ok(()) => log::debug!("unmounted {point}"),
-            Err(error) => failures.push(Failure::of(
-                mount.point.clone(),
-                format!("cannot unmount {point}"),
-                error,
-            )),
+            Err(error) => failures.push(Failure {
+                point: has_data(&mount.point).then(|| mount.point.clone()),
+                ..Failure::new(format!("cannot unmount {point}"), error)
+            }),
         }
     }
     failures
@@ -57,9 +56,17 @@ fn order(mounts: &[Mount]) -> Vec<&Mount> {
 }
 
 fn is_needed(point: &Path) -> bool {
-    point == Path::new("/")
-        || point == Path::new(RUN)
-        || VIRTUAL.iter().any(|path| point.starts_with(path))
+    point == Path::new("/") || point == Path::new(RUN) || is_virtual(point)
+}
+
+fn is_virtual(point: &Path) -> bool {
+    VIRTUAL.iter().any(|path| point.starts_with(path))
+}
+
+/// Whether it is neither virtual nor the same filesystem at its place below the old root.
+fn has_data(point: &Path) -> bool {
+    let before = point.strip_prefix(OLD_ROOT).ok();
+    !is_virtual(point) && !before.is_some_and(|path| is_virtual(&Path::new("/").join(path)))
 }
 
 #[cfg(test)]
@@ -86,5 +93,20 @@ mod tests {
         );
         let order: Vec<u32> = order(&mounts).iter().map(|mount| mount.id).collect();
         assert_eq!(order, [25, 23, 36, 24, 22, 37, 21]);
+    }
+
+    #[test]
+    fn what_the_kernel_shows_of_itself_is_not_made_read_only() {
+        for (point, expected) in [
+            ("/oldroot", true),
+            ("/oldroot/boot", true),
+            ("/oldroot/devices", true),
+            ("/oldroot/dev", false),
+            ("/oldroot/sys/fs/cgroup", false),
+            ("/run/media/disk", true),
+            ("/proc", false),
+        ] {
+            assert_eq!(has_data(Path::new(point)), expected, "{point}");
+        }
     }
 }

@@ -20,6 +20,8 @@ use anyhow::{Error, Result, ensure};
 use crate::sys::logger;
 pub use stage::stage;
 
+/// Where systemd leaves the root of the system that has ended.
+const OLD_ROOT: &str = "/oldroot";
 /// How long one step may take, such as unmounting one filesystem. Systemd has had all of them write before.
 const STEP: Duration = Duration::from_secs(60);
 /// How long it may take in all. Less than the ten minutes after which a watchdog that systemd has armed
@@ -67,7 +69,7 @@ impl Steps {
 struct Failure {
     what: String,
     error: Error,
-    /// Where it is mounted, if it is a filesystem.
+    /// Where it is mounted, if it is a filesystem with data.
     point: Option<PathBuf>,
 }
 
@@ -77,13 +79,6 @@ impl Failure {
             what,
             error: error.into(),
             point: None,
-        }
-    }
-
-    fn of(point: PathBuf, what: String, error: impl Into<Error>) -> Self {
-        Self {
-            point: Some(point),
-            ..Self::new(what, error)
         }
     }
 }

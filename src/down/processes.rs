@@ -7,11 +7,12 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::OLD_ROOT;
+
 const PROC: &str = "/proc";
 /// Shows a picture until the machine is off, and stands on no list of what stores data. Where it runs from the
 /// old root, that cannot be unmounted.
 const SPLASH: &str = "plymouthd";
-const OLD_ROOT: &str = "/oldroot";
 
 /// All but this one, which is the first, as `123 (name)`.
 pub fn all() -> Vec<String> {
