@@ -66,7 +66,7 @@ fn a_layer_goes_down_to_the_disk_also_by_force_and_after_a_soft_reboot() -> Resu
         !console.contains("busy") && !console.contains("imgbased: cannot"),
         "{console}"
     );
-    is_left_clean(&disk)
+    is_left_clean(&disk, "down-look")
 }
 
 fn a_machine_goes_off_whatever_holds_its_root_and_without_a_way_down() -> Result<()> {
@@ -89,7 +89,7 @@ fn a_machine_goes_off_whatever_holds_its_root_and_without_a_way_down() -> Result
         !console.contains("imgbased: cannot remove the device HostVG-ImagePool"),
         "{console}"
     );
-    is_left_clean(&disk)?;
+    is_left_clean(&disk, "held-look")?;
 
     let mut vm = disk.boot("noexec")?;
     vm.log_in()?;
@@ -97,7 +97,7 @@ fn a_machine_goes_off_whatever_holds_its_root_and_without_a_way_down() -> Result
     show_what_is_removed(&mut vm)?;
     let console = vm.power_off()?;
     ensure!(!console.contains("imgbased: removed"), "{console}");
-    is_left_clean(&disk)
+    is_left_clean(&disk, "noexec-look")
 }
 
 /// Has the kernel show on the console what the helper says.
@@ -107,9 +107,9 @@ fn show_what_is_removed(vm: &mut Vm) -> Result<()> {
 
 /// Claims that the layer's journal is empty and that its pool needs no check, as a system sees it that has the
 /// disk as another one.
-fn is_left_clean(disk: &HostDisk) -> Result<()> {
+fn is_left_clean(disk: &HostDisk, name: &str) -> Result<()> {
     let host = Disk::forgetful(disk.path(), "qcow2", "host");
-    let mut vm = Rescue::prepared()?.with("down-look", host)?;
+    let mut vm = Rescue::prepared()?.with(name, host)?;
     vm.ok("lvm lvchange -q -K -ay HostVG/Base-0.1")?;
     let head = vm.ok("dumpe2fs -h /dev/HostVG/Base-0.1 2>&1")?;
     ensure!(!head.contains("needs_recovery"), "{head}");
