@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod boot;
+pub mod down;
 pub mod early;
 pub mod image;
 pub mod lvm;
@@ -17,10 +18,11 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     /// Each room, and the rooms that it may use. None that it does not use is named.
-    const ARROWS: [(&str, &[&str]); 8] = [
-        ("main.rs", &["admin", "early"]),
+    const ARROWS: [(&str, &[&str]); 9] = [
+        ("main.rs", &["admin", "down", "early"]),
         ("admin", &["boot", "image", "lvm", "model", "sys"]),
         ("boot", &["model", "sys"]),
+        ("down", &["sys"]),
         ("early", &["lvm", "model", "sys"]),
         ("image", &["sys"]),
         ("lvm", &["model", "sys"]),

@@ -7,17 +7,24 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use imgbased_helper::admin::{cli::Cli, shutdown};
+use imgbased_helper::admin::cli::Cli;
+use imgbased_helper::down;
 use imgbased_helper::early;
 
 /// The name under which systemd runs the binary as a generator.
 const GENERATOR: &str = "imgbased-generator";
+/// The name under which systemd runs its copy of the binary when the system has ended.
+const SHUTDOWN: &str = "shutdown";
 
 fn main() -> ExitCode {
     let mut args = env::args_os();
     let called_as = args.next().unwrap_or_default();
-    let result = if Path::new(&called_as).file_name() == Some(GENERATOR.as_ref()) {
+    let name = Path::new(&called_as).file_name();
+    let result = if name == Some(GENERATOR.as_ref()) {
         generate(args.nth(1))
+    } else if name == Some(SHUTDOWN.as_ref()) {
+        let verb = args.next();
+        down::go_down(verb.as_ref().and_then(|verb| verb.to_str())).map(|()| ExitCode::FAILURE)
     } else if args.next().is_some_and(|noun| noun == "initrd") {
         initrd(args.next().as_ref())
     } else {
@@ -38,7 +45,7 @@ fn generate(early_dir: Option<OsString>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the initramfs runs, without the time that it takes to prepare for all other commands.
+/// What the initramfs and units run, without the time that it takes to prepare for all other commands.
 fn initrd(verb: Option<&OsString>) -> Result<ExitCode> {
     match verb.and_then(|verb| verb.to_str()) {
         Some("is-layer") => return Ok(ExitCode::from(u8::from(!early::is_layer_boot()?))),
@@ -50,7 +57,8 @@ fn initrd(verb: Option<&OsString>) -> Result<ExitCode> {
         Some("activate") => early::activate_early()?,
         Some("mount") => early::mount_sysroot()?,
         Some("retry") => early::retry()?,
-        Some("unpack") => shutdown::unpack()?,
+        // The second name is that of the unit of earlier versions, which is there until the next start.
+        Some("stage-shutdown" | "unpack") => down::stage()?,
         _ => bail!("`initrd` is for the initramfs; in its shell, `initrd retry` goes on booting"),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,5 @@
-//! What it takes to find and mount a layer in the initramfs, beside dracut's own way to a root on a thin
-//! volume: `ci/bench boot` runs it. The same kernel, disk and layer are booted in turns.
+//! What it takes to find and mount a layer in the initramfs, and to go down from it, beside dracut's own way
+//! to a root on a thin volume: `ci/bench boot` runs it. The same kernel, disk and layer are booted in turns.
 
 #[allow(dead_code, reason = "the other benchmark uses the rest")]
 mod bench;
@@ -8,6 +8,7 @@ mod vm;
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -27,6 +28,9 @@ const BEGIN: &str = "Finished systemd-udev-trigger.service";
 /// When the root is mounted, by the helper and by systemd.
 const OWN_END: &str = "Finished imgbased-sysroot.service";
 const STOCK_END: &str = "Mounted sysroot.mount";
+/// When somebody can log in, in microseconds since the kernel started.
+const LOGIN: &str =
+    "systemctl show --value --property ActiveEnterTimestampMonotonic serial-getty@ttyS0.service";
 
 fn main() -> Result<()> {
     let host = Host::prepared()?;
@@ -61,7 +65,7 @@ fn main() -> Result<()> {
             let times = of_lvm.map(|phase| number(&phase["milliseconds"]));
             activate.push(times.sum::<Result<f64>>()? / 1e3);
             cpu.push(number(&record["own_microseconds"])? / 1e6);
-            vm.power_off()?;
+            own.power_off(vm)?;
             let mut vm = boot(
                 &disk,
                 &format!("stock-{run}"),
@@ -70,7 +74,7 @@ fn main() -> Result<()> {
                 unrelated,
             )?;
             other.take(&mut vm, STOCK_END)?;
-            vm.power_off()?;
+            other.power_off(vm)?;
         }
         for (what, measured, compared, limit) in [
             (
@@ -84,6 +88,18 @@ fn main() -> Result<()> {
                 own.since_start,
                 (stock, other.since_start),
                 Limit::None,
+            ),
+            (
+                "  until the login",
+                own.login,
+                (stock, other.login),
+                Limit::None,
+            ),
+            (
+                "  from the request to off",
+                own.down,
+                (stock, other.down),
+                Limit::AtMost(1.2),
             ),
             (
                 "  of all phases lvm2",
@@ -137,12 +153,17 @@ fn boot(
     Ok(vm)
 }
 
-/// How long it took until the root was mounted, in seconds.
+/// How long it took, in seconds.
 #[derive(Default)]
 struct Times {
-    /// Since [`BEGIN`].
+    /// From [`BEGIN`] until the root was mounted.
     since_coldplug: Samples,
+    /// The same from the start of the kernel.
     since_start: Samples,
+    /// From there until somebody could log in.
+    login: Samples,
+    /// From `systemctl poweroff` until the machine was off. Stock dracut leaves the pool active.
+    down: Samples,
 }
 
 impl Times {
@@ -159,6 +180,15 @@ impl Times {
         let (begin, end) = (at(BEGIN)?, at(end)?);
         self.since_coldplug.push(end - begin);
         self.since_start.push(end);
+        let login: f64 = vm.ok(LOGIN)?.parse().context(LOGIN)?;
+        self.login.push(login / 1e6);
+        Ok(())
+    }
+
+    fn power_off(&mut self, vm: Vm) -> Result<()> {
+        let asked = Instant::now();
+        vm.power_off()?;
+        self.down.push(asked.elapsed().as_secs_f64());
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ check() {
 
 depends() {
     # lvm brings dm and, from 108 on, initqueue.
-    echo lvm shutdown
+    echo lvm
     # With systemd a unit mounts the layer, without it hooks do.
     if dracut_module_included systemd; then
         echo dracut-systemd

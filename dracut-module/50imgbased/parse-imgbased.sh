@@ -13,8 +13,6 @@ if imgbased-helper initrd is-layer; then
     done
     # shellcheck disable=SC2034 # both are read by dracut
     root=imgbased rootok=1
-    # The pool is taken down from an initramfs that is unpacked again.
-    need_shutdown
     if [ -z "${DRACUT_SYSTEMD-}" ]; then
         # Ends by itself where a boot that fails does not restart.
         imgbased-helper initrd limit >/dev/null 2>&1 &

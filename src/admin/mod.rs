@@ -10,7 +10,6 @@ mod layer;
 mod layout;
 mod layout_init;
 mod removal;
-pub mod shutdown;
 mod status;
 mod text;
 mod view;

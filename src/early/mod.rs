@@ -14,16 +14,13 @@ mod udev;
 mod wait;
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use log::{Level, LevelFilter};
-use simplelog::{CombinedLogger, SharedLogger};
 
 use crate::lvm::Lvm;
 use crate::sys::cmd::Cmd;
-use crate::sys::logger::{self, LineLogger};
+use crate::sys::logger;
 use clock::Clock;
 use cmdline::OnFailure;
 
@@ -35,7 +32,7 @@ pub fn is_layer_boot() -> Result<bool> {
 /// Mounts the layer of the kernel command line at /sysroot, or the fallback; nothing if it names none.
 /// The error is logged before it is returned. Does not return if a failure is to end in a reboot.
 pub fn mount_sysroot() -> Result<()> {
-    start_logging(false)?;
+    logger::start_for_console(false)?;
     let cmdline = read_cmdline()?;
     let result = mount::mount_requested(&cmdline).inspect_err(|error| log::error!("{error:#}"));
     if result.is_err() && cmdline::on_failure(&cmdline) == OnFailure::Reboot {
@@ -47,7 +44,7 @@ pub fn mount_sysroot() -> Result<()> {
 /// Runs beside all else where a failed boot restarts: nothing that hangs or waits keeps the machine in the
 /// initramfs for longer than the command line says. Does nothing for other boots.
 pub fn limit_time() -> Result<()> {
-    start_logging(false)?;
+    logger::start_for_console(false)?;
     match cmdline::limit(&read_cmdline()?) {
         Some(limit) => restart::restart_after(limit),
         None => Ok(()),
@@ -56,7 +53,7 @@ pub fn limit_time() -> Result<()> {
 
 /// Whether the emergency shell opens for everybody at the console. If not, the log says why.
 pub fn may_open_shell() -> Result<bool> {
-    start_logging(false)?;
+    logger::start_for_console(false)?;
     let refusal = shell::refusal(Path::new("/sys"), shell::is_password_asked);
     if let Some(reason) = refusal {
         log::error!("the emergency shell does not open without a password, since {reason}");
@@ -66,7 +63,7 @@ pub fn may_open_shell() -> Result<bool> {
 
 /// Loads the drivers of disks; what they find comes before all that udev is told to look at later.
 pub fn load_drivers() -> Result<()> {
-    start_logging(false)?;
+    logger::start_for_console(false)?;
     let mut clock = Clock::start();
     drivers::load().inspect_err(|error| log::warn!("{error:#}"))?;
     clock.end("drivers");
@@ -76,7 +73,7 @@ pub fn load_drivers() -> Result<()> {
 /// Activates the layer if its group is complete already; else [`mount_sysroot`] does it. While udev
 /// looks at all devices of a machine, lvm2 would wait for it.
 pub fn activate_early() -> Result<()> {
-    start_logging(false)?;
+    logger::start_for_console(false)?;
     // What is wrong is said by those who have to give up.
     let Ok(Some(request)) = cmdline::parse(&read_cmdline()?) else {
         return Ok(());
@@ -96,7 +93,7 @@ pub fn activate_early() -> Result<()> {
 /// What a person in the emergency shell runs who has mended what was wrong: mounts the layer, and has
 /// systemd go on.
 pub fn retry() -> Result<()> {
-    start_logging(true)?;
+    logger::start_for_console(true)?;
     let cmdline = read_cmdline()?;
     ensure!(
         is_initramfs(),
@@ -120,7 +117,7 @@ pub fn retry() -> Result<()> {
 
 /// The generator: `early_dir` is its second argument.
 pub fn generate(early_dir: &Path) -> Result<()> {
-    start_logging(false)?;
+    logger::start_for_console(false)?;
     read_cmdline()
         .and_then(|cmdline| generator::run(&cmdline, early_dir))
         .inspect_err(|error| log::error!("generator: {error:#}"))
@@ -135,23 +132,4 @@ fn is_initramfs() -> bool {
     // The second name is only there with systemd.
     let names = ["/usr/lib/initrd-release", "/etc/initrd-release"];
     names.iter().any(|name| Path::new(name).exists())
-}
-
-/// Everything goes to the kernel's log, which the journal reads. Where the kernel is told to show
-/// not even errors, they are written to the console as well. Someone in a shell reads standard error.
-fn start_logging(in_shell: bool) -> Result<()> {
-    let mut loggers: Vec<Box<dyn SharedLogger>> = Vec::new();
-    if let Ok(kmsg) = LineLogger::kernel(LevelFilter::Info) {
-        loggers.push(Box::new(kmsg));
-    }
-    if in_shell {
-        let stderr = LineLogger::plain(LevelFilter::Info, io::stderr());
-        loggers.push(Box::new(stderr));
-    } else if loggers.is_empty() || !logger::is_shown_on_console(Level::Error) {
-        if let Ok(console) = fs::OpenOptions::new().write(true).open("/dev/console") {
-            let console = LineLogger::plain(LevelFilter::Error, console);
-            loggers.push(Box::new(console));
-        }
-    }
-    CombinedLogger::init(loggers).context("cannot start logging")
 }

@@ -4,8 +4,9 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::sync::Mutex;
 
+use anyhow::{Context, Result};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use simplelog::{Config, SharedLogger};
+use simplelog::{CombinedLogger, Config, SharedLogger};
 
 /// The longest text of one record in bytes. The kernel cuts records off at 1 KiB less their prefix
 /// (`PRINTKRB_RECORD_MAX`, `devkmsg_write` in kernel/printk).
@@ -99,6 +100,26 @@ fn severity(level: Level) -> u8 {
         Level::Info => 6,
         Level::Debug | Level::Trace => 7,
     }
+}
+
+/// Where there is no system yet or any more, everything goes to the kernel's log, which the journal reads. Where
+/// the kernel is told to show not even errors, they are written to the console as well. Someone in a shell reads
+/// standard error.
+pub fn start_for_console(in_shell: bool) -> Result<()> {
+    let mut loggers: Vec<Box<dyn SharedLogger>> = Vec::new();
+    if let Ok(kmsg) = LineLogger::kernel(LevelFilter::Info) {
+        loggers.push(Box::new(kmsg));
+    }
+    if in_shell {
+        let stderr = LineLogger::plain(LevelFilter::Info, io::stderr());
+        loggers.push(Box::new(stderr));
+    } else if loggers.is_empty() || !is_shown_on_console(Level::Error) {
+        if let Ok(console) = OpenOptions::new().write(true).open("/dev/console") {
+            let console = LineLogger::plain(LevelFilter::Error, console);
+            loggers.push(Box::new(console));
+        }
+    }
+    CombinedLogger::init(loggers).context("cannot start logging")
 }
 
 /// Whether the kernel shows records of `level` on its consoles; `quiet` makes it show errors only.

@@ -13,4 +13,5 @@ pub mod process;
 pub mod progress;
 pub mod run;
 mod steps;
+pub mod syscalls;
 pub mod transaction;

@@ -23,8 +23,6 @@ pub const MOUNTS: &str = "/run/imgbased/mounts";
 /// Where a base and its volatile overlay are mounted. They move on with /run.
 pub const BASE: &str = "/run/imgbased/base";
 pub const OVERLAY: &str = "/run/imgbased/overlay";
-/// Where the initramfs is unpacked for the end of the running system.
-pub const INITRAMFS: &str = "/run/imgbased/initramfs";
 
 /// Reads what [`write_json`] wrote; `None` where there is nothing that can be read.
 pub fn read_json<T: DeserializeOwned>(path: &str) -> Option<T> {

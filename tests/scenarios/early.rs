@@ -156,12 +156,14 @@ fn a_layer_on_a_stack_of_devices_among_other_disks() -> Result<()> {
     let mut vm = boot_image(RootImage::prepared()?, "stack-prepare", disks)?;
     vm.ok_for(&format!("bash -c {}", quote(&script("stack")?)), LIMIT)?;
     leave(vm)?;
-    let serials = ["half1", "half2", "foreign"].into_iter().chain(others);
-    let disks = serials.map(|serial| disk.existing(serial)).collect();
+    let existing = || -> Vec<Disk> {
+        let serials = ["half1", "half2", "foreign"].into_iter().chain(others);
+        serials.map(|serial| disk.existing(serial)).collect()
+    };
     let cmdline = "imgbased.vg=my-vg_1 imgbased.layer=node-ng-4.4+1 \
                    rd.md.uuid=11111111:22222222:33333333:44444444 \
                    rd.luks.uuid=11111111-2222-4333-8444-555555555555";
-    let mut vm = boot(&disk, "once", cmdline, disks)?;
+    let mut vm = boot(&disk, "once", cmdline, existing())?;
     vm.wait_for("Please enter passphrase")?;
     vm.type_line("secret")?;
     vm.log_in()?;
@@ -169,9 +171,27 @@ fn a_layer_on_a_stack_of_devices_among_other_disks() -> Result<()> {
     assert_eq!(vm.ok("findmnt -no FSTYPE /")?, "xfs");
     // lvm2-monitor.service looks at all volumes of all groups before it stops.
     vm.ok("wipefs -qaf /dev/disk/by-id/virtio-foreign")?;
+    let raid = vm.ok("basename $(readlink -f /dev/md/stack)")?;
+    vm.ok("touch /root/mark && dmesg -n debug")?;
     let console = vm.power_off()?;
-    ensure!(!after_the_system(&console).contains("busy"), "{console}");
-    Ok(())
+    let console = after_the_system(&console);
+    ensure!(!console.contains("busy"), "{console}");
+    let mut rest = console;
+    for name in [
+        "my--vg_1-node--ng--4.4+1",
+        "my--vg_1-ImagePool-tpool",
+        "luks-11111111-2222-4333-8444-555555555555",
+        &raid,
+    ] {
+        let line = format!("imgbased: removed the device {name}");
+        let found = rest.split_once(&line);
+        (_, rest) = found.with_context(|| format!("not {line:?}, or too early: {console}"))?;
+    }
+
+    let mut disks = vec![Disk::writable(disk.path(), "host")];
+    disks.extend(existing());
+    let mut vm = boot_image(RootImage::prepared()?, "stack-look", disks)?;
+    vm.ok_for(&script("look-at-stack")?, LIMIT).map(drop)
 }
 
 /// The first failure: what is on the command line, and what the console says.

@@ -14,6 +14,7 @@ mod vm;
 mod adoption;
 mod boot;
 mod claims;
+mod down;
 mod early;
 mod images;
 mod kernels;
@@ -38,6 +39,7 @@ fn all() -> Vec<Scenario> {
         early::SCENARIOS,
         loaders::SCENARIOS,
         boot::SCENARIOS,
+        down::SCENARIOS,
         trials::SCENARIOS,
         storage::SCENARIOS,
         refusals::SCENARIOS,
