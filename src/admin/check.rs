@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 
+use super::renamed::{self, Others};
 use super::view::{self, JSON_VERSION};
 use super::{Context, found_status, layer, pool_with_room, say};
 use crate::boot::BootPartition;
@@ -16,7 +17,7 @@ use crate::boot::entry::{Entry, Payload};
 use crate::boot::next::{Next, Why};
 use crate::lvm::living_maker;
 use crate::model::layout::{Group, Role, Volume};
-use crate::model::name::LvName;
+use crate::model::name::{LvName, VgUuid};
 use crate::sys::probe;
 use crate::sys::transaction::{Transaction, Writer};
 
@@ -35,6 +36,8 @@ enum Repair {
     SkipActivation(LvName),
     AutoExtend(LvName),
     EnterDevices,
+    Rename,
+    Identify(LvName),
     WriteEntry(LvName),
     RemoveEntry(LvName),
     WriteMenu,
@@ -84,6 +87,10 @@ impl Repair {
             Self::SkipActivation(name) => format!("have {name} stay inactive until it is booted"),
             Self::AutoExtend(name) => format!("have {name} extended before it is full"),
             Self::EnterDevices => "enter them in the devices file".to_owned(),
+            Self::Rename => {
+                "give them, what boots, and the fstab of each layer the name that it has".to_owned()
+            }
+            Self::Identify(name) => format!("have the boot entry of {name} name the UUID"),
             Self::WriteEntry(name) => format!("write the boot entry of {name}"),
             Self::RemoveEntry(name) => format!("remove the boot entry of {name}"),
             Self::WriteMenu => "render the menu from the boot entries".to_owned(),
@@ -175,6 +182,8 @@ fn mend(
             let (subject, problem) = (&finding.subject, &finding.problem);
             let done = match &finding.repair {
                 Repair::Advice(advice) => Err(anyhow!("{advice}")),
+                // Several units of work.
+                Repair::Rename => renamed::repair(context, writer),
                 repair => writer.transaction(|tx| apply(context, tx, repair)),
             };
             if let Err(error) = done {
@@ -384,26 +393,44 @@ fn find_in_boot_partition(
     if let Some(damage) = &damage {
         findings.add(&"grubenv", damage, Repair::RebuildEnv);
     }
+    let others = Others::read(context, group, &boot, &entries)?;
+    let renamed = renamed::entries(group, &boot, &entries, &others)?;
+    if !renamed.is_empty() {
+        let problem = renamed::problem(&renamed);
+        findings.add(&group.name, &problem, Repair::Rename);
+    }
+    let is_renamed = |name: &LvName| {
+        renamed
+            .iter()
+            .any(|entry| entry.layer() == Some(name.as_str()))
+    };
     let bootable = group.bootable();
     let mut is_entry_lost = false;
     for name in &bootable {
         let write = || Repair::WriteEntry(name.clone());
-        let has_kernels = || {
-            let mut ours = entries.iter().filter(|e| e.is_of(&group.name, name));
-            ours.all(|entry| is_whole(&entry.payload()))
-        };
+        let ours = || entries.iter().filter(|e| e.is_of(&group.name, name));
+        let has_kernels = || ours().all(|entry| is_whole(&entry.payload()));
+        let unnamed = ours().find(|entry| !entry.names_group(&group.uuid));
         let entry = boot.entry_of(name);
         is_entry_lost |= !matches!(entry, Ok(Some(_)));
+        if let Some(unnamed) = unnamed {
+            let problem = match unnamed.vgid() {
+                Some(vgid) => {
+                    format!(
+                        "its boot entry names a group with another UUID, {vgid}, and does not boot"
+                    )
+                }
+                None => "its boot entry does not name its group by the UUID".to_owned(),
+            };
+            findings.add(name, &problem, Repair::Identify(name.clone()));
+        }
         match entry {
-            Ok(Some(entry)) if !entry.names_group(&group.uuid) => {
-                let problem = "its boot entry does not name its group by the UUID";
-                findings.add(name, problem, write());
-            }
             Ok(Some(_)) if has_kernels() => {}
             Ok(Some(_)) => {
                 let problem = "its kernel or initramfs is not whole on the boot partition";
                 findings.add(name, problem, write());
             }
+            Ok(None) if is_renamed(name) => {}
             Ok(None) if boot.is_rewritten(name)? => {
                 let problem = "its boot entry was changed by another program and does not boot it";
                 findings.add(name, problem, write());
@@ -422,6 +449,18 @@ fn find_in_boot_partition(
             );
             let advice =
                 "make /etc/kernel/cmdline shorter, then run `imgbased-helper boot refresh`";
+            findings.add(&entry.id, &problem, Repair::Advice(advice.to_owned()));
+        }
+    }
+    for entry in &entries {
+        let is_ours = entry.vgid() == Some(group.uuid.as_str());
+        if is_ours && entry.vg() != group.name.as_str() && entry.place().is_none() {
+            let problem = format!(
+                "names the group {}, which is {} now",
+                entry.vg(),
+                group.name
+            );
+            let advice = "change its options by hand: it is not one that we have written";
             findings.add(&entry.id, &problem, Repair::Advice(advice.to_owned()));
         }
     }
@@ -459,6 +498,8 @@ fn find_in_boot_partition(
             &problem,
             Repair::Advice("see there".to_owned()),
         );
+    } else if renamed.is_empty() {
+        find_lost_group(group, &next, &entries, &others, findings);
     }
     if damage.is_none() {
         find_in_selection(&boot, &entries, findings)?;
@@ -468,6 +509,30 @@ fn find_in_boot_partition(
         findings.add(&path.display(), problem, Repair::RemoveFile(path.clone()));
     }
     Ok(())
+}
+
+/// A next start into a group that is not there.
+fn find_lost_group(
+    group: &Group,
+    next: &Next,
+    entries: &[Entry],
+    others: &Others,
+    findings: &mut Findings,
+) {
+    let mut chosen = entries
+        .iter()
+        .filter(|entry| Some(entry.id.as_str()) == next.id());
+    let is_lost = |entry: &&Entry| entry.vg() != group.name.as_str() && others.lacks(entry);
+    if let Some(entry) = chosen.find(is_lost) {
+        let problem = format!(
+            "boots {}, whose group {} is not there",
+            entry.id,
+            entry.vg()
+        );
+        let advice =
+            "connect its disks, or choose another entry with `imgbased-helper boot default`";
+        findings.add(&"next start", &problem, Repair::Advice(advice.to_owned()));
+    }
 }
 
 /// What boots, and for how long.
@@ -544,6 +609,12 @@ fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result<()>
             let all = layer::KernelChange::default();
             layer::write_entries(context, tx, &context.load()?, &boot()?, name, &all)
         }
+        Repair::Identify(name) => {
+            let boot = context.boot_partition()?;
+            boot.check_writable()?;
+            let uuid: VgUuid = context.load()?.uuid.parse()?;
+            boot.change_entries(tx, name, |entry| entry.of_group(&uuid))
+        }
         Repair::RemoveEntry(name) => boot()?.remove_last(tx, std::slice::from_ref(name)),
         Repair::WriteMenu => boot()?.render_menu(tx),
         Repair::RebuildEnv => boot()?.rebuild_env(tx),
@@ -569,7 +640,8 @@ fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result<()>
             tx.discard(move || Ok(vec![path]));
             Ok(())
         }
-        Repair::Advice(_) => Ok(()),
+        // That is several units of work.
+        Repair::Rename | Repair::Advice(_) => Ok(()),
     }
 }
 

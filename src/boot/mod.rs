@@ -9,10 +9,12 @@ pub mod id;
 mod kernels;
 mod loader;
 pub mod next;
+pub mod renamed;
 pub mod root;
 mod selection;
 pub mod trial;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -66,6 +68,14 @@ impl BootPartition {
             loader,
             loader_reason,
         })
+    }
+
+    /// The number of the device that the partition is.
+    pub fn device(&self) -> Result<u64> {
+        let dir = self.files.dir();
+        let metadata = dir.metadata();
+        let metadata = metadata.with_context(|| format!("cannot look at {}", dir.display()))?;
+        Ok(metadata.dev())
     }
 
     /// Refuses a boot partition that cannot be written to, that the loader does not read, or that has no
@@ -275,7 +285,7 @@ impl BootPartition {
         &self,
         tx: &mut Transaction,
         name: &LvName,
-        change: fn(Entry) -> Entry,
+        change: impl Fn(Entry) -> Entry,
     ) -> Result<()> {
         let entries = self.entries_of(name)?.into_iter().map(change);
         self.write_entries(tx, name, &entries.collect::<Vec<_>>())

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
@@ -36,6 +36,16 @@ pub fn dm_name_at(path: &Path) -> Result<Option<String>> {
         Ok(name) => Ok(Some(name.trim_end().to_owned())),
         Err(_) => Ok(None),
     }
+}
+
+/// Where sysfs has the disk that a block device is a part of, or that it is itself; nothing if there is no
+/// such device.
+pub fn disk_of(device: u64) -> Option<PathBuf> {
+    let (major, minor) = (major(device), minor(device));
+    let path = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let is_partition = path.join("partition").exists();
+    let disk = path.parent().filter(|_| is_partition);
+    Some(disk.map_or(path.clone(), Path::to_owned))
 }
 
 /// Whether another filesystem than that of the directory above is mounted at `path`.
