@@ -13,7 +13,7 @@ use super::renamed::{self, Others};
 use super::view::{self, JSON_VERSION};
 use super::{Context, found_status, layer, pool_with_room, say};
 use crate::boot::BootPartition;
-use crate::boot::entry::{Entry, Payload};
+use crate::boot::entry::Entry;
 use crate::boot::next::{Next, Why};
 use crate::lvm::living_maker;
 use crate::model::layout::{Group, Role, Volume};
@@ -379,10 +379,6 @@ fn find_in_boot_partition(
     findings: &mut Findings,
 ) -> Result<()> {
     let boot = context.boot_partition()?;
-    let is_whole = |kernel: &Payload| {
-        let mut files = [&kernel.linux, &kernel.initrd].into_iter();
-        boot.has_kernel(kernel) && files.all(|path| !damaged.contains(&boot.path_of(path)))
-    };
     if let Some(problem) = boot.want_of_room() {
         let advice = "remove layers, or files that are not needed there".to_owned();
         findings.add(&"boot partition", &problem, Repair::Advice(advice));
@@ -399,71 +395,9 @@ fn find_in_boot_partition(
         let problem = renamed::problem(&renamed);
         findings.add(&group.name, &problem, Repair::Rename);
     }
-    let is_renamed = |name: &LvName| {
-        renamed
-            .iter()
-            .any(|entry| entry.layer() == Some(name.as_str()))
-    };
+    let is_entry_lost = find_in_entries(group, &boot, &entries, &renamed, damaged, findings)?;
+    find_in_options(group, &entries, findings);
     let bootable = group.bootable();
-    let mut is_entry_lost = false;
-    for name in &bootable {
-        let write = || Repair::WriteEntry(name.clone());
-        let ours = || entries.iter().filter(|e| e.is_of(&group.name, name));
-        let has_kernels = || ours().all(|entry| is_whole(&entry.payload()));
-        let unnamed = ours().find(|entry| !entry.names_group(&group.uuid));
-        let entry = boot.entry_of(name);
-        is_entry_lost |= !matches!(entry, Ok(Some(_)));
-        if let Some(unnamed) = unnamed {
-            let problem = match unnamed.vgid() {
-                Some(vgid) => {
-                    format!(
-                        "its boot entry names a group with another UUID, {vgid}, and does not boot"
-                    )
-                }
-                None => "its boot entry does not name its group by the UUID".to_owned(),
-            };
-            findings.add(name, &problem, Repair::Identify(name.clone()));
-        }
-        match entry {
-            Ok(Some(_)) if has_kernels() => {}
-            Ok(Some(_)) => {
-                let problem = "its kernel or initramfs is not whole on the boot partition";
-                findings.add(name, problem, write());
-            }
-            Ok(None) if is_renamed(name) => {}
-            Ok(None) if boot.is_rewritten(name)? => {
-                let problem = "its boot entry was changed by another program and does not boot it";
-                findings.add(name, problem, write());
-            }
-            Ok(None) => findings.add(name, "has no boot entry", write()),
-            Err(error) => {
-                let advice = Repair::Advice("move that file away".to_owned());
-                findings.add(name, &format!("{error:#}"), advice);
-            }
-        }
-    }
-    for entry in &entries {
-        if let Some(excess) = entry.excess() {
-            let problem = format!(
-                "its kernel options are {excess} bytes too long; what is cut off never reaches the kernel"
-            );
-            let advice =
-                "make /etc/kernel/cmdline shorter, then run `imgbased-helper boot refresh`";
-            findings.add(&entry.id, &problem, Repair::Advice(advice.to_owned()));
-        }
-    }
-    for entry in &entries {
-        let is_ours = entry.vgid() == Some(group.uuid.as_str());
-        if is_ours && entry.vg() != group.name.as_str() && entry.place().is_none() {
-            let problem = format!(
-                "names the group {}, which is {} now",
-                entry.vg(),
-                group.name
-            );
-            let advice = "change its options by hand: it is not one that we have written";
-            findings.add(&entry.id, &problem, Repair::Advice(advice.to_owned()));
-        }
-    }
     for name in boot.named_by(&entries) {
         if !bootable.contains(&name) {
             let problem = "has a boot entry, but is not there";
@@ -509,6 +443,76 @@ fn find_in_boot_partition(
         findings.add(&path.display(), problem, Repair::RemoveFile(path.clone()));
     }
     Ok(())
+}
+
+/// Layers and bases without an entry that boots them. Returns whether there is any without one.
+fn find_in_entries(
+    group: &Group,
+    boot: &BootPartition,
+    entries: &[Entry],
+    renamed: &[Entry],
+    damaged: &[PathBuf],
+    findings: &mut Findings,
+) -> Result<bool> {
+    let is_whole = |entry: &Entry| {
+        let kernel = entry.payload();
+        let mut files = [&kernel.linux, &kernel.initrd].into_iter();
+        boot.has_kernel(&kernel) && files.all(|path| !damaged.contains(&boot.path_of(path)))
+    };
+    let mut is_entry_lost = false;
+    for name in &group.bootable() {
+        let write = || Repair::WriteEntry(name.clone());
+        let ours = || entries.iter().filter(|e| e.is_of(&group.name, name));
+        let mut renamed = renamed.iter().map(Entry::layer);
+        let entry = boot.entry_of(name);
+        is_entry_lost |= !matches!(entry, Ok(Some(_)));
+        if let Some(entry) = ours().find(|entry| !entry.names_group(&group.uuid)) {
+            let problem = match entry.vgid() {
+                Some(vgid) => format!("its boot entry names a group with another UUID, {vgid}"),
+                None => "its boot entry does not name its group by the UUID".to_owned(),
+            };
+            findings.add(name, &problem, Repair::Identify(name.clone()));
+        }
+        match entry {
+            Ok(Some(_)) if ours().all(is_whole) => {}
+            Ok(Some(_)) => {
+                let problem = "its kernel or initramfs is not whole on the boot partition";
+                findings.add(name, problem, write());
+            }
+            Ok(None) if renamed.any(|layer| layer == Some(name.as_str())) => {}
+            Ok(None) if boot.is_rewritten(name)? => {
+                let problem = "its boot entry was changed by another program and does not boot it";
+                findings.add(name, problem, write());
+            }
+            Ok(None) => findings.add(name, "has no boot entry", write()),
+            Err(error) => {
+                let advice = Repair::Advice("move that file away".to_owned());
+                findings.add(name, &format!("{error:#}"), advice);
+            }
+        }
+    }
+    Ok(is_entry_lost)
+}
+
+/// Entries whose options are too long, or name the group as it was called before, though others wrote them.
+fn find_in_options(group: &Group, entries: &[Entry], findings: &mut Findings) {
+    for entry in entries {
+        if let Some(excess) = entry.excess() {
+            let problem = format!(
+                "its kernel options are {excess} bytes too long; what is cut off never reaches the kernel"
+            );
+            let advice =
+                "make /etc/kernel/cmdline shorter, then run `imgbased-helper boot refresh`";
+            findings.add(&entry.id, &problem, Repair::Advice(advice.to_owned()));
+        }
+        let (name, old) = (&group.name, entry.vg());
+        let is_ours = entry.vgid() == Some(group.uuid.as_str());
+        if is_ours && old != name.as_str() && entry.place().is_none() {
+            let problem = format!("names the group {old}, which is {name} now");
+            let advice = "change its options by hand: others have written it";
+            findings.add(&entry.id, &problem, Repair::Advice(advice.to_owned()));
+        }
+    }
 }
 
 /// A next start into a group that is not there.

@@ -19,11 +19,16 @@ use crate::model::name::{LvName, VgName};
 use crate::sys::mounts;
 use crate::sys::transaction::{Transaction, Writer};
 
-/// The groups that entries can name, and where the boot partition is.
-pub struct Others {
-    disks: Vec<PhysicalVolume>,
-    /// The boot partition is on a disk of our group. That belongs to it then, and to no other group.
-    disk: Option<PathBuf>,
+/// The groups that entries can name.
+#[derive(Default)]
+pub struct Others(Vec<Disk>);
+
+/// A disk of such a group.
+struct Disk {
+    vg: String,
+    vgid: String,
+    /// Whether the boot partition is on a disk of our group, and not on this one: then it belongs to ours.
+    is_elsewhere: bool,
 }
 
 impl Others {
@@ -36,34 +41,31 @@ impl Others {
     ) -> Result<Self> {
         let is_other = |entry: &Entry| entry.vg() != group.name.as_str();
         if !entries.iter().any(is_other) {
-            return Ok(Self {
-                disks: Vec::new(),
-                disk: None,
-            });
+            return Ok(Self::default());
         }
-        let disks = context.lvm.all_disks()?;
-        let disk = mounts::disk_of(boot.device()?).filter(|disk| {
-            let mut ours = disks.iter().filter(|pv| pv.vgid == group.uuid);
-            ours.any(|pv| disk_of(&pv.device).as_deref() == Some(disk))
-        });
-        Ok(Self { disks, disk })
+        let all = context.lvm.all_disks()?;
+        let mut ours = all.iter().filter(|pv| pv.vgid == group.uuid);
+        let boot = mounts::disk_of(boot.device()?);
+        let boot = boot.filter(|boot| ours.any(|pv| disk_of(&pv.device).as_ref() == Some(boot)));
+        let disk = |pv: PhysicalVolume| Disk {
+            is_elsewhere: boot.is_some() && disk_of(&pv.device) != boot,
+            vg: pv.vg,
+            vgid: pv.vgid,
+        };
+        Ok(Self(all.into_iter().map(disk).collect()))
     }
 
-    /// Whether the group that an entry names is not there, or is one of other disks than the boot partition,
-    /// which is on a disk of ours: that is a copy of the other one.
+    /// Whether the group that an entry names is not there, or is the first of which ours is a copy.
     pub fn lacks(&self, entry: &Entry) -> bool {
-        let is_named = |pv: &&PhysicalVolume| match entry.vgid() {
-            Some(vgid) => pv.vgid == vgid,
-            None => pv.vg == entry.vg(),
+        let is_named = |disk: &&Disk| match entry.vgid() {
+            Some(vgid) => disk.vgid == vgid,
+            None => disk.vg == entry.vg(),
         };
-        let is_elsewhere = |pv: &PhysicalVolume| {
-            let disk = self.disk.as_deref();
-            disk.is_some() && disk_of(&pv.device).as_deref() != disk
-        };
-        self.disks.iter().filter(is_named).all(is_elsewhere)
+        self.0.iter().filter(is_named).all(|disk| disk.is_elsewhere)
     }
 }
 
+/// The disk of a physical volume.
 fn disk_of(device: &Path) -> Option<PathBuf> {
     mounts::disk_of(fs::metadata(device).ok()?.rdev())
 }
@@ -186,6 +188,40 @@ fn renamed(device: &str, group: &Group, old: &[VgName]) -> Option<String> {
 mod tests {
     use super::*;
     use crate::model::layout::Volume;
+
+    #[test]
+    fn a_group_is_lacking_where_it_is_not_there_or_on_another_disk_than_its_boot_partition() {
+        let entry = |options: &str| {
+            let text = format!(
+                "title x\nversion 1\nsort-key x\nlinux /l\ninitrd /i\noptions imgbased.layer=L {options}\n"
+            );
+            Entry::parse("x", &text).unwrap().unwrap()
+        };
+        let disk = |vg: &str, vgid: &str, is_elsewhere| Disk {
+            vg: vg.to_owned(),
+            vgid: vgid.to_owned(),
+            is_elsewhere,
+        };
+        let others = Others(vec![
+            disk("A", "a", false),
+            disk("B", "b", true),
+            disk("B", "b", true),
+            disk("C", "c", true),
+            disk("C", "c", false),
+        ]);
+        for (options, is_lacking) in [
+            ("imgbased.vg=A imgbased.vgid=a", false),
+            ("imgbased.vg=A", false),
+            ("imgbased.vg=A imgbased.vgid=z", true),
+            ("imgbased.vg=Z imgbased.vgid=a", false),
+            ("imgbased.vg=B imgbased.vgid=b", true),
+            ("imgbased.vg=C imgbased.vgid=c", false),
+            ("imgbased.vg=Z", true),
+            ("", true),
+        ] {
+            assert_eq!(others.lacks(&entry(options)), is_lacking, "{options}");
+        }
+    }
 
     #[test]
     fn devices_of_the_old_name_get_the_new_one() {

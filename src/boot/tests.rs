@@ -6,6 +6,7 @@ use anyhow::bail;
 use tempfile::TempDir;
 
 use super::grubenv::GrubEnv;
+use super::trial::Trial;
 use super::*;
 use crate::sys::transaction::{change, cut_before};
 
@@ -719,8 +720,8 @@ fn rename(boot: &BootPartition, old: &[Entry], uuid: &str) -> Result<()> {
     change(|tx| boot.rename(tx, old, Some(&uuid)))
 }
 
-/// A group that is called Renamed now, on a partition that knows it as HostVG: two layers and a base, one
-/// layer with a second kernel.
+/// A group that is called Renamed now, on a partition that knows it as `HostVG`: two layers and a base,
+/// one layer with a second kernel.
 fn renamed_host() -> (TempDir, BootPartition) {
     let (dir, mut boot) = partition();
     let host = tempfile::tempdir().unwrap();
@@ -980,20 +981,17 @@ fn a_trial_under_systemd_boot_goes_on_in_a_renamed_group() {
     let state = |boot: &BootPartition| {
         let trial = boot.trial().unwrap().unwrap();
         let next = boot.next_start().unwrap().to_string();
-        (
-            trial.id,
-            trial.tries,
-            trial.tried,
-            boot.default_id().unwrap().unwrap(),
-            next,
-        )
+        (trial, boot.default_id().unwrap().unwrap(), next)
     };
-    let (trial, tries, tried, default, next) = state(&boot);
-    assert_eq!((tries, tried), (3, 1));
+    let (trial, default, next) = state(&boot);
+    assert_eq!((trial.tries, trial.tried), (3, 1));
     rename(&boot, &renamed(&boot, OLD_ID, &[], false), OLD_ID).unwrap();
     let new = |id: &str| id.replace("imgbased-", "imgbased-Renamed-");
-    let wanted = (new(&trial), tries, tried, new(&default), new(&next));
-    assert_eq!(state(&boot), wanted);
+    let trial = Trial {
+        id: new(&trial.id),
+        ..trial
+    };
+    assert_eq!(state(&boot), (trial, new(&default), new(&next)));
     assert!(entries.join("imgbased-Renamed-Base-0.2+2-1.conf").exists());
     assert_eq!(ids(&boot).len(), 3);
 }

@@ -10,9 +10,12 @@ pub fn with_root(fstab: &str, device: &str) -> Option<String> {
     if !has_root(fstab) {
         return None;
     }
-    let line = |line: &str| match is_root(line) {
-        true => with_device(line, device),
-        false => line.to_owned(),
+    let line = |line: &str| {
+        if is_root(line) {
+            with_device(line, device)
+        } else {
+            line.to_owned()
+        }
     };
     Some(fstab.split('\n').map(line).collect::<Vec<_>>().join("\n"))
 }

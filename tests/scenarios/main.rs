@@ -14,6 +14,7 @@ mod vm;
 mod boot;
 mod claims;
 mod early;
+mod groups;
 mod images;
 mod kernels;
 mod loaders;
@@ -41,6 +42,7 @@ fn all() -> Vec<Scenario> {
         refusals::SCENARIOS,
         power_cut::SCENARIOS,
         kernels::SCENARIOS,
+        groups::SCENARIOS,
     ]
     .concat()
 }
