@@ -59,12 +59,17 @@ impl BootPartition {
     /// time. Refuses what is too long for a boot loader with the new name, and a file in the way.
     pub fn rename(&self, tx: &mut Transaction, old: &[Entry], uuid: Option<&VgUuid>) -> Result<()> {
         let before = self.next_start()?;
+        let all = self.entries()?;
         let mut new: Vec<Entry> = Vec::new();
         let mut ids = Vec::new();
         for entry in old {
-            let Some(moved) = entry.moved_to(&self.vg, uuid) else {
+            let Some(mut moved) = entry.moved_to(&self.vg, uuid) else {
                 continue;
             };
+            let mut known = all.iter().filter(|known| self.is_ours(known));
+            if let Some(known) = known.find(|known| known.id == moved.id) {
+                moved = self.in_place_of(entry, known);
+            }
             if let Some(excess) = moved.excess() {
                 bail!(
                     "the kernel options of {} are {excess} bytes too long with the name {}; make them shorter",
@@ -83,7 +88,7 @@ impl BootPartition {
         let mut left = self.entries()?;
         // In a dry run they are not there.
         left.retain(|entry| new.iter().all(|new| new.id != entry.id));
-        left.extend(new);
+        left.extend_from_slice(&new);
         Entry::sort(&mut left);
         self.write_menu(tx, &left)?;
         self.files.flush(tx)?;
@@ -91,7 +96,20 @@ impl BootPartition {
         left.retain(|entry| ids.iter().all(|(old, _)| *old != entry.id));
         self.write_menu(tx, &left)?;
         self.remove_files(tx, old)?;
+        self.discard_kernels(tx, old, &new, old)?;
         self.check_renamed(tx, &before, &ids)
+    }
+
+    /// An entry under the new name that is there already, where a kernel was installed meanwhile: it keeps
+    /// what it boots, and gets what the old one has of a trial.
+    fn in_place_of(&self, old: &Entry, known: &Entry) -> Entry {
+        let known = known.clone().confirmed();
+        let known = if old.is_trial() {
+            known.on_trial()
+        } else {
+            known
+        };
+        self.loader.in_place_of(old, &known)
     }
 
     /// Has the old entries name the group by its UUID, which tells them when the new ones are there.

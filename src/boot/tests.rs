@@ -931,6 +931,30 @@ fn entries_of_a_restored_group_get_its_new_uuid() {
     }
 }
 
+#[test]
+fn a_kernel_that_was_installed_before_the_entries_are_renamed_stays() {
+    let (_dir, boot) = renamed_host();
+    let old = boot.entry_of(&"Base-0.1".parse().unwrap());
+    assert_eq!(old.unwrap(), None);
+    change(|tx| boot.set_default(tx, "imgbased-Base-0.1")).unwrap();
+    let host = tempfile::tempdir().unwrap();
+    fs::create_dir(host.path().join("boot")).unwrap();
+    install(&host, "6.3");
+    let newest = refresh(&boot, &host, None, None);
+    rename(&boot, &renamed(&boot, OLD_ID, &[], false), OLD_ID).unwrap();
+    let entries = boot.entries_of(&"Base-0.1".parse().unwrap()).unwrap();
+    let versions: Vec<&str> = entries.iter().map(|e| e.version.as_str()).collect();
+    assert_eq!((versions, newest.len()), (vec!["6.3", "6.1"], 1));
+    assert!(boot.leftovers(false).unwrap().is_empty());
+    let next = boot.next_start().unwrap();
+    assert_eq!(next.id(), Some("imgbased-Renamed-Base-0.1"));
+    assert!(
+        entries
+            .iter()
+            .all(|entry| boot.has_kernel(&entry.payload()))
+    );
+}
+
 /// An EFI system partition of such a host, and its directory of entries.
 fn renamed_esp(config: &str) -> (TempDir, BootPartition) {
     let root = tempfile::tempdir().unwrap();
