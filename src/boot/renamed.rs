@@ -4,7 +4,6 @@
 use anyhow::{Result, bail, ensure};
 
 use super::BootPartition;
-use super::entries::Entries;
 use super::entry::Entry;
 use super::next::{Next, Why};
 use crate::model::name::{LvName, VgUuid};
@@ -79,7 +78,9 @@ impl BootPartition {
             }
             ids.push((entry.id.clone(), moved.id.clone()));
             if new.iter().all(|other| other.id != moved.id) {
-                self.check_new(&moved)?;
+                if let Some((_, name)) = moved.place() {
+                    self.our().check_place(&moved.id, &name)?;
+                }
                 new.push(moved);
             }
         }
@@ -123,17 +124,6 @@ impl BootPartition {
             }
         }
         Ok(())
-    }
-
-    fn check_new(&self, entry: &Entry) -> Result<()> {
-        match entry.place() {
-            Some((_, name)) => Entries {
-                files: &self.files,
-                vg: &self.vg,
-            }
-            .check_place(&entry.id, &name),
-            None => Ok(()),
-        }
     }
 
     /// Writes the new entries, each under the name of the old file with what systemd-boot has counted in it.
