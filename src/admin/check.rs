@@ -10,14 +10,15 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 
+use super::renamed::{self, Others};
 use super::view::{self, JSON_VERSION};
 use super::{Context, found_status, layer, pool_with_room, say};
 use crate::boot::BootPartition;
-use crate::boot::entry::{Entry, Payload};
+use crate::boot::entry::Entry;
 use crate::boot::next::{Next, Why};
 use crate::lvm::living_maker;
 use crate::model::layout::{Group, Role, Volume};
-use crate::model::name::LvName;
+use crate::model::name::{LvName, VgUuid};
 use crate::sys::probe;
 use crate::sys::transaction::{Transaction, Writer};
 
@@ -36,6 +37,8 @@ enum Repair {
     SkipActivation(LvName),
     AutoExtend(LvName),
     EnterDevices,
+    Rename,
+    Identify(LvName),
     WriteEntry(LvName),
     RemoveEntry(LvName),
     WriteMenu,
@@ -86,6 +89,10 @@ impl Repair {
             Self::SkipActivation(name) => format!("have {name} stay inactive until it is booted"),
             Self::AutoExtend(name) => format!("have {name} extended before it is full"),
             Self::EnterDevices => "enter them in the devices file".to_owned(),
+            Self::Rename => {
+                "give them, what boots, and the fstab of each layer the name that it has".to_owned()
+            }
+            Self::Identify(name) => format!("have the boot entry of {name} name the UUID"),
             Self::WriteEntry(name) => format!("write the boot entry of {name}"),
             Self::RemoveEntry(name) => format!("remove the boot entry of {name}"),
             Self::WriteMenu => "render the menu from the boot entries".to_owned(),
@@ -177,6 +184,8 @@ fn mend(
             let (subject, problem) = (&finding.subject, &finding.problem);
             let done = match &finding.repair {
                 Repair::Advice(advice) => Err(anyhow!("{advice}")),
+                // Several units of work.
+                Repair::Rename => renamed::repair(context, writer),
                 repair => writer.transaction(|tx| apply(context, tx, repair)),
             };
             if let Err(error) = done {
@@ -377,10 +386,6 @@ fn find_in_boot_partition(
     findings: &mut Findings,
 ) -> Result<()> {
     let boot = context.boot_partition()?;
-    let is_whole = |kernel: &Payload| {
-        let mut files = [&kernel.linux, &kernel.initrd].into_iter();
-        boot.has_kernel(kernel) && files.all(|path| !damaged.contains(&boot.path_of(path)))
-    };
     find_in_partition(context, &boot, findings);
     let entries = boot.entries()?;
     // Entries are not the same for what is the default.
@@ -388,48 +393,16 @@ fn find_in_boot_partition(
     if let Some(damage) = &damage {
         findings.add(&"grubenv", damage, Repair::RebuildEnv);
     }
+    let others = Others::read(context, group, &boot, &entries)?;
+    let renamed = renamed::entries(group, &boot, &entries, &others)?;
+    if !renamed.is_empty() {
+        let problem = renamed::problem(&renamed);
+        findings.add(&group.name, &problem, Repair::Rename);
+    }
+    let is_entry_lost = find_in_entries(group, &boot, &entries, &renamed, damaged, findings)?;
+    find_in_options(group, &entries, findings);
     let bootable = group.bootable();
-    let mut is_entry_lost = false;
-    for name in &bootable {
-        let write = || Repair::WriteEntry(name.clone());
-        let has_kernels = || {
-            let mut ours = entries.iter().filter(|e| e.is_of(&group.name, name));
-            ours.all(|entry| is_whole(&entry.payload()))
-        };
-        let entry = boot.entry_of(name);
-        is_entry_lost |= !matches!(entry, Ok(Some(_)));
-        match entry {
-            Ok(Some(entry)) if !entry.names_group(&group.uuid) => {
-                let problem = "its boot entry does not name its group by the UUID";
-                findings.add(name, problem, write());
-            }
-            Ok(Some(_)) if has_kernels() => {}
-            Ok(Some(_)) => {
-                let problem = "its kernel or initramfs is not whole on the boot partition";
-                findings.add(name, problem, write());
-            }
-            Ok(None) if boot.is_rewritten(name)? => {
-                let problem = "its boot entry was changed by another program and does not boot it";
-                findings.add(name, problem, write());
-            }
-            Ok(None) => findings.add(name, "has no boot entry", write()),
-            Err(error) => {
-                let advice = Repair::Advice("move that file away".to_owned());
-                findings.add(name, &format!("{error:#}"), advice);
-            }
-        }
-    }
     find_changed_kernels(group, &boot, findings)?;
-    for entry in &entries {
-        if let Some(excess) = entry.excess() {
-            let problem = format!(
-                "its kernel options are {excess} bytes too long; what is cut off never reaches the kernel"
-            );
-            let advice =
-                "make /etc/kernel/cmdline shorter, then run `imgbased-helper boot refresh`";
-            findings.add(&entry.id, &problem, Repair::Advice(advice.to_owned()));
-        }
-    }
     for name in boot.named_by(&entries) {
         if !bootable.contains(&name) {
             let problem = "has a boot entry, but is not there";
@@ -464,6 +437,8 @@ fn find_in_boot_partition(
             &problem,
             Repair::Advice("see there".to_owned()),
         );
+    } else if renamed.is_empty() {
+        find_lost_group(group, &next, &entries, &others, findings);
     }
     if damage.is_none() {
         find_in_selection(&boot, &entries, findings)?;
@@ -518,6 +493,100 @@ fn find_changed_kernels(
         findings.add(&name, &problem, Repair::WriteEntry(name.clone()));
     }
     Ok(())
+}
+
+/// Layers and bases without an entry that boots them. Returns whether there is any without one.
+fn find_in_entries(
+    group: &Group,
+    boot: &BootPartition,
+    entries: &[Entry],
+    renamed: &[Entry],
+    damaged: &[PathBuf],
+    findings: &mut Findings,
+) -> Result<bool> {
+    let is_whole = |entry: &Entry| {
+        let kernel = entry.payload();
+        let mut files = [&kernel.linux, &kernel.initrd].into_iter();
+        boot.has_kernel(&kernel) && files.all(|path| !damaged.contains(&boot.path_of(path)))
+    };
+    let mut is_entry_lost = false;
+    for name in &group.bootable() {
+        let write = || Repair::WriteEntry(name.clone());
+        let ours = || entries.iter().filter(|e| e.is_of(&group.name, name));
+        let mut renamed = renamed.iter().map(Entry::layer);
+        let entry = boot.entry_of(name);
+        is_entry_lost |= !matches!(entry, Ok(Some(_)));
+        if let Some(entry) = ours().find(|entry| !entry.names_group(&group.uuid)) {
+            let problem = match entry.vgid() {
+                Some(vgid) => format!("its boot entry names a group with another UUID, {vgid}"),
+                None => "its boot entry does not name its group by the UUID".to_owned(),
+            };
+            findings.add(name, &problem, Repair::Identify(name.clone()));
+        }
+        match entry {
+            Ok(Some(_)) if ours().all(is_whole) => {}
+            Ok(Some(_)) => {
+                let problem = "its kernel or initramfs is not whole on the boot partition";
+                findings.add(name, problem, write());
+            }
+            Ok(None) if renamed.any(|layer| layer == Some(name.as_str())) => {}
+            Ok(None) if boot.is_rewritten(name)? => {
+                let problem = "its boot entry was changed by another program and does not boot it";
+                findings.add(name, problem, write());
+            }
+            Ok(None) => findings.add(name, "has no boot entry", write()),
+            Err(error) => {
+                let advice = Repair::Advice("move that file away".to_owned());
+                findings.add(name, &format!("{error:#}"), advice);
+            }
+        }
+    }
+    Ok(is_entry_lost)
+}
+
+/// Entries whose options are too long, or name the group as it was called before, though others wrote them.
+fn find_in_options(group: &Group, entries: &[Entry], findings: &mut Findings) {
+    for entry in entries {
+        if let Some(excess) = entry.excess() {
+            let problem = format!(
+                "its kernel options are {excess} bytes too long; what is cut off never reaches the kernel"
+            );
+            let advice =
+                "make /etc/kernel/cmdline shorter, then run `imgbased-helper boot refresh`";
+            findings.add(&entry.id, &problem, Repair::Advice(advice.to_owned()));
+        }
+        let (name, old) = (&group.name, entry.vg());
+        let is_ours = entry.vgid() == Some(group.uuid.as_str());
+        if is_ours && old != name.as_str() && entry.place().is_none() {
+            let problem = format!("names the group {old}, which is {name} now");
+            let advice = "change its options by hand: others have written it";
+            findings.add(&entry.id, &problem, Repair::Advice(advice.to_owned()));
+        }
+    }
+}
+
+/// A next start into a group that is not there.
+fn find_lost_group(
+    group: &Group,
+    next: &Next,
+    entries: &[Entry],
+    others: &Others,
+    findings: &mut Findings,
+) {
+    let mut chosen = entries
+        .iter()
+        .filter(|entry| Some(entry.id.as_str()) == next.id());
+    let is_lost = |entry: &&Entry| entry.vg() != group.name.as_str() && others.lacks(entry);
+    if let Some(entry) = chosen.find(is_lost) {
+        let problem = format!(
+            "boots {}, whose group {} is not there",
+            entry.id,
+            entry.vg()
+        );
+        let advice =
+            "connect its disks, or choose another entry with `imgbased-helper boot default`";
+        findings.add(&"next start", &problem, Repair::Advice(advice.to_owned()));
+    }
 }
 
 /// What boots, and for how long.
@@ -594,6 +663,12 @@ fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result<()>
             let all = layer::KernelChange::default();
             layer::write_entries(context, tx, &context.load()?, &boot()?, name, &all).map(drop)
         }
+        Repair::Identify(name) => {
+            let boot = context.boot_partition()?;
+            boot.check_writable()?;
+            let uuid: VgUuid = context.load()?.uuid.parse()?;
+            boot.change_entries(tx, name, |entry| entry.of_group(&uuid))
+        }
         Repair::RemoveEntry(name) => boot()?.remove_last(tx, std::slice::from_ref(name)),
         Repair::WriteMenu => boot()?.render_menu(tx),
         Repair::RebuildEnv => boot()?.rebuild_env(tx),
@@ -619,7 +694,8 @@ fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result<()>
             tx.discard(move || Ok(vec![path]));
             Ok(())
         }
-        Repair::Advice(_) => Ok(()),
+        // That is several units of work.
+        Repair::Rename | Repair::Advice(_) => Ok(()),
     }
 }
 

@@ -68,7 +68,8 @@ enum Noun {
     Boot(BootVerb),
     /// What is booted, what boots next, and how full the pool is
     Status,
-    /// Find what an interrupted command has left, and what else would keep a layer from booting
+    /// Find what an interrupted command has left, or a group that got another name, and what else would
+    /// keep a layer from booting
     #[command(after_help = CHECK_STATUS)]
     Check {
         /// Put it right

@@ -276,8 +276,11 @@ fn try_write_entries(
     let mut new = new_entries(group, name, is_base, &kernels, is_trial)?;
     for entry in &mut new {
         // What was put beside it by hand stays.
-        let is_same =
-            |old: &&Entry| old.payload() == entry.payload() && old.is_trial() == entry.is_trial();
+        let is_same = |old: &&Entry| {
+            old.payload() == entry.payload()
+                && old.is_trial() == entry.is_trial()
+                && old.names_group(&group.uuid)
+        };
         if let Some(old) = entries.iter().find(is_same) {
             *entry = Entry {
                 id: entry.id.clone(),

@@ -10,6 +10,7 @@ mod layer;
 mod layout;
 mod layout_init;
 mod removal;
+mod renamed;
 mod status;
 mod text;
 mod view;
@@ -74,7 +75,9 @@ impl Context {
     fn complete(&self, group: Option<Group>) -> Result<Group> {
         let vg = self.lvm.vg();
         let group = group.with_context(|| {
-            format!("there is no volume group {vg}; `imgbased-helper layout init` makes one")
+            format!(
+                "there is no volume group {vg}; `imgbased-helper layout init` makes one, --vg names another"
+            )
         })?;
         refuse_incomplete(&group)?;
         Ok(group)

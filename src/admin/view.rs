@@ -13,6 +13,7 @@ use crate::boot::trial::OnTrial;
 use crate::lvm::living_maker;
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::{Failure, Group, KernelFailure, Role, Volume};
+use crate::model::name::{LvName, VgName};
 use crate::model::percent::Percent;
 use crate::sys::{mounts, run};
 
@@ -204,9 +205,27 @@ fn pool_view(pool: &Volume) -> PoolView {
     }
 }
 
-/// What the running system was booted from, if the helper did it.
+/// What the running system was booted from, if the helper did it, with the name that its group has now.
 pub fn boot_record() -> Option<BootRecord> {
+    let mut record = recorded_boot()?;
+    if let Some(vg) = group_of(&record) {
+        record.vg = vg.to_string();
+    }
+    Some(record)
+}
+
+/// The same with the name that its group had then.
+fn recorded_boot() -> Option<BootRecord> {
     run::read_json(run::BOOT_RECORD)
+}
+
+/// What the group is called that the running system is on: vgrename(8) has device-mapper rename what is
+/// active.
+fn group_of(record: &BootRecord) -> Option<VgName> {
+    let layer: LvName = record.layer.parse().ok()?;
+    // A base is below its overlay.
+    let mut places = ["/", run::BASE].into_iter().map(Path::new);
+    places.find_map(|place| VgName::of_dm_name(&mounts::dm_name_at(place).ok()??, &layer))
 }
 
 /// The layer that / is on; where / is the volatile overlay of a base, what the initramfs recorded.

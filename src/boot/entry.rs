@@ -148,6 +148,36 @@ impl Entry {
         self
     }
 
+    /// The entry of the same layer or base when its group is called `vg`; nothing if we did not write this one.
+    pub fn moved_to(&self, vg: &VgName, uuid: Option<&VgUuid>) -> Option<Self> {
+        let (old, name) = self.place()?;
+        let id = if self.id == id::of_layer(&old, &name) {
+            id::of_layer(vg, &name)
+        } else {
+            id::of_other(vg, &name, &self.version)
+        };
+        let vg = Some(vg.as_str()).filter(|vg| *vg != DEFAULT_VG);
+        let vg = vg.map(|vg| format!("{VG}{vg}"));
+        let uuid = uuid.map(|uuid| format!("{VGID}{uuid}"));
+        let group: Vec<String> = vg.into_iter().chain(uuid).collect();
+        Some(Self {
+            id,
+            options: kernel_options::moved(&self.options, name.as_str(), &group),
+            ..self.clone()
+        })
+    }
+
+    /// The group and the layer or base that we wrote this entry for; nothing if others did.
+    pub fn place(&self) -> Option<(VgName, LvName)> {
+        let (vg, name) = (self.vg().parse().ok()?, self.layer()?.parse().ok()?);
+        self.is_of(&vg, &name).then_some((vg, name))
+    }
+
+    /// The UUID of its group, if the entry names it.
+    pub fn vgid(&self) -> Option<&str> {
+        kernel_options::value(&self.options, VGID)
+    }
+
     /// What this entry boots, for another one that boots the same.
     pub fn payload(&self) -> Payload {
         let system = self
@@ -198,8 +228,7 @@ impl Entry {
 
     /// Whether this entry names its group by this UUID, or cannot: [`VgUuid`] tells why.
     pub fn names_group(&self, uuid: &str) -> bool {
-        let is_named = kernel_options::value(&self.options, VGID) == Some(uuid);
-        is_named || uuid.parse::<VgUuid>().is_err()
+        self.vgid() == Some(uuid) || uuid.parse::<VgUuid>().is_err()
     }
 
     /// Whether this entry boots the same files.

@@ -10,10 +10,12 @@ pub mod id;
 mod kernels;
 mod loader;
 pub mod next;
+pub mod renamed;
 pub mod root;
 mod selection;
 pub mod trial;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -70,6 +72,14 @@ impl BootPartition {
             loader,
             loader_reason,
         })
+    }
+
+    /// The number of the device that the partition is.
+    pub fn device(&self) -> Result<u64> {
+        let dir = self.files.dir();
+        let metadata = dir.metadata();
+        let metadata = metadata.with_context(|| format!("cannot look at {}", dir.display()))?;
+        Ok(metadata.dev())
     }
 
     /// Refuses a boot partition that cannot be written to, that the loader does not read, or that has no
@@ -299,6 +309,17 @@ impl BootPartition {
         }
         self.remove_files(tx, &stale)?;
         self.discard_kernels(tx, &stale, entries, &before)
+    }
+
+    /// Changes all entries of a layer or base alike.
+    pub fn change_entries(
+        &self,
+        tx: &mut Transaction,
+        name: &LvName,
+        change: impl Fn(Entry) -> Entry,
+    ) -> Result<()> {
+        let entries = self.entries_of(name)?.into_iter().map(change);
+        self.write_entries(tx, name, &entries.collect::<Vec<_>>())
     }
 
     /// Changes one entry of a layer or base.

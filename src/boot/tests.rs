@@ -8,8 +8,9 @@ use anyhow::bail;
 use tempfile::TempDir;
 
 use super::grubenv::GrubEnv;
+use super::trial::Trial;
 use super::*;
-use crate::sys::transaction::change;
+use crate::sys::transaction::{change, cut_before};
 
 const KERNEL: &str = "boot/vmlinuz-6.1-amd64";
 const INITRD: &str = "boot/initrd.img-6.1-amd64";
@@ -945,4 +946,330 @@ fn the_partition_has_the_kernel_that_was_read_from_it() {
             "{cmdline}"
         );
     }
+}
+
+const OLD_ID: &str = "68CM0U-m031-EmV1-U9Vn-3yA0-7NL3-j32vhZ";
+const NEW_ID: &str = "mZ7rTq-0a1B-2c3D-4e5F-6g7H-8i9J-Kl0mNo";
+
+fn of_group(boot: &BootPartition, uuid: &str) {
+    for name in boot.named_by(&boot.entries().unwrap()) {
+        let uuid = uuid.parse().unwrap();
+        change(|tx| boot.change_entries(tx, &name, |entry| entry.of_group(&uuid))).unwrap();
+    }
+}
+
+/// What is found of our group, with this UUID, under other names.
+fn renamed(boot: &BootPartition, uuid: &str, layers: &[&str], is_gone: bool) -> Vec<Entry> {
+    let bootable: Vec<LvName> = layers.iter().map(|name| name.parse().unwrap()).collect();
+    let known = renamed::Known {
+        uuid,
+        bootable: &bootable,
+        is_gone: &|_| is_gone,
+    };
+    boot.renamed(&boot.entries().unwrap(), &known).unwrap()
+}
+
+fn rename(boot: &BootPartition, old: &[Entry], uuid: &str) -> Result<()> {
+    let uuid = uuid.parse().unwrap();
+    change(|tx| boot.rename(tx, old, Some(&uuid)))
+}
+
+/// A group that is called Renamed now, on a partition that knows it as `HostVG`: two layers and a base,
+/// one layer with a second kernel.
+fn renamed_host() -> (TempDir, BootPartition) {
+    let (dir, mut boot) = partition();
+    let host = tempfile::tempdir().unwrap();
+    fs::create_dir(host.path().join("boot")).unwrap();
+    for version in ["6.1", "6.2"] {
+        install(&host, version);
+    }
+    refresh(&boot, &host, None, None);
+    let payload = publish(&boot, &system());
+    for name in ["Base-0", "Base-0.2"] {
+        add(&boot, name, &payload).unwrap();
+    }
+    of_group(&boot, OLD_ID);
+    boot.vg = "Renamed".parse().unwrap();
+    (dir, boot)
+}
+
+fn ids(boot: &BootPartition) -> Vec<String> {
+    let entries = boot.entries().unwrap();
+    entries.into_iter().map(|entry| entry.id).collect()
+}
+
+#[test]
+fn a_renamed_group_boots_what_it_booted() {
+    const NEW: [&str; 4] = [
+        "imgbased-Renamed-Base-0.2",
+        "imgbased-Renamed-Base-0.1",
+        "imgbased-Renamed-Base-0.1@6.1",
+        "imgbased-Renamed-Base-0",
+    ];
+    let default = ("saved_entry", "imgbased-Base-0.1");
+    let trial = [
+        ("imgbased_trial", "imgbased-Base-0.2"),
+        ("imgbased_tries", "3"),
+        ("imgbased_tried", "1"),
+    ];
+    for (variables, next) in [
+        (&[default][..], "imgbased-Renamed-Base-0.1"),
+        (
+            &[("saved_entry", "imgbased-Base-0.1@6.1")],
+            "imgbased-Renamed-Base-0.1@6.1",
+        ),
+        (
+            &[default, trial[0], trial[1], trial[2]],
+            "imgbased-Renamed-Base-0.2, on trial",
+        ),
+        (
+            &[default, ("next_entry", "imgbased-Base-0")],
+            "imgbased-Renamed-Base-0, once",
+        ),
+    ] {
+        let (dir, boot) = renamed_host();
+        let mut env = GrubEnv::default();
+        for (name, value) in [&[("theirs", "imgbased-Base-0.1")][..], variables].concat() {
+            env.set(name, value);
+        }
+        fs::write(dir.path().join("grub/grubenv"), env.render().unwrap()).unwrap();
+        let kernels = files_below(&dir.path().join(KERNELS));
+        let before = boot.next_start().unwrap().to_string();
+        assert_eq!(before, next.replace("Renamed-", ""));
+
+        let old = renamed(&boot, OLD_ID, &[], false);
+        assert_eq!(old.len(), NEW.len());
+        rename(&boot, &old, OLD_ID).unwrap();
+        assert_eq!(ids(&boot), NEW);
+        assert_eq!(boot.next_start().unwrap().to_string(), next);
+        assert!(renamed(&boot, OLD_ID, &[], true).is_empty());
+        for entry in boot.entries().unwrap() {
+            let name = entry.layer().unwrap();
+            let wanted =
+                format!("imgbased.layer={name} imgbased.vg=Renamed imgbased.vgid={OLD_ID} quiet");
+            assert_eq!(entry.options, wanted);
+            assert!(boot.has_kernel(&entry.payload()));
+        }
+        assert!(boot.has_menu_of(&boot.entries().unwrap()).unwrap());
+        assert_eq!(files_below(&dir.path().join(KERNELS)), kernels);
+        let block = fs::read(dir.path().join("grub/grubenv")).unwrap();
+        let env = GrubEnv::parse(&block).unwrap();
+        assert_eq!(env.get("theirs"), Some("imgbased-Base-0.1"));
+        for (name, value) in variables {
+            let wanted = value.replace("imgbased-", "imgbased-Renamed-");
+            assert_eq!(env.get(name), Some(wanted.as_str()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_group_gets_the_default_name_back() {
+    let (_dir, mut boot) = renamed_host();
+    change(|tx| boot.set_default(tx, "imgbased-Base-0.1")).unwrap();
+    rename(&boot, &renamed(&boot, OLD_ID, &[], false), OLD_ID).unwrap();
+    boot.vg = "HostVG".parse().unwrap();
+    rename(&boot, &renamed(&boot, OLD_ID, &[], false), OLD_ID).unwrap();
+    let entry = boot
+        .entry_of(&"Base-0.1".parse().unwrap())
+        .unwrap()
+        .unwrap();
+    let wanted = format!("imgbased.layer=Base-0.1 imgbased.vgid={OLD_ID} quiet");
+    assert_eq!(entry.options, wanted);
+    assert_eq!(boot.next_start().unwrap().id(), Some("imgbased-Base-0.1"));
+    assert_eq!(boot.entries().unwrap().len(), 4);
+}
+
+#[test]
+fn what_is_interrupted_while_a_group_is_renamed_is_done_later() {
+    let done = |host: &(TempDir, BootPartition)| {
+        let (dir, boot) = host;
+        let old = renamed(boot, NEW_ID, &["Base-0", "Base-0.1", "Base-0.2"], true);
+        rename(boot, &old, NEW_ID).unwrap();
+        let text = |path: &String| fs::read(dir.path().join(path)).unwrap();
+        let files = files_below(dir.path());
+        let texts: Vec<_> = files.iter().map(text).collect();
+        (files, texts)
+    };
+    let host = || {
+        let host = renamed_host();
+        change(|tx| host.1.set_default(tx, "imgbased-Base-0.1")).unwrap();
+        host
+    };
+    let wanted = done(&host());
+    // Power is cut after so many steps: nothing is undone.
+    for steps in 1.. {
+        let host = host();
+        let (_, boot) = &host;
+        let old = renamed(boot, NEW_ID, &["Base-0", "Base-0.1", "Base-0.2"], true);
+        assert_eq!(old.len(), 4);
+        let uuid = NEW_ID.parse().unwrap();
+        let is_cut = cut_before(steps, |tx| boot.rename(tx, &old, Some(&uuid))).unwrap();
+        let next = boot.next_start().unwrap();
+        let default = ["imgbased-Base-0.1", "imgbased-Renamed-Base-0.1"];
+        assert!(
+            next.id().is_some_and(|id| default.contains(&id)) && next.problem().is_none(),
+            "{steps}: {next}"
+        );
+        assert_eq!(done(&host), wanted, "{steps}");
+        if !is_cut {
+            assert!(steps > 15, "{steps}");
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_failure_leaves_a_renamed_group_as_it_was() {
+    let (dir, boot) = renamed_host();
+    change(|tx| boot.set_default(tx, "imgbased-Base-0.1")).unwrap();
+    let before = (files_below(dir.path()), ids(&boot));
+    let old = renamed(&boot, OLD_ID, &[], false);
+    let uuid = OLD_ID.parse().unwrap();
+    let failed: Result<()> = change(|tx| {
+        boot.rename(tx, &old, Some(&uuid))?;
+        bail!("later")
+    });
+    assert_eq!(failed.unwrap_err().to_string(), "later");
+    assert_eq!((files_below(dir.path()), ids(&boot)), before);
+    assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.1");
+
+    // Something else has the name of a new entry.
+    let path = dir
+        .path()
+        .join("loader/entries/imgbased-Renamed-Base-0.conf");
+    fs::write(&path, "title mine\noptions root=/dev/sda1\n").unwrap();
+    let error = rename(&boot, &old, OLD_ID).unwrap_err().to_string();
+    assert!(error.contains("is in the way"), "{error}");
+    assert_eq!(ids(&boot), before.1);
+}
+
+#[test]
+fn a_copy_is_told_by_its_layers_where_its_first_group_is_not_there() {
+    let layers = ["Base-0", "Base-0.1", "Base-0.2"];
+    let (_dir, mut boot) = renamed_host();
+    assert_eq!(renamed(&boot, NEW_ID, &layers, true).len(), 4);
+    assert_eq!(renamed(&boot, NEW_ID, &["Base-0.2"], true).len(), 1);
+    assert!(renamed(&boot, NEW_ID, &layers, false).is_empty());
+    // With entries of its own on the partition, the others are of a group whose disks are away.
+    boot.vg = "Other".parse().unwrap();
+    let payload = boot.entries().unwrap()[0].payload();
+    add(&boot, "Base-0.1", &payload).unwrap();
+    assert!(renamed(&boot, NEW_ID, &layers, true).is_empty());
+    assert_eq!(renamed(&boot, OLD_ID, &layers, false).len(), 4);
+}
+
+#[test]
+fn entries_that_others_have_written_are_not_renamed() {
+    let (dir, boot) = renamed_host();
+    let debug = boot.entries().unwrap()[0].render();
+    fs::write(dir.path().join("loader/entries/debug.conf"), &debug).unwrap();
+    let old = renamed(&boot, OLD_ID, &[], false);
+    rename(&boot, &old, OLD_ID).unwrap();
+    let path = dir.path().join("loader/entries/debug.conf");
+    assert_eq!(fs::read_to_string(path).unwrap(), debug);
+    assert_eq!(ids(&boot).len(), 5);
+}
+
+#[test]
+fn entries_of_a_restored_group_get_its_new_uuid() {
+    let (_dir, boot) = partition();
+    let payload = publish(&boot, &system());
+    let name: LvName = "Base-0.1".parse().unwrap();
+    add(&boot, "Base-0.1", &payload).unwrap();
+    change(|tx| boot.set_default(tx, "imgbased-Base-0.1")).unwrap();
+    for uuid in [OLD_ID, NEW_ID] {
+        of_group(&boot, uuid);
+        let entry = boot.entry_of(&name).unwrap().unwrap();
+        let wanted = format!("imgbased.layer=Base-0.1 imgbased.vgid={uuid} quiet");
+        assert_eq!(entry.options, wanted);
+    }
+}
+
+#[test]
+fn a_kernel_that_was_installed_before_the_entries_are_renamed_stays() {
+    let (_dir, boot) = renamed_host();
+    let old = boot.entry_of(&"Base-0.1".parse().unwrap());
+    assert_eq!(old.unwrap(), None);
+    change(|tx| boot.set_default(tx, "imgbased-Base-0.1")).unwrap();
+    let host = tempfile::tempdir().unwrap();
+    fs::create_dir(host.path().join("boot")).unwrap();
+    install(&host, "6.3");
+    let newest = refresh(&boot, &host, None, None);
+    rename(&boot, &renamed(&boot, OLD_ID, &[], false), OLD_ID).unwrap();
+    let entries = boot.entries_of(&"Base-0.1".parse().unwrap()).unwrap();
+    let versions: Vec<&str> = entries.iter().map(|e| e.version.as_str()).collect();
+    assert_eq!((versions, newest.len()), (vec!["6.3", "6.1"], 1));
+    assert!(boot.leftovers(false).unwrap().is_empty());
+    let next = boot.next_start().unwrap();
+    assert_eq!(next.id(), Some("imgbased-Renamed-Base-0.1"));
+    assert!(
+        entries
+            .iter()
+            .all(|entry| boot.has_kernel(&entry.payload()))
+    );
+}
+
+/// An EFI system partition of such a host, and its directory of entries.
+fn renamed_esp(config: &str) -> (TempDir, BootPartition) {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("boot");
+    for sub in ["EFI/systemd", "loader"] {
+        fs::create_dir_all(dir.join(sub)).unwrap();
+    }
+    fs::write(dir.join("loader/loader.conf"), config).unwrap();
+    let vg = "HostVG".parse().unwrap();
+    let mut boot = BootPartition::in_dir(&dir, root.path(), &vg).unwrap();
+    let payload = publish(&boot, &system());
+    for name in ["Base-0", "Base-0.1", "Base-0.2"] {
+        add(&boot, name, &payload).unwrap();
+    }
+    of_group(&boot, OLD_ID);
+    boot.vg = "Renamed".parse().unwrap();
+    (root, boot)
+}
+
+#[test]
+fn a_renamed_group_boots_what_it_booted_under_systemd_boot() {
+    let (root, boot) = renamed_esp("timeout 3\ndefault imgbased-Base-0.1.conf\n");
+    let before = boot.next_start().unwrap();
+    assert_eq!(before.id(), Some("imgbased-Base-0.1"));
+    rename(&boot, &renamed(&boot, OLD_ID, &[], false), OLD_ID).unwrap();
+    let after = boot.next_start().unwrap();
+    assert_eq!(after.id(), Some("imgbased-Renamed-Base-0.1"));
+    let config = fs::read_to_string(root.path().join("boot/loader/loader.conf")).unwrap();
+    assert_eq!(
+        config,
+        "timeout 3\ndefault imgbased-Renamed-Base-0.1.conf\n"
+    );
+    assert_eq!(ids(&boot).len(), 3);
+}
+
+#[test]
+fn a_trial_under_systemd_boot_goes_on_in_a_renamed_group() {
+    let (root, boot) = renamed_esp("timeout 3\n");
+    let entries = root.path().join("boot/loader/entries");
+    let rank = |name: &str, file: &str, rank: &str| {
+        let text = fs::read_to_string(entries.join(format!("{name}.conf"))).unwrap();
+        fs::remove_file(entries.join(format!("{name}.conf"))).unwrap();
+        let text = text.replace("sort-key ", &format!("sort-key {rank}"));
+        fs::write(entries.join(format!("{file}.conf")), text).unwrap();
+    };
+    rank("imgbased-Base-0.2", "imgbased-Base-0.2+2-1", "0-");
+    rank("imgbased-Base-0.1", "imgbased-Base-0.1", "1-");
+    let state = |boot: &BootPartition| {
+        let trial = boot.trial().unwrap().unwrap();
+        let next = boot.next_start().unwrap().to_string();
+        (trial, boot.default_id().unwrap().unwrap(), next)
+    };
+    let (trial, default, next) = state(&boot);
+    assert_eq!((trial.tries, trial.tried), (3, 1));
+    rename(&boot, &renamed(&boot, OLD_ID, &[], false), OLD_ID).unwrap();
+    let new = |id: &str| id.replace("imgbased-", "imgbased-Renamed-");
+    let trial = Trial {
+        id: new(&trial.id),
+        ..trial
+    };
+    assert_eq!(state(&boot), (trial, new(&default), new(&next)));
+    assert!(entries.join("imgbased-Renamed-Base-0.2+2-1.conf").exists());
+    assert_eq!(ids(&boot).len(), 3);
 }

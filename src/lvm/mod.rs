@@ -96,6 +96,14 @@ pub struct Located {
     pub pool: LvName,
 }
 
+/// A physical volume, and the group that it belongs to.
+pub struct PhysicalVolume {
+    pub device: PathBuf,
+    pub vg: String,
+    /// The UUID of that group.
+    pub vgid: String,
+}
+
 impl Lvm {
     pub fn new(vg: VgName) -> Self {
         Self {
@@ -290,6 +298,31 @@ impl Lvm {
             .run()
             .context("cannot read the physical volumes")?;
         Ok(output.lines().map(|line| line.trim().into()).collect())
+    }
+
+    /// The disks of all groups, also of those that lvm2 does not show otherwise.
+    pub fn all_disks(&self) -> Result<Vec<PhysicalVolume>> {
+        let all = Self {
+            devices_file: Some(""),
+            ..Self::new(self.vg.clone())
+        };
+        let output = all
+            .reporting("pvs")
+            .args(["--foreign", "--noheadings", "--separator", "|"])
+            .args(["-o", "vg_uuid,vg_name,pv_name"])
+            .run()
+            .context("cannot read the physical volumes")?;
+        let disk = |line: &str| {
+            let (vgid, rest) = line.trim().split_once('|')?;
+            let (vg, device) = rest.split_once('|')?;
+            let [vg, vgid] = [vg, vgid].map(str::to_owned);
+            (!vg.is_empty()).then(|| PhysicalVolume {
+                device: device.into(),
+                vg,
+                vgid,
+            })
+        };
+        Ok(output.lines().filter_map(disk).collect())
     }
 
     /// The group as it is when the devices file hides nothing.

@@ -53,11 +53,25 @@ pub fn on_trial(options: &str) -> String {
         .join(" ")
 }
 
-/// The same options, for a layer of the group with this UUID.
+/// The same options, for a layer of the group with this UUID, and of no other one.
 pub fn of_group(options: &str, uuid: &str) -> String {
     let vgid = format!("{VGID}{uuid}");
-    let (which, others) = split(options);
+    let (mut which, mut others) = split(options);
+    // The last of several would count.
+    for words in [&mut which, &mut others] {
+        words.retain(|word| !word.starts_with(VGID));
+    }
     [which, vec![&vgid], others].concat().join(" ")
+}
+
+/// The same options, for a layer of that name in another group.
+pub fn moved(options: &str, layer: &str, group: &[String]) -> String {
+    let layer = format!("{LAYER}{layer}");
+    let group = group.iter().map(String::as_str);
+    let is_other = |word: &&str| WHICH.iter().all(|key| !word.starts_with(key));
+    let others = words(options).filter(is_other);
+    let all = [layer.as_str()].into_iter().chain(group).chain(others);
+    all.collect::<Vec<_>>().join(" ")
 }
 
 /// The words at the beginning that say which layer boots, and all others.
@@ -153,6 +167,24 @@ mod tests {
         );
         assert_eq!(confirmed(&trial), named);
         assert_eq!(without_ours(&named), "quiet");
+        // In the place of another one, wherever that is.
+        let restored = of_group(&format!("{named} imgbased.vgid=u-0"), "u-2");
+        assert_eq!(
+            restored,
+            "imgbased.layer=L imgbased.vg=V imgbased.vgid=u-2 quiet"
+        );
+    }
+
+    #[test]
+    fn a_layer_moves_with_all_other_options() {
+        let trial = on_trial("imgbased.layer=L imgbased.vg=V imgbased.vgid=u-1 quiet");
+        let group = ["imgbased.vg=W".to_owned(), "imgbased.vgid=u-2".to_owned()];
+        let moved = moved(&(trial + " imgbased.vg=X"), "L", &group);
+        assert_eq!(
+            moved,
+            "imgbased.layer=L imgbased.vg=W imgbased.vgid=u-2 imgbased.trial quiet \
+             imgbased.onfail=reboot panic=30 rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=2min"
+        );
     }
 
     #[test]

@@ -92,6 +92,19 @@ impl VgName {
             .is_ok_and(|name| name == dm_name)
             .then_some(lv)
     }
+
+    /// The group of the volume with this name, by the name that device-mapper has for it.
+    pub fn of_dm_name(dm_name: &str, lv: &LvName) -> Option<Self> {
+        let end = format!("-{}", lv.0.replace('-', "--"));
+        let vg: Self = dm_name
+            .strip_suffix(&end)?
+            .replace("--", "-")
+            .parse()
+            .ok()?;
+        vg.dm_name(lv)
+            .is_ok_and(|name| name == dm_name)
+            .then_some(vg)
+    }
 }
 
 /// The UUID of a volume group, as lvm2 prints it: 32 letters and digits, in parts of 6, 4, 4, 4, 4, 4 and 6.
@@ -374,6 +387,16 @@ mod tests {
             "my--vg-",
         ] {
             assert_eq!(vg.lv_of(foreign), None, "{foreign}");
+        }
+        let group = |dm_name| VgName::of_dm_name(dm_name, &lv("Base-0.1"));
+        assert_eq!(group("my--vg-Base--0.1"), Some(vg));
+        for other in [
+            "my--vg-Base--0.2",
+            "my-vg-Base--0.1",
+            "Base--0.1",
+            "vg-x--Base--0.1",
+        ] {
+            assert_eq!(group(other), None, "{other}");
         }
     }
 

@@ -40,6 +40,16 @@ pub fn dm_name_at(path: &Path) -> Result<Option<String>> {
     }
 }
 
+/// Where sysfs has the disk that a block device is a part of, or that it is itself; nothing if there is no
+/// such device.
+pub fn disk_of(device: u64) -> Option<PathBuf> {
+    let (major, minor) = (major(device), minor(device));
+    let path = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    let is_partition = path.join("partition").exists();
+    let disk = path.parent().filter(|_| is_partition);
+    Some(disk.map_or(path.clone(), Path::to_owned))
+}
+
 /// Whether another filesystem than that of the directory above is mounted at `path`.
 pub fn is_mount_point(path: &Path) -> Result<bool> {
     let device = |path: &Path| {

@@ -408,6 +408,23 @@ pub fn change<T>(work: impl FnOnce(&mut Transaction) -> Result<T>) -> Result<T> 
     Writer::new("test", Duration::ZERO, false)?.transaction(work)
 }
 
+/// Begins such a transaction, and leaves it as it is before its step number `step`, as a power cut does.
+/// Returns whether it came that far.
+#[cfg(test)]
+pub fn cut_before(step: u32, work: impl FnOnce(&mut Transaction) -> Result<()>) -> Result<bool> {
+    let writer = Writer {
+        steps: Steps::failing_at(step),
+        ..Writer::new("test", Duration::ZERO, false)?
+    };
+    let mut tx = Transaction {
+        writer: &writer,
+        undo: Vec::new(),
+        undo_steps: 0,
+        discarded: Vec::new(),
+    };
+    Ok(work(&mut tx).is_err())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

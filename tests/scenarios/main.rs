@@ -16,6 +16,7 @@ mod boot;
 mod claims;
 mod down;
 mod early;
+mod groups;
 mod images;
 mod kernels;
 mod loaders;
@@ -45,6 +46,7 @@ fn all() -> Vec<Scenario> {
         refusals::SCENARIOS,
         power_cut::SCENARIOS,
         kernels::SCENARIOS,
+        groups::SCENARIOS,
     ]
     .concat()
 }

@@ -138,6 +138,21 @@ impl Loader for Grub {
         Ok(())
     }
 
+    /// One write, so that nothing of it is half done.
+    fn rename(&self, tx: &mut Transaction, ids: &[(String, String)]) -> Result<()> {
+        let env = self.env()?;
+        let new = |variable| {
+            let old = env.get(variable)?;
+            let (_, new) = ids.iter().find(|(id, _)| id == old)?;
+            Some((variable, new.as_str()))
+        };
+        let changed: Vec<_> = [DEFAULT, ONCE, TRIAL].into_iter().filter_map(new).collect();
+        match changed[..] {
+            [] => Ok(()),
+            _ => self.set(tx, &changed),
+        }
+    }
+
     fn check_trial(&self) -> Result<()> {
         // The ids of others are known to GRUB only.
         if let Some(id) = self.default_id()?.filter(|id| id::is_ours(id)) {

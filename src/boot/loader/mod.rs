@@ -63,6 +63,10 @@ pub trait Loader {
     /// Has `new` be the default, and what boots once, where those were one of `gone`. A trial goes on.
     fn replace(&self, tx: &mut Transaction, gone: &[Entry], new: &str) -> Result<()>;
 
+    /// Has what boots by default, once and on trial be the second of each pair of ids where that was the
+    /// first. Where the names of files say it, that is so already.
+    fn rename(&self, tx: &mut Transaction, ids: &[(String, String)]) -> Result<()>;
+
     /// Refuses where the loader could not count tries, or would find nothing to fall back to.
     fn check_trial(&self) -> Result<()>;
 

@@ -147,6 +147,25 @@ impl Loader for SystemdBoot {
         Ok(())
     }
 
+    /// A trial, and what that falls back to, are in the files of the entries.
+    fn rename(&self, tx: &mut Transaction, ids: &[(String, String)]) -> Result<()> {
+        let new = |old: Option<String>| {
+            let old = old?;
+            let (_, new) = ids.iter().find(|(id, _)| id.eq_ignore_ascii_case(&old))?;
+            Some(new.as_str())
+        };
+        // First what counts only where the variable is lost.
+        if let Some(id) = new(self.config_default()?) {
+            self.write_config(tx, Some(id))?;
+        }
+        for (verb, name) in [("set-default", DEFAULT), ("set-oneshot", ONCE)] {
+            if let Some(id) = new(self.read(name)?) {
+                self.set(tx, verb, name, Some(id))?;
+            }
+        }
+        Ok(())
+    }
+
     /// A default would hide an entry on trial, so it has to be known, and to be taken away.
     fn check_trial(&self) -> Result<()> {
         ensure!(
@@ -212,8 +231,11 @@ impl SystemdBoot {
     /// Patterns are taken as they stand.
     pub fn defaults(&self) -> Result<Vec<String>> {
         let variable = self.read(DEFAULT)?;
-        let line = self.config()?.and_then(|text| default_line(&text));
-        Ok(variable.into_iter().chain(line).collect())
+        Ok(variable.into_iter().chain(self.config_default()?).collect())
+    }
+
+    fn config_default(&self) -> Result<Option<String>> {
+        Ok(self.config()?.and_then(|text| default_line(&text)))
     }
 
     fn read(&self, name: &str) -> Result<Option<String>> {
@@ -237,6 +259,10 @@ impl SystemdBoot {
         if self.variables.is_some() {
             self.set(tx, "set-default", DEFAULT, id)?;
         }
+        self.write_config(tx, id)
+    }
+
+    fn write_config(&self, tx: &mut Transaction, id: Option<&str>) -> Result<()> {
         let (Some(path), Some(esp)) = (self.config_path(), &self.esp) else {
             return Ok(());
         };
