@@ -7,6 +7,8 @@ timeout 60 sh -c "until [ -e $disk ]; do sleep 1; done"
 mkdir /root/packages
 cd /root/packages
 tar -xf $disk
+# The package has update-grub make another grub.cfg, which looks for a screen unless it is told otherwise.
+printf 'GRUB_TERMINAL=serial\nGRUB_TIMEOUT=2\n' >>/etc/default/grub
 export DEBIAN_FRONTEND=noninteractive
 dpkg --install linux-base_*.deb
 dpkg --install ./*.deb
