@@ -2,6 +2,17 @@
 # Has the running layer not come up with the kernel $2: $1 says how, or `none` that it does again.
 set -eu
 
+# archived NAME MODE CONTENT: a file in a cpio archive; not every release has the program.
+archived() {
+    name_size=$((${#1} + 1))
+    printf '070701'
+    printf '%08X' 1 "$2" 0 0 1 0 ${#3} 0 0 0 0 $name_size 0
+    printf '%s\0' "$1"
+    head -c $(((4 - (110 + name_size) % 4) % 4)) /dev/zero
+    printf '%s' "$3"
+    head -c $(((4 - ${#3} % 4) % 4)) /dev/zero
+}
+
 kind=$1 version=$2
 cd /etc/systemd/system
 rm -rf ill.service boot-complete.target.requires/ill.service imgbased-give-up.timer.d
@@ -32,10 +43,14 @@ UNIT
     ;;
 panicking)
     # An initramfs with what dracut's tools look for, and nothing to start.
-    mkdir -p /root/empty/usr/lib/dracut
-    cd /root/empty
-    echo imgbased >usr/lib/dracut/modules.txt
-    echo usr/lib/dracut/modules.txt | cpio --quiet -o -H newc >"/boot/initrd.img-$version"
+    for dir in usr usr/lib usr/lib/dracut; do
+        archived $dir 040755 ''
+    done >"/boot/initrd.img-$version"
+    {
+        archived usr/lib/dracut/modules.txt 0100644 'imgbased
+'
+        archived 'TRAILER!!!' 0 ''
+    } >>"/boot/initrd.img-$version"
     ;;
 esac
 sync
