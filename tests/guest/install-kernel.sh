@@ -1,12 +1,10 @@
 #!/bin/sh
-# Installs the packages of another kernel, from the disk `packages`, into the running layer.
+# Installs the packages of another kernel, from the disk `other`, into the running layer.
 set -eu
 
-disk=/dev/disk/by-id/virtio-packages
-timeout 60 sh -c "until [ -e $disk ]; do sleep 1; done"
 mkdir /root/packages
 cd /root/packages
-tar -xf $disk
+tar -xf /dev/disk/by-id/virtio-other
 # The package has update-grub make another grub.cfg, which looks for a screen unless it is told otherwise.
 printf 'GRUB_TERMINAL=serial\nGRUB_TIMEOUT=2\n' >>/etc/default/grub
 export DEBIAN_FRONTEND=noninteractive

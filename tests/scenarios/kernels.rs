@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::claims::json;
 use crate::vm::guest::{script, script_with};
 use crate::vm::verbs::{KILLED, STEPS_MAX};
-use crate::vm::{Disk, Host, HostDisk, Loader, PANIC, Vm, create_overlay, store};
+use crate::vm::{Host, HostDisk, Loader, PANIC, Vm, store};
 
 scenarios![
     a_new_initramfs_is_tried_and_one_that_panics_is_given_up;
@@ -40,10 +40,10 @@ fn other_kernel() -> Result<PathBuf> {
 
 /// A running host, and another kernel installed in its layer: the versions of both.
 fn updated(loader: Loader, name: &str) -> Result<(HostDisk, Vm, String, String)> {
-    let (disk, mut vm) = Host::running_unattended(loader, name)?;
-    let packages = disk.path().with_file_name("packages.qcow2");
-    create_overlay(&packages, &other_kernel()?, "raw")?;
-    vm.plug(&Disk::writable(&packages, "packages"))?;
+    let saved = Host::saved(loader)?;
+    let disk = saved.disk(name)?;
+    disk.fill("other", &other_kernel()?)?;
+    let mut vm = saved.go_on(&disk, true)?;
     let old = vm.ok("uname -r")?;
     vm.ok_for(&script("install-kernel")?, SLOW)?;
     let new = vm.ok("ls /usr/lib/modules | grep -vxF $(uname -r)")?;

@@ -228,7 +228,8 @@ impl Saved {
         self.go_on(disk, false)
     }
 
-    fn go_on(&self, disk: &HostDisk, restarts: bool) -> Result<Vm> {
+    /// The machine as it was. Its spare disks may hold something else than they did.
+    pub fn go_on(&self, disk: &HostDisk, restarts: bool) -> Result<Vm> {
         let start = Start {
             variables: disk.variables.as_deref(),
             saved: Some(&self.state_path()),
@@ -317,6 +318,13 @@ impl HostDisk {
     /// left it.
     pub fn existing(&self, serial: &'static str) -> Disk {
         Disk::writable(&self.spare_path(serial), serial)
+    }
+
+    /// Has one of the [`SPARES`] begin with the content of a file, before the machine goes on.
+    pub fn fill(&self, serial: &str, content: &Path) -> Result<()> {
+        let spare = SPARES.iter().find(|(name, _)| *name == serial);
+        let (_, size) = spare.with_context(|| format!("there is no disk {serial}"))?;
+        qemu::create_filled_disk(&self.spare_path(serial), content, size)
     }
 
     fn spare_path(&self, serial: &str) -> PathBuf {

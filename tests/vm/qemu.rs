@@ -320,6 +320,13 @@ pub fn create_disk(path: &Path, size: &str) -> Result<()> {
     ])
 }
 
+/// The same with the content of a raw file at its begin.
+pub fn create_filled_disk(path: &Path, content: &Path, size: &str) -> Result<()> {
+    let options = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"].map(OsStr::new);
+    let files = [content.as_os_str(), path.as_os_str(), size.as_ref()];
+    qemu_img(&[&options[..], &files].concat())
+}
+
 /// Creates the qcow2 file `path` that holds only what differs from `backing`, a file in `format`.
 pub fn create_overlay(path: &Path, backing: &Path, format: &str) -> Result<()> {
     qemu_img(&[
