@@ -133,7 +133,7 @@ enum BaseVerb {
     },
     /// List the bases
     List,
-    /// Print the name of the latest base
+    /// Print the name of the latest base: the one that was added last
     Latest,
     /// Say which bases are not what they were when they were made
     #[command(after_help = CHECK_STATUS)]

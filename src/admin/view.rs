@@ -157,8 +157,10 @@ pub fn load(context: &Context) -> Result<View> {
         .collect();
     let in_tree = |role| matches!(role, Role::Pool | Role::Base | Role::Layer);
     let others = group.volumes.iter().filter(|v| !in_tree(v.role));
+    let mut others: Vec<&Volume> = others.chain(orphans).collect();
+    others.sort_by(|a, b| a.name.cmp(&b.name));
     let volumes = others
-        .chain(orphans)
+        .into_iter()
         .map(|volume| VolumeView {
             name: volume.name.clone(),
             role: volume.role,

@@ -210,7 +210,7 @@ impl Lvm {
     ) -> Result<(Option<Group>, T)> {
         // Selected rather than named, since a missing group that is named is an error, which only
         // its text tells from others.
-        let (group, seen) = self.report(&columns.join(","), "lv_name", meanwhile)?;
+        let (group, seen) = self.report(&columns.join(","), "lv_time,lv_name", meanwhile)?;
         if group.is_some() {
             return Ok((group, seen));
         }

@@ -219,6 +219,7 @@ pub struct Group {
     pub size: u64,
     pub free: u64,
     pub missing_pvs: u64,
+    /// In the order in which they were made: names of bases say nothing of that.
     pub volumes: Vec<Volume>,
 }
 
@@ -250,6 +251,7 @@ impl Group {
     pub fn nearest(&self, new: &LvName, size: u64) -> Option<Base<'_>> {
         let mut bases = self.bases();
         bases.retain(|base| base.volume.size <= size.next_multiple_of(EXTENT));
+        bases.sort_by(|a, b| a.name.cmp(&b.name));
         let before = bases.iter().rposition(|base| base.name < *new);
         let at = before.or(bases.len().checked_sub(1))?;
         Some(bases.swap_remove(at))
@@ -264,7 +266,7 @@ impl Group {
         bootable(self.volumes.iter().map(|v| (v.name.as_str(), v.role)))
     }
 
-    /// All bases in order, each with its layers in order.
+    /// All bases, the one that was made last at the end, each with its layers in the order of their numbers.
     pub fn bases(&self) -> Vec<Base<'_>> {
         self.tree().0
     }
@@ -281,7 +283,6 @@ impl Group {
                 })
             })
             .collect();
-        bases.sort_by(|a, b| a.name.cmp(&b.name));
         let mut others = Vec::new();
         for volume in self.with_role(Role::Layer) {
             let found = volume.name.parse().ok().and_then(|name: LvName| {
@@ -373,8 +374,9 @@ mod tests {
         assert_eq!(
             tree,
             [
-                ("Base-1".into(), names(&["Base-1.9", "Base-1.10"])),
+                // It was made before the others.
                 ("Base-10".into(), names(&["Base-10.1"])),
+                ("Base-1".into(), names(&["Base-1.9", "Base-1.10"])),
                 ("node-4.5-1".into(), names(&["node-4.5-1+1"])),
             ]
         );

@@ -52,6 +52,8 @@ fn images_of_every_kind_become_bases_with_the_same_content() -> Result<()> {
         )
         .context(kind)?;
         vm.ok(&format!("mv /root/image /root/{kind}"))?;
+        // Whatever the names of others come before or after.
+        assert_eq!(vm.ok("imgbased-helper base latest")?, name);
         let got = mounted_listing(&mut vm, &name)?;
         if kind == "root.squashfs" {
             // mksquashfs leaves ACLs out.
