@@ -44,7 +44,7 @@ fn a_layer_goes_down_to_the_disk_also_by_force_and_after_a_soft_reboot() -> Resu
 
     show_what_is_removed(&mut vm)?;
     // No unit is stopped. systemd would wait 90 seconds for this one, which ends only when nothing is monitored.
-    vm.ok("pkill -KILL dmeventd")?;
+    vm.ok("systemctl kill --signal KILL dm-event.service")?;
     vm.type_line("systemctl reboot --force")?;
     let restart = vm.wait_for("imgbased: removed the device HostVG-ImagePool_tmeta")?;
     ensure!(!restart.contains("imgbased: cannot"), "{restart}");
