@@ -1,6 +1,6 @@
 //! What several scenarios claim of a machine.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use imgbased_helper::model::name::VgName;
 use serde_json::Value;
 
@@ -15,10 +15,18 @@ pub fn runs(vm: &mut Vm, layer: &str) -> Result<()> {
     let wanted = format!("imgbased.layer={layer}");
     ensure!(words.any(|word| word == wanted), "{cmdline}");
     ensure!(!cmdline.contains("root="), "{cmdline}");
-    assert_eq!(
-        vm.run("systemctl is-system-running --wait")?.text,
-        "running"
-    );
+    has_come_up(vm)
+}
+
+/// Claims that all units have come up; says which have not, and why.
+pub fn has_come_up(vm: &mut Vm) -> Result<()> {
+    let state = vm.run("systemctl is-system-running --wait")?.text;
+    if state != "running" {
+        let why = vm.run(
+            "systemctl --failed --no-legend --plain; journalctl --boot --no-pager --priority warning | tail -n 30",
+        )?;
+        bail!("{state}: {}", why.text);
+    }
     Ok(())
 }
 
