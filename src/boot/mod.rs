@@ -257,7 +257,12 @@ impl BootPartition {
                 self.our().check_place(&entry.id, name)?;
             }
         }
-        all.extend_from_slice(entries);
+        let old = |entry: &Entry| before.iter().find(|old| old.id == entry.id);
+        let entries = entries
+            .iter()
+            .map(|entry| self.loader.in_place_of(old(entry), entry));
+        let entries: Vec<Entry> = entries.collect();
+        all.extend_from_slice(&entries);
         Entry::sort(&mut all);
         let first = id::of_layer(&self.vg, name);
         before.sort_by_key(|entry| entry.id != first);
@@ -268,9 +273,6 @@ impl BootPartition {
         // The first last: it takes the id of the one before, which has got another by then.
         for entry in entries.iter().rev().filter(|entry| !before.contains(entry)) {
             let path = self.files.entry_path(&entry.id)?;
-            let old = before.iter().find(|old| old.id == entry.id);
-            let entry =
-                old.map_or_else(|| entry.clone(), |old| self.loader.in_place_of(old, entry));
             tx.write(&path, entry.render().as_bytes(), 0o644)?;
         }
         self.write_menu(tx, &all)?;
@@ -288,7 +290,7 @@ impl BootPartition {
             }
         }
         self.remove_files(tx, &stale)?;
-        self.discard_kernels(tx, &stale, entries, &before)
+        self.discard_kernels(tx, &stale, &entries, &before)
     }
 
     /// Changes one entry of a layer or base.

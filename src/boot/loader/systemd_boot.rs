@@ -202,7 +202,7 @@ impl Loader for SystemdBoot {
         Ok(first.map_or(Next::Wait, |id| boots(id, Why::Instead)))
     }
 
-    fn in_place_of(&self, old: &Entry, entry: &Entry) -> Entry {
+    fn in_place_of(&self, old: Option<&Entry>, entry: &Entry) -> Entry {
         counting::with_rank_of(old, entry)
     }
 }
