@@ -28,12 +28,14 @@ use entries::Entries;
 use entry::{Entry, Payload};
 use files::{ENTRIES, Files};
 use kernels::{KERNELS, Store};
+use loader::systemd_boot::SystemdBoot;
 use loader::{Loader, detect};
 use next::{Next, Why};
 use root::Root;
 
 pub use kernels::{Kernels, Known, Replace};
 pub use loader::grubenv;
+pub use loader::systemd_boot::Variables;
 pub use selection::Selection;
 
 /// The boot partition of a host, `$BOOT` of the Boot Loader Specification.
@@ -69,6 +71,22 @@ impl BootPartition {
             loader,
             loader_reason,
         })
+    }
+
+    /// The EFI system partition in `dir` of a host that systemd-boot has started, with these variables.
+    pub fn started_by_systemd_boot(dir: &Path, vg: &VgName, variables: Variables) -> Self {
+        let files = Files::new(dir);
+        let loader = SystemdBoot {
+            files: files.clone(),
+            esp: Some(dir.to_owned()),
+            variables: Some(variables),
+        };
+        Self {
+            files,
+            vg: vg.clone(),
+            loader: Box::new(loader),
+            loader_reason: "it has started the host".to_owned(),
+        }
     }
 
     /// Refuses a boot partition that cannot be written to, that the loader does not read, or that has no

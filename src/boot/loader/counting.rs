@@ -49,7 +49,7 @@ impl SystemdBoot {
 
     /// The trial that is on, if there is one.
     pub(super) fn counted_trial(&self) -> Result<Option<Trial>> {
-        if !self.defaults()?.is_empty() {
+        if self.default_that_is_there()?.is_some() {
             return Ok(None);
         }
         let Some(path) = self.ranked(TRIAL)? else {

@@ -8,6 +8,7 @@ pub mod grub_menu;
 mod grub_start;
 pub mod grubenv;
 pub mod systemd_boot;
+mod systemd_menu;
 
 use std::path::PathBuf;
 
