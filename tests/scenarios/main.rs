@@ -18,6 +18,7 @@ mod early;
 mod images;
 mod kernels;
 mod loaders;
+mod next_start;
 mod power_cut;
 mod prepare;
 mod refusals;
@@ -37,6 +38,7 @@ fn all() -> Vec<Scenario> {
         images::SCENARIOS,
         early::SCENARIOS,
         loaders::SCENARIOS,
+        next_start::SCENARIOS,
         boot::SCENARIOS,
         trials::SCENARIOS,
         storage::SCENARIOS,
