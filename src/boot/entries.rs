@@ -120,10 +120,12 @@ impl Entries<'_> {
             let name: LvName = entry.layer()?.parse().ok()?;
             entry.is_of(self.vg, &name).then_some(name)
         };
-        // In the order of the menu those of one layer follow each other.
-        let mut names: Vec<LvName> = entries.iter().filter_map(is_ours).collect();
-        names.dedup();
+        // Those of one layer follow each other unless one of its kernels is on trial.
+        let mut known = BTreeSet::new();
+        let names = entries.iter().filter_map(is_ours);
         names
+            .filter(|name| known.insert(name.to_string()))
+            .collect()
     }
 
     /// Which of these layers and bases the entry with this id boots, or would boot if it were there as we

@@ -31,12 +31,14 @@ use entries::Entries;
 use entry::{Entry, Payload};
 use files::{ENTRIES, Files};
 use kernels::{KERNELS, Store};
+use loader::systemd_boot::SystemdBoot;
 use loader::{Loader, detect};
 use next::{Next, Why};
 use root::Root;
 
 pub use kernels::{Kernels, Known, Replace};
 pub use loader::grubenv;
+pub use loader::systemd_boot::Variables;
 pub use selection::Selection;
 
 /// The boot partition of a host, `$BOOT` of the Boot Loader Specification.
@@ -80,6 +82,22 @@ impl BootPartition {
         let metadata = dir.metadata();
         let metadata = metadata.with_context(|| format!("cannot look at {}", dir.display()))?;
         Ok(metadata.dev())
+    }
+
+    /// The EFI system partition in `dir` of a host that systemd-boot has started, with these variables.
+    pub fn started_by_systemd_boot(dir: &Path, vg: &VgName, variables: Variables) -> Self {
+        let files = Files::new(dir);
+        let loader = SystemdBoot {
+            files: files.clone(),
+            esp: Some(dir.to_owned()),
+            variables: Some(variables),
+        };
+        Self {
+            files,
+            vg: vg.clone(),
+            loader: Box::new(loader),
+            loader_reason: "it has started the host".to_owned(),
+        }
     }
 
     /// Refuses a boot partition that cannot be written to, that the loader does not read, or that has no
@@ -277,7 +295,12 @@ impl BootPartition {
                 self.our().check_place(&entry.id, name)?;
             }
         }
-        all.extend_from_slice(entries);
+        let old = |entry: &Entry| before.iter().find(|old| old.id == entry.id);
+        let entries = entries
+            .iter()
+            .map(|entry| self.loader.in_place_of(old(entry), entry));
+        let entries: Vec<Entry> = entries.collect();
+        all.extend_from_slice(&entries);
         Entry::sort(&mut all);
         let first = id::of_layer(&self.vg, name);
         before.sort_by_key(|entry| entry.id != first);
@@ -288,9 +311,6 @@ impl BootPartition {
         // The first last: it takes the id of the one before, which has got another by then.
         for entry in entries.iter().rev().filter(|entry| !before.contains(entry)) {
             let path = self.files.entry_path(&entry.id)?;
-            let old = before.iter().find(|old| old.id == entry.id);
-            let entry =
-                old.map_or_else(|| entry.clone(), |old| self.loader.in_place_of(old, entry));
             tx.write(&path, entry.render().as_bytes(), 0o644)?;
         }
         self.write_menu(tx, &all)?;
@@ -308,7 +328,7 @@ impl BootPartition {
             }
         }
         self.remove_files(tx, &stale)?;
-        self.discard_kernels(tx, &stale, entries, &before)
+        self.discard_kernels(tx, &stale, &entries, &before)
     }
 
     /// Changes all entries of a layer or base alike.

@@ -110,7 +110,7 @@ impl BootPartition {
         } else {
             known
         };
-        self.loader.in_place_of(old, &known)
+        self.loader.in_place_of(Some(old), &known)
     }
 
     /// Has the old entries name the group by its UUID, which tells them when the new ones are there.

@@ -96,6 +96,15 @@ impl BootPartition {
         if let (Some(problem), true) = (next.problem(), next.id().is_none_or(|next| next == id)) {
             bail!("{id} would not boot: {problem}");
         }
+        if next.id() != Some(id) {
+            // systemd-boot lists no such entry.
+            let chosen = self.entries()?.into_iter().find(|entry| entry.id == id);
+            ensure!(
+                chosen.is_none_or(|entry| self.has_kernel(&entry.payload())),
+                "{id} would not boot, but {next}: its kernel or initramfs cannot be read; `imgbased-helper boot \
+                 repair` writes it"
+            );
+        }
         ensure!(
             next.id() == Some(id),
             "{id} would not boot, but {next}: grub.cfg says so; GRUB_DEFAULT=saved in /etc/default/grub and \

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::grubenv::GrubEnv;
 use super::trial::Trial;
 use super::*;
+use crate::sys::cmd::Cmd;
 use crate::sys::transaction::{change, cut_before};
 
 const KERNEL: &str = "boot/vmlinuz-6.1-amd64";
@@ -1272,4 +1273,73 @@ fn a_trial_under_systemd_boot_goes_on_in_a_renamed_group() {
     assert_eq!(state(&boot), (trial, new(&default), new(&next)));
     assert!(entries.join("imgbased-Renamed-Base-0.2+2-1.conf").exists());
     assert_eq!(ids(&boot).len(), 3);
+}
+
+#[test]
+fn systemd_boot_boots_what_has_come_up_where_no_default_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let variables = Variables::new(dir.path().join("none"), Cmd::new("bootctl"));
+    let vg = "HostVG".parse().unwrap();
+    let boot = BootPartition::started_by_systemd_boot(dir.path(), &vg, variables);
+    let payload = publish(&boot, &system());
+    add(&boot, "Base-0.1", &payload).unwrap();
+    // Newer, and its kernel as well.
+    let newer = Payload {
+        version: "6.2".into(),
+        ..payload.clone()
+    };
+    let name: LvName = "Base-0.2".parse().unwrap();
+    let trial = Entry::new(&vg, &name, false, &newer).unwrap().on_trial();
+    change(|tx| boot.write_entries(tx, &name, std::slice::from_ref(&trial))).unwrap();
+    let next = || boot.next_start().unwrap().id().map(str::to_owned);
+    assert_eq!(next().as_deref(), Some("imgbased-Base-0.1"));
+    // The same again changes nothing.
+    let path = dir.path().join("loader/entries/imgbased-Base-0.2.conf");
+    let before = fs::metadata(&path).unwrap().modified().unwrap();
+    change(|tx| boot.write_entries(tx, &name, &[trial])).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
+
+    // A kernel on trial is not beside the other of its layer.
+    let name: LvName = "Base-0.1".parse().unwrap();
+    let first = boot.entry_of(&name).unwrap().unwrap();
+    let kernel = Entry {
+        id: "imgbased-Base-0.1@6.2".into(),
+        version: "6.2".into(),
+        ..first.clone().on_trial()
+    };
+    change(|tx| boot.write_entries(tx, &name, &[first, kernel])).unwrap();
+    assert_eq!(next().as_deref(), Some("imgbased-Base-0.1"));
+    let names = boot.named_by(&boot.entries().unwrap());
+    assert_eq!(names.len(), 2, "{names:?}");
+    change(|tx| boot.write_entries(tx, &"Base-0.2".parse()?, &[confirmed(&boot)])).unwrap();
+    assert_eq!(next().as_deref(), Some("imgbased-Base-0.2"));
+}
+
+#[test]
+fn systemd_boot_is_not_told_to_boot_what_it_does_not_list() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("boot");
+    fs::create_dir_all(dir.join("EFI/systemd")).unwrap();
+    let boot = BootPartition::in_dir(&dir, root.path(), &"HostVG".parse().unwrap()).unwrap();
+    let payload = publish(&boot, &system());
+    add(&boot, "Base-0.1", &payload).unwrap();
+    let lost = Payload {
+        linux: "/imgbased/lost".into(),
+        ..payload
+    };
+    let entry = add(&boot, "Base-0.2", &lost).unwrap();
+    let name: LvName = "Base-0.2".parse().unwrap();
+    let refused = change(|tx| boot.make_default(tx, &name, &entry, true, 0));
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "imgbased-Base-0.2 would not boot, but imgbased-Base-0.1, as the default is not there: its kernel or \
+         initramfs cannot be read; `imgbased-helper boot repair` writes it"
+    );
+    assert!(!dir.join("loader/loader.conf").exists());
+}
+
+/// The entry of Base-0.2 as it is when that has come up.
+fn confirmed(boot: &BootPartition) -> Entry {
+    let entry = boot.entry_of(&"Base-0.2".parse().unwrap()).unwrap();
+    entry.unwrap().confirmed()
 }

@@ -10,13 +10,21 @@ use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use imgbased_helper::boot::id::is_ours;
 
-use crate::emulator::{Kernel, Start};
-use crate::host::{CONFIGS, Config, FOREIGN, FOREIGN_ID, Host, TRIES};
+use super::emulator::{Kernel, Start};
+use super::host::{Config, FOREIGN_ID, Host, Maker, TRIES, UNREADABLE};
 
-/// Starts in a row.
-const STARTS: usize = 12;
+/// What the hosts run on.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    pub configs: &'a [Config],
+    pub machine: Maker<'a>,
+    /// Starts in a row, at most.
+    pub starts: usize,
+    /// Whether there is time for the simplest state in which a failure happens.
+    pub simplifies: bool,
+}
 
-/// What `saved_entry` names.
+/// What the default names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Saved {
     /// The first entry of a layer.
@@ -50,7 +58,7 @@ pub const KINDS: [Saved; 9] = [
     Saved::GoneWithAllGood,
 ];
 
-/// What has become of grubenv.
+/// What has become of the file that holds the default: grubenv, or loader.conf and the EFI variables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Block {
     Whole,
@@ -89,7 +97,7 @@ pub struct State {
 }
 
 impl State {
-    pub fn random(rng: &mut Rng) -> Self {
+    pub fn random(rng: &mut Rng, configs: &[Config]) -> Self {
         let mut layers = Vec::new();
         for base in ["Base-0", "Base-1"].iter().take(rng.usize(1..=2)) {
             for number in 1..=rng.usize(1..=4) {
@@ -112,7 +120,7 @@ impl State {
             _ => Block::Whole,
         };
         Self {
-            config: CONFIGS[rng.usize(..CONFIGS.len())],
+            config: configs[rng.usize(..configs.len())],
             has_foreign: saved == Saved::Foreign || rng.u8(0..4) == 0,
             trial: (rng.u8(0..3) > 0).then(|| (name(rng), rng.u32(0..=4))),
             once: (rng.u8(0..3) == 0).then(|| name(rng)),
@@ -129,8 +137,8 @@ impl State {
     }
 
     /// A host in that state, and whether something is on trial.
-    fn build(&self) -> Result<(Host, bool)> {
-        let mut host = Host::empty(self.config)?;
+    fn build(&self, machine: Maker) -> Result<(Host, bool)> {
+        let mut host = Host::empty(self.config, machine)?;
         let has = |base: &str| self.layers.iter().any(|layer| layer.name.starts_with(base));
         for base in ["Base-0", "Base-1"].iter().filter(|base| has(base)) {
             host.add(base)?;
@@ -145,7 +153,7 @@ impl State {
             }
         }
         if self.has_foreign {
-            host.customize(FOREIGN)?;
+            host.add_foreign()?;
         }
         let is_tried = match &self.trial {
             Some((name, tries)) => host.make_default(name, *tries)?,
@@ -170,7 +178,7 @@ impl State {
         Ok((host, is_tried))
     }
 
-    /// Has grubenv name another default, as other programs and people do, whatever is on trial.
+    /// Names another default, as other programs and people do, whatever is on trial.
     fn save(&self, host: &Host) -> Result<()> {
         let id = match self.saved {
             Saved::Layer | Saved::Base if self.trial.is_some() => return Ok(()),
@@ -183,13 +191,13 @@ impl State {
             Saved::ForeignGone => "Advanced options>Debian",
             Saved::Unreadable => {
                 let id = host.boot.default_id()?.context("there is a default")?;
-                let path = host.path(&format!("loader/entries/{id}.conf"));
+                let path = host.entry_file(&id).context("it is there")?;
                 let text = fs::read_to_string(&path)?;
-                fs::write(path, text.trim_end().to_owned() + " memmap=16M$0x8000000\n")?;
+                fs::write(path, format!("{} {UNREADABLE}\n", text.trim_end()))?;
                 return host.render_menu();
             }
         };
-        host.edit_environment(&[("saved_entry", id)])
+        host.name_default(id, self.seed)
     }
 
     /// Removes entries, but neither the default nor the last that has come up, unless that is asked for.
@@ -214,7 +222,7 @@ impl State {
     }
 
     /// The same state with one thing less.
-    fn simpler(&self) -> Vec<Self> {
+    fn simpler(&self, configs: &[Config]) -> Vec<Self> {
         let mut found = Vec::new();
         let mut add = |change: &dyn Fn(&mut Self)| {
             let mut state = self.clone();
@@ -242,7 +250,7 @@ impl State {
         for at in 0..self.removed.len() {
             add(&|state| drop(state.removed.remove(at)));
         }
-        add(&|state| state.config = Config::Ours);
+        add(&|state| state.config = configs[0]);
         add(&|state| state.has_foreign = state.saved == Saved::Foreign);
         add(&|state| state.trial = None);
         add(&|state| state.trial = state.trial.take().map(|(name, _)| (name, 1)));
@@ -255,13 +263,13 @@ impl State {
 
     /// Starts a host in that state until it stops, or often enough, and returns how often. Tells of the
     /// simplest state like this one where it does what it must not.
-    pub fn check(&self) -> Result<usize> {
-        let run = |state: &Self| Chain::new(state)?.run();
+    pub fn check(&self, ground: &Ground) -> Result<usize> {
+        let run = |state: &Self| Chain::new(state, ground)?.run(ground.starts);
         let mut result = run(self);
         let mut state = self.clone();
-        while result.is_err() {
+        while result.is_err() && ground.simplifies {
             let fails = |state: Self| Some((run(&state).err()?, state));
-            match state.simpler().into_iter().find_map(fails) {
+            match state.simpler(ground.configs).into_iter().find_map(fails) {
                 Some((error, simpler)) => (result, state) = (Err(error), simpler),
                 None => break,
             }
@@ -270,18 +278,12 @@ impl State {
     }
 
     fn damage(&self, host: &Host) -> Result<()> {
-        let path = host.path("grub/grubenv");
         match self.block {
-            Block::Whole => {}
-            Block::Missing => fs::remove_file(path)?,
-            Block::Garbage => fs::write(path, [0xff; 1024])?,
-            Block::Resized(size) => {
-                let mut block = fs::read(&path)?;
-                block.resize(size, b'#');
-                fs::write(path, block)?;
-            }
+            Block::Whole => Ok(()),
+            Block::Missing => host.lose_default(),
+            Block::Garbage => host.damage_default(None),
+            Block::Resized(size) => host.damage_default(Some(size)),
         }
-        Ok(())
     }
 }
 
@@ -307,8 +309,8 @@ fn subject_of_kernel(layer: &str, version: &str) -> String {
 }
 
 impl<'a> Chain<'a> {
-    fn new(state: &'a State) -> Result<Self> {
-        let (host, is_tried) = state.build()?;
+    fn new(state: &'a State, ground: &Ground) -> Result<Self> {
+        let (host, is_tried) = state.build(ground.machine)?;
         Ok(Self {
             trial: state.trial.clone().filter(|_| is_tried),
             once: state.once.iter().map(|name| (name.clone(), 1)).collect(),
@@ -321,13 +323,13 @@ impl<'a> Chain<'a> {
         })
     }
 
-    fn run(&mut self) -> Result<usize> {
-        for start in 1..=STARTS {
+    fn run(&mut self, starts: usize) -> Result<usize> {
+        for start in 1..=starts {
             if !self.start().with_context(|| format!("{self}"))? {
                 return Ok(start);
             }
         }
-        Ok(STARTS)
+        Ok(starts)
     }
 
     /// Starts the host once, and returns whether it starts again.
@@ -342,11 +344,21 @@ impl<'a> Chain<'a> {
         let kernel = match start {
             Start::Kernel(kernel) => kernel,
             Start::Restart => return self.restart().map(|()| true),
-            Start::Menu | Start::Prompt | Start::Nothing => return Ok(false),
+            Start::Menu | Start::Prompt | Start::Nothing => {
+                ensure!(
+                    self.may_stop(&start)?,
+                    "{start}, and a layer that has come up is whole"
+                );
+                return Ok(false);
+            }
         };
         let name = kernel.layer().map(str::to_owned);
         let subject = name.as_ref().map(|name| self.subject(name, &kernel));
         let is_counted = subject.as_ref().is_some_and(|subject| self.spend(subject));
+        // systemd-boot has no entry that waits, and no verb removes the last one that has come up.
+        if self.state.config == Config::SystemdBoot && !self.host.has_good()? {
+            return Ok(false);
+        }
         ensure!(
             is_counted || !kernel.is_trial(),
             "{subject:?} restarts by itself, and has no try left"
@@ -374,19 +386,27 @@ impl<'a> Chain<'a> {
         Ok(kernel.is_trial())
     }
 
+    /// Whether the host may wait for somebody like that: where a file is lost, or no layer has come up.
+    fn may_stop(&self, start: &Start) -> Result<bool> {
+        Ok(*start != Start::Prompt && (self.state.lost.is_some() || !self.host.has_good()?))
+    }
+
     /// Whether that is the default, or what takes the place of one that is gone. The choice is GRUB's where
     /// that was no entry of ours.
     fn is_default(&self, kernel: &Kernel) -> Result<bool> {
-        let id = self.host.saved_entry().unwrap_or_default();
+        let id = self.host.saved_entry()?.unwrap_or_default();
         if id == FOREIGN_ID && self.state.has_foreign {
             return Ok(kernel.layer().is_none());
         }
         if !id.is_empty() && !is_ours(&id) {
             return Ok(true);
         }
-        let text = fs::read_to_string(self.host.path(&format!("loader/entries/{id}.conf")));
-        if let Ok(text) = text {
-            return Ok(text.contains(&format!("linux {}\n", kernel.linux)));
+        if self.host.entry_file(&id).is_some() {
+            return Ok(self.host.linux_of(&id)? == kernel.linux);
+        }
+        if self.state.config == Config::SystemdBoot {
+            // Its first, and what a trial falls back to is that.
+            return Ok(!kernel.is_trial());
         }
         let menu = fs::read_to_string(self.host.path("grub/imgbased.cfg"))?;
         let mut blocks = menu.split("\nmenuentry ").skip(1);

@@ -26,7 +26,7 @@ const COLUMNS: u16 = 80;
 pub const SIGNATURE: &str = "# GRUB Environment Block\n";
 
 /// What GRUB shows where it waits for somebody.
-const SIGNS: [(&str, Start); 3] = [
+pub const SIGNS: [(&str, Start); 3] = [
     (
         "Failed to boot both default and fallback entries",
         Start::Nothing,
@@ -39,7 +39,7 @@ const MENU: &str = "keys to select which entry is highlighted";
 /// GRUB goes on after ten seconds, or a key.
 const ANY_KEY: &str = "Press any key to continue...";
 
-/// What GRUB does when the machine is switched on.
+/// What a boot loader does when the machine is switched on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     Kernel(Kernel),
@@ -53,7 +53,7 @@ pub enum Start {
     Nothing,
 }
 
-/// What GRUB hands over to.
+/// What a boot loader hands over to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// Paths on the boot partition.
@@ -97,8 +97,21 @@ impl fmt::Display for Start {
     }
 }
 
-/// A machine whose boot partition is a directory.
-pub struct Machine {
+/// What can be switched on, and has its boot partition in a directory.
+pub trait Machine {
+    /// What the entries of its hosts have beside the words that name a layer.
+    fn options(&self) -> &'static str;
+
+    /// Switches it on, and keeps what the boot loader has written. Types `keys` when a menu waits for
+    /// somebody.
+    fn start(&mut self, keys: Option<&str>) -> Result<Start>;
+
+    /// What it has shown in the last start.
+    fn screen(&self) -> String;
+}
+
+/// GRUB without a machine.
+pub struct Emulator {
     boot: PathBuf,
     /// Where the emulator runs.
     dir: PathBuf,
@@ -106,7 +119,7 @@ pub struct Machine {
     shown: Vec<u8>,
 }
 
-impl Machine {
+impl Emulator {
     pub fn new(boot: &Path, dir: &Path) -> Result<Self> {
         let image = dir.join("image");
         fs::create_dir(dir)?;
@@ -118,41 +131,6 @@ impl Machine {
             dir: dir.to_owned(),
             shown: Vec::new(),
         })
-    }
-
-    /// The screen at the end of the last start.
-    pub fn screen(&self) -> String {
-        let mut parser = vt100::Parser::new(ROWS, COLUMNS, 0);
-        parser.process(&self.shown);
-        parser.screen().contents()
-    }
-
-    /// Switches the machine on, and keeps what GRUB has written. Types `keys` when the menu waits for
-    /// somebody.
-    pub fn start(&mut self, keys: Option<&str>) -> Result<Start> {
-        let log = self.dir.join("kexec.log");
-        if log.exists() {
-            fs::remove_file(&log)?;
-        }
-        run(self
-            .command("mke2fs")
-            .args(["-q", "-F", "-t", "ext4", "-d"])
-            .arg(&self.boot)
-            .args(["image", "8M"]))?;
-        let status = match self.watch(keys)? {
-            Ok(start) => return self.keep_environment().map(|()| start),
-            Err(status) => status,
-        };
-        self.keep_environment()?;
-        // Killed by our systemctl, or out of its own will.
-        match (status, read_if_there(&log)?) {
-            (143, Some(log)) => Ok(Start::Kernel(kernel(&String::from_utf8(log)?)?)),
-            (0, None) => Ok(Start::Restart),
-            _ => bail!(
-                "grub-emu ended with status {status}; is it there (ci/deps installs it), and 2.12 or newer?\n{}",
-                self.screen()
-            ),
-        }
     }
 
     fn command(&self, program: &str) -> Command {
@@ -242,6 +220,44 @@ impl Machine {
             fs::copy(self.dir.join("grubenv"), path)?;
         }
         Ok(())
+    }
+}
+
+impl Machine for Emulator {
+    fn options(&self) -> &'static str {
+        "quiet"
+    }
+
+    fn screen(&self) -> String {
+        let mut parser = vt100::Parser::new(ROWS, COLUMNS, 0);
+        parser.process(&self.shown);
+        parser.screen().contents()
+    }
+
+    fn start(&mut self, keys: Option<&str>) -> Result<Start> {
+        let log = self.dir.join("kexec.log");
+        if log.exists() {
+            fs::remove_file(&log)?;
+        }
+        run(self
+            .command("mke2fs")
+            .args(["-q", "-F", "-t", "ext4", "-d"])
+            .arg(&self.boot)
+            .args(["image", "8M"]))?;
+        let status = match self.watch(keys)? {
+            Ok(start) => return self.keep_environment().map(|()| start),
+            Err(status) => status,
+        };
+        self.keep_environment()?;
+        // Killed by our systemctl, or out of its own will.
+        match (status, read_if_there(&log)?) {
+            (143, Some(log)) => Ok(Start::Kernel(kernel(&String::from_utf8(log)?)?)),
+            (0, None) => Ok(Start::Restart),
+            _ => bail!(
+                "grub-emu ended with status {status}; is it there (ci/deps installs it), and 2.12 or newer?\n{}",
+                self.screen()
+            ),
+        }
     }
 }
 

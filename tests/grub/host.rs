@@ -13,32 +13,45 @@ use imgbased_helper::boot::entry::Entry;
 use imgbased_helper::boot::grubenv::GrubEnv;
 use imgbased_helper::boot::next::{Next, Why};
 use imgbased_helper::boot::trial::Trial;
-use imgbased_helper::boot::{BootPartition, Known};
+use imgbased_helper::boot::{BootPartition, Known, Variables, id};
 use imgbased_helper::model::name::LvName;
+use imgbased_helper::sys::cmd::Cmd;
 use imgbased_helper::sys::transaction::{Transaction, Writer};
 use tempfile::TempDir;
 
-use crate::emulator::{Kernel, Machine, SIGNATURE, Start, variables};
+use super::emulator::{Emulator, Kernel, Machine, SIGNATURE, Start, variables};
 
 /// How often a new kernel is tried.
 pub const TRIES: u32 = 3;
-/// A menu entry of another system, as an administrator has it in custom.cfg.
-pub const FOREIGN: &str = "menuentry 'Other' --id 'other' {
-    linux (hd0)/imgbased/other root=/dev/sda1
-}
-";
+/// The entry of another system.
 pub const FOREIGN_ID: &str = "other";
+/// What an entry has that no menu of ours can have.
+pub const UNREADABLE: &str = "x=16M$0x8000000";
 /// That of the system which grub-mkconfig(8) has found. It boots until a layer is the default.
 const STOCK_ID: &str = "gnulinux-simple-1";
 
-/// Where grub.cfg comes from.
+const ENTRIES: &str = "loader/entries";
+const LOADER_CONF: &str = "loader/loader.conf";
+/// Of GRUB on UEFI.
+pub const MODULES: &str = "grub/x86_64-efi";
+/// Beside the boot partition: what stands for the variables of the firmware, and their names.
+pub const EFIVARS: &str = "efivars";
+pub const VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+const DEFAULT: &str = "LoaderEntryDefault";
+
+/// The boot loader, and where grub.cfg comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Config {
     Ours,
     /// grub-mkconfig(8), with this value of `GRUB_DEFAULT`.
     Mkconfig(&'static str),
+    /// Ours, read by a GRUB that lists the entries itself.
+    Listed,
+    /// systemd-boot, which has started the host before.
+    SystemdBoot,
 }
 
+/// Those that GRUB's emulator reads.
 pub const CONFIGS: [Config; 3] = [
     Config::Ours,
     Config::Mkconfig("${saved_entry}"),
@@ -46,6 +59,7 @@ pub const CONFIGS: [Config; 3] = [
 ];
 
 impl Config {
+    /// That of GRUB.
     fn text(self) -> Result<String> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
         let Self::Mkconfig(default) = self else {
@@ -59,10 +73,19 @@ impl Config {
     }
 }
 
+/// Makes the machine of a host, whose boot partition is the first directory and whose own one is the second.
+pub type Maker<'a> = &'a (dyn Fn(&Path, &Path) -> Result<Box<dyn Machine>> + Sync);
+
+/// GRUB as a program.
+pub fn emulated(boot: &Path, dir: &Path) -> Result<Box<dyn Machine>> {
+    Ok(Box::new(Emulator::new(boot, dir)?))
+}
+
 pub struct Host {
     dir: TempDir,
+    config: Config,
     pub boot: BootPartition,
-    machine: Machine,
+    machine: Box<dyn Machine>,
     /// One for all verbs: each listens for signals, and the more do, the longer that takes.
     writer: Writer,
     /// The layers that the volume group knows as come up.
@@ -71,7 +94,7 @@ pub struct Host {
 
 impl Host {
     /// A boot partition with that configuration and the kernel of another system.
-    pub fn empty(config: Config) -> Result<Self> {
+    pub fn empty(config: Config, machine: Maker) -> Result<Self> {
         // In memory, where there is some: a verb waits for the disk several times.
         let memory = Path::new("/dev/shm");
         let dir = if memory.is_dir() {
@@ -80,20 +103,21 @@ impl Host {
             tempfile::tempdir()
         }?;
         let partition = dir.path().join("boot");
-        for dir in ["grub", "imgbased"] {
-            fs::create_dir_all(partition.join(dir))?;
-        }
-        fs::write(partition.join("grub/grub.cfg"), config.text()?)?;
+        fs::create_dir_all(partition.join("imgbased"))?;
         fs::write(partition.join("imgbased/other"), "kernel")?;
         let host = Self {
-            boot: BootPartition::in_dir(&partition, &dir.path().join("root"), &"HostVG".parse()?)?,
-            machine: Machine::new(&partition, &dir.path().join("machine"))?,
+            boot: boot(config, dir.path())?,
+            machine: machine(&partition, &dir.path().join("machine"))?,
             writer: Writer::new("test", Duration::ZERO, false)?,
             good: BTreeSet::new(),
+            config,
             dir,
         };
+        if config == Config::SystemdBoot {
+            return Ok(host);
+        }
         host.customize("")?;
-        if config != Config::Ours {
+        if let Config::Mkconfig(_) = config {
             let mut environment = GrubEnv::default();
             environment.set("saved_entry", STOCK_ID);
             fs::write(host.path("grub/grubenv"), environment.render()?)?;
@@ -109,7 +133,7 @@ impl Host {
 
     /// The same with that configuration.
     pub fn configured(config: Config, layers: &[&str]) -> Result<Self> {
-        let mut host = Self::empty(config)?;
+        let mut host = Self::empty(config, &emulated)?;
         host.add("Base-0")?;
         host.add("Base-0.1")?;
         host.come_up("Base-0.1")?;
@@ -146,6 +170,19 @@ impl Host {
         Ok(fs::write(self.path("grub/custom.cfg"), text)?)
     }
 
+    /// An entry of another system beside ours, as an administrator makes it.
+    pub fn add_foreign(&self) -> Result<()> {
+        let options = format!("root=/dev/sda1 {}", self.machine.options());
+        if self.config == Config::SystemdBoot {
+            let text = format!("title Other\nlinux /imgbased/other\noptions {options}\n");
+            let path = self.path(&format!("{ENTRIES}/{FOREIGN_ID}.conf"));
+            return Ok(fs::write(path, text)?);
+        }
+        self.customize(&format!(
+            "menuentry 'Other' --id '{FOREIGN_ID}' {{\n    linux ($root)/imgbased/other {options}\n}}\n"
+        ))
+    }
+
     /// Makes a layer or base with one kernel.
     pub fn add(&self, name: &str) -> Result<()> {
         self.install_kernel(name, "6.1")?;
@@ -171,7 +208,7 @@ impl Host {
         let before = self.boot.entries_of(&layer)?;
         let known = Known {
             entries: &before,
-            options: "quiet",
+            options: self.machine.options(),
             added: None,
             removed: None,
             is_running: false,
@@ -202,7 +239,7 @@ impl Host {
         let before = self.boot.entries_of(&layer)?;
         let known = Known {
             entries: &before,
-            options: "quiet",
+            options: self.machine.options(),
             added: Some(version),
             removed: None,
             is_running: true,
@@ -289,6 +326,33 @@ impl Host {
         self.change(|boot, tx| boot.set_default(tx, id))
     }
 
+    /// Names another default as other programs and people do, whatever is on trial: by grub-editenv(1), or
+    /// in the EFI variable, or in loader.conf, or in both.
+    pub fn name_default(&self, id: &str, way: u64) -> Result<()> {
+        if self.config != Config::SystemdBoot {
+            return self.edit_environment(&[("saved_entry", id)]);
+        }
+        let variable = self.efi_variable(DEFAULT);
+        let mut config = "timeout 0\n".to_owned();
+        // By the name of the file, by a pattern, or by a name that is none.
+        let name = match (id, way / 3 % 4) {
+            ("", _) => String::new(),
+            (_, 0) => format!("{}*", &id[..id.len() - 1]),
+            (_, 1) => id.to_owned(),
+            _ => format!("{id}.conf"),
+        };
+        if way % 3 > 0 && !id.is_empty() {
+            config += &format!("default {name}\n");
+        }
+        fs::write(self.path(LOADER_CONF), config)?;
+        if way % 3 == 1 {
+            return remove_if_there(&variable);
+        }
+        let variables = self.efi_variables();
+        bootctl(&variables).arg("set-default").arg(name).run()?;
+        Ok(())
+    }
+
     /// Sets variables of grubenv as grub-editenv(1) does.
     pub fn edit_environment(&self, variables: &[(&str, &str)]) -> Result<()> {
         let path = self.path("grub/grubenv");
@@ -297,6 +361,42 @@ impl Host {
             environment.set(name, value);
         }
         Ok(fs::write(path, environment.render()?)?)
+    }
+
+    fn efi_variables(&self) -> PathBuf {
+        self.dir.path().join(EFIVARS)
+    }
+
+    fn efi_variable(&self, name: &str) -> PathBuf {
+        self.efi_variables().join(format!("{name}-{VENDOR}"))
+    }
+
+    /// Takes away the file that holds the default: grubenv, or loader.conf.
+    pub fn lose_default(&self) -> Result<()> {
+        let path = if self.config == Config::SystemdBoot {
+            LOADER_CONF
+        } else {
+            "grub/grubenv"
+        };
+        Ok(fs::remove_file(self.path(path))?)
+    }
+
+    /// Damages grubenv. The firmware loses its variables where that is systemd-boot's.
+    pub fn damage_default(&self, size: Option<usize>) -> Result<()> {
+        if self.config == Config::SystemdBoot {
+            fs::remove_dir_all(self.efi_variables())?;
+            return Ok(fs::create_dir(self.efi_variables())?);
+        }
+        let path = self.path("grub/grubenv");
+        let block = match size {
+            None => vec![0xff; 1024],
+            Some(size) => {
+                let mut block = fs::read(&path)?;
+                block.resize(size, b'#');
+                block
+            }
+        };
+        Ok(fs::write(path, block)?)
     }
 
     /// `check --repair` of a damaged grubenv.
@@ -309,12 +409,57 @@ impl Host {
         self.change(BootPartition::render_menu)
     }
 
-    /// The default as GRUB reads it, which looks at the signature of the block and not at its size.
-    pub fn saved_entry(&self) -> Option<String> {
+    /// The default as the boot loader reads it, which is no choice where its entry is gone.
+    pub fn saved_entry(&self) -> Result<Option<String>> {
+        if self.config != Config::SystemdBoot {
+            return Ok(self.saved_in_environment());
+        }
+        let variable =
+            Variables::new(self.efi_variables(), bootctl(&self.efi_variables())).read(DEFAULT)?;
+        let config = fs::read_to_string(self.path(LOADER_CONF)).unwrap_or_default();
+        let lines = config
+            .lines()
+            .filter_map(|line| line.strip_prefix("default "));
+        let mut names = variable.into_iter().chain(lines.map(str::to_owned));
+        let is_of = |id: &str, name: &str| match name.strip_suffix('*') {
+            Some(start) => id.starts_with(start),
+            None => name.strip_suffix(".conf") == Some(id),
+        };
+        let ids = self.entry_ids();
+        Ok(names.find_map(|name| ids.iter().find(|id| is_of(id, &name)).cloned()))
+    }
+
+    /// As GRUB reads it, which looks at the signature of the block and not at its size.
+    fn saved_in_environment(&self) -> Option<String> {
         let block = fs::read(self.path("grub/grubenv")).ok()?;
         let text = String::from_utf8(block).ok()?;
         let mut lines = text.strip_prefix(SIGNATURE)?.lines();
         lines.find_map(|line| line.strip_prefix("saved_entry=").map(str::to_owned))
+    }
+
+    fn entry_ids(&self) -> Vec<String> {
+        let files = fs::read_dir(self.path(ENTRIES)).into_iter().flatten();
+        let paths = files.filter_map(|file| Some(file.ok()?.path()));
+        paths
+            .filter_map(|path| id::of_file(&path).map(str::to_owned))
+            .collect()
+    }
+
+    /// The file of an entry, whether its tries are counted or not.
+    pub fn entry_file(&self, id: &str) -> Option<PathBuf> {
+        let files = fs::read_dir(self.path(ENTRIES)).ok()?;
+        let mut paths = files.filter_map(|file| Some(file.ok()?.path()));
+        paths.find(|path| id::of_file(path) == Some(id))
+    }
+
+    /// The kernel of an entry.
+    pub fn linux_of(&self, id: &str) -> Result<String> {
+        let path = self
+            .entry_file(id)
+            .with_context(|| format!("{id} is no entry"))?;
+        let text = fs::read_to_string(path)?;
+        let linux = text.lines().find_map(|line| line.strip_prefix("linux "));
+        Ok(linux.context("it has a kernel")?.to_owned())
     }
 
     /// Switches the machine on.
@@ -332,19 +477,20 @@ impl Host {
         start
     }
 
+    /// Whether an entry is left that does not restart by itself.
+    pub fn has_good(&self) -> Result<bool> {
+        Ok(self.boot.entries()?.iter().any(|entry| !entry.is_trial()))
+    }
+
     /// Whether that start is what was foretold.
     pub fn is_foretold(&self, foretold: &Next, start: &Start) -> Result<bool> {
-        let linux = |id: &str| -> Result<String> {
-            let text = fs::read_to_string(self.path(&format!("loader/entries/{id}.conf")))?;
-            let linux = text.lines().find_map(|line| line.strip_prefix("linux "));
-            Ok(linux.context("it has a kernel")?.to_owned())
-        };
+        let linux = |id: &str| self.linux_of(id);
         Ok(match (foretold, start) {
             (Next::Entry { id, why }, Start::Kernel(kernel)) => {
                 let is_chosen = matches!(why, Why::Once | Why::Try);
                 kernel.linux == linux(id)?
                     && kernel.initrd.is_some()
-                    && (is_chosen || !kernel.is_trial())
+                    && (is_chosen || !kernel.is_trial() || !self.has_good()?)
             }
             (Next::KernelOnly(id), Start::Kernel(kernel)) => {
                 kernel.linux == linux(id)? && kernel.initrd.is_none()
@@ -397,8 +543,23 @@ impl Host {
                 .trim_end_matches('#')
                 .to_owned()
         };
-        let (environment, menu) = (text("grub/grubenv"), text("grub/imgbased.cfg"));
-        format!("{environment}\n{menu}\n{}", self.machine.screen())
+        let mut told = Vec::new();
+        for path in ["grub/grubenv", "grub/imgbased.cfg", LOADER_CONF] {
+            told.push(text(path));
+        }
+        if self.config == Config::SystemdBoot {
+            let names = |dir: &Path| {
+                let files = fs::read_dir(dir).into_iter().flatten().flatten();
+                let mut names: Vec<_> = files.map(|file| file.file_name()).collect();
+                names.sort();
+                format!("{names:?}")
+            };
+            told.push(names(&self.path(ENTRIES)));
+            told.push(names(&self.efi_variables()));
+        }
+        told.push(self.machine.screen());
+        told.retain(|part| !part.is_empty());
+        told.join("\n")
     }
 
     /// The variables of grubenv that hold something.
@@ -416,6 +577,42 @@ impl Host {
         lines.sort();
         Ok(lines.join(" "))
     }
+}
+
+/// The boot partition of a new host below `dir`, with what its boot loader has there.
+fn boot(config: Config, dir: &Path) -> Result<BootPartition> {
+    let (partition, vg) = (dir.join("boot"), "HostVG".parse()?);
+    if config == Config::SystemdBoot {
+        fs::create_dir_all(partition.join(ENTRIES))?;
+        fs::write(partition.join(LOADER_CONF), "timeout 0\n")?;
+        let variables = dir.join(EFIVARS);
+        fs::create_dir(&variables)?;
+        let variables = Variables::new(variables.clone(), bootctl(&variables));
+        return Ok(BootPartition::started_by_systemd_boot(
+            &partition, &vg, variables,
+        ));
+    }
+    fs::create_dir_all(partition.join("grub"))?;
+    fs::write(partition.join("grub/grub.cfg"), config.text()?)?;
+    if config == Config::Listed {
+        let modules = partition.join(MODULES);
+        fs::create_dir(&modules)?;
+        fs::write(modules.join("blsuki.mod"), "")?;
+    }
+    BootPartition::in_dir(&partition, &dir.join("root"), &vg)
+}
+
+/// What writes the variables in a directory as bootctl(1) does those of the firmware.
+fn bootctl(variables: &Path) -> Cmd {
+    const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/grub/bin/bootctl");
+    Cmd::new(SCRIPT).arg(variables)
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    if path.exists() {
+        fs::remove_file(path)?;
+    }
+    Ok(())
 }
 
 /// Keys of GRUB's menu: Ctrl and a letter.

@@ -1,6 +1,6 @@
 //! What GRUB boots, start by start, found out by GRUB's own program on the boot partition of a host. Each
 //! start takes a twentieth of a second, so whole stories fit in here; that machines do the same is shown
-//! in trials.rs.
+//! in `trials.rs` and `next_start.rs` of the scenarios.
 //!
 //! `IMGBASED_STATES` sets how many random states are tried, `IMGBASED_SEED` which: each failure says how to
 //! have it again.
@@ -16,12 +16,18 @@ use std::{env, fs, thread};
 use anyhow::{Context, Result, bail, ensure};
 use fastrand::Rng;
 
-use chains::State;
+use chains::{Ground, State};
 use emulator::{Kernel, Start};
-use host::{CONFIGS, Config, FOREIGN, FOREIGN_ID, Host};
+use host::{CONFIGS, Config, FOREIGN_ID, Host, emulated};
 
 /// How many random states are tried, unless more are asked for.
 const STATES: u64 = 60;
+const GROUND: Ground = Ground {
+    configs: &CONFIGS,
+    machine: &emulated,
+    starts: 12,
+    simplifies: true,
+};
 
 #[test]
 fn the_default_boots() -> Result<()> {
@@ -275,7 +281,7 @@ fn refusal<T>(result: Result<T>) -> String {
 #[test]
 fn a_layer_is_added_only_where_the_next_start_is_kept() -> Result<()> {
     // Nobody has chosen the system that is there already.
-    let host = Host::empty(Config::Mkconfig("0"))?;
+    let host = Host::empty(Config::Mkconfig("0"), &emulated)?;
     fs::remove_file(host.path("grub/grubenv"))?;
     let error = refusal(host.add("Base-0"));
     assert!(
@@ -535,7 +541,7 @@ fn the_factory_state_of_a_base_can_be_the_default() -> Result<()> {
 #[test]
 fn another_system_can_be_the_default() -> Result<()> {
     let mut host = Host::with(&["Base-0.2"])?;
-    host.customize(FOREIGN)?;
+    host.add_foreign()?;
     host.starts("Base-0.1")?;
     host.set_default(FOREIGN_ID)?;
     for _ in 0..2 {
@@ -604,14 +610,14 @@ fn run_chains() -> Result<()> {
             }
             // Each by itself: the seed and the number are enough to have it again.
             let mut rng = Rng::with_seed(seed.wrapping_add(index));
-            let state = State::random(&mut rng);
+            let state = State::random(&mut rng, &CONFIGS);
             let again = || {
                 format!(
                     "IMGBASED_SEED={} IMGBASED_STATES=1",
                     seed.wrapping_add(index)
                 )
             };
-            let checked = state.check().with_context(again);
+            let checked = state.check(&GROUND).with_context(again);
             if checked.is_err() {
                 // The other worker has seen enough as well.
                 next.store(states, Ordering::Relaxed);

@@ -20,6 +20,7 @@ mod groups;
 mod images;
 mod kernels;
 mod loaders;
+mod next_start;
 mod power_cut;
 mod prepare;
 mod refusals;
@@ -39,6 +40,7 @@ fn all() -> Vec<Scenario> {
         images::SCENARIOS,
         early::SCENARIOS,
         loaders::SCENARIOS,
+        next_start::SCENARIOS,
         boot::SCENARIOS,
         down::SCENARIOS,
         trials::SCENARIOS,

@@ -14,6 +14,15 @@ const SUITES: [&str; 3] = ["bookworm", "trixie", "forky"];
 /// The directory that `ci/root-image` filled.
 pub struct RootImage(PathBuf);
 
+const DEBIAN_RECIPE: &[u8] = include_bytes!("../../ci/debian-base");
+
+/// The directory with a release of Debian as the archive `root.tar`, without the package.
+pub fn debian(suite: &str) -> Result<PathBuf> {
+    store::cached(&format!("debian-{suite}"), &[DEBIAN_RECIPE], |new| {
+        store::run_script("debian-base", &[Path::new(suite), new]).map(drop)
+    })
+}
+
 /// The package, built from the sources as they are now.
 fn package() -> Result<&'static PathBuf> {
     static PACKAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
@@ -40,14 +49,11 @@ impl RootImage {
     }
 
     fn make(suite: &str) -> Result<Self> {
-        let debian_recipe = include_bytes!("../../ci/debian-base");
-        let debian = store::cached(&format!("debian-{suite}"), &[debian_recipe], |new| {
-            store::run_script("debian-base", &[Path::new(suite), new]).map(drop)
-        })?;
+        let debian = debian(suite)?;
         let package = package()?;
         let content = fs::read(package).with_context(|| package.display().to_string())?;
         let recipe = include_bytes!("../../ci/root-image");
-        let parts: [&[u8]; 3] = [debian_recipe, recipe, &content];
+        let parts: [&[u8]; 3] = [DEBIAN_RECIPE, recipe, &content];
         let directory = store::cached(&format!("image-{suite}"), &parts, |new| {
             let arguments = [Path::new(suite), new, &debian, package];
             store::run_script("root-image", &arguments).map(drop)

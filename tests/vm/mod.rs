@@ -26,7 +26,7 @@ pub mod write_log;
 
 pub use console::{EMULATORS_FAULT, Echo, PANIC};
 pub use host::{Host, HostDisk, Loader, Saved, boot_image};
-pub use image::RootImage;
-pub use qemu::{Disk, Start, Vm, convert_to_raw, create_overlay};
+pub use image::{RootImage, debian};
+pub use qemu::{Disk, Heard, Start, Vm, convert_to_raw, create_overlay};
 pub use rescue::Rescue;
 pub use store::{be_quiet, say, scratch};

@@ -74,6 +74,14 @@ impl Disk {
         })
     }
 
+    /// A raw image that the machine may write to.
+    pub fn raw(path: &Path, serial: &'static str) -> Self {
+        Self {
+            format: "raw",
+            ..Self::writable(path, serial)
+        }
+    }
+
     /// A raw image that the machine can only read.
     pub fn raw_read_only(path: &Path, serial: &'static str) -> Self {
         Self {
@@ -162,6 +170,14 @@ impl Start<'_> {
         arguments.extend(["-action".into(), format!("reboot={action}").into()]);
         arguments
     }
+}
+
+/// What was found in what a machine has said.
+pub enum Heard<T> {
+    Nothing,
+    Found(T),
+    /// A question, and what is to be typed.
+    Answer(&'static str),
 }
 
 /// A running machine. It is killed when this is dropped.
@@ -271,6 +287,41 @@ impl Vm {
         ensure!(status.success(), "QEMU ended with {status}");
         self.say("switched off");
         Ok(String::from_utf8_lossy(&self.console.all()).into_owned())
+    }
+
+    /// Gives `look` all that the machine has said, again whenever that is more, until it finds what is looked
+    /// for; `None` if the machine has ended before. Types what `look` asks for.
+    pub fn look_for<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut look: impl FnMut(&str) -> Heard<T>,
+    ) -> Result<Option<T>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let said = self.console.all();
+            match look(&String::from_utf8_lossy(&said)) {
+                Heard::Found(found) => return Ok(Some(found)),
+                Heard::Answer(keys) => self.console.send(keys)?,
+                Heard::Nothing => {}
+            }
+            if self.console.wait_for_more(said.len(), deadline) {
+                continue;
+            }
+            if Instant::now() >= deadline {
+                return self
+                    .console
+                    .fail(&format!("no {what} within {} s", limit.as_secs()));
+            }
+            if self.console.all().len() == said.len() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// All that the machine has said.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&self.console.all()).into_owned()
     }
 
     /// Puts a disk into the running machine.

@@ -4,6 +4,9 @@
 //! systemd-boot boots a default that is set whether it has tries left or not. So while a trial is on
 //! there is none: the entry on trial comes first in the menu and the one to fall back to second, by
 //! their sort keys. An entry without tries left comes last, wherever it would be.
+//!
+//! It also boots its first entry where the default is gone, and counts nothing if that has no tries. So an
+//! entry that has never come up, and restarts by itself, comes after all others.
 
 use std::path::{Path, PathBuf};
 
@@ -17,10 +20,11 @@ use crate::boot::id::{self, Counter, split_counter};
 use crate::boot::trial::Trial;
 use crate::sys::transaction::Transaction;
 
-/// What sort keys begin with: of the entry on trial, and of the one to fall back to. Those of other
-/// systems begin with their names.
+/// What sort keys begin with: of the entry on trial, of the one to fall back to, and of those that have never
+/// come up. Those of other systems begin with their names.
 const TRIAL: &str = "0-";
 const FALLBACK: &str = "1-";
+const UNTRIED: &str = "zz-";
 
 impl SystemdBoot {
     /// Has systemd-boot boot an entry by default, `tries` times at most if it is not blessed, and then
@@ -45,7 +49,7 @@ impl SystemdBoot {
 
     /// The trial that is on, if there is one.
     pub(super) fn counted_trial(&self) -> Result<Option<Trial>> {
-        if !self.defaults()?.is_empty() {
+        if self.default_that_is_there()?.is_some() {
             return Ok(None);
         }
         let Some(path) = self.ranked(TRIAL)? else {
@@ -115,16 +119,21 @@ impl SystemdBoot {
     }
 }
 
-/// An entry that takes the place of `old`, with its rank.
-pub fn with_rank_of(old: &Entry, entry: &Entry) -> Entry {
-    let has = |rank: &&&str| old.sort_key.starts_with(**rank);
+/// An entry that takes the place of `old`, if that is there, with its rank.
+pub fn with_rank_of(old: Option<&Entry>, entry: &Entry) -> Entry {
+    let has = |rank: &&&str| old.is_some_and(|old| old.sort_key.starts_with(**rank));
     with_rank(entry, [TRIAL, FALLBACK].iter().find(has).unwrap_or(&""))
 }
 
-/// The same entry with this rank before its sort key.
+/// The same entry with this rank before its sort key, or with that which it has by itself.
 fn with_rank(entry: &Entry, rank: &str) -> Entry {
     let key = &entry.sort_key;
-    let plain = [TRIAL, FALLBACK].iter().find_map(|r| key.strip_prefix(r));
+    let mut ranks = [TRIAL, FALLBACK, UNTRIED].iter();
+    let plain = ranks.find_map(|rank| key.strip_prefix(rank));
+    let rank = match rank {
+        "" if entry.is_trial() => UNTRIED,
+        _ => rank,
+    };
     Entry {
         sort_key: format!("{rank}{}", plain.unwrap_or(key)),
         ..entry.clone()
@@ -227,8 +236,14 @@ mod tests {
         let old = entries::all(&boot.files).unwrap();
         let fallback = old.iter().find(|e| e.id == "imgbased-Base-0.1").unwrap();
         let other = old.iter().find(|e| e.id == "imgbased-Base-0").unwrap();
-        assert_eq!(with_rank_of(fallback, other).sort_key, "1-imgbased-layer");
-        assert_eq!(with_rank_of(other, fallback).sort_key, "imgbased-layer");
+        assert_eq!(
+            with_rank_of(Some(fallback), other).sort_key,
+            "1-imgbased-layer"
+        );
+        assert_eq!(
+            with_rank_of(Some(other), fallback).sort_key,
+            "imgbased-layer"
+        );
 
         // systemd-boot has counted one try.
         let entries = dir.path().join(ENTRIES);
@@ -277,6 +292,32 @@ mod tests {
         // It gets new tries when it is tried again.
         start(&boot, "imgbased-Base-0.2").unwrap();
         assert!(counted("3-0").exists() && !counted("0-3").exists());
+    }
+
+    #[test]
+    fn what_has_never_come_up_comes_last_until_it_is_tried() {
+        let (dir, boot) = esp();
+        let all = entries::all(&boot.files).unwrap();
+        let entry = all
+            .into_iter()
+            .find(|e| e.id == "imgbased-Base-0.2")
+            .unwrap();
+        let trial = with_rank_of(None, &entry.clone().on_trial());
+        assert_eq!(trial.sort_key, "zz-imgbased-layer");
+        let path = boot.files.entry_path(&trial.id).unwrap();
+        fs::write(&path, trial.render()).unwrap();
+        let place = || {
+            menu(&dir)
+                .iter()
+                .position(|(_, name)| name.starts_with(&trial.id))
+        };
+        assert_eq!(place(), Some(3));
+        start(&boot, &trial.id).unwrap();
+        assert_eq!(place(), Some(0));
+        confirm(&boot, "imgbased-Base-0.1");
+        assert_eq!(place(), Some(3));
+        let confirmed = with_rank_of(Some(&trial), &trial.clone().confirmed());
+        assert_eq!(confirmed.sort_key, "imgbased-layer");
     }
 
     #[test]

@@ -161,11 +161,15 @@ fn other(facts: &Facts, config: &Config, name: &str, good: Option<&Item>) -> Nex
     if let Some(other) = config.other(name) {
         return Next::Other(other.id.clone());
     }
-    if facts.reads_entries {
+    // Its file may be beside ours; without our grub.cfg, GRUB alone knows what comes first.
+    if facts.reads_entries && (!config.has_first || (facts.has_entry)(name)) {
         return Next::Other(name.to_owned());
     }
     match (config.others.first().filter(|other| other.is_first), good) {
         (Some(first), _) => Next::Other(first.id.clone()),
+        (None, Some(good)) if facts.reads_entries && config.has_superusers => {
+            Next::Password(good.id.clone())
+        }
         (None, Some(good)) => boot(facts, config, good, Why::Instead),
         (None, None) => Next::Wait,
     }
@@ -176,6 +180,8 @@ struct Config {
     shows_menu: bool,
     boots_once: bool,
     has_superusers: bool,
+    /// Whether an entry that does no harm comes before those that GRUB lists.
+    has_first: bool,
     /// What the script itself names as the default.
     default: Option<String>,
     others: Vec<Other>,
@@ -197,6 +203,7 @@ impl Default for Config {
             shows_menu: true,
             boots_once: true,
             has_superusers: false,
+            has_first: false,
             default: None,
             others: Vec::new(),
         }
@@ -237,6 +244,10 @@ impl Config {
                 let id = key.iter().find_map(|key| rest.split_once(key));
                 let id =
                     id.and_then(|(_, id)| id.split(['\'', '"', ' ']).find(|id| !id.is_empty()));
+                if id == Some(FIRST) {
+                    config.has_first = true;
+                    continue;
+                }
                 config.others.push(Other {
                     id: id.unwrap_or(title).to_owned(),
                     title: title.to_owned(),
@@ -293,6 +304,15 @@ mod tests {
 
     /// The next start of a host with Base-0.2 on trial and Base-0.1.
     fn start(config: Option<&str>, variables: &[(&str, &str)]) -> String {
+        start_with(config, variables, false)
+    }
+
+    /// The same where GRUB reads the entries itself, and has that of another system, debian.
+    fn start_listed(config: &str, default: &str) -> String {
+        start_with(Some(config), &[("saved_entry", default)], true)
+    }
+
+    fn start_with(config: Option<&str>, variables: &[(&str, &str)], reads_entries: bool) -> String {
         let menu = grub_menu::render(&[entry("Base-0.2").on_trial(), entry("Base-0.1")]);
         let mut env = GrubEnv::default();
         for (name, value) in variables {
@@ -302,10 +322,10 @@ mod tests {
             config,
             config_path: "grub.cfg",
             items: Some(&items(&menu)),
-            reads_entries: false,
+            reads_entries,
             env: &env,
             has_file: &|_| true,
-            has_entry: &|_| true,
+            has_entry: &|id| id == "debian",
         });
         next.to_string()
     }
@@ -354,5 +374,35 @@ mod tests {
             assert!(next.starts_with(expected), "{next} and not {expected}");
         }
         assert_eq!(start(None, &saved), "imgbased-Base-0.1");
+    }
+
+    /// The first was seen when a real GRUB was started: it took the first of the entries, on trial or not.
+    #[test]
+    fn a_default_of_another_system_that_is_gone_is_no_entry_on_trial() {
+        let ours = include_str!("../../../grub/grub.cfg");
+        let part = "menuentry 'Other' --id 'other' {\n";
+        for (config, default, expected) in [
+            (
+                ours.to_owned(),
+                "Advanced options>Debian",
+                "imgbased-Base-0.1, as the default is not there",
+            ),
+            (ours.to_owned(), "debian", "another system, debian"),
+            (format!("{part}{ours}"), "gone", "another system, other"),
+            (
+                format!("set superusers=\"admin\"\n{ours}"),
+                "gone",
+                "GRUB asks for a name and a password before imgbased-Base-0.1",
+            ),
+            // GRUB alone knows.
+            (
+                "insmod blscfg\nblscfg\n".to_owned(),
+                "gone",
+                "another system, gone",
+            ),
+        ] {
+            let next = start_listed(&config, default);
+            assert!(next.starts_with(expected), "{next} and not {expected}");
+        }
     }
 }

@@ -8,6 +8,7 @@ pub mod grub_menu;
 mod grub_start;
 pub mod grubenv;
 pub mod systemd_boot;
+mod systemd_menu;
 
 use std::path::PathBuf;
 
@@ -81,8 +82,8 @@ pub trait Loader {
         Ok(None)
     }
 
-    /// An entry that takes the place of `old`, with what the loader keeps in that.
-    fn in_place_of(&self, _old: &Entry, entry: &Entry) -> Entry {
+    /// An entry as it is written, in place of `old` if that is there, with what the loader keeps in it.
+    fn in_place_of(&self, _old: Option<&Entry>, entry: &Entry) -> Entry {
         entry.clone()
     }
 

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
 
+use super::systemd_menu::{self, Item};
 use super::{Ignoring, Loader, counting};
 use crate::boot::entries;
 use crate::boot::entry::Entry;
 use crate::boot::files::Files;
+use crate::boot::id;
 use crate::boot::next::{Next, Why};
 use crate::boot::trial::Trial;
 use crate::sys::cmd::Cmd;
@@ -25,17 +27,26 @@ const ONCE: &str = "LoaderEntryOneShot";
 
 /// The variables that systemd-boot and the running system share.
 #[derive(Clone)]
-pub struct Variables(PathBuf);
+pub struct Variables {
+    dir: PathBuf,
+    /// What writes them.
+    bootctl: Cmd,
+}
 
 impl Variables {
     pub fn of_this_machine() -> Self {
-        Self(EFIVARS.into())
+        Self::new(EFIVARS.into(), Cmd::new("bootctl"))
+    }
+
+    /// Those in the directory `dir`, as efivarfs shows them, which this program writes as bootctl(1) does.
+    pub fn new(dir: PathBuf, bootctl: Cmd) -> Self {
+        Self { dir, bootctl }
     }
 
     /// A variable that holds text; nothing if there is none, or it is empty. What is no text has
     /// replacement characters.
     pub fn read(&self, name: &str) -> Result<Option<String>> {
-        let content = read_if_there(&self.0.join(format!("{name}-{VENDOR}")))?;
+        let content = read_if_there(&self.dir.join(format!("{name}-{VENDOR}")))?;
         let text = content.map(|content| text(&content)).unwrap_or_default();
         Ok(Some(text).filter(|text| !text.is_empty()))
     }
@@ -100,21 +111,18 @@ impl Loader for SystemdBoot {
     }
 
     fn default_id(&self) -> Result<Option<String>> {
-        let mut ids = self.defaults()?;
-        for id in &mut ids {
-            if let Some(found) = self.files.id_like(id)? {
-                return Ok(Some(found));
-            }
+        if let Some(id) = self.default_that_is_there()? {
+            return Ok(Some(id));
         }
-        match ids.into_iter().next() {
+        match self.fallback_id()? {
             Some(id) => Ok(Some(id)),
-            None => self.fallback_id(),
+            None => Ok(self.defaults()?.first().map(|name| id_of(name).to_owned())),
         }
     }
 
     fn once_id(&self) -> Result<Option<String>> {
         match self.read(ONCE)? {
-            Some(id) => self.files.id_like(&id),
+            Some(name) => self.named(&name),
             None => Ok(None),
         }
     }
@@ -192,43 +200,44 @@ impl Loader for SystemdBoot {
         }
     }
 
-    /// As its manual says: what boots once, else the default, else the first entry that has tries left.
+    /// As its manual says: what boots once, else the default, else the first entry of the menu.
     fn next_start(&self, ignoring: Ignoring) -> Result<Next> {
-        let entries = entries::all(&self.files)?;
-        let boots = |id: String, why| match entries.iter().find(|entry| entry.id == id) {
-            Some(entry) if !self.files.has(&entry.linux) => Next::Stop(id),
-            Some(entry) if !entry.initrds().all(|path| self.files.has(path)) => Next::Stop(id),
-            Some(_) => Next::Entry { id, why },
-            None => Next::Other(id),
+        let items = systemd_menu::items(&self.files)?;
+        let find = |name: &String| items.iter().find(|item| item.is_named(name));
+        let once = match ignoring {
+            Ignoring::Nothing => self.read(ONCE)?,
+            _ => None,
         };
-        if let (Ignoring::Nothing, Some(id)) = (ignoring, self.once_id()?) {
-            return Ok(boots(id, Why::Once));
+        if let Some(item) = once.as_ref().and_then(find) {
+            return self.boots(item, Why::Once);
         }
-        for id in self.defaults()? {
-            if let Some(id) = self.files.id_like(&id)? {
-                return Ok(boots(id, Why::Default));
-            }
+        if let Some(item) = self.defaults()?.iter().find_map(find) {
+            return self.boots(item, Why::Default);
         }
-        if ignoring != Ignoring::OnceAndTrial {
-            if let Some(trial) = self.counted_trial()?.filter(|trial| !trial.is_over()) {
-                return Ok(boots(trial.id, Why::Try));
-            }
-        }
-        if let Some(id) = self.fallback_id()? {
-            return Ok(boots(id, Why::Default));
-        }
-        let first = entries.first().map(|entry| entry.id.clone());
-        Ok(first.map_or(Next::Wait, |id| boots(id, Why::Instead)))
+        let trial = self.counted_trial()?;
+        let is_trial = |item: &Item| trial.as_ref().is_some_and(|trial| trial.id == item.id);
+        let is_ignored = |item: &Item| ignoring == Ignoring::OnceAndTrial && is_trial(item);
+        let Some(first) = items.iter().find(|item| !is_ignored(item)) else {
+            return Ok(Next::Wait);
+        };
+        let why = if first.has_tries() {
+            Why::Try
+        } else if self.fallback_id()?.as_ref() == Some(&first.id) {
+            Why::Default
+        } else {
+            Why::Instead
+        };
+        self.boots(first, why)
     }
 
-    fn in_place_of(&self, old: &Entry, entry: &Entry) -> Entry {
+    fn in_place_of(&self, old: Option<&Entry>, entry: &Entry) -> Entry {
         counting::with_rank_of(old, entry)
     }
 }
 
 impl SystemdBoot {
-    /// The ids of what boots by default, the one that counts first; they can name what is not there.
-    /// Patterns are taken as they stand.
+    /// What names the default, the one that counts first: files of entries, or patterns of their names. They
+    /// can be those of what is not there.
     pub fn defaults(&self) -> Result<Vec<String>> {
         let variable = self.read(DEFAULT)?;
         Ok(variable.into_iter().chain(self.config_default()?).collect())
@@ -238,12 +247,53 @@ impl SystemdBoot {
         Ok(self.config()?.and_then(|text| default_line(&text)))
     }
 
+    /// What becomes of an entry that is chosen. Where a file of it cannot be read, systemd-boot ends.
+    fn boots(&self, item: &Item, why: Why) -> Result<Next> {
+        let id = item.id.clone();
+        let is_ours = |entry: &Entry| entry.id == id;
+        if !id::is_ours(&id) && !entries::all(&self.files)?.iter().any(is_ours) {
+            return Ok(Next::Other(id));
+        }
+        let is_there = |path: &String| self.files.path_of(path).is_file();
+        Ok(
+            if !self.files.has(&item.linux) || !item.initrds.iter().all(is_there) {
+                Next::Stop(id)
+            } else if !item.initrds.iter().any(|path| self.files.has(path)) {
+                Next::KernelOnly(id)
+            } else {
+                Next::Entry { id, why }
+            },
+        )
+    }
+
+    /// The first of them that names an entry.
+    pub fn default_that_is_there(&self) -> Result<Option<String>> {
+        for name in self.defaults()? {
+            if let Some(found) = self.named(&name)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The id of an entry that is there, by the name of its file or a pattern of that.
+    fn named(&self, name: &str) -> Result<Option<String>> {
+        let items = systemd_menu::items(&self.files)?;
+        match items.into_iter().find(|item| item.is_named(name)) {
+            Some(item) => Ok(Some(item.id)),
+            // Also one whose kernel is lost.
+            None => match name.strip_suffix(".conf") {
+                Some(id) => self.files.id_like(id),
+                None => Ok(None),
+            },
+        }
+    }
+
     fn read(&self, name: &str) -> Result<Option<String>> {
         let Some(variables) = &self.variables else {
             return Ok(None);
         };
-        let value = variables.read(name)?;
-        Ok(value.map(|value| id_of(&value).to_owned()))
+        variables.read(name)
     }
 
     /// Makes an entry the default, or none: in the variable, which counts, and in loader.conf, for when
@@ -276,17 +326,17 @@ impl SystemdBoot {
     }
 
     fn set(&self, tx: &mut Transaction, verb: &str, name: &str, id: Option<&str>) -> Result<()> {
-        let old = self.read(name)?;
-        if old.as_deref() == id {
+        let (old, new) = (self.read(name)?, id.map(|id| format!("{id}.conf")));
+        let (false, Some(variables)) = (old == new, &self.variables) else {
             return Ok(());
-        }
-        let bootctl = |id: Option<&str>| {
-            let file = id.map(|id| format!("{id}.conf")).unwrap_or_default();
-            Cmd::new("bootctl").arg(verb).arg(file)
         };
-        tx.run_undoable(&bootctl(id), bootctl(old.as_deref()))?;
+        let bootctl = |file: &Option<String>| {
+            let file = file.as_deref().unwrap_or_default();
+            variables.bootctl.clone().arg(verb).arg(file)
+        };
+        tx.run_undoable(&bootctl(&new), bootctl(&old))?;
         ensure!(
-            tx.is_dry_run() || self.read(name)?.as_deref() == id,
+            tx.is_dry_run() || self.read(name)? == new,
             "the EFI variable {name} does not hold what was written to it"
         );
         Ok(())
@@ -318,11 +368,11 @@ fn key(line: &str) -> &str {
     line.split_ascii_whitespace().next().unwrap_or_default()
 }
 
-/// The id on the last `default` line of a loader.conf.
+/// What the last `default` line of a loader.conf names.
 fn default_line(text: &str) -> Option<String> {
     let line = text.lines().rfind(|line| key(line) == "default")?;
     let value = line.trim().strip_prefix("default")?.trim();
-    (!value.is_empty()).then(|| id_of(value).to_owned())
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 fn with_default(text: &str, id: Option<&str>) -> String {
@@ -340,11 +390,12 @@ fn with_default(text: &str, id: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::boot::files::ENTRIES;
 
     #[test]
     fn variables_are_attributes_and_utf_16() {
         let dir = tempfile::tempdir().unwrap();
-        let variables = Variables(dir.path().into());
+        let variables = Variables::new(dir.path().into(), Cmd::new("bootctl"));
         assert_eq!(variables.read(DEFAULT).unwrap(), None);
         let cases: [(&[u8], Option<&str>); 6] = [
             (b"\x07\0\0\0a\0.\0\0\0", Some("a.")),
@@ -369,7 +420,106 @@ mod tests {
         assert_eq!(default_line(kept), None);
         let new = with_default(old, Some("c"));
         assert_eq!(new, format!("{kept}default c.conf\n"));
-        assert_eq!(default_line(&new).as_deref(), Some("c"));
+        assert_eq!(default_line(&new).as_deref(), Some("c.conf"));
         assert_eq!(default_line("default\n"), None);
+    }
+
+    /// The next start of a host with these entries, where the options tell what they boot, and this default.
+    fn start(entries: &[(&str, &str)], default: &str, once: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(ENTRIES);
+        fs::create_dir_all(&path).unwrap();
+        for (file, content) in [("good", "x"), ("empty", ""), ("initrd", "x")] {
+            fs::write(dir.path().join(file), content).unwrap();
+        }
+        for (name, lines) in entries {
+            let rank = if lines.contains("trial") { "zz-" } else { "" };
+            let text = format!(
+                "title {name}\nversion 6.1\nsort-key {rank}imgbased-layer\nlinux /good\ninitrd /initrd\noptions {lines}\n"
+            );
+            fs::write(path.join(format!("{name}.conf")), text).unwrap();
+        }
+        let ending = if default.ends_with(['*', '.']) {
+            ""
+        } else {
+            ".conf"
+        };
+        let config = format!("default {}{ending}\n", default.trim_end_matches('.'));
+        fs::write(dir.path().join("loader/loader.conf"), config).unwrap();
+        let units = format!("{once}.conf\0");
+        let content = units.encode_utf16().flat_map(u16::to_le_bytes);
+        let content: Vec<u8> = [7, 0, 0, 0].into_iter().chain(content).collect();
+        fs::write(dir.path().join(format!("{ONCE}-{VENDOR}")), content).unwrap();
+        let boot = SystemdBoot {
+            files: Files::new(dir.path()),
+            esp: Some(dir.path().to_owned()),
+            variables: Some(Variables::new(dir.path().into(), Cmd::new("bootctl"))),
+        };
+        boot.next_start(Ignoring::Nothing).unwrap().to_string()
+    }
+
+    /// States in which it was not as foretold when a real systemd-boot was started.
+    #[test]
+    fn the_next_start_is_what_systemd_boot_does() {
+        let good = ("imgbased-Base-0.1", "imgbased.layer=Base-0.1");
+        let trial = (
+            "imgbased-Base-0.2",
+            "imgbased.layer=Base-0.2 imgbased.trial",
+        );
+        let exhausted = ("imgbased-Base-0.2+0-3", trial.1);
+        let tried = "imgbased.layer=Base-0.2 imgbased.trial\nsort-key 0-imgbased-layer";
+        let foreign = ("other", "root=/dev/sda1\nsort-key other");
+        let lost = (good.0, "imgbased.layer=Base-0.1\nlinux /gone");
+        let instead = "imgbased-Base-0.1, as the default is not there";
+        for (entries, default, once, expected) in [
+            // What has never come up does not boot where the default is gone, though it be newer.
+            (&[good, trial][..], "imgbased-Base-9.9", "", instead),
+            (&[good, exhausted], "", "", instead),
+            (&[good, foreign], "0", "", instead),
+            // An entry whose kernel is lost is in no menu, and chosen in vain.
+            (&[good, (trial.0, lost.1)], trial.0, trial.0, instead),
+            (&[lost, foreign], lost.0, "", "another system, other"),
+            (&[lost], lost.0, "", "the boot loader waits for somebody"),
+            // Without its initramfs it stops, as does what is no kernel.
+            (
+                &[(good.0, "imgbased.layer=Base-0.1\ninitrd /gone"), trial],
+                good.0,
+                "",
+                "the boot loader stops at imgbased-Base-0.1",
+            ),
+            (
+                &[(good.0, "imgbased.layer=Base-0.1\nlinux /empty")],
+                good.0,
+                "",
+                "the boot loader stops at imgbased-Base-0.1",
+            ),
+            // It is tried also where the default was changed to what is not there.
+            (
+                &[good, ("imgbased-Base-0.2+1-0", tried)],
+                "imgbased-Base-9.9",
+                "",
+                "imgbased-Base-0.2, on trial",
+            ),
+            // Names are those of files, or patterns of them.
+            (&[good, foreign], "OTH*", "", "another system, other"),
+            (&[good, foreign], "imgbased-Base-?.1.c[nmo]*", "", good.0),
+            (&[good, foreign], "other.", "", instead),
+            // What nobody but us reads in it is no matter.
+            (
+                &[(good.0, "imgbased.layer=Base-0.1 x=16M$0x8000000"), trial],
+                good.0,
+                "",
+                good.0,
+            ),
+            (
+                &[good, exhausted],
+                good.0,
+                trial.0,
+                "imgbased-Base-0.2, once",
+            ),
+        ] {
+            let next = start(entries, default, once);
+            assert!(next.starts_with(expected), "{next} and not {expected}");
+        }
     }
 }
