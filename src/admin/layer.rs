@@ -57,7 +57,7 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
         let entries = kernels
             .map(|kernels| {
                 // What its origin does not boot, because it was tried in vain, it does not boot either.
-                let kernels = boot.arrange(kernels, &origin_entries, true);
+                let kernels = boot.arrange(kernels, &origin_entries, true, |_| true);
                 new_entries(&group, &layer, false, &kernels, is_trial)
             })
             .transpose()?;
@@ -268,7 +268,15 @@ fn try_write_entries(
     let tries = tries(context)?;
     let kernels = if is_good && !is_base {
         let can_try = is_running && tries > 0 && boot.can_try();
-        boot.arrange(kernels, &entries, can_try)
+        let failures = volume.map_or_else(Vec::new, Volume::kernel_failures);
+        let trial = boot.trial().unwrap_or_default();
+        boot.arrange(kernels, &entries, can_try, |kernel| {
+            let id = id::of_other(&group.name, name, &kernel.version);
+            failures
+                .iter()
+                .any(|failure| failure.is_of(&kernel.version))
+                || trial.as_ref().is_some_and(|trial| trial.id == id)
+        })
     } else {
         Arrangement::plain(kernels)
     };

@@ -10,7 +10,7 @@ use super::entry::{Entry, Payload};
 #[derive(Debug, PartialEq, Eq)]
 pub struct Arrangement {
     pub kernels: Vec<Placed>,
-    /// The place of a newer kernel, or a newer initramfs, that no entry had until now: it is tried before it
+    /// The place of a newer kernel, or a newer initramfs, that was not tried until now: it is tried before it
     /// is the first.
     pub new: Option<usize>,
 }
@@ -38,7 +38,7 @@ impl Arrangement {
 
 /// Arranges the kernels that were found in a layer, the newest first. `before` are its entries until now, the
 /// one that boots first: those that are not on trial have come up. `is_whole` tells whether the boot
-/// partition has the files of a kernel.
+/// partition has the files of a kernel, `was_tried` whether one that has an entry on trial was tried, or is.
 ///
 /// The first is the newest that has come up. Where its initramfs was made anew, or all that were found are new,
 /// it is the one that was the first, from its copies: the package manager may remove the kernel that runs, but
@@ -49,6 +49,7 @@ pub fn arrange(
     before: &[Entry],
     can_try: bool,
     is_whole: impl Fn(&Payload) -> bool,
+    was_tried: impl Fn(&Payload) -> bool,
 ) -> Arrangement {
     let has = |is_trial: bool, payload: &Payload| {
         let mut entries = before.iter().filter(|entry| entry.is_trial() == is_trial);
@@ -82,9 +83,8 @@ pub fn arrange(
     };
     let is_new = |newest: &Placed| {
         let payload = &newest.payload;
-        !newest.is_proven
-            && !has(true, payload)
-            && rpm_evr_compare(&payload.version, &first.payload.version) != Ordering::Less
+        let is_known = newest.is_proven || has(true, payload) && was_tried(payload);
+        !is_known && rpm_evr_compare(&payload.version, &first.payload.version) != Ordering::Less
     };
     let new = kernels.first().filter(|newest| is_new(newest)).map(|_| 1);
     kernels.insert(0, first);
@@ -157,7 +157,7 @@ mod tests {
             ("6.3 6.2 6.1", "6.2 6.3? 6.1", "6.2 6.3? 6.1"),
         ] {
             let found: Vec<Payload> = found.split_whitespace().map(payload).collect();
-            let got = arrange(found.clone(), &entries(before), true, |_| true);
+            let got = arrange(found.clone(), &entries(before), true, |_| true, |_| true);
             let shown: Vec<String> = got
                 .kernels
                 .iter()
@@ -170,9 +170,13 @@ mod tests {
                 })
                 .collect();
             assert_eq!(shown.join(" "), expected, "{before}");
-            // The same once more starts no trial again.
-            let after = arrange(found, &entries(&expected.replace('+', "")), true, |_| true);
-            assert_eq!(after.new, None, "{before}");
+            // The same once more starts no trial again, unless the power was cut before it was started.
+            for was_tried in [true, false] {
+                let entries = entries(&expected.replace('+', ""));
+                let after = arrange(found.clone(), &entries, true, |_| true, |_| was_tried);
+                let is_new = after.new.is_some() && expected.contains('+');
+                assert_eq!(is_new, !was_tried && expected.contains('+'), "{before}");
+            }
         }
     }
 
@@ -180,7 +184,7 @@ mod tests {
     fn a_new_kernel_is_the_first_where_it_cannot_be_tried_or_no_other_is_whole() {
         let first = |found: &str, before: &str, can_try: bool, is_whole: bool| {
             let found: Vec<Payload> = found.split_whitespace().map(payload).collect();
-            let got = arrange(found, &entries(before), can_try, |_| is_whole);
+            let got = arrange(found, &entries(before), can_try, |_| is_whole, |_| true);
             assert_eq!(got.new, None);
             got.kernels[0].payload.initrd.clone()
         };

@@ -35,6 +35,7 @@ use loader::systemd_boot::SystemdBoot;
 use loader::{Loader, detect};
 use next::{Next, Why};
 use root::Root;
+use trial::Trial;
 
 pub use kernels::{Kernels, Known, Replace};
 pub use loader::grubenv;
@@ -220,8 +221,15 @@ impl BootPartition {
     }
 
     /// See [`arrange`].
-    pub fn arrange(&self, found: Vec<Payload>, before: &[Entry], can_try: bool) -> Arrangement {
-        arrange(found, before, can_try, |payload| self.has_kernel(payload))
+    pub fn arrange(
+        &self,
+        found: Vec<Payload>,
+        before: &[Entry],
+        can_try: bool,
+        was_tried: impl Fn(&Payload) -> bool,
+    ) -> Arrangement {
+        let is_whole = |payload: &Payload| self.has_kernel(payload);
+        arrange(found, before, can_try, is_whole, was_tried)
     }
 
     /// See [`Store::damaged`].
@@ -245,9 +253,10 @@ impl BootPartition {
             Next::Entry {
                 why: Why::Instead, ..
             } => true,
-            // What was removed on purpose is somebody's choice.
+            // What was removed on purpose is somebody's choice, and so is a trial, whose entry may come back.
             Next::Entry { id, .. } => {
-                after.id() == Some(id) || self.files.entry_text(id)?.is_none()
+                let is_try = matches!(after, Next::Entry { why: Why::Try, .. });
+                after.id() == Some(id) || is_try || self.files.entry_text(id)?.is_none()
             }
             Next::Other(id) => after == Next::Other(id.clone()),
             _ => true,
@@ -287,6 +296,7 @@ impl BootPartition {
     }
 
     fn put_entries(&self, tx: &mut Transaction, name: &LvName, entries: &[Entry]) -> Result<()> {
+        self.end_trial_of_gone(tx, name, entries)?;
         let is_ours = |entry: &Entry| entry.is_of(&self.vg, name);
         let (mut before, mut all): (Vec<Entry>, Vec<Entry>) =
             self.entries()?.into_iter().partition(is_ours);
@@ -329,6 +339,34 @@ impl BootPartition {
         }
         self.remove_files(tx, &stale)?;
         self.discard_kernels(tx, &stale, &entries, &before)
+    }
+
+    /// Ends the trial of an entry that is not among the new ones of a layer, before it goes: it must not come back
+    /// where that is interrupted. A kernel that gets its place has come up, and its trial ends after that.
+    fn end_trial_of_gone(
+        &self,
+        tx: &mut Transaction,
+        name: &LvName,
+        entries: &[Entry],
+    ) -> Result<()> {
+        let is_gone = |trial: &Trial| {
+            id::is_of(&self.vg, name, &trial.id) && entries.iter().all(|entry| entry.id != trial.id)
+        };
+        let Some(trial) = self.trial().unwrap_or_default().filter(is_gone) else {
+            return Ok(());
+        };
+        let before = self.entries_of(name).unwrap_or_default().into_iter();
+        let tried = before
+            .filter(|entry| entry.id == trial.id)
+            .map(|entry| entry.payload());
+        let has_place = |tried: Payload| {
+            let first = entries.first();
+            first.is_some_and(|first| !first.is_trial() && first.boots_kernel(&tried))
+        };
+        if tried.map(has_place).any(|has_place| has_place) {
+            return Ok(());
+        }
+        self.end_trial(tx)
     }
 
     /// Changes all entries of a layer or base alike.

@@ -710,7 +710,7 @@ fn update(boot: &BootPartition, system: &TempDir) -> (String, Option<String>) {
     let before = boot.entries_of(&name).unwrap();
     let new = change(|tx| {
         let found = look_for_kernels(boot, tx, system, &known(&before))?;
-        let kernels = boot.arrange(found, &before, boot.can_try());
+        let kernels = boot.arrange(found, &before, boot.can_try(), |_| true);
         let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels)?;
         boot.write_entries(tx, &name, &entries)?;
         let new = kernels.new.map(|at| entries[at].clone());

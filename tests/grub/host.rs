@@ -247,7 +247,7 @@ impl Host {
         self.change(|boot, tx| {
             let found = boot.kernels_of(tx, &self.root(name), &known, &mut |_, _, _| Ok(None))?;
             let found = boot.store_kernels(tx, found)?;
-            let kernels = boot.arrange(found, &before, boot.can_try());
+            let kernels = boot.arrange(found, &before, boot.can_try(), |_| true);
             let entries = Entry::of_kernels(&"HostVG".parse()?, &layer, false, &kernels)?;
             boot.write_entries(tx, &layer, &entries)?;
             let new = kernels.new.map(|at| &entries[at]);

@@ -176,6 +176,10 @@ fn other(facts: &Facts, config: &Config, name: &str, good: Option<&Item>) -> Nex
 }
 
 /// What matters of grub.cfg. It is a script, of which the usual words are known.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a word of the script"
+)]
 struct Config {
     shows_menu: bool,
     boots_once: bool,

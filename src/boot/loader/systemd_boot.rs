@@ -159,7 +159,8 @@ impl Loader for SystemdBoot {
     fn rename(&self, tx: &mut Transaction, ids: &[(String, String)]) -> Result<()> {
         let new = |old: Option<String>| {
             let old = old?;
-            let (_, new) = ids.iter().find(|(id, _)| id.eq_ignore_ascii_case(&old))?;
+            let is_old = |(id, _): &&(String, String)| id.eq_ignore_ascii_case(id_of(&old));
+            let (_, new) = ids.iter().find(is_old)?;
             Some(new.as_str())
         };
         // First what counts only where the variable is lost.
