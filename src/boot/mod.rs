@@ -356,14 +356,14 @@ impl BootPartition {
             return Ok(());
         };
         let before = self.entries_of(name).unwrap_or_default().into_iter();
-        let tried = before
+        let mut tried = before
             .filter(|entry| entry.id == trial.id)
             .map(|entry| entry.payload());
         let has_place = |tried: Payload| {
             let first = entries.first();
             first.is_some_and(|first| !first.is_trial() && first.boots_kernel(&tried))
         };
-        if tried.map(has_place).any(|has_place| has_place) {
+        if tried.any(has_place) {
             return Ok(());
         }
         self.end_trial(tx)
