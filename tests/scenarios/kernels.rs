@@ -65,7 +65,7 @@ fn a_new_kernel_is_tried_and_what_fails_is_given_up() -> Result<()> {
     vm.ok(&script_with("harm-kernel", &["none", &new])?)?;
     // The package manager's clean-up does not take the last kernel that is known to come up.
     vm.ok(&format!("imgbased-helper boot refresh --removed {old}"))?;
-    let kept = [entry("", &old), other_entry(&new)];
+    let kept = [other_entry(&new), entry("", &old)];
     assert_eq!(entries_of(&mut vm, "Base-0.1")?, kept);
     vm.ok(&format!(
         "imgbased-helper boot default --kernel {new} Base-0.1"
