@@ -286,7 +286,8 @@ fn kernel(arguments: &str) -> Result<Kernel> {
     })
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs a program, which has to succeed.
+pub fn run(command: &mut Command) -> Result<()> {
     let output = command
         .output()
         .with_context(|| format!("cannot run {command:?}"))?;

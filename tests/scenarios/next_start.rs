@@ -30,7 +30,7 @@ mod emulator;
 mod host;
 
 use chains::{Ground, State};
-use emulator::{Kernel, Machine, SIGNS, Start};
+use emulator::{Kernel, Machine, SIGNS, Start, run};
 use host::{Config, EFIVARS, MODULES, VENDOR};
 
 scenarios![
@@ -585,16 +585,4 @@ fn mtool(program: &str, disk: &Path) -> Command {
         .arg("-i")
         .arg(format!("{}@@{FIRST}", disk.display()));
     command
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }
