@@ -166,13 +166,20 @@ impl Store<'_> {
     pub fn changed(&self, root: &Root, entries: &[Entry]) -> Result<Vec<String>> {
         let mut changed = Vec::new();
         for kernel in root.kernels() {
-            let (Some(image), Some(initrd)) = (kernel.image, kernel.initrd) else {
-                continue;
-            };
             let of_version = || entries.iter().filter(|e| e.version == kernel.version);
             let images: Vec<&str> = of_version().map(|e| e.linux.as_str()).collect();
             let initrds: Vec<&str> = of_version().map(|e| e.initrd.as_str()).collect();
-            if self.is_newer(&image.path, &images)? || self.is_newer(&initrd.path, &initrds)? {
+            // What the partition hides of the root's own /boot is not seen here.
+            let has_both = kernel.image.is_some() && kernel.initrd.is_some();
+            let is_newer = |source: Option<&Source>, copies: &[&str]| match source {
+                Some(source) if has_both || !copies.is_empty() => {
+                    self.is_newer(&source.path, copies)
+                }
+                _ => Ok(false),
+            };
+            if is_newer(kernel.image.as_ref(), &images)?
+                || is_newer(kernel.initrd.as_ref(), &initrds)?
+            {
                 changed.push(kernel.version);
             }
         }

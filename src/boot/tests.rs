@@ -923,6 +923,12 @@ fn what_is_newer_than_all_copies_and_another_file_is_changed() {
     assert_eq!(changed(), ["6.1"]);
     refresh(&boot, &system, None, None);
     assert!(changed().is_empty());
+    // The partition hides the kernel itself.
+    fs::remove_file(system.path().join("boot/vmlinuz-6.1")).unwrap();
+    fs::write(&initrd, "anew again").unwrap();
+    make_newer();
+    assert_eq!(changed(), ["6.1"]);
+    refresh(&boot, &system, None, None);
     // The hook of its package has failed.
     install(&system, "6.2");
     assert_eq!(changed(), ["6.2"]);
