@@ -337,7 +337,10 @@ impl Host {
         // By the name of the file, by a pattern, or by a name that is none.
         let name = match (id, way / 3 % 4) {
             ("", _) => String::new(),
-            (_, 0) => format!("{}*", &id[..id.len() - 1]),
+            (_, 0) => {
+                let (start, last) = id.split_at(id.len() - 1);
+                format!("{start}[{last}]*")
+            }
             (_, 1) => id.to_owned(),
             _ => format!("{id}.conf"),
         };
@@ -421,8 +424,8 @@ impl Host {
             .lines()
             .filter_map(|line| line.strip_prefix("default "));
         let mut names = variable.into_iter().chain(lines.map(str::to_owned));
-        let is_of = |id: &str, name: &str| match name.strip_suffix('*') {
-            Some(start) => id.starts_with(start),
+        let is_of = |id: &str, name: &str| match name.strip_suffix("]*") {
+            Some(start) => id.starts_with(&start.replace('[', "")),
             None => name.strip_suffix(".conf") == Some(id),
         };
         let ids = self.entry_ids();

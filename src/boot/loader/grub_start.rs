@@ -161,8 +161,11 @@ fn other(facts: &Facts, config: &Config, name: &str, good: Option<&Item>) -> Nex
     if let Some(other) = config.other(name) {
         return Next::Other(other.id.clone());
     }
-    // Its file may be beside ours; without our grub.cfg, GRUB alone knows what comes first.
-    if facts.reads_entries && (!config.has_first || (facts.has_entry)(name)) {
+    // Its file may be beside ours. Without our grub.cfg, GRUB alone knows which of those that it lists is first.
+    let has_first = facts
+        .config
+        .is_some_and(|text| text.contains(&format!("--id '{FIRST}'")));
+    if facts.reads_entries && (!has_first || (facts.has_entry)(name)) {
         return Next::Other(name.to_owned());
     }
     match (config.others.first().filter(|other| other.is_first), good) {
@@ -176,16 +179,10 @@ fn other(facts: &Facts, config: &Config, name: &str, good: Option<&Item>) -> Nex
 }
 
 /// What matters of grub.cfg. It is a script, of which the usual words are known.
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "each is a word of the script"
-)]
 struct Config {
     shows_menu: bool,
     boots_once: bool,
     has_superusers: bool,
-    /// Whether an entry that does no harm comes before those that GRUB lists.
-    has_first: bool,
     /// What the script itself names as the default.
     default: Option<String>,
     others: Vec<Other>,
@@ -207,7 +204,6 @@ impl Default for Config {
             shows_menu: true,
             boots_once: true,
             has_superusers: false,
-            has_first: false,
             default: None,
             others: Vec::new(),
         }
@@ -249,7 +245,6 @@ impl Config {
                 let id =
                     id.and_then(|(_, id)| id.split(['\'', '"', ' ']).find(|id| !id.is_empty()));
                 if id == Some(FIRST) {
-                    config.has_first = true;
                     continue;
                 }
                 config.others.push(Other {

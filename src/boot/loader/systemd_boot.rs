@@ -213,7 +213,12 @@ impl Loader for SystemdBoot {
             return self.boots(item, Why::Once);
         }
         if let Some(item) = self.defaults()?.iter().find_map(find) {
-            return self.boots(item, Why::Default);
+            let why = if item.has_tries() {
+                Why::Try
+            } else {
+                Why::Default
+            };
+            return self.boots(item, why);
         }
         let trial = self.counted_trial()?;
         let is_trial = |item: &Item| trial.as_ref().is_some_and(|trial| trial.id == item.id);
@@ -498,6 +503,13 @@ mod tests {
             (
                 &[good, ("imgbased-Base-0.2+1-0", tried)],
                 "imgbased-Base-9.9",
+                "",
+                "imgbased-Base-0.2, on trial",
+            ),
+            // Or to a pattern that stands for it as well.
+            (
+                &[good, ("imgbased-Base-0.2+1-0", tried)],
+                "*",
                 "",
                 "imgbased-Base-0.2, on trial",
             ),
