@@ -233,9 +233,11 @@ fn bless_layer(
     }
     let mut failures = volume.failure_tags();
     let of_kernels = volume.kernel_failures();
+    // The old initramfs of a kernel tells nothing of the new one.
+    let is_tried = is_running && entry.is_trial();
     let of_kernel = of_kernels
         .iter()
-        .filter(|f| is_running && f.is_of(&entry.version));
+        .filter(|failure| is_tried && failure.is_of(&entry.version));
     failures.extend(of_kernel.map(|failure| failure.tag));
     if !volume.is_good() || !failures.is_empty() {
         // Not undone: it stays true.

@@ -118,6 +118,9 @@ fn panics(vm: &mut Vm, version: &str) -> Result<()> {
     vm.type_line("systemctl reboot")?;
     vm.wait_for(PANIC)?;
     vm.log_in()?;
+    is_given_up(vm, version, version, 1)?;
+    // As at the end of the next boot, which has the same version and the old initramfs.
+    vm.ok("imgbased-helper boot bless")?;
     is_given_up(vm, version, version, 1)
 }
 
