@@ -168,12 +168,12 @@ fn boot_partitions_that_cannot_be_used(vm: &mut Vm) -> Result<()> {
     )?;
     refuses(vm, "imgbased-helper layer add", 1, "KiB are needed")?;
     vm.ok("rm /boot/filler && mkdir /boot/files && cd /boot/files && seq $(stat -f -c %d /boot) | xargs touch; cd /")?;
-    refuses(vm, "imgbased-helper layer add", 1, "inodes are needed")?;
+    refuses(vm, "imgbased-helper layer add", 1, "inodes free")?;
     refuses(
         vm,
         "imgbased-helper boot default Base-0.2",
         1,
-        "inodes are needed",
+        "inodes free",
     )?;
     vm.ok("rm -r /boot/files && sync -f /boot && umount /boot")?;
     for verb in [
