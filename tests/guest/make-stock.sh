@@ -43,5 +43,4 @@ chroot $root grub-install --target=i386-pc "$disk"
 chroot $root update-grub
 mv /run/09_imgbased $root/etc/grub.d/
 umount --recursive $root
-lvm vgchange -q -an Debian
 sync
