@@ -8,7 +8,7 @@ cd /boot
 find . -type f -printf '%P %s %T@ %m\n' | sort
 cat loader/entries/* grub/imgbased.cfg
 sha256sum grub/grubenv
-findmnt -rno TARGET,SOURCE | grep -v ^/run/user
+findmnt -rno TARGET,SOURCE | grep -v ^/run/user | sort
 losetup -a
 ls -A /root/evil /root/escape 2>&1 || true
 head -c 65536 /dev/disk/by-id/virtio-tiny2 | sha256sum

@@ -29,20 +29,10 @@ UNIT
     printf '[Timer]\nOnActiveSec=\nOnActiveSec=60\n' >imgbased-give-up.timer.d/soon.conf
 }
 
-# The first process dies, and systemd stands still. Debian loads no watchdog by itself.
-frozen() {
+# It comes up all the same; Debian loads no driver of a watchdog by itself.
+watched() {
     mkdir -p etc/modules-load.d
     echo i6300esb >etc/modules-load.d/watchdog.conf
-    cat >etc/systemd/system/freeze.service <<'UNIT'
-[Unit]
-After=systemd-modules-load.service basic.target
-Before=multi-user.target
-[Service]
-Type=oneshot
-ExecStart=sh -c 'until [ -e /dev/watchdog0 ]; do sleep 1; done; sleep 5; kill -ABRT 1; sleep infinity'
-UNIT
-    mkdir -p etc/systemd/system/multi-user.target.wants
-    ln -s ../freeze.service etc/systemd/system/multi-user.target.wants/
 }
 
 emergency() {

@@ -93,17 +93,18 @@ fn debian_with_its_own_grub_configuration_is_adopted() -> Result<()> {
     let next =
         |vm: &mut Vm| Ok::<_, anyhow::Error>(json(vm, "--vg Debian status")?["next"].clone());
 
-    // Its grub.cfg was made before our package came.
-    is_refused(&mut vm, adopt, "update-grub")?;
+    // Its grub.cfg was made before our package came, and what boots is in no variable.
+    vm.ok_for(&format!("imgbased-helper {adopt}"), SLOW)?;
+    ensure!(!vm.ok("grub-editenv list")?.contains("imgbased"));
+    let choose = "--vg Debian boot default --tries 1 node-1-1+1";
+    is_refused(&mut vm, choose, "imgbased.cfg")?;
     vm.ok("update-grub")?;
-    // What boots now is in no variable.
-    is_refused(&mut vm, adopt, "grub-set-default")?;
+    is_refused(&mut vm, choose, "grub-set-default")?;
     let id = vm.ok(
         "sed -i s/^GRUB_DEFAULT=.*/GRUB_DEFAULT=saved/ /etc/default/grub && update-grub 2>/dev/null && \
          id=$(sed -n \"s/.*menuentry_id_option '\\(gnulinux-simple-[^']*\\)'.*/\\1/p\" /boot/grub/grub.cfg) && \
          grub-set-default $id && echo $id",
     )?;
-    vm.ok_for(&format!("imgbased-helper {adopt}"), SLOW)?;
     assert_eq!(next(&mut vm)?, format!("another system, {id}"));
     let said = vm.ok("imgbased-helper --vg Debian boot default --tries 1 node-1-1+1")?;
     ensure!(said.contains(&format!("then {id} boots again")), "{said}");
