@@ -13,7 +13,6 @@ use super::{
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{Entry, Payload};
 use crate::boot::id;
-use crate::boot::next::Next;
 use crate::boot::root::Root;
 use crate::boot::trial::TRIES_MAX;
 use crate::boot::{BootPartition, Known};
@@ -53,11 +52,8 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
             "another command has removed the base of {layer}"
         );
         let default = boot.default_id()?;
-        // Of a host that is taken over, its own system boots until its first layer has come up.
-        let is_first =
-            default.is_none() && !matches!(boot.next_start()?, Next::Other(_) | Next::Hidden(_));
         // Where something else can be booted, a layer that has never come up must not keep the host.
-        let is_trial = !is_first;
+        let is_trial = default.is_some();
         let entries = kernels
             .map(|kernels| {
                 // What its origin does not boot, because it was tried in vain, it does not boot either.
@@ -72,7 +68,7 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
         };
         boot.write_entries(tx, &layer, &entries)
             .with_context(|| format!("cannot write the boot entry of {layer}"))?;
-        if let (true, Some(entry)) = (is_first, entries.first()) {
+        if let (None, Some(entry)) = (default, entries.first()) {
             boot.set_default(tx, &entry.id)
                 .with_context(|| format!("cannot make {layer} the default"))?;
         }

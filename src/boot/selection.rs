@@ -162,14 +162,7 @@ impl BootPartition {
         tries: u32,
     ) -> Result<Option<String>> {
         let default = self.default_id()?;
-        let is_tried = tries > 0 && !is_good;
-        if let (true, None, Next::Other(_)) = (is_tried, &default, self.next_start()?) {
-            bail!(
-                "no trial is possible, as the system that boots now is in no variable, and could not be fallen back \
-                 to: choose it with grub-set-default(8) before. --tries 0 goes without a trial"
-            );
-        }
-        let Some(fallback) = default.filter(|id| is_tried && *id != entry.id) else {
+        let Some(fallback) = default.filter(|id| tries > 0 && !is_good && *id != entry.id) else {
             self.confirm(tx, name, entry)?;
             self.check_chosen(tx, &entry.id, Ignoring::Once)?;
             return Ok(None);

@@ -2,18 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use serde_json::Value;
-
-use crate::claims::{has_root, is_refused, json};
 use crate::vm::guest::script;
-use crate::vm::{Host, Loader, Start, Vm};
+use crate::vm::{Host, Loader};
+use anyhow::{Result, ensure};
 
-scenarios![
-    an_installed_system_on_a_thin_volume_is_adopted;
-    long:
-    debian_with_its_own_grub_configuration_is_adopted,
-];
+scenarios![an_installed_system_on_a_thin_volume_is_adopted,];
 
 /// For a copy of a whole system, under software emulation.
 const SLOW: Duration = Duration::from_secs(600);
@@ -74,51 +67,5 @@ fn an_installed_system_on_a_thin_volume_is_adopted() -> Result<()> {
     );
     let layout = vm.ok("imgbased-helper --vg Installed layout --json")?;
     ensure!(layout.contains("\"Base-7.1\""), "{layout}");
-    Ok(())
-}
-
-/// Its own entry stays the default, and what a trial falls back to, until the first layer has come up.
-fn debian_with_its_own_grub_configuration_is_adopted() -> Result<()> {
-    let (disk, mut vm) = Host::running(Loader::Grub, "stock")?;
-    vm.ok_for(&script("make-stock")?, SLOW)?;
-    vm.power_off()?;
-
-    let start = Start {
-        restarts: true,
-        ..Start::default()
-    };
-    let mut vm = Vm::start("stock-installed", &[disk.existing("spare")], &start)?;
-    vm.log_in()?;
-    let adopt = "layout init --from / --name node-1-1";
-    let next =
-        |vm: &mut Vm| Ok::<_, anyhow::Error>(json(vm, "--vg Debian status")?["next"].clone());
-
-    // Its grub.cfg was made before our package came, and what boots is in no variable.
-    vm.ok_for(&format!("imgbased-helper {adopt}"), SLOW)?;
-    ensure!(!vm.ok("grub-editenv list")?.contains("imgbased"));
-    let choose = "--vg Debian boot default --tries 1 node-1-1+1";
-    is_refused(&mut vm, choose, "imgbased.cfg")?;
-    vm.ok("update-grub")?;
-    is_refused(&mut vm, choose, "grub-set-default")?;
-    let id = vm.ok(
-        "sed -i s/^GRUB_DEFAULT=.*/GRUB_DEFAULT=saved/ /etc/default/grub && update-grub 2>/dev/null && \
-         id=$(sed -n \"s/.*menuentry_id_option '\\(gnulinux-simple-[^']*\\)'.*/\\1/p\" /boot/grub/grub.cfg) && \
-         grub-set-default $id && echo $id",
-    )?;
-    assert_eq!(next(&mut vm)?, format!("another system, {id}"));
-    let said = vm.ok("imgbased-helper --vg Debian boot default --tries 1 node-1-1+1")?;
-    ensure!(said.contains(&format!("then {id} boots again")), "{said}");
-    vm.ok("update-grub")?;
-    assert_eq!(next(&mut vm)?, "imgbased-Debian-node-1-1+1_, on trial");
-
-    // The layer comes up, and is the default from then on.
-    vm.type_line("systemctl reboot")?;
-    vm.log_in()?;
-    has_root(&mut vm, "Debian", "node-1-1+1")?;
-    let status = json(&mut vm, "status")?;
-    assert_eq!(status["default"], "node-1-1+1");
-    assert_eq!(status["trial"], Value::Null);
-    vm.ok("update-grub")?;
-    assert_eq!(next(&mut vm)?, "imgbased-Debian-node-1-1+1_");
     Ok(())
 }
