@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use crate::vm::guest::script;
-use crate::vm::{Host, Loader};
 use anyhow::{Result, ensure};
 
-scenarios![an_installed_system_on_a_thin_volume_is_adopted,];
+use crate::vm::guest::script;
+use crate::vm::{Host, Loader};
+
+scenarios![an_installed_system_on_a_thin_volume_is_adopted];
 
 /// For a copy of a whole system, under software emulation.
 const SLOW: Duration = Duration::from_secs(600);
