@@ -1,6 +1,5 @@
 //! `boot`: the entries of layers and bases, and which of them boots.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use super::view::{self, JSON_VERSION};
 use super::{Context, LOCK_WAIT, layer, say, text};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
-use crate::boot::trial::{OnTrial, TRIES_MAX, Trial};
+use crate::boot::trial::{OnTrial, TRIES_MAX, Trial, subject};
 use crate::model::kernel_options;
 use crate::model::layout::{Failure, Group, KernelFailure, Role, Volume, tag};
 use crate::model::name::LvName;
@@ -148,8 +147,7 @@ fn failure_of(volume: &Volume, entry: &Entry) -> Option<Failure> {
 /// The entry by which the layer that runs was booted.
 fn running_entry(boot: &BootPartition, layer: &LvName) -> Result<Option<Entry>> {
     let kernel = uname().context("cannot ask for the kernel's version")?;
-    let options = fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
-    let is_trial = kernel_options::is_trial(&options);
+    let is_trial = kernel_options::is_trial(&view::kernel_command_line()?);
     boot.running_entry(layer, &kernel.release().to_string_lossy(), is_trial)
 }
 
@@ -176,14 +174,20 @@ pub fn set_default(
         let fallback = boot.make_default(tx, name, &entry, is_good, tries)?;
         Ok(fallback.map(|fallback| (fallback, tries.min(TRIES_MAX))))
     })?;
-    let subject = kernel.map_or_else(String::new, |kernel| format!("Linux {kernel} of "));
     match fallback {
-        Some((fallback, tries)) if !context.dry_run => say(&format!(
-            "{subject}{name} becomes the default when it has come up; it is tried {tries} times, \
-             then {fallback} boots again\n"
-        )),
+        Some((fallback, tries)) if !context.dry_run => {
+            say(&trial_begins(name, kernel, tries, &fallback))
+        }
         _ => Ok(()),
     }
+}
+
+/// What people are told of a layer or kernel that is tried from now on.
+pub fn trial_begins(name: &LvName, kernel: Option<&str>, tries: u32, fallback: &str) -> String {
+    format!(
+        "{} becomes the default when it has come up; it is tried {tries} times, then {fallback} boots again\n",
+        subject(name.as_str(), kernel)
+    )
 }
 
 /// Records that a layer has come up, the booted one unless another is named. On trial, it becomes the
@@ -232,13 +236,10 @@ fn bless_layer(
         boot.check_writable()?;
     }
     let mut failures = volume.failure_tags();
-    let of_kernels = volume.kernel_failures();
     // The old initramfs of a kernel tells nothing of the new one.
-    let is_tried = is_running && entry.is_trial();
-    let of_kernel = of_kernels
-        .iter()
-        .filter(|failure| is_tried && failure.is_of(&entry.version));
-    failures.extend(of_kernel.map(|failure| failure.tag));
+    if is_running && entry.is_trial() {
+        failures.extend(volume.kernel_failure_tags(&entry.version));
+    }
     if !volume.is_good() || !failures.is_empty() {
         // Not undone: it stays true.
         tx.run(&context.lvm.retag(name, &failures, Some(tag::GOOD)))?;
@@ -271,22 +272,21 @@ fn record_failure(
             .args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"])
             .run()?;
         let tries = trial.tries;
-        let subject = kernel.map_or_else(String::new, |kernel| format!("Linux {kernel} of "));
-        log::warn!("{subject}{name} did not come up in {tries} tries and boots no more by itself");
+        let subject = subject(name.as_str(), kernel);
+        log::warn!("{subject} did not come up in {tries} tries and boots no more by itself");
         let Some(volume) = group.volume(name.as_str()) else {
             return Ok(());
         };
         let at = now.trim();
-        let (earlier, failed) = if let Some(kernel) = kernel {
-            let mut earlier = volume.kernel_failures();
-            earlier.retain(|failure| failure.is_of(kernel));
-            let earlier: Vec<&str> = earlier.into_iter().map(|failure| failure.tag).collect();
-            (earlier, KernelFailure::tag_of(kernel, tries, at))
-        } else {
-            (
+        let (earlier, failed) = match kernel {
+            Some(kernel) => (
+                volume.kernel_failure_tags(kernel),
+                KernelFailure::tag_of(kernel, tries, at),
+            ),
+            None => (
                 volume.failure_tags(),
                 format!("{}{tries}:{at}", tag::FAILED),
-            )
+            ),
         };
         // Not undone: it stays true.
         tx.run(&context.lvm.retag(name, &earlier, Some(&failed)))
@@ -304,10 +304,7 @@ fn announce_failures(tx: &mut Transaction, group: &Group) -> Result<()> {
     for volume in group.with_role(Role::Layer) {
         let name = &volume.name;
         for failed in volume.kernel_failures() {
-            message += &line(
-                &format!("Linux {} of {name}", failed.kernel),
-                &failed.failure,
-            );
+            message += &line(&subject(name, Some(failed.kernel)), &failed.failure);
         }
         message += &volume
             .failure()
@@ -365,14 +362,13 @@ pub fn refresh(
 /// Whether the layer that runs has a kernel or initramfs that no entry boots yet. Asks neither lvm2 nor the lock:
 /// each shutdown waits for the answer.
 fn is_changed(context: &Context) -> Result<bool> {
-    let Some(record) = view::boot_record() else {
+    // What is seen of a base that runs is its overlay.
+    let Some(record) = view::boot_record().filter(|record| record.role == "layer") else {
         return Ok(false);
     };
     let boot = context.boot_partition()?;
     let entries = boot.entries_of(&record.layer.parse()?)?;
-    // What is seen of a base that runs is its overlay.
-    let is_layer = entries.iter().any(|entry| !entry.is_of_base());
-    Ok(is_layer && !boot.changed_kernels(&entries)?.is_empty())
+    Ok(!entries.is_empty() && !boot.changed_kernels(&entries)?.is_empty())
 }
 
 /// The layer or base that is named, else the one that is booted.

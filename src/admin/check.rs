@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -459,7 +458,7 @@ fn find_in_partition(context: &Context, boot: &BootPartition, findings: &mut Fin
     if context.root != Path::new("/") {
         return;
     }
-    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let cmdline = view::kernel_command_line().unwrap_or_default();
     if let Some(path) = boot.missing_boot_image(&cmdline) {
         let problem = format!(
             "does not have {path}, which runs: the boot loader has read another partition, unless that kernel was \

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
+use super::boot::trial_begins;
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{
     Context, comment, filesystem, initramfs, new_entries, pool_with_room, running_options, say,
@@ -314,10 +315,7 @@ fn start_trial(
 ) -> String {
     let version = &entry.version;
     match boot.try_kernel(tx, name, entry, tries) {
-        Ok(Some(fallback)) => format!(
-            "Linux {version} of {name} becomes the default when it has come up; it is tried {tries} times, \
-             then {fallback} boots again\n"
-        ),
+        Ok(Some(fallback)) => trial_begins(name, Some(version), tries, &fallback),
         Ok(None) => format!("{name} boots Linux {version} from now on\n"),
         Err(error) => format!(
             "Linux {version} of {name} is not tried by itself: {error:#}; \

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::filesystem::Filesystem;
-use super::{Context, base, comment, layer, pool_with_room, refuse_incomplete, say};
+use super::{Context, base, comment, layer, pool_with_room, refuse_incomplete, say, view};
 use crate::lvm::disk::{self, Owner};
 use crate::lvm::{Located, Lvm};
 use crate::model::kernel_options::without_root;
@@ -265,8 +265,7 @@ fn running_kernel_options(lvm: &Lvm, lv: &LvName) -> Result<String> {
     if mounts::dm_name_at(Path::new("/"))? != Some(lvm.vg().dm_name(lv)?) {
         return Ok(String::new());
     }
-    let options = fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
-    Ok(without_root(&options))
+    Ok(without_root(&view::kernel_command_line()?))
 }
 
 #[cfg(test)]

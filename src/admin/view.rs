@@ -1,9 +1,10 @@
 //! A group together with what is booted and what boots next: the data that is shown to people and,
 //! as JSON, to programs.
 
+use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::{Context, text};
@@ -219,6 +220,11 @@ pub fn boot_record() -> Option<BootRecord> {
 /// The same with the name that its group had then.
 fn recorded_boot() -> Option<BootRecord> {
     run::read_json(run::BOOT_RECORD)
+}
+
+/// The command line of the kernel that runs.
+pub fn kernel_command_line() -> Result<String> {
+    fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")
 }
 
 /// What the group is called that the running system is on: vgrename(8) has device-mapper rename what is

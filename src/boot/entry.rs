@@ -207,11 +207,6 @@ impl Entry {
         self
     }
 
-    /// Whether it boots the factory state of a base.
-    pub fn is_of_base(&self) -> bool {
-        self.sort_key.ends_with(BASE_SORT_KEY)
-    }
-
     pub fn is_trial(&self) -> bool {
         kernel_options::is_trial(&self.options)
     }

@@ -48,10 +48,15 @@ pub struct OnTrial {
 impl OnTrial {
     /// What has to come up.
     pub fn subject(&self) -> String {
-        match &self.kernel {
-            Some(kernel) => format!("Linux {kernel} of {}", self.name),
-            None => self.name.clone(),
-        }
+        subject(&self.name, self.kernel.as_deref())
+    }
+}
+
+/// What has to come up, or did not: a layer, or a kernel that is new in it.
+pub fn subject(layer: &str, kernel: Option<&str>) -> String {
+    match kernel {
+        Some(kernel) => format!("Linux {kernel} of {layer}"),
+        None => layer.to_owned(),
     }
 }
 

@@ -146,6 +146,13 @@ impl Volume {
         self.tags.iter().filter_map(|tag| parse(tag)).collect()
     }
 
+    /// The tags that tell of trials of this kernel that failed; there should be one at most.
+    pub fn kernel_failure_tags(&self, kernel: &str) -> Vec<&str> {
+        let failures = self.kernel_failures().into_iter();
+        let of_kernel = failures.filter(|failure| failure.is_of(kernel));
+        of_kernel.map(|failure| failure.tag).collect()
+    }
+
     /// How often a layer was tried in vain, and when that was found.
     pub fn failure(&self) -> Option<Failure> {
         let failed = self.failure_tags().pop()?.strip_prefix(tag::FAILED)?;

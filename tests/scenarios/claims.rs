@@ -6,6 +6,15 @@ use serde_json::Value;
 
 use crate::vm::Vm;
 
+/// What a machine says whose layer does not come up in time.
+pub const GIVEN_UP: &str = "the layer on trial did not come up, restarting";
+
+/// Restarts the system of a machine that starts again by itself, and logs in.
+pub fn restart(vm: &mut Vm) -> Result<()> {
+    vm.type_line("systemctl reboot")?;
+    vm.log_in()
+}
+
 /// Claims that `layer` of the host's group is what runs, that no other was activated, and that nothing
 /// has failed.
 pub fn runs(vm: &mut Vm, layer: &str) -> Result<()> {

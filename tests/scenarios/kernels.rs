@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::claims::{has_come_up, json};
+use crate::claims::{GIVEN_UP, has_come_up, json, restart};
 use crate::vm::guest::{script, script_with};
 use crate::vm::verbs::{KILLED, STEPS_MAX};
 use crate::vm::{Host, HostDisk, Loader, PANIC, Vm, store};
@@ -26,8 +26,6 @@ scenarios![
 const SLOW: Duration = Duration::from_secs(1200);
 /// The release whose kernel is newer than that of the host.
 const NEWER: &str = "trixie-backports";
-/// What a machine says whose layer does not come up in time.
-const GIVEN_UP: &str = "the layer on trial did not come up, restarting";
 
 /// The packages of another kernel, as a tar archive.
 fn other_kernel() -> Result<PathBuf> {
@@ -175,11 +173,6 @@ fn is_given_up(vm: &mut Vm, old: &str, new: &str, tries: u64) -> Result<()> {
     ensure!(entries.contains(&other_entry(new)), "{entries:?}");
     assert_eq!(vm.ok("imgbased-helper check")?, "");
     Ok(())
-}
-
-fn restart(vm: &mut Vm) -> Result<()> {
-    vm.type_line("systemctl reboot")?;
-    vm.log_in()
 }
 
 fn kernels_of_a_running_layer_are_updated_and_removed_for_it_alone() -> Result<()> {

@@ -5,14 +5,12 @@
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use crate::claims::{has_come_up, has_root, is_clean, is_refused, json};
+use crate::claims::{GIVEN_UP, has_come_up, has_root, is_clean, is_refused, json, restart};
 use crate::vm::guest::{script, script_with};
 use crate::vm::{Disk, Host, Loader, PANIC, Rescue, Start, Vm};
 
 /// What the initramfs says of a layer without a filesystem.
 const WIPED: &str = "HostVG-Base--0.2 holds no filesystem";
-/// What a machine says whose layer does not come up in time.
-const GIVEN_UP: &str = "the layer on trial did not come up, restarting";
 
 /// How much of a story is told: with what comes before the trial and how it stays afterwards, or without.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -351,11 +349,6 @@ fn a_trial_has_systemd_answer_a_watchdog() -> Result<()> {
         assert_eq!(answers(&mut vm)?, is_answered);
     }
     is_default(&mut vm, "Base-0.2")
-}
-
-fn restart(vm: &mut Vm) -> Result<()> {
-    vm.type_line("systemctl reboot")?;
-    vm.log_in()
 }
 
 fn runs(vm: &mut Vm, layer: &str) -> Result<()> {
