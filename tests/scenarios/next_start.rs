@@ -114,6 +114,9 @@ const FIRMWARE_STARTS: &str = "BdsDxe: starting ";
 const FIRMWARE_FAILS: [&str; 2] = ["BdsDxe: failed to start ", "BdsDxe: No bootable option"];
 /// GRUB goes on after ten seconds, or a key.
 const ANY_KEY: &str = "Press any key to continue...";
+/// What systemd-boot has under its cursor where nothing else is in its menu: the firmware's setup, which waits
+/// for somebody. A machine that has no setup starts again.
+const SETUP_PICKED: &str = "\x1b[47m   Reboot Into Firmware Interface";
 /// What the kernel says before it, and after that, whether it has an initramfs.
 const COMMAND_LINE: &str = "] Command line: ";
 const RAMDISK: &str = "] RAMDISK: ";
@@ -325,7 +328,11 @@ impl Real {
             if said.contains(ZONES) {
                 return Heard::Found(None);
             }
-            if FIRMWARE_FAILS.iter().any(|sign| said.contains(sign)) {
+            if FIRMWARE_FAILS
+                .iter()
+                .chain([&SETUP_PICKED])
+                .any(|sign| said.contains(sign))
+            {
                 return Heard::Found(Some(Start::Nothing));
             }
             if said.matches(FIRMWARE_STARTS).count() > 1 {
