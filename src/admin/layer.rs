@@ -52,7 +52,7 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
             base == Some(Role::Base),
             "another command has removed the base of {layer}"
         );
-        let default = boot.default_id()?;
+        let default = boot.keep_default(tx)?;
         // Where something else can be booted, a layer that has never come up must not keep the host.
         let is_trial = default.is_some();
         let entries = kernels

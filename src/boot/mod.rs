@@ -292,7 +292,13 @@ impl BootPartition {
         name: &LvName,
         entries: &[Entry],
     ) -> Result<()> {
-        self.keep_next(tx, |tx| self.put_entries(tx, name, entries))
+        self.keep_next(tx, |tx| {
+            // What is damaged is mended by `check`, and keeps nothing from coming up.
+            if self.damage_of_env()?.is_none() {
+                self.keep_default(tx)?;
+            }
+            self.put_entries(tx, name, entries)
+        })
     }
 
     fn put_entries(&self, tx: &mut Transaction, name: &LvName, entries: &[Entry]) -> Result<()> {

@@ -42,6 +42,19 @@ impl BootPartition {
         self.loader.default_id()
     }
 
+    /// The id of the default entry. Where none was ever set and another system boots by itself, that becomes the
+    /// default: it stays what boots until a layer has come up, whatever the menu gets.
+    pub fn keep_default(&self, tx: &mut Transaction) -> Result<Option<String>> {
+        if let Some(id) = self.default_id()? {
+            return Ok(Some(id));
+        }
+        let other = self.loader.unset_default()?;
+        if let (Some(id), None) = (&other, self.trial()?) {
+            self.loader.set_default(tx, id)?;
+        }
+        Ok(other)
+    }
+
     /// The id of the entry that boots at the next start only.
     pub fn once_id(&self) -> Result<Option<String>> {
         self.loader.once_id()
@@ -161,7 +174,7 @@ impl BootPartition {
         is_good: bool,
         tries: u32,
     ) -> Result<Option<String>> {
-        let default = self.default_id()?;
+        let default = self.keep_default(tx)?;
         let Some(fallback) = default.filter(|id| tries > 0 && !is_good && *id != entry.id) else {
             self.confirm(tx, name, entry)?;
             self.check_chosen(tx, &entry.id, Ignoring::Once)?;

@@ -148,6 +148,7 @@ impl State {
                 host.install_kernel(&layer.name, "6.0")?;
             }
             host.add(&layer.name)?;
+            host.choose_first(&layer.name)?;
             if layer.is_good {
                 host.come_up(&layer.name)?;
             }

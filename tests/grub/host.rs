@@ -28,7 +28,7 @@ pub const FOREIGN_ID: &str = "other";
 /// What an entry has that no menu of ours can have.
 pub const UNREADABLE: &str = "x=16M$0x8000000";
 /// That of the system which grub-mkconfig(8) has found. It boots until a layer is the default.
-const STOCK_ID: &str = "gnulinux-simple-1";
+pub const STOCK_ID: &str = "gnulinux-simple-1";
 
 const ENTRIES: &str = "loader/entries";
 const LOADER_CONF: &str = "loader/loader.conf";
@@ -117,11 +117,6 @@ impl Host {
             return Ok(host);
         }
         host.customize("")?;
-        if let Config::Mkconfig(_) = config {
-            let mut environment = GrubEnv::default();
-            environment.set("saved_entry", STOCK_ID);
-            fs::write(host.path("grub/grubenv"), environment.render()?)?;
-        }
         Ok(host)
     }
 
@@ -136,6 +131,7 @@ impl Host {
         let mut host = Self::empty(config, &emulated)?;
         host.add("Base-0")?;
         host.add("Base-0.1")?;
+        host.choose_first("Base-0.1")?;
         host.come_up("Base-0.1")?;
         for layer in layers {
             host.add(layer)?;
@@ -189,6 +185,14 @@ impl Host {
         self.refresh(name)
     }
 
+    /// Makes the first layer the default where that is still another system, without a trial.
+    pub fn choose_first(&self, name: &str) -> Result<()> {
+        if self.boot.default_id()?.as_deref() == Some(STOCK_ID) {
+            self.make_default(name, 0)?;
+        }
+        Ok(())
+    }
+
     /// Puts a kernel into the root of a layer or base. No two have the same.
     pub fn install_kernel(&self, name: &str, version: &str) -> Result<()> {
         let root = self.root(name);
@@ -202,7 +206,7 @@ impl Host {
     }
 
     /// Writes the entries of a layer or base from its kernels. What never came up is on trial where
-    /// there is another default; the first layer becomes that.
+    /// there is another default; the first layer becomes that where there is none.
     pub fn refresh(&self, name: &str) -> Result<()> {
         let layer: LvName = name.parse()?;
         let before = self.boot.entries_of(&layer)?;
@@ -214,8 +218,8 @@ impl Host {
             is_running: false,
         };
         let is_base = !name.contains('.');
-        let default = self.boot.default_id()?.filter(|id| id != STOCK_ID);
         self.change(|boot, tx| {
+            let default = boot.keep_default(tx)?;
             let kernels = boot.kernels_of(tx, &self.root(name), &known, &mut |_, _, _| Ok(None))?;
             let kernels = boot.store_kernels(tx, kernels)?;
             let kernels = Arrangement::plain(kernels);

@@ -18,7 +18,7 @@ use fastrand::Rng;
 
 use chains::{Ground, State};
 use emulator::{Kernel, Start};
-use host::{CONFIGS, Config, FOREIGN_ID, Host, emulated};
+use host::{CONFIGS, Config, FOREIGN_ID, Host, STOCK_ID, emulated};
 
 /// How many random states are tried, unless more are asked for.
 const STATES: u64 = 60;
@@ -279,17 +279,35 @@ fn refusal<T>(result: Result<T>) -> String {
 }
 
 #[test]
-fn a_layer_is_added_only_where_the_next_start_is_kept() -> Result<()> {
-    // Nobody has chosen the system that is there already.
-    let host = Host::empty(Config::Mkconfig("0"), &emulated)?;
-    fs::remove_file(host.path("grub/grubenv"))?;
-    let error = refusal(host.add("Base-0"));
-    assert!(
-        error.contains("boots another system, gnulinux-simple-1"),
-        "{error}"
-    );
-    assert!(!host.path("grub/imgbased.cfg").exists());
+fn a_system_that_is_taken_over_boots_until_a_layer_has_come_up() -> Result<()> {
+    for default in ["0", "${saved_entry}", STOCK_ID] {
+        let mut host = Host::empty(Config::Mkconfig(default), &emulated)?;
+        let config = host.path("grub/grub.cfg");
+        let with_menu = fs::read_to_string(&config)?;
+        // It was made before there was a menu.
+        fs::write(&config, with_menu.replace("imgbased.cfg", "none"))?;
+        host.add("Base-0")?;
+        host.add("Base-0.1")?;
+        host.starts("another system")?;
+        let error = refusal(host.make_default("Base-0.1", 1));
+        assert!(error.contains("update-grub"), "{error}");
 
+        fs::write(&config, with_menu)?;
+        host.add("Base-0.2")?;
+        host.starts("another system")?;
+        if default == STOCK_ID {
+            let error = refusal(host.make_default("Base-0.1", 0));
+            assert!(error.contains("GRUB_DEFAULT=saved"), "{error}");
+            continue;
+        }
+        host.make_default("Base-0.2", 1)?;
+        host.starts("Base-0.2 on trial")?;
+        host.starts("another system")?;
+        host.make_default("Base-0.1", 1)?;
+        host.starts("Base-0.1 on trial")?;
+        host.come_up("Base-0.1")?;
+        host.starts("Base-0.1")?;
+    }
     Ok(())
 }
 

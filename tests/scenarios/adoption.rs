@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
+use crate::claims::{has_root, is_refused, json, restart};
 use crate::vm::guest::script;
-use crate::vm::{Host, Loader};
+use crate::vm::{Host, Loader, Start, Vm};
 
-scenarios![an_installed_system_on_a_thin_volume_is_adopted];
+scenarios![
+    an_installed_system_on_a_thin_volume_is_adopted,
+    debian_with_its_own_grub_configuration_is_adopted,
+];
 
 /// For a copy of a whole system, under software emulation.
 const SLOW: Duration = Duration::from_secs(600);
@@ -68,5 +73,56 @@ fn an_installed_system_on_a_thin_volume_is_adopted() -> Result<()> {
     );
     let layout = vm.ok("imgbased-helper --vg Installed layout --json")?;
     ensure!(layout.contains("\"Base-7.1\""), "{layout}");
+    Ok(())
+}
+
+/// Its own entry stays the default, and what a trial falls back to, until the first layer has come up.
+fn debian_with_its_own_grub_configuration_is_adopted() -> Result<()> {
+    let (disk, mut vm) = Host::running(Loader::Grub, "stock")?;
+    vm.ok_for(&script("make-stock")?, SLOW)?;
+    vm.power_off()?;
+
+    let start = Start {
+        restarts: true,
+        ..Start::default()
+    };
+    let mut vm = Vm::start("stock-installed", &[disk.existing("spare")], &start)?;
+    vm.log_in()?;
+    let own = vm.ok(
+        "sed -n \"s/.*menuentry_id_option '\\(gnulinux-simple-[^']*\\)'.*/\\1/p\" /boot/grub/grub.cfg",
+    )?;
+    let other = Value::from(format!("another system, {own}"));
+    let next =
+        |vm: &mut Vm| Ok::<_, anyhow::Error>(json(vm, "--vg Debian status")?["next"].clone());
+
+    // Its grub.cfg was made before our package came, and what boots was in no variable.
+    vm.ok_for("imgbased-helper layout init --from / --name node-1-1", SLOW)?;
+    assert_eq!(vm.ok("grub-editenv list")?, format!("saved_entry={own}"));
+    let choose = "--vg Debian boot default --tries 1 node-1-1+1";
+    is_refused(&mut vm, choose, "run update-grub")?;
+    for verb in ["boot list", "check"] {
+        let shown = vm.run(&format!("imgbased-helper --vg Debian {verb}"))?.text;
+        ensure!(shown.contains("run update-grub"), "{shown}");
+    }
+    vm.ok("update-grub")?;
+    assert_eq!(next(&mut vm)?, other);
+    restart(&mut vm)?;
+    assert_eq!(
+        vm.ok("findmnt --noheadings --output SOURCE /")?,
+        "/dev/mapper/Debian-root"
+    );
+
+    let said = vm.ok(&format!("imgbased-helper {choose}"))?;
+    ensure!(said.contains(&format!("then {own} boots again")), "{said}");
+    vm.ok("update-grub")?;
+    assert_eq!(next(&mut vm)?, "imgbased-Debian-node-1-1+1_, on trial");
+    // The layer comes up, and is the default from then on.
+    restart(&mut vm)?;
+    has_root(&mut vm, "Debian", "node-1-1+1")?;
+    let status = json(&mut vm, "status")?;
+    assert_eq!(status["default"], "node-1-1+1");
+    assert_eq!(status["trial"], Value::Null);
+    vm.ok("update-grub")?;
+    assert_eq!(next(&mut vm)?, "imgbased-Debian-node-1-1+1_");
     Ok(())
 }

@@ -85,6 +85,10 @@ impl Loader for Grub {
         self.variable(DEFAULT)
     }
 
+    fn unset_default(&self) -> Result<Option<String>> {
+        self.with_facts(Ignoring::OnceAndTrial, grub_start::unset_default)
+    }
+
     fn salvaged_default_id(&self) -> Result<Option<String>> {
         let env = self.salvaged_env()?;
         Ok(env
@@ -185,25 +189,7 @@ impl Loader for Grub {
     }
 
     fn next_start(&self, ignoring: Ignoring) -> Result<Next> {
-        let block = read_if_there(&self.env_path())?.unwrap_or_default();
-        let mut env = GrubEnv::load(&block).unwrap_or_default();
-        if ignoring != Ignoring::Nothing {
-            env.set(ONCE, "");
-        }
-        if ignoring == Ignoring::OnceAndTrial {
-            env.set(TRIAL, "");
-        }
-        let path = self.dir().join(CONFIG);
-        let items = self.items()?;
-        Ok(grub_start::next(&Facts {
-            config: self.config()?.as_deref(),
-            config_path: &path.to_string_lossy(),
-            items: items.as_deref(),
-            reads_entries: self.reads_entries,
-            env: &env,
-            has_file: &|path| self.files.has(path),
-            has_entry: &|id| self.files.new_entry_path(id).is_file(),
-        }))
+        self.with_facts(ignoring, grub_start::next)
     }
 
     fn damage(&self) -> Result<Option<String>> {
@@ -239,6 +225,29 @@ impl Loader for Grub {
 impl Grub {
     fn dir(&self) -> PathBuf {
         directory(self.files.dir())
+    }
+
+    /// What follows from the files as they are.
+    fn with_facts<T>(&self, ignoring: Ignoring, answer: impl Fn(&Facts) -> T) -> Result<T> {
+        let block = read_if_there(&self.env_path())?.unwrap_or_default();
+        let mut env = GrubEnv::load(&block).unwrap_or_default();
+        if ignoring != Ignoring::Nothing {
+            env.set(ONCE, "");
+        }
+        if ignoring == Ignoring::OnceAndTrial {
+            env.set(TRIAL, "");
+        }
+        let path = self.dir().join(CONFIG);
+        let items = self.items()?;
+        Ok(answer(&Facts {
+            config: self.config()?.as_deref(),
+            config_path: &path.to_string_lossy(),
+            items: items.as_deref(),
+            reads_entries: self.reads_entries,
+            env: &env,
+            has_file: &|path| self.files.has(path),
+            has_entry: &|id| self.files.new_entry_path(id).is_file(),
+        }))
     }
 
     /// The entries that GRUB shows: of our menu as it is now, or those that it reads itself.
@@ -346,8 +355,8 @@ impl Grub {
             fs::read(&config).with_context(|| format!("cannot read {}", config.display()))?;
         ensure!(
             String::from_utf8_lossy(&text).contains(what),
-            "{} does not look at {what}, so GRUB would not {purpose}; \
-             /usr/share/imgbased-helper/grub.cfg and grub-mkconfig(8) make one that does",
+            "{} does not look at {what}, so GRUB would not {purpose}; run update-grub, or take \
+             /usr/share/imgbased-helper/grub.cfg",
             config.display()
         );
         Ok(())

@@ -120,6 +120,26 @@ pub fn next(facts: &Facts) -> Next {
     Next::Wait
 }
 
+/// The entry of another system that boots while no default was ever set, as a default names it: the host has
+/// that system, and is about to get layers.
+pub fn unset_default(facts: &Facts) -> Option<String> {
+    let text = facts.config?;
+    // That is for hosts whose systems are all layers.
+    if facts.reads_entries || is_our_config(text) {
+        return None;
+    }
+    let config = Config::read(text);
+    let decides = config.shows_menu && facts.items.is_some();
+    if decides && !matches!(next(facts), Next::Other(_)) {
+        return None;
+    }
+    config.system(config.default.as_deref().unwrap_or_default())
+}
+
+fn is_our_config(text: &str) -> bool {
+    text.contains(&format!("--id '{FIRST}'"))
+}
+
 /// What is asked for first, and why.
 fn chosen(facts: &Facts, config: &Config) -> (String, Why) {
     let once = variable(facts, "next_entry");
@@ -162,9 +182,7 @@ fn other(facts: &Facts, config: &Config, name: &str, good: Option<&Item>) -> Nex
         return Next::Other(other.id.clone());
     }
     // Its file may be beside ours. Without our grub.cfg, GRUB alone knows which of those that it lists is first.
-    let has_first = facts
-        .config
-        .is_some_and(|text| text.contains(&format!("--id '{FIRST}'")));
+    let has_first = facts.config.is_some_and(is_our_config);
     if facts.reads_entries && (!has_first || (facts.has_entry)(name)) {
         return Next::Other(name.to_owned());
     }
@@ -195,6 +213,11 @@ struct Other {
     title: String,
     /// Whether it comes before ours.
     is_first: bool,
+    /// How many submenus it is in.
+    depth: usize,
+    /// Whether it starts a system, or is a submenu with an entry that does: not the firmware's setup, nor a
+    /// test of the memory.
+    is_system: bool,
 }
 
 impl Default for Config {
@@ -217,9 +240,27 @@ impl Config {
             boots_once: false,
             ..Self::default()
         };
+        // Whether each block that is open is a submenu.
+        let mut blocks: Vec<bool> = Vec::new();
         for line in text.lines().map(str::trim) {
             if line.is_empty() || line.starts_with('#') {
                 continue;
+            }
+            let depth = blocks.iter().filter(|is_submenu| **is_submenu).count();
+            if line.starts_with('}') {
+                blocks.pop();
+            }
+            if line.ends_with('{') {
+                blocks.push(line.starts_with("submenu "));
+            }
+            let starts = ["linux", "linuxefi", "chainloader"];
+            let is_system = line
+                .split_whitespace()
+                .next()
+                .is_some_and(|command| starts.contains(&command))
+                && !line.contains("memtest");
+            if is_system && !blocks.is_empty() {
+                config.mark_system();
             }
             let setting = |name: &str| {
                 let value = line
@@ -251,16 +292,55 @@ impl Config {
                     id: id.unwrap_or(title).to_owned(),
                     title: title.to_owned(),
                     is_first: !config.shows_menu,
+                    depth,
+                    is_system: false,
                 });
             }
         }
         config
     }
 
+    /// The last entry starts a system, and so do the submenus around it.
+    fn mark_system(&mut self) {
+        let mut depth = usize::MAX;
+        for other in self.others.iter_mut().rev() {
+            if other.depth < depth {
+                other.is_system = true;
+                depth = other.depth;
+            }
+        }
+    }
+
+    /// The system that a default means, by ids and titles or by places, through submenus as GRUB writes them:
+    /// `1>2`. Where there is no such entry, it is the first one.
+    fn system(&self, default: &str) -> Option<String> {
+        let mut level = &self.others[..];
+        let mut path = Vec::new();
+        for (depth, name) in default.split('>').enumerate() {
+            let mut entries = level.iter().enumerate().filter(|(_, o)| o.depth == depth);
+            let found = match name.parse::<usize>() {
+                Ok(place) => entries.nth(place),
+                Err(_) => entries.find(|(_, other)| other.id == name || other.title == name),
+            };
+            let Some((at, other)) = found else {
+                let mut systems = self.others.iter().filter(|other| other.depth == 0);
+                return Some(systems.find(|other| other.is_system)?.id.clone());
+            };
+            if !other.is_system {
+                return None;
+            }
+            path.push(other.id.as_str());
+            level = &level[at + 1..];
+            let end = level.iter().position(|other| other.depth <= depth);
+            level = &level[..end.unwrap_or(level.len())];
+        }
+        Some(path.join(">"))
+    }
+
     /// The entry with this id or title, or the submenu where the path to an entry begins.
     fn other(&self, name: &str) -> Option<&Other> {
         let first = name.split('>').next().unwrap_or_default();
-        let mut others = self.others.iter();
+        let mut others = self.others.iter().filter(|other| other.depth == 0);
         others.find(|other| other.id == first || other.title == first)
     }
 }
@@ -373,6 +453,54 @@ mod tests {
             assert!(next.starts_with(expected), "{next} and not {expected}");
         }
         assert_eq!(start(None, &saved), "imgbased-Base-0.1");
+    }
+
+    #[test]
+    fn another_system_goes_on_booting_where_no_default_was_set() {
+        let ours = include_str!("../../../grub/grub.cfg");
+        let part = include_str!("../../../grub/09_imgbased");
+        let others = "menuentry 'UEFI' $menuentry_id_option 'uefi-firmware' {\n\tfwsetup\n}\n\
+                      menuentry 'Memory' {\n\tlinux /memtest.bin\n}\n\
+                      menuentry 'Debian' $menuentry_id_option 'simple' {\n\tlinux /vmlinuz\n}\n\
+                      submenu 'More' $menuentry_id_option 'more' {\n\
+                      \tmenuentry 'New' $menuentry_id_option 'new' {\n\t\tlinux /new\n\t}\n\
+                      \tmenuentry 'Old' $menuentry_id_option 'old' {\n\t\tlinux /old\n\t}\n}\n\
+                      menuentry 'Other' {\n\tchainloader /efi\n}\n";
+        let setup = "menuentry 'UEFI' {\n\tfwsetup\n}\n";
+        let menu = grub_menu::render(&[entry("Base-0")]);
+        let menu = items(&menu);
+        for (default, part, others, items, expected) in [
+            ("0", "", others, None, None),
+            ("2", "", others, None, Some("simple")),
+            ("9", "", others, None, Some("simple")),
+            ("gone", "", others, None, Some("simple")),
+            ("3", "", others, None, Some("more")),
+            ("3>1", "", others, None, Some("more>old")),
+            ("More>New", "", others, None, Some("more>new")),
+            ("4", "", others, None, Some("Other")),
+            ("${saved_entry}", part, others, None, Some("simple")),
+            ("3>1", part, others, None, Some("more>old")),
+            // Our menu decides, and has another.
+            ("2", part, others, Some(&menu[..]), None),
+            ("old", part, others, Some(&menu[..]), None),
+            ("simple", part, others, Some(&menu[..]), Some("simple")),
+            // It is not shown.
+            ("2", "", others, Some(&menu[..]), Some("simple")),
+            ("0", part, setup, None, None),
+            ("0", ours, others, None, None),
+        ] {
+            let config = format!("set default=\"{default}\"\n{part}\n{others}");
+            let found = unset_default(&Facts {
+                config: Some(&config),
+                config_path: "grub.cfg",
+                items,
+                reads_entries: false,
+                env: &GrubEnv::default(),
+                has_file: &|_| true,
+                has_entry: &|_| false,
+            });
+            assert_eq!(found.as_deref(), expected, "{default}");
+        }
     }
 
     /// The first was seen when a real GRUB was started: it took the first of the entries, on trial or not.

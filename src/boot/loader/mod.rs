@@ -42,7 +42,10 @@ pub trait Loader {
     /// What boots by default; `None` if that was never set.
     fn default_id(&self) -> Result<Option<String>>;
 
-    /// The same, as far as damaged files still say.
+    /// What boots while no default was ever set, if that is another system: as a default names it.
+    fn unset_default(&self) -> Result<Option<String>>;
+
+    /// The same as [`Self::default_id`], as far as damaged files still say.
     fn salvaged_default_id(&self) -> Result<Option<String>> {
         self.default_id()
     }

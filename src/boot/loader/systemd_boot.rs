@@ -120,6 +120,13 @@ impl Loader for SystemdBoot {
         }
     }
 
+    fn unset_default(&self) -> Result<Option<String>> {
+        Ok(match self.next_start(Ignoring::OnceAndTrial)? {
+            Next::Other(id) => Some(id),
+            _ => None,
+        })
+    }
+
     fn once_id(&self) -> Result<Option<String>> {
         match self.read(ONCE)? {
             Some(name) => self.named(&name),
