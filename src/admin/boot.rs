@@ -11,7 +11,7 @@ use super::view::{self, JSON_VERSION};
 use super::{Context, LOCK_WAIT, layer, say, text};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
-use crate::boot::trial::{OnTrial, TRIES_MAX, Trial, subject};
+use crate::model::trial::{OnTrial, State, TRIES_MAX, Trial, subject};
 use crate::model::kernel_options;
 use crate::model::layout::{Failure, Group, KernelFailure, Role, Volume, tag};
 use crate::model::name::LvName;
@@ -170,8 +170,12 @@ pub fn set_default(
         };
         let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
         // Where its layer has come up, a kernel can be new.
-        let is_good = is_good && (kernel.is_none() || !entry.is_trial());
-        let fallback = boot.make_default(tx, name, &entry, is_good, tries)?;
+        let state = if is_good && (kernel.is_none() || !entry.is_trial()) {
+            State::Good
+        } else {
+            State::New
+        };
+        let fallback = boot.make_default(tx, name, &entry, state, tries)?;
         Ok(fallback.map(|fallback| (fallback, tries.min(TRIES_MAX))))
     })?;
     match fallback {

@@ -15,7 +15,7 @@ use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{Entry, Payload};
 use crate::boot::id;
 use crate::boot::root::Root;
-use crate::boot::trial::TRIES_MAX;
+use crate::model::trial::TRIES_MAX;
 use crate::boot::{BootPartition, Known};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, Volume, tag};

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::view::{self, JSON_VERSION, LayerView, PoolView, View};
 use super::{Context, text};
-use crate::boot::trial::OnTrial;
+use crate::model::trial::OnTrial;
 use crate::model::boot_record::BootRecord;
 
 #[derive(Serialize)]

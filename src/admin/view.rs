@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Context, text};
 use crate::boot::Selection;
 use crate::boot::next::Next;
-use crate::boot::trial::OnTrial;
+use crate::model::trial::OnTrial;
 use crate::lvm::living_maker;
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::{Failure, Group, KernelFailure, Role, Volume};

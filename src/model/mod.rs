@@ -6,3 +6,4 @@ pub mod kernel_options;
 pub mod layout;
 pub mod name;
 pub mod percent;
+pub mod trial;

@@ -12,7 +12,7 @@ use imgbased_helper::boot::arrange::Arrangement;
 use imgbased_helper::boot::entry::Entry;
 use imgbased_helper::boot::grubenv::GrubEnv;
 use imgbased_helper::boot::next::{Next, Why};
-use imgbased_helper::boot::trial::Trial;
+use imgbased_helper::model::trial::{State, Trial};
 use imgbased_helper::boot::{BootPartition, Known, Variables, id};
 use imgbased_helper::model::name::LvName;
 use imgbased_helper::sys::cmd::Cmd;
@@ -264,9 +264,13 @@ impl Host {
     /// `boot default --tries`. Returns whether it is tried first.
     pub fn make_default(&self, name: &str, tries: u32) -> Result<bool> {
         let (layer, entry) = self.entry(name)?;
-        let is_good = self.good.contains(name);
+        let state = if self.good.contains(name) {
+            State::Good
+        } else {
+            State::New
+        };
         let fallback =
-            self.change(|boot, tx| boot.make_default(tx, &layer, &entry, is_good, tries))?;
+            self.change(|boot, tx| boot.make_default(tx, &layer, &entry, state, tries))?;
         Ok(fallback.is_some())
     }
 
