@@ -8,6 +8,7 @@
 //! an event, with a limit; a failure shows the end of the serial log and where the whole of it is.
 
 mod console;
+pub mod cpio;
 pub mod examine;
 pub mod guest;
 mod host;
