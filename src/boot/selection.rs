@@ -197,6 +197,7 @@ impl BootPartition {
             self.change_entry(tx, name, &entry.id, Entry::on_trial)?;
         }
         self.loader.start_trial(tx, &entry.id, tries)?;
+        self.check_chosen(tx, &entry.id, Ignoring::Once)?;
         Ok(Some(self.describe(name, fallback)))
     }
 
