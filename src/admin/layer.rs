@@ -39,19 +39,20 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
     tx.scope(|tx| {
         let boot = context.boot_partition()?;
         boot.check_ready()?;
-        let plan = Plan::new(context, &boot, origin)?;
+        let (plan, mut group) = Plan::new(context, &boot, origin)?;
         let (lvm, layer) = (&context.lvm, plan.layer.clone());
         let create = lvm.create_snapshot(&layer, &plan.origin, Some(&plan.base));
         tx.run_undoable(&create, lvm.remove(&layer))?;
         let (base, origin_entries) = (plan.base.clone(), plan.entries.clone());
         let kernels = plan.fill(context, tx, &boot)?;
-        // The lock may have been free for a while.
-        let group = context.load()?;
-        let base = group.volume(base.as_str()).map(|v| v.role);
-        ensure!(
-            base == Some(Role::Base),
-            "another command has removed the base of {layer}"
-        );
+        if tx.was_unlocked() {
+            group = context.load()?;
+            let base = group.volume(base.as_str()).map(|v| v.role);
+            ensure!(
+                base == Some(Role::Base),
+                "another command has removed the base of {layer}"
+            );
+        }
         let default = boot.keep_default(tx)?;
         // Where something else can be booted, a layer that has never come up must not keep the host.
         let is_trial = default.is_some();
@@ -95,8 +96,12 @@ struct Plan {
 }
 
 impl Plan {
-    /// Refuses what cannot be made: for want of room, or a name.
-    fn new(context: &Context, boot: &BootPartition, origin: Option<LvName>) -> Result<Self> {
+    /// Refuses what cannot be made: for want of room, or a name. Returns the group with it, as it is before.
+    fn new(
+        context: &Context,
+        boot: &BootPartition,
+        origin: Option<LvName>,
+    ) -> Result<(Self, Group)> {
         let group = context.load()?;
         pool_with_room(&group)?;
         let (origin, base) = find_origin(&group, origin)?;
@@ -114,7 +119,7 @@ impl Plan {
         boot.entry_of(&layer)?;
         // Fails where a default could not be set.
         boot.default_id()?;
-        Ok(Self {
+        let plan = Self {
             kernels: Some(kernels).filter(|_| origin == base && is_complete),
             options: running_options(&group, boot)?,
             needs_check: made_by_us.is_none(),
@@ -123,7 +128,8 @@ impl Plan {
             origin,
             base,
             entries,
-        })
+        };
+        Ok((plan, group))
     }
 
     /// Makes the snapshot a layer of its own: its filesystem, its fstab, and what it boots, which is on the
