@@ -15,11 +15,11 @@ use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{Entry, Payload};
 use crate::boot::id;
 use crate::boot::root::Root;
-use crate::model::trial::TRIES_MAX;
 use crate::boot::{BootPartition, Known};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::{LvName, next_layer};
+use crate::model::trial::TRIES_MAX;
 use crate::sys::transaction::Transaction;
 
 /// How often what never came up is tried, unless the host is configured otherwise.

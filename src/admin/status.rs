@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::view::{self, JSON_VERSION, LayerView, PoolView, View};
 use super::{Context, text};
-use crate::model::trial::OnTrial;
 use crate::model::boot_record::BootRecord;
+use crate::model::trial::OnTrial;
 
 #[derive(Serialize)]
 struct Status<'a> {

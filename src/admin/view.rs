@@ -10,12 +10,12 @@ use serde::Serialize;
 use super::{Context, text};
 use crate::boot::Selection;
 use crate::boot::next::Next;
-use crate::model::trial::OnTrial;
 use crate::lvm::living_maker;
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::{Failure, Group, KernelFailure, Role, Volume};
 use crate::model::name::{LvName, VgName};
 use crate::model::percent::Percent;
+use crate::model::trial::OnTrial;
 use crate::sys::{mounts, run};
 
 /// The version of all JSON output. It grows when a field changes its meaning or goes away.

@@ -15,10 +15,7 @@ pub enum State {
     /// It never came up, and nobody waits for that.
     New,
     /// It boots until it has come up, or its tries are used up.
-    OnTrial {
-        tries: u32,
-        tried: u32,
-    },
+    OnTrial { tries: u32, tried: u32 },
     /// It has come up. That stays true.
     Good,
     /// All its tries were in vain. It boots when a person says so.
@@ -29,7 +26,10 @@ pub enum State {
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     /// It is to boot by default, after so many tries if there is something to fall back to.
-    Chosen { tries: u32, has_fallback: bool },
+    Chosen {
+        tries: u32,
+        has_fallback: bool,
+    },
     /// The boot loader starts it for a try.
     Started,
     CameUp,

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::claims::has_root;
-use crate::vm::guest::{quote, script};
 use crate::vm::cpio;
+use crate::vm::guest::{quote, script};
 use crate::vm::qemu::Kernel;
 use crate::vm::{
     Disk, Host, HostDisk, Loader, Rescue, RootImage, Start, Vm, boot_image, convert_to_raw,
@@ -557,10 +557,7 @@ fn a_trial_restarts_also_where_a_filesystem_hangs() -> Result<()> {
         let (_, hanging) = console
             .split_once("the device is suspended")
             .context("nothing hangs")?;
-        ensure!(
-            hanging.contains("imgbased: restarting in 5 s"),
-            "{console}"
-        );
+        ensure!(hanging.contains("imgbased: restarting in 5 s"), "{console}");
         ensure!(!hanging.contains("the disks have all of it"), "{console}");
     }
     Ok(())

@@ -12,7 +12,21 @@ pub fn archive(programs: &[(&str, &str)]) -> Vec<u8> {
 }
 
 fn append(archive: &mut Vec<u8>, name: &str, mode: u32, content: &[u8]) {
-    let fields = [0, mode as usize, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0];
+    let fields = [
+        0,
+        mode as usize,
+        0,
+        0,
+        1,
+        0,
+        content.len(),
+        0,
+        0,
+        0,
+        0,
+        name.len() + 1,
+        0,
+    ];
     archive.extend(b"070701");
     for field in fields {
         archive.extend(format!("{field:08X}").bytes());
