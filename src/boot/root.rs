@@ -1,13 +1,18 @@
 //! What a root filesystem brings for booting: its kernel, initramfs, options and name.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rpm_version::rpm_evr_compare;
 
 use super::{entry, grub_defaults};
 use crate::model::kernel_options::without_ours;
+use crate::sys::rooted::real_path;
+
+/// The largest text that is read of a root, in bytes.
+const TEXT_MAX: u64 = 1 << 20;
 
 /// A kernel of a root and where its files are, if they were found.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,13 +30,15 @@ pub struct Source {
     pub is_own: bool,
 }
 
-pub struct Fstab {
+/// A text file of a root.
+pub struct Text {
+    /// Where it is, without links.
     pub path: PathBuf,
     pub text: String,
 }
 
-/// A root filesystem mounted somewhere. Links in it that lead out of it are not followed, since it
-/// can come from anywhere.
+/// A root filesystem mounted somewhere. It can come from anywhere: links in it are followed as it follows them
+/// itself, and none leads out of it.
 pub struct Root<'a> {
     dir: &'a Path,
     /// A boot partition, which hides the root's own /boot while it is mounted there.
@@ -143,10 +150,11 @@ impl<'a> Root<'a> {
     /// The kernel options that the root asks for: in /etc/kernel/cmdline (kernel-install(8)), else, if
     /// there are any, in /etc/default/grub.
     pub fn options(&self) -> Result<Option<String>> {
-        if let Some(text) = self.text("etc/kernel/cmdline")? {
-            return Ok(Some(without_ours(&text)));
+        if let Some(file) = self.text("etc/kernel/cmdline")? {
+            return Ok(Some(without_ours(&file.text)));
         }
-        let text = self.text("etc/default/grub")?.unwrap_or_default();
+        let file = self.text("etc/default/grub")?;
+        let text = file.map_or_else(String::new, |file| file.text);
         let options = grub_defaults::options(&text).unwrap_or_else(|error| {
             log::warn!("the kernel options in /etc/default/grub are not used: {error}");
             String::new()
@@ -155,41 +163,46 @@ impl<'a> Root<'a> {
         Ok(Some(options).filter(|options| !options.is_empty()))
     }
 
-    fn text(&self, path: &str) -> Result<Option<String>> {
+    /// Refuses one that is too large to be what it should be.
+    fn text(&self, path: &str) -> Result<Option<Text>> {
         let Some(path) = self.file(path) else {
             return Ok(None);
         };
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Some(text))
+        let read = || -> Result<String> {
+            let mut text = String::new();
+            File::open(&path)?
+                .take(TEXT_MAX + 1)
+                .read_to_string(&mut text)?;
+            ensure!(
+                text.len() as u64 <= TEXT_MAX,
+                "it has more than {} KiB",
+                TEXT_MAX >> 10
+            );
+            Ok(text)
+        };
+        let text = read().with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Some(Text { path, text }))
     }
 
     /// The fstab, if there is one.
-    pub fn fstab(&self) -> Result<Option<Fstab>> {
-        let Some(path) = self.file("etc/fstab") else {
-            return Ok(None);
-        };
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let text =
-            String::from_utf8(text).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Some(Fstab { path, text }))
+    pub fn fstab(&self) -> Result<Option<Text>> {
+        self.text("etc/fstab")
     }
 
     /// How often a new layer is tried, in /etc/kernel/tries (kernel-install(8)).
     pub fn tries(&self) -> Result<Option<u32>> {
-        let Some(path) = self.file("etc/kernel/tries") else {
+        let Some(Text { path, text }) = self.text("etc/kernel/tries")? else {
             return Ok(None);
         };
-        let read = || format!("cannot read {}", path.display());
-        let text = fs::read_to_string(&path).with_context(read)?;
-        text.trim().parse().map(Some).with_context(read)
+        let number = text.trim().parse().map(Some);
+        number.with_context(|| format!("cannot read {}", path.display()))
     }
 
     /// The name of the operating system (os-release(5)).
     pub fn name(&self) -> String {
         let text = ["etc/os-release", "usr/lib/os-release"]
             .iter()
-            .find_map(|path| fs::read_to_string(self.file(path)?).ok())
+            .find_map(|path| Some(self.text(path).ok()??.text))
             .unwrap_or_default();
         let name = text
             .lines()
@@ -217,11 +230,9 @@ impl<'a> Root<'a> {
         self.inside(path).filter(|path| path.is_file())
     }
 
-    /// The real path, unless a link on the way leads out of the root.
+    /// The real path of what is there.
     fn inside(&self, path: &str) -> Option<PathBuf> {
-        let root = self.dir.canonicalize().ok()?;
-        let path = root.join(path).canonicalize().ok()?;
-        path.starts_with(&root).then_some(path)
+        real_path(self.dir, path).ok()
     }
 }
 
@@ -388,6 +399,35 @@ mod tests {
         assert_eq!(system.kernels()[0].image, None);
         assert_eq!(system.name(), "Linux");
         assert_eq!(system.options().unwrap(), None);
+    }
+
+    #[test]
+    fn an_absolute_link_begins_at_the_root_that_it_is_in() {
+        let dir = tree(&["usr/lib/boot/vmlinuz-1", "boot/initrd.img-1", "etc/x"]);
+        fs::write(dir.path().join("usr/lib/os-release"), "PRETTY_NAME=Image").unwrap();
+        symlink("/usr/lib/os-release", dir.path().join("etc/os-release")).unwrap();
+        symlink("/usr/lib/boot/vmlinuz-1", dir.path().join("boot/vmlinuz-1")).unwrap();
+        let system = Root::at(dir.path());
+        let image = dir.path().canonicalize().unwrap();
+        let image = image.join("usr/lib/boot/vmlinuz-1");
+        let kernel = system.kernels().remove(0);
+        assert_eq!(kernel.image.map(|image| image.path), Some(image));
+        assert_eq!(system.name(), "Image");
+    }
+
+    #[test]
+    fn a_text_that_is_too_large_is_refused() {
+        let dir = tree(&["etc/kernel/x"]);
+        let path = dir.path().join("etc/kernel/cmdline");
+        let options = |length| {
+            fs::write(&path, vec![b'a'; length]).unwrap();
+            Root::at(dir.path())
+                .options()
+                .map(Option::unwrap_or_default)
+        };
+        assert_eq!(options(1 << 20).unwrap().len(), 1 << 20);
+        let error = format!("{:#}", options((1 << 20) + 1).unwrap_err());
+        assert!(error.contains("it has more than 1024 KiB"), "{error}");
     }
 
     #[test]

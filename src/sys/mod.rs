@@ -11,6 +11,7 @@ pub mod mounts;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod rooted;
 pub mod run;
 mod steps;
 pub mod syscalls;
