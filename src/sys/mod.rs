@@ -13,6 +13,8 @@ pub mod process;
 pub mod progress;
 pub mod rooted;
 pub mod run;
+pub mod sandbox;
+mod seccomp;
 mod steps;
 pub mod syscalls;
 pub mod transaction;
