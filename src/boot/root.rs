@@ -30,8 +30,7 @@ pub struct Source {
     pub is_own: bool,
 }
 
-/// A text file of a root.
-pub struct Text {
+pub struct Fstab {
     /// Where it is, without links.
     pub path: PathBuf,
     pub text: String,
@@ -150,11 +149,10 @@ impl<'a> Root<'a> {
     /// The kernel options that the root asks for: in /etc/kernel/cmdline (kernel-install(8)), else, if
     /// there are any, in /etc/default/grub.
     pub fn options(&self) -> Result<Option<String>> {
-        if let Some(file) = self.text("etc/kernel/cmdline")? {
-            return Ok(Some(without_ours(&file.text)));
+        if let Some(text) = self.text("etc/kernel/cmdline")? {
+            return Ok(Some(without_ours(&text)));
         }
-        let file = self.text("etc/default/grub")?;
-        let text = file.map_or_else(String::new, |file| file.text);
+        let text = self.text("etc/default/grub")?.unwrap_or_default();
         let options = grub_defaults::options(&text).unwrap_or_else(|error| {
             log::warn!("the kernel options in /etc/default/grub are not used: {error}");
             String::new()
@@ -163,38 +161,28 @@ impl<'a> Root<'a> {
         Ok(Some(options).filter(|options| !options.is_empty()))
     }
 
-    /// Refuses one that is too large to be what it should be.
-    fn text(&self, path: &str) -> Result<Option<Text>> {
-        let Some(path) = self.file(path) else {
-            return Ok(None);
-        };
-        let read = || -> Result<String> {
-            let mut text = String::new();
-            File::open(&path)?
-                .take(TEXT_MAX + 1)
-                .read_to_string(&mut text)?;
-            ensure!(
-                text.len() as u64 <= TEXT_MAX,
-                "it has more than {} KiB",
-                TEXT_MAX >> 10
-            );
-            Ok(text)
-        };
-        let text = read().with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Some(Text { path, text }))
+    fn text(&self, path: &str) -> Result<Option<String>> {
+        let found = self.read(path)?;
+        found
+            .map(|(path, content)| text_of(&path, content))
+            .transpose()
     }
 
     /// The fstab, if there is one.
-    pub fn fstab(&self) -> Result<Option<Text>> {
-        self.text("etc/fstab")
+    pub fn fstab(&self) -> Result<Option<Fstab>> {
+        let Some((path, content)) = self.read("etc/fstab")? else {
+            return Ok(None);
+        };
+        let text = text_of(&path, content)?;
+        Ok(Some(Fstab { path, text }))
     }
 
     /// How often a new layer is tried, in /etc/kernel/tries (kernel-install(8)).
     pub fn tries(&self) -> Result<Option<u32>> {
-        let Some(Text { path, text }) = self.text("etc/kernel/tries")? else {
+        let Some((path, content)) = self.read("etc/kernel/tries")? else {
             return Ok(None);
         };
-        let number = text.trim().parse().map(Some);
+        let number = text_of(&path, content)?.trim().parse().map(Some);
         number.with_context(|| format!("cannot read {}", path.display()))
     }
 
@@ -202,7 +190,7 @@ impl<'a> Root<'a> {
     pub fn name(&self) -> String {
         let text = ["etc/os-release", "usr/lib/os-release"]
             .iter()
-            .find_map(|path| Some(self.text(path).ok()??.text))
+            .find_map(|path| self.text(path).ok()?)
             .unwrap_or_default();
         let name = text
             .lines()
@@ -226,6 +214,27 @@ impl<'a> Root<'a> {
             .collect()
     }
 
+    /// A file that people write, and where it is. Refuses one that is too large for that.
+    fn read(&self, path: &str) -> Result<Option<(PathBuf, Vec<u8>)>> {
+        let Some(path) = self.file(path) else {
+            return Ok(None);
+        };
+        let read = || -> Result<Vec<u8>> {
+            let mut content = Vec::new();
+            File::open(&path)?
+                .take(TEXT_MAX + 1)
+                .read_to_end(&mut content)?;
+            ensure!(
+                content.len() as u64 <= TEXT_MAX,
+                "it has more than {} KiB",
+                TEXT_MAX >> 10
+            );
+            Ok(content)
+        };
+        let content = read().with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Some((path, content)))
+    }
+
     fn file(&self, path: &str) -> Option<PathBuf> {
         self.inside(path).filter(|path| path.is_file())
     }
@@ -234,6 +243,10 @@ impl<'a> Root<'a> {
     fn inside(&self, path: &str) -> Option<PathBuf> {
         real_path(self.dir, path).ok()
     }
+}
+
+fn text_of(path: &Path, content: Vec<u8>) -> Result<String> {
+    String::from_utf8(content).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// A kernel version that can be a part of a file name and of an entry. uname(2) gives no longer one.
