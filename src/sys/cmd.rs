@@ -299,6 +299,7 @@ mod tests {
             cmd.to_string(),
             r"lvm lvs -o lv_name 'a b' 'it'\''s' '' '$x'"
         );
+        assert_eq!(Cmd::this().arg("x").to_string(), "imgbased-helper x");
     }
 
     #[test]
