@@ -19,7 +19,7 @@ mod tests {
 
     /// Each room, and the rooms that it may use. None that it does not use is named.
     const ARROWS: [(&str, &[&str]); 9] = [
-        ("main.rs", &["admin", "down", "early"]),
+        ("main.rs", &["admin", "down", "early", "sys"]),
         ("admin", &["boot", "image", "lvm", "model", "sys"]),
         ("boot", &["model", "sys"]),
         ("down", &["sys"]),

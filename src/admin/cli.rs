@@ -114,6 +114,9 @@ enum BaseVerb {
     /// The image is a file or block device with ext4 or XFS, also compressed by gzip, xz or zstd; a
     /// squashfs, of a live system or with the root filesystem itself; a tar archive, also
     /// compressed; or a directory. Its content decides, not its name.
+    ///
+    /// Where its initramfs cannot boot a layer, its dracut makes another. It runs shut in: it sees its own files,
+    /// changes none of them, and reaches nothing of the host.
     Add {
         /// File, block device or directory that holds the image
         image: PathBuf,

@@ -24,6 +24,7 @@ mod next_start;
 mod power_cut;
 mod prepare;
 mod refusals;
+mod sandbox;
 mod seed;
 mod storage;
 mod trials;
@@ -49,6 +50,7 @@ fn all() -> Vec<Scenario> {
         power_cut::SCENARIOS,
         kernels::SCENARIOS,
         groups::SCENARIOS,
+        sandbox::SCENARIOS,
     ]
     .concat()
 }
