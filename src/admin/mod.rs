@@ -30,10 +30,11 @@ use crate::boot::BootPartition;
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::Entry;
 use crate::image::superblock::FsKind;
-use crate::lvm::{Lvm, PROFILE, living_maker};
+use crate::lvm::{Lvm, living_maker};
 use crate::model::layout::{Group, Volume};
 use crate::model::name::LvName;
 use crate::model::percent::Percent;
+use crate::model::pool::PROFILE;
 use crate::sys::mounts;
 use crate::sys::transaction::{Transaction, Writer};
 

@@ -12,7 +12,7 @@ use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::boot::renamed::Known;
 use crate::boot::root::Root;
-use crate::lvm::PhysicalVolume;
+use crate::lvm::GroupDisk;
 use crate::model::fstab;
 use crate::model::layout::{Group, Role};
 use crate::model::name::{LvName, VgName};
@@ -47,7 +47,7 @@ impl Others {
         let mut ours = all.iter().filter(|pv| pv.vgid == group.uuid);
         let boot = mounts::disk_of(boot.device()?);
         let boot = boot.filter(|boot| ours.any(|pv| disk_of(&pv.device).as_ref() == Some(boot)));
-        let disk = |pv: PhysicalVolume| Disk {
+        let disk = |pv: GroupDisk| Disk {
             is_elsewhere: boot.is_some() && disk_of(&pv.device) != boot,
             vg: pv.vg,
             vgid: pv.vgid,
