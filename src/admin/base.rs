@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::filesystem::{Filesystem, mount_point};
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
-    Context, LOCK_WAIT, comment, found_status, initramfs, new_entries, pool_with_room,
+    Context, LOCK_WAIT, comment, found_status, initramfs, new_entries, pool_with_room, removal,
     running_options, say, text,
 };
 use crate::boot::arrange::Arrangement;
@@ -23,6 +23,7 @@ use crate::image::{Image, copy_line, digest};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_base};
+use crate::model::removal::Request;
 use crate::sys::progress::Progress;
 use crate::sys::transaction::Transaction;
 
@@ -52,6 +53,7 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         // Refused again with the lock, but an archive is not read in vain.
         let group = context.load()?;
         pool_with_room(&group)?;
+        context.check_pool(&group)?;
         new_name(&group, add.name.clone())?;
         let needs = Needs::of(tx, add, &image)?;
         tx.lock()?;
@@ -61,6 +63,7 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         boot.entry_of(&plan.name)?;
         let options = running_options(&group, &boot)?;
         create(context, tx, &plan)?;
+        let room = context.room_when_active(&group)?;
         let filesystem =
             tx.unlocked(|tx| fill(tx, &image, &plan, &context.lvm.device(&plan.name)?, room))?;
         finish(context, tx, &boot, &plan.name, &filesystem, &options)
@@ -336,6 +339,16 @@ fn unpack(tx: &mut Transaction, tree: &Tree, plan: &Plan, target: &Target) -> Re
     mounted.unmount(tx)?;
     filesystem.check(tx, false)?;
     Ok(filesystem)
+}
+
+/// Removes a base and all its layers, having asked first if it has any and `yes` is not set.
+pub fn remove(context: &Context, name: &LvName, yes: bool) -> Result<()> {
+    let question = |names: &[LvName]| {
+        let layers = removal::list(&names[..names.len() - 1]);
+        (names.len() > 1).then(|| format!("Remove {name} and its layers {layers}?"))
+    };
+    let question = (!yes).then_some(&question as &removal::Question);
+    removal::remove(context, &Request::Base(name), question)
 }
 
 #[derive(Serialize)]

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 use simplelog::CombinedLogger;
 
-use super::{Context, base, boot, check, layer, layout, layout_init, removal, status, view};
+use super::{Context, base, boot, check, gc, layer, layout, layout_init, need_root, status, view};
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
 use crate::model::name::{DEFAULT_VG, LvName, VgName};
@@ -246,6 +246,10 @@ impl Cli {
             dry_run: self.global.dry_run,
             json: self.global.json,
         };
+        // A dry run comes as far as it can.
+        if !context.dry_run {
+            need_root()?;
+        }
         match self.noun {
             Noun::Layout { verb: None } => layout::show(&context)?,
             Noun::Layout {
@@ -280,12 +284,12 @@ impl Cli {
             Noun::Base(BaseVerb::List) => base::list(&context)?,
             Noun::Base(BaseVerb::Latest) => base::latest(&context)?,
             Noun::Layer(LayerVerb::Add { origin }) => layer::add(&context, origin)?,
-            Noun::Base(BaseVerb::Remove { name, yes }) => removal::base(&context, &name, yes)?,
+            Noun::Base(BaseVerb::Remove { name, yes }) => base::remove(&context, &name, yes)?,
             Noun::Layer(LayerVerb::List) => layer::list(&context)?,
             Noun::Layer(LayerVerb::Latest) => layer::latest(&context)?,
             Noun::Layer(LayerVerb::Current) => layer::current(&context)?,
             Noun::Layer(LayerVerb::Path { name }) => layer::path(&context, &name)?,
-            Noun::Layer(LayerVerb::Remove { name }) => removal::layers(&context, &name)?,
+            Noun::Layer(LayerVerb::Remove { name }) => layer::remove(&context, &name)?,
             Noun::Boot(BootVerb::List) => boot::list(&context)?,
             Noun::Boot(BootVerb::Default {
                 name,
@@ -295,7 +299,7 @@ impl Cli {
             Noun::Boot(BootVerb::Once { name, kernel, .. }) => {
                 boot::set_once(&context, name.as_ref(), kernel.as_deref())?;
             }
-            Noun::Boot(BootVerb::Repair) => return check::repair_boot(&context),
+            Noun::Boot(BootVerb::Repair) => return boot::repair(&context),
             Noun::Boot(BootVerb::Bless { name }) => boot::bless(&context, name)?,
             Noun::Boot(BootVerb::Refresh {
                 name,
@@ -312,7 +316,7 @@ impl Cli {
             }
             Noun::Status => status::show(&context)?,
             Noun::Check { repair } => return check::run(&context, repair),
-            Noun::Gc { keep, yes } => removal::garbage(&context, keep, yes)?,
+            Noun::Gc { keep, yes } => gc::collect(&context, keep, yes)?,
         }
         Ok(ExitCode::SUCCESS)
     }

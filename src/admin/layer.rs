@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::boot::trial_begins;
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{
-    Context, comment, filesystem, initramfs, new_entries, pool_with_room, running_options, say,
-    text,
+    Context, comment, filesystem, initramfs, new_entries, pool_with_room, removal, running_options,
+    say, text,
 };
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{Entry, Payload};
@@ -19,6 +19,7 @@ use crate::boot::{BootPartition, Known};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::{LvName, next_layer};
+use crate::model::removal::Request;
 use crate::model::trial::TRIES_MAX;
 use crate::sys::transaction::Transaction;
 
@@ -43,6 +44,7 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
         let (lvm, layer) = (&context.lvm, plan.layer.clone());
         let create = lvm.create_snapshot(&layer, &plan.origin, Some(&plan.base));
         tx.run_undoable(&create, lvm.remove(&layer))?;
+        context.room_when_active(&group)?;
         let (base, origin_entries) = (plan.base.clone(), plan.entries.clone());
         let kernels = plan.fill(context, tx, &boot)?;
         if tx.was_unlocked() {
@@ -104,6 +106,7 @@ impl Plan {
     ) -> Result<(Self, Group)> {
         let group = context.load()?;
         pool_with_room(&group)?;
+        context.check_pool(&group)?;
         let (origin, base) = find_origin(&group, origin)?;
         let layer = next_layer(&base, group.taken())?;
         group.name.dm_name(&layer)?;
@@ -372,6 +375,11 @@ fn find_origin(group: &Group, origin: Option<LvName>) -> Result<(LvName, LvName)
         },
         _ => bail!("{} has no base or layer {origin}", group.name),
     }
+}
+
+/// Removes layers.
+pub fn remove(context: &Context, names: &[LvName]) -> Result<()> {
+    removal::remove(context, &Request::Layers(names), None)
 }
 
 #[derive(Serialize)]

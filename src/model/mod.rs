@@ -7,4 +7,5 @@ pub mod layout;
 pub mod name;
 pub mod percent;
 pub mod pool;
+pub mod removal;
 pub mod trial;
