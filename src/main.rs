@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::Parser;
 use imgbased_helper::admin::cli::Cli;
 use imgbased_helper::down;
 use imgbased_helper::early;
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
     } else if args.next().is_some_and(|noun| noun == "initrd") {
         initrd(args.next().as_ref())
     } else {
-        Cli::parse().run()
+        Cli::from_command_line().run()
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
