@@ -47,6 +47,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
         &[
             "layout init",
             "base add",
+            "base verify",
             "base remove",
             "layer add",
             "layer remove",
@@ -199,6 +200,9 @@ enum BaseVerb {
     Verify {
         /// Bases to read [default: all]
         name: Vec<LvName>,
+        /// Record what those hold now of which nothing was recorded, such as the bases of imgbased
+        #[arg(long)]
+        record: bool,
     },
     /// Remove a base and its layers, except what is booted or the default
     Remove {
@@ -388,7 +392,9 @@ impl Cli {
                 };
                 base::add(&context, &add)?;
             }
-            Noun::Base(BaseVerb::Verify { name }) => return base::verify(&context, &name),
+            Noun::Base(BaseVerb::Verify { name, record }) => {
+                return base::verify(&context, &name, record);
+            }
             Noun::Base(BaseVerb::List) => base::list(&context)?,
             Noun::Base(BaseVerb::Latest) => base::latest(&context)?,
             Noun::Layer(LayerVerb::Add { origin }) => layer::add(&context, origin)?,
@@ -471,7 +477,7 @@ mod tests {
         ("base add", &["dry_run", "root"]),
         ("base list", &["json", "root"]),
         ("base latest", &[]),
-        ("base verify", &["json"]),
+        ("base verify", &["dry_run", "json"]),
         ("base remove", &["dry_run", "root"]),
         ("layer add", &["dry_run", "root"]),
         ("layer list", &["json", "root"]),

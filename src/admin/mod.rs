@@ -10,6 +10,7 @@ mod initramfs;
 mod layer;
 mod layout;
 mod layout_init;
+mod look;
 mod removal;
 mod renamed;
 mod space;
@@ -27,6 +28,7 @@ use nix::unistd::Uid;
 use serde::Serialize;
 
 use filesystem::Filesystem;
+use look::Look;
 
 use crate::boot::BootPartition;
 use crate::boot::arrange::Arrangement;
@@ -156,25 +158,32 @@ impl Context {
         Ok(found)
     }
 
-    /// Mounts an active volume with these options for as long as `look` takes. In a dry run there
-    /// is nothing to look at, and nothing is returned.
+    /// In a dry run, has a volume active for as long as the result lives: what is done depends on what it holds.
+    fn look(&self, group: &Group, name: &LvName) -> Result<Option<Look>> {
+        let look = || Look::at(self, group, name);
+        self.dry_run.then(look).transpose()
+    }
+
+    /// Mounts an active volume with these options for as long as `look` takes. A dry run looks at `seen`, which holds
+    /// the same; where there is no such thing, nothing is returned.
     fn mounted<T>(
         &self,
         tx: &mut Transaction,
         name: &LvName,
         filesystem: &Filesystem,
         options: &str,
+        seen: Option<&Look>,
         look: impl FnOnce(&mut Transaction, &Path) -> Result<T>,
     ) -> Result<Option<T>> {
         let dir = filesystem::mount_point(name.as_str());
         let mounted = filesystem.mount(tx, &dir, options)?;
-        let found = if self.dry_run {
-            comment(&format!(
-                "the kernel and initramfs of {name} are copied to the boot partition"
-            ))?;
-            None
-        } else {
-            Some(look(tx, &dir)?)
+        let found = match seen {
+            _ if !self.dry_run => Some(look(tx, &dir)?),
+            Some(seen) => {
+                let _mounted = seen.mounted(&dir)?;
+                Some(look(tx, &dir)?)
+            }
+            None => None,
         };
         mounted.unmount(tx)?;
         Ok(found)
@@ -196,8 +205,11 @@ impl Context {
         if !self.dry_run {
             return Filesystem::on(&device);
         }
-        let kind = Filesystem::on(&self.lvm.device(origin)?).map_or(FsKind::Ext4, |f| f.kind);
-        Ok(Filesystem::expected(kind, &device, false))
+        let found = Filesystem::on(&self.lvm.device(origin)?);
+        Ok(found.map_or_else(
+            |_| Filesystem::expected(FsKind::Ext4, &device, false),
+            |found| found.copied_to(&device),
+        ))
     }
 
     /// Writes what people read to standard output, or its data as JSON.
