@@ -105,20 +105,19 @@ fn good_layers(group: &Group, boot: &BootPartition) -> Result<Vec<LvName>> {
 /// Deactivates what is active: all of it or nothing. Fails for what is mounted, while its entry is still
 /// there.
 ///
-/// Of a pool that is not active, one volume is activated for a moment: what lvm2 is told to remove from a pool that it
-/// cannot activate is gone from its metadata, and still in the pool.
+/// A pool that is not active is activated for a moment: what lvm2 is told to remove from one that it cannot activate is
+/// gone from its metadata, and still in the pool.
 fn deactivate(context: &Context, writer: &Writer, group: &Group, names: &[LvName]) -> Result<()> {
     let lvm = &context.lvm;
     let is_active = |name: &&LvName| group.volume(name.as_str()).is_some_and(|v| v.active);
-    let is_pool_active = group.pool().is_none_or(|pool| pool.active);
     writer.transaction(|tx| {
-        if let (false, Some(name)) = (is_pool_active, names.first()) {
-            let activated = tx.run_undoable(&lvm.activate(name), lvm.deactivate(name));
-            let step = activated.map_err(|error| {
-                let why = lvm.explain_activation(name, &format!("{error:#}"));
+        if let Some(pool) = group.pool().filter(|p| !p.active && !names.is_empty()) {
+            let pool = pool.name.parse()?;
+            let activated = context.activated(tx, &pool, false, |_| Ok(()));
+            activated.map_err(|error| {
+                let why = lvm.explain_activation(&pool, &format!("{error:#}"));
                 why.map_or(error, |why| anyhow!("nothing can be removed: {why}"))
             })?;
-            tx.undo_now(&step)?;
         }
         for name in names.iter().filter(is_active) {
             tx.run_undoable(&lvm.deactivate(name), lvm.activate(name))?;

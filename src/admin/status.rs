@@ -165,3 +165,55 @@ fn render(status: &Status) -> String {
     }
     text::columns(&rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_with_the_state_of_the_host() {
+        let pool = PoolView {
+            name: "ImagePool".to_owned(),
+            size: 1 << 30,
+            active: false,
+            zeroes: true,
+            data_percent: None,
+            metadata_percent: None,
+        };
+        let mut status = Status {
+            version: JSON_VERSION,
+            vg: "HostVG",
+            booted: Some("Base-0.1"),
+            base: Some("Base-0"),
+            default: None,
+            once: Some("Base-0.2"),
+            trial: None,
+            next: Some("imgbased-Base-0.2, once"),
+            next_problem: None,
+            failed: Vec::new(),
+            kernel: "6.12".to_owned(),
+            layers: 2,
+            bases: 1,
+            pool: Some(&pool),
+            root_percent: Some(Percent::new(97)),
+            boot_percent: Some(Percent::new(20)),
+            problems: vec!["root filesystem: is 97.0 % full".to_owned()],
+            boot: None,
+        };
+        let expected = "\
+Booted       Base-0.1, a layer of Base-0
+Default      none, but Base-0.2 at the next start
+Next start   imgbased-Base-0.2, once
+Kernel       6.12
+Group        HostVG: bases 1, layers 2
+Pool         ImagePool: 1.00 GiB, not active, so it does not tell how full it is
+Filesystems  root 97.0 % full, boot 20.0 % full
+Problem      root filesystem: is 97.0 % full; see `imgbased-helper check`
+";
+        assert_eq!(render(&status), expected);
+        // Where nothing is mounted, nothing is told.
+        (status.root_percent, status.boot_percent) = (None, None);
+        status.problems.clear();
+        assert!(!render(&status).contains("Filesystems") && !render(&status).contains("Problem"));
+    }
+}
