@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::Parser;
 use imgbased_helper::admin::cli::Cli;
 use imgbased_helper::down;
 use imgbased_helper::early;
@@ -32,7 +31,7 @@ fn main() -> ExitCode {
             // Those it starts itself as.
             Some(sandbox::SANDBOX) => sandbox::watch(args),
             Some(sandbox::INIT) => sandbox::enter(args).map(|never| match never {}),
-            _ => Cli::parse().run(),
+            _ => Cli::from_command_line().run(),
         }
     };
     result.unwrap_or_else(|error| {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::filesystem::{Filesystem, mount_point};
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
-    Context, LOCK_WAIT, comment, found_status, initramfs, new_entries, pool_with_room,
+    Context, LOCK_WAIT, found_status, initramfs, new_entries, pool_with_room, removal,
     running_options, say, text,
 };
 use crate::boot::arrange::Arrangement;
@@ -23,6 +23,7 @@ use crate::image::{Image, copy_line, digest};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_base};
+use crate::model::removal::Request;
 use crate::sys::progress::Progress;
 use crate::sys::transaction::Transaction;
 
@@ -52,6 +53,7 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         // Refused again with the lock, but an archive is not read in vain.
         let group = context.load()?;
         pool_with_room(&group)?;
+        context.check_pool(&group)?;
         new_name(&group, add.name.clone())?;
         let needs = Needs::of(tx, add, &image)?;
         tx.lock()?;
@@ -61,6 +63,7 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         boot.entry_of(&plan.name)?;
         let options = running_options(&group, &boot)?;
         create(context, tx, &plan)?;
+        let room = context.room_when_active(&group)?;
         let filesystem =
             tx.unlocked(|tx| fill(tx, &image, &plan, &context.lvm.device(&plan.name)?, room))?;
         finish(context, tx, &boot, &plan.name, &filesystem, &options)
@@ -141,17 +144,8 @@ pub fn finish(
         let mut tags = vec![tag::BASE.to_owned()];
         // Mounted or not, the volume keeps the content that the digest is of.
         let options = filesystem.untouched();
-        let kernels = context.mounted(tx, name, filesystem, options, |tx, root| {
-            if Root::at(root)
-                .fstab()?
-                .is_some_and(|f| fstab::has_root(&f.text))
-            {
-                tags.push(tag::ROOT_LINE.to_owned());
-            }
-            let label = format!("{name} digest");
-            let device = context.lvm.device(name)?;
-            let digest = tx.unlocked(|tx| digest::of(&device, &label, tx.interrupt()))?;
-            tags.push(format!("{}{digest}", tag::SHA256));
+        let kernels = context.mounted(tx, name, filesystem, options, None, |tx, root| {
+            tags.extend(record(context, tx, name, root)?);
             let known = Known {
                 entries: &[],
                 options: fallback_options,
@@ -169,11 +163,33 @@ pub fn finish(
             .transpose()?;
         tx.run(&context.lvm.complete(name, &tags))?;
         let Some(entries) = entries else {
-            return comment(&format!("the boot entry of {name} is written"));
+            // What the volume will hold shows when it is there.
+            context.say_verb(&["base", "verify", "--record", name.as_str()])?;
+            return context.say_verb(&["boot", "refresh", name.as_str()]);
         };
         boot.write_entries(tx, name, &entries)
             .with_context(|| format!("cannot write the boot entry of {name}"))
     })
+}
+
+/// What is recorded of a base that is mounted at `root`, as tags: the digest, and whether its fstab has a line for
+/// the root. The lock is free while the volume is read.
+fn record(
+    context: &Context,
+    tx: &mut Transaction,
+    name: &LvName,
+    root: &Path,
+) -> Result<Vec<String>> {
+    let mut tags = Vec::new();
+    let fstab = Root::at(root).fstab()?;
+    if fstab.is_some_and(|fstab| fstab::has_root(&fstab.text)) {
+        tags.push(tag::ROOT_LINE.to_owned());
+    }
+    let label = format!("{name} digest");
+    let device = context.lvm.device(name)?;
+    let digest = tx.unlocked(|tx| digest::of(&device, &label, tx.interrupt()))?;
+    tags.push(format!("{}{digest}", tag::SHA256));
+    Ok(tags)
 }
 
 /// The name of a new base: the one given, else the next free one. Refuses one that is taken.
@@ -338,6 +354,16 @@ fn unpack(tx: &mut Transaction, tree: &Tree, plan: &Plan, target: &Target) -> Re
     Ok(filesystem)
 }
 
+/// Removes a base and all its layers, having asked first if it has any and `yes` is not set.
+pub fn remove(context: &Context, name: &LvName, yes: bool) -> Result<()> {
+    let question = |names: &[LvName]| {
+        let layers = removal::list(&names[..names.len() - 1]);
+        (names.len() > 1).then(|| format!("Remove {name} and its layers {layers}?"))
+    };
+    let question = (!yes).then_some(&question as &removal::Question);
+    removal::remove(context, &Request::Base(name), question)
+}
+
 #[derive(Serialize)]
 struct List<'a> {
     version: u32,
@@ -373,6 +399,8 @@ enum Verdict {
     Altered,
     /// No digest was recorded, as for the bases that imgbased made.
     Unknown,
+    /// There was none, and what it holds now is recorded.
+    Recorded,
 }
 
 #[derive(Serialize)]
@@ -387,10 +415,11 @@ struct Report {
     bases: Vec<Verified>,
 }
 
-/// Reads bases, all if none are named, and says which are not what they were when they were made.
-/// The exit status tells whether one was altered.
-pub fn verify(context: &Context, names: &[LvName]) -> Result<ExitCode> {
-    let report = context.change("base verify", |tx| read_bases(context, tx, names))?;
+/// Reads bases, all if none are named, and says which are not what they were when they were made. Of what has no
+/// digest, one is recorded if `is_recorded` says so. The exit status tells whether one was altered.
+pub fn verify(context: &Context, names: &[LvName], is_recorded: bool) -> Result<ExitCode> {
+    let read = |tx: &mut Transaction| read_bases(context, tx, names, is_recorded);
+    let report = context.change("base verify", read)?;
     if context.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
@@ -400,6 +429,7 @@ pub fn verify(context: &Context, names: &[LvName]) -> Result<ExitCode> {
                 Verdict::Unchanged => "unchanged",
                 Verdict::Altered => "altered since it was made; do not use it for new layers",
                 Verdict::Unknown => "unknown, it has no digest",
+                Verdict::Recorded => "had no digest, and has one now",
             };
             format!("{}: {verdict}\n", base.name)
         };
@@ -409,7 +439,12 @@ pub fn verify(context: &Context, names: &[LvName]) -> Result<ExitCode> {
     Ok(found_status(report.bases.iter().any(is_altered)))
 }
 
-fn read_bases(context: &Context, tx: &mut Transaction, names: &[LvName]) -> Result<Report> {
+fn read_bases(
+    context: &Context,
+    tx: &mut Transaction,
+    names: &[LvName],
+    is_recorded: bool,
+) -> Result<Report> {
     let group = context.load()?;
     let bases = group.bases();
     for name in names {
@@ -433,6 +468,10 @@ fn read_bases(context: &Context, tx: &mut Transaction, names: &[LvName]) -> Resu
             continue;
         };
         let verdict = match base.digest() {
+            None if is_recorded => {
+                record_digest(context, tx, &name, base.active)?;
+                Verdict::Recorded
+            }
             None => Verdict::Unknown,
             Some(wanted) => {
                 let found = read_digest(context, tx, &name, base.active)?;
@@ -451,6 +490,30 @@ fn read_bases(context: &Context, tx: &mut Transaction, names: &[LvName]) -> Resu
     Ok(report)
 }
 
+/// Records what a base holds now.
+fn record_digest(
+    context: &Context,
+    tx: &mut Transaction,
+    name: &LvName,
+    is_active: bool,
+) -> Result<()> {
+    if context.dry_run {
+        return context.say_verb(&["base", "verify", "--record", name.as_str()]);
+    }
+    let tags = context.activated(tx, name, is_active, |tx| {
+        let filesystem = context.filesystem(name, name)?;
+        let options = filesystem.untouched();
+        context.mounted(tx, name, &filesystem, options, None, |tx, root| {
+            record(context, tx, name, root)
+        })
+    })?;
+    // The digest is the last: without it the others do not count.
+    for tag in tags.into_iter().flatten() {
+        tx.run(&context.lvm.retag(name, &[], Some(&tag)))?;
+    }
+    Ok(())
+}
+
 /// The digest of what a base holds now; nothing in a dry run.
 fn read_digest(
     context: &Context,
@@ -460,7 +523,7 @@ fn read_digest(
 ) -> Result<Option<String>> {
     context.activated(tx, name, is_active, |tx| {
         if context.dry_run {
-            comment(&format!("{name} is read"))?;
+            context.say_verb(&["base", "verify", name.as_str()])?;
             return Ok(None);
         }
         let device = context.lvm.device(name)?;

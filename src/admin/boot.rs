@@ -1,6 +1,7 @@
 //! `boot`: the entries of layers and bases, and which of them boots.
 
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -8,7 +9,7 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, layer, say, text};
+use super::{Context, LOCK_WAIT, check, layer, say, text};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::model::kernel_options;
@@ -261,7 +262,7 @@ fn trial_if_known(boot: &BootPartition) -> Option<Trial> {
 }
 
 /// Ends a trial whose tries are used up, and records it with the layer.
-fn record_failure(
+pub fn record_failure(
     context: &Context,
     tx: &mut Transaction,
     boot: &BootPartition,
@@ -361,6 +362,13 @@ pub fn refresh(
         layer::write_entries(context, tx, &group, &boot, &name, kernel)
     })?;
     written.news.map_or(Ok(()), |news| say(&news))
+}
+
+/// Puts right what boots, as `check --repair` does. Unlike that it reads all kernels.
+pub fn repair(context: &Context) -> Result<ExitCode> {
+    let writer = context.locked_writer("boot repair")?;
+    let damaged = context.boot_partition()?.damaged_kernels()?;
+    check::repair_boot(context, &writer, damaged)
 }
 
 /// Whether the layer that runs has a kernel or initramfs that no entry boots yet. Asks neither lvm2 nor the lock:

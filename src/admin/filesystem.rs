@@ -54,6 +54,14 @@ impl Filesystem {
         }
     }
 
+    /// The same on another volume, which holds what this one does.
+    pub fn copied_to(self, device: &Path) -> Self {
+        Self {
+            device: device.to_owned(),
+            ..self
+        }
+    }
+
     /// Refuses when its tools are not installed.
     pub fn check_tools(kind: FsKind) -> Result<()> {
         let tools = match kind {

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::boot::trial_begins;
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{
-    Context, comment, filesystem, initramfs, new_entries, pool_with_room, running_options, say,
-    text,
+    Context, Look, filesystem, initramfs, new_entries, pool_with_room, removal, running_options,
+    say, text,
 };
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{Entry, Payload};
@@ -19,6 +19,7 @@ use crate::boot::{BootPartition, Known};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::{LvName, next_layer};
+use crate::model::removal::Request;
 use crate::model::trial::TRIES_MAX;
 use crate::sys::transaction::Transaction;
 
@@ -43,8 +44,10 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
         let (lvm, layer) = (&context.lvm, plan.layer.clone());
         let create = lvm.create_snapshot(&layer, &plan.origin, Some(&plan.base));
         tx.run_undoable(&create, lvm.remove(&layer))?;
+        context.room_when_active(&group)?;
+        let look = context.look(&group, &plan.origin)?;
         let (base, origin_entries) = (plan.base.clone(), plan.entries.clone());
-        let kernels = plan.fill(context, tx, &boot)?;
+        let kernels = plan.fill(context, tx, &boot, look.as_ref())?;
         if tx.was_unlocked() {
             group = context.load()?;
             let base = group.volume(base.as_str()).map(|v| v.role);
@@ -56,18 +59,10 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
         let default = boot.keep_default(tx)?;
         // Where something else can be booted, a layer that has never come up must not keep the host.
         let is_trial = default.is_some();
-        let entries = kernels
-            .map(|kernels| {
-                // What its origin does not boot, because it was tried in vain, it does not boot either.
-                let kernels = boot.arrange(kernels, &origin_entries, true, |_| true);
-                new_entries(&group, &layer, false, &kernels, is_trial)
-            })
-            .transpose()?;
+        // What its origin does not boot, because it was tried in vain, it does not boot either.
+        let kernels = boot.arrange(kernels, &origin_entries, true, |_| true);
+        let entries = new_entries(&group, &layer, false, &kernels, is_trial)?;
         tx.run(&lvm.complete(&layer, &[tag::LAYER.to_owned()]))?;
-        let Some(entries) = entries else {
-            comment(&format!("the boot entry of {layer} is written"))?;
-            return Ok(layer);
-        };
         boot.write_entries(tx, &layer, &entries)
             .with_context(|| format!("cannot write the boot entry of {layer}"))?;
         if let (None, Some(entry)) = (default, entries.first()) {
@@ -104,6 +99,7 @@ impl Plan {
     ) -> Result<(Self, Group)> {
         let group = context.load()?;
         pool_with_room(&group)?;
+        context.check_pool(&group)?;
         let (origin, base) = find_origin(&group, origin)?;
         let layer = next_layer(&base, group.taken())?;
         group.name.dm_name(&layer)?;
@@ -133,22 +129,24 @@ impl Plan {
     }
 
     /// Makes the snapshot a layer of its own: its filesystem, its fstab, and what it boots, which is on the
-    /// boot partition then. `None` in a dry run that cannot know. The lock is free for long work.
+    /// boot partition then. A dry run has a `look` at the origin. The lock is free for long work.
     fn fill(
         self,
         context: &Context,
         tx: &mut Transaction,
         boot: &BootPartition,
-    ) -> Result<Option<Vec<Payload>>> {
+        look: Option<&Look>,
+    ) -> Result<Vec<Payload>> {
         let layer = &self.layer;
         let filesystem = context.filesystem(layer, &self.origin)?;
         if self.needs_check {
             tx.unlocked(|tx| filesystem.check(tx, false))?;
         }
         filesystem.renew_uuid(tx)?;
-        if self.kernels.is_some() && !self.has_root_line {
-            return Ok(self.kernels);
-        }
+        let kernels = match self.kernels {
+            Some(kernels) if !self.has_root_line => return Ok(kernels),
+            kernels => kernels,
+        };
         let known = Known {
             entries: &self.entries,
             options: &self.options,
@@ -156,13 +154,14 @@ impl Plan {
             removed: None,
             is_running: false,
         };
-        context.mounted(tx, layer, &filesystem, "rw", |tx, root| {
+        let kernels = context.mounted(tx, layer, &filesystem, "rw", look, |tx, root| {
             own_root_line(tx, root, &context.lvm.device(layer)?)?;
-            match self.kernels {
+            match kernels {
                 Some(kernels) if kernels.iter().all(|k| boot.has_kernel(k)) => Ok(kernels),
                 _ => initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot),
             }
-        })
+        })?;
+        kernels.context("a dry run looks at the origin")
     }
 }
 
@@ -235,7 +234,6 @@ fn try_write_entries(
         removed: kernel.removed.as_deref(),
         is_running,
     };
-    // In a dry run that mounts nothing there is nothing to look at.
     let publish = |tx: &mut Transaction, root: &Path| -> Result<Option<Vec<Payload>>> {
         let found = initramfs::kernels_of(tx, boot, root, &known)?;
         if boot.entries_of(name)? != entries {
@@ -244,29 +242,25 @@ fn try_write_entries(
         }
         found.store(tx, boot).map(Some)
     };
-    let kernels = if is_running && context.dry_run {
-        Some(publish(tx, Path::new("/"))?)
-    } else if is_running {
+    let look = context.look(group, name)?;
+    let kernels = if is_running {
         // With what the boot partition hides of its /boot.
         let dir = filesystem::mount_point("running");
         let mounted = filesystem::mount_again(tx, Path::new("/"), &dir)?;
+        let seen = look.map(|look| look.mounted(&dir)).transpose()?;
         let kernels = publish(tx, &dir)?;
+        drop(seen);
         mounted.unmount(tx)?;
         Some(kernels)
     } else {
         let is_active = volume.is_some_and(|volume| volume.active);
         context.activated(tx, name, is_active, |tx| {
             let filesystem = context.filesystem(name, name)?;
-            context.mounted(tx, name, &filesystem, "ro", publish)
+            context.mounted(tx, name, &filesystem, "ro", look.as_ref(), publish)
         })?
     };
-    let kernels = match kernels {
-        Some(Some(kernels)) => kernels,
-        Some(None) => return Ok(None),
-        None => {
-            comment(&format!("the boot entries of {name} are written"))?;
-            return Ok(Some(Written::default()));
-        }
+    let Some(kernels) = kernels.context("a dry run looks at the volume")? else {
+        return Ok(None);
     };
     let default = boot.default_id()?.filter(|id| {
         *id != id::of_layer(&group.name, name) && entries.iter().all(|entry| entry.id != *id)
@@ -372,6 +366,11 @@ fn find_origin(group: &Group, origin: Option<LvName>) -> Result<(LvName, LvName)
         },
         _ => bail!("{} has no base or layer {origin}", group.name),
     }
+}
+
+/// Removes layers.
+pub fn remove(context: &Context, names: &[LvName]) -> Result<()> {
+    removal::remove(context, &Request::Layers(names), None)
 }
 
 #[derive(Serialize)]

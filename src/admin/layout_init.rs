@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::filesystem::Filesystem;
-use super::{Context, base, comment, layer, pool_with_room, refuse_incomplete, say, view};
+use super::{Context, base, layer, pool_with_room, refuse_incomplete, say, view};
 use crate::lvm::disk::{self, Owner};
 use crate::lvm::{Located, Lvm};
 use crate::model::kernel_options::without_root;
@@ -204,7 +204,7 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
         base::finish(&context, tx, &boot, &name, &filesystem, &options)
             .with_context(|| format!("{vg}/{lv} did not become a base"))?;
         if context.dry_run {
-            comment(&format!("a layer of {name} is made"))?;
+            context.say_verb(&["layer", "add", name.as_str()])?;
             return Ok(None);
         }
         layer::make(&context, tx, Some(name.clone())).map(Some)

@@ -198,7 +198,8 @@ impl<'a> Root<'a> {
             .map(|value| value.trim().trim_matches(['"', '\'']))
             .filter(|value| !value.is_empty())
             .unwrap_or("Linux");
-        entry::plain_title(name)
+        // A backslash stands before what a shell would read as something else.
+        entry::plain_title(&name.replace('\\', ""))
     }
 
     fn names_in(&self, dir: &str) -> Vec<String> {

@@ -75,6 +75,14 @@ impl Cmd {
         self
     }
 
+    /// The line for a shell that ends at the first failure: a status that counts as success is none.
+    pub fn line(&self) -> String {
+        match self.accepted.iter().max() {
+            Some(most) if *most > 0 => format!("{self} || [ $? -le {most} ]"),
+            _ => self.to_string(),
+        }
+    }
+
     /// Runs in a process group of its own, so that Ctrl-C does not reach it.
     pub fn uninterrupted(mut self) -> Self {
         self.uninterrupted = true;

@@ -73,6 +73,10 @@ impl Writer {
         })
     }
 
+    pub fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
     /// Takes the lock of this host for as long as the writer lives, unless it has it. A dry run needs none.
     pub fn lock(&self) -> Result<()> {
         if self.dry_run || self.lock.borrow().is_some() {

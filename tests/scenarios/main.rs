@@ -15,7 +15,9 @@ mod adoption;
 mod boot;
 mod claims;
 mod down;
+mod dry_run;
 mod early;
+mod findings;
 mod groups;
 mod images;
 mod kernels;
@@ -44,6 +46,8 @@ fn all() -> Vec<Scenario> {
         next_start::SCENARIOS,
         boot::SCENARIOS,
         down::SCENARIOS,
+        dry_run::SCENARIOS,
+        findings::SCENARIOS,
         trials::SCENARIOS,
         storage::SCENARIOS,
         refusals::SCENARIOS,
