@@ -101,7 +101,14 @@ impl Plan {
         pool_with_room(&group)?;
         context.check_pool(&group)?;
         let (origin, base) = find_origin(&group, origin)?;
-        let layer = next_layer(&base, group.taken())?;
+        let mut taken: Vec<String> = group.taken().map(str::to_owned).collect();
+        let layer = loop {
+            let layer = next_layer(&base, taken.iter().map(String::as_str))?;
+            if !boot.remembers(&layer)? {
+                break layer;
+            }
+            taken.push(layer.to_string());
+        };
         group.name.dm_name(&layer)?;
         // A base never changes, so what its entries boot is right for its layers. A layer may have got
         // another kernel since.

@@ -60,6 +60,15 @@ impl BootPartition {
         self.loader.once_id()
     }
 
+    /// Whether a layer that was removed still has a say in what boots, by its name: a new one of that name would
+    /// boot without having been chosen.
+    pub fn remembers(&self, layer: &LvName) -> Result<bool> {
+        let trial = self.trial()?.map(|trial| trial.id);
+        let chosen = [self.default_id()?, self.once_id()?, trial];
+        let mut chosen = chosen.iter().flatten();
+        Ok(chosen.any(|id| id::is_of(&self.vg, layer, id)) || !self.entries_of(layer)?.is_empty())
+    }
+
     /// The entry on trial, also one whose tries are used up.
     pub fn trial(&self) -> Result<Option<Trial>> {
         self.loader.trial()

@@ -107,6 +107,31 @@ fn kernels_are_stored_once_by_content() {
 }
 
 #[test]
+fn a_layer_that_is_gone_is_remembered_while_something_names_it() {
+    let (dir, boot) = partition();
+    let remembers = |name: &str| boot.remembers(&name.parse().unwrap()).unwrap();
+    fs::create_dir_all(dir.path().join("grub")).unwrap();
+    for (variable, name) in [
+        ("saved_entry", "imgbased-Base-0.2"),
+        ("next_entry", "imgbased-Base-0.3"),
+        ("imgbased_trial", "imgbased-Base-0.4@6.1"),
+    ] {
+        let mut env = GrubEnv::default();
+        env.set(variable, name);
+        fs::write(dir.path().join("grub/grubenv"), env.render().unwrap()).unwrap();
+        let known: Vec<u32> = (1..6)
+            .filter(|n| remembers(&format!("Base-0.{n}")))
+            .collect();
+        let wanted = name.split(['.', '@']).nth(1).unwrap();
+        assert_eq!(known, [wanted.parse::<u32>().unwrap()], "{variable}");
+    }
+    fs::remove_file(dir.path().join("grub/grubenv")).unwrap();
+    assert!(!remembers("Base-0.5"));
+    add(&boot, "Base-0.5", &publish(&boot, &system())).unwrap();
+    assert!(remembers("Base-0.5"));
+}
+
+#[test]
 fn an_entry_that_others_have_rewritten_is_written_again() {
     let (dir, boot) = partition();
     let payload = publish(&boot, &system());
