@@ -94,7 +94,8 @@ fn create(context: &Context, tx: &mut Transaction, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Puts an image into the new volume at `device`, with at most `room` bytes.
+/// Puts an image into the new volume at `device`, with at most `room` bytes. A whole filesystem is read back before
+/// anything in it is changed, and has to be what was read of the image.
 fn fill(
     tx: &mut Transaction,
     image: &Image,
@@ -124,7 +125,10 @@ fn fill(
             None => superblock.size,
         };
         let mut progress = Progress::new(plan.name.as_str(), total);
-        blocks::copy(stream, superblock.size, &target, interrupt, &mut progress)
+        let given = blocks::copy(stream, superblock.size, &target, interrupt, &mut progress)?;
+        drop(progress);
+        let label = format!("{} check", plan.name);
+        digest::check_copy(&given, device, &label, interrupt)
     })?;
     fill_up(tx, superblock, &target, plan.size)
 }
