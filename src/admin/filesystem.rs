@@ -73,14 +73,24 @@ impl Filesystem {
             .try_for_each(|tool| Cmd::new(tool).check_installed())
     }
 
-    /// Makes an empty filesystem on a volume of zeros.
-    pub fn make(tx: &mut Transaction, kind: FsKind, device: &Path) -> Result<Self> {
+    /// Makes an empty filesystem on a new volume. `is_zero`: whether what is not written is read as zeros, also
+    /// beside what is written.
+    pub fn make(tx: &mut Transaction, kind: FsKind, device: &Path, is_zero: bool) -> Result<Self> {
         let cmd = match kind {
-            // What is zero already is not written again, neither now nor when it is first mounted.
-            FsKind::Ext4 => Cmd::new("mke2fs")
-                .args(["-q", "-t", "ext4", "-m", "1"])
-                .args(["-O", "metadata_csum,metadata_csum_seed", "-E"])
-                .arg("lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,nodiscard"),
+            FsKind::Ext4 => {
+                // What is zero already is not written again, neither now nor when it is first mounted.
+                let zeros = if is_zero {
+                    "assume_storage_prezeroed=1,"
+                } else {
+                    ""
+                };
+                Cmd::new("mke2fs")
+                    .args(["-q", "-t", "ext4", "-m", "1"])
+                    .args(["-O", "metadata_csum,metadata_csum_seed", "-E"])
+                    .arg(format!(
+                        "lazy_itable_init=0,lazy_journal_init=0,{zeros}nodiscard"
+                    ))
+            }
             FsKind::Xfs => Cmd::new("mkfs.xfs").args(["-q", "-K"]),
         };
         tx.run(&cmd.arg(device))?;

@@ -1,0 +1,220 @@
+//! Who else has a source in hand, and may write to it while it is copied.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::sys::stat::{major, minor};
+
+use super::judge::Holder;
+use crate::sys::mounts::unescape;
+
+/// Devices that nobody else can mount, or make a part of another one, as long as they are open here.
+#[derive(Debug, Default)]
+pub struct Claim {
+    devices: Vec<File>,
+}
+
+/// Claims a file or block device, so that it stays what it is. Returns who else has it and can write to it.
+pub fn claim(path: &Path, metadata: &Metadata) -> Result<(Claim, Option<Holder>)> {
+    let mut claim = Claim::default();
+    if metadata.file_type().is_block_device() {
+        let holder = claim_device(path, metadata.rdev(), &mut claim)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        return Ok((claim, holder));
+    }
+    for (device, number) in writable_loops_of(metadata) {
+        let found = claim_device(&device, number, &mut claim);
+        // A loop device may be gone again.
+        if let Ok(Some(holder)) = found {
+            return Ok((claim, Some(holder)));
+        }
+    }
+    Ok((claim, None))
+}
+
+fn claim_device(path: &Path, number: u64, claim: &mut Claim) -> io::Result<Option<Holder>> {
+    // The kernel refuses exclusive access to what is mounted or part of something else.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(path);
+    match opened {
+        Ok(device) => {
+            claim.devices.push(device);
+            Ok(None)
+        }
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => Ok(holder_of(number)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Who has a device that is in use; nobody if it is mounted read-only.
+fn holder_of(number: u64) -> Option<Holder> {
+    let id = (major(number), minor(number));
+    let own = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let own = mounts_of(&own, id);
+    if !own.is_empty() {
+        return writer_of(own);
+    }
+    if is_swap(number) {
+        return Some(Holder::Swap);
+    }
+    let directory = format!("/sys/dev/block/{}:{}/holders", id.0, id.1);
+    if let Some(name) = names_in(&directory).into_iter().next() {
+        return Some(Holder::Device(device_name(&name)));
+    }
+    // In another mount namespace.
+    let mut lists = names_in("/proc")
+        .into_iter()
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter_map(|process| fs::read(format!("/proc/{process}/mountinfo")).ok());
+    let found = lists.find_map(|list| {
+        let mounts = mounts_of(&list, id);
+        (!mounts.is_empty()).then_some(mounts)
+    });
+    found.map_or(Some(Holder::Program), writer_of)
+}
+
+/// Where a device is mounted, in a list of mounts.
+fn mounts_of(list: &[u8], id: (u64, u64)) -> Vec<Mount> {
+    mounts(list).filter(|mount| mount.device == id).collect()
+}
+
+/// Nobody if each of these is read-only.
+fn writer_of(mounts: Vec<Mount>) -> Option<Holder> {
+    let mut mounts = mounts.into_iter();
+    let writable = mounts.find(|mount| mount.is_writable)?;
+    Some(Holder::Mount(writable.point))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    device: (u64, u64),
+    point: PathBuf,
+    /// Of the filesystem. A mount of it can be read-only all the same.
+    is_writable: bool,
+}
+
+/// Reads `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
+fn mounts(list: &[u8]) -> impl Iterator<Item = Mount> + '_ {
+    let number = |text: &str| text.parse::<u64>().ok();
+    let mount = move |line: &[u8]| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let device = std::str::from_utf8(fields.nth(2)?).ok()?;
+        let (major, minor) = device.split_once(':')?;
+        let point = unescape(fields.nth(1)?);
+        // Type and source come after the hyphen, and then the options of the filesystem.
+        let mut rest = fields.skip_while(|field| *field != b"-").skip(3);
+        let mut options = rest.next()?.split(|byte| *byte == b',');
+        Some(Mount {
+            device: (number(major)?, number(minor)?),
+            point: PathBuf::from(std::ffi::OsString::from_vec(point)),
+            is_writable: !options.any(|option| option == b"ro"),
+        })
+    };
+    list.split(|byte| *byte == b'\n').filter_map(mount)
+}
+
+fn is_swap(number: u64) -> bool {
+    let list = fs::read("/proc/swaps").unwrap_or_default();
+    let paths = list.split(|byte| *byte == b'\n').skip(1);
+    let mut paths = paths.filter_map(|line| line.split(u8::is_ascii_whitespace).next());
+    paths.any(|path| {
+        let path = unescape(path);
+        let metadata = fs::metadata(Path::new(OsStr::from_bytes(&path)));
+        metadata.is_ok_and(|metadata| metadata.rdev() == number)
+    })
+}
+
+/// The path of a block device with this name in sysfs.
+fn device_name(name: &str) -> String {
+    match fs::read_to_string(format!("/sys/block/{name}/dm/name")) {
+        Ok(dm_name) => format!("/dev/mapper/{}", dm_name.trim_end()),
+        Err(_) => format!("/dev/{}", name.replace('!', "/")),
+    }
+}
+
+/// The loop devices through which this file can be written to, and their numbers.
+fn writable_loops_of(file: &Metadata) -> Vec<(PathBuf, u64)> {
+    let is_same = |name: &String| {
+        let of_loop = |what: &str| fs::read(format!("/sys/block/{name}/{what}")).ok();
+        let Some(backing) = of_loop("loop/backing_file") else {
+            return false;
+        };
+        let backing = Path::new(OsStr::from_bytes(backing.trim_ascii_end()));
+        let is_read_only = of_loop("ro").is_some_and(|text| text.trim_ascii() == b"1");
+        let is_file = |other: Metadata| (other.dev(), other.ino()) == (file.dev(), file.ino());
+        !is_read_only && fs::metadata(backing).is_ok_and(is_file)
+    };
+    let loops = names_in("/sys/block").into_iter();
+    loops
+        .filter(|name| name.starts_with("loop"))
+        .filter(is_same)
+        .filter_map(|name| {
+            let path = Path::new("/dev").join(name);
+            let number = fs::metadata(&path).ok()?.rdev();
+            Some((path, number))
+        })
+        .collect()
+}
+
+fn names_in(directory: &str) -> Vec<String> {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    files
+        .filter_map(|file| file.file_name().into_string().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &[u8] =
+        b"28 1 253:1 / / rw,relatime shared:1 - ext4 /dev/mapper/a rw,errors=remount-ro\n\
+        40 28 253:2 / /mnt/with\\040space ro,nosuid shared:2 master:1 - xfs /dev/b rw,attr2\n\
+        41 28 253:2 / /also ro - xfs /dev/b rw,attr2\n\
+        42 28 7:0 / /image ro,relatime - ext4 /dev/loop0 ro\n\
+        43 28 7:1 / /one ro - ext4 /dev/loop1 ro\n\
+        44 28 7:1 / /two rw - ext4 /dev/loop1 rw\n\
+        not a mount\n\
+        45 28 0:26 / /proc rw - proc proc rw\n";
+
+    #[test]
+    fn what_counts_is_whether_the_filesystem_is_writable() {
+        for (id, count, expected) in [
+            ((253, 1), 1, Some("/")),
+            // A mount that is read-only does not keep others from writing.
+            ((253, 2), 2, Some("/mnt/with space")),
+            ((7, 0), 1, None),
+            ((7, 1), 2, Some("/two")),
+            ((7, 2), 0, None),
+        ] {
+            let mounts = mounts_of(LIST, id);
+            assert_eq!(mounts.len(), count, "{id:?}");
+            let expected = expected.map(|point| Holder::Mount(point.into()));
+            assert_eq!(writer_of(mounts), expected, "{id:?}");
+        }
+        assert_eq!(mounts(LIST).count(), 7);
+    }
+
+    #[test]
+    fn a_file_that_nobody_has_is_nobodys() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let metadata = file.as_file().metadata().unwrap();
+        let (claim, holder) = claim(file.path(), &metadata).unwrap();
+        assert_eq!(holder, None);
+        assert!(claim.devices.is_empty());
+        assert!(writable_loops_of(&metadata).is_empty());
+    }
+
+    #[test]
+    fn devices_are_called_as_people_do() {
+        assert_eq!(device_name("md127"), "/dev/md127");
+        assert_eq!(device_name("cciss!c0d0"), "/dev/cciss/c0d0");
+    }
+}
