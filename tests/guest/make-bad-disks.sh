@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes of the small disks: one with a filesystem (tiny1), two groups with one name (tiny3 and tiny4), a group
-# that is not active (tiny5), one on a partition (small), and one of another system (other).
+# that is not active (tiny5), one on a partition (small), and one of another system (other). Makes a disk that is too
+# small (/root/toosmall).
 set -eu
 
 cd /dev/disk/by-id
@@ -18,3 +19,5 @@ lvm vgcreate -qq Foreign /dev/disk/by-id/virtio-other
 lvm lvcreate -qq -an -Zn -l 1 -n linear Foreign
 lvm vgchange -qq -y --systemid other Foreign
 udevadm settle
+truncate -s 24M /root/24M
+ln -s "$(losetup --find --show /root/24M)" /root/toosmall
