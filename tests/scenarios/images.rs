@@ -18,6 +18,7 @@ scenarios![
     odd_sources_become_bases_or_are_refused;
     long:
     bases_over_used_space_hold_what_their_images_hold,
+    the_subvolumes_of_a_directory_are_copied,
 ];
 
 /// An image of the tree, and how the times of its files are compared.
@@ -196,6 +197,15 @@ fn odd_sources_become_bases_or_are_refused() -> Result<()> {
         said.contains("has the mode 0700 and belongs to 1000:1000"),
         "{said}"
     );
+    Ok(())
+}
+
+fn the_subvolumes_of_a_directory_are_copied() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "subvolumes")?;
+    vm.ok(&script("make-tree")?)?;
+    vm.ok_for(&script("btrfs-with-subvolumes")?, SLOW)?;
+    let found = mounted(&mut vm, "HostVG", "Subvolumes", "find home | sort")?;
+    assert_eq!(found, "home\nhome/file\nhome/inner\nhome/inner/file");
     Ok(())
 }
 
