@@ -29,7 +29,7 @@ gzip -c tree.tar >tree.tar.gz
     zstd -q -c tree.tar
 } >tree.tar.zst
 tar -C tree --selinux --sparse -cf labels.tar .
-tar -C tree --format v7 --sparse -cf old.tar boot etc usr 2>/dev/null
+tar -C tree --format v7 -cf old.tar boot etc usr
 
 # Of a system that runs: its journal is not empty.
 cp --sparse=always raw.ext4 unclean.ext4

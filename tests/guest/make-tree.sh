@@ -25,6 +25,7 @@ setfattr -n security.selinux -v system_u:object_r:etc_t:s0 etc/acl
 setfattr -n security.selinux -v system_u:object_r:bin_t:s0 usr/bin
 mkdir -m 2750 var/acls
 setfacl -d -m u:1234:rx var/acls
+setfattr -n user.note -v text var/acls
 
 truncate -s 30M var/holes
 echo end >>var/holes
