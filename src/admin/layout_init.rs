@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::filesystem::Filesystem;
+use super::filesystem::{Filesystem, superblock_on};
 use super::{Context, base, layer, pool_with_room, refuse_incomplete, say, text, view};
+use crate::image::host::Host;
+use crate::image::judge::{self, Place, What};
 use crate::lvm::disk::{self, Owner};
 use crate::lvm::{Located, Lvm};
 use crate::model::kernel_options::without_root;
@@ -196,6 +198,9 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
         found.role == Role::Foreign,
         "{vg}/{lv} is managed already; `imgbased-helper layout` shows it"
     );
+    if found.active {
+        check_filesystem(lvm, &lv)?;
+    }
     if let Some(other) = group.pool().filter(|p| p.name != pool.as_str()) {
         bail!("{vg}/{lv} is not in the pool {}", other.name);
     }
@@ -222,6 +227,24 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
         Some(layer) => say(&format!("{name}\n{layer}\n")),
         None => Ok(()),
     }
+}
+
+/// Refuses an active volume with a filesystem that no base can have, or not here.
+fn check_filesystem(lvm: &Lvm, lv: &LvName) -> Result<()> {
+    let superblock = superblock_on(&lvm.device(lv)?)?;
+    Filesystem::check_tools(superblock.kind)?;
+    let what = What::Filesystem {
+        superblock: &superblock,
+        length: None,
+    };
+    // A snapshot takes no room.
+    let place = Place {
+        host: &Host::with(&lvm.disks()?, superblock.kind),
+        room: u64::MAX,
+        shares: true,
+    };
+    judge::of_place(&format!("{}/{lv}", lvm.vg()), &what, None, &place)?;
+    Ok(())
 }
 
 /// Makes a group one of ours, with the Config volume if it has none.
