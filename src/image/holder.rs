@@ -22,6 +22,11 @@ pub struct Claim {
 /// Claims a file or block device, so that it stays what it is. Returns who else has it and can write to it.
 pub fn claim(path: &Path, metadata: &Metadata) -> Result<(Claim, Option<Holder>)> {
     let mut claim = Claim::default();
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let id = (major(metadata.dev()), minor(metadata.dev()), metadata.ino());
+    if is_disk_of_machine(&locks, id) {
+        return Ok((claim, Some(Holder::Machine)));
+    }
     if metadata.file_type().is_block_device() {
         let holder = claim_device(path, metadata.rdev(), &mut claim)
             .with_context(|| format!("cannot read {}", path.display()))?;
@@ -120,6 +125,25 @@ fn mounts(list: &[u8]) -> impl Iterator<Item = Mount> + '_ {
     list.split(|byte| *byte == b'\n').filter_map(mount)
 }
 
+/// Whether QEMU has a file, by its device and inode, and may write to it: then it has locked one byte for reading
+/// (`RAW_LOCK_PERM_BASE` and `BLK_PERM_WRITE` in its block/file-posix.c), as `/proc/locks` tells.
+fn is_disk_of_machine(locks: &str, id: (u64, u64, u64)) -> bool {
+    const MAY_WRITE: u64 = 101;
+    let (major, minor, inode) = id;
+    let file = format!("{major:02x}:{minor:02x}:{inode}");
+    locks.lines().any(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, "OFDLCK", _, "READ", _, of, first, last] = fields[..] else {
+            return false;
+        };
+        let number = |text: &str| text.parse::<u64>().ok();
+        // "EOF" ends what has no end.
+        of == file
+            && number(first).is_some_and(|first| first <= MAY_WRITE)
+            && number(last).is_none_or(|last| last >= MAY_WRITE)
+    })
+}
+
 fn is_swap(number: u64) -> bool {
     let list = fs::read("/proc/swaps").unwrap_or_default();
     let paths = list.split(|byte| *byte == b'\n').skip(1);
@@ -200,6 +224,32 @@ mod tests {
             assert_eq!(writer_of(mounts), expected, "{id:?}");
         }
         assert_eq!(mounts(LIST).count(), 7);
+    }
+
+    #[test]
+    fn the_disk_of_a_machine_is_known_by_its_locks() {
+        let locks = "1: OFDLCK ADVISORY  READ  -1 fe:00:77 100 101\n\
+            2: OFDLCK ADVISORY  READ  -1 fe:00:77 201 201\n\
+            3: OFDLCK ADVISORY  READ  -1 fe:00:78 100 100\n\
+            4: OFDLCK ADVISORY  READ  -1 08:10:79 103 103\n\
+            5: OFDLCK ADVISORY  READ  -1 08:10:80 101 EOF\n\
+            6: POSIX  ADVISORY  READ  812 08:10:81 100 103\n\
+            7: OFDLCK ADVISORY  WRITE -1 08:10:82 101 101\n\
+            7: -> OFDLCK ADVISORY  READ  -1 08:10:83 101 101\n";
+        for (id, expected) in [
+            ((0xfe, 0, 77), true),
+            // Of one that only reads.
+            ((0xfe, 0, 78), false),
+            ((8, 16, 79), false),
+            ((8, 16, 80), true),
+            ((8, 16, 81), false),
+            ((8, 16, 82), false),
+            ((8, 16, 83), false),
+            ((8, 17, 80), false),
+            ((8, 16, 8), false),
+        ] {
+            assert_eq!(is_disk_of_machine(locks, id), expected, "{id:?}");
+        }
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum Holder {
     /// It is a part of this block device.
     Device(String),
     Swap,
+    /// It is a disk of a virtual machine that runs.
+    Machine,
     /// Another program has it for itself.
     Program,
 }
@@ -133,6 +135,9 @@ pub fn of_holder(name: &str, holder: Option<&Holder>) -> Result<()> {
             "{name} is a part of {device}, which can change it while it is copied; give {device}, or release it first"
         ),
         Some(Holder::Swap) => bail!("{name} is in use as swap"),
+        Some(Holder::Machine) => bail!(
+            "{name} is a disk of a virtual machine that runs, so a copy of it would be torn; shut that down first"
+        ),
         Some(Holder::Program) => bail!(
             "{name} is in use by a program that has it for itself, so a copy of it would be torn; end that program first"
         ),
@@ -538,6 +543,7 @@ mod tests {
             ),
             (Some(Holder::Device("md0".into())), Some("a part of md0")),
             (Some(Holder::Swap), Some("as swap")),
+            (Some(Holder::Machine), Some("shut that down")),
             (Some(Holder::Program), Some("end that program")),
         ] {
             let said = of_holder("/dev/vdb", holder.as_ref()).err();

@@ -154,11 +154,16 @@ tar --format v7 -C kernelless -cf v7.tar .
     tar -C kernelless -c . | zstd -q -c
 } >skippable.tar.zst
 
-# Files that somebody can write to: by a mount, and by a device that is made of one.
-for kind in mounted held; do
+# Files that somebody can write to: by a mount, by a device that is made of one, and by a lock as QEMU has it.
+for kind in mounted held machine; do
     cp good.img $kind.img
 done
 mkdir -p busy
 mount -o loop mounted.img busy
 held=$(losetup --find --show held.img)
 dmsetup create held --table "0 $(blockdev --getsz "$held") linear $held 0"
+# shellcheck disable=SC2016 # of perl
+perl -e 'open my $file, "<", "machine.img" or die;
+    my $lock = pack "s s x![q] q q i x![q]", 0, 0, 100, 2, 0;
+    fcntl $file, 37, $lock or die;
+    sleep' >/dev/null 2>&1 &
