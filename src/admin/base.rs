@@ -23,7 +23,7 @@ use crate::image::judge::{self, Fit, Place, What};
 use crate::image::stream::Stream;
 use crate::image::superblock::{FsKind, Superblock};
 use crate::image::tree::{Content, Tree};
-use crate::image::{Image, copy_line, digest};
+use crate::image::{Image, Opened, copy_line, digest};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_base};
@@ -49,7 +49,8 @@ pub struct Add {
 pub fn add(context: &Context, add: &Add) -> Result<()> {
     let writer = context.writer("base add", LOCK_WAIT)?;
     let name = writer.transaction(|tx| {
-        let image = Image::open(tx, &add.image, &mount_point(IMAGE_MOUNT))?;
+        let opened = Opened::open(tx, &add.image, &mount_point(IMAGE_MOUNT))?;
+        let image = &opened.image;
         let boot = context.boot_partition()?;
         boot.check_ready()?;
         // Refused again with the lock, but an archive is not read in vain.
@@ -57,17 +58,18 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         pool_with_room(&group)?;
         context.check_pool(&group)?;
         new_name(&group, add.name.clone())?;
-        let needs = Needs::of(context, tx, add, &image)?;
+        let needs = Needs::of(context, tx, add, image)?;
         tx.lock()?;
         let group = context.load()?;
         let room = pool_with_room(&group)?;
-        let plan = Plan::new(add, &image, &needs, &group, room)?;
+        let plan = Plan::new(add, image, &needs, &group, room)?;
         boot.entry_of(&plan.name)?;
         let options = running_options(&group, &boot)?;
         create(context, tx, &plan)?;
         let room = context.room_when_active(&group)?;
         let device = context.lvm.device(&plan.name)?;
-        let filesystem = tx.unlocked(|tx| fill(tx, add, &image, &plan, &device, room))?;
+        let filesystem = tx.unlocked(|tx| fill(tx, add, image, &plan, &device, room))?;
+        opened.close(tx)?;
         finish(context, tx, &boot, &plan.name, &filesystem, &options)
             .with_context(|| format!("{} did not become a base", add.image.display()))?;
         Ok(plan.name)

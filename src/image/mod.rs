@@ -17,12 +17,12 @@ use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::sys::cmd::{Cmd, quote};
 use crate::sys::mounts::{self, Mount};
 use crate::sys::probe;
-use crate::sys::transaction::Transaction;
+use crate::sys::transaction::{Transaction, UndoStep};
 use direct::Buffer;
 use head::{Found, HEAD, Usable};
 use holder::Claim;
@@ -48,53 +48,79 @@ pub enum Image {
     Tree(Tree),
 }
 
-impl Image {
-    /// Recognises a file, block device or directory. A squashfs or directory is mounted at `mount_at` for as
-    /// long as this process lives.
+/// An image with what is mounted to read it.
+pub struct Opened {
+    pub image: Image,
+    mounted: Option<UndoStep>,
+}
+
+impl Opened {
+    /// Opens a file, block device or directory. A squashfs or directory is mounted at `mount_at` until it is closed;
+    /// only this process sees that.
     ///
     /// Refuses what is not known, and what somebody else can write to while it is copied.
     pub fn open(tx: &mut Transaction, path: &Path, mount_at: &Path) -> Result<Self> {
-        Self::open_as(tx, path, &path.display().to_string(), mount_at)
+        open_as(tx, path, &path.display().to_string(), mount_at)
     }
 
-    /// The same for one that the user calls `name`.
-    fn open_as(tx: &mut Transaction, path: &Path, name: &str, mount_at: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).with_context(|| format!("cannot read {name}"))?;
-        if metadata.is_dir() {
-            return directory(tx, path, name, mount_at);
+    /// Unmounts what was mounted, once nothing is read any more.
+    pub fn close(&self, tx: &mut Transaction) -> Result<()> {
+        self.mounted
+            .as_ref()
+            .map_or(Ok(()), |step| tx.undo_now(step))
+    }
+}
+
+impl From<Image> for Opened {
+    fn from(image: Image) -> Self {
+        Self {
+            image,
+            mounted: None,
         }
-        ensure!(
-            metadata.is_file() || metadata.file_type().is_block_device(),
-            "{name} is neither a file, a block device nor a directory"
-        );
-        let (head, length) = read_head(path, None)?;
-        let compression = Compression::of(&head);
-        let head = match compression {
-            Some(compression) => {
-                compression.decompress().check_installed()?;
-                read_head(path, Some(compression))?.0
-            }
-            None => head,
-        };
-        let mut found = head::recognise(&head).with_context(|| name.to_owned())?;
-        if found.is_none() && compression.is_none() {
-            found = ask_libblkid(path, name)?;
+    }
+}
+
+/// Opens what the user calls `name`.
+fn open_as(tx: &mut Transaction, path: &Path, name: &str, mount_at: &Path) -> Result<Opened> {
+    let metadata = std::fs::metadata(path).with_context(|| format!("cannot read {name}"))?;
+    if metadata.is_dir() {
+        return directory(tx, path, name, mount_at);
+    }
+    ensure!(
+        metadata.is_file() || metadata.file_type().is_block_device(),
+        "{name} is neither a file, a block device nor a directory"
+    );
+    let (head, length) = read_head(path, None)?;
+    let compression = Compression::of(&head);
+    let head = match compression {
+        Some(compression) => {
+            compression.decompress().check_installed()?;
+            read_head(path, Some(compression))?.0
         }
-        match judge::of_kind(name, found, length, compression)? {
-            Usable::Filesystem(superblock) => {
-                let (claim, holder) = holder::claim(path, &metadata)?;
-                judge::of_holder(name, holder.as_ref())?;
-                Ok(Self::Filesystem {
-                    path: path.to_owned(),
-                    compression,
-                    superblock,
-                    length,
-                    claim,
-                })
-            }
-            Usable::Squashfs => squashfs(tx, path, name, mount_at),
-            Usable::Tar => Ok(Self::Tree(Tree::Tar(path.to_owned(), compression))),
+        None => head,
+    };
+    let mut found = head::recognise(&head).with_context(|| name.to_owned())?;
+    if found.is_none() && compression.is_none() {
+        found = ask_libblkid(path, name)?;
+    }
+    match judge::of_kind(name, found, length, compression)? {
+        Usable::Filesystem(superblock) => {
+            let (claim, holder) = holder::claim(path, &metadata)?;
+            judge::of_holder(name, holder.as_ref())?;
+            let path = path.to_owned();
+            Ok(Opened::from(Image::Filesystem {
+                path,
+                compression,
+                superblock,
+                length,
+                claim,
+            }))
         }
+        Usable::Squashfs => squashfs(tx, path, name, mount_at),
+        Usable::Tar => Ok(Opened::from(Image::Tree(Tree::Tar(
+            path.to_owned(),
+            compression,
+        )))),
     }
 }
 
@@ -131,7 +157,7 @@ fn read_head(path: &Path, compression: Option<Compression>) -> Result<(Vec<u8>, 
 
 /// A directory as a mount by itself: what is mounted below it stays out, and is named. The subvolumes of a btrfs are no
 /// mounts, and stay in.
-fn directory(tx: &mut Transaction, dir: &Path, name: &str, mount_at: &Path) -> Result<Image> {
+fn directory(tx: &mut Transaction, dir: &Path, name: &str, mount_at: &Path) -> Result<Opened> {
     judge::of_shape(name, &Shape::of_directory(dir)?)?;
     let real = dir
         .canonicalize()
@@ -143,10 +169,17 @@ fn directory(tx: &mut Transaction, dir: &Path, name: &str, mount_at: &Path) -> R
             below.join(", ")
         );
     }
-    tx.run_always(&Cmd::new("mkdir").arg("-p").arg(mount_at))?;
-    let mount = Cmd::new("mount").args(["--bind", "-o", "ro"]);
-    tx.run_always(&mount.arg(real).arg(mount_at))?;
-    Ok(Image::Tree(Tree::Directory(mount_at.to_owned())))
+    let bind = Cmd::new("mount").args(["--bind", "-o", "ro"]).arg(real);
+    let mounted = Some(mount(tx, bind, mount_at)?);
+    let image = Image::Tree(Tree::Directory(mount_at.to_owned()));
+    Ok(Opened { image, mounted })
+}
+
+/// Mounts something at a directory, also in a dry run, which has to look at it.
+fn mount(tx: &mut Transaction, command: Cmd, at: &Path) -> Result<UndoStep> {
+    tx.run_always(&Cmd::new("mkdir").arg("-p").arg(at))?;
+    tx.run_always(&command.arg(at))?;
+    Ok(tx.on_failure(Cmd::new("umount").arg(at)))
 }
 
 /// The places below `dir` where something is mounted, without those below another one.
@@ -161,15 +194,14 @@ fn mounted_below(all: Vec<Mount>, dir: &Path) -> Vec<String> {
     points.into_iter().map(shown).collect()
 }
 
-fn squashfs(tx: &mut Transaction, path: &Path, name: &str, mount_at: &Path) -> Result<Image> {
-    tx.run_always(&Cmd::new("mkdir").arg("-p").arg(mount_at))?;
-    let mount = Cmd::new("mount")
+fn squashfs(tx: &mut Transaction, path: &Path, name: &str, mount_at: &Path) -> Result<Opened> {
+    let command = Cmd::new("mount")
         // What it holds can come from anywhere.
         .args(["-t", "squashfs", "-o", "ro,nosuid,nodev,noexec"])
-        .arg(path)
-        .arg(mount_at);
-    tx.run_always(&mount)
+        .arg(path);
+    let mounted = mount(tx, command, mount_at)
         .with_context(|| format!("{name} is a squashfs that cannot be mounted"))?;
+    let mounted = Some(mounted);
     let inside = mount_at.canonicalize()?;
     for live in LIVE_ROOTS {
         if let Ok(root) = inside.join(live).canonicalize() {
@@ -177,14 +209,17 @@ fn squashfs(tx: &mut Transaction, path: &Path, name: &str, mount_at: &Path) -> R
                 root.starts_with(&inside) && root.is_file(),
                 "{live} in {name} is not a file"
             );
-            return match Image::open_as(tx, &root, &format!("{live} in {name}"), mount_at)? {
-                image @ Image::Filesystem { .. } => Ok(image),
-                Image::Tree(_) => bail!("{live} in {name} is no filesystem"),
-            };
+            let Opened { image, .. } = open_as(tx, &root, &format!("{live} in {name}"), mount_at)?;
+            ensure!(
+                matches!(image, Image::Filesystem { .. }),
+                "{live} in {name} is no filesystem"
+            );
+            return Ok(Opened { image, mounted });
         }
     }
     judge::of_shape(name, &Shape::of_directory(mount_at)?)?;
-    Ok(Image::Tree(Tree::Squashfs(mount_at.to_owned())))
+    let image = Image::Tree(Tree::Squashfs(mount_at.to_owned()));
+    Ok(Opened { image, mounted })
 }
 
 /// What [`blocks::copy`] does, as a line for a shell. Where the target is shared, that writes less.
