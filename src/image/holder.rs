@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use nix::sys::stat::{major, minor};
 
 use super::judge::Holder;
+use crate::sys::cmd::Cmd;
 use crate::sys::mounts::unescape;
 
 /// Devices that nobody else can mount, or make a part of another one, as long as they are open here.
@@ -163,28 +164,39 @@ fn device_name(name: &str) -> String {
     }
 }
 
-/// The loop devices through which this file can be written to, and their numbers.
+/// The loop devices through which this file can be written to, and their numbers. losetup(8) asks the kernel for the
+/// inode: the name of the file need not lead to it from here.
 fn writable_loops_of(file: &Metadata) -> Vec<(PathBuf, u64)> {
-    let is_same = |name: &String| {
-        let of_loop = |what: &str| fs::read(format!("/sys/block/{name}/{what}")).ok();
-        let Some(backing) = of_loop("loop/backing_file") else {
-            return false;
-        };
-        let backing = Path::new(OsStr::from_bytes(backing.trim_ascii_end()));
-        let is_read_only = of_loop("ro").is_some_and(|text| text.trim_ascii() == b"1");
-        let is_file = |other: Metadata| (other.dev(), other.ino()) == (file.dev(), file.ino());
-        !is_read_only && fs::metadata(backing).is_ok_and(is_file)
-    };
-    let loops = names_in("/sys/block").into_iter();
-    loops
-        .filter(|name| name.starts_with("loop"))
-        .filter(is_same)
-        .filter_map(|name| {
-            let path = Path::new("/dev").join(name);
+    let list = Cmd::new("losetup")
+        .args(["--list", "--raw", "--noheadings"])
+        .args(["--output", "NAME,BACK-MAJ:MIN,BACK-INO,RO"])
+        .run()
+        .unwrap_or_else(|error| {
+            log::debug!("loop devices are not known: {error:#}");
+            String::new()
+        });
+    let id = (major(file.dev()), minor(file.dev()), file.ino());
+    let paths = writable_loops(&list, id).into_iter();
+    paths
+        .filter_map(|path| {
             let number = fs::metadata(&path).ok()?.rdev();
             Some((path, number))
         })
         .collect()
+}
+
+/// Those of a list that have the file with this device and inode, and not read-only.
+fn writable_loops(list: &str, id: (u64, u64, u64)) -> Vec<PathBuf> {
+    let (major, minor, inode) = id;
+    let file = [format!("{major}:{minor}"), inode.to_string()];
+    let path = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [path, device, inode, "0"] = fields[..] else {
+            return None;
+        };
+        ([device, inode] == file).then(|| path.into())
+    };
+    list.lines().filter_map(path).collect()
 }
 
 fn names_in(directory: &str) -> Vec<String> {
@@ -260,6 +272,20 @@ mod tests {
         assert_eq!(holder, None);
         assert!(claim.devices.is_empty());
         assert!(writable_loops_of(&metadata).is_empty());
+    }
+
+    #[test]
+    fn loop_devices_are_told_by_the_inode_of_their_file() {
+        let list = "/dev/loop0 254:0 77 0\n/dev/loop1 254:0 77 1\n/dev/loop2 8:1 77 0\n/dev/loop7 254:0 77 0\n\
+            /dev/loop8   \n";
+        for (id, expected) in [
+            ((254, 0, 77), &["/dev/loop0", "/dev/loop7"][..]),
+            ((8, 1, 77), &["/dev/loop2"]),
+            ((254, 0, 7), &[]),
+        ] {
+            let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
+            assert_eq!(writable_loops(list, id), expected, "{id:?}");
+        }
     }
 
     #[test]

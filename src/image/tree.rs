@@ -192,10 +192,11 @@ impl Tree {
 /// What a program says although it has succeeded: its first line, and how many there are. Nothing if it says nothing
 /// that counts.
 fn first_and_count(said: &str) -> Option<String> {
-    // What tar(1) does to names that begin with a slash is right here.
+    // What tar(1) does to names that begin with a slash is right here, and so are times that it wonders about.
+    let is_right = |line: &str| line.contains("Removing leading") || line.contains(" time stamp ");
     let mut lines = said
         .lines()
-        .filter(|line| !line.is_empty() && !line.contains("Removing leading"));
+        .filter(|line| !line.is_empty() && !is_right(line));
     let first = lines.next()?;
     Some(match lines.count() {
         0 => first.to_owned(),
@@ -387,6 +388,10 @@ mod tests {
             (
                 "tar: SELinux support is not available\n",
                 Some("tar: SELinux support is not available"),
+            ),
+            (
+                "tar: ./x: time stamp 2030-01-01 00:00:00.5 is 9 s in the future\n",
+                None,
             ),
             ("a\n\nb\nc\n", Some("a; and 2 more of this kind")),
         ] {
