@@ -1,5 +1,7 @@
 //! `base`: read-only images that layers start from.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,16 +12,18 @@ use super::filesystem::{Filesystem, mount_point};
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
     Context, LOCK_WAIT, found_status, initramfs, new_entries, pool_with_room, removal,
-    running_options, say, text,
+    running_options, say,
 };
 use crate::boot::arrange::Arrangement;
 use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
 use crate::image::blocks::{self, Target};
+use crate::image::host::Host;
+use crate::image::judge::{self, Fit, Place, What};
 use crate::image::stream::Stream;
 use crate::image::superblock::{FsKind, Superblock};
-use crate::image::tree::Tree;
-use crate::image::{Image, copy_line, digest};
+use crate::image::tree::{Content, Tree};
+use crate::image::{Image, Opened, copy_line, digest};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_base};
@@ -27,10 +31,8 @@ use crate::model::removal::Request;
 use crate::sys::progress::Progress;
 use crate::sys::transaction::Transaction;
 
-/// Where a squashfs is mounted while it is read.
+/// Where a squashfs or a directory is mounted while it is read.
 const IMAGE_MOUNT: &str = "image";
-/// A filesystem that is made for a tree of files gets this many times what the files need.
-const SPARE_FACTOR: u64 = 2;
 
 /// What `base add` is told. Sizes are bytes.
 pub struct Add {
@@ -47,7 +49,8 @@ pub struct Add {
 pub fn add(context: &Context, add: &Add) -> Result<()> {
     let writer = context.writer("base add", LOCK_WAIT)?;
     let name = writer.transaction(|tx| {
-        let image = Image::open(tx, &add.image, &mount_point(IMAGE_MOUNT))?;
+        let opened = Opened::open(tx, &add.image, &mount_point(IMAGE_MOUNT))?;
+        let image = &opened.image;
         let boot = context.boot_partition()?;
         boot.check_ready()?;
         // Refused again with the lock, but an archive is not read in vain.
@@ -55,17 +58,18 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         pool_with_room(&group)?;
         context.check_pool(&group)?;
         new_name(&group, add.name.clone())?;
-        let needs = Needs::of(tx, add, &image)?;
+        let needs = Needs::of(context, tx, add, image)?;
         tx.lock()?;
         let group = context.load()?;
         let room = pool_with_room(&group)?;
-        let plan = Plan::new(add, &image, &needs, &group, room)?;
+        let plan = Plan::new(add, image, &needs, &group, room)?;
         boot.entry_of(&plan.name)?;
         let options = running_options(&group, &boot)?;
         create(context, tx, &plan)?;
         let room = context.room_when_active(&group)?;
-        let filesystem =
-            tx.unlocked(|tx| fill(tx, &image, &plan, &context.lvm.device(&plan.name)?, room))?;
+        let device = context.lvm.device(&plan.name)?;
+        let filesystem = tx.unlocked(|tx| fill(tx, add, image, &plan, &device, room))?;
+        opened.close(tx)?;
         finish(context, tx, &boot, &plan.name, &filesystem, &options)
             .with_context(|| format!("{} did not become a base", add.image.display()))?;
         Ok(plan.name)
@@ -94,9 +98,11 @@ fn create(context: &Context, tx: &mut Transaction, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Puts an image into the new volume at `device`, with at most `room` bytes.
+/// Puts an image into the new volume at `device`, with at most `room` bytes. A whole filesystem is read back before
+/// anything in it is changed, and has to be what was read of the image.
 fn fill(
     tx: &mut Transaction,
+    add: &Add,
     image: &Image,
     plan: &Plan,
     device: &Path,
@@ -113,6 +119,7 @@ fn fill(
             path,
             compression,
             superblock,
+            ..
         } => (path, *compression, superblock),
         Image::Tree(tree) => return unpack(tx, tree, plan, &target),
     };
@@ -124,9 +131,18 @@ fn fill(
             None => superblock.size,
         };
         let mut progress = Progress::new(plan.name.as_str(), total);
-        blocks::copy(stream, superblock.size, &target, interrupt, &mut progress)
+        let given = blocks::copy(stream, superblock.size, &target, interrupt, &mut progress)?;
+        drop(progress);
+        let label = format!("{} check", plan.name);
+        digest::check_copy(&given, device, &label, interrupt)
     })?;
-    fill_up(tx, superblock, &target, plan.size)
+    fill_up(tx, superblock, &target, plan.size).with_context(|| {
+        format!(
+            "the {} filesystem in {} cannot be used",
+            superblock.kind.name(),
+            add.image.display()
+        )
+    })
 }
 
 /// Makes a base of an incomplete, active volume: with an identity of its own, a digest, and an entry
@@ -145,6 +161,7 @@ pub fn finish(
         // Mounted or not, the volume keeps the content that the digest is of.
         let options = filesystem.untouched();
         let kernels = context.mounted(tx, name, filesystem, options, None, |tx, root| {
+            warn_of_odd_root(name, root)?;
             tags.extend(record(context, tx, name, root)?);
             let known = Known {
                 entries: &[],
@@ -218,46 +235,81 @@ fn check_entry_is_its_own(group: &Group, name: &LvName) -> Result<()> {
     Ok(())
 }
 
-/// What an image needs, in bytes, and the filesystem that it gets. An archive has to be read for that, which
-/// can take minutes.
+/// Tells of a root directory that others than root cannot pass, or can write to: that keeps services from starting,
+/// and is most often that of a temporary directory.
+fn warn_of_odd_root(name: &LvName, root: &Path) -> Result<()> {
+    let metadata =
+        fs::metadata(root).with_context(|| format!("cannot look at {}", root.display()))?;
+    let mode = metadata.mode() & 0o7777;
+    if ![0o755, 0o555].contains(&mode) || (metadata.uid(), metadata.gid()) != (0, 0) {
+        log::warn!(
+            "the root directory of {name} has the mode {mode:04o} and belongs to {}:{}, as in its image; 0755 and 0:0 \
+             are usual",
+            metadata.uid(),
+            metadata.gid()
+        );
+    }
+    Ok(())
+}
+
+/// What an image needs, and what the host has for it. An archive has to be read for that, which can take minutes.
 struct Needs {
-    /// The smallest volume.
-    least: u64,
-    /// The volume where none is asked for.
-    size: u64,
-    /// Of the pool.
-    content: u64,
-    kind: FsKind,
+    host: Host,
+    /// Of a tree.
+    content: Content,
 }
 
 impl Needs {
-    fn of(tx: &Transaction, add: &Add, image: &Image) -> Result<Self> {
-        match image {
-            Image::Filesystem { superblock, .. } => {
-                ensure!(
-                    add.fstype.is_none_or(|kind| kind == superblock.kind),
-                    "{} is an {} filesystem and stays one",
-                    add.image.display(),
-                    superblock.kind.name()
-                );
-                Ok(Self {
-                    least: superblock.size,
-                    size: superblock.size,
-                    content: superblock.used,
-                    kind: superblock.kind,
-                })
-            }
-            Image::Tree(tree) => {
-                let content = tree.measure(tx.interrupt())?;
-                let least = content.least_size();
-                Ok(Self {
-                    least,
-                    size: least.saturating_mul(SPARE_FACTOR),
-                    content: content.bytes,
-                    kind: add.fstype.unwrap_or(FsKind::Ext4),
-                })
-            }
+    /// Refuses what can be told from the image and the host already.
+    fn of(context: &Context, tx: &Transaction, add: &Add, image: &Image) -> Result<Self> {
+        let name = add.image.display().to_string();
+        let kind = judge::filesystem_of(&what(add, image, Content::default()));
+        let mut host = Host::with(&context.lvm.disks()?, kind);
+        if let Err(error) = Filesystem::check_tools(kind) {
+            host.lacks = Some(error.to_string());
         }
+        let mut needs = Self {
+            host,
+            content: Content::default(),
+        };
+        needs.judge(&name, add, image, u64::MAX, false)?;
+        if let Image::Tree(tree) = image {
+            let (measured, shape) = tree.measure(tx.interrupt())?;
+            judge::of_shape(&name, &shape)?;
+            needs.content = measured;
+        }
+        Ok(needs)
+    }
+
+    fn judge(&self, name: &str, add: &Add, image: &Image, room: u64, shares: bool) -> Result<Fit> {
+        if let Image::Filesystem { superblock, .. } = image {
+            judge::of_fstype(name, superblock.kind, add.fstype)?;
+        }
+        let place = Place {
+            host: &self.host,
+            room,
+            shares,
+        };
+        judge::of_place(name, &what(add, image, self.content), add.size, &place)
+    }
+}
+
+/// An image as it is judged.
+fn what<'a>(add: &Add, image: &'a Image, content: Content) -> What<'a> {
+    match image {
+        Image::Filesystem {
+            superblock,
+            compression,
+            length,
+            ..
+        } => What::Filesystem {
+            superblock,
+            length: compression.is_none().then_some(*length),
+        },
+        Image::Tree(_) => What::Tree {
+            content,
+            kind: add.fstype,
+        },
     }
 }
 
@@ -274,39 +326,27 @@ struct Plan {
     origin: Option<(LvName, u64)>,
     /// See [`blocks::unit`].
     unit: usize,
+    /// Whether the pool zeroes new chunks.
+    zeroes: bool,
 }
 
 impl Plan {
     /// Refuses what cannot be made: for want of room, tools or a name.
     fn new(add: &Add, image: &Image, needs: &Needs, group: &Group, room: u64) -> Result<Self> {
         let name = new_name(group, add.name.clone())?;
-        let shown = add.image.display();
-        let &Needs {
-            least,
-            size,
-            content,
-            kind,
-        } = needs;
-        Filesystem::check_tools(kind)?;
-        // lvm2 takes whole sectors only.
-        let size = add.size.unwrap_or(size) / 512 * 512;
-        ensure!(
-            size >= least,
-            "--size {} is less than the {} of {shown}",
-            text::size(size),
-            text::size(least)
-        );
+        let shown = add.image.display().to_string();
+        // How large it becomes does not depend on where it is.
+        let Fit { size, .. } = needs.judge(&shown, add, image, u64::MAX, false)?;
         let nearest = match image {
             Image::Filesystem { .. } if add.share => group.nearest(&name, size),
             _ => None,
         };
         let origin = nearest.map(|base| (base.name, base.volume.size));
-        ensure!(
-            origin.is_some() || content <= room,
-            "{shown} needs {}, the thin pool has room for {}; extend it with lvextend(8) or remove layers",
-            text::size(content),
-            text::size(room)
-        );
+        let Fit {
+            kind,
+            size,
+            content,
+        } = needs.judge(&shown, add, image, room, origin.is_some())?;
         let pool = group.pool().context("there is a pool")?;
         Ok(Self {
             name,
@@ -320,6 +360,7 @@ impl Plan {
                 // A filesystem that is made here knows what it has written.
                 Image::Tree(_) => blocks::BLOCK,
             },
+            zeroes: pool.zeroes,
         })
     }
 }
@@ -342,7 +383,7 @@ fn fill_up(
 
 /// Makes a filesystem and copies a tree of files into it.
 fn unpack(tx: &mut Transaction, tree: &Tree, plan: &Plan, target: &Target) -> Result<Filesystem> {
-    let filesystem = Filesystem::make(tx, plan.kind, target.device)?;
+    let filesystem = Filesystem::make(tx, plan.kind, target.device, plan.zeroes)?;
     let dir = mount_point(plan.name.as_str());
     let mounted = filesystem.mount(tx, &dir, "rw")?;
     tx.work(&tree.copy_line(&dir), |interrupt| {

@@ -1,5 +1,6 @@
 //! `layer`: writable snapshots that the host boots.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -16,6 +17,7 @@ use crate::boot::entry::{Entry, Payload};
 use crate::boot::id;
 use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
+use crate::image::superblock::FsKind;
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::{LvName, next_layer};
@@ -162,7 +164,7 @@ impl Plan {
             is_running: false,
         };
         let kernels = context.mounted(tx, layer, &filesystem, "rw", look, |tx, root| {
-            own_root_line(tx, root, &context.lvm.device(layer)?)?;
+            own_root_line(tx, root, &context.lvm.device(layer)?, filesystem.kind)?;
             match kernels {
                 Some(kernels) if kernels.iter().all(|k| boot.has_kernel(k)) => Ok(kernels),
                 _ => initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot),
@@ -172,15 +174,26 @@ impl Plan {
     }
 }
 
-/// Puts a layer's own device on the line for / in its fstab, if there is one.
-fn own_root_line(tx: &mut Transaction, root: &Path, device: &Path) -> Result<()> {
+/// Puts a layer's own device and filesystem on the line for / in its fstab, if there is one.
+fn own_root_line(tx: &mut Transaction, root: &Path, device: &Path, kind: FsKind) -> Result<()> {
     let Some(fstab) = Root::at(root).fstab()? else {
         return Ok(());
     };
-    match fstab::with_root(&fstab.text, &device.to_string_lossy()) {
-        Some(text) if text != fstab.text => tx.rewrite(&fstab.path, text.as_bytes()),
-        _ => Ok(()),
+    let device = device.as_os_str().as_bytes();
+    let Some(line) = fstab::with_root(&fstab.text, device, kind.name()) else {
+        return Ok(());
+    };
+    if !line.dropped.is_empty() {
+        log::warn!(
+            "in the fstab of the layer, the line for / loses what {} does not know: {}",
+            kind.name(),
+            line.dropped.join(", ")
+        );
     }
+    if line.text == fstab.text {
+        return Ok(());
+    }
+    tx.rewrite(&fstab.path, &line.text)
 }
 
 /// Which kernels of a layer are looked at: all, unless one was changed.

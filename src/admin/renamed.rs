@@ -161,7 +161,7 @@ fn rename_in(tx: &mut Transaction, root: &Path, group: &Group, old: &[VgName]) -
         return Ok(());
     }
     let mode = fs::metadata(&found.path)?.permissions().mode() & 0o7777;
-    tx.write(&found.path, text.as_bytes(), mode)
+    tx.write(&found.path, &text, mode)
 }
 
 /// The device of a volume by the new name of its group.

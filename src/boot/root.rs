@@ -33,7 +33,7 @@ pub struct Source {
 pub struct Fstab {
     /// Where it is, without links.
     pub path: PathBuf,
-    pub text: String,
+    pub text: Vec<u8>,
 }
 
 /// A root filesystem mounted somewhere. It can come from anywhere: links in it are followed as it follows them
@@ -170,10 +170,9 @@ impl<'a> Root<'a> {
 
     /// The fstab, if there is one.
     pub fn fstab(&self) -> Result<Option<Fstab>> {
-        let Some((path, content)) = self.read("etc/fstab")? else {
+        let Some((path, text)) = self.read("etc/fstab")? else {
             return Ok(None);
         };
-        let text = text_of(&path, content)?;
         Ok(Some(Fstab { path, text }))
     }
 
@@ -442,6 +441,35 @@ mod tests {
         assert_eq!(options(1 << 20).unwrap().len(), 1 << 20);
         let error = format!("{:#}", options((1 << 20) + 1).unwrap_err());
         assert!(error.contains("it has more than 1024 KiB"), "{error}");
+    }
+
+    #[test]
+    fn an_fstab_that_is_a_link_is_that_of_the_root() {
+        let dir = tree(&["usr/share/fstab", "etc/x"]);
+        let root = dir.path().canonicalize().unwrap();
+        let outside = tree(&["secret"]);
+        let secret = outside.path().join("secret");
+        for (target, is_found) in [
+            (Path::new("/usr/share/fstab"), true),
+            (Path::new("../usr/share/fstab"), true),
+            (Path::new("../../../usr/share/fstab"), true),
+            (Path::new("/proc/mounts"), false),
+            (&secret, false),
+            (Path::new("fstab"), false),
+        ] {
+            symlink(target, root.join("etc/fstab")).unwrap();
+            let found = Root::at(dir.path()).fstab().unwrap();
+            let found = found.map(|fstab| (fstab.path, fstab.text));
+            let text = b"usr/share/fstab".to_vec();
+            let expected = is_found.then(|| (root.join("usr/share/fstab"), text));
+            assert_eq!(found, expected, "{target:?}");
+            fs::remove_file(root.join("etc/fstab")).unwrap();
+        }
+        fs::write(root.join("etc/fstab"), b"# \xff").unwrap();
+        assert_eq!(
+            Root::at(dir.path()).fstab().unwrap().unwrap().text,
+            b"# \xff"
+        );
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn bad_input_changes_nothing() -> Result<()> {
     boot_partitions_that_cannot_be_used(&mut vm)?;
     assert_eq!(state(&mut vm)?, before);
     let rows = rows()?;
-    ensure!(rows.len() >= 60, "{} rows", rows.len());
+    ensure!(rows.len() >= 140, "{} rows", rows.len());
     let mut wrong = Vec::new();
     for row in &rows {
         let command = format!("imgbased-helper {}", row.arguments);
