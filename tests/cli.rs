@@ -27,7 +27,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["--pool", "x_tmeta", "layout"], "lvm2 keeps names with"),
         (&["layout", "init"], "--device <DEVICE>"),
         (&["base", "add", "x", "--size", "1X"], "unknown unit"),
-        (&["base", "add", "x", "--size", "0"], "a size of zero"),
+        (&["base", "add", "x", "--size", "0"], "greater than zero"),
         (
             &["base", "add", "x", "--name", "snapshot"],
             "lvm2 keeps names that start with",

@@ -178,7 +178,7 @@ pub fn finish(
         let entries = kernels
             .map(|kernels| new_entries(&group, name, true, &Arrangement::plain(kernels), false))
             .transpose()?;
-        tx.run(&context.lvm.complete(name, &tags))?;
+        tx.run(&context.lvm.commit(name, &tags))?;
         let Some(entries) = entries else {
             // What the volume will hold shows when it is there.
             context.say_verb(&["base", "verify", "--record", name.as_str()])?;

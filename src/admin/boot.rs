@@ -96,7 +96,7 @@ pub fn list(context: &Context) -> Result<()> {
             failure: group
                 .volume(name)
                 .and_then(|volume| failure_of(volume, entry)),
-            bootable: is_there && boot.has_kernel(&entry.payload()),
+            bootable: is_there && boot.has_kernel(&entry.spec()),
         })
     };
     let list = List {
@@ -232,7 +232,7 @@ fn bless_layer(
 ) -> Result<()> {
     let running = is_running.then(|| running_entry(boot, name));
     let entry = running.transpose()?.flatten();
-    let entry = entry.filter(|entry| boot.has_kernel(&entry.payload()));
+    let entry = entry.filter(|entry| boot.has_kernel(&entry.spec()));
     let entry = entry.map_or_else(|| bootable(group, boot, name, None), Ok)?;
     let volume = group.volume(name.as_str()).context("it was found above")?;
     let trial = trial_if_known(boot);
@@ -407,7 +407,7 @@ fn bootable(
     check_known(group, name)?;
     if let Some(kernel) = kernel {
         let mut entries = boot.entries_of(name)?;
-        entries.retain(|entry| boot.has_kernel(&entry.payload()));
+        entries.retain(|entry| boot.has_kernel(&entry.spec()));
         // Of an initramfs that was made anew there are two; the first is the one that has come up.
         let found = entries.iter().rfind(|entry| entry.version == kernel);
         let known: Vec<&str> = entries.iter().map(|entry| entry.version.as_str()).collect();
@@ -420,7 +420,7 @@ fn bootable(
     }
     let entry = boot
         .entry_of(name)?
-        .filter(|entry| boot.has_kernel(&entry.payload()));
+        .filter(|entry| boot.has_kernel(&entry.spec()));
     entry.with_context(|| {
         format!(
             "{name} has no boot entry with a kernel; `imgbased-helper check --repair` writes one"

@@ -453,7 +453,7 @@ fn parse_fstype(text: &str) -> Result<FsKind> {
     match text {
         "ext4" => Ok(FsKind::Ext4),
         "xfs" => Ok(FsKind::Xfs),
-        _ => bail!("ext4 and xfs are possible"),
+        _ => bail!("expected ext4 or xfs"),
     }
 }
 

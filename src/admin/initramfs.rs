@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 
 use super::{comment, filesystem};
-use crate::boot::entry::Payload;
+use crate::boot::entry::BootSpec;
 use crate::boot::{BootPartition, Kernels, Known};
 use crate::sys::cmd::Cmd;
 use crate::sys::rooted::real_path;
@@ -51,10 +51,10 @@ pub fn kernels_of(
 
 impl Found {
     /// Copies them to the boot partition, and returns what the entries have to boot.
-    pub fn store(self, tx: &mut Transaction, boot: &BootPartition) -> Result<Vec<Payload>> {
-        let payloads = boot.store_kernels(tx, self.kernels)?;
+    pub fn store(self, tx: &mut Transaction, boot: &BootPartition) -> Result<Vec<BootSpec>> {
+        let specs = boot.store_kernels(tx, self.kernels)?;
         close(tx, self.sandbox.as_ref())?;
-        Ok(payloads)
+        Ok(specs)
     }
 
     /// Copies nothing.

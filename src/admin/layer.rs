@@ -13,7 +13,7 @@ use super::{
     say, text,
 };
 use crate::boot::arrange::Arrangement;
-use crate::boot::entry::{Entry, Payload};
+use crate::boot::entry::{BootSpec, Entry};
 use crate::boot::id;
 use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
@@ -64,7 +64,7 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
         // What its origin does not boot, because it was tried in vain, it does not boot either.
         let kernels = boot.arrange(kernels, &origin_entries, true, |_| true);
         let entries = new_entries(&group, &layer, false, &kernels, is_trial)?;
-        tx.run(&lvm.complete(&layer, &[tag::LAYER.to_owned()]))?;
+        tx.run(&lvm.commit(&layer, &[tag::LAYER.to_owned()]))?;
         boot.write_entries(tx, &layer, &entries)
             .with_context(|| format!("cannot write the boot entry of {layer}"))?;
         if let (None, Some(entry)) = (default, entries.first()) {
@@ -83,7 +83,7 @@ struct Plan {
     /// The entries of the origin.
     entries: Vec<Entry>,
     /// What the layer boots, if its origin's entries say that for certain.
-    kernels: Option<Vec<Payload>>,
+    kernels: Option<Vec<BootSpec>>,
     /// The kernel options, where nothing else has any.
     options: String,
     /// Whether the filesystem was never checked as a whole.
@@ -115,7 +115,7 @@ impl Plan {
         // A base never changes, so what its entries boot is right for its layers. A layer may have got
         // another kernel since.
         let entries = boot.entries_of(&origin)?;
-        let kernels: Vec<Payload> = entries.iter().map(Entry::payload).collect();
+        let kernels: Vec<BootSpec> = entries.iter().map(Entry::spec).collect();
         let is_complete = !kernels.is_empty() && kernels.iter().all(|k| boot.has_kernel(k));
         // What has a digest was checked when it was made.
         let made_by_us = group
@@ -145,7 +145,7 @@ impl Plan {
         tx: &mut Transaction,
         boot: &BootPartition,
         look: Option<&Look>,
-    ) -> Result<Vec<Payload>> {
+    ) -> Result<Vec<BootSpec>> {
         let layer = &self.layer;
         let filesystem = context.filesystem(layer, &self.origin)?;
         if self.needs_check {
@@ -254,7 +254,7 @@ fn try_write_entries(
         removed: kernel.removed.as_deref(),
         is_running,
     };
-    let publish = |tx: &mut Transaction, root: &Path| -> Result<Option<Vec<Payload>>> {
+    let publish = |tx: &mut Transaction, root: &Path| -> Result<Option<Vec<BootSpec>>> {
         let found = initramfs::kernels_of(tx, boot, root, &known)?;
         if boot.entries_of(name)? != entries {
             found.leave(tx)?;
@@ -306,7 +306,7 @@ fn try_write_entries(
     for entry in &mut new {
         // What was put beside it by hand stays.
         let is_same = |old: &&Entry| {
-            old.payload() == entry.payload()
+            old.spec() == entry.spec()
                 && old.is_trial() == entry.is_trial()
                 && old.names_group(&group.uuid)
         };

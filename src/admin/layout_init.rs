@@ -71,7 +71,7 @@ pub fn on_devices(context: &Context, devices: &[PathBuf], wipe: bool) -> Result<
         tx.on_failure(lvm.remove_group());
         tx.run(&lvm.create_pool(&context.pool, POOL_PERCENT, metadata, chunk))?;
         make_config(tx, lvm, &config, &context.pool)?;
-        tx.run(&lvm.complete_group())
+        tx.run(&lvm.commit_group())
     })?;
     if !context.dry_run {
         say(&format!("volume group {vg} is ready for a base\n"))?;
@@ -89,7 +89,7 @@ fn make_config(tx: &mut Transaction, lvm: &Lvm, config: &LvName, pool: &LvName) 
             .args(["-q", "-t", "ext4", "-L", CONFIG])
             .arg(lvm.device(config)?),
     )?;
-    tx.run(&lvm.complete_active(config, tag::VOLUME))
+    tx.run(&lvm.commit_active(config, tag::VOLUME))
 }
 
 /// The sizes of the metadata and the chunks of a pool in a group of `size` bytes. Refuses a group that is too small.
@@ -280,7 +280,7 @@ fn locate(lvm: &Lvm, from: &str) -> Result<Located> {
             lv.parse::<LvName>()?
         )
     };
-    lvm.locate(&device)
+    lvm.find_thin(&device)
 }
 
 /// The group as it will be with the tag on its pool.

@@ -280,7 +280,7 @@ fn running_options(group: &Group, boot: &BootPartition) -> Result<String> {
         Some(name) => boot.entry_of(&name.parse()?)?,
         None => None,
     };
-    Ok(entry.map_or_else(String::new, |entry| entry.payload().options))
+    Ok(entry.map_or_else(String::new, |entry| entry.spec().options))
 }
 
 /// The exit status of a verb that looks for something.

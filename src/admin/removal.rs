@@ -94,7 +94,7 @@ fn known(context: &Context, group: &Group, boot: &BootPartition) -> Result<Known
 fn good_layers(group: &Group, boot: &BootPartition) -> Result<Vec<LvName>> {
     let mut good = Vec::new();
     for (name, volume) in group.bases().into_iter().flat_map(|base| base.layers) {
-        let is_whole = |entry: Entry| boot.has_kernel(&entry.payload());
+        let is_whole = |entry: Entry| boot.has_kernel(&entry.spec());
         if volume.is_good() && boot.entry_of(&name)?.is_some_and(is_whole) {
             good.push(name);
         }
@@ -130,7 +130,7 @@ fn deactivate(context: &Context, writer: &Writer, group: &Group, names: &[LvName
 fn ask(question: &str) -> Result<()> {
     ensure!(
         io::stdin().is_terminal(),
-        "{question} There is nobody to ask; --yes answers it"
+        "{question} Nobody can be asked, as standard input is no terminal; --yes goes on without the question"
     );
     say(&format!("{question} [y/N] "))?;
     let mut answer = String::new();

@@ -33,7 +33,7 @@ pub fn parse_size(text: &str) -> Result<u64> {
         "m" | "mib" => 20,
         "g" | "gib" => 30,
         "t" | "tib" => 40,
-        unit => bail!("unknown unit {unit:?}; K, M, G and T are possible"),
+        unit => bail!("unknown unit {unit:?}, expected K, M, G or T"),
     };
     let number: u64 = digits
         .parse()
@@ -42,7 +42,7 @@ pub fn parse_size(text: &str) -> Result<u64> {
         .checked_mul(1 << shift)
         .context("the size is too large")?;
     if bytes == 0 {
-        bail!("a size of zero is not possible");
+        bail!("the size has to be greater than zero");
     }
     Ok(bytes)
 }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use rpm_version::rpm_evr_compare;
 
-use super::entry::{Entry, Payload};
+use super::entry::{BootSpec, Entry};
 
 /// The kernels of a layer in the order of its entries. The first one boots where the layer does.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,16 +17,16 @@ pub struct Arrangement {
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Placed {
-    pub payload: Payload,
+    pub spec: BootSpec,
     /// Whether it has come up in this layer, or nothing is known of any kernel.
     pub is_proven: bool,
 }
 
 impl Arrangement {
     /// All kernels alike, in the order in which they were found.
-    pub fn plain(found: Vec<Payload>) -> Self {
-        let placed = |payload| Placed {
-            payload,
+    pub fn plain(found: Vec<BootSpec>) -> Self {
+        let placed = |spec| Placed {
+            spec,
             is_proven: true,
         };
         Self {
@@ -45,46 +45,46 @@ impl Arrangement {
 /// not the last one that is known to come up. Without `can_try` a new kernel is the first at once; one that was tried in vain never
 /// is.
 pub fn arrange(
-    found: Vec<Payload>,
+    found: Vec<BootSpec>,
     before: &[Entry],
     can_try: bool,
-    is_whole: impl Fn(&Payload) -> bool,
-    was_tried: impl Fn(&Payload) -> bool,
+    is_whole: impl Fn(&BootSpec) -> bool,
+    was_tried: impl Fn(&BootSpec) -> bool,
 ) -> Arrangement {
-    let has = |is_trial: bool, payload: &Payload| {
+    let has = |is_trial: bool, spec: &BootSpec| {
         let mut entries = before.iter().filter(|entry| entry.is_trial() == is_trial);
-        entries.any(|entry| entry.boots_kernel(payload))
+        entries.any(|entry| entry.boots_kernel(spec))
     };
     let Some(until_now) = before.iter().find(|entry| !entry.is_trial()) else {
         return Arrangement::plain(found);
     };
-    let place = |payload: Payload| Placed {
-        is_proven: has(false, &payload) || !can_try && !has(true, &payload),
-        payload,
+    let place = |spec: BootSpec| Placed {
+        is_proven: has(false, &spec) || !can_try && !has(true, &spec),
+        spec,
     };
     let mut kernels: Vec<Placed> = found.into_iter().map(place).collect();
     let proven = kernels.iter().position(|kernel| kernel.is_proven);
     let kept = Placed {
-        payload: until_now.payload(),
+        spec: until_now.spec(),
         is_proven: true,
     };
     let is_kept = match proven {
         // Its initramfs may have been made anew.
         Some(at) => {
             let mut before = kernels[..at].iter();
-            before.any(|newer| newer.payload.version == kept.payload.version)
+            before.any(|newer| newer.spec.version == kept.spec.version)
         }
         None => true,
-    } && is_whole(&kept.payload);
+    } && is_whole(&kept.spec);
     let first = match proven {
         _ if is_kept => kept,
         Some(at) => kernels.remove(at),
-        None => return Arrangement::plain(kernels.into_iter().map(|k| k.payload).collect()),
+        None => return Arrangement::plain(kernels.into_iter().map(|k| k.spec).collect()),
     };
     let is_new = |newest: &Placed| {
-        let payload = &newest.payload;
-        let is_known = newest.is_proven || has(true, payload) && was_tried(payload);
-        !is_known && rpm_evr_compare(&payload.version, &first.payload.version) != Ordering::Less
+        let spec = &newest.spec;
+        let is_known = newest.is_proven || has(true, spec) && was_tried(spec);
+        !is_known && rpm_evr_compare(&spec.version, &first.spec.version) != Ordering::Less
     };
     let new = kernels.first().filter(|newest| is_new(newest)).map(|_| 1);
     kernels.insert(0, first);
@@ -97,9 +97,9 @@ mod tests {
     use crate::boot::entry::Extra;
 
     /// `6.1` with the initramfs `a`, as `6.1a`.
-    fn payload(text: &str) -> Payload {
+    fn spec(text: &str) -> BootSpec {
         let version = text.trim_end_matches(char::is_alphabetic);
-        Payload {
+        BootSpec {
             version: version.into(),
             linux: format!("/imgbased/vmlinuz-{version}"),
             initrd: format!("/imgbased/initrd-{text}"),
@@ -113,8 +113,7 @@ mod tests {
     fn entries(kernels: &str) -> Vec<Entry> {
         let (vg, name) = ("HostVG".parse().unwrap(), "Base-0.1".parse().unwrap());
         let entry = |text: &str| {
-            let entry =
-                Entry::new(&vg, &name, false, &payload(text.trim_end_matches('?'))).unwrap();
+            let entry = Entry::new(&vg, &name, false, &spec(text.trim_end_matches('?'))).unwrap();
             if text.ends_with('?') {
                 entry.on_trial()
             } else {
@@ -156,14 +155,14 @@ mod tests {
             // A kernel that has come up goes on without one that is newer.
             ("6.3 6.2 6.1", "6.2 6.3? 6.1", "6.2 6.3? 6.1"),
         ] {
-            let found: Vec<Payload> = found.split_whitespace().map(payload).collect();
+            let found: Vec<BootSpec> = found.split_whitespace().map(spec).collect();
             let got = arrange(found.clone(), &entries(before), true, |_| true, |_| true);
             let shown: Vec<String> = got
                 .kernels
                 .iter()
                 .enumerate()
                 .map(|(at, kernel)| {
-                    let initrd = kernel.payload.initrd.rsplit('-').next().unwrap_or_default();
+                    let initrd = kernel.spec.initrd.rsplit('-').next().unwrap_or_default();
                     let trial = if kernel.is_proven { "" } else { "?" };
                     let new = if got.new == Some(at) { "+" } else { "" };
                     format!("{initrd}{trial}{new}")
@@ -183,10 +182,10 @@ mod tests {
     #[test]
     fn a_new_kernel_is_the_first_where_it_cannot_be_tried_or_no_other_is_whole() {
         let first = |found: &str, before: &str, can_try: bool, is_whole: bool| {
-            let found: Vec<Payload> = found.split_whitespace().map(payload).collect();
+            let found: Vec<BootSpec> = found.split_whitespace().map(spec).collect();
             let got = arrange(found, &entries(before), can_try, |_| is_whole, |_| true);
             assert_eq!(got.new, None);
-            got.kernels[0].payload.initrd.clone()
+            got.kernels[0].spec.initrd.clone()
         };
         assert_eq!(first("6.2 6.1", "6.1", false, true), "/imgbased/initrd-6.2");
         assert_eq!(first("6.1b", "6.1a", false, true), "/imgbased/initrd-6.1b");

@@ -48,7 +48,7 @@ pub struct Extra {
 
 /// What an entry boots, apart from its name: taken from a base for all its layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Payload {
+pub struct BootSpec {
     pub version: String,
     pub linux: String,
     pub initrd: String,
@@ -72,13 +72,13 @@ impl Entry {
         kernels: &Arrangement,
     ) -> Result<Vec<Self>> {
         let mut entries: Vec<Self> = Vec::new();
-        for Placed { payload, is_proven } in &kernels.kernels {
-            let mut entry = Self::new(vg, name, is_base, payload)?;
+        for Placed { spec, is_proven } in &kernels.kernels {
+            let mut entry = Self::new(vg, name, is_base, spec)?;
             if !is_proven {
                 entry = entry.on_trial();
             }
             if !entries.is_empty() {
-                entry.id = id::of_other(vg, name, &payload.version);
+                entry.id = id::of_other(vg, name, &spec.version);
             }
             if entries.iter().all(|other| other.id != entry.id) {
                 entries.push(entry);
@@ -90,34 +90,31 @@ impl Entry {
     /// The entry of the kernel that boots by default.
     ///
     /// Refuses options that a boot loader would change on their way to the kernel.
-    pub fn new(vg: &VgName, name: &LvName, is_base: bool, payload: &Payload) -> Result<Self> {
-        check_options(&payload.options)?;
+    pub fn new(vg: &VgName, name: &LvName, is_base: bool, spec: &BootSpec) -> Result<Self> {
+        check_options(&spec.options)?;
         // First: what is too long for a boot loader loses its end.
         let mut options = format!("{LAYER}{name}");
         if vg.as_str() != DEFAULT_VG {
             options += &format!(" {VG}{vg}");
         }
-        if !payload.options.is_empty() {
-            options += &format!(" {}", payload.options);
+        if !spec.options.is_empty() {
+            options += &format!(" {}", spec.options);
         }
         let kind = if is_base { " factory state" } else { "" };
         let entry = Self {
             id: id::of_layer(vg, name),
-            title: format!(
-                "{name}{kind} ({}, Linux {})",
-                payload.system, payload.version
-            ),
-            version: payload.version.clone(),
+            title: format!("{name}{kind} ({}, Linux {})", spec.system, spec.version),
+            version: spec.version.clone(),
             sort_key: if is_base {
                 BASE_SORT_KEY
             } else {
                 LAYER_SORT_KEY
             }
             .to_owned(),
-            linux: payload.linux.clone(),
-            initrd: payload.initrd.clone(),
+            linux: spec.linux.clone(),
+            initrd: spec.initrd.clone(),
             options,
-            extra: payload.extra.clone(),
+            extra: spec.extra.clone(),
         };
         let group = " ".len() + VGID.len() + VgUuid::LENGTH;
         let length = entry.clone().on_trial().length() + group;
@@ -179,13 +176,13 @@ impl Entry {
     }
 
     /// What this entry boots, for another one that boots the same.
-    pub fn payload(&self) -> Payload {
+    pub fn spec(&self) -> BootSpec {
         let system = self
             .title
             .split_once(" (")
             .and_then(|(_, rest)| rest.rsplit_once(", Linux "))
             .map_or("Linux", |(system, _)| system);
-        Payload {
+        BootSpec {
             version: self.version.clone(),
             linux: self.linux.clone(),
             initrd: self.initrd.clone(),
@@ -227,10 +224,8 @@ impl Entry {
     }
 
     /// Whether this entry boots the same files.
-    pub fn boots_kernel(&self, payload: &Payload) -> bool {
-        self.version == payload.version
-            && self.linux == payload.linux
-            && self.initrd == payload.initrd
+    pub fn boots_kernel(&self, spec: &BootSpec) -> bool {
+        self.version == spec.version && self.linux == spec.linux && self.initrd == spec.initrd
     }
 
     /// Whether this entry boots that layer or base of that group.
@@ -454,8 +449,8 @@ fn is_of_path(c: char) -> bool {
 mod tests {
     use super::*;
 
-    fn payload(options: &str) -> Payload {
-        Payload {
+    fn spec(options: &str) -> BootSpec {
+        BootSpec {
             version: "6.12.1-amd64".into(),
             linux: "/imgbased/vmlinuz-6.12.1-amd64-0123".into(),
             initrd: "/imgbased/initrd-6.12.1-amd64-4567".into(),
@@ -470,7 +465,7 @@ mod tests {
             &vg.parse().unwrap(),
             &name.parse().unwrap(),
             is_base,
-            &payload(options),
+            &spec(options),
         )
     }
 
@@ -489,7 +484,7 @@ mod tests {
         let parsed = Entry::parse(&entry.id, &entry.render()).unwrap();
         assert_eq!(parsed, Some(entry.clone()));
         assert_eq!(entry.layer(), Some("Base-0.1"));
-        assert_eq!(entry.payload(), payload("console=ttyS0 quiet"));
+        assert_eq!(entry.spec(), spec("console=ttyS0 quiet"));
     }
 
     #[test]
@@ -497,7 +492,7 @@ mod tests {
         let entry = entry("HostVG", "Base-0.1", false, "panic=5 quiet").unwrap();
         let trial = entry.clone().on_trial();
         assert!(trial.is_trial() && !entry.is_trial());
-        assert_eq!(trial.payload(), entry.payload());
+        assert_eq!(trial.spec(), entry.spec());
         assert_eq!(trial.confirmed(), entry);
     }
 
@@ -527,9 +522,9 @@ mod tests {
     #[test]
     fn each_kernel_has_an_entry_of_its_own() {
         let (vg, name): (VgName, LvName) = ("HostVG".parse().unwrap(), "Base-0.1".parse().unwrap());
-        let kernels = ["6.12.240", "6.12.80", "6.1+7"].map(|version| Payload {
+        let kernels = ["6.12.240", "6.12.80", "6.1+7"].map(|version| BootSpec {
             version: version.into(),
-            ..payload("quiet")
+            ..spec("quiet")
         });
         let entries =
             Entry::of_kernels(&vg, &name, false, &Arrangement::plain(kernels.into())).unwrap();
@@ -571,10 +566,10 @@ mod tests {
              options a \ngrub_users  admin,$grub_users\nodd\n"
         );
         let read = Entry::parse("x", &text).unwrap().unwrap();
-        assert_eq!(read.initrd, payload("").initrd);
+        assert_eq!(read.initrd, spec("").initrd);
         assert_eq!(read.options, "imgbased.layer=Base-0.1 quiet a");
         let (vg, name) = ("HostVG".parse().unwrap(), "Base-0.2".parse().unwrap());
-        let again = Entry::new(&vg, &name, false, &read.payload()).unwrap();
+        let again = Entry::new(&vg, &name, false, &read.spec()).unwrap();
         for entry in [&read, &again] {
             let text = entry.render();
             let (_, end) = text.split_once("-0123\n").unwrap();
@@ -598,7 +593,7 @@ mod tests {
         assert!(entry.boots(&"my-vg".parse().unwrap(), "Base-0"));
         assert!(!entry.boots(&"HostVG".parse().unwrap(), "Base-0"));
         assert!(entry.title.starts_with("Base-0 factory state ("));
-        assert_eq!(entry.payload(), payload(""));
+        assert_eq!(entry.spec(), spec(""));
     }
 
     #[test]
@@ -615,7 +610,7 @@ mod tests {
         assert!(!entry.names_group(&uuid.replace('6', "7")));
         assert!(plain.names_group("68CM0U-m031-EmV1-U9Vn-3yA0-7NL3-j32vh!"));
         // Another layer can be in another group.
-        assert_eq!(entry.payload(), plain.payload());
+        assert_eq!(entry.spec(), plain.spec());
         assert!(entry.is_of(&"HostVG".parse().unwrap(), &"Base-0.1".parse().unwrap()));
     }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 
-use super::entry::{Entry, Extra, Payload};
+use super::entry::{BootSpec, Entry, Extra};
 use super::files::Files;
 use super::id;
 use super::root::{Kernel, Root, Source};
@@ -44,7 +44,7 @@ pub type Replace<'a> = dyn FnMut(&mut Transaction, &str, &Path) -> Result<Option
 /// The kernels of a root, as [`Store::kernels_of`] has found them.
 pub struct Kernels {
     /// What the entries have to boot, the newest kernel first.
-    payloads: Vec<Payload>,
+    specs: Vec<BootSpec>,
     files: Vec<KernelFile>,
 }
 
@@ -70,8 +70,8 @@ pub struct Store<'a> {
 
 impl Store<'_> {
     /// Whether the kernel and initramfs of an entry are on the partition.
-    pub fn has(&self, payload: &Payload) -> bool {
-        let mut paths = [&payload.linux, &payload.initrd].into_iter();
+    pub fn has(&self, spec: &BootSpec) -> bool {
+        let mut paths = [&spec.linux, &spec.initrd].into_iter();
         paths.all(|path| self.files.has(path))
     }
 
@@ -92,11 +92,11 @@ impl Store<'_> {
             .running(known.is_running);
         let options = found.options()?;
         let name = found.name();
-        let newest = known.entries.first().map(Entry::payload);
-        let mut before = known.entries.iter().map(Entry::payload).collect::<Vec<_>>();
-        before.retain(|payload| self.has(payload));
+        let newest = known.entries.first().map(Entry::spec);
+        let mut before = known.entries.iter().map(Entry::spec).collect::<Vec<_>>();
+        before.retain(|spec| self.has(spec));
         let mut files = Vec::new();
-        let mut payloads = Vec::new();
+        let mut specs = Vec::new();
         for Kernel {
             version,
             image,
@@ -106,10 +106,10 @@ impl Store<'_> {
             if known.removed == Some(&version) {
                 continue;
             }
-            let of_version = before.iter().filter(|payload| payload.version == version);
+            let of_version = before.iter().filter(|spec| spec.version == version);
             let only = known.added.or(known.removed);
             if only.is_some_and(|only| only != version) && of_version.clone().next().is_some() {
-                payloads.extend(of_version.cloned());
+                specs.extend(of_version.cloned());
                 continue;
             }
             let before = of_version.clone().next();
@@ -137,28 +137,28 @@ impl Store<'_> {
                 copies
             };
             let like = before.or(newest.as_ref());
-            let fallback = || like.map_or(known.options, |payload| &payload.options);
-            payloads.push(Payload {
+            let fallback = || like.map_or(known.options, |spec| &spec.options);
+            specs.push(BootSpec {
                 version,
                 linux,
                 initrd,
                 options: options.clone().unwrap_or_else(|| fallback().to_owned()),
-                extra: like.map_or_else(Extra::default, |payload| payload.extra.clone()),
+                extra: like.map_or_else(Extra::default, |spec| spec.extra.clone()),
                 system: name.clone(),
             });
         }
-        if payloads.is_empty() && !before.is_empty() {
+        if specs.is_empty() && !before.is_empty() {
             log::warn!("no other kernel with an initramfs was found: the boot entries stay");
-            payloads = before;
+            specs = before;
         }
         ensure!(
-            !payloads.is_empty(),
+            !specs.is_empty(),
             "no kernel with an initramfs was found: /boot/vmlinuz-VERSION or \
              /usr/lib/modules/VERSION/vmlinuz, with /boot/initrd.img-VERSION or \
              /boot/initramfs-VERSION.img"
         );
         self.check_room(files.iter().filter(|file| !file.is_there))?;
-        Ok(Kernels { payloads, files })
+        Ok(Kernels { specs, files })
     }
 
     /// The versions of kernels of the running root whose image or initramfs is newer than all copies that these
@@ -205,11 +205,8 @@ impl Store<'_> {
     ///
     /// Refuses when the partition has no room, before anything is written, or when another command has
     /// removed a copy that an entry was to keep.
-    pub fn store(&self, tx: &mut Transaction, kernels: Kernels) -> Result<Vec<Payload>> {
-        let Kernels {
-            payloads,
-            mut files,
-        } = kernels;
+    pub fn store(&self, tx: &mut Transaction, kernels: Kernels) -> Result<Vec<BootSpec>> {
+        let Kernels { specs, mut files } = kernels;
         files.retain(|file| !(file.is_there && file.target.exists()));
         self.check_room(&files)?;
         tx.create_dir(&self.files.dir().join(KERNELS))?;
@@ -217,13 +214,13 @@ impl Store<'_> {
             tx.copy(&file.source, &file.target, 0o600)?;
         }
         tx.flush(self.files.dir())?;
-        let is_whole = |payload: &Payload| self.has(payload);
+        let is_whole = |spec: &BootSpec| self.has(spec);
         ensure!(
-            tx.is_dry_run() || payloads.iter().all(is_whole),
+            tx.is_dry_run() || specs.iter().all(is_whole),
             "another command has removed a kernel from {}; try it again",
             self.files.dir().display()
         );
-        Ok(payloads)
+        Ok(specs)
     }
 
     /// The kernel and initramfs of that version which are on the partition, whole, whatever entry they were

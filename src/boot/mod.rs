@@ -28,7 +28,7 @@ use crate::sys::mounts;
 use crate::sys::transaction::Transaction;
 use arrange::{Arrangement, arrange};
 use entries::Entries;
-use entry::{Entry, Payload};
+use entry::{BootSpec, Entry};
 use files::{ENTRIES, Files};
 use kernels::{KERNELS, Store};
 use loader::systemd_boot::SystemdBoot;
@@ -183,8 +183,8 @@ impl BootPartition {
     }
 
     /// See [`Store::has`].
-    pub fn has_kernel(&self, payload: &Payload) -> bool {
-        self.store().has(payload)
+    pub fn has_kernel(&self, spec: &BootSpec) -> bool {
+        self.store().has(spec)
     }
 
     /// See [`Store::kernels_of`].
@@ -215,19 +215,19 @@ impl BootPartition {
     }
 
     /// See [`Store::store`].
-    pub fn store_kernels(&self, tx: &mut Transaction, kernels: Kernels) -> Result<Vec<Payload>> {
+    pub fn store_kernels(&self, tx: &mut Transaction, kernels: Kernels) -> Result<Vec<BootSpec>> {
         self.store().store(tx, kernels)
     }
 
     /// See [`arrange`].
     pub fn arrange(
         &self,
-        found: Vec<Payload>,
+        found: Vec<BootSpec>,
         before: &[Entry],
         can_try: bool,
-        was_tried: impl Fn(&Payload) -> bool,
+        was_tried: impl Fn(&BootSpec) -> bool,
     ) -> Arrangement {
-        let is_whole = |payload: &Payload| self.has_kernel(payload);
+        let is_whole = |spec: &BootSpec| self.has_kernel(spec);
         arrange(found, before, can_try, is_whole, was_tried)
     }
 
@@ -363,8 +363,8 @@ impl BootPartition {
         let before = self.entries_of(name).unwrap_or_default().into_iter();
         let mut tried = before
             .filter(|entry| entry.id == trial.id)
-            .map(|entry| entry.payload());
-        let has_place = |tried: Payload| {
+            .map(|entry| entry.spec());
+        let has_place = |tried: BootSpec| {
             let first = entries.first();
             first.is_some_and(|first| !first.is_trial() && first.boots_kernel(&tried))
         };

@@ -122,7 +122,7 @@ impl BootPartition {
             // systemd-boot lists no such entry.
             let chosen = self.entries()?.into_iter().find(|entry| entry.id == id);
             ensure!(
-                chosen.is_none_or(|entry| self.has_kernel(&entry.payload())),
+                chosen.is_none_or(|entry| self.has_kernel(&entry.spec())),
                 "{id} would not boot, but {next}: its kernel or initramfs cannot be read; `imgbased-helper boot \
                  repair` writes it"
             );
@@ -316,7 +316,7 @@ impl BootPartition {
                 (None, _) => is_good(&name),
                 // It has got its place already.
                 (Some(_), Some(first)) if !first.is_trial() => {
-                    tried.is_some_and(|tried| first.boots_kernel(&tried.payload()))
+                    tried.is_some_and(|tried| first.boots_kernel(&tried.spec()))
                 }
                 (Some(_), _) => false,
             };

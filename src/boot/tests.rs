@@ -32,9 +32,9 @@ fn system() -> TempDir {
     dir
 }
 
-fn publish(boot: &BootPartition, system: &TempDir) -> Payload {
-    let payloads = change(|tx| look_for_kernels(boot, tx, system, &known(&[])));
-    payloads.unwrap().into_iter().next().unwrap()
+fn publish(boot: &BootPartition, system: &TempDir) -> BootSpec {
+    let specs = change(|tx| look_for_kernels(boot, tx, system, &known(&[])));
+    specs.unwrap().into_iter().next().unwrap()
 }
 
 fn known(entries: &[Entry]) -> Known<'_> {
@@ -52,15 +52,15 @@ fn look_for_kernels(
     tx: &mut Transaction,
     system: &TempDir,
     known: &Known,
-) -> Result<Vec<Payload>> {
+) -> Result<Vec<BootSpec>> {
     let kernels = boot.kernels_of(tx, system.path(), known, &mut |_, _, _| Ok(None))?;
     boot.store_kernels(tx, kernels)
 }
 
-fn add(boot: &BootPartition, name: &str, payload: &Payload) -> Result<Entry> {
+fn add(boot: &BootPartition, name: &str, spec: &BootSpec) -> Result<Entry> {
     let is_base = !name.contains('.');
     let name: LvName = name.parse()?;
-    let entry = Entry::new(&boot.vg, &name, is_base, payload)?;
+    let entry = Entry::new(&boot.vg, &name, is_base, spec)?;
     change(|tx| boot.write_entries(tx, &name, std::slice::from_ref(&entry)))?;
     Ok(entry)
 }
@@ -86,24 +86,24 @@ fn files_below(dir: &Path) -> Vec<String> {
 fn kernels_are_stored_once_by_content() {
     let (dir, boot) = partition();
     let system = system();
-    let payload = publish(&boot, &system);
-    assert_eq!(payload.options, "quiet");
-    assert_eq!(publish(&boot, &system), payload);
+    let spec = publish(&boot, &system);
+    assert_eq!(spec.options, "quiet");
+    assert_eq!(publish(&boot, &system), spec);
     assert_eq!(files_below(dir.path()).len(), 2);
     let stored = |path: &str| dir.path().join(path.trim_start_matches('/'));
-    assert_eq!(fs::read(stored(&payload.linux)).unwrap(), b"kernel");
+    assert_eq!(fs::read(stored(&spec.linux)).unwrap(), b"kernel");
 
     // Rebuilt in the image: another file, the old one stays for the layers that use it.
     fs::write(system.path().join(INITRD), "other initramfs").unwrap();
     let rebuilt = publish(&boot, &system);
-    assert_eq!(rebuilt.linux, payload.linux);
-    assert_ne!(rebuilt.initrd, payload.initrd);
+    assert_eq!(rebuilt.linux, spec.linux);
+    assert_ne!(rebuilt.initrd, spec.initrd);
     assert_eq!(files_below(dir.path()).len(), 3);
 
     // Cut off by a crash of the filesystem: written again.
-    fs::write(stored(&payload.linux), "ker").unwrap();
+    fs::write(stored(&spec.linux), "ker").unwrap();
     publish(&boot, &system);
-    assert_eq!(fs::read(stored(&payload.linux)).unwrap(), b"kernel");
+    assert_eq!(fs::read(stored(&spec.linux)).unwrap(), b"kernel");
 }
 
 #[test]
@@ -134,8 +134,8 @@ fn a_layer_that_is_gone_is_remembered_while_something_names_it() {
 #[test]
 fn an_entry_that_others_have_rewritten_is_written_again() {
     let (dir, boot) = partition();
-    let payload = publish(&boot, &system());
-    let entry = add(&boot, "Base-0.1", &payload).unwrap();
+    let spec = publish(&boot, &system());
+    let entry = add(&boot, "Base-0.1", &spec).unwrap();
     let name: LvName = "Base-0.1".parse().unwrap();
     assert!(!boot.is_rewritten(&name).unwrap());
     let path = dir.path().join("loader/entries/imgbased-Base-0.1.conf");
@@ -144,20 +144,20 @@ fn an_entry_that_others_have_rewritten_is_written_again() {
         fs::write(&path, text).unwrap();
         assert!(boot.is_rewritten(&name).unwrap(), "{options}");
         assert!(boot.entries_of(&name).unwrap().is_empty());
-        add(&boot, "Base-0.1", &payload).unwrap();
+        add(&boot, "Base-0.1", &spec).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), entry.render());
     }
     fs::write(&path, "title Mine\noptions root=/dev/sda1\n").unwrap();
     assert!(boot.is_rewritten(&name).is_err());
-    assert!(add(&boot, "Base-0.1", &payload).is_err());
+    assert!(add(&boot, "Base-0.1", &spec).is_err());
 }
 
 #[test]
 fn kernels_with_other_content_are_found() {
     let (dir, boot) = partition();
-    let payload = publish(&boot, &system());
+    let spec = publish(&boot, &system());
     assert!(boot.damaged_kernels().unwrap().is_empty());
-    let path = dir.path().join(payload.linux.trim_start_matches('/'));
+    let path = dir.path().join(spec.linux.trim_start_matches('/'));
     fs::write(&path, "kernal").unwrap();
     assert_eq!(boot.damaged_kernels().unwrap(), [path]);
 }
@@ -273,7 +273,7 @@ fn refresh(
     assert_eq!(boot.entries_of(&name).unwrap(), entries);
     assert!(boot.leftovers(false).unwrap().is_empty());
     for entry in &entries {
-        assert!(boot.has_kernel(&entry.payload()), "{}", entry.id);
+        assert!(boot.has_kernel(&entry.spec()), "{}", entry.id);
     }
     let short = |id: &str| id.replace("imgbased-Base-0.1", "");
     let entries = entries.into_iter();
@@ -407,12 +407,12 @@ fn only_an_initramfs_that_is_new_is_looked_at() {
             looked_at.push((version.to_owned(), initrd.to_owned()));
             Ok(Some(other.clone()).filter(|_| looked_at.len() == 1))
         };
-        let payloads = change(|tx| {
+        let specs = change(|tx| {
             let kernels = boot.kernels_of(tx, system.path(), &known(&[]), &mut replace)?;
             boot.store_kernels(tx, kernels)
         })
         .unwrap();
-        let initrd = fs::read_to_string(boot.path_of(&payloads[0].initrd)).unwrap();
+        let initrd = fs::read_to_string(boot.path_of(&specs[0].initrd)).unwrap();
         let is_replaced = looked_at.len() == 1;
         assert_eq!(initrd == "with the module", is_replaced, "{initrd}");
     }
@@ -442,15 +442,15 @@ fn a_failure_gives_a_layer_its_entries_and_kernels_back() {
     });
     assert!(failed.is_err());
     assert_eq!(boot.entries_of(&name).unwrap(), before);
-    assert!(before.iter().all(|e| boot.has_kernel(&e.payload())));
+    assert!(before.iter().all(|e| boot.has_kernel(&e.spec())));
     assert_eq!(files_below(dir.path()), files);
 }
 
 #[test]
 fn menu_default_and_entries_are_undone_as_a_whole() {
     let (dir, boot) = partition();
-    let payload = publish(&boot, &system());
-    let first = add(&boot, "Base-0.1", &payload).unwrap();
+    let spec = publish(&boot, &system());
+    let first = add(&boot, "Base-0.1", &spec).unwrap();
     change(|tx| boot.set_default(tx, &first.id)).unwrap();
     let state = || {
         let text = |path| fs::read_to_string(dir.path().join(path)).unwrap();
@@ -460,7 +460,7 @@ fn menu_default_and_entries_are_undone_as_a_whole() {
     let before = state();
     let name: LvName = "Base-0.2".parse().unwrap();
     let failed: Result<()> = change(|tx| {
-        let entry = Entry::new(&boot.vg, &name, false, &payload)?;
+        let entry = Entry::new(&boot.vg, &name, false, &spec)?;
         boot.write_entries(tx, &name, std::slice::from_ref(&entry))?;
         boot.set_default(tx, &entry.id)?;
         boot.remove_last(tx, &["Base-0.1".parse()?])?;
@@ -475,26 +475,26 @@ fn menu_default_and_entries_are_undone_as_a_whole() {
 fn a_kernel_that_a_later_part_needs_again_stays() {
     let (_dir, boot) = partition();
     let (system, name) = (system(), "Base-0.2".parse().unwrap());
-    let payload = publish(&boot, &system);
-    add(&boot, "Base-0.1", &payload).unwrap();
+    let spec = publish(&boot, &system);
+    add(&boot, "Base-0.1", &spec).unwrap();
     fs::write(system.path().join(INITRD), "other initramfs").unwrap();
     add(&boot, "Base-0", &publish(&boot, &system)).unwrap();
     change(|tx| {
         boot.remove_last(tx, &["Base-0.1".parse()?])?;
-        let entry = Entry::new(&boot.vg, &name, false, &payload)?;
+        let entry = Entry::new(&boot.vg, &name, false, &spec)?;
         boot.write_entries(tx, &name, &[entry])
     })
     .unwrap();
-    assert!(boot.has_kernel(&payload));
+    assert!(boot.has_kernel(&spec));
 }
 
 #[test]
 fn entries_menu_and_default_of_several_layers() {
     let (dir, boot) = partition();
-    let payload = publish(&boot, &system());
+    let spec = publish(&boot, &system());
     assert_eq!(boot.default_id().unwrap(), None);
     for name in ["Base-0", "Base-0.9", "Base-0.10"] {
-        add(&boot, name, &payload).unwrap();
+        add(&boot, name, &spec).unwrap();
     }
     let layers: Vec<String> = boot
         .entries()
@@ -541,8 +541,8 @@ fn what_others_have_on_the_partition_stays_as_it_is() {
     env.set("their_variable", "x");
     fs::write(dir.path().join("grub/grubenv"), env.render().unwrap()).unwrap();
 
-    let payload = publish(&boot, &system());
-    let entry = add(&boot, "Base-0.1", &payload).unwrap();
+    let spec = publish(&boot, &system());
+    let entry = add(&boot, "Base-0.1", &spec).unwrap();
     change(|tx| boot.set_default(tx, &entry.id)).unwrap();
     assert_eq!(boot.entries().unwrap(), [entry]);
     for (path, content) in foreign {
@@ -586,30 +586,26 @@ fn the_last_reference_removes_a_kernel() {
 #[test]
 fn a_kernel_that_an_entry_of_others_names_is_kept() {
     let (dir, boot) = partition();
-    let payload = publish(&boot, &system());
-    add(&boot, "Base-0.1", &payload).unwrap();
+    let spec = publish(&boot, &system());
+    add(&boot, "Base-0.1", &spec).unwrap();
     add(&boot, "Base-1.1", &publish(&boot, &system())).unwrap();
-    let theirs = format!("title Memtest\nlinux {}\n", payload.linux);
+    let theirs = format!("title Memtest\nlinux {}\n", spec.linux);
     fs::write(dir.path().join("loader/entries/theirs.conf"), theirs).unwrap();
     remove(&boot, &["Base-0.1"]).unwrap();
-    assert!(
-        dir.path()
-            .join(payload.linux.trim_start_matches('/'))
-            .exists()
-    );
+    assert!(dir.path().join(spec.linux.trim_start_matches('/')).exists());
 }
 
 #[test]
 fn what_is_no_file_of_an_entry_does_not_count() {
     let (dir, boot) = partition();
-    let payload = publish(&boot, &system());
-    add(&boot, "Base-0.1", &payload).unwrap();
-    add(&boot, "Base-0.2", &payload).unwrap();
+    let spec = publish(&boot, &system());
+    add(&boot, "Base-0.1", &spec).unwrap();
+    add(&boot, "Base-0.2", &spec).unwrap();
     let entries = dir.path().join(ENTRIES);
     for name in ["old", "backup.conf", "imgbased-Base-0.3+2-1.conf"] {
         fs::create_dir(entries.join(name)).unwrap();
     }
-    fs::write(entries.join("notes"), format!("keep {}", payload.linux)).unwrap();
+    fs::write(entries.join("notes"), format!("keep {}", spec.linux)).unwrap();
     assert_eq!(boot.entries().unwrap().len(), 2);
     assert!(boot.leftovers(false).unwrap().is_empty());
     assert!(!boot.has_entry().unwrap()(&"Base-0.3".parse().unwrap()));
@@ -620,9 +616,9 @@ fn what_is_no_file_of_an_entry_does_not_count() {
 #[test]
 fn an_entry_that_others_have_changed_goes_with_its_layer() {
     let (dir, boot) = partition();
-    let payload = publish(&boot, &system());
-    add(&boot, "Base-0.1", &payload).unwrap();
-    let entry = add(&boot, "Base-0.2", &payload).unwrap();
+    let spec = publish(&boot, &system());
+    add(&boot, "Base-0.1", &spec).unwrap();
+    let entry = add(&boot, "Base-0.2", &spec).unwrap();
     let path = dir.path().join("loader/entries/imgbased-Base-0.2.conf");
     let menu = || fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
     for options in ["it's imgbased.layer=Base-0.2", "root=/dev/sda1"] {
@@ -639,9 +635,9 @@ fn an_entry_that_others_have_changed_goes_with_its_layer() {
 #[test]
 fn the_last_entry_is_not_removed() {
     let (_dir, boot) = partition();
-    let payload = publish(&boot, &system());
-    add(&boot, "Base-0", &payload).unwrap();
-    add(&boot, "Base-0.1", &payload).unwrap();
+    let spec = publish(&boot, &system());
+    add(&boot, "Base-0", &spec).unwrap();
+    add(&boot, "Base-0.1", &spec).unwrap();
     let error = remove(&boot, &["Base-0", "Base-0.1"])
         .unwrap_err()
         .to_string();
@@ -652,12 +648,12 @@ fn the_last_entry_is_not_removed() {
 #[test]
 fn a_file_in_the_place_of_an_entry_is_not_replaced() {
     let (dir, boot) = partition();
-    let payload = publish(&boot, &system());
-    add(&boot, "a+1", &payload).unwrap();
+    let spec = publish(&boot, &system());
+    add(&boot, "a+1", &spec).unwrap();
     let path = dir.path().join("loader/entries/imgbased-Base-0.1.conf");
     fs::write(&path, "title mine\noptions root=/dev/sda1\n").unwrap();
     for name in ["a+1_", "Base-0.1"] {
-        let error = add(&boot, name, &payload).unwrap_err().to_string();
+        let error = add(&boot, name, &spec).unwrap_err().to_string();
         assert!(error.contains("is in the way"), "{error}");
     }
     assert!(fs::read_to_string(&path).unwrap().starts_with("title mine"));
@@ -666,11 +662,11 @@ fn a_file_in_the_place_of_an_entry_is_not_replaced() {
 #[test]
 fn entries_of_another_group_are_its_own() {
     let (_dir, mut boot) = partition();
-    let payload = publish(&boot, &system());
-    let ours = add(&boot, "Base-0.1", &payload).unwrap();
+    let spec = publish(&boot, &system());
+    let ours = add(&boot, "Base-0.1", &spec).unwrap();
     boot.vg = "TestVG".parse().unwrap();
     assert_eq!(boot.entry_of(&"Base-0.1".parse().unwrap()).unwrap(), None);
-    let theirs = add(&boot, "Base-0.1", &payload).unwrap();
+    let theirs = add(&boot, "Base-0.1", &spec).unwrap();
     assert_ne!(ours.id, theirs.id);
     assert_eq!(boot.entries().unwrap().len(), 2);
     remove(&boot, &["Base-0.1"]).unwrap();
@@ -680,13 +676,13 @@ fn entries_of_another_group_are_its_own() {
 #[test]
 fn an_entry_that_would_break_the_menu_is_left_out_of_it() {
     let (dir, boot) = partition();
-    let payload = publish(&boot, &system());
-    let entry = add(&boot, "Base-0.1", &payload).unwrap();
+    let spec = publish(&boot, &system());
+    let entry = add(&boot, "Base-0.1", &spec).unwrap();
     let debug = entry
         .render()
         .replace("title Base-0.1", "title Bob's debug");
     fs::write(dir.path().join("loader/entries/debug.conf"), debug).unwrap();
-    add(&boot, "Base-0.2", &payload).unwrap();
+    add(&boot, "Base-0.2", &spec).unwrap();
     let menu = fs::read_to_string(dir.path().join("grub/imgbased.cfg")).unwrap();
     assert!(!menu.contains("Bob"), "{menu}");
     assert_eq!(menu.matches("--id 'imgbased-").count(), 2);
@@ -695,10 +691,10 @@ fn an_entry_that_would_break_the_menu_is_left_out_of_it() {
 #[test]
 fn an_entry_whose_kernel_is_gone_is_noticed() {
     let (dir, boot) = partition();
-    let payload = publish(&boot, &system());
-    assert!(boot.has_kernel(&payload));
-    fs::write(dir.path().join(payload.initrd.trim_start_matches('/')), "").unwrap();
-    assert!(!boot.has_kernel(&payload));
+    let spec = publish(&boot, &system());
+    assert!(boot.has_kernel(&spec));
+    fs::write(dir.path().join(spec.initrd.trim_start_matches('/')), "").unwrap();
+    assert!(!boot.has_kernel(&spec));
 }
 
 #[test]
@@ -858,7 +854,7 @@ fn a_kernel_that_does_not_come_up_is_tried_no_more() {
     let name: LvName = "Base-0.1".parse().unwrap();
     fs::remove_dir_all(system.path().join("usr/lib/modules/6.1")).unwrap();
     assert_eq!(update(&boot, &system), ("=6.1 @6.2=6.2?".to_owned(), None));
-    assert!(boot.has_kernel(&boot.entry_of(&name).unwrap().unwrap().payload()));
+    assert!(boot.has_kernel(&boot.entry_of(&name).unwrap().unwrap().spec()));
 
     // A person has it tried once more, and the power is cut when it has its place already.
     let entry = boot.entries_of(&name).unwrap().remove(1);
@@ -1016,9 +1012,9 @@ fn renamed_host() -> (TempDir, BootPartition) {
         install(&host, version);
     }
     refresh(&boot, &host, None, None);
-    let payload = publish(&boot, &system());
+    let spec = publish(&boot, &system());
     for name in ["Base-0", "Base-0.2"] {
-        add(&boot, name, &payload).unwrap();
+        add(&boot, name, &spec).unwrap();
     }
     of_group(&boot, OLD_ID);
     boot.vg = "Renamed".parse().unwrap();
@@ -1080,7 +1076,7 @@ fn a_renamed_group_boots_what_it_booted() {
             let wanted =
                 format!("imgbased.layer={name} imgbased.vg=Renamed imgbased.vgid={OLD_ID} quiet");
             assert_eq!(entry.options, wanted);
-            assert!(boot.has_kernel(&entry.payload()));
+            assert!(boot.has_kernel(&entry.spec()));
         }
         assert!(boot.has_menu_of(&boot.entries().unwrap()).unwrap());
         assert_eq!(files_below(&dir.path().join(KERNELS)), kernels);
@@ -1184,8 +1180,8 @@ fn a_copy_is_told_by_its_layers_where_its_first_group_is_not_there() {
     assert!(renamed(&boot, NEW_ID, &layers, false).is_empty());
     // With entries of its own on the partition, the others are of a group whose disks are away.
     boot.vg = "Other".parse().unwrap();
-    let payload = boot.entries().unwrap()[0].payload();
-    add(&boot, "Base-0.1", &payload).unwrap();
+    let spec = boot.entries().unwrap()[0].spec();
+    add(&boot, "Base-0.1", &spec).unwrap();
     assert!(renamed(&boot, NEW_ID, &layers, true).is_empty());
     assert_eq!(renamed(&boot, OLD_ID, &layers, false).len(), 4);
 }
@@ -1205,9 +1201,9 @@ fn entries_that_others_have_written_are_not_renamed() {
 #[test]
 fn entries_of_a_restored_group_get_its_new_uuid() {
     let (_dir, boot) = partition();
-    let payload = publish(&boot, &system());
+    let spec = publish(&boot, &system());
     let name: LvName = "Base-0.1".parse().unwrap();
-    add(&boot, "Base-0.1", &payload).unwrap();
+    add(&boot, "Base-0.1", &spec).unwrap();
     change(|tx| boot.set_default(tx, "imgbased-Base-0.1")).unwrap();
     for uuid in [OLD_ID, NEW_ID] {
         of_group(&boot, uuid);
@@ -1234,11 +1230,7 @@ fn a_kernel_that_was_installed_before_the_entries_are_renamed_stays() {
     assert!(boot.leftovers(false).unwrap().is_empty());
     let next = boot.next_start().unwrap();
     assert_eq!(next.id(), Some("imgbased-Renamed-Base-0.1"));
-    assert!(
-        entries
-            .iter()
-            .all(|entry| boot.has_kernel(&entry.payload()))
-    );
+    assert!(entries.iter().all(|entry| boot.has_kernel(&entry.spec())));
 }
 
 /// An EFI system partition of such a host, and its directory of entries.
@@ -1251,9 +1243,9 @@ fn renamed_esp(config: &str) -> (TempDir, BootPartition) {
     fs::write(dir.join("loader/loader.conf"), config).unwrap();
     let vg = "HostVG".parse().unwrap();
     let mut boot = BootPartition::in_dir(&dir, root.path(), &vg).unwrap();
-    let payload = publish(&boot, &system());
+    let spec = publish(&boot, &system());
     for name in ["Base-0", "Base-0.1", "Base-0.2"] {
-        add(&boot, name, &payload).unwrap();
+        add(&boot, name, &spec).unwrap();
     }
     of_group(&boot, OLD_ID);
     boot.vg = "Renamed".parse().unwrap();
@@ -1312,12 +1304,12 @@ fn systemd_boot_boots_what_has_come_up_where_no_default_is_there() {
     let variables = Variables::new(dir.path().join("none"), Cmd::new("bootctl"));
     let vg = "HostVG".parse().unwrap();
     let boot = BootPartition::started_by_systemd_boot(dir.path(), &vg, variables);
-    let payload = publish(&boot, &system());
-    add(&boot, "Base-0.1", &payload).unwrap();
+    let spec = publish(&boot, &system());
+    add(&boot, "Base-0.1", &spec).unwrap();
     // Newer, and its kernel as well.
-    let newer = Payload {
+    let newer = BootSpec {
         version: "6.2".into(),
-        ..payload.clone()
+        ..spec.clone()
     };
     let name: LvName = "Base-0.2".parse().unwrap();
     let trial = Entry::new(&vg, &name, false, &newer).unwrap().on_trial();
@@ -1352,11 +1344,11 @@ fn systemd_boot_is_not_told_to_boot_what_it_does_not_list() {
     let dir = root.path().join("boot");
     fs::create_dir_all(dir.join("EFI/systemd")).unwrap();
     let boot = BootPartition::in_dir(&dir, root.path(), &"HostVG".parse().unwrap()).unwrap();
-    let payload = publish(&boot, &system());
-    add(&boot, "Base-0.1", &payload).unwrap();
-    let lost = Payload {
+    let spec = publish(&boot, &system());
+    add(&boot, "Base-0.1", &spec).unwrap();
+    let lost = BootSpec {
         linux: "/imgbased/lost".into(),
-        ..payload
+        ..spec
     };
     let entry = add(&boot, "Base-0.2", &lost).unwrap();
     let name: LvName = "Base-0.2".parse().unwrap();

@@ -74,7 +74,7 @@ impl Lvm {
     }
 
     /// Makes the group one of ours: the commit of its creation.
-    pub fn complete_group(&self) -> Cmd {
+    pub fn commit_group(&self) -> Cmd {
         with_making(self.lvm("vgchange"), "--deltag")
             .args(["--addtag", tag::VG])
             .arg(self.vg.as_str())
@@ -146,7 +146,7 @@ impl Lvm {
     }
 
     /// Deactivates a volume and makes it what `tags` say: the commit of its creation.
-    pub fn complete(&self, lv: &LvName, tags: &[String]) -> Cmd {
+    pub fn commit(&self, lv: &LvName, tags: &[String]) -> Cmd {
         let mut cmd = with_making(self.lvm("lvchange").arg("-an"), "--deltag");
         for tag in tags {
             cmd = cmd.args(["--addtag", tag]);
@@ -158,7 +158,7 @@ impl Lvm {
     }
 
     /// The same for a volume that stays active.
-    pub fn complete_active(&self, lv: &LvName, tag: &str) -> Cmd {
+    pub fn commit_active(&self, lv: &LvName, tag: &str) -> Cmd {
         with_making(self.lvm("lvchange"), "--deltag")
             .args(["--addtag", tag])
             .arg(self.full_name(lv))
@@ -214,7 +214,7 @@ impl Lvm {
     }
 
     /// Enters all disks of the group in the devices file (lvmdevices(8)).
-    pub fn enter_devices(&self) -> Cmd {
+    pub fn import_devices(&self) -> Cmd {
         self.lvm("vgimportdevices").arg(self.vg.as_str())
     }
 }
@@ -263,7 +263,7 @@ mod tests {
                 format!("lvm vgcreate --yes {making} HostVG /dev/vdc3"),
             ),
             (
-                lvm.complete_group(),
+                lvm.commit_group(),
                 format!("lvm vgchange {made} --addtag imgbased:vg HostVG"),
             ),
             (lvm.remove_group(), "lvm vgremove --yes HostVG".to_owned()),
@@ -304,15 +304,15 @@ mod tests {
                 "lvm lvextend --size 2147483648b HostVG/Base-0".to_owned(),
             ),
             (
-                lvm.complete(&layer, &[tag::LAYER.to_owned()]),
+                lvm.commit(&layer, &[tag::LAYER.to_owned()]),
                 format!("lvm lvchange -an {made} --addtag imgbased:layer HostVG/Base-0.1"),
             ),
             (
-                lvm.complete(&base, &[tag::BASE.to_owned()]),
+                lvm.commit(&base, &[tag::BASE.to_owned()]),
                 format!("lvm lvchange -an {made} --addtag imgbased:base --permission r HostVG/Base-0"),
             ),
             (
-                lvm.complete_active(&base, tag::VOLUME),
+                lvm.commit_active(&base, tag::VOLUME),
                 format!("lvm lvchange {made} --addtag imgbased:volume HostVG/Base-0"),
             ),
         ] {
@@ -360,7 +360,7 @@ mod tests {
                 lvm.auto_extend(&pool),
                 "lvm lvchange --metadataprofile imgbased --monitor y HostVG/Pool",
             ),
-            (lvm.enter_devices(), "lvm vgimportdevices HostVG"),
+            (lvm.import_devices(), "lvm vgimportdevices HostVG"),
         ] {
             assert_eq!(argv(&cmd), expected);
         }
@@ -388,15 +388,15 @@ mod tests {
         for (create, commit, of) in [
             (
                 lvm.create_snapshot(&name, &base, Some(&base)),
-                lvm.complete(&name, &layer),
+                lvm.commit(&name, &layer),
                 Some(&of),
             ),
             (
                 lvm.create_thin(&name, &pool, 1 << 20, true),
-                lvm.complete_active(&name, tag::VOLUME),
+                lvm.commit_active(&name, tag::VOLUME),
                 None,
             ),
-            (lvm.create_group(&[]), lvm.complete_group(), None),
+            (lvm.create_group(&[]), lvm.commit_group(), None),
         ] {
             let mut born = values(&create, "--addtag");
             born.retain(|tag| Some(tag) != of);

@@ -196,7 +196,7 @@ impl Lvm {
     }
 
     /// Which thin volume `what` is: a device, or GROUP/VOLUME. Refuses one that is not thin.
-    pub fn locate(&self, what: &str) -> Result<Located> {
+    pub fn find_thin(&self, what: &str) -> Result<Located> {
         let output = self
             .reporting("lvs")
             .args([
@@ -264,7 +264,7 @@ impl Lvm {
     }
 
     /// The group as it is when the devices file hides nothing.
-    pub fn load_unhidden(&self) -> Result<Option<Group>> {
+    pub fn load_without_devices_file(&self) -> Result<Option<Group>> {
         let all = Self {
             devices_file: Some(""),
             ..self.clone()

@@ -82,7 +82,7 @@ impl Lvm {
     /// what device-mapper has; lvm2 can then make it, or remove it. Nothing if that is not the case.
     ///
     /// Only for a volume that was never finished: what is deleted is lost.
-    pub fn unmake(&self, lv: &LvName, pool: &LvName) -> Result<Option<Cmd>> {
+    pub fn delete_thin_device(&self, lv: &LvName, pool: &LvName) -> Result<Option<Cmd>> {
         let ask = |column: &str, lv: &LvName| -> Result<u64> {
             let output = self
                 .reporting("lvs")

@@ -486,7 +486,7 @@ impl<'a> Chain<'a> {
             .boot
             .entries()?
             .iter()
-            .filter(|entry| self.host.boot.has_kernel(&entry.payload()))
+            .filter(|entry| self.host.boot.has_kernel(&entry.spec()))
             .filter_map(|entry| entry.layer().map(str::to_owned))
             .collect();
         // Nothing can be chosen where no entry is whole.

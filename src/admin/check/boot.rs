@@ -135,7 +135,7 @@ fn find_in_entries(
     findings: &mut Findings,
 ) -> Result<bool> {
     let is_whole = |entry: &Entry| {
-        let kernel = entry.payload();
+        let kernel = entry.spec();
         let mut files = [&kernel.linux, &kernel.initrd].into_iter();
         boot.has_kernel(&kernel) && files.all(|path| !damaged.contains(&boot.path_of(path)))
     };

@@ -47,7 +47,7 @@ pub enum Repair {
     MakeReadOnly(LvName),
     SkipActivation(LvName),
     AutoExtend(LvName),
-    EnterDevices,
+    ImportDevices,
     Rename,
     Identify(LvName),
     WriteEntry(LvName),
@@ -86,7 +86,7 @@ impl Repair {
             | Self::MakeReadOnly(_)
             | Self::SkipActivation(_)
             | Self::AutoExtend(_)
-            | Self::EnterDevices => Phase::Volumes,
+            | Self::ImportDevices => Phase::Volumes,
             Self::SetDefault(_)
             | Self::Confirm(..)
             | Self::EndTrial
@@ -110,7 +110,7 @@ impl fmt::Display for Repair {
             Self::MakeReadOnly(name) => write!(f, "make the volume {name} read-only"),
             Self::SkipActivation(name) => write!(f, "have {name} stay inactive until it is booted"),
             Self::AutoExtend(name) => write!(f, "have {name} extended before it is full"),
-            Self::EnterDevices => f.write_str("enter them in the devices file"),
+            Self::ImportDevices => f.write_str("enter them in the devices file"),
             Self::Rename => f.write_str(
                 "give them, what boots, and the fstab of each layer the name that it has",
             ),

@@ -162,7 +162,7 @@ fn find_group(context: &Context, findings: &mut Findings) -> Result<Option<Group
         return Ok(None);
     }
     if group.as_ref().is_none_or(|group| group.missing_pvs > 0) {
-        let hidden = lvm.load_unhidden()?;
+        let hidden = lvm.load_without_devices_file()?;
         volumes::find_lost_disks(lvm.vg(), group.as_ref(), hidden.as_ref(), findings);
     }
     if group.is_none() && findings.0.is_empty() {

@@ -89,7 +89,7 @@ pub fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result
         Repair::MakeReadOnly(name) => tx.run(&lvm.make_read_only(name)),
         Repair::SkipActivation(name) => tx.run(&lvm.skip_activation(name)),
         Repair::AutoExtend(name) => tx.run(&lvm.auto_extend(name)),
-        Repair::EnterDevices => tx.run(&lvm.enter_devices()),
+        Repair::ImportDevices => tx.run(&lvm.import_devices()),
         Repair::WriteEntry(name) => {
             let all = layer::KernelChange::default();
             layer::write_entries(context, tx, &context.load()?, &ready()?, name, &all).map(drop)
@@ -146,7 +146,7 @@ fn remove_volume(context: &Context, tx: &mut Transaction, name: &LvName) -> Resu
     let Some(pool) = group.pool() else {
         return Err(error);
     };
-    match lvm.unmake(name, &pool.name.parse()?)? {
+    match lvm.delete_thin_device(name, &pool.name.parse()?)? {
         Some(unmake) => {
             tx.run(&unmake)?;
             tx.run(&lvm.remove(name))

@@ -34,7 +34,7 @@ pub fn find_lost_disks(
     };
     if is_hidden {
         let problem = "has disks that the LVM devices file does not name";
-        findings.add(vg, problem, Repair::EnterDevices);
+        findings.add(vg, problem, Repair::ImportDevices);
     } else if let Some(group) = seen {
         let problem = format!("{} of its disks are missing", group.missing_pvs);
         findings.advise(vg, &problem, "connect them; vgreduce(8) if they are lost");
