@@ -21,7 +21,7 @@ mod tests {
     /// Each room, and the rooms that it may use. None that it does not use is named.
     const ARROWS: [(&str, &[&str]); 10] = [
         ("main.rs", &["admin", "down", "early"]),
-        ("admin", &["boot", "image", "lvm", "model", "sys"]),
+        ("admin", &["boot", "image", "lvm", "model", "sys", "tree"]),
         ("boot", &["model", "sys"]),
         ("down", &["sys"]),
         ("early", &["lvm", "model", "sys"]),

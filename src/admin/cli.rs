@@ -8,13 +8,16 @@ use clap::{Args, Parser, Subcommand};
 use log::LevelFilter;
 use simplelog::CombinedLogger;
 
-use super::{Context, base, boot, check, layer, layout, layout_init, removal, status, view};
+use super::roots::Tree;
+use super::{Context, base, boot, check, diff, layer, layout, layout_init, removal, status, view};
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
 use crate::model::name::{DEFAULT_VG, LvName, VgName};
 use crate::sys::logger::LineLogger;
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage.";
+const DIFF_STATUS: &str =
+    "Exit status: 0 done, 1 failed, 2 wrong usage, 3 with --exit-code, if something differs.";
 const CHECK_STATUS: &str =
     "Exit status: 0 nothing is left, 1 failed, 2 wrong usage, 3 found something.";
 
@@ -75,6 +78,38 @@ enum Noun {
         /// Put it right
         #[arg(long)]
         repair: bool,
+    },
+    /// Show which files differ between a base and a layer, or any two of them
+    ///
+    /// A line for each path: A for added, D for deleted, M for modified, and the letters of the parts that differ:
+    /// type, content, link target, mode, owner, extended attributes (also ACLs and capabilities). What a layer has not
+    /// touched since it was made of its base is not read.
+    #[command(after_help = DIFF_STATUS)]
+    Diff {
+        /// Base, layer, `.` for what runs, or a directory, with a slash in it [default: the base of
+        /// what runs]
+        a: Option<Tree>,
+        /// What to compare it with [default: what runs]
+        b: Option<Tree>,
+        /// Only this file, or what is below this directory
+        #[arg(long, value_name = "PATH", default_value = "/")]
+        path: PathBuf,
+        /// Leave out what matches, with all below: a name, or with a slash a whole path. May be given
+        /// several times
+        #[arg(long, value_name = "GLOB")]
+        exclude: Vec<String>,
+        /// Compare the installed packages of dpkg as well
+        #[arg(long)]
+        packages: bool,
+        /// Count only
+        #[arg(long)]
+        stat: bool,
+        /// Read also what has not been touched
+        #[arg(long)]
+        verify: bool,
+        /// Exit with 3 if something differs
+        #[arg(long)]
+        exit_code: bool,
     },
     /// Remove old bases with their layers, except what is booted or the default
     Gc {
@@ -311,6 +346,28 @@ impl Cli {
                 boot::refresh(&context, name, &change)?;
             }
             Noun::Status => status::show(&context)?,
+            Noun::Diff {
+                a,
+                b,
+                path,
+                exclude,
+                packages,
+                stat,
+                verify,
+                exit_code,
+            } => {
+                let diff = diff::Diff {
+                    a,
+                    b,
+                    path,
+                    exclude,
+                    verify,
+                    packages,
+                    stat,
+                    exit_code,
+                };
+                return diff::run(&context, &diff);
+            }
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => removal::garbage(&context, keep, yes)?,
         }

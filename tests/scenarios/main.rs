@@ -14,6 +14,7 @@ mod vm;
 mod adoption;
 mod boot;
 mod claims;
+mod diff;
 mod down;
 mod early;
 mod groups;
@@ -49,6 +50,7 @@ fn all() -> Vec<Scenario> {
         power_cut::SCENARIOS,
         kernels::SCENARIOS,
         groups::SCENARIOS,
+        diff::SCENARIOS,
     ]
     .concat()
 }
