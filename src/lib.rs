@@ -9,6 +9,7 @@ pub mod down;
 pub mod early;
 pub mod image;
 pub mod lvm;
+pub mod merge;
 pub mod model;
 pub mod sys;
 pub mod tree;
@@ -19,7 +20,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     /// Each room, and the rooms that it may use. None that it does not use is named.
-    const ARROWS: [(&str, &[&str]); 10] = [
+    const ARROWS: [(&str, &[&str]); 11] = [
         ("main.rs", &["admin", "down", "early"]),
         ("admin", &["boot", "image", "lvm", "model", "sys", "tree"]),
         ("boot", &["model", "sys"]),
@@ -27,6 +28,7 @@ mod tests {
         ("early", &["lvm", "model", "sys"]),
         ("image", &["sys"]),
         ("lvm", &["model", "sys"]),
+        ("merge", &["model", "tree"]),
         ("model", &[]),
         ("sys", &[]),
         ("tree", &[]),
