@@ -22,7 +22,10 @@ mod tests {
     /// Each room, and the rooms that it may use. None that it does not use is named.
     const ARROWS: [(&str, &[&str]); 11] = [
         ("main.rs", &["admin", "down", "early"]),
-        ("admin", &["boot", "image", "lvm", "model", "sys", "tree"]),
+        (
+            "admin",
+            &["boot", "image", "lvm", "merge", "model", "sys", "tree"],
+        ),
         ("boot", &["model", "sys"]),
         ("down", &["sys"]),
         ("early", &["lvm", "model", "sys"]),

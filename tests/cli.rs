@@ -33,6 +33,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             "lvm2 keeps names that start with",
         ),
         (&["diff", "a b"], "contains ' '"),
+        (&["persist"], "Usage: imgbased-helper persist"),
+        (&["persist", "preview", "x"], "unexpected argument 'x'"),
         (&["diff", "--exclude"], "a value is required"),
         (&[], "Usage: imgbased-helper"),
     ] {

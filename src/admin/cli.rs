@@ -9,7 +9,9 @@ use log::LevelFilter;
 use simplelog::CombinedLogger;
 
 use super::roots::Tree;
-use super::{Context, base, boot, check, diff, layer, layout, layout_init, removal, status, view};
+use super::{
+    Context, base, boot, check, diff, layer, layout, layout_init, persist, removal, status, view,
+};
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
 use crate::model::name::{DEFAULT_VG, LvName, VgName};
@@ -111,6 +113,9 @@ enum Noun {
         #[arg(long)]
         exit_code: bool,
     },
+    /// What of a layer lives on in layers of newer bases
+    #[command(subcommand)]
+    Persist(PersistVerb),
     /// Remove old bases with their layers, except what is booted or the default
     Gc {
         /// How many of the latest bases to keep
@@ -270,6 +275,19 @@ enum BootVerb {
     },
 }
 
+#[derive(Subcommand)]
+enum PersistVerb {
+    /// Show what a newer base and the configuration of the booted layer become together
+    ///
+    /// A line for each path of /etc that would not be as in that base: kept as the layer has changed it, merged by
+    /// entry, of this host, or a conflict where both have changed it. Changes nothing.
+    Preview {
+        /// Base to merge with [default: the latest base]
+        #[arg(long, value_name = "BASE")]
+        to: Option<LvName>,
+    },
+}
+
 impl Cli {
     /// Does what the command line says.
     pub fn run(self) -> Result<ExitCode> {
@@ -368,6 +386,7 @@ impl Cli {
                 };
                 return diff::run(&context, &diff);
             }
+            Noun::Persist(PersistVerb::Preview { to }) => persist::preview(&context, to)?,
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => removal::garbage(&context, keep, yes)?,
         }

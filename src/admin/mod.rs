@@ -10,6 +10,7 @@ mod initramfs;
 mod layer;
 mod layout;
 mod layout_init;
+mod persist;
 mod removal;
 mod renamed;
 mod roots;

@@ -80,6 +80,13 @@ pub fn base_of_running(group: &Group) -> Result<LvName> {
         .with_context(|| format!("the base of {name} is gone"))
 }
 
+/// The base that was added last. Refuses when there is none.
+pub fn latest_base(group: &Group) -> Result<LvName> {
+    let base = group.bases().pop();
+    base.map(|base| base.name)
+        .with_context(|| format!("{} has no base", group.name))
+}
+
 /// The root that was named, or that of the base of what runs.
 pub fn or_base_of_running(group: &Group, tree: Option<Tree>) -> Result<Tree> {
     match tree {

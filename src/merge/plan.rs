@@ -5,7 +5,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 
 use super::class::{Class, class};
 use super::decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose, decide};
@@ -43,8 +42,7 @@ pub struct Item {
 }
 
 /// Why a path is listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// As the layer has changed it.
     Kept,

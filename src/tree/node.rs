@@ -214,24 +214,19 @@ impl Node {
     }
 }
 
-/// What a call writes into a buffer, whose size is asked for first. The kernel gives no more than 64 KiB.
+/// What a call writes into a buffer, which is made larger where that is needed.
 fn sized(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
-    let mut buffer = Vec::new();
+    // The kernel gives no more than 64 KiB (linux/limits.h).
+    const MOST: usize = 64 << 10;
+    let mut buffer = vec![0; 256];
     loop {
-        let size = call(&mut buffer)?;
-        if size <= buffer.len() {
-            buffer.truncate(size);
-            return Ok(buffer);
-        }
-        buffer.resize(size, 0);
         match call(&mut buffer) {
-            // It has grown meanwhile.
-            Err(Errno::RANGE) => buffer.clear(),
-            Err(error) => return Err(error),
             Ok(size) => {
                 buffer.truncate(size);
                 return Ok(buffer);
             }
+            Err(Errno::RANGE) if buffer.len() < MOST => buffer.resize(MOST, 0),
+            Err(error) => return Err(error),
         }
     }
 }

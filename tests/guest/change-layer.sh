@@ -9,7 +9,7 @@ setfattr -n user.note -v text /etc/host.conf
 rm /etc/debian_version /etc/issue.net
 mkdir /etc/issue.net
 echo added >"$(printf '/etc/two\nlines')"
-ln -sf elsewhere /etc/os-release
+ln -sfn elsewhere /etc/alternatives/awk
 mkdir -p /mnt/below
 mount -t tmpfs none /mnt/below
 echo hidden >/mnt/below/hidden

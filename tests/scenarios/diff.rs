@@ -1,12 +1,20 @@
 //! What a layer has changed is shown, and nothing else.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
 use crate::claims::{active_volumes, is_clean, is_refused, json};
 use crate::vm::guest::script;
 use crate::vm::{Host, Loader};
 
-scenarios![what_a_layer_has_changed_is_told_path_by_path];
+/// For copying images, under software emulation.
+const SLOW: Duration = Duration::from_secs(600);
+
+scenarios![
+    what_a_layer_has_changed_is_told_path_by_path,
+    what_lives_on_with_a_newer_base_is_told_before,
+];
 
 fn what_a_layer_has_changed_is_told_path_by_path() -> Result<()> {
     let (_disk, mut vm) = Host::running(Loader::Grub, "diff")?;
@@ -22,7 +30,7 @@ fn what_a_layer_has_changed_is_told_path_by_path() -> Result<()> {
         "D ...... /etc/debian_version",
         "M t..... /etc/issue.net",
         "A ...... /etc/two\\nlines",
-        "M ..l... /etc/os-release",
+        "M ..l... /etc/alternatives/awk",
     ] {
         ensure!(told.lines().any(|told| told == line), "{line}: {told}");
     }
@@ -72,6 +80,65 @@ fn what_a_layer_has_changed_is_told_path_by_path() -> Result<()> {
     is_refused(&mut vm, "diff Base-0 Base-0", "compared with itself")?;
     is_refused(&mut vm, "diff Base-0 Config", "no base or layer Config")?;
     vm.ok("imgbased-helper -n diff")?;
+    assert_eq!(active_volumes(&mut vm, "HostVG")?, before);
+    is_clean(&mut vm)
+}
+
+fn what_lives_on_with_a_newer_base_is_told_before() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "persist")?;
+    // The next image has a few files of this one, and another greeting.
+    vm.ok(&script("make-tree")?)?;
+    vm.ok(
+        "cp -a /etc/issue /etc/shells /etc/passwd /etc/group /etc/shadow /root/tree/etc/ && \
+           echo next >/root/tree/etc/issue",
+    )?;
+    vm.ok(&script("change-layer")?)?;
+    vm.ok_for("imgbased-helper base add --name Next /root/tree", SLOW)?;
+    let before = active_volumes(&mut vm, "HostVG")?;
+    let told = vm.ok("imgbased-helper persist preview")?;
+    let verdict = |path: &str| {
+        let mut lines = told.lines().filter_map(|line| line.split_once(' '));
+        let found = lines.find(|(of, _)| *of == path);
+        found.map(|(_, verdict)| verdict.trim().to_owned())
+    };
+    for (path, wanted) in [
+        (
+            "/etc/issue",
+            "conflict: here modified, in the base modified; the result is ours (content)",
+        ),
+        ("/etc/shells", "kept (mode)"),
+        ("/etc/two\\nlines", "kept"),
+        (
+            "/etc/profile",
+            "conflict: here modified, in the base deleted; the result is ours",
+        ),
+        ("/etc/machine-id", "of this host"),
+    ] {
+        assert_eq!(verdict(path).as_deref(), Some(wanted), "{path}: {told}");
+    }
+    for silent in [
+        "/etc/passwd",
+        "/etc/debian_version",
+        "/etc/ld.so.cache",
+        "/etc/bash.bashrc",
+    ] {
+        assert_eq!(verdict(silent), None, "{silent}: {told}");
+    }
+
+    let data = json(&mut vm, "persist preview --to Next")?;
+    assert_eq!(
+        (&data["old"], &data["new"]),
+        (&"Base-0".into(), &"Next".into())
+    );
+    let rows = data["merge"].as_array().context("rows")?;
+    let issue = rows.iter().find(|row| row["path"] == "/etc/issue");
+    assert_eq!(issue.context("a row")?["conflict"], "both");
+    // With its own base there is nothing that both have changed.
+    let same = json(&mut vm, "persist preview --to Base-0")?;
+    assert_eq!(same["counts"]["conflicts"], 0);
+    ensure!(same["counts"]["kept"].as_u64() > Some(3), "{same}");
+    is_refused(&mut vm, "persist preview --to Base-9", "has no base Base-9")?;
+    vm.ok("imgbased-helper -n persist preview")?;
     assert_eq!(active_volumes(&mut vm, "HostVG")?, before);
     is_clean(&mut vm)
 }
