@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use super::plan::{Action, Content, Plan, Put};
 use crate::tree::{Dir, Id, Kind, Meta, Time, escaped};
 
-/// Applies a plan to the root of the copy, which holds what the new base holds. `layer` is the root of the layer.
+/// Applies a plan to the root of the copy, which holds what the new base holds, with the numbers that owners have
+/// on the host ([`super::reown`]). `layer` is the root of the layer.
 /// Returns the paths below /etc that had no place, which are left out.
 pub fn apply(plan: &Plan, layer: &Dir, copy: &Dir) -> Result<Vec<PathBuf>> {
     const ETC: &str = "etc";
@@ -74,10 +75,17 @@ impl Applier {
     }
 
     fn put(&mut self, path: &Path, dir: &Dir, name: &OsStr, put: &Put) -> io::Result<()> {
-        let there = dir.stat_of(name)?.map(|stat| stat.kind);
+        let found = dir.stat_of(name)?;
+        let there = found.map(|stat| stat.kind);
         match (&put.content, put.kind) {
-            (Content::New, _) => match there {
-                Some(kind) if kind == put.kind => dir.set_meta(name, &put.meta, None),
+            (Content::New, _) => match found {
+                // Its other names may be of files that stay as they are.
+                Some(stat)
+                    if stat.kind == Kind::File && put.kind == Kind::File && stat.links > 1 =>
+                {
+                    self.copy_file(path, (dir, name), (dir, name), put)
+                }
+                Some(stat) if stat.kind == put.kind => dir.set_meta(name, &put.meta, None),
                 _ => {
                     self.left_out.push(path.to_owned());
                     Ok(())
@@ -99,37 +107,46 @@ impl Applier {
                     .and_then(|mut file| file.write_all(content));
                 written.and_then(|()| replace(dir, &temporary, name, there, put))
             }
-            (Content::Layer, _) => self.carry(path, dir, name, put, there),
+            (Content::Layer, _) => {
+                let from = match &self.layer {
+                    Some(layer) => layer.place(path)?,
+                    None => None,
+                };
+                let Some((from, of)) = from else {
+                    self.left_out.push(path.to_owned());
+                    return Ok(());
+                };
+                if put.kind == Kind::File {
+                    return self.copy_file(path, (&from, &of), (dir, name), put);
+                }
+                let node = from.node(&of)?;
+                if put.kind != Kind::Link || node.stat.kind != Kind::Link {
+                    self.left_out.push(path.to_owned());
+                    return Ok(());
+                }
+                let temporary = dir.free_name()?;
+                dir.make_link(&temporary, &node.target()?)?;
+                replace(dir, &temporary, name, there, put)
+            }
         }
     }
 
-    /// Copies a file or link of the layer.
-    fn carry(
+    /// Copies a file. The second name of one that was copied with the same owner and the like is a second name of
+    /// the copy.
+    fn copy_file(
         &mut self,
         path: &Path,
-        dir: &Dir,
-        name: &OsStr,
+        (from, of): (&Dir, &OsStr),
+        (dir, name): (&Dir, &OsStr),
         put: &Put,
-        there: Option<Kind>,
     ) -> io::Result<()> {
-        let from = match &self.layer {
-            Some(layer) => layer.place(path)?,
-            None => None,
-        };
-        let Some((from_dir, from_name)) = from else {
-            self.left_out.push(path.to_owned());
-            return Ok(());
-        };
-        let node = from_dir.node(&from_name)?;
-        if node.stat.kind != put.kind {
+        let there = dir.stat_of(name)?.map(|stat| stat.kind);
+        let node = from.node(of)?;
+        if node.stat.kind != Kind::File {
             self.left_out.push(path.to_owned());
             return Ok(());
         }
         let temporary = dir.free_name()?;
-        if put.kind == Kind::Link {
-            dir.make_link(&temporary, &node.target()?)?;
-            return replace(dir, &temporary, name, there, put);
-        }
         let has_more_names = node.stat.links > 1;
         if let Some((first, meta)) = self.copied.get(&node.stat.id).filter(|_| has_more_names) {
             if let (true, Some((first_dir, first))) = (*meta == put.meta, self.copy.place(first)?) {
@@ -138,7 +155,9 @@ impl Applier {
             }
         }
         let copied = dir.create(&temporary).and_then(|file| node.copy_to(&file));
-        copied.and_then(|()| replace(dir, &temporary, name, there, put))?;
+        copied?;
+        dir.set_meta(&temporary, &put.meta, Some(node.stat.mtime))?;
+        replace_with(dir, &temporary, name, there)?;
         let locks = node.locks()?;
         if !locks.is_empty() {
             dir.node(name)?.set_locks(locks)?;

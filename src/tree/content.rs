@@ -83,3 +83,45 @@ fn read_block(file: &File, at: u64, length: u64, block: &mut Vec<u8>) -> io::Res
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with a few bytes here and there, and holes between them.
+    fn sparse(size: u64, data: &[(u64, &[u8])]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        for (at, bytes) in data {
+            file.write_all_at(bytes, *at).unwrap();
+        }
+        file.set_len(size).unwrap();
+        file
+    }
+
+    #[test]
+    fn holes_are_zeros_that_are_not_read() {
+        // Ten terabytes of zeros would take hours.
+        const SIZE: u64 = 10 << 40;
+        let end: &[(u64, &[u8])] = &[(5, b"x"), (SIZE - 2, b"y")];
+        let zeros = vec![0; 1 << 20];
+        let with_zeros: &[(u64, &[u8])] = &[(5, b"x"), (SIZE - 2, b"y"), (1 << 30, &zeros)];
+        let one = sparse(SIZE, end);
+        assert!(same(&one, &sparse(SIZE, with_zeros), SIZE).unwrap());
+        for other in [&[(5, &b"x"[..])][..], &[(6, b"x"), (SIZE - 2, b"y")], &[]] {
+            assert!(!same(&one, &sparse(SIZE, other), SIZE).unwrap());
+        }
+        let to = tempfile::tempfile().unwrap();
+        copy(&one, &to, SIZE).unwrap();
+        assert!(same(&one, &to, SIZE).unwrap());
+        assert_eq!(to.metadata().unwrap().len(), SIZE);
+    }
+
+    #[test]
+    fn a_file_that_changes_its_size_is_read_to_its_former_end() {
+        let long = sparse(1 << 20, &[(0, b"begin"), (1 << 19, b"later")]);
+        let short = sparse(5, &[(0, b"begin")]);
+        assert!(same(&long, &short, 5).unwrap());
+        assert!(!same(&long, &short, 1 << 20).unwrap());
+        assert!(read(&long, 4).is_err());
+    }
+}

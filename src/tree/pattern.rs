@@ -29,6 +29,9 @@ impl Globs {
             require_literal_separator: true,
             require_literal_leading_dot: false,
         };
+        if self.0.is_empty() {
+            return false;
+        }
         let whole = path.to_string_lossy();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         self.0.iter().any(|(pattern, is_path)| {

@@ -59,17 +59,21 @@ impl Merge {
 
     /// Merges, and puts the result into a copy of the new base.
     pub fn run(&self) -> Merged {
+        self.run_with(["old", "layer", "new"])
+    }
+
+    /// The same of three of the roots.
+    pub fn run_with(&self, sides: [&str; 3]) -> Merged {
         let copy = self.root("copy");
-        run(
-            "cp",
-            &[
-                OsStr::new("-a"),
-                self.root("new").as_os_str(),
-                copy.as_os_str(),
-            ],
-        );
+        if copy.exists() {
+            fs::remove_dir_all(&copy).expect("a directory");
+        }
+        let [_, _, new] = sides;
+        let new = self.root(new);
+        run("cp", &[OsStr::new("-a"), new.as_os_str(), copy.as_os_str()]);
         let open = |side: &str| Dir::root(&self.root(side)).expect("a directory");
-        let [old, layer, new, copy] = ["old", "layer", "new", "copy"].map(open);
+        let [old, layer, new] = sides.map(open);
+        let copy = open("copy");
         let plan = Plan::of([&old, &layer, &new], false).expect("a plan");
         reown(&copy, &plan.users.ids).expect("owners");
         let left_out = apply(&plan, &layer, &copy).expect("what was planned");
@@ -200,7 +204,7 @@ pub fn describe(path: &Path) -> String {
     text
 }
 
-fn describe_all(dir: &Path) -> Vec<String> {
+pub fn describe_all(dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut names: Vec<OsString> = fs::read_dir(dir)
         .expect("a directory")

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::time::{Duration, SystemTime};
 
-use crate::tree::{GROUPS, Merge, USERS, describe, lacks, make, own, run, runs};
+use crate::tree::{GROUPS, Merge, USERS, describe, describe_all, lacks, make, own, run, runs};
 
 /// The attribute that holds the ACL of a file.
 const ACL: &str = "system.posix_acl_access";
@@ -387,6 +387,71 @@ fn names_of_one_file_stay_names_of_one_file() {
         merged.etc.iter().all(|line| !line.contains(".tmp")),
         "{merged:?}"
     );
+}
+
+#[test]
+fn a_name_of_its_own_is_not_changed_through_another() {
+    let merge = Merge::new();
+    for side in ["old", "new"] {
+        make(&merge.etc(side).join("a"), "f1");
+        fs::hard_link(merge.etc(side).join("a"), merge.etc(side).join("b")).expect("a name");
+    }
+    make(&merge.etc("layer").join("a"), "f1 mode=600");
+    make(&merge.etc("layer").join("b"), "f1");
+    let merged = merge.run();
+    assert_eq!(merged.etc, ["a f1 mode=600", "b f1"]);
+    assert_eq!(merged.listed, ["a kept"]);
+}
+
+/// Makes up to four paths, in three levels.
+fn make_some(etc: &std::path::Path, random: &mut fastrand::Rng) {
+    let mut pick = |from: &[&'static str]| from[random.usize(..from.len())];
+    for _ in 0..4 {
+        let path = pick(&["a", "b", "a/c", "a/d", "b/c", "a/c/e", "a/c/f"]);
+        let what = pick(&[
+            "f1",
+            "f2",
+            "f2 mode=600",
+            "f1 owner=33",
+            "l:a",
+            "l:b",
+            "d",
+            "d mode=700",
+        ]);
+        let mut above = std::path::Path::new(path).ancestors().skip(1);
+        let is_free = above.all(|above| !etc.join(above).exists() || etc.join(above).is_dir());
+        let is_link = std::path::Path::new(path)
+            .ancestors()
+            .any(|above| etc.join(above).is_symlink());
+        if is_free && !is_link && (!etc.join(path).exists() || what.starts_with("d mode")) {
+            let is_dir = etc.join(path).is_dir();
+            if is_dir || !etc.join(path).exists() {
+                make(&etc.join(path), what);
+            }
+        }
+    }
+}
+
+#[test]
+fn properties_of_any_three_trees() {
+    let mut random = fastrand::Rng::with_seed(3);
+    for _ in 0..15 {
+        let merge = Merge::new();
+        for side in ["old", "layer", "new"] {
+            make_some(&merge.etc(side), &mut random);
+        }
+        let [old, layer, new] = ["old", "layer", "new"].map(|side| describe_all(&merge.etc(side)));
+        let of = |sides: [&str; 3]| merge.run_with(sides).etc;
+        let seen = format!("{old:?}\n{layer:?}\n{new:?}");
+        assert_eq!(of(["old", "old", "new"]), new, "{seen}");
+        assert_eq!(of(["old", "layer", "old"]), layer, "{seen}");
+        assert_eq!(of(["old", "layer", "layer"]), layer, "{seen}");
+        let once = merge.run();
+        assert!(once.left_out.is_empty(), "{seen}\n{once:?}");
+        fs::rename(merge.root("copy"), merge.root("once")).expect("a directory");
+        assert_eq!(of(["old", "once", "new"]), once.etc, "{seen}");
+        assert_eq!(of(["old", "layer", "once"]), once.etc, "{seen}");
+    }
 }
 
 #[test]
