@@ -1,6 +1,6 @@
 //! What becomes of one path. No input or output: what is there on each side comes in, the result goes out.
 
-use std::collections::BTreeSet;
+use std::ffi::OsString;
 
 use serde::Serialize;
 
@@ -25,7 +25,7 @@ pub struct State {
 }
 
 /// What is merged by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
     Type,
@@ -193,7 +193,7 @@ fn parts(old: Option<&State>, layer: &State, new: &State, clash: Clash) -> Decis
     let gains = new.mode & !layer.mode & 0o6000 != 0;
     if is_edited && mode == Whose::New && gains {
         mode = Whose::Layer;
-        merge.clashes.insert(Part::Mode);
+        merge.clash(Part::Mode);
     }
     let owner = merge.pick(
         Part::Owner,
@@ -222,8 +222,8 @@ fn parts(old: Option<&State>, layer: &State, new: &State, clash: Clash) -> Decis
 /// The parts of a path that are not simply as in the new base.
 #[derive(Default)]
 struct Parts {
-    kept: BTreeSet<Part>,
-    clashes: BTreeSet<Part>,
+    kept: Vec<Part>,
+    clashes: Vec<Part>,
 }
 
 impl Parts {
@@ -233,11 +233,17 @@ impl Parts {
             return Whose::New;
         }
         if is_changed(new) {
-            self.clashes.insert(part);
-        } else {
-            self.kept.insert(part);
+            self.clash(part);
+        } else if !self.kept.contains(&part) {
+            self.kept.push(part);
         }
         Whose::Layer
+    }
+
+    fn clash(&mut self, part: Part) {
+        if !self.clashes.contains(&part) {
+            self.clashes.push(part);
+        }
     }
 
     /// Each attribute by itself.
@@ -249,15 +255,16 @@ impl Parts {
         is_edited: bool,
     ) -> Xattrs {
         let mut merged = Xattrs::new();
-        let names: BTreeSet<_> = layer.xattrs.keys().chain(new.xattrs.keys()).collect();
-        for name in names {
+        let is_added = |name: &&OsString| !layer.xattrs.contains_key(*name);
+        let added = new.xattrs.keys().filter(is_added);
+        for name in layer.xattrs.keys().chain(added) {
             let value = |state: &State| state.xattrs.get(name).cloned();
             let before = old.map(value);
             let (ours, theirs) = (value(layer), value(new));
             let mut whose = self.pick(Part::Xattr, before.as_ref(), &ours, &theirs);
             let is_right = name.as_os_str() == "security.capability";
             if is_edited && is_right && whose == Whose::New && theirs.is_some() && ours != theirs {
-                self.clashes.insert(Part::Xattr);
+                self.clash(Part::Xattr);
                 whose = Whose::Layer;
             }
             let value = if whose == Whose::Layer { ours } else { theirs };
@@ -268,12 +275,12 @@ impl Parts {
 
     fn listed(self, clash: Clash) -> Listed {
         if !self.clashes.is_empty() {
-            return Listed::Conflict(clash, self.clashes.into_iter().collect());
+            return Listed::Conflict(clash, self.clashes);
         }
         if self.kept.is_empty() {
             return Listed::No;
         }
-        Listed::Kept(self.kept.into_iter().collect())
+        Listed::Kept(self.kept)
     }
 }
 

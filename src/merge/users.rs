@@ -271,10 +271,10 @@ impl<'a> Merge<'a> {
             (name, id)
         };
         let mut numbered: Vec<(Name, u32)> = layer.names().into_iter().map(id).collect();
-        let mut used: BTreeSet<u32> = [old, layer]
-            .iter()
-            .flat_map(|table| table.by_name.values().map(id_of))
-            .collect();
+        let mut used: BTreeSet<u32> = BTreeSet::new();
+        for table in [old, layer] {
+            used.extend(table.by_name.values().map(id_of));
+        }
         let is_added = |name: &Name| layer.get(name).is_none() && old.get(name).is_none();
         let added: Vec<Name> = new.names().into_iter().filter(is_added).collect();
         let wanted = |name: &Name| new.get(name).map_or(NOBODY, id_of);

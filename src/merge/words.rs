@@ -40,8 +40,11 @@ fn merge(old: &str, layer: &str, new: &str, conflicts: &mut Vec<String>) -> Stri
     if new == old {
         return layer.to_owned();
     }
-    let index = |text| -> BTreeMap<&str, &str> { words(text).map(|w| (key(w), w)).collect() };
-    let (of_old, ours, theirs) = (index(old), index(layer), index(new));
+    let [of_old, ours, theirs] = [old, layer, new].map(|text| {
+        let mut index: BTreeMap<&str, &str> = BTreeMap::new();
+        index.extend(words(text).map(|word| (key(word), word)));
+        index
+    });
     let mut merged: Vec<&str> = Vec::new();
     for (key, word) in words(layer).map(|word| (key(word), word)) {
         if ours.get(key) != Some(&word) {

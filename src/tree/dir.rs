@@ -126,9 +126,14 @@ impl Dir {
                 names.push(OsString::from_vec(name.to_vec()));
             }
         }
-        names.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
+        sort_names(&mut names);
         Ok(names)
     }
+}
+
+/// In the order of their bytes.
+pub(super) fn sort_names(names: &mut [OsString]) {
+    names.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
 }
 
 /// Whether an error says that there is no such directory here: it is gone, or something else now.

@@ -2,12 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::dir::{Dir, is_no_dir};
+use super::dir::{Dir, is_no_dir, sort_names};
 use super::name::escaped;
 use super::node::{Id, Kind, Node, Stat};
 
@@ -65,8 +64,9 @@ impl Level {
             for dir in dirs.iter().flatten() {
                 names.extend(dir.names()?);
             }
-            names.sort_unstable_by(|a, b| b.as_bytes().cmp(a.as_bytes()));
+            sort_names(&mut names);
             names.dedup();
+            names.reverse();
         }
         let with_id = |dir: Dir| Ok((dir.stat()?.id, Some(dir)));
         let dirs = dirs.into_iter().map(|dir| dir.map(with_id).transpose());
