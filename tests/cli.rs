@@ -75,6 +75,7 @@ fn what_cannot_be_done_exits_with_1_and_one_line() {
             "cannot open /nonexistent: No such file",
         ),
         (&["diff", root, root, "--exclude", "a["], "is no pattern"),
+        (&["diff", root, root, "--path", "/a/../b"], "has `..` in it"),
         (
             &["-n", "base", "add", text],
             "holds nothing that is known; ext4, XFS, squashfs, a tar archive or a directory is needed",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
@@ -198,6 +198,8 @@ impl<'a> Comparison<'a> {
         };
         output.begin(&self.names)?;
         let path = self.diff.path.strip_prefix("/").unwrap_or(&self.diff.path);
+        let is_above = path.components().any(|part| part == Component::ParentDir);
+        ensure!(!is_above, "--path {} has `..` in it", path.display());
         let above = path.parent().unwrap_or(Path::new(""));
         let from = |root: &Dir| {
             root.resolve_dir(above)

@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::words;
 
+/// The largest file of kernel options, in bytes. The kernel takes much less.
+const OPTIONS_MAX: usize = 64 << 10;
+
 /// What the entries of a file are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -42,6 +45,11 @@ pub fn by_entry(format: Format, old: &[u8], layer: &[u8], new: &[u8]) -> Option<
     }
     if old == new {
         return whole(layer);
+    }
+    let is_long = |content: &[u8]| content.len() > OPTIONS_MAX;
+    let is_of_options = matches!(format, Format::KernelOptions | Format::GrubDefaults);
+    if is_of_options && [old, layer, new].into_iter().any(is_long) {
+        return None;
     }
     match format {
         Format::Lines => Some(merge(whole_line, old, layer, new)),
@@ -123,37 +131,39 @@ fn merge(key: fn(&[u8]) -> Option<Vec<u8>>, old: &[u8], layer: &[u8], new: &[u8]
         }
         lines.push((Some(key), line));
     }
+    // What is new, by the entry that it follows.
+    let mut added: BTreeMap<Option<Vec<u8>>, Vec<&[u8]>> = BTreeMap::new();
     let mut after = None;
     for line in split(new) {
         let Some(key) = key(line) else { continue };
-        if !done.contains(&key) {
-            if let Some(old) = before.get(&key) {
-                // The layer has deleted it.
-                done.insert(key.clone());
-                if Some(old) != theirs.get(&key) {
-                    conflicts.push(shown(&key));
-                }
+        if ours.contains_key(&key) {
+            after = Some(key);
+        } else if let Some(old) = before.get(&key) {
+            // The layer has deleted it.
+            if Some(old) != theirs.get(&key) && done.insert(key.clone()) {
+                conflicts.push(shown(&key));
             }
+        } else {
+            added.entry(after.clone()).or_default().push(line);
         }
-        if !ours.contains_key(&key) {
-            if before.contains_key(&key) {
-                continue;
-            }
-            let is_before = |(other, _): &(Option<Vec<u8>>, &[u8])| *other == after;
-            let at = match &after {
-                Some(_) => lines.iter().rposition(is_before),
-                None => None,
-            };
-            let at = at.map_or(lines.len(), |at| at + 1);
-            lines.insert(at, (Some(key.clone()), line));
-        }
-        after = Some(key);
     }
     let mut content = Vec::new();
-    for (_, line) in lines {
+    let mut put = |line: &[u8]| {
         content.extend(line);
         content.push(b'\n');
+    };
+    let mut last = BTreeMap::new();
+    for (at, (key, _)) in lines.iter().enumerate() {
+        last.insert(key.clone(), at);
     }
+    for (at, (key, line)) in lines.iter().enumerate() {
+        put(line);
+        if key.is_some() && last.get(key) == Some(&at) {
+            added.remove(key).into_iter().flatten().for_each(&mut put);
+        }
+    }
+    // What follows nothing that is there.
+    added.into_values().flatten().for_each(&mut put);
     ByEntry { content, conflicts }
 }
 

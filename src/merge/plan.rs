@@ -11,12 +11,12 @@ use super::decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose,
 use super::lines::{ByEntry, Format, by_entry};
 use super::users::{FILES, Merged, SystemIds, UserFiles, merge_users};
 use super::{LAYER, NEW, OLD};
-use crate::tree::{
-    Below, Dir, Kind, Meta, Node, Place, READ_MAX, Stat, Time, Visit, escaped, walk,
-};
+use crate::tree::{Below, Dir, Kind, Meta, Node, Place, Stat, Time, Visit, escaped, walk};
 
 /// The directory that is merged.
 const ETC: &str = "etc";
+/// The largest list that is merged by entry, in bytes. A larger one is merged as any file.
+const LIST_MAX: u64 = 1 << 20;
 /// The mode of a file of secrets that no side has.
 const SECRET: u32 = 0o600;
 
@@ -432,15 +432,15 @@ impl Planner<'_> {
         if nodes
             .into_iter()
             .flatten()
-            .any(|side| side.node.stat.size > READ_MAX)
+            .any(|side| side.node.stat.size > LIST_MAX)
         {
             return Ok(false);
         }
         let before = match old {
-            Some(old) => old.node.read(READ_MAX)?,
+            Some(old) => old.node.read(LIST_MAX)?,
             None => Vec::new(),
         };
-        let (ours, theirs) = (layer.node.read(READ_MAX)?, new.node.read(READ_MAX)?);
+        let (ours, theirs) = (layer.node.read(LIST_MAX)?, new.node.read(LIST_MAX)?);
         let Some(ByEntry { content, conflicts }) = by_entry(format, &before, &ours, &theirs) else {
             return Ok(false);
         };
@@ -643,6 +643,11 @@ impl Planner<'_> {
             }
             let content = if is_as_new {
                 Content::New
+            } else if files[LAYER].0[file].as_ref() == Some(&content) {
+                if decision.listed == Listed::No {
+                    decision.listed = Listed::Kept(vec![Part::Content]);
+                }
+                Content::Layer
             } else {
                 Content::Bytes(content)
             };
@@ -795,10 +800,12 @@ fn node_of(dir: &Dir, name: &str) -> io::Result<Option<Node>> {
     }
 }
 
-/// The content of a file in /etc; `None` where there is none that can be read.
+/// The content of a file in /etc; `None` where there is none that can be read, or one that is too large.
 fn read(dir: &Dir, name: &str) -> io::Result<Option<Vec<u8>>> {
     match node_of(dir, name)? {
-        Some(node) if node.stat.kind == Kind::File => node.read(READ_MAX).map(Some),
+        Some(node) if node.stat.kind == Kind::File && node.stat.size <= LIST_MAX => {
+            node.read(LIST_MAX).map(Some)
+        }
         _ => Ok(None),
     }
 }

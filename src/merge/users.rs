@@ -93,18 +93,21 @@ pub fn merge_users([old, layer, new]: [&UserFiles; 3], system: SystemIds) -> Mer
     });
     let mut merge = Merge {
         tables: &tables,
+        users: BTreeSet::new(),
         merged: Merged::default(),
     };
     let groups = merge.numbered(GROUP, system.groups);
     let users = merge.numbered(PASSWD, system.users);
-    let groups = merge.groups(&groups, &users);
+    let names = users.iter().map(|(name, _)| name.clone());
+    merge.users.extend(names);
+    let groups = merge.groups(&groups);
     let users = merge.users(&users, &groups);
     let shadow = merge.shadow(&users);
-    let gshadow = merge.gshadow(&groups, &users);
+    let gshadow = merge.gshadow(&groups);
     merge.note_ids(&users, &groups);
     let mut finals = [users, groups, shadow, gshadow, Vec::new(), Vec::new()];
     for file in [4, 5] {
-        finals[file] = merge.ranges(file, &finals[PASSWD]);
+        finals[file] = merge.ranges(file);
     }
     for (file, entries) in finals.into_iter().enumerate() {
         let content = |side: usize| sides[side].0[file].as_ref();
@@ -126,8 +129,8 @@ pub fn merge_users([old, layer, new]: [&UserFiles; 3], system: SystemIds) -> Mer
 /// The lines of a file.
 struct Table<'a> {
     lines: Vec<Line<'a>>,
-    /// The first line with each name.
-    by_name: BTreeMap<Name, Fields>,
+    /// The lines with each name. The first one counts, but for ranges.
+    by_name: BTreeMap<Name, Vec<Fields>>,
 }
 
 enum Line<'a> {
@@ -139,13 +142,12 @@ enum Line<'a> {
 impl<'a> Table<'a> {
     fn parse(file: usize, content: &'a [u8]) -> Self {
         let mut lines = Vec::new();
-        let mut by_name = BTreeMap::new();
+        let mut by_name: BTreeMap<Name, Vec<Fields>> = BTreeMap::new();
         for line in split(content) {
             match fields(file, line) {
                 Some(fields) => {
-                    by_name
-                        .entry(fields[0].clone())
-                        .or_insert_with(|| fields.clone());
+                    let name = fields[0].clone();
+                    by_name.entry(name).or_default().push(fields.clone());
                     lines.push(Line::Entry(line, fields));
                 }
                 None => lines.push(Line::Other(line)),
@@ -155,7 +157,16 @@ impl<'a> Table<'a> {
     }
 
     fn get(&self, name: &[u8]) -> Option<&Fields> {
-        self.by_name.get(name)
+        self.all(name).first()
+    }
+
+    fn all(&self, name: &[u8]) -> &[Fields] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The line that counts of each name.
+    fn entries(&self) -> impl Iterator<Item = &Fields> {
+        self.by_name.values().filter_map(|lines| lines.first())
     }
 
     /// The names in their order.
@@ -254,6 +265,8 @@ fn shown(name: &[u8]) -> String {
 
 struct Merge<'a> {
     tables: &'a [[Table<'a>; 6]; 3],
+    /// The names that there will be.
+    users: BTreeSet<Name>,
     merged: Merged,
 }
 
@@ -273,7 +286,7 @@ impl<'a> Merge<'a> {
         let mut numbered: Vec<(Name, u32)> = layer.names().into_iter().map(id).collect();
         let mut used: BTreeSet<u32> = BTreeSet::new();
         for table in [old, layer] {
-            used.extend(table.by_name.values().map(id_of));
+            used.extend(table.entries().map(id_of));
         }
         let is_added = |name: &Name| layer.get(name).is_none() && old.get(name).is_none();
         let added: Vec<Name> = new.names().into_iter().filter(is_added).collect();
@@ -285,14 +298,17 @@ impl<'a> Merge<'a> {
                 ids.insert(name, wanted(name));
             }
         }
+        let mut of_system = (system.0..=system.1).rev();
+        let mut of_people = FIRST_PERSON..=LAST_PERSON;
         for name in &added {
             if ids.contains_key(name) {
                 continue;
             }
+            let is_free = |id: &u32| !used.contains(id);
             let free = if wanted(name) < FIRST_PERSON {
-                (system.0..=system.1).rev().find(|id| !used.contains(id))
+                of_system.find(is_free)
             } else {
-                (FIRST_PERSON..=LAST_PERSON).find(|id| !used.contains(id))
+                of_people.find(is_free)
             };
             match free {
                 Some(free) => {
@@ -330,7 +346,7 @@ impl<'a> Merge<'a> {
         layer.clone()
     }
 
-    fn groups(&mut self, numbered: &[(Name, u32)], users: &[(Name, u32)]) -> Vec<Fields> {
+    fn groups(&mut self, numbered: &[(Name, u32)]) -> Vec<Fields> {
         let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, GROUP));
         let mut groups = Vec::new();
         for (name, id) in numbered {
@@ -343,7 +359,7 @@ impl<'a> Merge<'a> {
                 group[1] = self.pick(at, before.map(|b| &b[1]), &ours[1], &theirs[1]);
             }
             group[2] = id.to_string().into_bytes();
-            group[3] = self.members(3, [before, ours, theirs], users);
+            group[3] = self.members(3, [before, ours, theirs]);
             groups.push(group);
         }
         groups
@@ -351,59 +367,68 @@ impl<'a> Merge<'a> {
 
     /// A list of names with what both sides have added, and without what either has removed. Users that the
     /// layer has deleted do not come back.
-    fn members(
-        &self,
-        field: usize,
-        [old, layer, new]: [Option<&Fields>; 3],
-        users: &[(Name, u32)],
-    ) -> Vec<u8> {
+    fn members(&self, field: usize, [old, layer, new]: [Option<&Fields>; 3]) -> Vec<u8> {
         let list = |fields: Option<&Fields>| -> Vec<Name> {
             let list = fields.map_or(&[][..], |fields| &fields[field]);
             let names = list.split(|byte| *byte == b',').map(<[u8]>::to_vec);
             names.filter(|name| !name.is_empty()).collect()
         };
         let (before, ours, theirs) = (list(old), list(layer), list(new));
-        if layer.is_none() || new.is_none() || before == theirs {
-            // One side has nothing to say.
-            let (only, is_new) = if layer.is_some() {
-                (ours, false)
-            } else {
-                (theirs, true)
-            };
-            let is_kept = |name: &Name| !is_new || self.can_be_member(name, users);
-            return only
-                .into_iter()
-                .filter(is_kept)
-                .collect::<Vec<_>>()
-                .join(&b',');
+        if layer.is_some() && (new.is_none() || before == theirs) {
+            return ours.join(&b',');
         }
-        let is_same = before == ours;
-        let first = if is_same { &theirs } else { &ours };
-        let all = first.iter().chain(&theirs).chain(&ours);
+        let first = if layer.is_none() || before == ours {
+            &theirs
+        } else {
+            &ours
+        };
+        let [in_old, in_layer, in_new] = [&before, &ours, &theirs].map(|list| {
+            let mut names: BTreeSet<&Name> = BTreeSet::new();
+            names.extend(list);
+            names
+        });
         let mut seen = BTreeSet::new();
-        let is_member = |name: &&Name| {
-            let (ours, theirs) = (ours.contains(*name), theirs.contains(*name));
-            let is_in = if before.contains(*name) {
+        let mut members: Vec<&[u8]> = Vec::new();
+        for name in first.iter().chain(&theirs).chain(&ours) {
+            let (ours, theirs) = (in_layer.contains(name), in_new.contains(name));
+            let is_in = if layer.is_some() && in_old.contains(name) {
                 ours && theirs
             } else {
                 ours || theirs
             };
-            is_in && (ours || self.can_be_member(name, users)) && seen.insert((*name).clone())
-        };
-        let members: Vec<Name> = all.filter(is_member).cloned().collect();
+            if is_in && (ours || self.can_be_member(name)) && seen.insert(name) {
+                members.push(name);
+            }
+        }
         members.join(&b',')
     }
 
     /// Whether it is a user that is there, or of no file.
-    fn can_be_member(&self, name: &Name, users: &[(Name, u32)]) -> bool {
-        users.iter().any(|(user, _)| user == name)
-            || [OLD, LAYER, NEW]
-                .iter()
-                .all(|side| self.table(*side, PASSWD).get(name).is_none())
+    fn can_be_member(&self, name: &Name) -> bool {
+        let is_unknown = |side: &usize| self.table(*side, PASSWD).get(name).is_none();
+        self.users.contains(name) || [OLD, LAYER, NEW].iter().all(is_unknown)
     }
 
     fn users(&mut self, numbered: &[(Name, u32)], groups: &[Fields]) -> Vec<Fields> {
         let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, PASSWD));
+        // The numbers that groups of the new base have now.
+        let mut by_name: BTreeMap<&Name, &Fields> = BTreeMap::new();
+        by_name.extend(groups.iter().map(|group| (&group[0], group)));
+        let mut numbers: BTreeMap<u32, Option<u32>> = BTreeMap::new();
+        for group in self.table(NEW, GROUP).entries() {
+            let now = by_name.get(&group[0]).map(|group| id_of(group));
+            numbers.entry(id_of(group)).or_insert(now);
+        }
+        let mut taken = BTreeSet::new();
+        taken.extend(groups.iter().map(id_of));
+        let group_of = |id: &[u8]| match number(id) {
+            Some(id) => match numbers.get(&id) {
+                Some(now) => now.unwrap_or(NOBODY),
+                None if taken.contains(&id) => NOBODY,
+                None => id,
+            },
+            None => NOBODY,
+        };
         let mut users = Vec::new();
         for (name, id) in numbered {
             let (before, ours, theirs) = (old.get(name), layer.get(name), new.get(name));
@@ -419,28 +444,11 @@ impl<'a> Merge<'a> {
             }
             user[2] = id.to_string().into_bytes();
             if ours.is_none() {
-                user[3] = self.group_of(&user[3], groups);
+                user[3] = group_of(&user[3]).to_string().into_bytes();
             }
             users.push(user);
         }
         users
-    }
-
-    /// The number that a group of the new base has now.
-    fn group_of(&self, id: &[u8], groups: &[Fields]) -> Vec<u8> {
-        let new = self.table(NEW, GROUP);
-        let mut of_new = new.by_name.iter().filter(|(_, group)| group[2] == id);
-        let name = of_new.next().map(|(name, _)| name);
-        let is_taken = groups.iter().any(|group| group[2] == id);
-        match name {
-            Some(name) => match groups.iter().find(|group| group[0] == *name) {
-                Some(group) => group[2].clone(),
-                // It was deleted.
-                None => NOBODY.to_string().into_bytes(),
-            },
-            None if is_taken => NOBODY.to_string().into_bytes(),
-            None => id.to_vec(),
-        }
     }
 
     /// For each user whose password is there. A user without one is locked.
@@ -479,13 +487,11 @@ impl<'a> Merge<'a> {
         shadow
     }
 
-    fn gshadow(&mut self, groups: &[Fields], users: &[Fields]) -> Vec<Fields> {
+    fn gshadow(&mut self, groups: &[Fields]) -> Vec<Fields> {
         let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, GSHADOW));
         if layer.lines.is_empty() && new.lines.is_empty() {
             return Vec::new();
         }
-        let user = |fields: &Fields| (fields[0].clone(), id_of(fields));
-        let users: Vec<(Name, u32)> = users.iter().map(user).collect();
         let mut gshadow = Vec::new();
         for group in groups {
             let name = &group[0];
@@ -505,7 +511,7 @@ impl<'a> Merge<'a> {
             }
             if ours.is_some() || theirs.is_some() {
                 for field in [2, 3] {
-                    line[field] = self.members(field, [before, ours.as_ref(), theirs], &users);
+                    line[field] = self.members(field, [before, ours.as_ref(), theirs]);
                 }
             }
             gshadow.push(line);
@@ -514,38 +520,29 @@ impl<'a> Merge<'a> {
     }
 
     /// The ranges of subuid or subgid. Two users never get the same ones.
-    fn ranges(&mut self, file: usize, users: &[Fields]) -> Vec<Fields> {
-        let of_name = |table: &Table, name: &Name| -> Vec<Fields> {
-            let line = |line: &Line| match line {
-                Line::Entry(_, fields) if fields[0] == *name => Some(fields.clone()),
-                _ => None,
-            };
-            table.lines.iter().filter_map(line).collect()
-        };
+    fn ranges(&mut self, file: usize) -> Vec<Fields> {
         let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, file));
         let mut ranges = Vec::new();
         for name in layer.names() {
-            let (before, ours, theirs) = (
-                of_name(old, &name),
-                of_name(layer, &name),
-                of_name(new, &name),
-            );
-            let is_unchanged = ours == before && !theirs.is_empty();
-            ranges.extend(if is_unchanged { theirs } else { ours });
+            let (ours, theirs) = (layer.all(&name), new.all(&name));
+            let is_unchanged = ours == old.all(&name) && !theirs.is_empty();
+            ranges.extend_from_slice(if is_unchanged { theirs } else { ours });
         }
+        let mut taken: Vec<(u64, u64)> = ranges.iter().map(range).collect();
         for name in new.names() {
-            let is_user = users.iter().any(|user| user[0] == name);
-            if layer.get(&name).is_some() || old.get(&name).is_some() || !is_user {
+            let is_known = layer.get(&name).is_some() || old.get(&name).is_some();
+            if is_known || !self.users.contains(&name) {
                 continue;
             }
-            let theirs = of_name(new, &name);
-            if theirs
-                .iter()
-                .any(|one| ranges.iter().any(|other| overlap(one, other)))
-            {
+            let theirs = new.all(&name);
+            let is_taken = |(start, end): (u64, u64)| {
+                taken.iter().any(|other| start < other.1 && other.0 < end)
+            };
+            if theirs.iter().map(range).any(is_taken) {
                 self.say(file, format!("the range of {} is in use", shown(&name)));
             } else {
-                ranges.extend(theirs);
+                taken.extend(theirs.iter().map(range));
+                ranges.extend_from_slice(theirs);
             }
         }
         ranges
@@ -557,8 +554,13 @@ impl<'a> Merge<'a> {
             let new = self.table(NEW, file);
             let mut moved = BTreeMap::new();
             let mut named = BTreeMap::new();
+            let mut numbers: BTreeMap<&Name, u32> = BTreeMap::new();
+            let mut taken = BTreeSet::new();
             for fields in entries {
-                named.insert(shown(&fields[0]), id_of(fields));
+                let id = id_of(fields);
+                named.insert(shown(&fields[0]), id);
+                numbers.insert(&fields[0], id);
+                taken.insert(id);
             }
             // Of two names with one number the first has its files.
             let mut seen = BTreeSet::new();
@@ -569,12 +571,11 @@ impl<'a> Merge<'a> {
                 if !seen.insert(theirs) {
                     continue;
                 }
-                let is_taken = || entries.iter().any(|fields| id_of(fields) == theirs);
-                match entries.iter().find(|fields| fields[0] == name).map(id_of) {
-                    Some(ours) if ours != theirs => {
-                        moved.insert(theirs, ours);
+                match numbers.get(&name) {
+                    Some(ours) if *ours != theirs => {
+                        moved.insert(theirs, *ours);
                     }
-                    None if is_taken() => {
+                    None if taken.contains(&theirs) => {
                         moved.insert(theirs, NOBODY);
                     }
                     _ => {}
@@ -591,6 +592,42 @@ impl<'a> Merge<'a> {
     }
 }
 
+/// What is wrong with files as a set, such as makes systemd-sysusers(8) stop. Nothing is in merged ones.
+pub fn faults(files: &UserFiles) -> Vec<String> {
+    let table = |file: usize| Table::parse(file, files.0[file].as_deref().unwrap_or_default());
+    let mut faults = Vec::new();
+    for file in [PASSWD, GROUP, SHADOW, GSHADOW] {
+        let table = table(file);
+        let entries = table
+            .lines
+            .iter()
+            .filter(|line| matches!(line, Line::Entry(..)));
+        if entries.count() != table.names().len() {
+            faults.push(format!("{} has a name twice", FILES[file]));
+        }
+    }
+    for (names, secrets) in [(PASSWD, SHADOW), (GROUP, GSHADOW)] {
+        if files.0[secrets].is_none() && secrets == GSHADOW {
+            continue;
+        }
+        let (of_names, of_secrets) = (table(names), table(secrets));
+        for fields in of_names.entries() {
+            let name = &fields[0];
+            // A file without any line is not in use.
+            let is_used = secrets == SHADOW || !of_secrets.lines.is_empty();
+            if fields[1] == b"x" && of_secrets.get(name).is_none() && is_used {
+                faults.push(format!("{} is not in {}", shown(name), FILES[secrets]));
+            }
+        }
+        for name in of_secrets.by_name.keys() {
+            if of_names.get(name).is_none() {
+                faults.push(format!("{} is only in {}", shown(name), FILES[secrets]));
+            }
+        }
+    }
+    faults
+}
+
 /// The line of a user who has no password and gets none.
 fn locked(name: &[u8]) -> Fields {
     let mut line = vec![name.to_vec(), b"!*".to_vec()];
@@ -598,13 +635,10 @@ fn locked(name: &[u8]) -> Fields {
     line
 }
 
-fn overlap(a: &Fields, b: &Fields) -> bool {
-    let range = |fields: &Fields| {
-        let start = number(&fields[1]).map_or(0, u64::from);
-        (start, start + number(&fields[2]).map_or(0, u64::from))
-    };
-    let ((a_start, a_end), (b_start, b_end)) = (range(a), range(b));
-    a_start < b_end && b_start < a_end
+/// From where to where the numbers of a range are.
+fn range(fields: &Fields) -> (u64, u64) {
+    let start = number(&fields[1]).map_or(0, u64::from);
+    (start, start + number(&fields[2]).map_or(0, u64::from))
 }
 
 #[cfg(test)]
@@ -629,41 +663,6 @@ mod tests {
     fn text(merged: &Merged, file: usize) -> String {
         let content = merged.files.0[file].clone().unwrap_or_default();
         String::from_utf8_lossy(&content).into_owned()
-    }
-
-    /// What is wrong with the files as a set.
-    fn faults(files: &UserFiles) -> Vec<String> {
-        let table = |file: usize| Table::parse(file, files.0[file].as_deref().unwrap_or_default());
-        let mut faults = Vec::new();
-        for file in [PASSWD, GROUP, SHADOW, GSHADOW] {
-            let table = table(file);
-            let entries = table
-                .lines
-                .iter()
-                .filter(|line| matches!(line, Line::Entry(..)));
-            if entries.count() != table.names().len() {
-                faults.push(format!("{} has a name twice", FILES[file]));
-            }
-        }
-        for (names, secrets) in [(PASSWD, SHADOW), (GROUP, GSHADOW)] {
-            if files.0[secrets].is_none() && secrets == GSHADOW {
-                continue;
-            }
-            let (of_names, of_secrets) = (table(names), table(secrets));
-            for (name, fields) in &of_names.by_name {
-                // A file without any line is not in use.
-                let is_used = secrets == SHADOW || !of_secrets.lines.is_empty();
-                if fields[1] == b"x" && of_secrets.get(name).is_none() && is_used {
-                    faults.push(format!("{} is not in {}", shown(name), FILES[secrets]));
-                }
-            }
-            for name in of_secrets.by_name.keys() {
-                if of_names.get(name).is_none() {
-                    faults.push(format!("{} is only in {}", shown(name), FILES[secrets]));
-                }
-            }
-        }
-        faults
     }
 
     const BASE: [&str; 4] = [
@@ -888,7 +887,8 @@ mod tests {
                 .clone()
                 .or(old[PASSWD].clone())
                 .unwrap_or_default();
-            for (name, fields) in &Table::parse(PASSWD, users.as_bytes()).by_name {
+            for fields in Table::parse(PASSWD, users.as_bytes()).entries() {
+                let name = &fields[0];
                 let id = merged
                     .users
                     .get(&String::from_utf8_lossy(name).into_owned());
