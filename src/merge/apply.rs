@@ -1,7 +1,7 @@
 //! Puts a plan into the copy of the new base. Each file takes its place when it is complete.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -24,8 +24,8 @@ pub fn apply(plan: &Plan, layer: &Dir, copy: &Dir) -> Result<Vec<PathBuf>> {
     let copy = copy.descend(Path::new(ETC)).context("cannot open /etc")?;
     let copy = copy.context("/etc is no directory")?;
     let mut applier = Applier {
-        layer,
-        copy,
+        layer: layer.map(Opened::new),
+        copy: Opened::new(copy),
         copied: BTreeMap::new(),
         emptied: Vec::new(),
         dirs: Vec::new(),
@@ -40,9 +40,34 @@ pub fn apply(plan: &Plan, layer: &Dir, copy: &Dir) -> Result<Vec<PathBuf>> {
     Ok(applier.left_out)
 }
 
+/// A directory, and the one below it that was needed last: most paths follow each other.
+struct Opened {
+    root: Dir,
+    last: Option<(PathBuf, Dir)>,
+}
+
+impl Opened {
+    fn new(root: Dir) -> Self {
+        Self { root, last: None }
+    }
+
+    /// The directory that a path is in, and its name there.
+    fn place(&mut self, path: &Path) -> io::Result<Option<(Dir, OsString)>> {
+        let above = path.parent().unwrap_or(Path::new(""));
+        let last = self.last.as_ref();
+        let near = last.and_then(|(path, dir)| Some((dir, above.strip_prefix(path).ok()?)));
+        let (from, rest) = near.unwrap_or((&self.root, above));
+        let (Some(dir), Some(name)) = (from.descend(rest)?, path.file_name()) else {
+            return Ok(None);
+        };
+        self.last = Some((above.to_owned(), dir.again()?));
+        Ok(Some((dir, name.to_owned())))
+    }
+}
+
 struct Applier {
-    layer: Option<Dir>,
-    copy: Dir,
+    layer: Option<Opened>,
+    copy: Opened,
     /// Files of several names that were copied: where, and with what.
     copied: BTreeMap<Id, (PathBuf, Meta)>,
     /// Directories that go if nothing is left in them.
@@ -108,7 +133,7 @@ impl Applier {
                 written.and_then(|()| replace(dir, &temporary, name, there, put))
             }
             (Content::Layer, _) => {
-                let from = match &self.layer {
+                let from = match &mut self.layer {
                     Some(layer) => layer.place(path)?,
                     None => None,
                 };
@@ -170,7 +195,7 @@ impl Applier {
     }
 
     /// Removes what is empty now, and gives new directories their times.
-    fn finish(&self) -> Result<()> {
+    fn finish(&mut self) -> Result<()> {
         for path in self.emptied.iter().rev() {
             if let Some((dir, name)) = self.copy.place(path)? {
                 dir.remove(&name)

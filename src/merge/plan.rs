@@ -208,7 +208,11 @@ impl Planner<'_> {
             return Ok(Below::Skip);
         };
         let path = visit.path;
-        self.pending.retain(|item| path.starts_with(&item.path));
+        // Each is in the one before.
+        let is_left = |item: &Item| !path.starts_with(&item.path);
+        while self.pending.last().is_some_and(is_left) {
+            self.pending.pop();
+        }
         if let Some(under) = self.under.take_if(|under| path.starts_with(&under.path)) {
             let (is_of_new, item) = (under.is_of_new, under.item);
             self.under = Some(under);

@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::path::Path;
 
 use rustix::fs::{
     self, AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
@@ -160,15 +159,6 @@ impl Dir {
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
-    }
-
-    /// The directory at `path` below it, and the name in that.
-    pub fn place(&self, path: &Path) -> io::Result<Option<(Self, OsString)>> {
-        let Some(name) = path.file_name() else {
-            return Ok(None);
-        };
-        let above = path.parent().unwrap_or(Path::new(""));
-        Ok(self.descend(above)?.map(|dir| (dir, name.to_owned())))
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use imgbased_helper::merge::{Action, Plan, apply};
 use imgbased_helper::tree::{Dir, READ_MAX};
 
-use crate::tree::{Merge, describe, make};
+use crate::tree::{GROUPS, Merge, USERS, describe, make};
 
 /// A directory beside the roots that must stay as it is.
 fn outside(merge: &Merge) -> std::path::PathBuf {
@@ -219,16 +219,58 @@ fn a_list_that_is_too_large_is_merged_as_a_file() {
 }
 
 #[test]
+fn long_lists_are_merged_in_little_time() {
+    type Line = fn(u32) -> String;
+    let merge = Merge::new();
+    let lines = |from: u32, to: u32, line: Line| -> String { (from..to).map(line).collect() };
+    let user: Line = |id| format!("u{id}:x:{id}:{id}:::\n");
+    let group: Line = |id| format!("g{id}:x:{id}:{}\n", "u1100,".repeat(9));
+    let host: Line = |id| format!("{id} x\n");
+    for (file, begin, line) in [
+        ("passwd", USERS, user),
+        ("group", GROUPS, group),
+        ("hosts", "", host),
+    ] {
+        for (side, from, to) in [
+            ("old", 100, 3_000),
+            ("layer", 1_000, 5_000),
+            ("new", 100, 8_000),
+        ] {
+            let text = begin.to_owned() + &lines(from, to, line);
+            fs::write(merge.etc(side).join(file), text).expect("a file");
+        }
+    }
+    let merged = merge.run();
+    assert_eq!(
+        merged.listed,
+        [
+            "hosts merged",
+            "passwd merged",
+            "group merged",
+            "shadow merged"
+        ]
+    );
+    for (file, begin, line) in [("passwd", USERS, user), ("hosts", "", host)] {
+        let text = fs::read_to_string(merge.etc("copy").join(file)).expect("a file");
+        assert_eq!(
+            text,
+            begin.to_owned() + &lines(1_000, 8_000, line),
+            "{file}"
+        );
+    }
+}
+
+#[test]
 fn a_directory_of_many_files_is_merged() {
     let merge = Merge::new();
     for side in ["old", "layer", "new"] {
         fs::create_dir(merge.etc(side).join("many")).expect("a directory");
     }
-    for number in 0..20_000 {
+    for number in 0..5_000 {
         let name = OsString::from(format!("many/{number}"));
         File::create(merge.etc("layer").join(&name)).expect("a file");
     }
     let merged = merge.run();
-    assert_eq!(merged.listed.len(), 20_000);
-    assert_eq!(merged.etc.len(), 20_001);
+    assert_eq!(merged.listed.len(), 5_000);
+    assert_eq!(merged.etc.len(), 5_001);
 }
