@@ -176,3 +176,76 @@ fn seen<T>(
     }
     look(tx, dir).map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::layout::{Volume, tag};
+
+    fn group() -> Group {
+        let volume = |name: &str, tags: &[&str]| Volume {
+            name: name.to_owned(),
+            role: Role::from_tags(tags),
+            tags: tags.iter().map(ToString::to_string).collect(),
+            ..Volume::default()
+        };
+        Group {
+            name: "HostVG".parse().unwrap(),
+            uuid: String::new(),
+            tags: Vec::new(),
+            size: 0,
+            free: 0,
+            missing_pvs: 0,
+            volumes: vec![
+                volume("Base-0", &[tag::BASE]),
+                volume("Base-0.1", &[tag::LAYER]),
+                volume("Base-0.2", &[tag::LAYER]),
+                volume("Base-1", &[tag::BASE]),
+                volume("Base-1.1", &[tag::LAYER]),
+                volume("Config", &[tag::VOLUME]),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_slash_makes_a_directory_of_a_name() {
+        for (text, tree) in [
+            (".", Tree::Running),
+            ("./x", Tree::Directory("./x".into())),
+            ("/", Tree::Directory("/".into())),
+            ("Base-0.1", Tree::Volume("Base-0.1".parse().unwrap())),
+        ] {
+            assert_eq!(text.parse::<Tree>().unwrap(), tree, "{text}");
+        }
+        assert!("a b".parse::<Tree>().is_err());
+    }
+
+    #[test]
+    fn only_bases_and_layers_have_a_root() {
+        let found = |name: &str| named(&group(), name.parse().unwrap());
+        assert!(found("Base-0").is_ok() && found("Base-1.1").is_ok() && found("/").is_ok());
+        for name in ["Config", "Base-2"] {
+            let error = found(name).unwrap_err().to_string();
+            assert_eq!(error, format!("HostVG has no base or layer {name}"));
+        }
+        assert_eq!(latest_base(&group()).unwrap().as_str(), "Base-1");
+    }
+
+    #[test]
+    fn snapshots_of_one_base_have_one_origin() {
+        for (a, b, wanted) in [
+            ("Base-0", "Base-0.1", true),
+            ("Base-0.2", "Base-0", true),
+            ("Base-0.1", "Base-0.2", true),
+            ("Base-0.1", "Base-1.1", false),
+            // The image of one can have been written over the blocks of the other.
+            ("Base-0", "Base-1", false),
+            ("Base-0", "/", false),
+            ("/", "/", false),
+            (".", "Base-0", false),
+        ] {
+            let [of_a, of_b] = [a, b].map(|name| name.parse().unwrap());
+            assert_eq!(have_one_origin(&group(), &of_a, &of_b), wanted, "{a} {b}");
+        }
+    }
+}

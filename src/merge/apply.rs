@@ -202,7 +202,7 @@ impl Applier {
                     .with_context(|| format!("cannot remove /etc/{}", escaped(path)))?;
             }
         }
-        for (path, mtime) in self.dirs.iter().rev() {
+        for (path, mtime) in &self.dirs {
             if let Some((dir, name)) = self.copy.place(path)? {
                 dir.set_mtime(&name, *mtime)
                     .with_context(|| format!("cannot write /etc/{}", escaped(path)))?;

@@ -231,6 +231,32 @@ mod tests {
     }
 
     #[test]
+    fn the_order_of_entries_does_not_matter() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let pool = ["a", "b", "c", "d", "e", "f"];
+        for _ in 0..2000 {
+            let sides = [(); 3].map(|()| {
+                let mut lines = pool.to_vec();
+                random.shuffle(&mut lines);
+                lines.truncate(random.usize(..pool.len()));
+                lines
+            });
+            let merge = |sides: &[Vec<&str>; 3]| {
+                let [old, layer, new] = sides.each_ref().map(|lines| lines.join("\n"));
+                let (text, _) = merged(Format::Lines, &old, &layer, &new);
+                let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+                lines.sort_unstable();
+                lines
+            };
+            let mut shuffled = sides.clone();
+            for lines in &mut shuffled {
+                random.shuffle(lines);
+            }
+            assert_eq!(merge(&sides), merge(&shuffled), "{sides:?}");
+        }
+    }
+
+    #[test]
     fn properties_of_every_merge() {
         let mut random = fastrand::Rng::with_seed(11);
         let pool = [
