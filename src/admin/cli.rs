@@ -83,9 +83,9 @@ enum Noun {
     },
     /// Show which files differ between a base and a layer, or any two of them
     ///
-    /// A line for each path: A for added, D for deleted, M for modified, and the letters of the parts that differ:
-    /// type, content, link target, mode, owner, extended attributes (also ACLs and capabilities). What a layer has not
-    /// touched since it was made of its base is not read.
+    /// A line for each path: A for added, D for deleted, M for modified, and the parts that differ: t type,
+    /// c content, l link target, m mode, o owner, x extended attributes, ACLs and capabilities among them. What a
+    /// layer has not touched since it was made of its base is not read.
     #[command(after_help = DIFF_STATUS)]
     Diff {
         /// Base, layer, `.` for what runs, or a directory, with a slash in it [default: the base of

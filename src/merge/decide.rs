@@ -417,6 +417,28 @@ mod tests {
                 "f1+security.capability=1",
                 "no",
             ),
+            // Labels, and the ACLs that a directory gives to what is made in it.
+            (
+                "f1+security.selinux=a",
+                "f1+security.selinux=a",
+                "f2+security.selinux=b",
+                "f2+security.selinux=b",
+                "no",
+            ),
+            (
+                "f1+security.selinux=a",
+                "f1+security.selinux=b",
+                "f2+security.selinux=a",
+                "f2+security.selinux=b",
+                "kept",
+            ),
+            (
+                "d",
+                "d+system.posix_acl_default=1",
+                "d:700",
+                "d:700+system.posix_acl_default=1",
+                "kept",
+            ),
             ("f1", "f2", "f1+security.capability=1", "f2", "Both [Xattr]"),
         ] {
             let row = format!("{old} {layer} {new}");
