@@ -4,9 +4,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::CommandFactory;
 use clap_complete::{Shell, generate_to};
-use imgbased_helper::admin::cli::Cli;
+use imgbased_helper::admin::cli::command;
 
 fn main() -> Result<()> {
     let dir = PathBuf::from(
@@ -15,7 +14,7 @@ fn main() -> Result<()> {
             .context("usage: docs DIRECTORY")?,
     );
     std::fs::create_dir_all(&dir)?;
-    clap_mangen::generate_to(Cli::command(), &dir)?;
-    generate_to(Shell::Bash, &mut Cli::command(), "imgbased-helper", &dir)?;
+    clap_mangen::generate_to(command(), &dir)?;
+    generate_to(Shell::Bash, &mut command(), "imgbased-helper", &dir)?;
     Ok(())
 }

@@ -21,7 +21,7 @@ mod tests {
 
     /// Each room, and the rooms that it may use. None that it does not use is named.
     const ARROWS: [(&str, &[&str]); 11] = [
-        ("main.rs", &["admin", "down", "early"]),
+        ("main.rs", &["admin", "down", "early", "sys"]),
         (
             "admin",
             &["boot", "image", "lvm", "merge", "model", "sys", "tree"],

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::Parser;
 use imgbased_helper::admin::cli::Cli;
 use imgbased_helper::down;
 use imgbased_helper::early;
+use imgbased_helper::sys::sandbox;
 
 /// The name under which systemd runs the binary as a generator.
 const GENERATOR: &str = "imgbased-generator";
@@ -25,10 +25,14 @@ fn main() -> ExitCode {
     } else if name == Some(SHUTDOWN.as_ref()) {
         let verb = args.next();
         down::go_down(verb.as_ref().and_then(|verb| verb.to_str())).map(|()| ExitCode::FAILURE)
-    } else if args.next().is_some_and(|noun| noun == "initrd") {
-        initrd(args.next().as_ref())
     } else {
-        Cli::parse().run()
+        match args.next().as_ref().and_then(|noun| noun.to_str()) {
+            Some("initrd") => initrd(args.next().as_ref()),
+            // Those it starts itself as.
+            Some(sandbox::SANDBOX) => sandbox::watch(args),
+            Some(sandbox::INIT) => sandbox::enter(args).map(|never| match never {}),
+            _ => Cli::from_command_line().run(),
+        }
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -1,5 +1,7 @@
 //! `base`: read-only images that layers start from.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,27 +11,28 @@ use serde::Serialize;
 use super::filesystem::{Filesystem, mount_point};
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
-    Context, LOCK_WAIT, comment, found_status, initramfs, new_entries, pool_with_room,
-    running_options, say, text,
+    Context, LOCK_WAIT, found_status, initramfs, new_entries, pool_with_room, removal,
+    running_options, say,
 };
 use crate::boot::arrange::Arrangement;
 use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
 use crate::image::blocks::{self, Target};
+use crate::image::host::Host;
+use crate::image::judge::{self, Fit, Place, What};
 use crate::image::stream::Stream;
 use crate::image::superblock::{FsKind, Superblock};
-use crate::image::tree::Tree;
-use crate::image::{Image, copy_line, digest};
+use crate::image::tree::{Content, Tree};
+use crate::image::{Image, Opened, copy_line, digest};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_base};
+use crate::model::removal::Request;
 use crate::sys::progress::Progress;
 use crate::sys::transaction::Transaction;
 
-/// Where a squashfs is mounted while it is read.
+/// Where a squashfs or a directory is mounted while it is read.
 const IMAGE_MOUNT: &str = "image";
-/// A filesystem that is made for a tree of files gets this many times what the files need.
-const SPARE_FACTOR: u64 = 2;
 
 /// What `base add` is told. Sizes are bytes.
 pub struct Add {
@@ -46,23 +49,27 @@ pub struct Add {
 pub fn add(context: &Context, add: &Add) -> Result<()> {
     let writer = context.writer("base add", LOCK_WAIT)?;
     let name = writer.transaction(|tx| {
-        let image = Image::open(tx, &add.image, &mount_point(IMAGE_MOUNT))?;
+        let opened = Opened::open(tx, &add.image, &mount_point(IMAGE_MOUNT))?;
+        let image = &opened.image;
         let boot = context.boot_partition()?;
         boot.check_ready()?;
         // Refused again with the lock, but an archive is not read in vain.
         let group = context.load()?;
         pool_with_room(&group)?;
+        context.check_pool(&group)?;
         new_name(&group, add.name.clone())?;
-        let needs = Needs::of(tx, add, &image)?;
+        let needs = Needs::of(context, tx, add, image)?;
         tx.lock()?;
         let group = context.load()?;
         let room = pool_with_room(&group)?;
-        let plan = Plan::new(add, &image, &needs, &group, room)?;
+        let plan = Plan::new(add, image, &needs, &group, room)?;
         boot.entry_of(&plan.name)?;
         let options = running_options(&group, &boot)?;
         create(context, tx, &plan)?;
-        let filesystem =
-            tx.unlocked(|tx| fill(tx, &image, &plan, &context.lvm.device(&plan.name)?, room))?;
+        let room = context.room_when_active(&group)?;
+        let device = context.lvm.device(&plan.name)?;
+        let filesystem = tx.unlocked(|tx| fill(tx, add, image, &plan, &device, room))?;
+        opened.close(tx)?;
         finish(context, tx, &boot, &plan.name, &filesystem, &options)
             .with_context(|| format!("{} did not become a base", add.image.display()))?;
         Ok(plan.name)
@@ -91,9 +98,11 @@ fn create(context: &Context, tx: &mut Transaction, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Puts an image into the new volume at `device`, with at most `room` bytes.
+/// Puts an image into the new volume at `device`, with at most `room` bytes. A whole filesystem is read back before
+/// anything in it is changed, and has to be what was read of the image.
 fn fill(
     tx: &mut Transaction,
+    add: &Add,
     image: &Image,
     plan: &Plan,
     device: &Path,
@@ -110,6 +119,7 @@ fn fill(
             path,
             compression,
             superblock,
+            ..
         } => (path, *compression, superblock),
         Image::Tree(tree) => return unpack(tx, tree, plan, &target),
     };
@@ -121,9 +131,18 @@ fn fill(
             None => superblock.size,
         };
         let mut progress = Progress::new(plan.name.as_str(), total);
-        blocks::copy(stream, superblock.size, &target, interrupt, &mut progress)
+        let given = blocks::copy(stream, superblock.size, &target, interrupt, &mut progress)?;
+        drop(progress);
+        let label = format!("{} check", plan.name);
+        digest::check_copy(&given, device, &label, interrupt)
     })?;
-    fill_up(tx, superblock, &target, plan.size)
+    fill_up(tx, superblock, &target, plan.size).with_context(|| {
+        format!(
+            "the {} filesystem in {} cannot be used",
+            superblock.kind.name(),
+            add.image.display()
+        )
+    })
 }
 
 /// Makes a base of an incomplete, active volume: with an identity of its own, a digest, and an entry
@@ -141,17 +160,9 @@ pub fn finish(
         let mut tags = vec![tag::BASE.to_owned()];
         // Mounted or not, the volume keeps the content that the digest is of.
         let options = filesystem.untouched();
-        let kernels = context.mounted(tx, name, filesystem, options, |tx, root| {
-            if Root::at(root)
-                .fstab()?
-                .is_some_and(|f| fstab::has_root(&f.text))
-            {
-                tags.push(tag::ROOT_LINE.to_owned());
-            }
-            let label = format!("{name} digest");
-            let device = context.lvm.device(name)?;
-            let digest = tx.unlocked(|tx| digest::of(&device, &label, tx.interrupt()))?;
-            tags.push(format!("{}{digest}", tag::SHA256));
+        let kernels = context.mounted(tx, name, filesystem, options, None, |tx, root| {
+            warn_of_odd_root(name, root)?;
+            tags.extend(record(context, tx, name, root)?);
             let known = Known {
                 entries: &[],
                 options: fallback_options,
@@ -169,11 +180,33 @@ pub fn finish(
             .transpose()?;
         tx.run(&context.lvm.complete(name, &tags))?;
         let Some(entries) = entries else {
-            return comment(&format!("the boot entry of {name} is written"));
+            // What the volume will hold shows when it is there.
+            context.say_verb(&["base", "verify", "--record", name.as_str()])?;
+            return context.say_verb(&["boot", "refresh", name.as_str()]);
         };
         boot.write_entries(tx, name, &entries)
             .with_context(|| format!("cannot write the boot entry of {name}"))
     })
+}
+
+/// What is recorded of a base that is mounted at `root`, as tags: the digest, and whether its fstab has a line for
+/// the root. The lock is free while the volume is read.
+fn record(
+    context: &Context,
+    tx: &mut Transaction,
+    name: &LvName,
+    root: &Path,
+) -> Result<Vec<String>> {
+    let mut tags = Vec::new();
+    let fstab = Root::at(root).fstab()?;
+    if fstab.is_some_and(|fstab| fstab::has_root(&fstab.text)) {
+        tags.push(tag::ROOT_LINE.to_owned());
+    }
+    let label = format!("{name} digest");
+    let device = context.lvm.device(name)?;
+    let digest = tx.unlocked(|tx| digest::of(&device, &label, tx.interrupt()))?;
+    tags.push(format!("{}{digest}", tag::SHA256));
+    Ok(tags)
 }
 
 /// The name of a new base: the one given, else the next free one. Refuses one that is taken.
@@ -202,46 +235,81 @@ fn check_entry_is_its_own(group: &Group, name: &LvName) -> Result<()> {
     Ok(())
 }
 
-/// What an image needs, in bytes, and the filesystem that it gets. An archive has to be read for that, which
-/// can take minutes.
+/// Tells of a root directory that others than root cannot pass, or can write to: that keeps services from starting,
+/// and is most often that of a temporary directory.
+fn warn_of_odd_root(name: &LvName, root: &Path) -> Result<()> {
+    let metadata =
+        fs::metadata(root).with_context(|| format!("cannot look at {}", root.display()))?;
+    let mode = metadata.mode() & 0o7777;
+    if ![0o755, 0o555].contains(&mode) || (metadata.uid(), metadata.gid()) != (0, 0) {
+        log::warn!(
+            "the root directory of {name} has the mode {mode:04o} and belongs to {}:{}, as in its image; 0755 and 0:0 \
+             are usual",
+            metadata.uid(),
+            metadata.gid()
+        );
+    }
+    Ok(())
+}
+
+/// What an image needs, and what the host has for it. An archive has to be read for that, which can take minutes.
 struct Needs {
-    /// The smallest volume.
-    least: u64,
-    /// The volume where none is asked for.
-    size: u64,
-    /// Of the pool.
-    content: u64,
-    kind: FsKind,
+    host: Host,
+    /// Of a tree.
+    content: Content,
 }
 
 impl Needs {
-    fn of(tx: &Transaction, add: &Add, image: &Image) -> Result<Self> {
-        match image {
-            Image::Filesystem { superblock, .. } => {
-                ensure!(
-                    add.fstype.is_none_or(|kind| kind == superblock.kind),
-                    "{} is an {} filesystem and stays one",
-                    add.image.display(),
-                    superblock.kind.name()
-                );
-                Ok(Self {
-                    least: superblock.size,
-                    size: superblock.size,
-                    content: superblock.used,
-                    kind: superblock.kind,
-                })
-            }
-            Image::Tree(tree) => {
-                let content = tree.measure(tx.interrupt())?;
-                let least = content.least_size();
-                Ok(Self {
-                    least,
-                    size: least.saturating_mul(SPARE_FACTOR),
-                    content: content.bytes,
-                    kind: add.fstype.unwrap_or(FsKind::Ext4),
-                })
-            }
+    /// Refuses what can be told from the image and the host already.
+    fn of(context: &Context, tx: &Transaction, add: &Add, image: &Image) -> Result<Self> {
+        let name = add.image.display().to_string();
+        let kind = judge::filesystem_of(&what(add, image, Content::default()));
+        let mut host = Host::with(&context.lvm.disks()?, kind);
+        if let Err(error) = Filesystem::check_tools(kind) {
+            host.lacks = Some(error.to_string());
         }
+        let mut needs = Self {
+            host,
+            content: Content::default(),
+        };
+        needs.judge(&name, add, image, u64::MAX, false)?;
+        if let Image::Tree(tree) = image {
+            let (measured, shape) = tree.measure(tx.interrupt())?;
+            judge::of_shape(&name, &shape)?;
+            needs.content = measured;
+        }
+        Ok(needs)
+    }
+
+    fn judge(&self, name: &str, add: &Add, image: &Image, room: u64, shares: bool) -> Result<Fit> {
+        if let Image::Filesystem { superblock, .. } = image {
+            judge::of_fstype(name, superblock.kind, add.fstype)?;
+        }
+        let place = Place {
+            host: &self.host,
+            room,
+            shares,
+        };
+        judge::of_place(name, &what(add, image, self.content), add.size, &place)
+    }
+}
+
+/// An image as it is judged.
+fn what<'a>(add: &Add, image: &'a Image, content: Content) -> What<'a> {
+    match image {
+        Image::Filesystem {
+            superblock,
+            compression,
+            length,
+            ..
+        } => What::Filesystem {
+            superblock,
+            length: compression.is_none().then_some(*length),
+        },
+        Image::Tree(_) => What::Tree {
+            content,
+            kind: add.fstype,
+        },
     }
 }
 
@@ -258,39 +326,27 @@ struct Plan {
     origin: Option<(LvName, u64)>,
     /// See [`blocks::unit`].
     unit: usize,
+    /// Whether the pool zeroes new chunks.
+    zeroes: bool,
 }
 
 impl Plan {
     /// Refuses what cannot be made: for want of room, tools or a name.
     fn new(add: &Add, image: &Image, needs: &Needs, group: &Group, room: u64) -> Result<Self> {
         let name = new_name(group, add.name.clone())?;
-        let shown = add.image.display();
-        let &Needs {
-            least,
-            size,
-            content,
-            kind,
-        } = needs;
-        Filesystem::check_tools(kind)?;
-        // lvm2 takes whole sectors only.
-        let size = add.size.unwrap_or(size) / 512 * 512;
-        ensure!(
-            size >= least,
-            "--size {} is less than the {} of {shown}",
-            text::size(size),
-            text::size(least)
-        );
+        let shown = add.image.display().to_string();
+        // How large it becomes does not depend on where it is.
+        let Fit { size, .. } = needs.judge(&shown, add, image, u64::MAX, false)?;
         let nearest = match image {
             Image::Filesystem { .. } if add.share => group.nearest(&name, size),
             _ => None,
         };
         let origin = nearest.map(|base| (base.name, base.volume.size));
-        ensure!(
-            origin.is_some() || content <= room,
-            "{shown} needs {}, the thin pool has room for {}; extend it with lvextend(8) or remove layers",
-            text::size(content),
-            text::size(room)
-        );
+        let Fit {
+            kind,
+            size,
+            content,
+        } = needs.judge(&shown, add, image, room, origin.is_some())?;
         let pool = group.pool().context("there is a pool")?;
         Ok(Self {
             name,
@@ -304,6 +360,7 @@ impl Plan {
                 // A filesystem that is made here knows what it has written.
                 Image::Tree(_) => blocks::BLOCK,
             },
+            zeroes: pool.zeroes,
         })
     }
 }
@@ -326,7 +383,7 @@ fn fill_up(
 
 /// Makes a filesystem and copies a tree of files into it.
 fn unpack(tx: &mut Transaction, tree: &Tree, plan: &Plan, target: &Target) -> Result<Filesystem> {
-    let filesystem = Filesystem::make(tx, plan.kind, target.device)?;
+    let filesystem = Filesystem::make(tx, plan.kind, target.device, plan.zeroes)?;
     let dir = mount_point(plan.name.as_str());
     let mounted = filesystem.mount(tx, &dir, "rw")?;
     tx.work(&tree.copy_line(&dir), |interrupt| {
@@ -336,6 +393,16 @@ fn unpack(tx: &mut Transaction, tree: &Tree, plan: &Plan, target: &Target) -> Re
     mounted.unmount(tx)?;
     filesystem.check(tx, false)?;
     Ok(filesystem)
+}
+
+/// Removes a base and all its layers, having asked first if it has any and `yes` is not set.
+pub fn remove(context: &Context, name: &LvName, yes: bool) -> Result<()> {
+    let question = |names: &[LvName]| {
+        let layers = removal::list(&names[..names.len() - 1]);
+        (names.len() > 1).then(|| format!("Remove {name} and its layers {layers}?"))
+    };
+    let question = (!yes).then_some(&question as &removal::Question);
+    removal::remove(context, &Request::Base(name), question)
 }
 
 #[derive(Serialize)]
@@ -373,6 +440,8 @@ enum Verdict {
     Altered,
     /// No digest was recorded, as for the bases that imgbased made.
     Unknown,
+    /// There was none, and what it holds now is recorded.
+    Recorded,
 }
 
 #[derive(Serialize)]
@@ -387,10 +456,11 @@ struct Report {
     bases: Vec<Verified>,
 }
 
-/// Reads bases, all if none are named, and says which are not what they were when they were made.
-/// The exit status tells whether one was altered.
-pub fn verify(context: &Context, names: &[LvName]) -> Result<ExitCode> {
-    let report = context.change("base verify", |tx| read_bases(context, tx, names))?;
+/// Reads bases, all if none are named, and says which are not what they were when they were made. Of what has no
+/// digest, one is recorded if `is_recorded` says so. The exit status tells whether one was altered.
+pub fn verify(context: &Context, names: &[LvName], is_recorded: bool) -> Result<ExitCode> {
+    let read = |tx: &mut Transaction| read_bases(context, tx, names, is_recorded);
+    let report = context.change("base verify", read)?;
     if context.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
@@ -400,6 +470,7 @@ pub fn verify(context: &Context, names: &[LvName]) -> Result<ExitCode> {
                 Verdict::Unchanged => "unchanged",
                 Verdict::Altered => "altered since it was made; do not use it for new layers",
                 Verdict::Unknown => "unknown, it has no digest",
+                Verdict::Recorded => "had no digest, and has one now",
             };
             format!("{}: {verdict}\n", base.name)
         };
@@ -409,7 +480,12 @@ pub fn verify(context: &Context, names: &[LvName]) -> Result<ExitCode> {
     Ok(found_status(report.bases.iter().any(is_altered)))
 }
 
-fn read_bases(context: &Context, tx: &mut Transaction, names: &[LvName]) -> Result<Report> {
+fn read_bases(
+    context: &Context,
+    tx: &mut Transaction,
+    names: &[LvName],
+    is_recorded: bool,
+) -> Result<Report> {
     let group = context.load()?;
     let bases = group.bases();
     for name in names {
@@ -433,6 +509,10 @@ fn read_bases(context: &Context, tx: &mut Transaction, names: &[LvName]) -> Resu
             continue;
         };
         let verdict = match base.digest() {
+            None if is_recorded => {
+                record_digest(context, tx, &name, base.active)?;
+                Verdict::Recorded
+            }
             None => Verdict::Unknown,
             Some(wanted) => {
                 let found = read_digest(context, tx, &name, base.active)?;
@@ -451,6 +531,30 @@ fn read_bases(context: &Context, tx: &mut Transaction, names: &[LvName]) -> Resu
     Ok(report)
 }
 
+/// Records what a base holds now.
+fn record_digest(
+    context: &Context,
+    tx: &mut Transaction,
+    name: &LvName,
+    is_active: bool,
+) -> Result<()> {
+    if context.dry_run {
+        return context.say_verb(&["base", "verify", "--record", name.as_str()]);
+    }
+    let tags = context.activated(tx, name, is_active, |tx| {
+        let filesystem = context.filesystem(name, name)?;
+        let options = filesystem.untouched();
+        context.mounted(tx, name, &filesystem, options, None, |tx, root| {
+            record(context, tx, name, root)
+        })
+    })?;
+    // The digest is the last: without it the others do not count.
+    for tag in tags.into_iter().flatten() {
+        tx.run(&context.lvm.retag(name, &[], Some(&tag)))?;
+    }
+    Ok(())
+}
+
 /// The digest of what a base holds now; nothing in a dry run.
 fn read_digest(
     context: &Context,
@@ -460,7 +564,7 @@ fn read_digest(
 ) -> Result<Option<String>> {
     context.activated(tx, name, is_active, |tx| {
         if context.dry_run {
-            comment(&format!("{name} is read"))?;
+            context.say_verb(&["base", "verify", name.as_str()])?;
             return Ok(None);
         }
         let device = context.lvm.device(name)?;

@@ -1,6 +1,7 @@
 //! `boot`: the entries of layers and bases, and which of them boots.
 
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -8,13 +9,13 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, layer, say, text};
+use super::{Context, LOCK_WAIT, check, layer, say, text};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
-use crate::boot::trial::{OnTrial, TRIES_MAX, Trial, subject};
 use crate::model::kernel_options;
 use crate::model::layout::{Failure, Group, KernelFailure, Role, Volume, tag};
 use crate::model::name::LvName;
+use crate::model::trial::{OnTrial, State, TRIES_MAX, Trial, subject};
 use crate::sys::cmd::Cmd;
 use crate::sys::files::directory;
 use crate::sys::run;
@@ -170,8 +171,12 @@ pub fn set_default(
         };
         let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
         // Where its layer has come up, a kernel can be new.
-        let is_good = is_good && (kernel.is_none() || !entry.is_trial());
-        let fallback = boot.make_default(tx, name, &entry, is_good, tries)?;
+        let state = if is_good && (kernel.is_none() || !entry.is_trial()) {
+            State::Good
+        } else {
+            State::New
+        };
+        let fallback = boot.make_default(tx, name, &entry, state, tries)?;
         Ok(fallback.map(|fallback| (fallback, tries.min(TRIES_MAX))))
     })?;
     match fallback {
@@ -257,7 +262,7 @@ fn trial_if_known(boot: &BootPartition) -> Option<Trial> {
 }
 
 /// Ends a trial whose tries are used up, and records it with the layer.
-fn record_failure(
+pub fn record_failure(
     context: &Context,
     tx: &mut Transaction,
     boot: &BootPartition,
@@ -357,6 +362,13 @@ pub fn refresh(
         layer::write_entries(context, tx, &group, &boot, &name, kernel)
     })?;
     written.news.map_or(Ok(()), |news| say(&news))
+}
+
+/// Puts right what boots, as `check --repair` does. Unlike that it reads all kernels.
+pub fn repair(context: &Context) -> Result<ExitCode> {
+    let writer = context.locked_writer("boot repair")?;
+    let damaged = context.boot_partition()?.damaged_kernels()?;
+    check::repair_boot(context, &writer, damaged)
 }
 
 /// Whether the layer that runs has a kernel or initramfs that no entry boots yet. Asks neither lvm2 nor the lock:

@@ -4,18 +4,80 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::LevelFilter;
 use simplelog::CombinedLogger;
 
-use super::roots::Tree;
 use super::{
-    Context, base, boot, check, diff, layer, layout, layout_init, persist, removal, status, view,
+    Context, base, boot, check, diff, gc, layer, layout, layout_init, need_root, persist, status,
+    view,
 };
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
 use crate::model::name::{DEFAULT_VG, LvName, VgName};
 use crate::sys::logger::LineLogger;
+
+/// The options that all verbs accept.
+const GLOBAL: &str = "Global options";
+
+/// The verbs for which such an option means something, if not for all: only there the help shows it.
+const WHERE_SHOWN: [(&str, &[&str]); 4] = [
+    ("pool", &["layout init"]),
+    (
+        "root",
+        &[
+            "layout",
+            "layout init",
+            "base add",
+            "base list",
+            "base remove",
+            "layer add",
+            "layer list",
+            "layer remove",
+            "boot list",
+            "boot default",
+            "boot refresh",
+            "boot once",
+            "boot repair",
+            "boot bless",
+            "status",
+            "check",
+            "gc",
+        ],
+    ),
+    (
+        "dry_run",
+        &[
+            "layout init",
+            "base add",
+            "base verify",
+            "base remove",
+            "layer add",
+            "layer remove",
+            "boot default",
+            "boot refresh",
+            "boot once",
+            "boot repair",
+            "boot bless",
+            "check",
+            "gc",
+        ],
+    ),
+    (
+        "json",
+        &[
+            "layout",
+            "base list",
+            "base verify",
+            "layer list",
+            "boot list",
+            "status",
+            "diff",
+            "persist preview",
+            "check",
+        ],
+    ),
+];
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage.";
 const DIFF_STATUS: &str =
@@ -36,22 +98,22 @@ pub struct Cli {
 #[derive(Args)]
 struct Global {
     /// Volume group of the host [default: that of the running layer, else `HostVG`]
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "NAME")]
     vg: Option<VgName>,
     /// Thin pool that `layout init` makes
-    #[arg(long, global = true, value_name = "NAME", default_value = "ImagePool")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "NAME", default_value = "ImagePool")]
     pool: LvName,
     /// Directory below which the host's /boot is mounted
-    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR", default_value = "/")]
     root: PathBuf,
     /// Print what would be done, as commands for a shell, and do nothing
-    #[arg(short = 'n', long, global = true)]
+    #[arg(short = 'n', long, global = true, help_heading = GLOBAL)]
     dry_run: bool,
     /// Print what is read as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
     /// Show each command that is run
-    #[arg(short, long, global = true, alias = "debug")]
+    #[arg(short, long, global = true, help_heading = GLOBAL, alias = "debug")]
     verbose: bool,
 }
 
@@ -87,32 +149,7 @@ enum Noun {
     /// c content, l link target, m mode, o owner, x extended attributes, ACLs and capabilities among them. What a
     /// layer has not touched since it was made of its base is not read.
     #[command(after_help = DIFF_STATUS)]
-    Diff {
-        /// Base, layer, `.` for what runs, or a directory, with a slash in it [default: the base of
-        /// what runs]
-        a: Option<Tree>,
-        /// What to compare it with [default: what runs]
-        b: Option<Tree>,
-        /// Only this file, or what is below this directory
-        #[arg(long, value_name = "PATH", default_value = "/")]
-        path: PathBuf,
-        /// Leave out what matches, with all below: a name, or with a slash a whole path. May be given
-        /// several times
-        #[arg(long, value_name = "GLOB")]
-        exclude: Vec<String>,
-        /// Compare the installed packages of dpkg as well
-        #[arg(long)]
-        packages: bool,
-        /// Count only
-        #[arg(long)]
-        stat: bool,
-        /// Read also what has not been touched
-        #[arg(long)]
-        verify: bool,
-        /// Exit with 3 if something differs
-        #[arg(long)]
-        exit_code: bool,
-    },
+    Diff(diff::Diff),
     /// What of a layer lives on in layers of newer bases
     #[command(subcommand)]
     Persist(PersistVerb),
@@ -154,6 +191,9 @@ enum BaseVerb {
     /// The image is a file or block device with ext4 or XFS, also compressed by gzip, xz or zstd; a
     /// squashfs, of a live system or with the root filesystem itself; a tar archive, also
     /// compressed; or a directory. Its content decides, not its name.
+    ///
+    /// Where its initramfs cannot boot a layer, its dracut makes another. It runs shut in: it sees its own files,
+    /// changes none of them, and reaches nothing of the host.
     Add {
         /// File, block device or directory that holds the image
         image: PathBuf,
@@ -167,7 +207,7 @@ enum BaseVerb {
         /// Filesystem to make for an archive or a directory [default: ext4]
         #[arg(long, value_name = "TYPE", value_parser = parse_fstype)]
         fstype: Option<FsKind>,
-        /// Store all of a filesystem image, also what an earlier base has at the same place
+        /// Do not share identical blocks of a filesystem image with an earlier base
         #[arg(long)]
         no_share: bool,
     },
@@ -175,14 +215,18 @@ enum BaseVerb {
     List,
     /// Print the name of the latest base: the one that was added last
     Latest,
-    /// Say which bases are not what they were when they were made
+    /// Compare bases with the digests that were recorded when they were made
     #[command(after_help = CHECK_STATUS)]
     Verify {
         /// Bases to read [default: all]
         name: Vec<LvName>,
+        /// Record what those hold now of which nothing was recorded, such as the bases of imgbased
+        #[arg(long)]
+        record: bool,
     },
     /// Remove a base and its layers, except what is booted or the default
     Remove {
+        /// Base to remove
         name: LvName,
         /// Do not ask before layers are removed
         #[arg(short, long)]
@@ -204,9 +248,13 @@ enum LayerVerb {
     /// Print the name of the layer that is booted
     Current,
     /// Print the path of a layer's device, which exists while the layer is active
-    Path { name: LvName },
+    Path {
+        /// Layer or base
+        name: LvName,
+    },
     /// Remove layers, except what is booted or the default
     Remove {
+        /// Layers to remove
         #[arg(required = true)]
         name: Vec<LvName>,
     },
@@ -222,6 +270,7 @@ enum BootVerb {
     /// boot-complete.target. Until then each failure restarts the host, and after so many tries the
     /// default boots again. So is a kernel that is new in its layer.
     Default {
+        /// Layer or base to boot
         name: LvName,
         /// With this one of its kernels [default: the one that came up last]
         #[arg(long, value_name = "VERSION")]
@@ -253,12 +302,13 @@ enum BootVerb {
     /// Boot a layer or base at the next start only
     #[command(visible_alias = "try")]
     Once {
+        /// Layer or base to boot
         #[arg(required_unless_present = "cancel")]
         name: Option<LvName>,
         /// With this one of its kernels [default: the one that came up last]
         #[arg(long, value_name = "VERSION", requires = "name")]
         kernel: Option<String>,
-        /// Boot the default at the next start after all
+        /// Cancel a pending `boot once`
         #[arg(long, conflicts_with = "name")]
         cancel: bool,
     },
@@ -288,7 +338,49 @@ enum PersistVerb {
     },
 }
 
+/// The command line, whose help shows an option only where it means something. All verbs accept all of them.
+pub fn command() -> Command {
+    let command = Cli::command();
+    let global = command.get_arguments().filter(|arg| arg.is_global_set());
+    let global: Vec<Arg> = global.cloned().collect();
+    narrowed(command, &global, "")
+}
+
+/// Hides options that mean nothing for a verb below `path`, or for none of a noun's.
+fn narrowed(mut command: Command, global: &[Arg], path: &str) -> Command {
+    let names = command
+        .get_subcommands()
+        .map(|sub| sub.get_name().to_owned());
+    for name in names.collect::<Vec<String>>() {
+        let path = format!("{path} {name}");
+        let path = path.trim_start();
+        command = command.mut_subcommand(&name, |sub| {
+            let is_meaningless = |arg: &&Arg| !is_shown(arg.get_id().as_str(), path);
+            let hidden = global.iter().filter(is_meaningless);
+            let sub = hidden.fold(sub, |sub, arg| sub.arg(arg.clone().hide(true)));
+            narrowed(sub, global, path)
+        });
+    }
+    command
+}
+
+/// Whether an option means something for a verb, or for one of a noun's.
+fn is_shown(option: &str, path: &str) -> bool {
+    let verbs = WHERE_SHOWN.iter().find(|(name, _)| *name == option);
+    let is_below = |verb: &&str| {
+        let rest = verb.strip_prefix(path);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+    };
+    verbs.is_none_or(|(_, verbs)| verbs.iter().any(is_below))
+}
+
 impl Cli {
+    /// Reads the command line of this process. Ends it where that is wrong, or asks for help only.
+    pub fn from_command_line() -> Self {
+        let matches = command().get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Does what the command line says.
     pub fn run(self) -> Result<ExitCode> {
         start_logging(self.global.verbose)?;
@@ -299,6 +391,10 @@ impl Cli {
             dry_run: self.global.dry_run,
             json: self.global.json,
         };
+        // A dry run comes as far as it can.
+        if !context.dry_run {
+            need_root()?;
+        }
         match self.noun {
             Noun::Layout { verb: None } => layout::show(&context)?,
             Noun::Layout {
@@ -329,16 +425,18 @@ impl Cli {
                 };
                 base::add(&context, &add)?;
             }
-            Noun::Base(BaseVerb::Verify { name }) => return base::verify(&context, &name),
+            Noun::Base(BaseVerb::Verify { name, record }) => {
+                return base::verify(&context, &name, record);
+            }
             Noun::Base(BaseVerb::List) => base::list(&context)?,
             Noun::Base(BaseVerb::Latest) => base::latest(&context)?,
             Noun::Layer(LayerVerb::Add { origin }) => layer::add(&context, origin)?,
-            Noun::Base(BaseVerb::Remove { name, yes }) => removal::base(&context, &name, yes)?,
+            Noun::Base(BaseVerb::Remove { name, yes }) => base::remove(&context, &name, yes)?,
             Noun::Layer(LayerVerb::List) => layer::list(&context)?,
             Noun::Layer(LayerVerb::Latest) => layer::latest(&context)?,
             Noun::Layer(LayerVerb::Current) => layer::current(&context)?,
             Noun::Layer(LayerVerb::Path { name }) => layer::path(&context, &name)?,
-            Noun::Layer(LayerVerb::Remove { name }) => removal::layers(&context, &name)?,
+            Noun::Layer(LayerVerb::Remove { name }) => layer::remove(&context, &name)?,
             Noun::Boot(BootVerb::List) => boot::list(&context)?,
             Noun::Boot(BootVerb::Default {
                 name,
@@ -348,7 +446,7 @@ impl Cli {
             Noun::Boot(BootVerb::Once { name, kernel, .. }) => {
                 boot::set_once(&context, name.as_ref(), kernel.as_deref())?;
             }
-            Noun::Boot(BootVerb::Repair) => return check::repair_boot(&context),
+            Noun::Boot(BootVerb::Repair) => return boot::repair(&context),
             Noun::Boot(BootVerb::Bless { name }) => boot::bless(&context, name)?,
             Noun::Boot(BootVerb::Refresh {
                 name,
@@ -364,31 +462,10 @@ impl Cli {
                 boot::refresh(&context, name, &change)?;
             }
             Noun::Status => status::show(&context)?,
-            Noun::Diff {
-                a,
-                b,
-                path,
-                exclude,
-                packages,
-                stat,
-                verify,
-                exit_code,
-            } => {
-                let diff = diff::Diff {
-                    a,
-                    b,
-                    path,
-                    exclude,
-                    verify,
-                    packages,
-                    stat,
-                    exit_code,
-                };
-                return diff::run(&context, &diff);
-            }
+            Noun::Diff(diff) => return diff::run(&context, &diff),
             Noun::Persist(PersistVerb::Preview { to }) => persist::preview(&context, to)?,
             Noun::Check { repair } => return check::run(&context, repair),
-            Noun::Gc { keep, yes } => removal::garbage(&context, keep, yes)?,
+            Noun::Gc { keep, yes } => gc::collect(&context, keep, yes)?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -422,4 +499,110 @@ fn start_logging(verbose: bool) -> Result<()> {
     let stderr = LineLogger::plain(level, std::io::stderr());
     CombinedLogger::init(vec![Box::new(stderr)])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
+    const VERBS: [(&str, &[&str]); 23] = [
+        ("layout", &["dry_run", "json", "pool", "root"]),
+        ("layout init", &["dry_run", "pool", "root"]),
+        ("base add", &["dry_run", "root"]),
+        ("base list", &["json", "root"]),
+        ("base latest", &[]),
+        ("base verify", &["dry_run", "json"]),
+        ("base remove", &["dry_run", "root"]),
+        ("layer add", &["dry_run", "root"]),
+        ("layer list", &["json", "root"]),
+        ("layer latest", &[]),
+        ("layer current", &[]),
+        ("layer path", &[]),
+        ("layer remove", &["dry_run", "root"]),
+        ("boot list", &["json", "root"]),
+        ("boot default", &["dry_run", "root"]),
+        ("boot refresh", &["dry_run", "root"]),
+        ("boot once", &["dry_run", "root"]),
+        ("boot repair", &["dry_run", "root"]),
+        ("boot bless", &["dry_run", "root"]),
+        ("diff", &["json"]),
+        ("persist preview", &["json"]),
+        ("status", &["json", "root"]),
+        ("check", &["dry_run", "json", "root"]),
+    ];
+
+    /// Each verb with its command; also the noun that is a verb as well.
+    fn verbs(command: &Command, path: &str, found: &mut Vec<(String, Command)>) {
+        for sub in command.get_subcommands() {
+            let name = sub.get_name();
+            if name == "help" {
+                continue;
+            }
+            let path = format!("{path} {name}").trim_start().to_owned();
+            verbs(sub, &path, found);
+            if !sub.is_subcommand_required_set() {
+                found.push((path, sub.clone()));
+            }
+        }
+    }
+
+    fn all_verbs() -> Vec<(String, Command)> {
+        let mut command = command();
+        command.build();
+        let mut found = Vec::new();
+        verbs(&command, "", &mut found);
+        found
+    }
+
+    #[test]
+    fn an_option_shows_only_where_it_means_something() {
+        let found = all_verbs();
+        let gc = ("gc", &["dry_run", "root"][..]);
+        assert_eq!(found.len(), VERBS.len() + 1);
+        for (verb, expected) in VERBS.iter().copied().chain([gc]) {
+            let (_, command) = found.iter().find(|(path, _)| path == verb).unwrap();
+            let shown = command
+                .get_arguments()
+                .filter(|arg| arg.get_help_heading() == Some(GLOBAL) && !arg.is_hide_set());
+            let mut shown: Vec<&str> = shown.map(|arg| arg.get_id().as_str()).collect();
+            shown.retain(|name| !["vg", "verbose"].contains(name));
+            shown.sort_unstable();
+            assert_eq!(shown, expected, "{verb}");
+        }
+    }
+
+    #[test]
+    fn each_option_says_what_it_is_and_global_ones_stand_by_themselves() {
+        for (verb, command) in all_verbs() {
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(arg.get_help().is_some(), "{verb}: {}", arg.get_id());
+                let is_global = arg.get_help_heading() == Some(GLOBAL);
+                assert_eq!(arg.is_global_set(), is_global, "{verb}: {}", arg.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn each_verb_accepts_each_global_option_before_and_after_it() {
+        for (line, dry_run, json) in [
+            ("layer add --json -n", true, true),
+            ("--json -n layer add", true, true),
+            ("layer --json add -n", true, true),
+            ("layer list --dry-run", true, false),
+            ("--pool x layer latest --root /mnt", false, false),
+            ("gc", false, false),
+        ] {
+            let words = ["imgbased-helper"].into_iter().chain(line.split(' '));
+            let matches = command().try_get_matches_from(words).unwrap();
+            let global = Cli::from_arg_matches(&matches).unwrap().global;
+            assert_eq!((global.dry_run, global.json), (dry_run, json), "{line}");
+            let pool = if line.contains("--pool") {
+                "x"
+            } else {
+                "ImagePool"
+            };
+            assert_eq!(global.pool.as_str(), pool, "{line}");
+        }
+    }
 }

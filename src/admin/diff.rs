@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
+use clap::Args;
 use serde::Serialize;
 
 use super::roots::{self, Tree};
@@ -16,23 +17,36 @@ use crate::sys::interrupt::Interrupt;
 use crate::tree::{Below, Dir, Globs, Kind, Place, READ_MAX, Visit, escaped, walk};
 
 /// What `diff` is told.
+#[derive(Args)]
 #[allow(
     clippy::struct_excessive_bools,
     reason = "each is an option of its own"
 )]
 pub struct Diff {
-    /// By default the base of what runs.
-    pub a: Option<Tree>,
-    /// By default what runs.
-    pub b: Option<Tree>,
-    pub path: PathBuf,
-    pub exclude: Vec<String>,
-    /// Whether to read what cannot have changed.
-    pub verify: bool,
-    pub packages: bool,
-    /// Whether to count only.
-    pub stat: bool,
-    pub exit_code: bool,
+    /// Base, layer, `.` for what runs, or a directory, with a slash in it [default: the base of
+    /// what runs]
+    a: Option<Tree>,
+    /// What to compare it with [default: what runs]
+    b: Option<Tree>,
+    /// Only this file, or what is below this directory
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    path: PathBuf,
+    /// Leave out what matches, with all below: a name, or with a slash a whole path. May be given
+    /// several times
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// Compare the installed packages of dpkg as well
+    #[arg(long)]
+    packages: bool,
+    /// Count only
+    #[arg(long)]
+    stat: bool,
+    /// Read also what has not been touched
+    #[arg(long)]
+    verify: bool,
+    /// Exit with 3 if something differs
+    #[arg(long)]
+    exit_code: bool,
 }
 
 /// Shows what `b` has different from `a`. The lock is free while they are read.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::image::superblock::{self, FsKind, PREFIX};
+use crate::image::superblock::{self, FsKind, PREFIX, Superblock};
 use crate::sys::cmd::Cmd;
 use crate::sys::run::MOUNTS;
 use crate::sys::transaction::Transaction;
@@ -22,13 +22,7 @@ pub struct Filesystem {
 impl Filesystem {
     /// The filesystem on an active volume. Refuses what a base cannot have.
     pub fn on(device: &Path) -> Result<Self> {
-        let mut prefix = [0; PREFIX];
-        File::open(device)
-            .and_then(|file| file.read_exact_at(&mut prefix, 0))
-            .with_context(|| format!("cannot read {}", device.display()))?;
-        let superblock = superblock::read(&prefix)
-            .and_then(|found| found.context("it holds neither ext4 nor XFS"))
-            .with_context(|| device.display().to_string())?;
+        let superblock = superblock_on(device)?;
         Ok(Self {
             kind: superblock.kind,
             device: device.to_owned(),
@@ -54,6 +48,14 @@ impl Filesystem {
         }
     }
 
+    /// The same on another volume, which holds what this one does.
+    pub fn copied_to(self, device: &Path) -> Self {
+        Self {
+            device: device.to_owned(),
+            ..self
+        }
+    }
+
     /// Refuses when its tools are not installed.
     pub fn check_tools(kind: FsKind) -> Result<()> {
         let tools = match kind {
@@ -65,14 +67,24 @@ impl Filesystem {
             .try_for_each(|tool| Cmd::new(tool).check_installed())
     }
 
-    /// Makes an empty filesystem on a volume of zeros.
-    pub fn make(tx: &mut Transaction, kind: FsKind, device: &Path) -> Result<Self> {
+    /// Makes an empty filesystem on a new volume. `is_zero`: whether what is not written is read as zeros, also
+    /// beside what is written.
+    pub fn make(tx: &mut Transaction, kind: FsKind, device: &Path, is_zero: bool) -> Result<Self> {
         let cmd = match kind {
-            // What is zero already is not written again, neither now nor when it is first mounted.
-            FsKind::Ext4 => Cmd::new("mke2fs")
-                .args(["-q", "-t", "ext4", "-m", "1"])
-                .args(["-O", "metadata_csum,metadata_csum_seed", "-E"])
-                .arg("lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,nodiscard"),
+            FsKind::Ext4 => {
+                // What is zero already is not written again, neither now nor when it is first mounted.
+                let zeros = if is_zero {
+                    "assume_storage_prezeroed=1,"
+                } else {
+                    ""
+                };
+                Cmd::new("mke2fs")
+                    .args(["-q", "-t", "ext4", "-m", "1"])
+                    .args(["-O", "metadata_csum,metadata_csum_seed", "-E"])
+                    .arg(format!(
+                        "lazy_itable_init=0,lazy_journal_init=0,{zeros}nodiscard"
+                    ))
+            }
             FsKind::Xfs => Cmd::new("mkfs.xfs").args(["-q", "-K"]),
         };
         tx.run(&cmd.arg(device))?;
@@ -146,6 +158,17 @@ impl Filesystem {
         let step = tx.run_undoable(&mount, Cmd::new("umount").arg(dir))?;
         Ok(Mounted(step))
     }
+}
+
+/// What the superblock of an active volume says. Refuses another filesystem than ext4 and XFS.
+pub fn superblock_on(device: &Path) -> Result<Superblock> {
+    let mut prefix = [0; PREFIX];
+    File::open(device)
+        .and_then(|file| file.read_exact_at(&mut prefix, 0))
+        .with_context(|| format!("cannot read {}", device.display()))?;
+    superblock::read(&prefix)
+        .and_then(|found| found.context("it holds neither ext4 nor XFS"))
+        .with_context(|| device.display().to_string())
 }
 
 /// Mounts the filesystem of a directory once more, without what is mounted below it, to be read.

@@ -9,19 +9,21 @@ use super::{comment, filesystem};
 use crate::boot::entry::Payload;
 use crate::boot::{BootPartition, Kernels, Known};
 use crate::sys::cmd::Cmd;
-use crate::sys::transaction::{Transaction, UndoStep};
+use crate::sys::rooted::real_path;
+use crate::sys::sandbox::Sandbox;
+use crate::sys::transaction::Transaction;
 
 /// What the helper needs in an initramfs (dracut.modules(7)).
 const MODULE: &str = "imgbased";
-/// Where the root is mounted once more while dracut runs in it.
-const CHROOT: &str = "dracut";
+/// Where that is mounted which dracut can write to.
+const SCRATCH: &str = "dracut";
 
 /// Kernels of a mounted root that can boot a layer. They are on their way to the boot partition: what was
 /// read of that before has to be read again.
 #[must_use]
 pub struct Found {
     kernels: Kernels,
-    chroot: Option<UndoStep>,
+    sandbox: Option<Sandbox>,
 }
 
 /// Looks for the kernels of a mounted root, and makes an initramfs for each that has none which can boot a
@@ -32,7 +34,10 @@ pub fn kernels_of(
     root: &Path,
     known: &Known,
 ) -> Result<Found> {
-    let mut maker = Maker { root, chroot: None };
+    let mut maker = Maker {
+        root,
+        sandbox: None,
+    };
     let kernels = tx.unlocked(|tx| {
         boot.kernels_of(tx, root, known, &mut |tx, version, initrd| {
             maker.replace(tx, version, initrd)
@@ -40,7 +45,7 @@ pub fn kernels_of(
     })?;
     Ok(Found {
         kernels,
-        chroot: maker.chroot,
+        sandbox: maker.sandbox,
     })
 }
 
@@ -48,25 +53,25 @@ impl Found {
     /// Copies them to the boot partition, and returns what the entries have to boot.
     pub fn store(self, tx: &mut Transaction, boot: &BootPartition) -> Result<Vec<Payload>> {
         let payloads = boot.store_kernels(tx, self.kernels)?;
-        end(tx, self.chroot)?;
+        close(tx, self.sandbox.as_ref())?;
         Ok(payloads)
     }
 
     /// Copies nothing.
     pub fn leave(self, tx: &mut Transaction) -> Result<()> {
-        end(tx, self.chroot)
+        close(tx, self.sandbox.as_ref())
     }
 }
 
-fn end(tx: &mut Transaction, chroot: Option<UndoStep>) -> Result<()> {
-    chroot.map_or(Ok(()), |chroot| tx.undo_now(&chroot))
+fn close(tx: &mut Transaction, sandbox: Option<&Sandbox>) -> Result<()> {
+    sandbox.map_or(Ok(()), |sandbox| sandbox.close(tx))
 }
 
 /// The root whose initramfs images are looked at.
 struct Maker<'a> {
     root: &'a Path,
-    /// Where it is mounted once more, from when that is needed on.
-    chroot: Option<UndoStep>,
+    /// For its dracut, from when that is needed on.
+    sandbox: Option<Sandbox>,
 }
 
 impl Maker<'_> {
@@ -88,7 +93,7 @@ impl Maker<'_> {
         };
         for needed in ["usr/bin/dracut", "usr/lib/dracut/modules.d/50imgbased"] {
             ensure!(
-                self.root.join(needed).exists(),
+                real_path(self.root, needed).is_ok(),
                 "{shown} cannot boot a layer, {reason}, and the root has no /{needed} to make one that can: \
                  install dracut and imgbased-helper in it"
             );
@@ -97,22 +102,37 @@ impl Maker<'_> {
             comment(&format!(
                 "{shown} cannot boot a layer, {reason}: dracut makes another"
             ))?;
+        } else {
+            log::warn!(
+                "{shown} is not used, {reason}; dracut makes another, which can take minutes"
+            );
+        }
+        let sandbox = match &mut self.sandbox {
+            Some(sandbox) => sandbox,
+            none => {
+                let scratch = filesystem::mount_point(SCRATCH);
+                none.insert(Sandbox::open(tx, self.root, &scratch)?)
+            }
+        };
+        let file = format!("run/initrd-{version}");
+        let dracut = [
+            "dracut",
+            "--quiet",
+            "--force",
+            "--tmpdir",
+            "/run",
+            "--no-hostonly",
+            "--no-hostonly-cmdline",
+            &format!("/{file}"),
+            version,
+        ];
+        sandbox
+            .run(tx, &dracut)
+            .with_context(|| format!("{shown} cannot boot a layer, {reason}"))?;
+        if tx.is_dry_run() {
             return Ok(None);
         }
-        let dir = filesystem::mount_point(CHROOT);
-        if self.chroot.is_none() {
-            self.chroot = Some(prepare(tx, self.root, &dir)?);
-        }
-        log::warn!("{shown} is not used, {reason}; dracut makes another, which can take minutes");
-        let inside = format!("/run/initrd-{version}");
-        let dracut = Cmd::new("chroot")
-            .arg(&dir)
-            .args(["dracut", "--quiet", "--force", "--tmpdir", "/run"])
-            .args(["--no-hostonly", "--no-hostonly-cmdline"])
-            .args([&inside, version]);
-        tx.run(&dracut)
-            .with_context(|| format!("{shown} cannot boot a layer, {reason}"))?;
-        let made = dir.join(inside.trim_start_matches('/'));
+        let made = sandbox.file(&file)?;
         ensure!(
             modules(&made)?.is_ok_and(|modules| modules.iter().any(|module| module == MODULE)),
             "dracut makes no initramfs with the module {MODULE} of this root; \
@@ -128,23 +148,4 @@ fn modules(initramfs: &Path) -> Result<Result<Vec<String>>> {
     list.check_installed()?;
     let lines = |text: String| text.lines().map(|line| line.trim().to_owned()).collect();
     Ok(list.run().map(lines))
-}
-
-/// Mounts the root at `dir` with what dracut needs; nothing can be written to it, but to /run and /tmp,
-/// which are in memory.
-fn prepare(tx: &mut Transaction, root: &Path, dir: &Path) -> Result<UndoStep> {
-    let mount =
-        |options: &[&str], inside: &str| Cmd::new("mount").args(options).arg(dir.join(inside));
-    let bind = Cmd::new("mount").arg("--bind").arg(root).arg(dir);
-    tx.create_dir(dir)?;
-    let undo = Cmd::new("umount").arg("--recursive").arg(dir);
-    let step = tx.run_undoable(&bind, undo)?;
-    tx.run(&mount(&["-o", "remount,bind,ro,exec,suid,dev"], ""))?;
-    tx.run(&mount(&["-t", "proc", "proc"], "proc"))?;
-    tx.run(&mount(&["-t", "sysfs", "sysfs"], "sys"))?;
-    tx.run(&mount(&["--bind", "/dev"], "dev"))?;
-    for inside in ["run", "tmp"] {
-        tx.run(&mount(&["-t", "tmpfs", "tmpfs"], inside))?;
-    }
-    Ok(step)
 }

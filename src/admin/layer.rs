@@ -1,5 +1,6 @@
 //! `layer`: writable snapshots that the host boots.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -8,18 +9,20 @@ use serde::Serialize;
 use super::boot::trial_begins;
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{
-    Context, comment, filesystem, initramfs, new_entries, pool_with_room, running_options, say,
-    text,
+    Context, Look, filesystem, initramfs, new_entries, pool_with_room, removal, running_options,
+    say, text,
 };
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{Entry, Payload};
 use crate::boot::id;
 use crate::boot::root::Root;
-use crate::boot::trial::TRIES_MAX;
 use crate::boot::{BootPartition, Known};
+use crate::image::superblock::FsKind;
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::{LvName, next_layer};
+use crate::model::removal::Request;
+use crate::model::trial::TRIES_MAX;
 use crate::sys::transaction::Transaction;
 
 /// How often what never came up is tried, unless the host is configured otherwise.
@@ -39,34 +42,29 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
     tx.scope(|tx| {
         let boot = context.boot_partition()?;
         boot.check_ready()?;
-        let plan = Plan::new(context, &boot, origin)?;
+        let (plan, mut group) = Plan::new(context, &boot, origin)?;
         let (lvm, layer) = (&context.lvm, plan.layer.clone());
         let create = lvm.create_snapshot(&layer, &plan.origin, Some(&plan.base));
         tx.run_undoable(&create, lvm.remove(&layer))?;
+        context.room_when_active(&group)?;
+        let look = context.look(&group, &plan.origin)?;
         let (base, origin_entries) = (plan.base.clone(), plan.entries.clone());
-        let kernels = plan.fill(context, tx, &boot)?;
-        // The lock may have been free for a while.
-        let group = context.load()?;
-        let base = group.volume(base.as_str()).map(|v| v.role);
-        ensure!(
-            base == Some(Role::Base),
-            "another command has removed the base of {layer}"
-        );
+        let kernels = plan.fill(context, tx, &boot, look.as_ref())?;
+        if tx.was_unlocked() {
+            group = context.load()?;
+            let base = group.volume(base.as_str()).map(|v| v.role);
+            ensure!(
+                base == Some(Role::Base),
+                "another command has removed the base of {layer}"
+            );
+        }
         let default = boot.keep_default(tx)?;
         // Where something else can be booted, a layer that has never come up must not keep the host.
         let is_trial = default.is_some();
-        let entries = kernels
-            .map(|kernels| {
-                // What its origin does not boot, because it was tried in vain, it does not boot either.
-                let kernels = boot.arrange(kernels, &origin_entries, true, |_| true);
-                new_entries(&group, &layer, false, &kernels, is_trial)
-            })
-            .transpose()?;
+        // What its origin does not boot, because it was tried in vain, it does not boot either.
+        let kernels = boot.arrange(kernels, &origin_entries, true, |_| true);
+        let entries = new_entries(&group, &layer, false, &kernels, is_trial)?;
         tx.run(&lvm.complete(&layer, &[tag::LAYER.to_owned()]))?;
-        let Some(entries) = entries else {
-            comment(&format!("the boot entry of {layer} is written"))?;
-            return Ok(layer);
-        };
         boot.write_entries(tx, &layer, &entries)
             .with_context(|| format!("cannot write the boot entry of {layer}"))?;
         if let (None, Some(entry)) = (default, entries.first()) {
@@ -95,12 +93,24 @@ struct Plan {
 }
 
 impl Plan {
-    /// Refuses what cannot be made: for want of room, or a name.
-    fn new(context: &Context, boot: &BootPartition, origin: Option<LvName>) -> Result<Self> {
+    /// Refuses what cannot be made: for want of room, or a name. Returns the group with it, as it is before.
+    fn new(
+        context: &Context,
+        boot: &BootPartition,
+        origin: Option<LvName>,
+    ) -> Result<(Self, Group)> {
         let group = context.load()?;
         pool_with_room(&group)?;
+        context.check_pool(&group)?;
         let (origin, base) = find_origin(&group, origin)?;
-        let layer = next_layer(&base, group.taken())?;
+        let mut taken: Vec<String> = group.taken().map(str::to_owned).collect();
+        let layer = loop {
+            let layer = next_layer(&base, taken.iter().map(String::as_str))?;
+            if !boot.remembers(&layer)? {
+                break layer;
+            }
+            taken.push(layer.to_string());
+        };
         group.name.dm_name(&layer)?;
         // A base never changes, so what its entries boot is right for its layers. A layer may have got
         // another kernel since.
@@ -114,7 +124,7 @@ impl Plan {
         boot.entry_of(&layer)?;
         // Fails where a default could not be set.
         boot.default_id()?;
-        Ok(Self {
+        let plan = Self {
             kernels: Some(kernels).filter(|_| origin == base && is_complete),
             options: running_options(&group, boot)?,
             needs_check: made_by_us.is_none(),
@@ -123,26 +133,29 @@ impl Plan {
             origin,
             base,
             entries,
-        })
+        };
+        Ok((plan, group))
     }
 
     /// Makes the snapshot a layer of its own: its filesystem, its fstab, and what it boots, which is on the
-    /// boot partition then. `None` in a dry run that cannot know. The lock is free for long work.
+    /// boot partition then. A dry run has a `look` at the origin. The lock is free for long work.
     fn fill(
         self,
         context: &Context,
         tx: &mut Transaction,
         boot: &BootPartition,
-    ) -> Result<Option<Vec<Payload>>> {
+        look: Option<&Look>,
+    ) -> Result<Vec<Payload>> {
         let layer = &self.layer;
         let filesystem = context.filesystem(layer, &self.origin)?;
         if self.needs_check {
             tx.unlocked(|tx| filesystem.check(tx, false))?;
         }
         filesystem.renew_uuid(tx)?;
-        if self.kernels.is_some() && !self.has_root_line {
-            return Ok(self.kernels);
-        }
+        let kernels = match self.kernels {
+            Some(kernels) if !self.has_root_line => return Ok(kernels),
+            kernels => kernels,
+        };
         let known = Known {
             entries: &self.entries,
             options: &self.options,
@@ -150,25 +163,37 @@ impl Plan {
             removed: None,
             is_running: false,
         };
-        context.mounted(tx, layer, &filesystem, "rw", |tx, root| {
-            own_root_line(tx, root, &context.lvm.device(layer)?)?;
-            match self.kernels {
+        let kernels = context.mounted(tx, layer, &filesystem, "rw", look, |tx, root| {
+            own_root_line(tx, root, &context.lvm.device(layer)?, filesystem.kind)?;
+            match kernels {
                 Some(kernels) if kernels.iter().all(|k| boot.has_kernel(k)) => Ok(kernels),
                 _ => initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot),
             }
-        })
+        })?;
+        kernels.context("a dry run looks at the origin")
     }
 }
 
-/// Puts a layer's own device on the line for / in its fstab, if there is one.
-fn own_root_line(tx: &mut Transaction, root: &Path, device: &Path) -> Result<()> {
+/// Puts a layer's own device and filesystem on the line for / in its fstab, if there is one.
+fn own_root_line(tx: &mut Transaction, root: &Path, device: &Path, kind: FsKind) -> Result<()> {
     let Some(fstab) = Root::at(root).fstab()? else {
         return Ok(());
     };
-    match fstab::with_root(&fstab.text, &device.to_string_lossy()) {
-        Some(text) if text != fstab.text => tx.rewrite(&fstab.path, text.as_bytes()),
-        _ => Ok(()),
+    let device = device.as_os_str().as_bytes();
+    let Some(line) = fstab::with_root(&fstab.text, device, kind.name()) else {
+        return Ok(());
+    };
+    if !line.dropped.is_empty() {
+        log::warn!(
+            "in the fstab of the layer, the line for / loses what {} does not know: {}",
+            kind.name(),
+            line.dropped.join(", ")
+        );
     }
+    if line.text == fstab.text {
+        return Ok(());
+    }
+    tx.rewrite(&fstab.path, &line.text)
 }
 
 /// Which kernels of a layer are looked at: all, unless one was changed.
@@ -229,7 +254,6 @@ fn try_write_entries(
         removed: kernel.removed.as_deref(),
         is_running,
     };
-    // In a dry run that mounts nothing there is nothing to look at.
     let publish = |tx: &mut Transaction, root: &Path| -> Result<Option<Vec<Payload>>> {
         let found = initramfs::kernels_of(tx, boot, root, &known)?;
         if boot.entries_of(name)? != entries {
@@ -238,29 +262,25 @@ fn try_write_entries(
         }
         found.store(tx, boot).map(Some)
     };
-    let kernels = if is_running && context.dry_run {
-        Some(publish(tx, Path::new("/"))?)
-    } else if is_running {
+    let look = context.look(group, name)?;
+    let kernels = if is_running {
         // With what the boot partition hides of its /boot.
         let dir = filesystem::mount_point("running");
         let mounted = filesystem::mount_again(tx, Path::new("/"), &dir)?;
+        let seen = look.map(|look| look.mounted(&dir)).transpose()?;
         let kernels = publish(tx, &dir)?;
+        drop(seen);
         mounted.unmount(tx)?;
         Some(kernels)
     } else {
         let is_active = volume.is_some_and(|volume| volume.active);
         context.activated(tx, name, is_active, |tx| {
             let filesystem = context.filesystem(name, name)?;
-            context.mounted(tx, name, &filesystem, "ro", publish)
+            context.mounted(tx, name, &filesystem, "ro", look.as_ref(), publish)
         })?
     };
-    let kernels = match kernels {
-        Some(Some(kernels)) => kernels,
-        Some(None) => return Ok(None),
-        None => {
-            comment(&format!("the boot entries of {name} are written"))?;
-            return Ok(Some(Written::default()));
-        }
+    let Some(kernels) = kernels.context("a dry run looks at the volume")? else {
+        return Ok(None);
     };
     let default = boot.default_id()?.filter(|id| {
         *id != id::of_layer(&group.name, name) && entries.iter().all(|entry| entry.id != *id)
@@ -366,6 +386,11 @@ fn find_origin(group: &Group, origin: Option<LvName>) -> Result<(LvName, LvName)
         },
         _ => bail!("{} has no base or layer {origin}", group.name),
     }
+}
+
+/// Removes layers.
+pub fn remove(context: &Context, names: &[LvName]) -> Result<()> {
+    removal::remove(context, &Request::Layers(names), None)
 }
 
 #[derive(Serialize)]

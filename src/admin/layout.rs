@@ -30,12 +30,7 @@ fn tree(view: &View, style: &TreeStyle) -> String {
         let (joint, _) = joint();
         rows.push((
             format!("{joint}{}", pool.name),
-            format!(
-                "{} thin pool, data {}, metadata {}",
-                text::size(pool.size),
-                text::percent(pool.data_percent),
-                text::percent(pool.metadata_percent)
-            ),
+            format!("{} thin pool, {}", text::size(pool.size), pool.fullness("")),
         ));
     }
     for volume in &view.volumes {

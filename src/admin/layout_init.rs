@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::filesystem::Filesystem;
-use super::{Context, base, comment, layer, pool_with_room, refuse_incomplete, say, view};
+use super::filesystem::{Filesystem, superblock_on};
+use super::{Context, base, layer, pool_with_room, refuse_incomplete, say, text, view};
+use crate::image::host::Host;
+use crate::image::judge::{self, Place, What};
 use crate::lvm::disk::{self, Owner};
 use crate::lvm::{Located, Lvm};
 use crate::model::kernel_options::without_root;
@@ -28,6 +30,9 @@ const CONFIG_SIZE: u64 = 1 << 30;
 /// larger than 15.81 GiB.
 const LEAST_CHUNK: u64 = 64 << 10;
 const METADATA_MAX: u64 = 15 << 30;
+/// The smallest group: that of metadata is what lvm2 makes at least (`DEFAULT_THIN_POOL_MIN_METADATA_SIZE`), and it is
+/// there twice. A base needs far more.
+const GROUP_LEAST: u64 = 64 << 20;
 /// lvm2 wants 4 MiB of it to be free; in a small group it is not to take more than this part.
 const METADATA_LEAST: u64 = 64 << 20;
 const METADATA_SHARE: u64 = 32;
@@ -54,7 +59,7 @@ pub fn on_devices(context: &Context, devices: &[PathBuf], wipe: bool) -> Result<
         refuse_incomplete(&group)?;
         bail!("volume group {vg} exists already; `imgbased-helper layout` shows it");
     }
-    let (metadata, chunk) = pool_sizes(size);
+    let (metadata, chunk) = pool_sizes(size)?;
 
     writer.transaction(|tx| {
         if wipe {
@@ -87,8 +92,14 @@ fn make_config(tx: &mut Transaction, lvm: &Lvm, config: &LvName, pool: &LvName) 
     tx.run(&lvm.complete_active(config, tag::VOLUME))
 }
 
-/// The sizes of the metadata and the chunks of a pool in a group of `size` bytes.
-fn pool_sizes(size: u64) -> (u64, u64) {
+/// The sizes of the metadata and the chunks of a pool in a group of `size` bytes. Refuses a group that is too small.
+fn pool_sizes(size: u64) -> Result<(u64, u64)> {
+    ensure!(
+        size >= GROUP_LEAST,
+        "{} is too small for a thin pool; {} is the least, and a base of a whole system needs some GiB",
+        text::size(size),
+        text::size(GROUP_LEAST)
+    );
     let least = METADATA_LEAST.min(size / METADATA_SHARE);
     let mut chunk = LEAST_CHUNK;
     while size / chunk * METADATA_PER_CHUNK > METADATA_MAX {
@@ -96,7 +107,7 @@ fn pool_sizes(size: u64) -> (u64, u64) {
     }
     let metadata = (size / chunk * METADATA_PER_CHUNK).max(least);
     // In whole MiB, which every group can give.
-    (metadata >> 20 << 20, chunk)
+    Ok((metadata >> 20 << 20, chunk))
 }
 
 /// The size of a block device in bytes. Refuses what is no block device, holds anything, or is in
@@ -187,6 +198,9 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
         found.role == Role::Foreign,
         "{vg}/{lv} is managed already; `imgbased-helper layout` shows it"
     );
+    if found.active {
+        check_filesystem(lvm, &lv)?;
+    }
     if let Some(other) = group.pool().filter(|p| p.name != pool.as_str()) {
         bail!("{vg}/{lv} is not in the pool {}", other.name);
     }
@@ -204,7 +218,7 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
         base::finish(&context, tx, &boot, &name, &filesystem, &options)
             .with_context(|| format!("{vg}/{lv} did not become a base"))?;
         if context.dry_run {
-            comment(&format!("a layer of {name} is made"))?;
+            context.say_verb(&["layer", "add", name.as_str()])?;
             return Ok(None);
         }
         layer::make(&context, tx, Some(name.clone())).map(Some)
@@ -213,6 +227,24 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
         Some(layer) => say(&format!("{name}\n{layer}\n")),
         None => Ok(()),
     }
+}
+
+/// Refuses an active volume with a filesystem that no base can have, or not here.
+fn check_filesystem(lvm: &Lvm, lv: &LvName) -> Result<()> {
+    let superblock = superblock_on(&lvm.device(lv)?)?;
+    Filesystem::check_tools(superblock.kind)?;
+    let what = What::Filesystem {
+        superblock: &superblock,
+        length: None,
+    };
+    // A snapshot takes no room.
+    let place = Place {
+        host: &Host::with(&lvm.disks()?, superblock.kind),
+        room: u64::MAX,
+        shares: true,
+    };
+    judge::of_place(&format!("{}/{lv}", lvm.vg()), &what, None, &place)?;
+    Ok(())
 }
 
 /// Makes a group one of ours, with the Config volume if it has none.
@@ -276,13 +308,19 @@ mod tests {
     fn metadata_grows_with_the_pool_and_chunks_when_it_cannot() {
         const GIB: u64 = 1 << 30;
         for (size, metadata, chunk) in [
+            (64 << 20, 2 << 20, 64 << 10),
             (GIB, 32 << 20, 64 << 10),
             (8 * GIB, 64 << 20, 64 << 10),
             (1024 * GIB, 2 * GIB, 64 << 10),
             (7000 * GIB, 7000 * GIB / 512, 64 << 10),
             (8000 * GIB, 8000 * GIB / 1024, 128 << 10),
         ] {
-            assert_eq!(pool_sizes(size), (metadata >> 20 << 20, chunk), "{size}");
+            let sizes = (metadata >> 20 << 20, chunk);
+            assert_eq!(pool_sizes(size).unwrap(), sizes, "{size}");
+        }
+        for size in [0, 24 << 20, (64 << 20) - 512] {
+            let error = pool_sizes(size).unwrap_err().to_string();
+            assert!(error.contains("too small"), "{error}");
         }
     }
 }

@@ -6,14 +6,17 @@ mod check;
 pub mod cli;
 mod diff;
 mod filesystem;
+mod gc;
 mod initramfs;
 mod layer;
 mod layout;
 mod layout_init;
+mod look;
 mod persist;
 mod removal;
 mod renamed;
 mod roots;
+mod space;
 mod status;
 mod text;
 mod view;
@@ -28,30 +31,24 @@ use nix::unistd::Uid;
 use serde::Serialize;
 
 use filesystem::Filesystem;
+use look::Look;
 
 use crate::boot::BootPartition;
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::Entry;
 use crate::image::superblock::FsKind;
-use crate::lvm::{Lvm, PROFILE, living_maker};
-use crate::model::layout::{Group, Volume};
+use crate::lvm::{Lvm, living_maker};
+use crate::model::layout::Group;
 use crate::model::name::LvName;
-use crate::model::percent::Percent;
+use crate::model::pool::{self, Mismatch};
+use crate::sys::cmd::Cmd;
 use crate::sys::mounts;
 use crate::sys::transaction::{Transaction, Writer};
 
 /// How long a second caller waits for the first.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
-/// From here on nothing is added to a pool: a full one makes every layer read-only.
-const POOL_FULL: Percent = Percent::new(95);
-/// When our profile has a pool extended (src/lvm/imgbased.profile).
-const POOL_EXTENDED: Percent = Percent::new(80);
-/// What the pool's metadata needs for a chunk at most, in bytes: a leaf of its tree holds 126 chunks
-/// in 4 KiB and is at least half full (linux/Documentation/admin-guide/device-mapper/persistent-data).
-const METADATA_PER_CHUNK: u64 = 80;
 /// The exit status where something was found and is not repaired.
 const FOUND: u8 = 3;
-const ROOT_ONLY: &str = "only root can do this";
 
 /// What every verb is told on the command line.
 pub struct Context {
@@ -66,11 +63,13 @@ pub struct Context {
 impl Context {
     /// Reads the volume group. Refuses when there is none.
     fn load(&self) -> Result<Group> {
+        need_root()?;
         self.complete(self.lvm.load()?)
     }
 
     /// The same for showing it. Calls `meanwhile` while lvm2 reads.
     fn load_to_show<T>(&self, meanwhile: impl FnOnce() -> T) -> Result<(Group, T)> {
+        need_root()?;
         let (group, seen) = self.lvm.load_to_show(meanwhile)?;
         Ok((self.complete(group)?, seen))
     }
@@ -90,8 +89,6 @@ impl Context {
     fn writer(&self, verb: &'static str, wait: Duration) -> Result<Writer> {
         if Uid::effective().is_root() {
             mounts::make_private()?;
-        } else if !self.dry_run {
-            bail!("{verb}: {ROOT_ONLY}");
         }
         Writer::new(verb, wait, self.dry_run)
     }
@@ -110,6 +107,34 @@ impl Context {
         work: impl FnOnce(&mut Transaction) -> Result<T>,
     ) -> Result<T> {
         self.locked_writer(verb)?.transaction(work)
+    }
+
+    /// Whether the pool is not what LVM takes it for.
+    fn pool_mismatch(&self, group: &Group) -> Result<Option<Mismatch>> {
+        let mismatch = group.pool().map(|pool| self.lvm.pool_mismatch(pool));
+        mismatch.transpose().map(Option::flatten)
+    }
+
+    /// Refuses a pool that lvm2 can neither activate nor change. What it is told to remove from such a pool is gone
+    /// from its metadata all the same.
+    fn check_pool(&self, group: &Group) -> Result<()> {
+        if let Some(mismatch) = self.pool_mismatch(group)? {
+            bail!(
+                "the thin pool of {} {mismatch}; `imgbased-helper check` says what to do",
+                group.name
+            );
+        }
+        Ok(())
+    }
+
+    /// The room in a pool that was perhaps inactive when `group` was read, in bytes, once a volume in it is active.
+    /// Refuses one that is too full.
+    fn room_when_active(&self, group: &Group) -> Result<u64> {
+        let is_known = group.pool().is_some_and(|pool| pool.active);
+        if is_known || self.dry_run {
+            return pool_with_room(group);
+        }
+        pool_with_room(&self.load()?)
     }
 
     fn boot_partition(&self) -> Result<BootPartition> {
@@ -136,28 +161,44 @@ impl Context {
         Ok(found)
     }
 
-    /// Mounts an active volume with these options for as long as `look` takes. In a dry run there
-    /// is nothing to look at, and nothing is returned.
+    /// In a dry run, has a volume active for as long as the result lives: what is done depends on what it holds.
+    fn look(&self, group: &Group, name: &LvName) -> Result<Option<Look>> {
+        let look = || Look::at(self, group, name);
+        self.dry_run.then(look).transpose()
+    }
+
+    /// Mounts an active volume with these options for as long as `look` takes. A dry run looks at `seen`, which holds
+    /// the same; where there is no such thing, nothing is returned.
     fn mounted<T>(
         &self,
         tx: &mut Transaction,
         name: &LvName,
         filesystem: &Filesystem,
         options: &str,
+        seen: Option<&Look>,
         look: impl FnOnce(&mut Transaction, &Path) -> Result<T>,
     ) -> Result<Option<T>> {
         let dir = filesystem::mount_point(name.as_str());
         let mounted = filesystem.mount(tx, &dir, options)?;
-        let found = if self.dry_run {
-            comment(&format!(
-                "the kernel and initramfs of {name} are copied to the boot partition"
-            ))?;
-            None
-        } else {
-            Some(look(tx, &dir)?)
+        let found = match seen {
+            _ if !self.dry_run => Some(look(tx, &dir)?),
+            Some(seen) => {
+                let _mounted = seen.mounted(&dir)?;
+                Some(look(tx, &dir)?)
+            }
+            None => None,
         };
         mounted.unmount(tx)?;
         Ok(found)
+    }
+
+    /// What a dry run prints of another verb that is a part of this one.
+    fn say_verb(&self, words: &[&str]) -> Result<()> {
+        let mut line = Cmd::new("imgbased-helper").args(["--vg", self.lvm.vg().as_str()]);
+        if self.root != Path::new("/") {
+            line = line.arg("--root").arg(&self.root);
+        }
+        say(&format!("{}\n", line.args(words)))
     }
 
     /// The filesystem on an active volume. In a dry run, where that does not exist yet, one as
@@ -167,8 +208,11 @@ impl Context {
         if !self.dry_run {
             return Filesystem::on(&device);
         }
-        let kind = Filesystem::on(&self.lvm.device(origin)?).map_or(FsKind::Ext4, |f| f.kind);
-        Ok(Filesystem::expected(kind, &device, false))
+        let found = Filesystem::on(&self.lvm.device(origin)?);
+        Ok(found.map_or_else(
+            |_| Filesystem::expected(FsKind::Ext4, &device, false),
+            |found| found.copied_to(&device),
+        ))
     }
 
     /// Writes what people read to standard output, or its data as JSON.
@@ -180,6 +224,16 @@ impl Context {
         };
         say(&text)
     }
+}
+
+/// Refuses anyone but root: lvm2 shows nothing to others, and has a page of warnings for them instead. A dry run comes
+/// as far as it can.
+fn need_root() -> Result<()> {
+    ensure!(
+        Uid::effective().is_root(),
+        "imgbased-helper needs root, as lvm2 does; run it with sudo(8)"
+    );
+    Ok(())
 }
 
 /// The entries of a layer or base with these kernels. They name the group by its UUID as well.
@@ -216,52 +270,10 @@ fn refuse_incomplete(group: &Group) -> Result<()> {
     Ok(())
 }
 
-/// How many bytes can still be added to the pool. Refuses one that is too full.
+/// How many bytes can still be added to the pool, as far as is known. Refuses one that is too full. An inactive one
+/// tells nothing, and is asked again by [`Context::room_when_active`].
 fn pool_with_room(group: &Group) -> Result<u64> {
-    let Some(pool) = group.pool() else {
-        bail!(
-            "volume group {} has no thin pool with the tag imgbased:pool",
-            group.name
-        );
-    };
-    let (data_full, metadata_full) = limits(pool);
-    for (what, percent, full) in [
-        ("data", pool.data_percent, data_full),
-        ("metadata", pool.metadata_percent, metadata_full),
-    ] {
-        let percent = percent.unwrap_or(Percent::new(0));
-        ensure!(
-            percent < full,
-            "the {what} space of {}/{} is {percent} full, less than {full} is \
-             needed; extend it with lvextend(8) or remove layers",
-            group.name,
-            pool.name
-        );
-    }
-    let left = |size: u64, full: Percent, percent: Option<Percent>| {
-        let used = percent.unwrap_or(Percent::new(0)).of(size);
-        full.of(size).saturating_sub(used)
-    };
-    let data = left(pool.size, POOL_FULL, pool.data_percent);
-    let chunks =
-        left(pool.metadata_size, metadata_full, pool.metadata_percent) / METADATA_PER_CHUNK;
-    Ok(data.min(chunks.saturating_mul(pool.chunk_size)))
-}
-
-/// How full data and metadata of a pool may be for lvm2 to make another volume in it
-/// (`thin_pool_below_threshold` in its `lib/metadata/thin_manip.c`): less than when it is extended, and
-/// a quarter or 4 MiB of the metadata have to be free. At most what we want ourselves.
-fn limits(pool: &Volume) -> (Percent, Percent) {
-    const METADATA_FREE: u64 = 4 << 20;
-    let data = if pool.profile == PROFILE {
-        POOL_EXTENDED
-    } else {
-        POOL_FULL
-    };
-    let free = (METADATA_FREE * 100).checked_div(pool.metadata_size);
-    let free = free.map_or(25, |percent| percent.min(25));
-    let metadata = Percent::new(100 - u32::try_from(free).unwrap_or(25));
-    (data, metadata.min(POOL_FULL))
+    Ok(pool::room(group)?.unwrap_or(u64::MAX))
 }
 
 /// The kernel options of the layer that runs, as its entry has them. Those of an installer, or what
@@ -289,38 +301,4 @@ fn say(text: &str) -> Result<()> {
 /// A line of a dry run that is no command.
 fn comment(text: &str) -> Result<()> {
     say(&format!("# {text}\n"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn limits_of_a_pool() {
-        for (profile, mib, data, metadata) in [
-            ("imgbased", 2, 80, 75),
-            ("", 16, 95, 75),
-            ("", 40, 95, 90),
-            ("other", 1024, 95, 95),
-            ("", 0, 95, 75),
-        ] {
-            let pool = Volume {
-                profile: profile.into(),
-                metadata_size: mib << 20,
-                ..Volume::default()
-            };
-            assert_eq!(
-                limits(&pool),
-                (Percent::new(data), Percent::new(metadata)),
-                "{profile} {mib}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_limit_is_that_of_the_profile() {
-        let profile = include_str!("../lvm/imgbased.profile");
-        assert!(profile.contains("thin_pool_autoextend_threshold = 80\n"));
-        assert_eq!(POOL_EXTENDED, Percent::new(80));
-    }
 }

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{Context, comment, filesystem, view};
+use super::{Context, view};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::boot::renamed::Known;
 use crate::boot::root::Root;
-use crate::lvm::PhysicalVolume;
+use crate::lvm::GroupDisk;
 use crate::model::fstab;
 use crate::model::layout::{Group, Role};
 use crate::model::name::{LvName, VgName};
@@ -47,7 +47,7 @@ impl Others {
         let mut ours = all.iter().filter(|pv| pv.vgid == group.uuid);
         let boot = mounts::disk_of(boot.device()?);
         let boot = boot.filter(|boot| ours.any(|pv| disk_of(&pv.device).as_ref() == Some(boot)));
-        let disk = |pv: PhysicalVolume| Disk {
+        let disk = |pv: GroupDisk| Disk {
             is_elsewhere: boot.is_some() && disk_of(&pv.device) != boot,
             vg: pv.vg,
             vgid: pv.vgid,
@@ -142,19 +142,13 @@ fn rename_devices(
         return rename_in(tx, Path::new("/"), group, old);
     }
     let is_active = group.volume(name.as_str()).is_some_and(|v| v.active);
+    let look = context.look(group, name)?;
     context.activated(tx, name, is_active, |tx| {
         let filesystem = context.filesystem(name, name)?;
-        let dir = filesystem::mount_point(name.as_str());
-        let mounted = filesystem.mount(tx, &dir, "rw")?;
-        if context.dry_run {
-            comment(&format!(
-                "the fstab of {name} gets the devices of {}",
-                group.name
-            ))?;
-        } else {
-            rename_in(tx, &dir, group, old)?;
-        }
-        mounted.unmount(tx)
+        let rename = |tx: &mut Transaction, root: &Path| rename_in(tx, root, group, old);
+        context
+            .mounted(tx, name, &filesystem, "rw", look.as_ref(), rename)
+            .map(drop)
     })
 }
 
@@ -167,7 +161,7 @@ fn rename_in(tx: &mut Transaction, root: &Path, group: &Group, old: &[VgName]) -
         return Ok(());
     }
     let mode = fs::metadata(&found.path)?.permissions().mode() & 0o7777;
-    tx.write(&found.path, text.as_bytes(), mode)
+    tx.write(&found.path, &text, mode)
 }
 
 /// The device of a volume by the new name of its group.

@@ -4,10 +4,14 @@ use anyhow::{Context as _, Result};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
+use super::space::{Space, Spaces};
 use super::view::{self, JSON_VERSION, LayerView, PoolView, View};
-use super::{Context, text};
-use crate::boot::trial::OnTrial;
+use super::{Context, check, text};
 use crate::model::boot_record::BootRecord;
+use crate::model::layout::Group;
+use crate::model::percent::Percent;
+use crate::model::pool::Mismatch;
+use crate::model::trial::OnTrial;
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -27,13 +31,21 @@ struct Status<'a> {
     layers: usize,
     bases: usize,
     pool: Option<&'a PoolView>,
+    /// How full the root filesystem of the layer that runs is, and the boot partition.
+    root_percent: Option<Percent>,
+    boot_percent: Option<Percent>,
+    /// What is wrong with the volumes or with the room, as `check` tells with what to do.
+    problems: Vec<String>,
     /// How it was booted; nothing if an initramfs without the helper did it.
     boot: Option<BootRecord>,
 }
 
 /// Shows the state of the host on a few lines.
 pub fn show(context: &Context) -> Result<()> {
-    let view = view::load(context)?;
+    let (view, group) = view::load_with_group(context)?;
+    let spaces = Spaces::read(context, &group)?;
+    let mismatch = mismatch(context, &group)?;
+    let used = |space: Option<&Space>| space.map(|space| space.used);
     let kernel = uname().context("cannot ask for the kernel's version")?;
     let booted = view.booted.as_deref();
     let status = Status {
@@ -54,9 +66,21 @@ pub fn show(context: &Context) -> Result<()> {
         layers: view.layers().count(),
         bases: view.bases.len(),
         pool: view.pool.as_ref(),
+        root_percent: used(spaces.root.as_ref()),
+        boot_percent: used(spaces.boot.as_ref()),
+        problems: check::find_at_once(&group, mismatch.as_ref(), &spaces),
         boot: view::boot_record(),
     };
     context.show(&status, || render(&status))
+}
+
+/// Whether the pool is another one than LVM takes it for. What is active works, and is not looked at: that takes
+/// another report of lvm2, and `check` does.
+fn mismatch(context: &Context, group: &Group) -> Result<Option<Mismatch>> {
+    if group.pool().is_none_or(|pool| pool.active) {
+        return Ok(None);
+    }
+    context.pool_mismatch(&context.load()?)
 }
 
 fn base_of<'a>(view: &'a View, booted: Option<&str>) -> Option<&'a str> {
@@ -116,13 +140,80 @@ fn render(status: &Status) -> String {
         rows.push((
             "Pool".to_owned(),
             format!(
-                "{}: {}, data {} full, metadata {} full",
+                "{}: {}, {}",
                 pool.name,
                 text::size(pool.size),
-                text::percent(pool.data_percent),
-                text::percent(pool.metadata_percent)
+                pool.fullness(" full")
             ),
         ));
     }
+    let spaces = [("root", status.root_percent), ("boot", status.boot_percent)];
+    let spaces = spaces
+        .into_iter()
+        .filter_map(|(name, used)| Some((name, used?)));
+    let spaces: Vec<String> = spaces
+        .map(|(name, used)| format!("{name} {used} full"))
+        .collect();
+    if !spaces.is_empty() {
+        rows.push(("Filesystems".to_owned(), spaces.join(", ")));
+    }
+    for problem in &status.problems {
+        rows.push((
+            "Problem".to_owned(),
+            format!("{problem}; see `imgbased-helper check`"),
+        ));
+    }
     text::columns(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_with_the_state_of_the_host() {
+        let pool = PoolView {
+            name: "ImagePool".to_owned(),
+            size: 1 << 30,
+            active: false,
+            zeroes: true,
+            data_percent: None,
+            metadata_percent: None,
+        };
+        let mut status = Status {
+            version: JSON_VERSION,
+            vg: "HostVG",
+            booted: Some("Base-0.1"),
+            base: Some("Base-0"),
+            default: None,
+            once: Some("Base-0.2"),
+            trial: None,
+            next: Some("imgbased-Base-0.2, once"),
+            next_problem: None,
+            failed: Vec::new(),
+            kernel: "6.12".to_owned(),
+            layers: 2,
+            bases: 1,
+            pool: Some(&pool),
+            root_percent: Some(Percent::new(97)),
+            boot_percent: Some(Percent::new(20)),
+            problems: vec!["root filesystem: is 97.0 % full".to_owned()],
+            boot: None,
+        };
+        let expected = "\
+Booted       Base-0.1, a layer of Base-0
+Default      none, but Base-0.2 at the next start
+Next start   imgbased-Base-0.2, once
+Kernel       6.12
+Group        HostVG: bases 1, layers 2
+Pool         ImagePool: 1.00 GiB, not active, so it does not tell how full it is
+Filesystems  root 97.0 % full, boot 20.0 % full
+Problem      root filesystem: is 97.0 % full; see `imgbased-helper check`
+";
+        assert_eq!(render(&status), expected);
+        // Where nothing is mounted, nothing is told.
+        (status.root_percent, status.boot_percent) = (None, None);
+        status.problems.clear();
+        assert!(!render(&status).contains("Filesystems") && !render(&status).contains("Problem"));
+    }
 }

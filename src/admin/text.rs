@@ -4,8 +4,6 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, Result, bail};
 
-use crate::model::percent::Percent;
-
 const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
 
 /// A number of bytes in binary units, cut off after two decimals.
@@ -24,11 +22,6 @@ pub fn size(bytes: u64) -> String {
         hundredths % 100,
         UNITS[unit]
     )
-}
-
-/// How full something is; an inactive pool does not tell.
-pub fn percent(percent: Option<Percent>) -> String {
-    percent.map_or("unknown".to_owned(), |percent| percent.to_string())
 }
 
 /// Reads a size as LVM writes it: a number with K, M, G or T for binary units, or plain bytes.

@@ -10,12 +10,12 @@ use serde::Serialize;
 use super::{Context, text};
 use crate::boot::Selection;
 use crate::boot::next::Next;
-use crate::boot::trial::OnTrial;
 use crate::lvm::living_maker;
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::{Failure, Group, KernelFailure, Role, Volume};
 use crate::model::name::{LvName, VgName};
 use crate::model::percent::Percent;
+use crate::model::trial::OnTrial;
 use crate::sys::{mounts, run};
 
 /// The version of all JSON output. It grows when a field changes its meaning or goes away.
@@ -49,8 +49,23 @@ pub struct View {
 pub struct PoolView {
     pub name: String,
     pub size: u64,
+    /// Only an active one tells how full it is.
+    pub active: bool,
+    /// Whether new chunks are zeroed.
+    pub zeroes: bool,
     pub data_percent: Option<Percent>,
     pub metadata_percent: Option<Percent>,
+}
+
+impl PoolView {
+    /// How full it is; `full` is the word that follows each number.
+    pub fn fullness(&self, full: &str) -> String {
+        match (self.data_percent, self.metadata_percent) {
+            (Some(data), Some(metadata)) => format!("data {data}{full}, metadata {metadata}{full}"),
+            _ if self.active => "does not tell how full it is".to_owned(),
+            _ => "not active, so it does not tell how full it is".to_owned(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -79,6 +94,8 @@ pub struct LayerView {
     pub trial: bool,
     /// Whether it has come up once.
     pub good: bool,
+    /// Whether a snapshot is being merged into it, or will be when it is activated next.
+    pub merging: bool,
     /// Its last trial, if that failed.
     pub failure: Option<Failure>,
     /// The kernels in it whose last trial failed.
@@ -105,6 +122,11 @@ pub struct VolumeView {
 
 /// Loads a group and adds what is known about booting.
 pub fn load(context: &Context) -> Result<View> {
+    load_with_group(context).map(|(view, _)| view)
+}
+
+/// The same, and the group as it was read to be shown.
+pub fn load_with_group(context: &Context) -> Result<(View, Group)> {
     let look = || {
         let boot = context.boot_partition()?;
         let next = boot.next_start()?;
@@ -149,6 +171,7 @@ pub fn load(context: &Context) -> Result<View> {
                         .as_ref()
                         .is_some_and(|t| t.name == name.as_str() && t.kernel.is_none()),
                     good: volume.is_good(),
+                    merging: volume.is_merging,
                     failure: volume.failure(),
                     failed_kernels: failed_kernels(volume),
                     bootable: has_entry.as_ref().map(|has_entry| has_entry(name)),
@@ -169,7 +192,7 @@ pub fn load(context: &Context) -> Result<View> {
             maker: living_maker(&volume.tags).map(|maker| maker.pid()),
         })
         .collect();
-    Ok(View {
+    let view = View {
         version: JSON_VERSION,
         vg: group.name.to_string(),
         size: group.size,
@@ -183,7 +206,8 @@ pub fn load(context: &Context) -> Result<View> {
         trial,
         next: next.as_ref().map(ToString::to_string),
         next_problem: next.as_ref().and_then(Next::problem),
-    })
+    };
+    Ok((view, group))
 }
 
 fn failed_kernels(volume: &Volume) -> Vec<FailedKernel> {
@@ -203,6 +227,8 @@ fn pool_view(pool: &Volume) -> PoolView {
     PoolView {
         name: pool.name.clone(),
         size: pool.size,
+        active: pool.active,
+        zeroes: pool.zeroes,
         data_percent: pool.data_percent,
         metadata_percent: pool.metadata_percent,
     }
@@ -265,6 +291,7 @@ impl LayerView {
             (self.failure.is_some(), &failure),
             (!kernels.is_empty(), &kernels),
             (self.bootable == Some(false), "without a boot entry"),
+            (self.merging, "a snapshot is being merged into it"),
         ])
     }
 }
@@ -272,5 +299,55 @@ impl LayerView {
 impl View {
     pub fn layers(&self) -> impl Iterator<Item = &LayerView> {
         self.bases.iter().flat_map(|base| &base.layers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_tells_how_full_it_is_only_while_it_is_active() {
+        let percent = |text: &str| text.parse().ok();
+        for (active, data, metadata, full, expected) in [
+            (
+                true,
+                percent("3.26"),
+                percent("12.60"),
+                " full",
+                "data 3.2 % full, metadata 12.6 % full",
+            ),
+            (
+                true,
+                percent("0.00"),
+                percent("1.00"),
+                "",
+                "data 0.0 %, metadata 1.0 %",
+            ),
+            (
+                true,
+                percent("3.26"),
+                None,
+                "",
+                "does not tell how full it is",
+            ),
+            (
+                false,
+                None,
+                None,
+                "",
+                "not active, so it does not tell how full it is",
+            ),
+        ] {
+            let pool = PoolView {
+                name: "ImagePool".to_owned(),
+                size: 0,
+                active,
+                zeroes: true,
+                data_percent: data,
+                metadata_percent: metadata,
+            };
+            assert_eq!(pool.fullness(full), expected);
+        }
     }
 }

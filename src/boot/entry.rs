@@ -429,15 +429,20 @@ pub fn plain_title(text: &str) -> String {
     plain(text.trim()).chars().take(80).collect()
 }
 
-/// A title with question marks for what would end it in GRUB's script.
+/// A title that GRUB's script takes as one: with other quotes, and question marks for the rest of what would end it.
 fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if is_plain(c) { c } else { '?' })
-        .collect()
+    let shown = |c| match c {
+        '\'' => '’',
+        '"' => '”',
+        c if is_plain(c) => c,
+        _ => '?',
+    };
+    text.chars().map(shown).collect()
 }
 
+/// Whether a menu shows it as it is. Boot loaders read UTF-8.
 fn is_plain(c: char) -> bool {
-    c.is_ascii_alphanumeric() || " _.,:+@~/()[]?-".contains(c)
+    c.is_alphanumeric() || " _.,:+@~/()[]?-’”".contains(c)
 }
 
 /// Whether GRUB's script takes a word with that character as one.
@@ -698,6 +703,14 @@ mod tests {
 
     #[test]
     fn names_from_images_cannot_break_a_menu() {
-        assert_eq!(plain_title("It's \"x\"; $y\n{z}"), "It?s ?x?? ?y??z?");
+        for (name, title) in [
+            ("It's \"x\"; $y\n{z}", "It’s ”x”? ?y??z?"),
+            ("Système É 1.0 (日本)", "Système É 1.0 (日本)"),
+        ] {
+            assert_eq!(plain_title(name), title);
+            let text = entry("HostVG", "Base-0.1", false, "").unwrap().render();
+            let text = text.replace("title Base-0.1", &format!("title {title}"));
+            assert!(Entry::parse("x", &text).is_ok(), "{title}");
+        }
     }
 }

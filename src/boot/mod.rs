@@ -13,7 +13,6 @@ pub mod next;
 pub mod renamed;
 pub mod root;
 mod selection;
-pub mod trial;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +22,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::model::kernel_options::{self, BOOT_IMAGE};
 use crate::model::name::{LvName, VgName};
+use crate::model::trial::Trial;
 use crate::sys::files::{directory, is_temporary, read_if_there};
 use crate::sys::mounts;
 use crate::sys::transaction::Transaction;
@@ -35,7 +35,6 @@ use loader::systemd_boot::SystemdBoot;
 use loader::{Loader, detect};
 use next::{Next, Why};
 use root::Root;
-use trial::Trial;
 
 pub use kernels::{Kernels, Known, Replace};
 pub use loader::grubenv;

@@ -1,13 +1,18 @@
 //! What a root filesystem brings for booting: its kernel, initramfs, options and name.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rpm_version::rpm_evr_compare;
 
 use super::{entry, grub_defaults};
 use crate::model::kernel_options::without_ours;
+use crate::sys::rooted::real_path;
+
+/// The largest text that is read of a root, in bytes.
+const TEXT_MAX: u64 = 1 << 20;
 
 /// A kernel of a root and where its files are, if they were found.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,12 +31,13 @@ pub struct Source {
 }
 
 pub struct Fstab {
+    /// Where it is, without links.
     pub path: PathBuf,
-    pub text: String,
+    pub text: Vec<u8>,
 }
 
-/// A root filesystem mounted somewhere. Links in it that lead out of it are not followed, since it
-/// can come from anywhere.
+/// A root filesystem mounted somewhere. It can come from anywhere: links in it are followed as it follows them
+/// itself, and none leads out of it.
 pub struct Root<'a> {
     dir: &'a Path,
     /// A boot partition, which hides the root's own /boot while it is mounted there.
@@ -156,40 +162,34 @@ impl<'a> Root<'a> {
     }
 
     fn text(&self, path: &str) -> Result<Option<String>> {
-        let Some(path) = self.file(path) else {
-            return Ok(None);
-        };
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Some(text))
+        let found = self.read(path)?;
+        found
+            .map(|(path, content)| text_of(&path, content))
+            .transpose()
     }
 
     /// The fstab, if there is one.
     pub fn fstab(&self) -> Result<Option<Fstab>> {
-        let Some(path) = self.file("etc/fstab") else {
+        let Some((path, text)) = self.read("etc/fstab")? else {
             return Ok(None);
         };
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let text =
-            String::from_utf8(text).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Some(Fstab { path, text }))
     }
 
     /// How often a new layer is tried, in /etc/kernel/tries (kernel-install(8)).
     pub fn tries(&self) -> Result<Option<u32>> {
-        let Some(path) = self.file("etc/kernel/tries") else {
+        let Some((path, content)) = self.read("etc/kernel/tries")? else {
             return Ok(None);
         };
-        let read = || format!("cannot read {}", path.display());
-        let text = fs::read_to_string(&path).with_context(read)?;
-        text.trim().parse().map(Some).with_context(read)
+        let number = text_of(&path, content)?.trim().parse().map(Some);
+        number.with_context(|| format!("cannot read {}", path.display()))
     }
 
     /// The name of the operating system (os-release(5)).
     pub fn name(&self) -> String {
         let text = ["etc/os-release", "usr/lib/os-release"]
             .iter()
-            .find_map(|path| fs::read_to_string(self.file(path)?).ok())
+            .find_map(|path| self.text(path).ok()?)
             .unwrap_or_default();
         let name = text
             .lines()
@@ -197,7 +197,8 @@ impl<'a> Root<'a> {
             .map(|value| value.trim().trim_matches(['"', '\'']))
             .filter(|value| !value.is_empty())
             .unwrap_or("Linux");
-        entry::plain_title(name)
+        // A backslash stands before what a shell would read as something else.
+        entry::plain_title(&name.replace('\\', ""))
     }
 
     fn names_in(&self, dir: &str) -> Vec<String> {
@@ -213,16 +214,39 @@ impl<'a> Root<'a> {
             .collect()
     }
 
+    /// A file that people write, and where it is. Refuses one that is too large for that.
+    fn read(&self, path: &str) -> Result<Option<(PathBuf, Vec<u8>)>> {
+        let Some(path) = self.file(path) else {
+            return Ok(None);
+        };
+        let read = || -> Result<Vec<u8>> {
+            let mut content = Vec::new();
+            File::open(&path)?
+                .take(TEXT_MAX + 1)
+                .read_to_end(&mut content)?;
+            ensure!(
+                content.len() as u64 <= TEXT_MAX,
+                "it has more than {} KiB",
+                TEXT_MAX >> 10
+            );
+            Ok(content)
+        };
+        let content = read().with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Some((path, content)))
+    }
+
     fn file(&self, path: &str) -> Option<PathBuf> {
         self.inside(path).filter(|path| path.is_file())
     }
 
-    /// The real path, unless a link on the way leads out of the root.
+    /// The real path of what is there.
     fn inside(&self, path: &str) -> Option<PathBuf> {
-        let root = self.dir.canonicalize().ok()?;
-        let path = root.join(path).canonicalize().ok()?;
-        path.starts_with(&root).then_some(path)
+        real_path(self.dir, path).ok()
     }
+}
+
+fn text_of(path: &Path, content: Vec<u8>) -> Result<String> {
+    String::from_utf8(content).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// A kernel version that can be a part of a file name and of an entry. uname(2) gives no longer one.
@@ -388,6 +412,64 @@ mod tests {
         assert_eq!(system.kernels()[0].image, None);
         assert_eq!(system.name(), "Linux");
         assert_eq!(system.options().unwrap(), None);
+    }
+
+    #[test]
+    fn an_absolute_link_begins_at_the_root_that_it_is_in() {
+        let dir = tree(&["usr/lib/boot/vmlinuz-1", "boot/initrd.img-1", "etc/x"]);
+        fs::write(dir.path().join("usr/lib/os-release"), "PRETTY_NAME=Image").unwrap();
+        symlink("/usr/lib/os-release", dir.path().join("etc/os-release")).unwrap();
+        symlink("/usr/lib/boot/vmlinuz-1", dir.path().join("boot/vmlinuz-1")).unwrap();
+        let system = Root::at(dir.path());
+        let image = dir.path().canonicalize().unwrap();
+        let image = image.join("usr/lib/boot/vmlinuz-1");
+        let kernel = system.kernels().remove(0);
+        assert_eq!(kernel.image.map(|image| image.path), Some(image));
+        assert_eq!(system.name(), "Image");
+    }
+
+    #[test]
+    fn a_text_that_is_too_large_is_refused() {
+        let dir = tree(&["etc/kernel/x"]);
+        let path = dir.path().join("etc/kernel/cmdline");
+        let options = |length| {
+            fs::write(&path, vec![b'a'; length]).unwrap();
+            Root::at(dir.path())
+                .options()
+                .map(Option::unwrap_or_default)
+        };
+        assert_eq!(options(1 << 20).unwrap().len(), 1 << 20);
+        let error = format!("{:#}", options((1 << 20) + 1).unwrap_err());
+        assert!(error.contains("it has more than 1024 KiB"), "{error}");
+    }
+
+    #[test]
+    fn an_fstab_that_is_a_link_is_that_of_the_root() {
+        let dir = tree(&["usr/share/fstab", "etc/x"]);
+        let root = dir.path().canonicalize().unwrap();
+        let outside = tree(&["secret"]);
+        let secret = outside.path().join("secret");
+        for (target, is_found) in [
+            (Path::new("/usr/share/fstab"), true),
+            (Path::new("../usr/share/fstab"), true),
+            (Path::new("../../../usr/share/fstab"), true),
+            (Path::new("/proc/mounts"), false),
+            (&secret, false),
+            (Path::new("fstab"), false),
+        ] {
+            symlink(target, root.join("etc/fstab")).unwrap();
+            let found = Root::at(dir.path()).fstab().unwrap();
+            let found = found.map(|fstab| (fstab.path, fstab.text));
+            let text = b"usr/share/fstab".to_vec();
+            let expected = is_found.then(|| (root.join("usr/share/fstab"), text));
+            assert_eq!(found, expected, "{target:?}");
+            fs::remove_file(root.join("etc/fstab")).unwrap();
+        }
+        fs::write(root.join("etc/fstab"), b"# \xff").unwrap();
+        assert_eq!(
+            Root::at(dir.path()).fstab().unwrap().unwrap().text,
+            b"# \xff"
+        );
     }
 
     #[test]

@@ -7,8 +7,8 @@ use super::entry::Entry;
 use super::id;
 use super::loader::Ignoring;
 use super::next::Next;
-use super::trial::{OnTrial, TRIES_MAX, Trial};
 use crate::model::name::LvName;
+use crate::model::trial::{Event, OnTrial, State, Trial};
 use crate::sys::transaction::Transaction;
 
 /// What boots, by the names of layers and bases of our group.
@@ -58,6 +58,15 @@ impl BootPartition {
     /// The id of the entry that boots at the next start only.
     pub fn once_id(&self) -> Result<Option<String>> {
         self.loader.once_id()
+    }
+
+    /// Whether a layer that was removed still has a say in what boots, by its name: a new one of that name would
+    /// boot without having been chosen.
+    pub fn remembers(&self, layer: &LvName) -> Result<bool> {
+        let trial = self.trial()?.map(|trial| trial.id);
+        let chosen = [self.default_id()?, self.once_id()?, trial];
+        let mut chosen = chosen.iter().flatten();
+        Ok(chosen.any(|id| id::is_of(&self.vg, layer, id)) || !self.entries_of(layer)?.is_empty())
     }
 
     /// The entry on trial, also one whose tries are used up.
@@ -171,11 +180,15 @@ impl BootPartition {
         tx: &mut Transaction,
         name: &LvName,
         entry: &Entry,
-        is_good: bool,
+        state: State,
         tries: u32,
     ) -> Result<Option<String>> {
-        let default = self.keep_default(tx)?;
-        let Some(fallback) = default.filter(|id| tries > 0 && !is_good && *id != entry.id) else {
+        let fallback = self.keep_default(tx)?.filter(|id| *id != entry.id);
+        let chosen = Event::Chosen {
+            tries,
+            has_fallback: fallback.is_some(),
+        };
+        let (State::OnTrial { tries, .. }, Some(fallback)) = (state.after(chosen), fallback) else {
             self.confirm(tx, name, entry)?;
             self.check_chosen(tx, &entry.id, Ignoring::Once)?;
             return Ok(None);
@@ -192,8 +205,8 @@ impl BootPartition {
         if !entry.is_trial() {
             self.change_entry(tx, name, &entry.id, Entry::on_trial)?;
         }
-        self.loader
-            .start_trial(tx, &entry.id, tries.min(TRIES_MAX))?;
+        self.loader.start_trial(tx, &entry.id, tries)?;
+        self.check_chosen(tx, &entry.id, Ignoring::Once)?;
         Ok(Some(self.describe(name, fallback)))
     }
 
@@ -219,7 +232,7 @@ impl BootPartition {
         if let Some(other) = other {
             bail!("{} is on trial", other.id);
         }
-        tx.scope(|tx| self.make_default(tx, name, entry, false, tries))
+        tx.scope(|tx| self.make_default(tx, name, entry, State::New, tries))
     }
 
     /// What an id stands for, beside an entry of `name`.
@@ -298,14 +311,24 @@ impl BootPartition {
             let kernel = self.kernel_of(&layer, &trial.id);
             let entries = self.entries_of(&name)?;
             let tried = entries.iter().find(|entry| entry.id == trial.id);
-            // A kernel that has got its place already has come up.
-            let has_place = |entry: &&Entry| {
-                !entry.is_trial() && tried.is_some_and(|t| entry.boots_kernel(&t.payload()))
+            let first = self.entry_of(&name)?;
+            let has_come_up = match (&kernel, &first) {
+                (None, _) => is_good(&name),
+                // It has got its place already.
+                (Some(_), Some(first)) if !first.is_trial() => {
+                    tried.is_some_and(|tried| first.boots_kernel(&tried.payload()))
+                }
+                (Some(_), _) => false,
             };
-            match (&kernel, self.entry_of(&name)?) {
-                (None, Some(entry)) if is_good(&name) => return self.confirm(tx, &name, &entry),
-                (Some(_), entry) if entry.as_ref().is_some_and(|entry| has_place(&entry)) => {}
-                _ => record(tx, &name, kernel.as_deref())?,
+            let state = if has_come_up {
+                State::Good
+            } else {
+                trial.state()
+            };
+            match (state.after(Event::FellBack), &kernel, first) {
+                (State::Failed, ..) => record(tx, &name, kernel.as_deref())?,
+                (State::Good, None, Some(entry)) => return self.confirm(tx, &name, &entry),
+                _ => {}
             }
         }
         self.end_trial(tx)

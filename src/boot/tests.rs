@@ -8,8 +8,8 @@ use anyhow::bail;
 use tempfile::TempDir;
 
 use super::grubenv::GrubEnv;
-use super::trial::Trial;
 use super::*;
+use crate::model::trial::{State, Trial};
 use crate::sys::cmd::Cmd;
 use crate::sys::transaction::{change, cut_before};
 
@@ -104,6 +104,31 @@ fn kernels_are_stored_once_by_content() {
     fs::write(stored(&payload.linux), "ker").unwrap();
     publish(&boot, &system);
     assert_eq!(fs::read(stored(&payload.linux)).unwrap(), b"kernel");
+}
+
+#[test]
+fn a_layer_that_is_gone_is_remembered_while_something_names_it() {
+    let (dir, boot) = partition();
+    let remembers = |name: &str| boot.remembers(&name.parse().unwrap()).unwrap();
+    fs::create_dir_all(dir.path().join("grub")).unwrap();
+    for (variable, name) in [
+        ("saved_entry", "imgbased-Base-0.2"),
+        ("next_entry", "imgbased-Base-0.3"),
+        ("imgbased_trial", "imgbased-Base-0.4@6.1"),
+    ] {
+        let mut env = GrubEnv::default();
+        env.set(variable, name);
+        fs::write(dir.path().join("grub/grubenv"), env.render().unwrap()).unwrap();
+        let known: Vec<u32> = (1..6)
+            .filter(|n| remembers(&format!("Base-0.{n}")))
+            .collect();
+        let wanted = name.split(['.', '@']).nth(1).unwrap();
+        assert_eq!(known, [wanted.parse::<u32>().unwrap()], "{variable}");
+    }
+    fs::remove_file(dir.path().join("grub/grubenv")).unwrap();
+    assert!(!remembers("Base-0.5"));
+    add(&boot, "Base-0.5", &publish(&boot, &system())).unwrap();
+    assert!(remembers("Base-0.5"));
 }
 
 #[test]
@@ -715,7 +740,7 @@ fn update(boot: &BootPartition, system: &TempDir) -> (String, Option<String>) {
         boot.write_entries(tx, &name, &entries)?;
         let new = kernels.new.map(|at| entries[at].clone());
         if let Some(new) = &new {
-            boot.make_default(tx, &name, new, false, 3)?;
+            boot.make_default(tx, &name, new, State::New, 3)?;
         }
         Ok(new.map(|new| new.id))
     });
@@ -837,7 +862,7 @@ fn a_kernel_that_does_not_come_up_is_tried_no_more() {
 
     // A person has it tried once more, and the power is cut when it has its place already.
     let entry = boot.entries_of(&name).unwrap().remove(1);
-    change(|tx| boot.make_default(tx, &name, &entry, false, 3)).unwrap();
+    change(|tx| boot.make_default(tx, &name, &entry, State::New, 3)).unwrap();
     exhaust();
     let confirmed = Entry {
         id: "imgbased-Base-0.1".to_owned(),
@@ -1335,7 +1360,7 @@ fn systemd_boot_is_not_told_to_boot_what_it_does_not_list() {
     };
     let entry = add(&boot, "Base-0.2", &lost).unwrap();
     let name: LvName = "Base-0.2".parse().unwrap();
-    let refused = change(|tx| boot.make_default(tx, &name, &entry, true, 0));
+    let refused = change(|tx| boot.make_default(tx, &name, &entry, State::Good, 0));
     assert_eq!(
         refused.unwrap_err().to_string(),
         "imgbased-Base-0.2 would not boot, but imgbased-Base-0.1, as the default is not there: its kernel or \

@@ -9,6 +9,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::digest::{Digests, Summer};
 use super::direct::{self, Buffer};
 use super::stream::Stream;
 use crate::sys::interrupt::Interrupt;
@@ -47,7 +48,7 @@ pub struct Target<'a> {
 }
 
 /// Copies `size` bytes of an image to `target` and flushes them to its disk. Zeros stay holes where
-/// the target has nothing.
+/// the target has nothing. Returns the digests of what was read of the image.
 ///
 /// Refuses an image that ends before, and one that takes more room than there is.
 pub fn copy(
@@ -56,11 +57,12 @@ pub fn copy(
     target: &Target,
     interrupt: &Interrupt,
     progress: &mut Progress,
-) -> Result<()> {
+) -> Result<Digests> {
     let mut writer = Writer::open(target)?;
-    // Reading goes on while blocks are compared and written.
-    let (sender, filled) = sync_channel::<(Buffer, u64)>(2);
-    let (give_back, free) = sync_channel::<Buffer>(4);
+    // Reading and hashing go on while blocks are compared and written.
+    let (sender, read) = sync_channel::<(Buffer, u64)>(2);
+    let (hashed, filled) = sync_channel::<(Buffer, u64)>(2);
+    let (give_back, free) = sync_channel::<Buffer>(6);
     let reader = thread::spawn(move || -> Result<Stream> {
         let mut left = size;
         while left > 0 {
@@ -84,6 +86,16 @@ pub fn copy(
         }
         Ok(stream)
     });
+    let sums = thread::spawn(move || {
+        let mut summer = Summer::default();
+        for (buffer, position) in read {
+            summer.put(&buffer);
+            if hashed.send((buffer, position)).is_err() {
+                break;
+            }
+        }
+        summer.end()
+    });
     let mut offset = 0;
     for (buffer, position) in filled {
         interrupt.check()?;
@@ -98,11 +110,15 @@ pub fn copy(
         Err(_) => bail!("reading the image ended early"),
     };
     stream.finish()?;
+    let Ok(digests) = sums.join() else {
+        bail!("hashing the image ended early");
+    };
     progress.hint("flushing");
     writer
         .file
         .sync_all()
-        .with_context(|| format!("cannot write to {}", target.device.display()))
+        .with_context(|| format!("cannot write to {}", target.device.display()))?;
+    Ok(digests)
 }
 
 struct Writer<'a> {
@@ -192,6 +208,7 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::digest;
     use std::fs;
     use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
@@ -233,14 +250,9 @@ mod tests {
                 unit: BLOCK,
                 room,
             };
-            let mut progress = Progress::new("", 1);
-            copy(
-                stream,
-                size as u64,
-                &target,
-                &Interrupt::default(),
-                &mut progress,
-            )
+            let (mut progress, interrupt) = (Progress::new("", 1), Interrupt::default());
+            let put = copy(stream, size as u64, &target, &interrupt, &mut progress)?;
+            digest::check_copy(&put, device, "", &interrupt)
         }
     }
 

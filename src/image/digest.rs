@@ -1,4 +1,5 @@
-//! The digest of what a base holds, by which a change is noticed.
+//! The digest of what a base holds, by which a change is noticed; and of an image while it is copied, which is what
+//! the volume has to hold afterwards.
 //!
 //! It is the SHA-256 of the volume's size and of the SHA-256 of each segment that is not all zeros,
 //! each after its number; a segment's is that of its blocks that are not all zeros, followed by their
@@ -6,6 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::mem;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -23,12 +25,106 @@ use crate::sys::progress::Progress;
 const SEGMENT: u64 = 16 << 20;
 const BLOCK: usize = 64 << 10;
 
+/// The digests of the segments of a content that are not all zeros, in their order.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Digests {
+    /// In bytes.
+    size: u64,
+    segments: Vec<(u64, [u8; 32])>,
+}
+
+impl Digests {
+    /// The digest of the whole, as hexadecimal digits.
+    pub fn whole(&self) -> String {
+        let mut whole = Sha256::new();
+        whole.update(self.size.to_le_bytes());
+        for (number, digest) in &self.segments {
+            whole.update(number.to_le_bytes());
+            whole.update(digest);
+        }
+        format!("{:x}", whole.finalize())
+    }
+
+    /// Where the first segment begins that is not the same in `other`, in bytes.
+    pub fn first_difference(&self, other: &Self) -> Option<u64> {
+        let missing = |from: &Self, of: &Self| {
+            let mut segments = of.segments.iter();
+            let found = segments.find(|segment| from.segments.binary_search(segment).is_err());
+            found.map(|(number, _)| number * SEGMENT)
+        };
+        let content = [missing(self, other), missing(other, self)];
+        let size = (self.size != other.size).then_some(self.size.min(other.size));
+        content.into_iter().chain([size]).flatten().min()
+    }
+}
+
+/// Computes digests of what is read once, from its beginning.
+#[derive(Default)]
+pub struct Summer {
+    offset: u64,
+    segment: Segment,
+    segments: Vec<(u64, [u8; 32])>,
+}
+
+impl Summer {
+    /// Goes on with `bytes`. Each piece but the last has whole blocks.
+    pub fn put(&mut self, bytes: &[u8]) {
+        for block in bytes.chunks(BLOCK) {
+            if self.offset % SEGMENT == 0 {
+                self.end_segment();
+            }
+            self.segment.put(block, self.offset);
+            self.offset += block.len() as u64;
+        }
+    }
+
+    fn end_segment(&mut self) {
+        let number = (self.offset / SEGMENT).saturating_sub(1);
+        let digest = mem::take(&mut self.segment).end();
+        self.segments.extend(digest.map(|digest| (number, digest)));
+    }
+
+    pub fn end(mut self) -> Digests {
+        let size = self.offset;
+        self.offset = size.next_multiple_of(SEGMENT);
+        self.end_segment();
+        Digests {
+            size,
+            segments: self.segments,
+        }
+    }
+}
+
 /// The digest of a device, as hexadecimal digits. Several threads read it; `label` says what for.
 pub fn of(device: &Path, label: &str, interrupt: &Interrupt) -> Result<String> {
+    Ok(read(device, None, label, interrupt)?.whole())
+}
+
+/// Fails unless a volume holds at its beginning what was put there. It is read from the disk.
+pub fn check_copy(put: &Digests, device: &Path, label: &str, interrupt: &Interrupt) -> Result<()> {
+    let found = read(device, Some(put.size), label, interrupt)?;
+    match put.first_difference(&found) {
+        None => Ok(()),
+        Some(offset) => bail!(
+            "{} does not hold what was written to it, first between {} and {} MiB; a disk of the volume group or its \
+             driver is damaged",
+            device.display(),
+            offset >> 20,
+            (offset + SEGMENT) >> 20
+        ),
+    }
+}
+
+/// Reads the first `size` bytes of a device, or all of it.
+fn read(device: &Path, size: Option<u64>, label: &str, interrupt: &Interrupt) -> Result<Digests> {
     let failed = || format!("cannot read {}", device.display());
-    // Through the page cache it takes several times as long, and all else is pushed out of that.
+    // Through the page cache it takes several times as long, and all else is pushed out of that. What was
+    // written a moment ago would come from there, and not from the disk.
     let file = direct::open(OpenOptions::new().read(true), device).with_context(failed)?;
-    let size = probe::size(&file).with_context(failed)?;
+    let size = match size {
+        Some(size) => size,
+        None => probe::size(&file).with_context(failed)?,
+    };
     let mut progress = Progress::new(label, size);
     let segments = size.div_ceil(SEGMENT);
     let threads = thread::available_parallelism().map_or(1, |n| n.get().min(4) as u64);
@@ -49,7 +145,7 @@ pub fn of(device: &Path, label: &str, interrupt: &Interrupt) -> Result<String> {
         }
         Ok(found)
     };
-    let mut digests = thread::scope(|scope| -> Result<_> {
+    let mut segments = thread::scope(|scope| -> Result<_> {
         let others: Vec<_> = (1..threads)
             .map(|first| {
                 let work = &work;
@@ -65,14 +161,8 @@ pub fn of(device: &Path, label: &str, interrupt: &Interrupt) -> Result<String> {
         }
         Ok(digests)
     })?;
-    digests.sort_unstable();
-    let mut whole = Sha256::new();
-    whole.update(size.to_le_bytes());
-    for (number, digest) in digests {
-        whole.update(number.to_le_bytes());
-        whole.update(digest);
-    }
-    Ok(format!("{:x}", whole.finalize()))
+    segments.sort_unstable();
+    Ok(Digests { size, segments })
 }
 
 /// The digest of a segment; nothing if it is all zeros.
@@ -82,25 +172,42 @@ fn segment(
     size: u64,
     buffer: &mut Buffer,
 ) -> io::Result<Option<[u8; 32]>> {
-    let mut hash = Sha256::new();
-    // At the end, and not before each block, which would no longer lie at an aligned place: that
-    // makes the hash slower, under emulation five times.
-    let mut numbers = Vec::new();
+    let mut segment = Segment::default();
     let end = size.min(start + SEGMENT);
     let mut offset = start;
     while offset < end {
         let count = direct::portion(end - offset);
         direct::read(file, buffer, count, offset)?;
         for block in buffer[..count].chunks(BLOCK) {
-            if !is_zero(block) {
-                hash.update(block);
-                numbers.extend((offset / BLOCK as u64).to_le_bytes());
-            }
+            segment.put(block, offset);
             offset += block.len() as u64;
         }
     }
-    hash.update(&numbers);
-    Ok((!numbers.is_empty()).then(|| hash.finalize().into()))
+    Ok(segment.end())
+}
+
+/// A segment whose digest is being computed.
+#[derive(Default)]
+struct Segment {
+    hash: Sha256,
+    /// Of the blocks that are not all zeros. They are hashed at the end, and not before each block, which would
+    /// no longer lie at an aligned place: that makes the hash slower, under emulation five times.
+    numbers: Vec<u8>,
+}
+
+impl Segment {
+    fn put(&mut self, block: &[u8], offset: u64) {
+        if !is_zero(block) {
+            self.hash.update(block);
+            self.numbers.extend((offset / BLOCK as u64).to_le_bytes());
+        }
+    }
+
+    /// Nothing if it is all zeros.
+    fn end(mut self) -> Option<[u8; 32]> {
+        self.hash.update(&self.numbers);
+        (!self.numbers.is_empty()).then(|| self.hash.finalize().into())
+    }
 }
 
 #[cfg(test)]
@@ -150,5 +257,55 @@ mod tests {
         let wanted = Cmd::new("bash").args(["-c", script]).run().unwrap();
         let got = digest(|f| f.write_all_at(b"x", 20 << 20).unwrap());
         assert_eq!(got, wanted.trim());
+    }
+
+    #[test]
+    fn what_is_read_piece_by_piece_has_the_same_digest() {
+        let mut content = vec![0; (40 << 20) + 5000];
+        content[100] = 1;
+        content[17 << 20..18 << 20].fill(2);
+        content[(40 << 20) + 4999] = 3;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().write_all_at(&content, 0).unwrap();
+        // What follows is not a part of it.
+        file.as_file().write_all_at(b"more", 41 << 20).unwrap();
+        for piece in [4 << 20, BLOCK, 64 << 20] {
+            let mut summer = Summer::default();
+            content.chunks(piece).for_each(|bytes| summer.put(bytes));
+            let put = summer.end();
+            let size = Some(content.len() as u64);
+            let found = read(file.path(), size, "", &Interrupt::default()).unwrap();
+            assert_eq!(put, found, "{piece}");
+            assert_eq!(put.whole(), found.whole());
+            check_copy(&put, file.path(), "", &Interrupt::default()).unwrap();
+        }
+        let empty = Summer::default().end();
+        assert_eq!((empty.size, empty.segments.len()), (0, 0));
+        let mut summer = Summer::default();
+        summer.put(&content[..16 << 20]);
+        assert_eq!(summer.end().segments.len(), 1);
+    }
+
+    #[test]
+    fn a_copy_that_differs_is_refused_and_the_place_is_named() {
+        let content = vec![7; 40 << 20];
+        let mut summer = Summer::default();
+        summer.put(&content);
+        let put = summer.end();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().write_all_at(&content, 0).unwrap();
+        for (at, segment) in [(0, "0 and 16 MiB"), (33 << 20, "32 and 48 MiB")] {
+            for other in [0, 8] {
+                file.as_file()
+                    .write_all_at(&vec![other; BLOCK], at)
+                    .unwrap();
+                let error = check_copy(&put, file.path(), "", &Interrupt::default()).unwrap_err();
+                assert!(error.to_string().contains(segment), "{error:#}");
+            }
+            file.as_file().write_all_at(&vec![7; BLOCK], at).unwrap();
+        }
+        check_copy(&put, file.path(), "", &Interrupt::default()).unwrap();
+        file.as_file().set_len(39 << 20).unwrap();
+        assert!(check_copy(&put, file.path(), "", &Interrupt::default()).is_err());
     }
 }

@@ -4,6 +4,11 @@
 pub mod blocks;
 pub mod digest;
 mod direct;
+mod features;
+mod head;
+mod holder;
+pub mod host;
+pub mod judge;
 pub mod stream;
 pub mod superblock;
 pub mod tree;
@@ -12,15 +17,18 @@ use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::sys::cmd::{Cmd, quote};
+use crate::sys::mounts::{self, Mount};
 use crate::sys::probe;
-use crate::sys::transaction::Transaction;
+use crate::sys::transaction::{Transaction, UndoStep};
 use direct::Buffer;
+use head::{Found, HEAD, Usable};
+use holder::Claim;
 use stream::{Compression, Stream};
-use superblock::{PREFIX, Superblock};
-use tree::Tree;
+use superblock::Superblock;
+use tree::{Shape, Tree};
 
 /// Where the root filesystem is in a live image's squashfs (dracut's dmsquash-live).
 const LIVE_ROOTS: [&str; 2] = ["LiveOS/rootfs.img", "LiveOS/ext3fs.img"];
@@ -32,136 +40,186 @@ pub enum Image {
         path: PathBuf,
         compression: Option<Compression>,
         superblock: Superblock,
+        /// Of its file or device, in bytes.
+        length: u64,
+        /// Nobody begins to write to it as long as this is here.
+        claim: Claim,
     },
     Tree(Tree),
 }
 
-impl Image {
-    /// Recognises a file, block device or directory. A squashfs is mounted at `mount_at` for as
-    /// long as this process lives.
+/// An image with what is mounted to read it.
+pub struct Opened {
+    pub image: Image,
+    mounted: Option<UndoStep>,
+}
+
+impl Opened {
+    /// Opens a file, block device or directory. A squashfs or directory is mounted at `mount_at` until it is closed;
+    /// only this process sees that.
     ///
-    /// Refuses what is not known, and a filesystem that does not fit into its file.
+    /// Refuses what is not known, and what somebody else can write to while it is copied.
     pub fn open(tx: &mut Transaction, path: &Path, mount_at: &Path) -> Result<Self> {
-        let shown = path.display();
-        let failed = || format!("cannot read {shown}");
-        let metadata = std::fs::metadata(path).with_context(failed)?;
-        if metadata.is_dir() {
-            return Ok(Self::Tree(Tree::Directory(root_directory(path)?)));
+        open_as(tx, path, &path.display().to_string(), mount_at)
+    }
+
+    /// Unmounts what was mounted, once nothing is read any more.
+    pub fn close(&self, tx: &mut Transaction) -> Result<()> {
+        self.mounted
+            .as_ref()
+            .map_or(Ok(()), |step| tx.undo_now(step))
+    }
+}
+
+impl From<Image> for Opened {
+    fn from(image: Image) -> Self {
+        Self {
+            image,
+            mounted: None,
         }
-        ensure!(
-            metadata.is_file() || metadata.file_type().is_block_device(),
-            "{shown} is neither a file, a block device nor a directory"
-        );
-        let (prefix, length) = prefix(path, None)?;
-        let compression = Compression::of(&prefix);
-        let prefix = match compression {
-            Some(compression) => {
-                compression.decompress().check_installed()?;
-                self::prefix(path, Some(compression))?.0
-            }
-            None => prefix,
-        };
-        let found = superblock::read(&prefix).with_context(|| shown.to_string())?;
-        if let Some(superblock) = found {
-            ensure!(
-                compression.is_some() || length >= superblock.size,
-                "{shown} is truncated: its filesystem has {} bytes, {length} are there",
-                superblock.size
-            );
-            return Ok(Self::Filesystem {
-                path: path.to_owned(),
+    }
+}
+
+/// Opens what the user calls `name`.
+fn open_as(tx: &mut Transaction, path: &Path, name: &str, mount_at: &Path) -> Result<Opened> {
+    let metadata = std::fs::metadata(path).with_context(|| format!("cannot read {name}"))?;
+    if metadata.is_dir() {
+        return directory(tx, path, name, mount_at);
+    }
+    ensure!(
+        metadata.is_file() || metadata.file_type().is_block_device(),
+        "{name} is neither a file, a block device nor a directory"
+    );
+    let (head, length) = read_head(path, None)?;
+    let compression = Compression::of(&head);
+    let head = match compression {
+        Some(compression) => {
+            compression.decompress().check_installed()?;
+            read_head(path, Some(compression))?.0
+        }
+        None => head,
+    };
+    let mut found = head::recognise(&head).with_context(|| name.to_owned())?;
+    if found.is_none() && compression.is_none() {
+        found = ask_libblkid(path, name)?;
+    }
+    match judge::of_kind(name, found, length, compression)? {
+        Usable::Filesystem(superblock) => {
+            let (claim, holder) = holder::claim(path, &metadata)?;
+            judge::of_holder(name, holder.as_ref())?;
+            let path = path.to_owned();
+            Ok(Opened::from(Image::Filesystem {
+                path,
                 compression,
                 superblock,
-            });
+                length,
+                claim,
+            }))
         }
-        match (kind(&prefix), compression) {
-            (Some(Packed::Tar), _) => Ok(Self::Tree(Tree::Tar(path.to_owned(), compression))),
-            (Some(Packed::Squashfs), None) => squashfs(tx, path, mount_at),
-            (Some(Packed::Squashfs), Some(_)) => {
-                bail!("{shown} is a compressed squashfs; decompress it first")
-            }
-            (None, Some(compression)) => bail!(
-                "{shown} is compressed by {}, but holds neither ext4, XFS nor a tar archive",
-                compression.program()
-            ),
-            (None, None) => {
-                let held =
-                    probe::signature(path)?.map_or("nothing that is known".into(), |s| s.kind);
-                bail!(
-                    "{shown} holds {held}; ext4, XFS, squashfs, a tar archive or a directory is needed"
-                )
-            }
-        }
+        Usable::Squashfs => squashfs(tx, path, name, mount_at),
+        Usable::Tar => Ok(Opened::from(Image::Tree(Tree::Tar(
+            path.to_owned(),
+            compression,
+        )))),
     }
 }
 
-enum Packed {
-    Tar,
-    Squashfs,
-}
-
-/// The magic numbers of POSIX tar and of squashfs 4.
-fn kind(prefix: &[u8]) -> Option<Packed> {
-    if prefix.get(257..262) == Some(b"ustar") {
-        Some(Packed::Tar)
-    } else if prefix.starts_with(b"hsqs") {
-        Some(Packed::Squashfs)
-    } else {
-        None
-    }
+/// What libblkid finds further behind, or by more than a magic number.
+fn ask_libblkid(path: &Path, name: &str) -> Result<Option<Found>> {
+    let Some(signature) = probe::signature(path)? else {
+        return Ok(None);
+    };
+    let known = head::of_name(&signature.kind).map(Found::Other);
+    ensure!(
+        known.is_some(),
+        "{name} holds {}; ext4, XFS, squashfs, a tar archive or a directory is needed",
+        signature.kind
+    );
+    Ok(known)
 }
 
 /// The first bytes of an image, decompressed, and the length of its file in bytes.
-fn prefix(path: &Path, compression: Option<Compression>) -> Result<(Vec<u8>, u64)> {
+fn read_head(path: &Path, compression: Option<Compression>) -> Result<(Vec<u8>, u64)> {
     let failed = || format!("cannot read {}", path.display());
-    let mut prefix = Buffer::new();
-    prefix.resize(PREFIX as u64);
+    let mut head = Buffer::new();
+    head.resize(HEAD as u64);
     let mut stream = Stream::open(path, compression)?;
-    let count = stream.fill(&mut prefix).with_context(failed)?;
-    if count < PREFIX {
+    let count = stream.fill(&mut head).with_context(failed)?;
+    if count < HEAD {
         // The decompressor knows why.
         stream.finish()?;
     }
     let length = File::open(path)
         .and_then(|file| probe::size(&file))
         .with_context(failed)?;
-    Ok((prefix[..count].to_vec(), length))
+    Ok((head[..count].to_vec(), length))
 }
 
-/// The directory itself. Refuses one that is not the root of a system.
-fn root_directory(dir: &Path) -> Result<PathBuf> {
-    ensure!(
-        dir.join("usr").is_dir() && dir.join("etc").is_dir(),
-        "{} holds no root filesystem: it has no /usr or no /etc",
-        dir.display()
-    );
-    Ok(dir.to_owned())
+/// A directory as a mount by itself: what is mounted below it stays out, and is named. The subvolumes of a btrfs are no
+/// mounts, and stay in.
+fn directory(tx: &mut Transaction, dir: &Path, name: &str, mount_at: &Path) -> Result<Opened> {
+    judge::of_shape(name, &Shape::of_directory(dir)?)?;
+    let real = dir
+        .canonicalize()
+        .with_context(|| format!("cannot read {name}"))?;
+    let below = mounted_below(mounts::all()?, &real);
+    if !below.is_empty() {
+        log::warn!(
+            "what is mounted below {name} is left out: {}",
+            below.join(", ")
+        );
+    }
+    let bind = Cmd::new("mount").args(["--bind", "-o", "ro"]).arg(real);
+    let mounted = Some(mount(tx, bind, mount_at)?);
+    let image = Image::Tree(Tree::Directory(mount_at.to_owned()));
+    Ok(Opened { image, mounted })
 }
 
-fn squashfs(tx: &mut Transaction, path: &Path, mount_at: &Path) -> Result<Image> {
-    tx.run_always(&Cmd::new("mkdir").arg("-p").arg(mount_at))?;
-    let mount = Cmd::new("mount")
+/// Mounts something at a directory, also in a dry run, which has to look at it.
+fn mount(tx: &mut Transaction, command: Cmd, at: &Path) -> Result<UndoStep> {
+    tx.run_always(&Cmd::new("mkdir").arg("-p").arg(at))?;
+    tx.run_always(&command.arg(at))?;
+    Ok(tx.on_failure(Cmd::new("umount").arg(at)))
+}
+
+/// The places below `dir` where something is mounted, without those below another one.
+fn mounted_below(all: Vec<Mount>, dir: &Path) -> Vec<String> {
+    let points = all.into_iter().map(|mount| mount.point);
+    let mut points: Vec<PathBuf> = points
+        .filter(|point| point.starts_with(dir) && point != dir)
+        .collect();
+    points.sort();
+    points.dedup_by(|point, above| point.starts_with(above));
+    let shown = |point: PathBuf| point.display().to_string();
+    points.into_iter().map(shown).collect()
+}
+
+fn squashfs(tx: &mut Transaction, path: &Path, name: &str, mount_at: &Path) -> Result<Opened> {
+    let command = Cmd::new("mount")
         // What it holds can come from anywhere.
         .args(["-t", "squashfs", "-o", "ro,nosuid,nodev,noexec"])
-        .arg(path)
-        .arg(mount_at);
-    tx.run_always(&mount)?;
+        .arg(path);
+    let mounted = mount(tx, command, mount_at)
+        .with_context(|| format!("{name} is a squashfs that cannot be mounted"))?;
+    let mounted = Some(mounted);
     let inside = mount_at.canonicalize()?;
     for live in LIVE_ROOTS {
         if let Ok(root) = inside.join(live).canonicalize() {
             ensure!(
                 root.starts_with(&inside) && root.is_file(),
-                "{live} in {} is not a file",
-                path.display()
+                "{live} in {name} is not a file"
             );
-            return match Image::open(tx, &root, mount_at)? {
-                image @ Image::Filesystem { .. } => Ok(image),
-                Image::Tree(_) => bail!("{live} in {} is no filesystem", path.display()),
-            };
+            let Opened { image, .. } = open_as(tx, &root, &format!("{live} in {name}"), mount_at)?;
+            ensure!(
+                matches!(image, Image::Filesystem { .. }),
+                "{live} in {name} is no filesystem"
+            );
+            return Ok(Opened { image, mounted });
         }
     }
-    let root = root_directory(mount_at).with_context(|| path.display().to_string())?;
-    Ok(Image::Tree(Tree::Squashfs(root)))
+    judge::of_shape(name, &Shape::of_directory(mount_at)?)?;
+    let image = Image::Tree(Tree::Squashfs(mount_at.to_owned()));
+    Ok(Opened { image, mounted })
 }
 
 /// What [`blocks::copy`] does, as a line for a shell. Where the target is shared, that writes less.
@@ -182,5 +240,47 @@ pub fn copy_line(
             format!("{decompress} < {} | {dd}", quote(path.as_os_str()))
         }
         None => format!("{dd} if={}", quote(path.as_os_str())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_below_a_directory_is_named_once() {
+        let mount = |point: &str| Mount {
+            id: 1,
+            parent: 1,
+            point: point.into(),
+        };
+        let all = || -> Vec<Mount> {
+            let points = [
+                "/",
+                "/srv",
+                "/srv/x/proc",
+                "/srv/x",
+                "/srv/x/dev/pts",
+                "/srv/x/dev",
+                "/srv/x/dev-old",
+            ];
+            points
+                .into_iter()
+                .chain(["/srv/x/proc"])
+                .map(mount)
+                .collect()
+        };
+        for (dir, expected) in [
+            (
+                "/srv/x",
+                &["/srv/x/dev", "/srv/x/dev-old", "/srv/x/proc"][..],
+            ),
+            ("/srv", &["/srv/x"]),
+            ("/srv/x/dev", &["/srv/x/dev/pts"]),
+            ("/srv/x/proc", &[]),
+            ("/sr", &[]),
+        ] {
+            assert_eq!(mounted_below(all(), Path::new(dir)), expected, "{dir}");
+        }
     }
 }

@@ -21,6 +21,10 @@ pub enum Compression {
 impl Compression {
     /// By the first bytes (RFC 1952, the .xz file format, RFC 8878).
     pub fn of(prefix: &[u8]) -> Option<Self> {
+        // Frames without content, with which pzstd(1) begins.
+        if let Some(rest) = after_skippable_frame(prefix) {
+            return Self::of(rest).or(rest.is_empty().then_some(Self::Zstd));
+        }
         [
             (&[0x1f, 0x8b][..], Self::Gzip),
             (&[0xfd, b'7', b'z', b'X', b'Z', 0], Self::Xz),
@@ -42,6 +46,17 @@ impl Compression {
     pub fn decompress(self) -> Cmd {
         Cmd::new(self.program()).arg("-dc")
     }
+}
+
+/// What follows a skippable frame of zstd; nothing if no such frame is at the beginning.
+fn after_skippable_frame(prefix: &[u8]) -> Option<&[u8]> {
+    let (magic, rest) = prefix.split_first_chunk::<4>()?;
+    let (size, rest) = rest.split_first_chunk::<4>()?;
+    if u32::from_le_bytes(*magic) & !0xf != 0x184d_2a50 {
+        return None;
+    }
+    let size = usize::try_from(u32::from_le_bytes(*size)).ok()?;
+    Some(rest.get(size..).unwrap_or_default())
 }
 
 /// An image that is read once, from its beginning.
@@ -157,5 +172,32 @@ mod tests {
             assert!(error.to_string().contains(program), "{error:#}");
         }
         assert_eq!(Compression::of(&text), None);
+    }
+
+    #[test]
+    fn frames_that_zstd_skips_come_before_what_counts() {
+        let frame = |number: u8, size: u32, content: &[u8]| {
+            let head = [&[0x50 | number, 0x2a, 0x4d, 0x18][..], &size.to_le_bytes()].concat();
+            [&head, content].concat()
+        };
+        let zstd = [0x28, 0xb5, 0x2f, 0xfd];
+        for (bytes, expected) in [
+            (frame(0, 4, b"size"), Some(Compression::Zstd)),
+            (
+                [frame(0, 4, b"size"), zstd.to_vec()].concat(),
+                Some(Compression::Zstd),
+            ),
+            (
+                [frame(15, 0, b""), frame(1, 1, b"x"), zstd.to_vec()].concat(),
+                Some(Compression::Zstd),
+            ),
+            // It ends beyond what was read.
+            (frame(0, 1 << 30, b"more"), Some(Compression::Zstd)),
+            ([frame(0, 4, b"size"), b"other".to_vec()].concat(), None),
+            (frame(0, 4, b"size")[..7].to_vec(), None),
+            (vec![0x50, 0x2a, 0x4d, 0x19, 0, 0, 0, 0], None),
+        ] {
+            assert_eq!(Compression::of(&bytes), expected, "{bytes:x?}");
+        }
     }
 }

@@ -30,20 +30,39 @@ pub struct Superblock {
     pub kind: FsKind,
     pub size: u64,
     pub used: u64,
+    pub block_size: u64,
+    /// The largest logical sector of a disk on which it can be mounted.
+    pub sector: u64,
+    pub features: Features,
+    /// Whether its journal is on another device.
+    pub has_foreign_journal: bool,
+    /// Whether a part of an XFS is on another device.
+    pub has_realtime: bool,
     /// Whether a new UUID means new checksums for all of an ext4's metadata (`metadata_csum`
     /// without `metadata_csum_seed`).
     pub uuid_in_checksums: bool,
 }
 
+/// The feature flags of a filesystem: those that a kernel may not know and all the same write, not mount at all,
+/// or only read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    pub compatible: u32,
+    pub incompatible: u32,
+    pub read_only: u32,
+}
+
 /// Reads the superblock in the first bytes of a device; nothing if there is no filesystem that a
 /// base can have. Refuses one that cannot be right.
 pub fn read(prefix: &[u8]) -> Result<Option<Superblock>> {
-    let found = ext4(prefix).or_else(|| xfs(prefix));
-    let Some((superblock, block_size)) = found else {
+    let Some(superblock) = ext4(prefix).or_else(|| xfs(prefix)) else {
         return Ok(None);
     };
+    let is_sound = (512..=65536).contains(&superblock.block_size)
+        && superblock.size > 0
+        && superblock.sector >= 512;
     ensure!(
-        (512..=65536).contains(&block_size) && superblock.size > 0,
+        is_sound,
         "its {} superblock is damaged",
         superblock.kind.name()
     );
@@ -51,7 +70,8 @@ pub fn read(prefix: &[u8]) -> Result<Option<Superblock>> {
 }
 
 /// `linux/Documentation/filesystems/ext4/super.rst`. Only with extents: what is older is not ext4.
-fn ext4(prefix: &[u8]) -> Option<(Superblock, u64)> {
+fn ext4(prefix: &[u8]) -> Option<Superblock> {
+    const JOURNAL: u32 = 0x4;
     const EXTENTS: u32 = 0x40;
     const SIXTY_FOUR_BIT: u32 = 0x80;
     const CHECKSUM_SEED: u32 = 0x2000;
@@ -59,12 +79,16 @@ fn ext4(prefix: &[u8]) -> Option<(Superblock, u64)> {
     let block = prefix.get(1024..2048)?;
     let word =
         |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
-    let incompatible = word(0x60);
-    if block[0x38..0x3a] != [0x53, 0xef] || incompatible & EXTENTS == 0 {
+    let features = Features {
+        compatible: word(0x5c),
+        incompatible: word(0x60),
+        read_only: word(0x64),
+    };
+    if block[0x38..0x3a] != [0x53, 0xef] || features.incompatible & EXTENTS == 0 {
         return None;
     }
     let count = |low: usize, high: usize| {
-        let high = if incompatible & SIXTY_FOUR_BIT == 0 {
+        let high = if features.incompatible & SIXTY_FOUR_BIT == 0 {
             0
         } else {
             word(high)
@@ -73,34 +97,54 @@ fn ext4(prefix: &[u8]) -> Option<(Superblock, u64)> {
     };
     let block_size = 1024_u64.checked_shl(word(0x18)).unwrap_or(0);
     let (blocks, free) = (count(0x4, 0x150), count(0xc, 0x158));
-    let superblock = Superblock {
+    Some(Superblock {
         kind: FsKind::Ext4,
         size: blocks.checked_mul(block_size).unwrap_or(0),
         used: blocks.saturating_sub(free).saturating_mul(block_size),
-        uuid_in_checksums: word(0x64) & METADATA_CHECKSUMS != 0
-            && incompatible & CHECKSUM_SEED == 0,
-    };
-    Some((superblock, block_size))
+        block_size,
+        sector: block_size,
+        features,
+        // No inode of it is the journal.
+        has_foreign_journal: features.compatible & JOURNAL != 0 && word(0xe0) == 0,
+        has_realtime: false,
+        uuid_in_checksums: features.read_only & METADATA_CHECKSUMS != 0
+            && features.incompatible & CHECKSUM_SEED == 0,
+    })
 }
 
 /// `struct xfs_dsb` of `linux/fs/xfs/libxfs/xfs_format.h`.
-fn xfs(prefix: &[u8]) -> Option<(Superblock, u64)> {
-    let long = |at: usize| {
-        let bytes = prefix.get(at..at + 8)?;
-        Some(u64::from_be_bytes(bytes.try_into().ok()?))
-    };
+fn xfs(prefix: &[u8]) -> Option<Superblock> {
+    const VERSION: u16 = 0xf;
     if prefix.get(..4)? != b"XFSB" {
         return None;
     }
-    let block_size = long(4)? >> 32;
-    let blocks = long(8)?;
-    let superblock = Superblock {
+    let block = prefix.get(..512)?;
+    let short = |at: usize| u16::from_be_bytes([block[at], block[at + 1]]);
+    let word =
+        |at: usize| u32::from_be_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    let long = |at: usize| u64::from(word(at)) << 32 | u64::from(word(at + 4));
+    let block_size = u64::from(word(4));
+    let blocks = long(8);
+    Some(Superblock {
         kind: FsKind::Xfs,
         size: blocks.checked_mul(block_size).unwrap_or(0),
-        used: blocks.saturating_sub(long(144)?).saturating_mul(block_size),
+        used: blocks.saturating_sub(long(144)).saturating_mul(block_size),
+        block_size,
+        sector: u64::from(short(102)),
+        // Version 4 has none of these.
+        features: if short(100) & VERSION == 5 {
+            Features {
+                compatible: word(208),
+                read_only: word(212),
+                incompatible: word(216),
+            }
+        } else {
+            Features::default()
+        },
+        has_foreign_journal: long(48) == 0,
+        has_realtime: long(16) != 0,
         uuid_in_checksums: false,
-    };
-    Some((superblock, block_size))
+    })
 }
 
 #[cfg(test)]
@@ -133,15 +177,71 @@ mod tests {
     }
 
     #[test]
-    fn xfs_superblock() {
+    fn ext4_with_its_features_and_blocks() {
+        for (options, block_size, compatible, incompatible, foreign) in [
+            (&["-O", "stable_inodes"][..], 1024, 0x800, 0x40, false),
+            (
+                &["-b", "4096", "-O", "meta_bg,^resize_inode"],
+                4096,
+                0x4,
+                0x50,
+                false,
+            ),
+            (&["-O", "^has_journal,casefold"], 1024, 0, 0x2_0040, false),
+        ] {
+            let args = [&["-q", "-t", "ext4"], options].concat();
+            let found = read(&made_by("mke2fs", &args, 24)).unwrap().unwrap();
+            assert_eq!((found.block_size, found.sector), (block_size, block_size));
+            let features = found.features;
+            assert_eq!(features.compatible & compatible, compatible, "{options:?}");
+            assert_eq!(
+                features.incompatible & incompatible,
+                incompatible,
+                "{options:?}"
+            );
+            assert_eq!(found.has_foreign_journal, foreign, "{options:?}");
+        }
+        let mut prefix = made_by("mke2fs", &["-q", "-t", "ext4"], 24);
+        prefix[1024 + 0xe0] = 0;
+        assert!(read(&prefix).unwrap().unwrap().has_foreign_journal);
+    }
+
+    /// With blocks of 4096 bytes, sectors of 512, and a journal of its own.
+    fn xfs_of_version_5() -> Vec<u8> {
         let mut prefix = vec![0; PREFIX];
         prefix[..4].copy_from_slice(b"XFSB");
         prefix[4..8].copy_from_slice(&4096_u32.to_be_bytes());
         prefix[8..16].copy_from_slice(&100_000_u64.to_be_bytes());
+        prefix[48..56].copy_from_slice(&65_542_u64.to_be_bytes());
+        prefix[100..102].copy_from_slice(&0xb4a5_u16.to_be_bytes());
+        prefix[102..104].copy_from_slice(&512_u16.to_be_bytes());
         prefix[144..152].copy_from_slice(&90_000_u64.to_be_bytes());
-        let found = read(&prefix).unwrap().unwrap();
+        prefix[212..216].copy_from_slice(&0xd_u32.to_be_bytes());
+        prefix[216..220].copy_from_slice(&0xb_u32.to_be_bytes());
+        prefix
+    }
+
+    #[test]
+    fn xfs_superblock() {
+        let found = read(&xfs_of_version_5()).unwrap().unwrap();
         assert_eq!(found.kind, FsKind::Xfs);
         assert_eq!((found.size, found.used), (409_600_000, 40_960_000));
+        assert_eq!((found.block_size, found.sector), (4096, 512));
+        let features = Features {
+            compatible: 0,
+            incompatible: 0xb,
+            read_only: 0xd,
+        };
+        assert_eq!(found.features, features);
+        assert!(!found.has_foreign_journal && !found.has_realtime);
+
+        let mut other = xfs_of_version_5();
+        other[100..102].copy_from_slice(&0xb4a4_u16.to_be_bytes());
+        other[16..24].copy_from_slice(&1_u64.to_be_bytes());
+        other[48..56].fill(0);
+        let found = read(&other).unwrap().unwrap();
+        assert_eq!(found.features, Features::default());
+        assert!(found.has_foreign_journal && found.has_realtime);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Trees of files, which a base's filesystem is filled with: a directory, or a tar archive.
 
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -17,7 +18,8 @@ use crate::sys::progress::Progress;
 /// Files to be copied, with owners, modes, attributes, links and holes.
 #[derive(Debug)]
 pub enum Tree {
-    /// Without what is mounted below it.
+    /// A mount of it by itself, so that nothing else is mounted below it: what is on other filesystems is left out, but
+    /// not the subvolumes of a btrfs.
     Directory(PathBuf),
     /// The same, of a squashfs: that does not tell holes from zeros.
     Squashfs(PathBuf),
@@ -25,7 +27,7 @@ pub enum Tree {
 }
 
 /// What a tree takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Content {
     /// Of all files, in bytes; hard links count once, holes do not.
     pub bytes: u64,
@@ -44,11 +46,72 @@ impl Content {
     }
 }
 
+/// What is at the top of a tree.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    pub has_usr: bool,
+    pub has_etc: bool,
+    /// Whether it has the files of an image of a container.
+    pub is_container: bool,
+    /// A directory that looks as the top should.
+    pub below: Option<String>,
+    /// Whether each of the directories has a `usr` and an `etc`.
+    tops: BTreeMap<Vec<u8>, (bool, bool)>,
+}
+
+impl Shape {
+    /// More directories than this at the top are no root filesystem.
+    const TOPS_MAX: usize = 1000;
+
+    pub fn of_directory(dir: &Path) -> Result<Self> {
+        let failed = || format!("cannot read {}", dir.display());
+        let mut shape = Self::default();
+        for entry in fs::read_dir(dir).with_context(failed)? {
+            let name = entry.with_context(failed)?.file_name();
+            let is_dir = |inside: &str| dir.join(&name).join(inside).is_dir();
+            match name.as_bytes() {
+                b"usr" | b"etc" if !is_dir("") => continue,
+                name => shape.see(name),
+            }
+            for inside in ["usr", "etc"].into_iter().filter(|inside| is_dir(inside)) {
+                shape.see(&[name.as_bytes(), b"/", inside.as_bytes()].concat());
+            }
+        }
+        Ok(shape)
+    }
+
+    /// Takes the name of a file in the tree into account.
+    pub fn see(&mut self, name: &[u8]) {
+        let parts = name.split(|byte| *byte == b'/');
+        let mut parts = parts.filter(|part| !part.is_empty() && *part != b".");
+        let Some(top) = parts.next() else { return };
+        match top {
+            b"usr" => self.has_usr = true,
+            b"etc" => self.has_etc = true,
+            b"oci-layout" | b"manifest.json" => self.is_container = true,
+            _ => {
+                let inside = parts.next().unwrap_or_default();
+                let (is_usr, is_etc) = (inside == b"usr", inside == b"etc");
+                if self.below.is_some() || !(is_usr || is_etc) || self.tops.len() > Self::TOPS_MAX {
+                    return;
+                }
+                let has = self.tops.entry(top.to_owned()).or_default();
+                *has = (has.0 || is_usr, has.1 || is_etc);
+                if *has == (true, true) {
+                    self.below = Some(String::from_utf8_lossy(top).into_owned());
+                }
+            }
+        }
+    }
+}
+
 impl Tree {
     /// Reads through the tree. Refuses an archive that is damaged.
-    pub fn measure(&self, interrupt: &Interrupt) -> Result<Content> {
+    pub fn measure(&self, interrupt: &Interrupt) -> Result<(Content, Shape)> {
         match self {
-            Self::Directory(dir) | Self::Squashfs(dir) => measure_directory(dir),
+            Self::Directory(dir) | Self::Squashfs(dir) => {
+                Ok((measure_directory(dir)?, Shape::of_directory(dir)?))
+            }
             Self::Tar(path, compression) => measure_tar(path, *compression, interrupt),
         }
     }
@@ -58,7 +121,7 @@ impl Tree {
     fn copy_command(&self, to: &Path) -> Cmd {
         match self {
             Self::Directory(dir) | Self::Squashfs(dir) => Cmd::new("cp")
-                .args(["--recursive", "--no-dereference", "--one-file-system"])
+                .args(["--recursive", "--no-dereference"])
                 .arg("--preserve=mode,ownership,timestamps,links,xattr")
                 .arg(if matches!(self, Self::Squashfs(_)) {
                     "--sparse=always"
@@ -69,7 +132,9 @@ impl Tree {
                 .args([dir, to]),
             Self::Tar(_, compression) => tar("--extract", *compression)
                 .args(["--numeric-owner", "--same-owner", "--preserve-permissions"])
-                .args(["--xattrs", "--xattrs-include=*", "--acls", "--sparse"])
+                // With --xattrs alone the labels of SELinux that `tar --selinux` has packed are left out.
+                .args(["--xattrs", "--xattrs-include=*", "--acls", "--selinux"])
+                .arg("--sparse")
                 .arg("--directory")
                 .arg(to),
         }
@@ -106,7 +171,7 @@ impl Tree {
         };
         let empty = used()?;
         let running = self.copy_command(to).start(input, Stdio::null())?;
-        running.wait_with(|| {
+        let said = running.wait_with(|| {
             interrupt.check()?;
             let done = used()?.saturating_sub(empty);
             progress.show(done);
@@ -117,8 +182,26 @@ impl Tree {
             );
             Ok(())
         })?;
+        if let Some(warning) = first_and_count(&said) {
+            log::warn!("not all of the image is as it was: {warning}");
+        }
         Ok(())
     }
+}
+
+/// What a program says although it has succeeded: its first line, and how many there are. Nothing if it says nothing
+/// that counts.
+fn first_and_count(said: &str) -> Option<String> {
+    // What tar(1) does to names that begin with a slash is right here, and so are times that it wonders about.
+    let is_right = |line: &str| line.contains("Removing leading") || line.contains(" time stamp ");
+    let mut lines = said
+        .lines()
+        .filter(|line| !line.is_empty() && !is_right(line));
+    let first = lines.next()?;
+    Some(match lines.count() {
+        0 => first.to_owned(),
+        more => format!("{first}; and {more} more of this kind"),
+    })
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -135,7 +218,7 @@ fn tar(action: &str, compression: Option<Compression>) -> Cmd {
 
 fn measure_directory(dir: &Path) -> Result<Content> {
     let count = |option: &str| -> Result<u64> {
-        let du = Cmd::new("du").args(["--summarize", "--one-file-system", option]);
+        let du = Cmd::new("du").args(["--summarize", option]);
         let output = du.arg(dir).run()?;
         let number = output.split('\t').next().unwrap_or_default();
         number
@@ -153,32 +236,34 @@ fn measure_tar(
     path: &Path,
     compression: Option<Compression>,
     interrupt: &Interrupt,
-) -> Result<Content> {
+) -> Result<(Content, Shape)> {
     let file = open(path)?;
-    let is_empty = file.metadata()?.is_file() && file.metadata()?.size() == 0;
-    ensure!(!is_empty, "{} is empty", path.display());
     let cmd = tar("--list", compression).args(["--totals", "--quoting-style=escape"]);
     let mut running = cmd.start(file.into(), Stdio::piped())?;
     let names = running.stdout().context("tar writes to a pipe")?;
     let mut files = 0;
+    let mut shape = Shape::default();
     for name in BufReader::new(names).split(b'\n') {
         interrupt.check()?;
-        name.context("cannot read what tar writes")?;
+        shape.see(&name.context("cannot read what tar writes")?);
         files += 1;
     }
-    let stderr = running.wait()?;
+    let stderr = running
+        .wait()
+        .with_context(|| format!("{} cannot be read as a tar archive", path.display()))?;
     let bytes = stderr
         .lines()
         .find_map(|line| line.strip_prefix("Total bytes read: ")?.split(' ').next())
         .and_then(|number| number.parse().ok())
         .with_context(|| format!("unexpected output of tar: {stderr:?}"))?;
-    Ok(Content { bytes, files })
+    Ok((Content { bytes, files }, shape))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
-    use std::fs;
 
     fn sample() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -191,7 +276,8 @@ mod tests {
     }
 
     fn check_copy(tree: &Tree) {
-        let content = tree.measure(&Interrupt::default()).unwrap();
+        let (content, shape) = tree.measure(&Interrupt::default()).unwrap();
+        assert!(shape.has_usr && shape.has_etc, "{shape:?}");
         assert!((6..=9).contains(&content.files), "{content:?}");
         assert!(
             content.bytes > 300_000 && content.bytes < 2_000_000,
@@ -271,5 +357,45 @@ mod tests {
         );
         assert!(copied.unwrap_err().to_string().contains("'..'"));
         assert!(!dir.path().join("evil").exists());
+    }
+
+    #[test]
+    fn the_shape_of_a_directory_is_that_of_an_archive_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for (script, expected) in [
+            ("mkdir usr etc", (true, true, None)),
+            ("rmdir etc; touch etc", (true, false, None)),
+            ("rm etc; ln -s usr etc", (true, true, None)),
+            (
+                "rm -r usr etc; mkdir -p a/usr rootfs/usr rootfs/etc",
+                (false, false, Some("rootfs")),
+            ),
+            ("rm -r rootfs; touch a/etc", (false, false, None)),
+        ] {
+            let script = format!("cd {} && {script}", dir.path().display());
+            Cmd::new("sh").args(["-c", &script]).run().unwrap();
+            let shape = Shape::of_directory(dir.path()).unwrap();
+            let got = (shape.has_usr, shape.has_etc, shape.below.as_deref());
+            assert_eq!(got, expected, "{script}");
+        }
+    }
+
+    #[test]
+    fn what_a_program_complains_of_is_told_in_short() {
+        for (said, expected) in [
+            ("", None),
+            ("tar: Removing leading `/' from member names\n", None),
+            (
+                "tar: SELinux support is not available\n",
+                Some("tar: SELinux support is not available"),
+            ),
+            (
+                "tar: ./x: time stamp 2030-01-01 00:00:00.5 is 9 s in the future\n",
+                None,
+            ),
+            ("a\n\nb\nc\n", Some("a; and 2 more of this kind")),
+        ] {
+            assert_eq!(first_and_count(said).as_deref(), expected);
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! What `lvm.conf(5)` can change about the reports that are read.
 
-use std::env;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -11,19 +10,16 @@ pub const REPORT: &str = "report{output_format=\"basic\" list_item_separator=\",
     columns_as_rows=0 mark_hidden_devices=1 two_word_unknown_device=0} \
     log{verbose=0 prefix=\"  \" command_names=0}";
 
-/// Where lvm2 has its configuration, unless one of these variables is set.
+/// Where lvm2 has its configuration: no variable of the caller's that says otherwise reaches it.
 const DIR: &str = "/etc/lvm";
-const VARIABLES: [&str; 2] = ["LVM_SYSTEM_DIR", "LVM_COMMAND_PROFILE"];
 const FILES: [&str; 2] = ["lvm.conf", "lvmlocal.conf"];
 
 /// Whether the defaults hold because nothing at all is set, as where the configuration is the one that
 /// lvm2 comes with. Other files count only where one of these says so.
 pub fn sets_nothing() -> bool {
-    let is_elsewhere = VARIABLES.iter().any(|name| env::var_os(name).is_some());
-    !is_elsewhere
-        && FILES
-            .iter()
-            .all(|file| is_empty(&Path::new(DIR).join(file)))
+    FILES
+        .iter()
+        .all(|file| is_empty(&Path::new(DIR).join(file)))
 }
 
 /// Whether a file has sections and comments only, or is not there.

@@ -1,9 +1,12 @@
 //! The only code that spells lvm2 arguments and reads its reports and its metadata.
 
+mod commands;
 mod config;
 pub mod disk;
+mod explain;
 mod report;
 mod text;
+mod thin;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +15,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
-use crate::model::layout::{Group, maker, tag};
+use crate::model::layout::{Group, maker};
 use crate::model::name::{LvName, VgName, VgUuid};
 use crate::sys::cmd::Cmd;
 use crate::sys::process::Process;
@@ -23,7 +26,7 @@ use report::Reader;
 /// The name of a profile comes last, since it is a file's and can have any character.
 const GROUP_COLUMNS: &str = "vg_name,vg_uuid,vg_tags,vg_size,vg_free,vg_missing_pv_count";
 const VOLUME_COLUMNS: &str = "lv_name,lv_tags,lv_size,lv_attr,data_percent,metadata_percent";
-const POOL_COLUMNS: &str = "lv_metadata_size,chunk_size,seg_monitor,lv_profile";
+const POOL_COLUMNS: &str = "lv_metadata_size,chunk_size,seg_monitor,transaction_id,lv_profile";
 
 /// Between two columns. No name, tag or number of lvm2 has it.
 const SEPARATOR: char = '|';
@@ -36,14 +39,6 @@ const POOL_CHECK: &str =
 /// The same before thin-provisioning-tools 1.0, which clears the flag after a whole check only.
 const OLD_POOL_CHECK: &str = "global/thin_check_options=[\"-q\",\"--skip-mappings\"]";
 
-/// The check that lvm2 makes by itself.
-const WHOLE_POOL_CHECK: &str = "global/thin_check_options=[\"-q\",\"--clear-needs-check-flag\"]";
-
-/// The lvm profile of our pools, which the package installs: when they are extended.
-pub const PROFILE: &str = "imgbased";
-
-const AT_BOOT: [&str; 4] = ["--yes", "--sysinit", "-K", "-ay"];
-
 /// Whether `thin_check(8)` is older than 1.0.
 fn has_old_check() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
@@ -51,24 +46,6 @@ fn has_old_check() -> bool {
         let version = Cmd::new("thin_check").arg("--version").run();
         version.is_ok_and(|version| version.starts_with("0."))
     })
-}
-
-/// The tags of a volume or group that this process is making. An incomplete volume without a maker is one
-/// that was interrupted.
-fn making() -> &'static [String; 2] {
-    static TAGS: OnceLock<[String; 2]> = OnceLock::new();
-    TAGS.get_or_init(|| {
-        let this = Process::this().map_or_else(|_| String::new(), |this| this.to_string());
-        [tag::INCOMPLETE.to_owned(), format!("{}{this}", tag::MAKER)]
-    })
-}
-
-/// Adds those tags, or takes them off.
-fn with_making(mut cmd: Cmd, option: &str) -> Cmd {
-    for tag in making() {
-        cmd = cmd.args([option, tag]);
-    }
-    cmd
 }
 
 /// The process that makes the volume or group with these tags, if it has not ended.
@@ -96,8 +73,8 @@ pub struct Located {
     pub pool: LvName,
 }
 
-/// A physical volume, and the group that it belongs to.
-pub struct PhysicalVolume {
+/// A disk of a volume group, as lvm2 reports it.
+pub struct GroupDisk {
     pub device: PathBuf,
     pub vg: String,
     /// The UUID of that group.
@@ -246,45 +223,6 @@ impl Lvm {
         }
     }
 
-    /// The way out where a power cut left a volume that lvm2 has queued to be made, and device-mapper
-    /// has made already: lvm2 tries again and fails, whatever it is asked to do with the pool. Deletes
-    /// what device-mapper has; lvm2 can then make it, or remove it. Nothing if that is not the case.
-    ///
-    /// Only for a volume that was never finished: what is deleted is lost.
-    pub fn unmake(&self, lv: &LvName, pool: &LvName) -> Result<Option<Cmd>> {
-        let ask = |column: &str, lv: &LvName| -> Result<u64> {
-            let output = self
-                .reporting("lvs")
-                .args(["--noheadings", "-o", column])
-                .arg(self.full_name(lv))
-                .run()?;
-            let number = output.trim().parse();
-            number.with_context(|| format!("unexpected {column} from lvm2: {output:?}"))
-        };
-        let pool_device = format!("{}-tpool", self.vg.dm_name(pool)?);
-        let status = Cmd::new("dmsetup")
-            .args(["status", "--noflush"])
-            .arg(&pool_device)
-            .run()?;
-        // linux/Documentation/admin-guide/device-mapper/thin-provisioning.rst, "Status".
-        let made = status
-            .split_whitespace()
-            .nth(3)
-            .and_then(|id| id.parse::<u64>().ok());
-        let made = made.with_context(|| format!("unexpected output of dmsetup: {status:?}"))?;
-        // lvm2 counts a change before it is made, device-mapper when it is done.
-        if ask("transaction_id", pool)? != made + 1 {
-            return Ok(None);
-        }
-        let message = format!("delete {}", ask("thin_id", lv)?);
-        Ok(Some(Cmd::new("dmsetup").args([
-            "message",
-            &pool_device,
-            "0",
-            &message,
-        ])))
-    }
-
     /// The disks of the group.
     pub fn disks(&self) -> Result<Vec<PathBuf>> {
         self.disks_with(&format!("vg_name={}", self.vg))
@@ -301,7 +239,7 @@ impl Lvm {
     }
 
     /// The disks of all groups, also of those that lvm2 does not show otherwise.
-    pub fn all_disks(&self) -> Result<Vec<PhysicalVolume>> {
+    pub fn all_disks(&self) -> Result<Vec<GroupDisk>> {
         let all = Self {
             devices_file: Some(""),
             ..Self::new(self.vg.clone())
@@ -316,7 +254,7 @@ impl Lvm {
             let (vgid, rest) = line.trim().split_once('|')?;
             let (vg, device) = rest.split_once('|')?;
             let [vg, vgid] = [vg, vgid].map(str::to_owned);
-            (!vg.is_empty()).then(|| PhysicalVolume {
+            (!vg.is_empty()).then(|| GroupDisk {
                 device: device.into(),
                 vg,
                 vgid,
@@ -332,11 +270,6 @@ impl Lvm {
             ..self.clone()
         };
         all.load()
-    }
-
-    /// Enters all disks of the group in the devices file (lvmdevices(8)).
-    pub fn enter_devices(&self) -> Cmd {
-        self.lvm("vgimportdevices").arg(self.vg.as_str())
     }
 
     /// How full a pool with the profile `profile` is when it is extended, in percent; 100 for never.
@@ -385,269 +318,5 @@ impl Lvm {
     /// The disks of the group with this UUID: commands take names only.
     fn disks_of(&self, uuid: &VgUuid) -> Result<Vec<PathBuf>> {
         self.disks_with(&format!("vg_uuid={uuid}"))
-    }
-
-    /// What went wrong when lvm2 could not activate a volume at boot, and what to do, from what lvm2
-    /// wrote: its exit status is the same for all. Nothing if it is none of the known cases.
-    pub fn explain_activation(&self, lv: &LvName, error: &str) -> Option<String> {
-        let vg = &self.vg;
-        // Texts of `_thin_pool_node_send_messages`, `_pool_callback` and `_lv_activate` in lvm2, and of
-        // ENODATA, with which dm-thin answers for a device that it does not have.
-        let has = |text: &str| error.contains(text);
-        let text = if has("transaction_id is") {
-            format!(
-                "the thin pool and the LVM metadata of {vg} are not of the same transaction; see \"Metadata check and repair\" in lvmthin(7)"
-            )
-        } else if has("Manual repair required") {
-            format!(
-                "the check of the thin pool failed; deactivate {vg} and repair the pool with lvconvert --repair, see lvmthin(7)"
-            )
-        } else if has("No data available") {
-            format!(
-                "{vg}/{lv} is in the LVM metadata, but was never made in the pool; boot another layer and run imgbased-helper check --repair"
-            )
-        } else if has("Refusing activation of partial LV") {
-            format!(
-                "{vg}/{lv} needs a disk that is missing; attach it, or see lvchange --activationmode partial"
-            )
-        } else {
-            return None;
-        };
-        Some(text)
-    }
-
-    /// Activates one volume while the initramfs runs: no monitoring, no lock files, and in spite
-    /// of its activation-skip flag.
-    pub fn activate_at_boot(&self, lv: &LvName) -> Cmd {
-        self.activating("lvchange")
-            .args(AT_BOOT)
-            .arg(self.full_name(lv))
-    }
-
-    /// The same after a whole check of the pool, for when [`Lvm::needs_check`] says so.
-    pub fn activate_checked_at_boot(&self, lv: &LvName) -> Cmd {
-        self.lvm("lvchange")
-            .args(["--config", WHOLE_POOL_CHECK])
-            .args(AT_BOOT)
-            .arg(self.full_name(lv))
-    }
-
-    /// Whether the kernel refuses to write to an active pool before it was checked as a whole. Where
-    /// activating it clears that flag, it is not set.
-    pub fn needs_check(&self, pool: &str) -> Result<bool> {
-        if !has_old_check() {
-            return Ok(false);
-        }
-        let device = format!("{}-tpool", self.vg.dm_name(&pool.parse()?)?);
-        let status = Cmd::new("dmsetup").args(["status", "--noflush", &device]);
-        Ok(status.run()?.contains("needs_check"))
-    }
-
-    pub fn activate(&self, lv: &LvName) -> Cmd {
-        self.activating("lvchange")
-            .args(["-K", "-ay"])
-            .arg(self.full_name(lv))
-    }
-
-    pub fn deactivate(&self, lv: &LvName) -> Cmd {
-        self.lvm("lvchange").arg("-an").arg(self.full_name(lv))
-    }
-
-    pub fn remove(&self, lv: &LvName) -> Cmd {
-        self.activating("lvremove")
-            .arg("--yes")
-            .arg(self.full_name(lv))
-    }
-
-    /// Creates the group on `devices`, which must carry no signature, marked as incomplete.
-    pub fn create_group(&self, devices: &[PathBuf]) -> Cmd {
-        with_making(self.lvm("vgcreate").arg("--yes"), "--addtag")
-            .arg(self.vg.as_str())
-            .args(devices)
-    }
-
-    /// Makes the group one of ours: the commit of its creation.
-    pub fn complete_group(&self) -> Cmd {
-        with_making(self.lvm("vgchange"), "--deltag")
-            .args(["--addtag", tag::VG])
-            .arg(self.vg.as_str())
-    }
-
-    pub fn remove_group(&self) -> Cmd {
-        self.lvm("vgremove").args(["--yes", self.vg.as_str()])
-    }
-
-    pub fn forget_devices(&self, devices: &[PathBuf]) -> Cmd {
-        self.lvm("pvremove").arg("--yes").args(devices)
-    }
-
-    /// Creates the thin pool in `percent` of the group's free space, with metadata and chunks of
-    /// these sizes in bytes. The rest is left for the pool's growth and repair.
-    pub fn create_pool(&self, pool: &LvName, percent: u8, metadata: u64, chunk: u64) -> Cmd {
-        self.lvm("lvcreate")
-            .args(["--yes", "--type", "thin-pool"])
-            .args(["--extents", &format!("{percent}%FREE")])
-            .args(["--poolmetadatasize", &format!("{metadata}b")])
-            .args(["--chunksize", &format!("{chunk}b")])
-            .args(["--poolmetadataspare", "y"])
-            // A full pool is to fail writes at once. lvcreate 2.03.31 refuses --errorwhenfull.
-            .args(["--config", "activation/error_when_full=1"])
-            .args(["--discards", "passdown", "--zero", "y"])
-            .args(["--metadataprofile", PROFILE, "--monitor", "y"])
-            .args(["--addtag", tag::POOL])
-            .args(["--name", pool.as_str(), self.vg.as_str()])
-    }
-
-    /// Creates and activates a thin volume of `size` bytes, marked as incomplete. `skip` keeps it
-    /// from being activated with the group, as bases and layers have to be.
-    pub fn create_thin(&self, lv: &LvName, pool: &LvName, size: u64, skip: bool) -> Cmd {
-        let create = self
-            .activating("lvcreate")
-            .args(["--yes", "--type", "thin"])
-            .args(["--virtualsize", &format!("{size}b")])
-            .args(["--thinpool", pool.as_str()])
-            .args([
-                "--setactivationskip",
-                if skip { "y" } else { "n" },
-                "-K",
-                "-ay",
-            ]);
-        with_making(create, "--addtag").args(["--name", lv.as_str(), self.vg.as_str()])
-    }
-
-    /// Creates and activates a writable thin snapshot, marked as incomplete; as a layer of the base
-    /// `of`, if there is one. It carries the activation-skip flag.
-    pub fn create_snapshot(&self, new: &LvName, origin: &LvName, of: Option<&LvName>) -> Cmd {
-        let cmd = self
-            .activating("lvcreate")
-            .args(["--yes", "--snapshot", "--permission", "rw"])
-            .args(["--setactivationskip", "y", "-K", "-ay"]);
-        let cmd = match of {
-            Some(base) => cmd.args(["--addtag", &format!("{}{base}", tag::OF)]),
-            None => cmd,
-        };
-        with_making(cmd, "--addtag")
-            .args(["--name", new.as_str()])
-            .arg(self.full_name(origin))
-    }
-
-    /// Makes a volume larger, to this size in bytes.
-    pub fn extend(&self, lv: &LvName, size: u64) -> Cmd {
-        self.lvm("lvextend")
-            .args(["--size", &format!("{size}b")])
-            .arg(self.full_name(lv))
-    }
-
-    /// Deactivates a volume and makes it what `tags` say: the commit of its creation.
-    pub fn complete(&self, lv: &LvName, tags: &[String]) -> Cmd {
-        let mut cmd = with_making(self.lvm("lvchange").arg("-an"), "--deltag");
-        for tag in tags {
-            cmd = cmd.args(["--addtag", tag]);
-        }
-        if tags.iter().any(|t| t == tag::BASE) {
-            cmd = cmd.args(["--permission", "r"]);
-        }
-        cmd.arg(self.full_name(lv))
-    }
-
-    /// The same for a volume that stays active.
-    pub fn complete_active(&self, lv: &LvName, tag: &str) -> Cmd {
-        with_making(self.lvm("lvchange"), "--deltag")
-            .args(["--addtag", tag])
-            .arg(self.full_name(lv))
-    }
-
-    /// Marks a volume or, without one, the group.
-    pub fn add_tag(&self, lv: Option<&LvName>, tag: &str) -> Cmd {
-        self.change_tag(lv, "--addtag", tag)
-    }
-
-    /// Takes such a mark off.
-    pub fn remove_tag(&self, lv: Option<&LvName>, tag: &str) -> Cmd {
-        self.change_tag(lv, "--deltag", tag)
-    }
-
-    fn change_tag(&self, lv: Option<&LvName>, option: &str, tag: &str) -> Cmd {
-        let (command, name) = match lv {
-            Some(lv) => ("lvchange", self.full_name(lv)),
-            None => ("vgchange", self.vg.to_string()),
-        };
-        self.lvm(command).args([option, tag]).arg(name)
-    }
-
-    /// Changes the tags of a volume, in one commit.
-    pub fn retag(&self, lv: &LvName, remove: &[&str], add: Option<&str>) -> Cmd {
-        let mut cmd = self.lvm("lvchange");
-        if let Some(tag) = add {
-            cmd = cmd.args(["--addtag", tag]);
-        }
-        for tag in remove {
-            cmd = cmd.args(["--deltag", tag]);
-        }
-        cmd.arg(self.full_name(lv))
-    }
-
-    pub fn make_read_only(&self, lv: &LvName) -> Cmd {
-        self.lvm("lvchange")
-            .args(["--permission", "r"])
-            .arg(self.full_name(lv))
-    }
-
-    pub fn skip_activation(&self, lv: &LvName) -> Cmd {
-        self.lvm("lvchange")
-            .args(["--setactivationskip", "y"])
-            .arg(self.full_name(lv))
-    }
-
-    /// Has dmeventd(8) extend a pool before it is full, as our profile says.
-    pub fn auto_extend(&self, pool: &LvName) -> Cmd {
-        self.lvm("lvchange")
-            .args(["--metadataprofile", PROFILE, "--monitor", "y"])
-            .arg(self.full_name(pool))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The arguments that follow an option.
-    fn values(cmd: &Cmd, option: &str) -> Vec<String> {
-        let line = cmd.to_string();
-        let words: Vec<&str> = line.split(' ').collect();
-        let pairs = words.windows(2).filter(|pair| pair[0] == option);
-        pairs.map(|pair| pair[1].to_owned()).collect()
-    }
-
-    #[test]
-    fn what_is_made_names_its_maker_until_its_commit() {
-        let lvm = Lvm::new("HostVG".parse().unwrap());
-        let [name, base, pool] = ["Base-0.1", "Base-0", "Pool"].map(|n| n.parse().unwrap());
-        let of = format!("{}Base-0", tag::OF);
-        let layer = [tag::LAYER.to_owned()];
-        for (create, commit, of) in [
-            (
-                lvm.create_snapshot(&name, &base, Some(&base)),
-                lvm.complete(&name, &layer),
-                Some(&of),
-            ),
-            (
-                lvm.create_thin(&name, &pool, 1 << 20, true),
-                lvm.complete_active(&name, tag::VOLUME),
-                None,
-            ),
-            (lvm.create_group(&[]), lvm.complete_group(), None),
-        ] {
-            let mut born = values(&create, "--addtag");
-            born.retain(|tag| Some(tag) != of);
-            assert_eq!(values(&commit, "--deltag"), born);
-            assert_eq!(values(&commit, "--addtag").len(), 1, "{commit}");
-            assert_eq!(born[0], tag::INCOMPLETE);
-            assert_eq!(living_maker(&born), Some(Process::this().unwrap()));
-            assert_eq!(living_maker(&born[..1]), None);
-        }
-        for gone in ["", "0-1:1:1", "x"] {
-            assert_eq!(living_maker(&[format!("{}{gone}", tag::MAKER)]), None);
-        }
     }
 }

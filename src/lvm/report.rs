@@ -34,12 +34,13 @@ struct PoolRow<'a> {
     lv_metadata_size: &'a str,
     chunk_size: &'a str,
     seg_monitor: &'a str,
+    transaction_id: &'a str,
     lv_profile: &'a str,
 }
 
 impl<'a> Row<'a> {
     fn parse(line: &'a str) -> Option<Self> {
-        const COLUMNS: usize = 16;
+        const COLUMNS: usize = 17;
         let mut fields = line.trim_start().splitn(COLUMNS, SEPARATOR);
         let mut row = Self {
             vg_name: fields.next()?,
@@ -64,6 +65,7 @@ impl<'a> Row<'a> {
                         lv_metadata_size,
                         chunk_size: fields.next()?,
                         seg_monitor: fields.next()?,
+                        transaction_id: fields.next()?,
                         lv_profile: fields.next()?,
                     }),
                 },
@@ -168,7 +170,8 @@ fn volume(row: &VolumeRow) -> Result<Volume> {
         active: !matches!(state, b'-' | b'h' | b'X'),
         writable: permission != b'r',
         skips_activation: skip == b'k',
-        is_origin: matches!(kind, b'o' | b'O'),
+        is_origin: kind == b'o',
+        is_merging: kind == b'O',
         zeroes: zero == b'z',
         monitored: pool.is_some_and(|pool| pool.seg_monitor == "monitored"),
         profile: pool.map_or(String::new(), |pool| pool.lv_profile.to_owned()),
@@ -178,6 +181,7 @@ fn volume(row: &VolumeRow) -> Result<Volume> {
         chunk_size: pool
             .and_then(|pool| pool.chunk_size.parse().ok())
             .unwrap_or(0),
+        transaction_id: pool.and_then(|pool| pool.transaction_id.parse().ok()),
         data_percent: percent("data_percent", row.data_percent)?,
         metadata_percent: percent("metadata_percent", row.metadata_percent)?,
     })
@@ -261,9 +265,10 @@ mod tests {
                 pool.metadata_size,
                 pool.chunk_size,
                 pool.monitored,
+                pool.transaction_id,
                 pool.profile.as_str()
             ),
-            (64 << 20, 64 << 10, true, "imgbased")
+            (64 << 20, 64 << 10, true, Some(7), "imgbased")
         );
         assert_eq!(group.bases()[0].layers.len(), 2);
         let base = group.volume("Base-1").unwrap();
@@ -278,12 +283,13 @@ mod tests {
     fn a_report_to_show_has_the_same_but_for_what_only_the_pool_has() {
         let shown: String = HOST
             .lines()
-            .map(|line| line.rsplitn(5, SEPARATOR).last().unwrap().to_owned() + "\n")
+            .map(|line| line.rsplitn(6, SEPARATOR).last().unwrap().to_owned() + "\n")
             .collect();
         let mut group = parse(HOST, &vg("HostVG")).unwrap().unwrap();
         for volume in &mut group.volumes {
             (volume.metadata_size, volume.chunk_size) = (0, 0);
             (volume.monitored, volume.profile) = (false, String::new());
+            volume.transaction_id = None;
         }
         assert_eq!(parse(&shown, &vg("HostVG")).unwrap(), Some(group));
     }
@@ -292,11 +298,15 @@ mod tests {
     fn a_pool_that_does_not_zero_and_a_layer_with_a_snapshot_that_is_not_thin() {
         let report = HOST
             .replace("twi-aotz--", "twi-aot---")
-            .replace("|Vwi---tz-k||||0||\n", "|owi---tz-k||||0||\n");
+            .replace("|Vwi---tz-k||||0|||\n", "|owi---tz-k||||0|||\n");
         let group = parse(&report, &vg("HostVG")).unwrap().unwrap();
         assert!(!group.pool().unwrap().zeroes);
         let layer = group.volume("Base-0.2").unwrap();
-        assert!(layer.is_origin && layer.role == Role::Layer);
+        assert!(layer.is_origin && !layer.is_merging && layer.role == Role::Layer);
+        let report = HOST.replace("|Vwi-aotz-k|", "|Owi-aotz-k|");
+        let group = parse(&report, &vg("HostVG")).unwrap().unwrap();
+        let layer = group.volume("Base-0.1").unwrap();
+        assert!(layer.is_merging && !layer.is_origin && layer.role == Role::Layer);
     }
 
     #[test]

@@ -1,55 +1,164 @@
-//! Devices in an fstab (fstab(5)).
+//! Devices in an fstab (fstab(5)). It need not be UTF-8: its comments hold what people have written.
 
-/// Whether there is a line for `/`.
-pub fn has_root(fstab: &str) -> bool {
-    fstab.lines().any(is_root)
+use std::ops::Range;
+
+/// The line for `/` in an fstab, made that of a volume.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RootLine {
+    /// The whole fstab.
+    pub text: Vec<u8>,
+    /// The options that were left out, since they belong to another type of filesystem.
+    pub dropped: Vec<String>,
 }
 
-/// The fstab with `device` on the line for `/`; nothing if there is no such line.
-pub fn with_root(fstab: &str, device: &str) -> Option<String> {
+/// Options of mount(8) that every filesystem takes. What ends in `=` or `-` goes on.
+const COMMON: &str = "defaults auto noauto user nouser users owner group nofail _netdev ro rw exec noexec suid \
+    nosuid dev nodev sync async dirsync atime noatime diratime nodiratime relatime \
+    norelatime strictatime nostrictatime lazytime nolazytime iversion noiversion mand nomand \
+    silent loud symfollow nosymfollow x- X- comment= context= fscontext= defcontext= \
+    rootcontext= helper= uhelper=";
+/// ext4(5)
+const EXT4: &str = "acl noacl user_xattr nouser_xattr barrier nobarrier barrier= data= data_err= commit= \
+    errors= journal_checksum nojournal_checksum journal_async_commit journal_ioprio= discard \
+    nodiscard delalloc nodelalloc noload norecovery bsddf minixdf resuid= resgid= sb= grpid \
+    bsdgroups nogrpid sysvgroups debug quota noquota usrquota grpquota prjquota usrjquota= \
+    grpjquota= jqfmt= stripe= auto_da_alloc noauto_da_alloc max_batch_time= min_batch_time= \
+    block_validity noblock_validity dioread_lock dioread_nolock inode_readahead_blks= \
+    init_itable= init_itable noinit_itable i_version dax dax= max_dir_size_kb=";
+/// xfs(5)
+const XFS: &str = "allocsize= attr2 noattr2 dax dax= discard nodiscard grpid bsdgroups nogrpid sysvgroups \
+    filestreams ikeep noikeep inode32 inode64 largeio nolargeio logbufs= logbsize= noalign \
+    norecovery nouuid quota noquota uquota usrquota uqnoenforce qnoenforce gquota grpquota \
+    gqnoenforce pquota prjquota pqnoenforce sunit= swidth= swalloc wsync";
+
+/// Whether there is a line for `/`.
+pub fn has_root(fstab: &[u8]) -> bool {
+    lines(fstab).any(is_root)
+}
+
+/// The fstab with `device` on the line for `/`, and with the filesystem that is there; nothing if there is no such
+/// line. Of a line for another filesystem stay the options that this one takes as well.
+pub fn with_root(fstab: &[u8], device: &[u8], fstype: &str) -> Option<RootLine> {
     if !has_root(fstab) {
         return None;
     }
-    let line = |line: &str| {
+    let mut dropped = Vec::new();
+    let new = lines(fstab).map(|line| {
         if is_root(line) {
-            with_device(line, device)
+            let line = with_fstype(line, fstype, &mut dropped);
+            with_device(&line, device)
         } else {
             line.to_owned()
         }
-    };
-    Some(fstab.split('\n').map(line).collect::<Vec<_>>().join("\n"))
+    });
+    let text = new.collect::<Vec<_>>().join(&b'\n');
+    Some(RootLine { text, dropped })
 }
 
 /// The fstab with other devices, where `renamed` has one for that of a line.
-pub fn with_devices(fstab: &str, renamed: impl Fn(&str) -> Option<String>) -> String {
-    let line = |line: &str| {
-        let device = line.split_ascii_whitespace().next().unwrap_or_default();
-        renamed(device).map_or_else(|| line.to_owned(), |new| with_device(line, &new))
-    };
-    fstab.split('\n').map(line).collect::<Vec<_>>().join("\n")
+pub fn with_devices(fstab: &[u8], renamed: impl Fn(&str) -> Option<String>) -> Vec<u8> {
+    let new = lines(fstab).map(|line| {
+        let device = fields(line).next().map(|field| &line[field]);
+        let device = device.and_then(|device| std::str::from_utf8(device).ok());
+        let new = device.and_then(&renamed);
+        new.map_or_else(|| line.to_owned(), |new| with_device(line, new.as_bytes()))
+    });
+    new.collect::<Vec<_>>().join(&b'\n')
 }
 
-fn with_device(line: &str, device: &str) -> String {
-    let rest = line.trim_start();
-    let rest = &rest[rest.find(char::is_whitespace).unwrap_or(rest.len())..];
-    format!("{device}{rest}")
+fn lines(fstab: &[u8]) -> impl Iterator<Item = &[u8]> {
+    fstab.split(|byte| *byte == b'\n')
 }
 
-fn is_root(line: &str) -> bool {
-    let mut fields = line.split_ascii_whitespace();
+/// Where the fields of a line are.
+fn fields(line: &[u8]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut end = 0;
+    line.split(u8::is_ascii_whitespace)
+        .filter_map(move |field| {
+            let start = end;
+            end += field.len() + 1;
+            (!field.is_empty()).then(|| start..start + field.len())
+        })
+}
+
+fn is_root(line: &[u8]) -> bool {
+    let mut fields = fields(line).map(|field| &line[field]);
     let device = fields.next().unwrap_or_default();
-    !device.starts_with('#') && fields.next() == Some("/")
+    !device.starts_with(b"#") && fields.next() == Some(&b"/"[..])
+}
+
+fn with_device(line: &[u8], device: &[u8]) -> Vec<u8> {
+    let rest = fields(line).next().map_or(line.len(), |field| field.end);
+    [device, &line[rest..]].concat()
+}
+
+fn with_fstype(line: &[u8], fstype: &str, dropped: &mut Vec<String>) -> Vec<u8> {
+    let mut fields = fields(line).skip(2);
+    let Some(of_type) = fields.next() else {
+        return line.to_owned();
+    };
+    if line[of_type.clone()] == *fstype.as_bytes() {
+        return line.to_owned();
+    }
+    let mut new = [&line[..of_type.start], fstype.as_bytes()].concat();
+    let mut rest = of_type.end;
+    if let Some(of_options) = fields.next() {
+        let (mut kept, others): (Vec<&[u8]>, Vec<&[u8]>) =
+            options(&line[of_options.clone()]).partition(|option| takes(fstype, option));
+        if kept.is_empty() {
+            kept.push(b"defaults");
+        }
+        new.extend(&line[rest..of_options.start]);
+        new.extend(kept.join(&b','));
+        rest = of_options.end;
+        let shown = others.into_iter().map(String::from_utf8_lossy);
+        dropped.extend(shown.map(std::borrow::Cow::into_owned));
+    }
+    new.extend(&line[rest..]);
+    new
+}
+
+/// The options of a list. A comma between quotes belongs to an option, as in a label.
+fn options(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut is_quoted = false;
+    list.split(move |byte| {
+        is_quoted ^= *byte == b'"';
+        *byte == b',' && !is_quoted
+    })
+    .filter(|option| !option.is_empty())
+}
+
+/// Whether a filesystem takes an option.
+fn takes(fstype: &str, option: &[u8]) -> bool {
+    let own = match fstype {
+        "ext4" => EXT4,
+        "xfs" => XFS,
+        _ => "",
+    };
+    let mut known = COMMON.split(' ').chain(own.split(' '));
+    known.any(|known| {
+        let goes_on = known.ends_with(['=', '-']);
+        option == known.as_bytes() || goes_on && option.starts_with(known.as_bytes())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn root(fstab: &str, device: &str, fstype: &str) -> Option<(String, String)> {
+        let line = with_root(fstab.as_bytes(), device.as_bytes(), fstype)?;
+        Some((
+            String::from_utf8(line.text).unwrap(),
+            line.dropped.join(" "),
+        ))
+    }
+
     #[test]
     fn only_the_root_line_is_changed() {
         let fstab = "# UUID=0 / ext4\nUUID=1 /boot ext4 defaults 0 2\n \tUUID=2\t /  ext4 noatime 0 1\ntmpfs /tmp tmpfs\n\n/dev/sdb1 /srv";
         assert_eq!(
-            with_root(fstab, "/dev/mapper/a-b").unwrap(),
+            root(fstab, "/dev/mapper/a-b", "ext4").unwrap().0,
             "# UUID=0 / ext4\nUUID=1 /boot ext4 defaults 0 2\n/dev/mapper/a-b\t /  ext4 noatime 0 1\ntmpfs /tmp tmpfs\n\n/dev/sdb1 /srv"
         );
         for fstab in [
@@ -59,19 +168,84 @@ mod tests {
             "/dev/x /root ext4",
             "LABEL=boot /boot ext4\n",
         ] {
-            assert_eq!(with_root(fstab, "x"), None, "{fstab:?}");
+            assert_eq!(root(fstab, "x", "ext4"), None, "{fstab:?}");
         }
-        assert_eq!(with_root("a /", "b").unwrap(), "b /");
+        assert_eq!(root("a /", "b", "ext4").unwrap().0, "b /");
+    }
+
+    #[test]
+    fn the_root_line_gets_the_filesystem_that_is_there() {
+        for (line, fstype, expected, dropped) in [
+            ("a / ext4 noatime 0 1", "ext4", "d / ext4 noatime 0 1", ""),
+            // Whatever it is, somebody meant it for this filesystem.
+            ("a / ext4 unheard", "ext4", "d / ext4 unheard", ""),
+            ("a / auto defaults", "xfs", "d / xfs defaults", ""),
+            (
+                "a / ext3 errors=remount-ro,data=journal",
+                "ext4",
+                "d / ext4 errors=remount-ro,data=journal",
+                "",
+            ),
+            (
+                "a / btrfs subvol=root,compress=zstd:1 0 0",
+                "ext4",
+                "d / ext4 defaults 0 0",
+                "subvol=root compress=zstd:1",
+            ),
+            (
+                "a\t/  btrfs\tsubvol=@,noatime\t0 0\r",
+                "ext4",
+                "d\t/  ext4\tnoatime\t0 0\r",
+                "subvol=@",
+            ),
+            (
+                "a / ext4 errors=remount-ro,discard,x-systemd.growfs",
+                "xfs",
+                "d / xfs discard,x-systemd.growfs",
+                "errors=remount-ro",
+            ),
+            (
+                "a / xfs inode64,logbufs=8,nofail",
+                "ext4",
+                "d / ext4 nofail",
+                "inode64 logbufs=8",
+            ),
+            (
+                "a / btrfs context=\"u:r:t:s0:c1,c2\",ssd",
+                "xfs",
+                "d / xfs context=\"u:r:t:s0:c1,c2\"",
+                "ssd",
+            ),
+            ("a / btrfs", "ext4", "d / ext4", ""),
+            ("a / xfs ,, 0 0", "ext4", "d / ext4 defaults 0 0", ""),
+            ("a / squashfs ro", "ext4", "d / ext4 ro", ""),
+            ("a / btrfs rotten", "ext4", "d / ext4 defaults", "rotten"),
+        ] {
+            let expected = Some((expected.to_owned(), dropped.to_owned()));
+            assert_eq!(root(line, "d", fstype), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_stay() {
+        let fstab = b"# caf\xe9\na / ext4 x-\xff 0 1\nb\xfe /srv ext4\n";
+        let expected = b"# caf\xe9\nd / xfs x-\xff 0 1\nb\xfe /srv ext4\n";
+        assert_eq!(with_root(fstab, b"d", "xfs").unwrap().text, expected);
+        assert!(has_root(fstab));
+        assert_eq!(with_devices(fstab, |_| None), fstab);
+        let new = |device: &str| (device == "a").then(|| "new".to_owned());
+        let expected = b"# caf\xe9\nnew / ext4 x-\xff 0 1\nb\xfe /srv ext4\n";
+        assert_eq!(with_devices(fstab, new), expected);
     }
 
     #[test]
     fn only_what_has_another_name_gets_another_device() {
         let new = |device: &str| Some(device.strip_prefix("/dev/Old/")?.to_uppercase());
         let fstab =
-            "# /dev/Old/x / ext4\n/dev/Old/x\t/ ext4\n\n /dev/Old/y none swap\nLABEL=boot /boot\n";
+            b"# /dev/Old/x / ext4\n/dev/Old/x\t/ ext4\n\n /dev/Old/y none swap\nLABEL=boot /boot\n";
         assert_eq!(
             with_devices(fstab, new),
-            "# /dev/Old/x / ext4\nX\t/ ext4\n\nY none swap\nLABEL=boot /boot\n"
+            b"# /dev/Old/x / ext4\nX\t/ ext4\n\nY none swap\nLABEL=boot /boot\n"
         );
         assert_eq!(with_devices(fstab, |_| None), fstab);
     }

@@ -16,9 +16,12 @@ const TRIAL: &str = "imgbased.trial";
 
 /// Whatever fails on trial, the host restarts, and the boot loader goes on to another entry. These come
 /// last: of several equal options the last counts.
-const RESTART: [&str; 5] = [
+const RESTART: [&str; 6] = [
     "imgbased.onfail=reboot",
     "panic=30",
+    // A processor that is locked up panics, where the kernel watches for that. It does not on one that is only
+    // slow, as with softlockup_panic: a busy hypervisor halts its guests for as long.
+    "nmi_watchdog=panic",
     "rd.shell=0",
     "rd.emergency=reboot",
     // Of a watchdog device, where there is one (systemd(1)).
@@ -183,7 +186,8 @@ mod tests {
         assert_eq!(
             moved,
             "imgbased.layer=L imgbased.vg=W imgbased.vgid=u-2 imgbased.trial quiet \
-             imgbased.onfail=reboot panic=30 rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=2min"
+             imgbased.onfail=reboot panic=30 nmi_watchdog=panic rd.shell=0 rd.emergency=reboot \
+             systemd.watchdog_sec=2min"
         );
     }
 
@@ -194,7 +198,8 @@ mod tests {
         assert_eq!(
             trial,
             "imgbased.layer=L imgbased.vg=V imgbased.trial quiet imgbased.onfail=shell panic=0 \
-             imgbased.onfail=reboot panic=30 rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=2min"
+             imgbased.onfail=reboot panic=30 nmi_watchdog=panic rd.shell=0 rd.emergency=reboot \
+             systemd.watchdog_sec=2min"
         );
         assert!(is_trial(&trial) && !is_trial(plain));
         assert_eq!(on_trial(&trial), trial);

@@ -106,6 +106,8 @@ pub struct Volume {
     pub skips_activation: bool,
     /// Whether a snapshot that is not thin is of it: that would be removed with it.
     pub is_origin: bool,
+    /// Whether a snapshot is being merged into it, or will be when it is activated next.
+    pub is_merging: bool,
     /// Of a pool: whether new chunks are zeroed.
     pub zeroes: bool,
     /// Whether dmeventd(8) watches it: a pool is extended then before it is full.
@@ -115,6 +117,8 @@ pub struct Volume {
     /// Of a pool: the size of its metadata and of its chunks.
     pub metadata_size: u64,
     pub chunk_size: u64,
+    /// Of a pool: how many changes of its volumes LVM has recorded.
+    pub transaction_id: Option<u64>,
     pub data_percent: Option<Percent>,
     pub metadata_percent: Option<Percent>,
 }
@@ -122,6 +126,11 @@ pub struct Volume {
 impl Volume {
     pub fn has_tag(&self, tag: &str) -> bool {
         self.tags.iter().any(|t| t == tag)
+    }
+
+    /// The base that this layer is tagged with. Layers that imgbased made have no such tag.
+    pub fn of(&self) -> Option<&str> {
+        self.tags.iter().find_map(|t| t.strip_prefix(tag::OF))
     }
 
     /// The digest that was recorded when this base was made.
@@ -326,7 +335,7 @@ impl Group {
 
 /// By its tag; layers that imgbased made have none, there the name decides.
 fn is_layer_of(volume: &Volume, name: &LvName, base: &LvName) -> bool {
-    match volume.tags.iter().find_map(|t| t.strip_prefix(tag::OF)) {
+    match volume.of() {
         Some(of) => of == base.as_str(),
         None => name.layer_number(base).is_some(),
     }

@@ -6,3 +6,6 @@ pub mod kernel_options;
 pub mod layout;
 pub mod name;
 pub mod percent;
+pub mod pool;
+pub mod removal;
+pub mod trial;

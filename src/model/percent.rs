@@ -17,6 +17,12 @@ impl Percent {
         Self(whole * 100)
     }
 
+    /// How much of `whole` is `part`, rounded up: what is nearly nothing is not none. Of nothing, nothing.
+    pub fn share(part: u64, whole: u64) -> Self {
+        let hundredths = (u128::from(part) * 10_000).div_ceil(u128::from(whole).max(1));
+        Self(u32::try_from(hundredths).unwrap_or(u32::MAX))
+    }
+
     /// This share of `whole`.
     pub fn of(self, whole: u64) -> u64 {
         let share = u128::from(whole) * u128::from(self.0) / 10_000;
@@ -68,6 +74,20 @@ mod tests {
         assert_eq!(Percent::new(95).of(1 << 40), 1_044_536_046_387);
         assert_eq!(Percent::new(100).of(u64::MAX), u64::MAX);
         assert_eq!("0.01".parse::<Percent>().unwrap().of(9999), 0);
+    }
+
+    #[test]
+    fn a_share_is_rounded_up() {
+        for (part, whole, share) in [
+            (0, 0, "0.00"),
+            (0, 10, "0.00"),
+            (1, 1 << 40, "0.01"),
+            (2, 3, "66.67"),
+            (10, 10, "100.00"),
+            (u64::MAX, u64::MAX, "100.00"),
+        ] {
+            assert_eq!(Percent::share(part, whole), share.parse().unwrap());
+        }
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Action<'_> {
 impl fmt::Display for Action<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Run(cmd) | Self::Write(.., Some(cmd)) => cmd.fmt(f),
+            Self::Run(cmd) | Self::Write(.., Some(cmd)) => f.write_str(&cmd.line()),
             Self::Write(path, content, ..) | Self::Rewrite(path, content) => {
                 let text = String::from_utf8_lossy(content);
                 let (path, text) = (quote(path.as_os_str()), text.trim_end_matches('\n'));
@@ -87,6 +87,15 @@ impl fmt::Display for Action<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_that_is_no_failure_does_not_end_a_shell() {
+        let check = Cmd::new("e2fsck").arg("-fp").accept(&[0, 1, 2, 3]);
+        let action = Action::Run(&check);
+        assert_eq!(action.to_string(), "e2fsck -fp || [ $? -le 3 ]");
+        let check = Cmd::new("e2fsck");
+        assert_eq!(Action::Run(&check).to_string(), "e2fsck");
+    }
 
     #[test]
     fn a_dry_run_shows_files_as_a_shell_writes_them() {

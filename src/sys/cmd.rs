@@ -18,6 +18,20 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 /// Where programs are looked for, whatever the caller's own `PATH` says.
 const SEARCH_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// All that is in the environment of a program. Most tools can be told by a variable to do something else, as
+/// tar by `TAR_OPTIONS` and bash by `BASH_ENV`, so nothing of the caller's gets there.
+pub(super) const ENVIRONMENT: [(&str, &str); 3] = [
+    ("PATH", SEARCH_PATH),
+    // What is printed is read.
+    ("LC_ALL", "C"),
+    // Files that the caller has left open are not lvm2's business.
+    ("LVM_SUPPRESS_FD_WARNINGS", "1"),
+];
+
+/// This program, and where the kernel has it, whatever its file is called and whether it is still there.
+const THIS: &str = "imgbased-helper";
+const THIS_FILE: &str = "/proc/self/exe";
+
 /// A program and its arguments, not yet run. Displayed as a line that a shell takes.
 #[derive(Clone, Debug)]
 pub struct Cmd {
@@ -25,6 +39,7 @@ pub struct Cmd {
     args: Vec<OsString>,
     accepted: &'static [i32],
     uninterrupted: bool,
+    ends_unread: bool,
 }
 
 impl Cmd {
@@ -34,7 +49,13 @@ impl Cmd {
             args: Vec::new(),
             accepted: &[0],
             uninterrupted: false,
+            ends_unread: false,
         }
+    }
+
+    /// This program itself.
+    pub fn this() -> Self {
+        Self::new(THIS)
     }
 
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -54,16 +75,31 @@ impl Cmd {
         self
     }
 
+    /// The line for a shell that ends at the first failure: a status that counts as success is none.
+    pub fn line(&self) -> String {
+        match self.accepted.iter().max() {
+            Some(most) if *most > 0 => format!("{self} || [ $? -le {most} ]"),
+            _ => self.to_string(),
+        }
+    }
+
     /// Runs in a process group of its own, so that Ctrl-C does not reach it.
     pub fn uninterrupted(mut self) -> Self {
         self.uninterrupted = true;
         self
     }
 
+    /// Says that the program ends by itself when nobody reads its standard output any more, with all that it
+    /// has started. It is not killed then.
+    pub fn ends_unread(mut self) -> Self {
+        self.ends_unread = true;
+        self
+    }
+
     /// Runs the program to its end and returns what it wrote to standard output.
     ///
-    /// Standard input is empty; the locale is C. The error names the command, its exit status and
-    /// its standard error.
+    /// Standard input is empty; the locale is C. The error tells the program, what that wrote to standard error,
+    /// and its exit status. The log has the command.
     pub fn run(&self) -> Result<String> {
         log::debug!("+ {self}");
         let Output {
@@ -113,24 +149,31 @@ impl Cmd {
     }
 
     fn path(&self) -> Option<PathBuf> {
+        if self.program == THIS {
+            return Some(THIS_FILE.into());
+        }
         let dirs = SEARCH_PATH.split(':').map(Path::new);
         dirs.map(|dir| dir.join(self.program))
             .find(|path| path.exists())
     }
 
-    fn command(&self) -> Command {
+    pub(super) fn command(&self) -> Command {
         // By its path, since the standard library forks, rather than spawns, to search another `PATH`.
         let path = self.path().unwrap_or_else(|| self.program.into());
         let mut command = Command::new(path);
         if self.uninterrupted {
             command.process_group(0);
         }
+        command.args(&self.args).env_clear().envs(ENVIRONMENT);
         command
-            .args(&self.args)
-            .env("PATH", SEARCH_PATH)
-            .env("LC_ALL", "C")
-            .env("LVM_SUPPRESS_FD_WARNINGS", "1");
-        command
+    }
+
+    /// What people call it.
+    fn name(&self) -> String {
+        match self.args.first() {
+            Some(verb) if self.program == "lvm" => format!("lvm {}", verb.to_string_lossy()),
+            _ => self.program.to_owned(),
+        }
     }
 
     fn not_started(&self) -> String {
@@ -148,12 +191,12 @@ impl Cmd {
                 Ok(())
             }
             _ if stderr.is_empty() => bail!("`{self}` failed ({status})"),
-            _ => bail!("`{self}` failed ({status}): {stderr}"),
+            _ => bail!("{}: {} ({status})", self.name(), shortened(&stderr)),
         }
     }
 }
 
-/// A program that was started. It is killed when this is dropped.
+/// A program that was started. It is ended when this is dropped.
 pub struct Running {
     cmd: Cmd,
     child: Child,
@@ -218,7 +261,11 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // Both fail only if it has ended already.
-        let _ = self.child.kill();
+        if self.cmd.ends_unread {
+            drop(self.child.stdout.take());
+        } else {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }
@@ -232,6 +279,19 @@ fn one_line(bytes: &[u8]) -> String {
         .filter(|l| !l.is_empty())
         .collect();
     lines.join("; ")
+}
+
+/// The begin and the end of a text that is too long for one line: some tools print all of their help after what is
+/// wrong.
+fn shortened(text: &str) -> String {
+    const PART: usize = 300;
+    let length = text.chars().count();
+    if length <= 2 * PART {
+        return text.to_owned();
+    }
+    let begin: String = text.chars().take(PART).collect();
+    let end: String = text.chars().skip(length - PART).collect();
+    format!("{begin} ... {end}")
 }
 
 impl fmt::Display for Cmd {
@@ -257,6 +317,8 @@ pub fn quote(word: &OsStr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
+
     use super::*;
 
     #[test]
@@ -266,19 +328,96 @@ mod tests {
             cmd.to_string(),
             r"lvm lvs -o lv_name 'a b' 'it'\''s' '' '$x'"
         );
+        assert_eq!(Cmd::this().arg("x").to_string(), "imgbased-helper x");
     }
 
     #[test]
-    fn an_error_names_the_command_its_status_and_its_standard_error() {
+    fn an_error_tells_what_the_program_wrote_and_not_the_whole_command() {
         let error = Cmd::new("sh")
             .args(["-c", "echo one >&2; echo two >&2; exit 3"])
             .run()
             .unwrap_err();
-        let text = error.to_string();
-        assert!(
-            text.contains("exit status: 3") && text.ends_with("one; two"),
-            "{text}"
+        assert_eq!(error.to_string(), "sh: one; two (exit status: 3)");
+        let error = Cmd::new("sh").args(["-c", "exit 3"]).run().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`sh -c 'exit 3'` failed (exit status: 3)"
         );
+        let lvm = Cmd::new("lvm").args(["lvs", "-o", "lv_name"]);
+        assert_eq!(lvm.name(), "lvm lvs");
+        let long = shortened(&format!("cause{}end", "x".repeat(5000)));
+        assert!(long.starts_with("causex") && long.ends_with("xend"));
+        assert_eq!(long.len(), 605);
+    }
+
+    /// The name of a test, which runs itself once more with the variables below.
+    const THIS_TEST: &str = "sys::cmd::tests::no_variable_of_the_caller_reaches_a_program";
+    /// What would have a program do something else than it is told.
+    const HOSTILE: [&str; 17] = [
+        "BASH_ENV",
+        "BLKID_FILE",
+        "DM_DISABLE_UDEV",
+        "IMGBASED_KILL_AFTER",
+        "LD_PRELOAD",
+        "LIBMOUNT_FSTAB",
+        "LVM_SYSTEM_DIR",
+        "LVM_VG_NAME",
+        "MKE2FS_CONFIG",
+        "MODPROBE_OPTIONS",
+        "SYSTEMD_ESP_PATH",
+        "TAR_OPTIONS",
+        "TMPDIR",
+        "XZ_DEFAULTS",
+        "XZ_OPT",
+        "ZSTD_CLEVEL",
+        "dracutbasedir",
+    ];
+
+    #[test]
+    fn no_variable_of_the_caller_reaches_a_program() {
+        if HOSTILE.iter().all(|name| env::var_os(name).is_some()) {
+            let pipe = |mut running: Running| {
+                let mut text = String::new();
+                let mut pipe = running.stdout().unwrap();
+                pipe.read_to_string(&mut text).unwrap();
+                running.wait().map(|_| text)
+            };
+            let cmd = Cmd::new("env");
+            let wanted: Vec<String> = ENVIRONMENT
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            for text in [
+                cmd.run(),
+                cmd.clone().uninterrupted().run(),
+                cmd.start(Stdio::null(), Stdio::piped()).and_then(pipe),
+            ] {
+                let mut seen: Vec<String> = text.unwrap().lines().map(str::to_owned).collect();
+                seen.sort_by_key(|line| wanted.iter().position(|wanted| wanted == line));
+                assert_eq!(seen, wanted);
+            }
+            return;
+        }
+        let again = Command::new(env::current_exe().unwrap())
+            .args(["--exact", THIS_TEST])
+            .env("PATH", "/root/bin")
+            .env("LC_ALL", "de_DE.UTF-8")
+            .envs(HOSTILE.map(|name| (name, "1")))
+            .output()
+            .unwrap();
+        assert!(again.status.success(), "{again:?}");
+    }
+
+    #[test]
+    fn one_that_ends_unread_is_not_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let done = dir.path().join("done");
+        // A shell that writes to a pipe without a reader is killed, unless it wants to go on.
+        let script = "trap '' PIPE; while echo; do sleep 0.01; done 2>/dev/null; touch \"$0\"";
+        let cmd = Cmd::new("sh").args(["-c", script]).arg(&done).ends_unread();
+        let running = cmd.start(Stdio::null(), Stdio::piped()).unwrap();
+        assert!(running.wait_with(|| bail!("enough")).is_err());
+        assert!(done.exists());
     }
 
     #[test]
@@ -301,7 +440,7 @@ mod tests {
         assert_eq!(error.to_string(), "enough");
         assert_eq!(start("echo a >&2").wait().unwrap(), "a\n");
         let error = start("echo a >&2; exit 4").wait().unwrap_err().to_string();
-        assert!(error.ends_with("(exit status: 4): a"), "{error}");
+        assert_eq!(error, "sh: a (exit status: 4)");
     }
 
     #[test]

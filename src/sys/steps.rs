@@ -1,15 +1,29 @@
 //! Counts the steps of a process, those that undo others as well. Tests have it end at any of them.
 
 use std::cell::Cell;
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use nix::sys::signal::{Signal, raise};
+
+use super::run;
 
 /// For tests: the number of the step after which the process is killed, counted from 1.
 const KILL_AFTER: &str = "IMGBASED_KILL_AFTER";
 /// For tests: the number of the step that fails, as if its command had. With a larger number to be killed
 /// after, the process is killed while it undoes.
 const FAIL_AT: &str = "IMGBASED_FAIL_AT";
+
+/// The number in a variable that only tests set. On all other hosts it says nothing: anybody can set one for a
+/// program that root runs, and only root can make the file. What is no number is passed over.
+pub fn number_of_tests(variable: &str) -> Option<u32> {
+    let is_test = cfg!(test) || Path::new(run::TESTING).exists();
+    std::env::var(variable)
+        .ok()?
+        .parse()
+        .ok()
+        .filter(|_| is_test)
+}
 
 #[derive(Default)]
 pub struct Steps {
@@ -19,12 +33,11 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// As the environment says. What is no number is passed over.
+    /// As tests say.
     pub fn from_environment() -> Self {
-        let number = |name| std::env::var(name).ok()?.parse().ok();
         Self {
-            kill_after: number(KILL_AFTER),
-            fail_at: number(FAIL_AT),
+            kill_after: number_of_tests(KILL_AFTER),
+            fail_at: number_of_tests(FAIL_AT),
             ..Self::default()
         }
     }

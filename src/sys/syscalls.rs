@@ -73,6 +73,33 @@ pub fn clear_loop_device(path: &Path) -> io::Result<()> {
     Ok(Errno::result(result).map(drop)?)
 }
 
+/// Has all files from the number `first` on be closed when this process becomes another program: also those
+/// that whoever has started it has left open.
+pub fn close_on_exec(first: libc::c_uint) -> io::Result<()> {
+    let (last, flags) = (libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: it hands over no memory, and all files stay open in this program.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    Ok(Errno::result(result).map(drop)?)
+}
+
+/// Has the kernel ask a filter about each system call of this process from here on, and of all that it becomes
+/// and starts (seccomp(2)).
+pub fn filter_system_calls(filter: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(io::Error::other)?,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the kernel copies `len` instructions, which the filter has.
+    let result = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::c_ulong::from(libc::SECCOMP_MODE_FILTER),
+            &raw const program,
+        )
+    };
+    Ok(Errno::result(result).map(drop)?)
+}
+
 /// swapoff(2)
 pub fn disable_swap(path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;

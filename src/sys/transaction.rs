@@ -73,6 +73,10 @@ impl Writer {
         })
     }
 
+    pub fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
     /// Takes the lock of this host for as long as the writer lives, unless it has it. A dry run needs none.
     pub fn lock(&self) -> Result<()> {
         if self.dry_run || self.lock.borrow().is_some() {
@@ -93,6 +97,7 @@ impl Writer {
             undo: Vec::new(),
             undo_steps: 0,
             discarded: Vec::new(),
+            was_unlocked: false,
         };
         let done = tx.scope(work)?;
         tx.commit()
@@ -126,6 +131,7 @@ pub struct Transaction<'a> {
     undo: Vec<(u32, Undo)>,
     undo_steps: u32,
     discarded: Vec<Discarded>,
+    was_unlocked: bool,
 }
 
 /// Says which files to remove.
@@ -165,11 +171,17 @@ impl Transaction<'_> {
     pub fn unlocked<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let is_private = |(_, undo): &(u32, Undo)| matches!(undo, Undo::Run(_));
         if self.undo.iter().all(is_private) {
+            self.was_unlocked = true;
             self.writer.release();
         }
         let done = work(self)?;
         self.writer.retake()?;
         Ok(done)
+    }
+
+    /// Whether others may have changed what was read at the beginning.
+    pub fn was_unlocked(&self) -> bool {
+        self.was_unlocked
     }
 
     /// Does a part of the work, which undoes itself if it fails. If it succeeds, its undo steps are those
@@ -421,6 +433,7 @@ pub fn cut_before(step: u32, work: impl FnOnce(&mut Transaction) -> Result<()>) 
         undo: Vec::new(),
         undo_steps: 0,
         discarded: Vec::new(),
+        was_unlocked: false,
     };
     Ok(work(&mut tx).is_err())
 }
@@ -732,7 +745,9 @@ mod tests {
         let failed: Result<()> = writer.transaction(|tx| {
             tx.run_undoable(&Cmd::new("true"), Cmd::new("true"))?;
             assert!(lock().is_err());
+            assert!(!tx.was_unlocked());
             assert!(tx.unlocked(|_| Ok(lock().is_ok()))?);
+            assert!(tx.was_unlocked());
             assert!(lock().is_err());
             tx.write(&dir.path().join("entry"), b"", 0o600)?;
             assert!(tx.unlocked(|_| Ok(lock().is_err()))?);

@@ -92,6 +92,8 @@ pub struct State {
     /// The layer or base whose kernel, else initramfs, is lost.
     lost: Option<(String, bool)>,
     block: Block,
+    /// Superusers are set; what was made before may be booted by everybody.
+    is_locked: bool,
     /// For what the administrator does between starts.
     seed: u64,
 }
@@ -119,9 +121,14 @@ impl State {
             2 => Block::Resized([0, 300, 512, 1023, 1025, 4096][rng.usize(..6)]),
             _ => Block::Whole,
         };
+        let config = configs[rng.usize(..configs.len())];
+        let has_foreign = saved == Saved::Foreign || rng.u8(0..4) == 0;
+        let may_lock = matches!(config, Config::Ours | Config::Mkconfig(_))
+            && !has_foreign
+            && saved != Saved::Unreadable;
         Self {
-            config: configs[rng.usize(..configs.len())],
-            has_foreign: saved == Saved::Foreign || rng.u8(0..4) == 0,
+            config,
+            has_foreign,
             trial: (rng.u8(0..3) > 0).then(|| (name(rng), rng.u32(0..=4))),
             once: (rng.u8(0..3) == 0).then(|| name(rng)),
             saved,
@@ -131,6 +138,7 @@ impl State {
                 .collect(),
             lost: (rng.u8(0..5) == 0).then(|| (name(rng), rng.bool())),
             block,
+            is_locked: may_lock && rng.u8(0..4) == 0,
             seed: rng.u64(..),
             layers,
         }
@@ -165,6 +173,9 @@ impl State {
         }
         self.save(&host)?;
         self.remove(&host)?;
+        if self.is_locked {
+            host.lock()?;
+        }
         if let Some((name, is_kernel)) = &self.lost {
             if let Ok((_, entry)) = host.entry(name) {
                 let path = if *is_kernel {

@@ -12,9 +12,9 @@ use imgbased_helper::boot::arrange::Arrangement;
 use imgbased_helper::boot::entry::Entry;
 use imgbased_helper::boot::grubenv::GrubEnv;
 use imgbased_helper::boot::next::{Next, Why};
-use imgbased_helper::boot::trial::Trial;
 use imgbased_helper::boot::{BootPartition, Known, Variables, id};
 use imgbased_helper::model::name::LvName;
+use imgbased_helper::model::trial::{State, Trial};
 use imgbased_helper::sys::cmd::Cmd;
 use imgbased_helper::sys::transaction::{Transaction, Writer};
 use tempfile::TempDir;
@@ -179,6 +179,22 @@ impl Host {
         ))
     }
 
+    /// Lets everybody boot an entry where superusers are set.
+    pub fn open_entry(&self, id: &str) -> Result<()> {
+        let path = self.entry_file(id).context("it is there")?;
+        let text = fs::read_to_string(&path)?;
+        fs::write(path, text + "grub_arg --unrestricted\n")?;
+        self.render_menu()
+    }
+
+    /// Sets superusers. What is there now may be booted by everybody.
+    pub fn lock(&self) -> Result<()> {
+        for id in self.entry_ids() {
+            self.open_entry(&id)?;
+        }
+        self.customize("set superusers=\"admin\"\n")
+    }
+
     /// Makes a layer or base with one kernel.
     pub fn add(&self, name: &str) -> Result<()> {
         self.install_kernel(name, "6.1")?;
@@ -264,9 +280,13 @@ impl Host {
     /// `boot default --tries`. Returns whether it is tried first.
     pub fn make_default(&self, name: &str, tries: u32) -> Result<bool> {
         let (layer, entry) = self.entry(name)?;
-        let is_good = self.good.contains(name);
+        let state = if self.good.contains(name) {
+            State::Good
+        } else {
+            State::New
+        };
         let fallback =
-            self.change(|boot, tx| boot.make_default(tx, &layer, &entry, is_good, tries))?;
+            self.change(|boot, tx| boot.make_default(tx, &layer, &entry, state, tries))?;
         Ok(fallback.is_some())
     }
 

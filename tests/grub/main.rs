@@ -356,6 +356,18 @@ fn a_default_that_would_not_boot_is_refused() -> Result<()> {
     host.customize("set superusers=\"admin\"\n")?;
     refused(&host, "superusers are set")?;
     host.starts("prompt")?;
+    // What is the default may be booted by everybody, what is to be tried may not.
+    host.open_entry("imgbased-Base-0.1")?;
+    refused(
+        &host,
+        "GRUB asks for a name and a password before imgbased-Base-0.2",
+    )?;
+    host.starts("Base-0.1")?;
+    host.open_entry("imgbased-Base-0.2")?;
+    host.make_default("Base-0.2", 1)?;
+    host.starts("Base-0.2 on trial")?;
+    host.starts("Base-0.1")?;
+    host.make_default("Base-0.1", 0)?;
     host.customize("")?;
     fs::write(
         host.path("grub/grub.cfg"),

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes of the small disks: one with a filesystem (tiny1), two groups with one name (tiny3 and tiny4), a group
-# that is not active (tiny5), one on a partition (small), and one of another system (other).
+# that is not active (tiny5), one on a partition (small), and one of another system (other). Makes a disk that is too
+# small (/root/toosmall), and a thin volume with a filesystem whose UUID cannot change (spare).
 set -eu
 
 cd /dev/disk/by-id
@@ -18,3 +19,9 @@ lvm vgcreate -qq Foreign /dev/disk/by-id/virtio-other
 lvm lvcreate -qq -an -Zn -l 1 -n linear Foreign
 lvm vgchange -qq -y --systemid other Foreign
 udevadm settle
+lvm vgcreate -qq Thin /dev/disk/by-id/virtio-spare
+lvm lvcreate -qq -y --type thin-pool -L 64M -n pool Thin
+lvm lvcreate -qq -y -V 64M --thinpool pool -n root Thin
+mke2fs -q -t ext4 -O stable_inodes /dev/Thin/root
+truncate -s 24M /root/24M
+ln -s "$(losetup --find --show /root/24M)" /root/toosmall

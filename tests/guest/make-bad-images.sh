@@ -16,6 +16,18 @@ echo usr/lib/dracut/modules.txt | cpio --quiet -o -H newc >tree/boot/initrd.img-
 head -c 3000000 /dev/urandom >tree/usr/lib/data
 echo text >kernelless/etc/text
 
+# put FILE OFFSET BYTES: as printf(1) writes them.
+put() {
+    # shellcheck disable=SC2059 # with escapes
+    printf "$3" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+
+# magic FILE OFFSET BYTES: a file of 1 MiB with nothing else in it.
+magic() {
+    truncate -s 1M "$1"
+    put "$@"
+}
+
 mke2fs -q -t ext4 -d tree good.img 16M
 mke2fs -q -t ext4 -d kernelless kernelless.img 16M
 mkfifo fifo
@@ -81,3 +93,77 @@ mkdir -p deep/er
 cp -a tree/. deep/er/
 touch deep/evil
 tar -C deep/er -Pcf escaping.tar . ../evil
+
+# Filesystems that cannot be mounted, grown or changed as a base has to be.
+mke2fs -q -t ext4 -O stable_inodes -d tree stable.img 16M
+mke2fs -q -t ext4 -O bigalloc -C 16384 -d tree bigalloc.img 16M
+mke2fs -q -F -t ext4 -b 65536 blocks.img 64M 2>/dev/null
+mke2fs -q -t ext3 ext3.img 16M
+mke2fs -q -O journal_dev journal.img 16M
+for kind in foreign future readonly shared; do
+    cp good.img $kind.img
+done
+put foreign.img $((1024 + 0xe0)) '\0'
+put future.img $((1024 + 0x62)) '\20'
+put readonly.img $((1024 + 0x65)) '\24'
+put shared.img $((1024 + 0x65)) '\104'
+for kind in foreign realtime needsrepair future; do
+    cp --sparse=always good.xfs $kind.xfs
+done
+put foreign.xfs 48 '\0\0\0\0\0\0\0\0'
+put realtime.xfs 23 '\1'
+put needsrepair.xfs 219 '\20'
+put future.xfs 216 '\1'
+
+# What is no image of a root filesystem.
+magic qcow2 0 'QFI\373'
+magic vmdk 0 KDMV
+magic descriptor.vmdk 0 '# Disk DescriptorFile'
+magic vdi 64 '\177\20\332\276'
+magic vhdx 0 vhdxfile
+magic vhd 0 conectix
+magic iso 32769 CD001
+magic btrfs 65600 _BHRfS_M
+magic luks 0 'LUKS\272\276'
+magic pv 536 'LVM2 001'
+magic raid 4096 '\374\116\053\251'
+magic bz2 0 BZh9
+magic lz4 0 '\4\042\115\30'
+magic zip 0 'PK\3\4'
+magic deb 0 '!<arch>\n'
+magic page 0 '<!DOCTYPE html>'
+magic efi 0 MZ
+mkfs.vfat -C fat.img 2048 >/dev/null
+truncate -s 16M mbr.img
+echo , | sfdisk -q --label dos mbr.img
+echo text.img | cpio --quiet -o -H newc >files.cpio
+gzip -c qcow2 >qcow2.gz
+zstd -q -c disk.img >disk.zst
+gzip -c files.cpio >files.cpio.gz
+
+# Trees that are one directory too deep, and an image of a container.
+mkdir -p below oci/blobs
+cp -a tree below/rootfs
+echo '{"imageLayoutVersion": "1.0.0"}' >oci/oci-layout
+tar -C below -cf below.tar rootfs
+tar -C oci -cf oci.tar .
+mksquashfs below below.squashfs -quiet -no-progress >/dev/null
+tar --format v7 -C kernelless -cf v7.tar .
+{
+    printf '\120\52\115\30\4\0\0\0size'
+    tar -C kernelless -c . | zstd -q -c
+} >skippable.tar.zst
+
+# Files that somebody can write to: by a mount, by a device that is made of one, and by a lock as QEMU has it.
+for kind in mounted held machine; do
+    cp good.img $kind.img
+done
+mkdir -p busy
+mount -o loop mounted.img busy
+held=$(losetup --find --show held.img)
+dmsetup create held --table "0 $(blockdev --getsz "$held") linear $held 0"
+# shellcheck disable=SC2016 # of perl
+perl -e 'open my $file, "<", "machine.img" or die;
+    my $lock = pack "s s x![q] q q i x![q]", 0, 0, 100, 2, 0;
+    fcntl $file, 37, $lock or die;
+    sleep' >/dev/null 2>&1 &

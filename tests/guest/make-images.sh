@@ -23,4 +23,20 @@ mksquashfs live live.squashfs -quiet -no-progress >/dev/null
 tar -C tree --xattrs --xattrs-include='*' --acls --sparse -cf tree.tar .
 xz -0 -c tree.tar >tree.tar.xz
 gzip -c tree.tar >tree.tar.gz
-zstd -q -c tree.tar >tree.tar.zst
+{
+    # As pzstd begins.
+    printf '\120\52\115\30\4\0\0\0size'
+    zstd -q -c tree.tar
+} >tree.tar.zst
+tar -C tree --selinux --sparse -cf labels.tar .
+tar -C tree --format v7 -cf old.tar boot etc usr
+
+# Of a system that runs: its journal is not empty.
+cp --sparse=always raw.ext4 unclean.ext4
+mkdir -p /mnt/unclean
+mount -o loop unclean.ext4 /mnt/unclean
+echo late >/mnt/unclean/var/late
+sync /mnt/unclean/var/late
+cp --sparse=always unclean.ext4 running.ext4
+umount /mnt/unclean
+rm unclean.ext4

@@ -10,7 +10,7 @@ cd /boot
 if [ "$1" = Base-0.2 ]; then
     # What boots: those variables, the options of the entry, and whether the layer has come up.
     grep -v -e '^#' -e imgbased_ -e saved_entry -e next_entry grub/grubenv
-    sed 's/ imgbased.trial//; s/ imgbased.onfail=reboot panic=30 rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=2min$//' \
+    sed 's/ imgbased.trial//; s/ imgbased.onfail=reboot panic=30 nmi_watchdog=panic rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=2min$//' \
         loader/entries/imgbased-Base-0.2.conf
 else
     cat grub/grubenv loader/entries/imgbased-Base-0.2.conf

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::claims::has_root;
+use crate::vm::cpio;
 use crate::vm::guest::{quote, script};
 use crate::vm::qemu::Kernel;
 use crate::vm::{
@@ -30,6 +31,7 @@ scenarios![
     a_break_comes_before_the_root_is_mounted;
     long:
     a_trial_that_waits_for_a_person_restarts,
+    a_trial_restarts_also_where_a_filesystem_hangs,
     an_image_for_this_host_only_boots_its_other_layers,
     a_layer_on_a_stack_of_devices_among_other_disks,
 ];
@@ -194,6 +196,9 @@ fn a_layer_on_a_stack_of_devices_among_other_disks() -> Result<()> {
     let mut vm = boot_image(RootImage::prepared()?, "stack-look", disks)?;
     vm.ok_for(&script("look-at-stack")?, LIMIT).map(drop)
 }
+
+/// See the script.
+const HANG: &str = include_str!("../guest/hang-a-filesystem.sh");
 
 /// The first failure: what is on the command line, and what the console says.
 const UNKNOWN_LAYER: (&str, &str) = (
@@ -520,6 +525,42 @@ fn a_trial_that_waits_for_a_person_restarts() -> Result<()> {
     let mut vm = boot_initrd(&disk, "shell", image, &initrd, &cmdline, Vec::new())?;
     vm.wait_for("Break before pre-mount")?;
     takes_too_long(vm)
+}
+
+fn a_trial_restarts_also_where_a_filesystem_hangs() -> Result<()> {
+    let disk = Host::prepared()?.disk("trial-hangs")?;
+    let spare = || disk.existing("spare");
+    disk.spare("spare", Rescue::SPARE_SIZE)?;
+    let host = Disk::writable(disk.path(), "host");
+    let mut vm = Rescue::prepared()?.with_both("trial-hangs-prepare", host, spare())?;
+    vm.ok("mkfs.ext4 -q /dev/disk/by-id/virtio-spare && sync")?;
+    vm.switch_off()?;
+
+    let image = RootImage::prepared()?;
+    let cmdline =
+        "imgbased.layer=Base-0.1 imgbased.onfail=reboot imgbased.timeout=40 imgbased.vg=Other";
+    for (kind, initrd) in [
+        ("systemd", image.initrd()),
+        ("hooks", image.initrd_without_systemd()),
+    ] {
+        // One archive behind another, at a multiple of four bytes.
+        let mut content = std::fs::read(&initrd)?;
+        content.resize(content.len().next_multiple_of(4), 0);
+        content.extend(cpio::archive(&[
+            ("usr/lib/dracut/hooks/cmdline/00-hang.sh", HANG),
+            ("var/lib/dracut/hooks/cmdline/00-hang.sh", HANG),
+        ]));
+        let initrd = disk.path().with_file_name("initrd.img");
+        std::fs::write(&initrd, content)?;
+        let vm = boot_initrd(&disk, kind, image, &initrd, cmdline, vec![spare()])?;
+        let console = vm.wait_for_power_off(LIMIT)?;
+        let (_, hanging) = console
+            .split_once("the device is suspended")
+            .context("nothing hangs")?;
+        ensure!(hanging.contains("imgbased: restarting in 5 s"), "{console}");
+        ensure!(!hanging.contains("the disks have all of it"), "{console}");
+    }
+    Ok(())
 }
 
 /// Claims that the machine restarts after the 5 seconds for disks and the 300 seconds for all else.

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::claims::{device, has_root, is_clean, json};
 use crate::vm::guest::script;
-use crate::vm::verbs::{KILLED, STEPS_MAX};
+use crate::vm::verbs::{KILLED, STEPS_MAX, interrupted};
 use crate::vm::{self, Disk, Host, HostDisk, Loader, Rescue, Saved, Vm, say};
 
 scenarios![
@@ -172,7 +172,8 @@ fn what_is_renamed_is_killed_after_any_step() -> Result<()> {
     let disk = saved.disk("rename-killed-again")?;
     for step in 1..=STEPS_MAX {
         let mut vm = saved.again(&disk)?;
-        let command = format!("IMGBASED_KILL_AFTER={step} imgbased-helper check --repair");
+        let variable = format!("IMGBASED_KILL_AFTER={step}");
+        let command = interrupted(&variable, "imgbased-helper check --repair");
         let got = vm.run(&command)?;
         ensure!([0, KILLED].contains(&got.status), "{command}: {got:?}");
         vm.ok("imgbased-helper check --repair")

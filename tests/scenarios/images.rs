@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::claims::is_clean;
+use crate::claims::{is_clean, is_refused};
 use crate::vm::guest::{script, script_with};
 use crate::vm::{Host, Loader, Vm};
 
@@ -15,68 +15,90 @@ scenarios![
     images_of_every_kind_become_bases_with_the_same_content,
     a_pool_that_does_not_zero_puts_nothing_old_into_a_base,
     equal_blocks_are_stored_once_and_bases_stay_independent,
+    odd_sources_become_bases_or_are_refused;
+    long:
+    bases_over_used_space_hold_what_their_images_hold,
+    the_subvolumes_of_a_directory_are_copied,
 ];
+
+/// An image of the tree, and how the times of its files are compared.
+struct Kind {
+    name: &'static str,
+    times: &'static str,
+}
+
+/// Whole seconds are all that mke2fs(8) and a squashfs keep.
+const KINDS: [Kind; 12] = [
+    kind("raw.ext4", "s"),
+    kind("raw.xfs", "ns"),
+    kind("raw.gz", "s"),
+    kind("raw.xz", "s"),
+    kind("raw.zst", "s"),
+    kind("root.squashfs", "s"),
+    kind("live.squashfs", "s"),
+    kind("tree.tar", "ns"),
+    kind("tree.tar.gz", "ns"),
+    kind("tree.tar.xz", "ns"),
+    kind("tree.tar.zst", "ns"),
+    kind("tree", "ns"),
+];
+
+const fn kind(name: &'static str, times: &'static str) -> Kind {
+    Kind { name, times }
+}
+
+impl Kind {
+    /// Claims that a base of the group holds what the tree does.
+    fn is_same(&self, vm: &mut Vm, vg: &str, base: &str) -> Result<()> {
+        let wanted = listing(vm, "/root/tree", self.times)?;
+        let got = mounted_listing(vm, vg, base, self.times)?;
+        if self.name == "root.squashfs" {
+            // mksquashfs leaves ACLs out.
+            assert_eq!(without_acls(&got), without_acls(&wanted), "{base}");
+        } else {
+            assert_eq!(got, wanted, "{base}");
+        }
+        Ok(())
+    }
+}
 
 fn images_of_every_kind_become_bases_with_the_same_content() -> Result<()> {
     let (_disk, mut vm) = Host::running(Loader::Grub, "images")?;
     vm.ok(&script("make-tree")?)?;
     vm.ok_for(&script("make-images")?, SLOW)?;
-    let wanted = listing(&mut vm, "/root/tree")?;
-    ensure!(
-        wanted.contains("cap_net_raw") && wanted.contains("user:1234:rw-"),
-        "{wanted}"
-    );
-    let kinds = [
-        "raw.ext4",
-        "raw.xfs",
-        "raw.gz",
-        "raw.xz",
-        "raw.zst",
-        "root.squashfs",
-        "live.squashfs",
-        "tree.tar",
-        "tree.tar.gz",
-        "tree.tar.xz",
-        "tree.tar.zst",
-        "tree",
-    ];
-    for kind in kinds {
+    let wanted = listing(&mut vm, "/root/tree", "s")?;
+    for part in [
+        "cap_net_raw",
+        "user:1234:rw-",
+        "default:user:1234:r-x",
+        "etc_t",
+    ] {
+        ensure!(wanted.contains(part), "{part}: {wanted}");
+    }
+    for kind in KINDS {
         // The name of the file must not matter.
+        let file = kind.name;
         vm.ok(&format!(
-            "rm -rf /root/image && mv /root/{kind} /root/image"
+            "rm -rf /root/image && mv /root/{file} /root/image"
         ))?;
-        let name = format!("Of-{kind}");
-        vm.ok_for(
+        let name = format!("Of-{file}");
+        let added = vm.ok_for(
             &format!("imgbased-helper base add --name {name} /root/image"),
             SLOW,
-        )
-        .context(kind)?;
-        vm.ok(&format!("mv /root/image /root/{kind}"))?;
+        );
+        vm.ok(&format!("mv /root/image /root/{file}"))?;
+        added.context(file)?;
         // Whatever the names of others come before or after.
         assert_eq!(vm.ok("imgbased-helper base latest")?, name);
-        let got = mounted_listing(&mut vm, &name)?;
-        if kind == "root.squashfs" {
-            // mksquashfs leaves ACLs out.
-            assert_eq!(without_acls(&got), without_acls(&wanted), "{kind}");
-        } else {
-            assert_eq!(got, wanted, "{kind}");
-        }
-
-        let layer = vm.ok(&format!("imgbased-helper layer add {name}"))?;
-        let fstab = mounted(&mut vm, &layer, "cat etc/fstab")?;
-        let own = format!(
-            "{} / ext4 noatime 0 1\nLABEL=boot",
-            vm.ok(&format!("imgbased-helper layer path {layer}"))?
-        );
-        ensure!(fstab.starts_with(&own), "{kind}: {fstab}");
-        vm.ok(&format!("imgbased-helper layer remove {layer}"))?;
+        kind.is_same(&mut vm, "HostVG", &name)?;
+        the_layers_line_for_the_root_is_its_own(&mut vm, &name)?;
     }
-    for kind in ["tree.tar", "tree"] {
-        let name = format!("Xfs-{kind}");
+    for file in ["tree.tar", "tree"] {
+        let name = format!("Xfs-{file}");
         let add =
-            format!("imgbased-helper base add --fstype xfs --size 400M --name {name} /root/{kind}");
+            format!("imgbased-helper base add --fstype xfs --size 400M --name {name} /root/{file}");
         vm.ok_for(&add, SLOW)?;
-        assert_eq!(mounted_listing(&mut vm, &name)?, wanted, "{kind} on XFS");
+        kind(file, "ns").is_same(&mut vm, "HostVG", &name)?;
         assert_eq!(filesystem(&mut vm, &name)?, "xfs");
     }
     assert_eq!(filesystem(&mut vm, "Of-raw.xfs")?, "xfs");
@@ -84,13 +106,148 @@ fn images_of_every_kind_become_bases_with_the_same_content() -> Result<()> {
     let verified = vm.ok_for("imgbased-helper base verify 2>/dev/null", SLOW)?;
     assert_eq!(
         verified.matches(": unchanged").count(),
-        1 + kinds.len() + 2,
+        1 + KINDS.len() + 2,
         "{verified}"
     );
     every_filesystem_has_its_own_uuid(&mut vm)?;
     an_altered_base_is_named(&mut vm)?;
     sizes_are_kept(&mut vm)?;
     old_bases_are_collected(&mut vm)
+}
+
+/// It has the layer's device and filesystem, though the fstab is a link from the root, and not UTF-8. What belongs to
+/// another filesystem goes, with a word.
+fn the_layers_line_for_the_root_is_its_own(vm: &mut Vm, base: &str) -> Result<()> {
+    let said = vm.ok(&format!("imgbased-helper layer add {base} 2>&1"))?;
+    ensure!(said.contains("subvol=@"), "{said}");
+    let layer = vm.ok("imgbased-helper layer latest")?;
+    let fstab = mounted(vm, "HostVG", &layer, "tail -n +2 usr/lib/fstab")?;
+    let own = format!(
+        "{} / {} noatime 0 1\nLABEL=boot",
+        vm.ok(&format!("imgbased-helper layer path {layer}"))?,
+        filesystem(vm, &layer)?
+    );
+    ensure!(fstab.starts_with(&own), "{base}: {fstab}");
+    vm.ok(&format!("imgbased-helper layer remove {layer}"))?;
+    Ok(())
+}
+
+fn odd_sources_become_bases_or_are_refused() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "odd-sources")?;
+    vm.ok(&script("make-tree")?)?;
+    vm.ok_for(&script("make-images")?, SLOW)?;
+
+    vm.say("labels that were packed without other attributes, and an archive before POSIX");
+    vm.ok_for(
+        "imgbased-helper base add --name Labels /root/labels.tar",
+        SLOW,
+    )?;
+    let label =
+        |file: &str| format!("getfattr --only-values -n security.selinux {file} | tr -d '\\0'");
+    for (file, expected) in [("etc/acl", "etc_t"), ("usr/bin", "bin_t")] {
+        let found = mounted(&mut vm, "HostVG", "Labels", &label(file))?;
+        assert_eq!(found, format!("system_u:object_r:{expected}:s0"));
+    }
+    vm.ok_for("imgbased-helper base add --name Old /root/old.tar", SLOW)?;
+    let tool = "sha256sum usr/bin/tool usr/bin/hard; stat -c '%a %h' usr/bin/tool";
+    let wanted = vm.ok(&format!("cd /root/tree; {tool}; cd"))?;
+    assert_eq!(mounted(&mut vm, "HostVG", "Old", tool)?, wanted);
+
+    vm.say("a filesystem that was not unmounted, and images in use that nobody can write to");
+    vm.ok_for(
+        "imgbased-helper base add --name Running /root/running.ext4",
+        SLOW,
+    )?;
+    assert_eq!(
+        mounted(&mut vm, "HostVG", "Running", "cat var/late")?,
+        "late"
+    );
+    assert_eq!(
+        vm.ok_for(&script("busy-sources")?, SLOW)?,
+        "File\nDevice\nLoop"
+    );
+
+    vm.say("disks with larger sectors");
+    assert_eq!(vm.ok_for(&script("sectors-of-4096")?, SLOW)?, "4096");
+    is_refused(
+        &mut vm,
+        "--vg Large base add /root/raw.xfs",
+        "for disks with sectors of 512 bytes, and those of the volume group have 4096",
+    )?;
+    vm.ok_for(
+        "imgbased-helper --vg Large base add --fstype xfs --name X /root/tree.tar",
+        SLOW,
+    )?;
+    kind("tree.tar", "ns").is_same(&mut vm, "Large", "X")?;
+
+    vm.say("mounts below a directory, and a root directory that is odd");
+    let said = vm.ok_for(&script("add-tree-with-mounts")?, SLOW)?;
+    let expected = "what is mounted below /root/tree is left out: /root/tree/proc, /root/tree/srv";
+    ensure!(said.contains(expected), "{said}");
+    let found = mounted(
+        &mut vm,
+        "HostVG",
+        "Below",
+        "find srv proc var/lib/hides | sort",
+    )?;
+    assert_eq!(found, "proc\nsrv\nsrv/hidden\nvar/lib/hides");
+    vm.ok("chmod 700 /root/tree; chown 1000:1000 /root/tree")?;
+    let said = vm.ok_for("imgbased-helper base add --name Odd /root/tree 2>&1", SLOW)?;
+    ensure!(
+        said.contains("has the mode 0700 and belongs to 1000:1000"),
+        "{said}"
+    );
+    Ok(())
+}
+
+fn the_subvolumes_of_a_directory_are_copied() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "subvolumes")?;
+    vm.ok(&script("make-tree")?)?;
+    vm.ok_for(&script("btrfs-with-subvolumes")?, SLOW)?;
+    let found = mounted(&mut vm, "HostVG", "Subvolumes", "find home | sort")?;
+    assert_eq!(found, "home\nhome/file\nhome/inner\nhome/inner/file");
+    Ok(())
+}
+
+fn bases_over_used_space_hold_what_their_images_hold() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "used-space")?;
+    vm.ok(&script("make-tree")?)?;
+    vm.ok_for(&script("make-images")?, SLOW)?;
+    let of_interest = [
+        "raw.ext4",
+        "raw.xfs",
+        "raw.zst",
+        "root.squashfs",
+        "tree.tar",
+        "tree",
+    ];
+    for (chunk, zero) in [
+        ("64k", "y"),
+        ("64k", "n"),
+        ("512k", "y"),
+        ("512k", "n"),
+        ("2m", "y"),
+        ("2m", "n"),
+    ] {
+        vm.say(&format!("chunks of {chunk}, zeroed: {zero}"));
+        vm.ok_for(&script_with("make-used-group", &[chunk, zero])?, SLOW)?;
+        for kind in KINDS.iter().filter(|kind| of_interest.contains(&kind.name)) {
+            let name = format!("Of-{}", kind.name);
+            let add = format!(
+                "imgbased-helper --vg Used base add --name {name} /root/{}",
+                kind.name
+            );
+            vm.ok_for(&add, SLOW)?;
+            kind.is_same(&mut vm, "Used", &name)?;
+            vm.ok(&format!("imgbased-helper --vg Used layer add {name}"))?;
+            vm.ok_for(&script_with("layer-is-intact", &["Used"])?, SLOW)?;
+            vm.ok(&format!(
+                "imgbased-helper --vg Used base remove --yes {name}"
+            ))?;
+        }
+        vm.ok("lvm vgremove -qq -y Used && lvm pvremove -qq /dev/disk/by-id/virtio-spare")?;
+    }
+    Ok(())
 }
 
 fn an_altered_base_is_named(vm: &mut Vm) -> Result<()> {
@@ -131,7 +288,7 @@ fn sizes_are_kept(vm: &mut Vm) -> Result<()> {
         "imgbased-helper base add --name Large --size 200M /root/raw.gz",
         SLOW,
     )?;
-    let size = mounted(vm, "Large", "stat -f -c '%b %S' .")?;
+    let size = mounted(vm, "HostVG", "Large", "stat -f -c '%b %S' .")?;
     let mut numbers = size.split(' ').map(str::parse::<u64>);
     let (Some(Ok(blocks)), Some(Ok(block))) = (numbers.next(), numbers.next()) else {
         anyhow::bail!("unexpected {size:?}");
@@ -179,7 +336,7 @@ fn equal_blocks_are_stored_once_and_bases_stay_independent() -> Result<()> {
     let verified = vm.ok_for("imgbased-helper base verify Two Three 2>/dev/null", SLOW)?;
     assert_eq!(verified, "Two: unchanged\nThree: unchanged");
     let sum = vm.ok("debugfs -R 'cat /data' /root/two.img 2>/dev/null | sha256sum")?;
-    assert_eq!(mounted(&mut vm, "Two", "sha256sum < data")?, sum);
+    assert_eq!(mounted(&mut vm, "HostVG", "Two", "sha256sum < data")?, sum);
     Ok(())
 }
 
@@ -195,29 +352,29 @@ fn a_pool_that_does_not_zero_puts_nothing_old_into_a_base() -> Result<()> {
     Ok(())
 }
 
-fn listing(vm: &mut Vm, dir: &str) -> Result<String> {
-    vm.ok_for(&script_with("list-tree", &[dir])?, SLOW)
+fn listing(vm: &mut Vm, dir: &str, times: &str) -> Result<String> {
+    vm.ok_for(&script_with("list-tree", &[dir, times])?, SLOW)
 }
 
 fn without_acls(listing: &str) -> Vec<&str> {
     let is_acl = |line: &str| {
-        let of_acl = ["user:", "group:", "mask:", "other:"];
+        let of_acl = ["user:", "group:", "mask:", "other:", "default:"];
         line.contains("posix_acl") || of_acl.iter().any(|kind| line.starts_with(kind))
     };
     listing.lines().filter(|line| !is_acl(line)).collect()
 }
 
-fn mounted_listing(vm: &mut Vm, name: &str) -> Result<String> {
-    mounted(vm, name, &script_with("list-tree", &["."])?)
+fn mounted_listing(vm: &mut Vm, vg: &str, name: &str, times: &str) -> Result<String> {
+    mounted(vm, vg, name, &script_with("list-tree", &[".", times])?)
 }
 
 /// Runs a command in the root of a base or layer.
-fn mounted(vm: &mut Vm, name: &str, command: &str) -> Result<String> {
-    vm.ok_for(&script_with("look-into", &[name, command])?, SLOW)
+fn mounted(vm: &mut Vm, vg: &str, name: &str, command: &str) -> Result<String> {
+    vm.ok_for(&script_with("look-into", &[name, command, vg])?, SLOW)
 }
 
 fn filesystem(vm: &mut Vm, name: &str) -> Result<String> {
-    mounted(vm, name, "findmnt -no FSTYPE /mnt/look")
+    mounted(vm, "HostVG", name, "findmnt -no FSTYPE /mnt/look")
 }
 
 fn every_filesystem_has_its_own_uuid(vm: &mut Vm) -> Result<()> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::claims::{GIVEN_UP, has_come_up, json, restart};
 use crate::vm::guest::{script, script_with};
-use crate::vm::verbs::{KILLED, STEPS_MAX};
+use crate::vm::verbs::{KILLED, STEPS_MAX, interrupted};
 use crate::vm::{Host, HostDisk, Loader, PANIC, Vm, store};
 
 scenarios![
@@ -220,9 +220,8 @@ fn a_refresh_that_is_killed_leaves_entries_that_boot() -> Result<()> {
         for step in 1.. {
             vm.ok(&format!("imgbased-helper boot refresh {before} 99.9"))?;
             let refresh = format!("imgbased-helper boot refresh {change} 99.9");
-            let status = vm
-                .run(&format!("IMGBASED_KILL_AFTER={step} {refresh}"))?
-                .status;
+            let variable = format!("IMGBASED_KILL_AFTER={step}");
+            let status = vm.run(&interrupted(&variable, &refresh))?.status;
             vm.ok(&is_whole)?;
             vm.ok("imgbased-helper check --repair")?;
             vm.ok(&is_whole)?;

@@ -16,7 +16,9 @@ mod boot;
 mod claims;
 mod diff;
 mod down;
+mod dry_run;
 mod early;
+mod findings;
 mod groups;
 mod images;
 mod kernels;
@@ -25,6 +27,7 @@ mod next_start;
 mod power_cut;
 mod prepare;
 mod refusals;
+mod sandbox;
 mod seed;
 mod storage;
 mod trials;
@@ -44,12 +47,15 @@ fn all() -> Vec<Scenario> {
         next_start::SCENARIOS,
         boot::SCENARIOS,
         down::SCENARIOS,
+        dry_run::SCENARIOS,
+        findings::SCENARIOS,
         trials::SCENARIOS,
         storage::SCENARIOS,
         refusals::SCENARIOS,
         power_cut::SCENARIOS,
         kernels::SCENARIOS,
         groups::SCENARIOS,
+        sandbox::SCENARIOS,
         diff::SCENARIOS,
     ]
     .concat()

@@ -17,7 +17,7 @@ use imgbased_helper::boot::id;
 
 use crate::seed;
 use crate::vm::qemu::create_variables;
-use crate::vm::{Disk, EMULATORS_FAULT, Heard, Start as On, Vm, debian, say, scratch};
+use crate::vm::{Disk, EMULATORS_FAULT, Heard, Start as On, Vm, cpio, debian, say, scratch};
 
 #[allow(dead_code, reason = "tests/grub uses the rest")]
 #[path = "../grub/chains.rs"]
@@ -163,7 +163,7 @@ impl Parts {
             .filter_map(|file| Some(file.ok()?.path()))
             .find(|path| path.to_string_lossy().contains("/vmlinuz-"));
         fs::rename(kernel.context("there is a kernel")?, parts.kernel())?;
-        fs::write(parts.initramfs(), initramfs())?;
+        fs::write(parts.initramfs(), cpio::archive(&[]))?;
         if config == Config::SystemdBoot {
             fs::rename(parts.path(files).join("systemd-bootx64.efi"), &loader)?;
         } else {
@@ -565,23 +565,6 @@ fn records(store: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
         at = end.next_multiple_of(4);
     }
     Ok(found)
-}
-
-/// An archive that holds nothing but its end, as cpio(1) writes it in the format newc.
-fn initramfs() -> Vec<u8> {
-    let name = "TRAILER!!!\0";
-    let mut archive = b"070701".to_vec();
-    for field in 0..13 {
-        let value = match field {
-            4 => 1,
-            11 => name.len(),
-            _ => 0,
-        };
-        archive.extend(format!("{value:08X}").bytes());
-    }
-    archive.extend(name.bytes());
-    archive.resize(512, 0);
-    archive
 }
 
 /// A program that works on the first partition of a disk.

@@ -13,7 +13,7 @@ use crate::seed;
 use crate::vm::examine::{Examiner, State};
 use crate::vm::verbs::{
     ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_LAYER, BLESS, COLLECT, KILLED,
-    REMOVE_BASE, REMOVE_LAYER, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT, Verb,
+    REMOVE_BASE, REMOVE_LAYER, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT, Verb, interrupted,
 };
 use crate::vm::write_log::{self, Change, Epoch};
 use crate::vm::{Disk, Host, Rescue, Start, Vm, convert_to_raw, create_overlay, say, scratch};
@@ -281,7 +281,8 @@ fn reset_after_steps(verb: &Verb, extent: Extent) -> Result<()> {
         create_overlay(&disk, &start, "qcow2")?;
         let mut vm = Rescue::prepared()?.with(&name, Disk::writable(&disk, "host"))?;
         vm.ok(MOUNT_BOOT)?;
-        let killed = vm.run(&format!("IMGBASED_KILL_AFTER={step} {}", verb.run))?;
+        let variable = format!("IMGBASED_KILL_AFTER={step}");
+        let killed = vm.run(&interrupted(&variable, verb.run))?;
         drop(vm);
         if killed.status == 0 {
             ensure!(step > 1, "`{}` was never killed", verb.run);

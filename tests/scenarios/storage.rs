@@ -12,7 +12,7 @@ use crate::vm::guest::{script, script_with};
 use crate::vm::verbs::{
     ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA, ADD_LAYER_OF_LAYER, ADOPT, BLESS,
     COLLECT, KILLED, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT,
-    TRY, Verb,
+    TRY, Verb, interrupted,
 };
 use crate::vm::{Host, HostDisk, Loader, Saved, Vm, say};
 
@@ -215,7 +215,7 @@ impl<'a> Ready<'a> {
         let Verb { vg, run, .. } = self.verb;
         let what = format!("{settings} {run}");
         let mut vm = self.saved.again(&self.disk)?;
-        let got = vm.run(&what)?;
+        let got = vm.run(&interrupted(settings, run))?;
         self.is_kept(&mut vm, &what)?;
         ensure!([0, FAILED, KILLED].contains(&got.status), "{what}: {got:?}");
         if got.status == 0 {

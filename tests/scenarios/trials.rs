@@ -347,6 +347,9 @@ fn a_trial_has_systemd_answer_a_watchdog() -> Result<()> {
         runs(&mut vm, "Base-0.2")?;
         vm.ok("test -e /dev/watchdog0")?;
         assert_eq!(answers(&mut vm)?, is_answered);
+        // The kernel's own, for processors that are locked up.
+        let panics = vm.ok("cat /proc/sys/kernel/hardlockup_panic")?;
+        assert_eq!(panics, is_answered);
     }
     is_default(&mut vm, "Base-0.2")
 }

@@ -8,6 +8,7 @@
 //! an event, with a limit; a failure shows the end of the serial log and where the whole of it is.
 
 mod console;
+pub mod cpio;
 pub mod examine;
 pub mod guest;
 mod host;
@@ -29,4 +30,5 @@ pub use host::{Host, HostDisk, Loader, Saved, boot_image};
 pub use image::{RootImage, debian};
 pub use qemu::{Disk, Heard, Start, Vm, convert_to_raw, create_overlay};
 pub use rescue::Rescue;
+pub use shell::Output;
 pub use store::{be_quiet, say, scratch};

@@ -9,6 +9,12 @@ pub const STEPS_MAX: u32 = 60;
 /// What a shell reports of a process that was killed: 128 and SIGKILL.
 pub const KILLED: i32 = 137;
 
+/// A command with variables that end a verb at one of its steps, such as `IMGBASED_KILL_AFTER=3`. They count
+/// where the file is that `src/sys/steps.rs` looks for.
+pub fn interrupted(variables: &str, command: &str) -> String {
+    format!("mkdir -p /run/imgbased && touch /run/imgbased/testing && {variables} {command}")
+}
+
 /// A verb of a group. `tests/guest/prepare.sh` makes a host ready for it.
 #[derive(Clone, Copy)]
 pub struct Verb {

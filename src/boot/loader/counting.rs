@@ -17,7 +17,7 @@ use super::systemd_boot::SystemdBoot;
 use crate::boot::entries;
 use crate::boot::entry::Entry;
 use crate::boot::id::{self, Counter, split_counter};
-use crate::boot::trial::Trial;
+use crate::model::trial::Trial;
 use crate::sys::transaction::Transaction;
 
 /// What sort keys begin with: of the entry on trial, of the one to fall back to, and of those that have never

@@ -19,7 +19,7 @@ use crate::boot::entry::Entry;
 use crate::boot::files::Files;
 use crate::boot::id;
 use crate::boot::next::Next;
-use crate::boot::trial::Trial;
+use crate::model::trial::Trial;
 use crate::sys::cmd::{Cmd, quote};
 use crate::sys::files::read_if_there;
 use crate::sys::transaction::Transaction;

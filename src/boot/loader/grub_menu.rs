@@ -152,7 +152,8 @@ fn search(entries: &[Entry], first: Option<&Entry>) -> String {
 
 /// An entry that boots nothing, for when no layer has come up that could: GRUB waits.
 fn no_entry() -> String {
-    format!("\nmenuentry 'No layer has come up yet; choose one' --id '{NONE}' {{\n\ttrue\n}}\n")
+    let title = "No layer has come up yet; choose one";
+    format!("\nmenuentry '{title}' --unrestricted --id '{NONE}' {{\n\ttrue\n}}\n")
 }
 
 /// One entry; where it is on trial, the machine restarts if a file of it cannot be read, or the firmware

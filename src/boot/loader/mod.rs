@@ -16,7 +16,7 @@ use anyhow::Result;
 
 use super::entry::Entry;
 use super::next::Next;
-use super::trial::Trial;
+use crate::model::trial::Trial;
 use crate::sys::transaction::Transaction;
 
 /// What is left out when the next start is foretold.

@@ -15,7 +15,7 @@ use crate::boot::entry::Entry;
 use crate::boot::files::Files;
 use crate::boot::id;
 use crate::boot::next::{Next, Why};
-use crate::boot::trial::Trial;
+use crate::model::trial::Trial;
 use crate::sys::cmd::Cmd;
 use crate::sys::files::read_if_there;
 use crate::sys::transaction::Transaction;

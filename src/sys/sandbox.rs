@@ -1,0 +1,532 @@
+//! Runs programs of a root filesystem that can come from anywhere, such as dracut of an image. They change
+//! nothing outside, and nothing of them is left when they have ended.
+//!
+//! What they see: their root, which is read-only; `/run` and `/tmp` in memory, empty at first; five devices that
+//! hold nothing; and themselves in `/proc`. There is no disk, no `/sys`, no network, no process and no file of
+//! the host. Of the capabilities they have those for files of any owner.
+//!
+//! The verb starts this program as `sandbox`, which makes a namespace of processes and watches the time. That
+//! starts it once more as `sandbox-init`: the first process of the namespace, which shuts itself in and then
+//! becomes the program. So no code of ours runs among theirs. The kernel ends all processes of a namespace with
+//! its first, and lets that one be waited for when they are gone. It is killed when the time is over, when
+//! `sandbox` ends, in whatever way, and when nobody reads from that any more, since the verb has ended.
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, SFlag, makedev, mknodat, umask};
+use nix::sys::sysinfo::sysinfo;
+use nix::unistd::{chdir, pipe2, pivot_root, setsid, symlinkat};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities,
+};
+
+use super::cmd::{Cmd, ENVIRONMENT};
+use super::interrupt::Interrupt;
+use super::rooted::{descriptor, open_beneath};
+use super::seccomp;
+use super::steps::number_of_tests;
+use super::syscalls::close_on_exec;
+use super::transaction::{Transaction, UndoStep};
+
+/// The words by which this program is started as one of the two.
+pub const SANDBOX: &str = "sandbox";
+pub const INIT: &str = "sandbox-init";
+
+/// How long a program may run, in seconds. dracut takes minutes on a slow machine.
+const TIME_LIMIT: u32 = 15 * 60;
+/// For tests: another time limit.
+const TIME_LIMIT_OF_TESTS: &str = "IMGBASED_TIME_LIMIT";
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// What programs can write to, in memory: half of the machine's, as for any tmpfs. It is for root to look at.
+const MEMORY: &str = "size=50%,mode=0700,nosuid,nodev,noexec";
+/// The largest file that they can write, in bytes.
+const FILE_MAX: u64 = 1 << 30;
+/// The memory that each process can have at least, in bytes, be the machine as small as it may.
+const PROCESS_MIN: u64 = 512 << 20;
+/// How much of their last words is told, in bytes.
+const WORDS_MAX: usize = 2048;
+
+/// The character devices, by their numbers (null(4), full(4), random(4)).
+const DEVICES: [(&str, u64, u64); 5] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+];
+/// What a shell expects to be in /dev.
+const LINKS: [(&str, &str); 4] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
+/// What tells of the host in a /proc that has no process of it.
+const HIDDEN: [&str; 4] = ["kcore", "keys", "kmsg", "timer_list"];
+
+/// Any owner, group and mode for files that they write, reading what is for others, and chroot(2), which ldconfig
+/// wants. `CAP_MKNOD` is not among them, and `CAP_DAC_READ_SEARCH` would let them open any file of a filesystem by
+/// its number.
+const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SYS_CHROOT);
+
+/// A root filesystem whose programs are shut in.
+pub struct Sandbox {
+    root: PathBuf,
+    /// Where what they have as /run and /tmp is mounted.
+    scratch: PathBuf,
+    mounted: UndoStep,
+}
+
+impl Sandbox {
+    /// For programs of the root that is mounted at `root`. What they may write to is mounted at `scratch`.
+    pub fn open(tx: &mut Transaction, root: &Path, scratch: &Path) -> Result<Self> {
+        tx.create_dir(scratch)?;
+        let mount = Cmd::new("mount").args(["-t", "tmpfs", "-o", MEMORY, "tmpfs"]);
+        let undo = Cmd::new("umount").arg(scratch);
+        Ok(Self {
+            root: root.to_owned(),
+            scratch: scratch.to_owned(),
+            mounted: tx.run_undoable(&mount.arg(scratch), undo)?,
+        })
+    }
+
+    /// Runs a program with its arguments, and ends all that it has started.
+    ///
+    /// Fails as [`Cmd::run`] does, also when it takes too long. A signal ends it.
+    pub fn run(&self, tx: &mut Transaction, program: &[&str]) -> Result<()> {
+        let limit = number_of_tests(TIME_LIMIT_OF_TESTS).unwrap_or(TIME_LIMIT);
+        let cmd = Cmd::this()
+            .args([SANDBOX, &limit.to_string()])
+            .args([&self.root, &self.scratch])
+            .args(program)
+            .uninterrupted()
+            .ends_unread();
+        tx.work(&cmd, |interrupt| {
+            let running = cmd.start(Stdio::null(), Stdio::piped())?;
+            running.wait_with(|| interrupt.check()).map(drop)
+        })
+    }
+
+    /// Where a file is that a program has written at `path`, which is in `run/` or `tmp/`, once it has ended.
+    ///
+    /// Refuses a link, a device and all else that is no file, and one that is too large.
+    pub fn file(&self, path: &str) -> Result<PathBuf> {
+        let shown = self.scratch.join(path);
+        let look = || -> Result<()> {
+            let file = open_beneath(File::open(&self.scratch)?, path, OFlag::O_PATH)?;
+            let metadata = File::from(file).metadata()?;
+            ensure!(metadata.is_file(), "it is no file");
+            ensure!(
+                metadata.len() <= FILE_MAX,
+                "it has more than {} MiB",
+                FILE_MAX >> 20
+            );
+            Ok(())
+        };
+        look().with_context(|| format!("cannot use {}", shown.display()))?;
+        Ok(shown)
+    }
+
+    /// Forgets what programs have written.
+    pub fn close(&self, tx: &mut Transaction) -> Result<()> {
+        tx.undo_now(&self.mounted)
+    }
+}
+
+/// Runs a program shut in: `SECONDS ROOT SCRATCH PROGRAM [ARGUMENT...]`. Says its last words, and ends as it does.
+///
+/// Fails when the time is over, and when nobody reads its standard output any more.
+pub fn watch(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
+    let seconds = args.next().and_then(|limit| limit.to_str()?.parse().ok());
+    let limit = Duration::from_secs(seconds.context("`sandbox` is for this program itself")?);
+    let interrupt = Interrupt::by_signals()?;
+    unshare(CloneFlags::CLONE_NEWPID).context("cannot make a namespace of processes")?;
+    let (input, output) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let mut child = Cmd::this()
+        .arg(INIT)
+        .args(args)
+        .command()
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .spawn()
+        .context("cannot start this program again")?;
+    let mut words = LastWords::of(input.into());
+    let deadline = Instant::now() + limit;
+    let cut_off = loop {
+        let has_more = words.listen();
+        if child.try_wait()?.is_some() {
+            break None;
+        }
+        if Instant::now() >= deadline {
+            break Some(format!("it was ended after {} s", limit.as_secs()));
+        }
+        if interrupt.check().is_err() || !is_read() {
+            break Some("interrupted".to_owned());
+        }
+        if !has_more {
+            sleep(INTERVAL);
+        }
+    };
+    // Fails only if it has ended already. All others are gone when it has been waited for.
+    let _ = child.kill();
+    let status = child.wait()?;
+    while words.listen() {}
+    let words = words.text();
+    if !words.is_empty() {
+        eprintln!("{words}");
+    }
+    if let Some(why) = cut_off {
+        bail!(why);
+    }
+    let code = status.code().with_context(|| status.to_string())?;
+    Ok(ExitCode::from(u8::try_from(code)?))
+}
+
+/// Whether somebody still reads what this process writes to its standard output. Of anything but a pipe that is
+/// not known.
+fn is_read() -> bool {
+    let output = io::stdout();
+    let mut files = [PollFd::new(output.as_fd(), PollFlags::empty())];
+    let polled = poll(&mut files, PollTimeout::ZERO);
+    let events = files[0].revents().filter(|_| polled.is_ok());
+    !events.is_some_and(|events| events.contains(PollFlags::POLLERR))
+}
+
+/// The end of what programs say, without what would do something to a terminal.
+struct LastWords {
+    pipe: File,
+    buffer: Vec<u8>,
+    heard: Vec<u8>,
+}
+
+impl LastWords {
+    /// From a pipe that does not wait.
+    fn of(pipe: File) -> Self {
+        Self {
+            pipe,
+            buffer: vec![0; 64 << 10],
+            heard: Vec::new(),
+        }
+    }
+
+    /// Reads what there is, up to a limit. Returns whether there was anything.
+    fn listen(&mut self) -> bool {
+        // Nothing now, or never again.
+        let Ok(count @ 1..) = self.pipe.read(&mut self.buffer) else {
+            return false;
+        };
+        self.heard.extend_from_slice(&self.buffer[..count]);
+        let over = self.heard.len().saturating_sub(WORDS_MAX);
+        self.heard.drain(..over);
+        true
+    }
+
+    fn text(&self) -> String {
+        let is_plain = |c: char| c == '\n' || !c.is_control();
+        let text = String::from_utf8_lossy(&self.heard);
+        let text: String = text
+            .chars()
+            .map(|c| if is_plain(c) { c } else { ' ' })
+            .collect();
+        text.trim().to_owned()
+    }
+}
+
+/// Shuts this process in, and becomes a program: `ROOT SCRATCH PROGRAM [ARGUMENT...]`. Returns only if that fails.
+pub fn enter(mut args: impl Iterator<Item = OsString>) -> Result<Infallible> {
+    let words = [args.next(), args.next(), args.next()];
+    let [Some(root), Some(scratch), Some(program)] = words else {
+        bail!("`{INIT}` is run by `{SANDBOX}`");
+    };
+    ensure!(
+        std::process::id() == 1,
+        "`{INIT}` is run by `{SANDBOX}`, in a namespace of its own"
+    );
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // The other one may have ended before that.
+    ensure!(is_read(), "`{SANDBOX}` has ended");
+    // No terminal sends it signals.
+    setsid()?;
+    // Where memory becomes scarce, the kernel ends it first.
+    fs::write("/proc/self/oom_score_adj", "1000").context("cannot write oom_score_adj")?;
+    build(root.as_ref(), scratch.as_ref()).context("cannot shut it in")?;
+    limit_resources().context("cannot limit what it uses")?;
+    let mut command = Command::new(&program);
+    command
+        .args(args)
+        .env_clear()
+        .envs(ENVIRONMENT)
+        // As programs expect it of a container (https://systemd.io/CONTAINER_INTERFACE): dracut makes no device
+        // nodes there.
+        .env("container", "imgbased")
+        // What this process has is the host's, whose mode could be changed by it.
+        .stdin(File::open("/dev/null").context("cannot open /dev/null")?);
+    close_on_exec(3).context("cannot close files")?;
+    drop_capabilities().context("cannot drop capabilities")?;
+    seccomp::deny().context("cannot deny system calls")?;
+    let shown = Path::new(&program).display();
+    Err(command.exec()).with_context(|| format!("cannot run {shown}"))
+}
+
+/// Makes `root` the root, in namespaces of its own, with nothing else below it than what programs need.
+fn build(root: &Path, scratch: &Path) -> Result<()> {
+    unshare(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWCGROUP,
+    )
+    .context("cannot make namespaces")?;
+    mount_at("/", None, None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
+    umask(Mode::empty());
+    for (name, mode) in [("root", 0o755), ("run", 0o755), ("tmp", 0o1777)] {
+        match DirBuilder::new().mode(mode).create(scratch.join(name)) {
+            // That of a program before.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => made.with_context(|| format!("cannot make {name} for it"))?,
+        }
+    }
+    let harmless = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let top = scratch.join("root");
+    mount_at(&top, Some(root), None, MsFlags::MS_BIND)?;
+    change_mount(&top, MsFlags::MS_BIND | MsFlags::MS_RDONLY | harmless)?;
+    let dir = File::open(&top).with_context(|| top.display().to_string())?;
+    // Nothing that the root holds is followed: what is mounted is where it seems to be. It is opened anew when
+    // something is mounted there.
+    let place = |name: &str| {
+        open_beneath(&dir, name, OFlag::O_PATH | OFlag::O_DIRECTORY)
+            .with_context(|| format!("/{name} of the root has to be a directory"))
+    };
+    for name in ["run", "tmp"] {
+        let source = scratch.join(name);
+        mount_at(
+            descriptor(&place(name)?),
+            Some(&source),
+            None,
+            MsFlags::MS_BIND,
+        )?;
+        change_mount(descriptor(&place(name)?), MsFlags::MS_BIND | harmless)?;
+    }
+    let nothing_runs = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount_at(
+        descriptor(&place("dev")?),
+        None,
+        Some("tmpfs"),
+        nothing_runs,
+    )?;
+    let dev = place("dev")?;
+    let (anybody, kind) = (Mode::from_bits_truncate(0o666), SFlag::S_IFCHR);
+    for (name, major, minor) in DEVICES {
+        mknodat(&dev, name, kind, anybody, makedev(major, minor))?;
+    }
+    for (name, target) in LINKS {
+        symlinkat(target, &dev, name)?;
+    }
+    change_mount(descriptor(&dev), MsFlags::MS_RDONLY | nothing_runs)?;
+    // It has the processes of this namespace. What is the whole machine's in it can be read at most.
+    let proc = harmless | nothing_runs | MsFlags::MS_RDONLY;
+    mount_at(descriptor(&place("proc")?), None, Some("proc"), proc)?;
+    let (proc, null) = (place("proc")?, open_beneath(&dev, "null", OFlag::O_PATH)?);
+    for name in HIDDEN {
+        // Not every kernel has each.
+        if let Ok(file) = open_beneath(&proc, name, OFlag::O_PATH) {
+            mount_at(
+                descriptor(&file),
+                Some(&descriptor(&null)),
+                None,
+                MsFlags::MS_BIND,
+            )?;
+        }
+    }
+    // What was the root lies above the new one then, and goes (pivot_root(2)).
+    chdir(&top)?;
+    pivot_root(".", ".").context("cannot change the root")?;
+    umount2(".", MntFlags::MNT_DETACH).context("cannot leave the root of the host")?;
+    chdir("/")?;
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    Ok(())
+}
+
+fn mount_at(
+    target: impl AsRef<Path>,
+    source: Option<&Path>,
+    kind: Option<&str>,
+    flags: MsFlags,
+) -> Result<()> {
+    let (target, options) = (target.as_ref(), None::<&str>);
+    mount(source, target, kind, flags, options)
+        .with_context(|| format!("cannot mount at {}", target.display()))
+}
+
+/// Gives what is mounted at a place other flags.
+fn change_mount(target: impl AsRef<Path>, flags: MsFlags) -> Result<()> {
+    mount_at(target, None, None, MsFlags::MS_REMOUNT | flags)
+}
+
+fn limit_resources() -> Result<()> {
+    let memory = (sysinfo()?.ram_total() / 2).max(PROCESS_MIN);
+    for (resource, limit) in [
+        (Resource::RLIMIT_AS, memory),
+        (Resource::RLIMIT_FSIZE, FILE_MAX),
+        // With any other limit, even of 0, a crash starts a program of the host where that collects core dumps
+        // (`do_coredump` in linux/fs/coredump.c).
+        (Resource::RLIMIT_CORE, 1),
+    ] {
+        setrlimit(resource, limit, limit)?;
+    }
+    Ok(())
+}
+
+/// Keeps [`CAPABILITIES`], for this process and all that it becomes and starts.
+fn drop_capabilities() -> Result<()> {
+    for bit in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        if CAPABILITIES.contains(capability) {
+            continue;
+        }
+        match remove_capability_from_bounding_set(capability) {
+            // The kernel has no more of them.
+            Err(rustix::io::Errno::INVAL) => break,
+            done => done?,
+        }
+    }
+    clear_ambient_capability_set()?;
+    let kept = capabilities(None)?.permitted & CAPABILITIES;
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    // Only one that still has another may filter system calls without this.
+    prctl::set_no_new_privs()?;
+    Ok(set_capabilities(None, sets)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    use nix::unistd::mkfifo;
+
+    use super::*;
+    use crate::sys::transaction::change;
+
+    fn said(pieces: &[&[u8]]) -> String {
+        let (input, output) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        let mut words = LastWords::of(input.into());
+        let mut output = File::from(output);
+        for piece in pieces {
+            output.write_all(piece).unwrap();
+            assert!(words.listen());
+        }
+        assert!(!words.listen());
+        drop(output);
+        assert!(!words.listen());
+        words.text()
+    }
+
+    #[test]
+    fn of_what_a_program_says_the_end_is_told_and_nothing_for_a_terminal() {
+        for (pieces, told) in [
+            (&[][..], ""),
+            (&[&b"one\n"[..], b"two\n"], "one\ntwo"),
+            (&[b"\x1b[2Jgone\x07\r\n"], "[2Jgone"),
+            (&["schön".as_bytes(), b"\xff\n"], "schön\u{fffd}"),
+        ] {
+            assert_eq!(said(pieces), told, "{pieces:?}");
+        }
+        let long = said(&[&vec![b'a'; 60_000], b"end\n"]);
+        assert_eq!(long.len(), WORDS_MAX - 1);
+        assert!(long.ends_with("aend"), "{long}");
+    }
+
+    #[test]
+    fn only_a_file_is_taken_out_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = dir.path().join("run");
+        fs::create_dir(&run).unwrap();
+        fs::write(run.join("file"), "x").unwrap();
+        File::create(run.join("large"))
+            .and_then(|file| file.set_len(FILE_MAX + 1))
+            .unwrap();
+        symlink("file", run.join("link")).unwrap();
+        symlink("/etc/shadow", run.join("leading-out")).unwrap();
+        mkfifo(&run.join("fifo"), Mode::S_IRWXU).unwrap();
+        symlink("run", dir.path().join("tmp")).unwrap();
+        change(|tx| {
+            let sandbox = Sandbox {
+                root: "/".into(),
+                scratch: dir.path().to_owned(),
+                mounted: tx.on_failure(Cmd::new("true")),
+            };
+            for (path, why) in [
+                ("run/file", None),
+                ("run", Some("it is no file")),
+                ("run/fifo", Some("it is no file")),
+                ("run/link", Some("")),
+                ("run/leading-out", Some("")),
+                ("tmp/file", Some("")),
+                ("run/../run/file", None),
+                ("../file", Some("")),
+                ("run/missing", Some("No such file")),
+                ("run/large", Some("it has more than 1024 MiB")),
+            ] {
+                let found = sandbox.file(path).map_err(|error| format!("{error:#}"));
+                match (found, why) {
+                    (Ok(found), None) => assert_eq!(found, dir.path().join(path)),
+                    (Err(error), Some(why)) => assert!(error.contains(why), "{path}: {error}"),
+                    (found, _) => panic!("{path}: {found:?}"),
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn neither_of_the_two_is_for_people() {
+        let words = |text: &str| {
+            let words = text.split_whitespace().map(OsString::from);
+            words.collect::<Vec<_>>().into_iter()
+        };
+        for text in ["", "x / /tmp true", "-1 / /tmp true"] {
+            let error = watch(words(text)).unwrap_err().to_string();
+            assert!(error.contains("for this program itself"), "{text}: {error}");
+        }
+        for text in ["", "/ /tmp", "/ /tmp true"] {
+            let error = enter(words(text)).unwrap_err().to_string();
+            assert!(error.contains("is run by"), "{text}: {error}");
+        }
+    }
+}
