@@ -131,13 +131,13 @@ fn merge(key: fn(&[u8]) -> Option<Vec<u8>>, old: &[u8], layer: &[u8], new: &[u8]
         }
         lines.push((Some(key), line));
     }
-    // What is new, by the entry that it follows.
-    let mut added: BTreeMap<Option<Vec<u8>>, Vec<&[u8]>> = BTreeMap::new();
-    let mut after = None;
+    // What is new, by the entry that it follows. No key is empty.
+    let mut added: BTreeMap<Vec<u8>, Vec<&[u8]>> = BTreeMap::new();
+    let mut after = Vec::new();
     for line in split(new) {
         let Some(key) = key(line) else { continue };
         if ours.contains_key(&key) {
-            after = Some(key);
+            after = key;
         } else if let Some(old) = before.get(&key) {
             // The layer has deleted it.
             if Some(old) != theirs.get(&key) && done.insert(key.clone()) {
@@ -147,23 +147,19 @@ fn merge(key: fn(&[u8]) -> Option<Vec<u8>>, old: &[u8], layer: &[u8], new: &[u8]
             added.entry(after.clone()).or_default().push(line);
         }
     }
+    // From the end, so that it comes behind the last line of that entry; first what follows nothing.
+    let mut merged: Vec<&[u8]> = added.remove(&Vec::new()).unwrap_or_default();
+    merged.reverse();
+    for (key, line) in lines.into_iter().rev() {
+        let follow = key.and_then(|key| added.remove(&key));
+        merged.extend(follow.into_iter().flatten().rev());
+        merged.push(line);
+    }
     let mut content = Vec::new();
-    let mut put = |line: &[u8]| {
-        content.extend(line);
+    for line in merged.iter().rev() {
+        content.extend(*line);
         content.push(b'\n');
-    };
-    let mut last = BTreeMap::new();
-    for (at, (key, _)) in lines.iter().enumerate() {
-        last.insert(key.clone(), at);
     }
-    for (at, (key, line)) in lines.iter().enumerate() {
-        put(line);
-        if key.is_some() && last.get(key) == Some(&at) {
-            added.remove(key).into_iter().flatten().for_each(&mut put);
-        }
-    }
-    // What follows nothing that is there.
-    added.into_values().flatten().for_each(&mut put);
     ByEntry { content, conflicts }
 }
 

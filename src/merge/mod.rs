@@ -19,7 +19,7 @@ pub use decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose, de
 pub use lines::{Format, by_entry};
 pub use plan::{Action, Content, Item, Plan, Put, Verdict};
 pub use reown::reown;
-pub use users::{Ids, Merged, SystemIds, UserFiles, faults, merge_users};
+pub use users::{Ids, Merged, Name, SystemIds, UserFiles, faults, merge_users};
 
 /// The sides of a merge, in this order everywhere.
 pub const OLD: usize = 0;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::class::{Class, class};
 use super::decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose, decide};
 use super::lines::{ByEntry, Format, by_entry};
-use super::users::{FILES, Merged, SystemIds, UserFiles, merge_users};
+use super::users::{FILES, Merged, Name, SystemIds, UserFiles, merge_users};
 use super::{LAYER, NEW, OLD};
 use crate::tree::{Below, Dir, Kind, Meta, Node, Place, Stat, Time, Visit, escaped, walk};
 
@@ -341,8 +341,8 @@ impl Planner<'_> {
     }
 
     fn has_owner(&self, owner: &Owner) -> bool {
-        let is_there = |name: &str, names: &BTreeMap<String, u32>| {
-            name.starts_with('#') || names.contains_key(name)
+        let is_there = |name: &str, names: &BTreeMap<Name, u32>| {
+            name.starts_with('#') || names.contains_key(name.as_bytes())
         };
         is_there(&owner.user, &self.users.users) && is_there(&owner.group, &self.users.groups)
     }
@@ -350,9 +350,9 @@ impl Planner<'_> {
     /// With the numbers that names have on the host. What belongs to nobody there is root's, without the rights
     /// that others would have had by it.
     fn meta(&self, owner: &Owner, mode: u32) -> Meta {
-        let id = |name: &str, names: &BTreeMap<String, u32>| match name.strip_prefix('#') {
+        let id = |name: &str, names: &BTreeMap<Name, u32>| match name.strip_prefix('#') {
             Some(number) => number.parse().ok(),
-            None => names.get(name).copied(),
+            None => names.get(name.as_bytes()).copied(),
         };
         let (uid, gid) = (
             id(&owner.user, &self.users.users),

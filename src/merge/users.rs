@@ -23,7 +23,7 @@ const NOBODY: u32 = 65534;
 const FIRST_PERSON: u32 = 1000;
 const LAST_PERSON: u32 = 60000;
 
-type Name = Vec<u8>;
+pub type Name = Vec<u8>;
 type Fields = Vec<Vec<u8>>;
 
 /// The content of the files of one side; `None` for one that is not there.
@@ -45,8 +45,8 @@ pub struct Merged {
     /// file, and what to say.
     pub conflicts: Vec<(usize, String)>,
     /// The numbers of the users and groups that are there.
-    pub users: BTreeMap<String, u32>,
-    pub groups: BTreeMap<String, u32>,
+    pub users: BTreeMap<Name, u32>,
+    pub groups: BTreeMap<Name, u32>,
 }
 
 /// The system's own numbers, as login.defs(5) sets them.
@@ -292,10 +292,10 @@ impl<'a> Merge<'a> {
         let added: Vec<Name> = new.names().into_iter().filter(is_added).collect();
         let wanted = |name: &Name| new.get(name).map_or(NOBODY, id_of);
         // First those that can have their own.
-        let mut ids: BTreeMap<&Name, u32> = BTreeMap::new();
+        let mut ids: BTreeMap<Name, u32> = BTreeMap::new();
         for name in &added {
             if used.insert(wanted(name)) {
-                ids.insert(name, wanted(name));
+                ids.insert(name.clone(), wanted(name));
             }
         }
         let mut of_system = (system.0..=system.1).rev();
@@ -313,7 +313,7 @@ impl<'a> Merge<'a> {
             match free {
                 Some(free) => {
                     used.insert(free);
-                    ids.insert(name, free);
+                    ids.insert(name.clone(), free);
                 }
                 None => self.say(file, format!("no number is free for {}", shown(name))),
             }
@@ -383,8 +383,8 @@ impl<'a> Merge<'a> {
             &ours
         };
         let [in_old, in_layer, in_new] = [&before, &ours, &theirs].map(|list| {
-            let mut names: BTreeSet<&Name> = BTreeSet::new();
-            names.extend(list);
+            let mut names: BTreeSet<Name> = BTreeSet::new();
+            names.extend(list.iter().cloned());
             names
         });
         let mut seen = BTreeSet::new();
@@ -396,7 +396,7 @@ impl<'a> Merge<'a> {
             } else {
                 ours || theirs
             };
-            if is_in && (ours || self.can_be_member(name)) && seen.insert(name) {
+            if is_in && (ours || self.can_be_member(name)) && seen.insert(name.clone()) {
                 members.push(name);
             }
         }
@@ -412,18 +412,15 @@ impl<'a> Merge<'a> {
     fn users(&mut self, numbered: &[(Name, u32)], groups: &[Fields]) -> Vec<Fields> {
         let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, PASSWD));
         // The numbers that groups of the new base have now.
-        let mut by_name: BTreeMap<&Name, &Fields> = BTreeMap::new();
-        by_name.extend(groups.iter().map(|group| (&group[0], group)));
-        let mut numbers: BTreeMap<u32, Option<u32>> = BTreeMap::new();
+        let (by_name, taken) = numbers_of(groups);
+        let mut numbers: BTreeMap<u32, u32> = BTreeMap::new();
         for group in self.table(NEW, GROUP).entries() {
-            let now = by_name.get(&group[0]).map(|group| id_of(group));
-            numbers.entry(id_of(group)).or_insert(now);
+            let now = by_name.get(shown(&group[0]).as_bytes()).copied();
+            numbers.entry(id_of(group)).or_insert(now.unwrap_or(NOBODY));
         }
-        let mut taken = BTreeSet::new();
-        taken.extend(groups.iter().map(id_of));
         let group_of = |id: &[u8]| match number(id) {
             Some(id) => match numbers.get(&id) {
-                Some(now) => now.unwrap_or(NOBODY),
+                Some(now) => *now,
                 None if taken.contains(&id) => NOBODY,
                 None => id,
             },
@@ -553,15 +550,7 @@ impl<'a> Merge<'a> {
         for (file, entries) in [(PASSWD, users), (GROUP, groups)] {
             let new = self.table(NEW, file);
             let mut moved = BTreeMap::new();
-            let mut named = BTreeMap::new();
-            let mut numbers: BTreeMap<&Name, u32> = BTreeMap::new();
-            let mut taken = BTreeSet::new();
-            for fields in entries {
-                let id = id_of(fields);
-                named.insert(shown(&fields[0]), id);
-                numbers.insert(&fields[0], id);
-                taken.insert(id);
-            }
+            let (named, taken) = numbers_of(entries);
             // Of two names with one number the first has its files.
             let mut seen = BTreeSet::new();
             for name in new.names() {
@@ -571,7 +560,7 @@ impl<'a> Merge<'a> {
                 if !seen.insert(theirs) {
                     continue;
                 }
-                match numbers.get(&name) {
+                match named.get(shown(&name).as_bytes()) {
                     Some(ours) if *ours != theirs => {
                         moved.insert(theirs, *ours);
                     }
@@ -590,6 +579,16 @@ impl<'a> Merge<'a> {
             }
         }
     }
+}
+
+/// The number of each name, as it is shown, and all numbers.
+fn numbers_of(entries: &[Fields]) -> (BTreeMap<Name, u32>, BTreeSet<u32>) {
+    let (mut named, mut taken) = (BTreeMap::new(), BTreeSet::new());
+    for fields in entries {
+        named.insert(shown(&fields[0]).into_bytes(), id_of(fields));
+        taken.insert(id_of(fields));
+    }
+    (named, taken)
 }
 
 /// What is wrong with files as a set, such as makes systemd-sysusers(8) stop. Nothing is in merged ones.
@@ -731,7 +730,7 @@ mod tests {
         assert_eq!(merged.ids.users, ids);
         assert_eq!(merged.ids.groups, ids);
         assert_eq!(merged.conflicts, []);
-        assert_eq!(merged.users["anna"], 1000);
+        assert_eq!(merged.users[&b"anna"[..]], 1000);
     }
 
     #[test]
@@ -889,9 +888,7 @@ mod tests {
                 .unwrap_or_default();
             for fields in Table::parse(PASSWD, users.as_bytes()).entries() {
                 let name = &fields[0];
-                let id = merged
-                    .users
-                    .get(&String::from_utf8_lossy(name).into_owned());
+                let id = merged.users.get(name);
                 assert_eq!(id, Some(&id_of(fields)), "{users}");
             }
         }

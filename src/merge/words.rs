@@ -107,18 +107,12 @@ pub fn merge_grub(old: &[u8], layer: &[u8], new: &[u8]) -> ByEntry {
         conflicts.push("other lines".to_owned());
     }
     let frame = if is_ours { layer } else { new };
-    let mut names: Vec<&str> = layer
-        .options
-        .keys()
-        .chain(new.options.keys())
-        .copied()
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    let mut merged = BTreeMap::new();
-    for name in names {
-        let [before, ours, theirs] = [old, layer, new].map(|script| script.value(name));
-        merged.insert(name, merge(before, ours, theirs, &mut conflicts));
+    let mut merged: Vec<(&str, String)> = Vec::new();
+    for (name, _) in layer.options.iter().chain(&new.options) {
+        if merged.iter().all(|(other, _)| other != name) {
+            let [before, ours, theirs] = [old, layer, new].map(|script| script.value(name));
+            merged.push((name, merge(before, ours, theirs, &mut conflicts)));
+        }
     }
     ByEntry {
         content: frame.with(&merged),
@@ -130,7 +124,8 @@ pub fn merge_grub(old: &[u8], layer: &[u8], new: &[u8]) -> ByEntry {
 /// understood, and a part of the rest.
 struct Script<'a> {
     lines: Vec<&'a [u8]>,
-    options: BTreeMap<&'a str, Assigned<'a>>,
+    /// Each name once.
+    options: Vec<(&'a str, Assigned<'a>)>,
 }
 
 struct Assigned<'a> {
@@ -144,11 +139,12 @@ struct Assigned<'a> {
 impl<'a> Script<'a> {
     fn parse(content: &'a [u8]) -> Self {
         let lines: Vec<&[u8]> = split(content).collect();
-        let mut options = BTreeMap::new();
+        let mut options: Vec<(&str, Assigned)> = Vec::new();
         for (at, line) in lines.iter().enumerate() {
             if let Some((name, assigned)) = assigned(line, at) {
                 // The last one counts.
-                options.insert(name, assigned);
+                options.retain(|(other, _)| *other != name);
+                options.push((name, assigned));
             }
         }
         Self { lines, options }
@@ -156,21 +152,26 @@ impl<'a> Script<'a> {
 
     /// The options of this name; empty if there are none.
     fn value(&self, name: &str) -> &'a str {
-        self.options.get(name).map_or("", |option| option.value)
+        self.option(name).map_or("", |option| option.value)
+    }
+
+    fn option(&self, name: &str) -> Option<&Assigned<'a>> {
+        let mut options = self.options.iter();
+        options.find_map(|(other, option)| (*other == name).then_some(option))
     }
 
     /// All lines that assign no options.
     fn rest(&self) -> Vec<&'a [u8]> {
-        let is_rest = |at: &usize| self.options.values().all(|option| option.line != *at);
+        let is_rest = |at: &usize| self.options.iter().all(|(_, option)| option.line != *at);
         let rest = (0..self.lines.len()).filter(is_rest);
         rest.map(|at| self.lines[at]).collect()
     }
 
     /// The script with these options. Those that it has none of are added at the end.
-    fn with(&self, options: &BTreeMap<&str, String>) -> Vec<u8> {
+    fn with(&self, options: &[(&str, String)]) -> Vec<u8> {
         let mut lines: Vec<Vec<u8>> = self.lines.iter().map(|line| line.to_vec()).collect();
         for (name, value) in options {
-            match self.options.get(name) {
+            match self.option(name) {
                 Some(old) => {
                     let (quote, rest) = (old.quote, old.rest);
                     lines[old.line] = format!("{name}={quote}{value}{quote}{rest}").into_bytes();
