@@ -9,8 +9,10 @@ pub mod down;
 pub mod early;
 pub mod image;
 pub mod lvm;
+pub mod merge;
 pub mod model;
 pub mod sys;
+pub mod tree;
 
 #[cfg(test)]
 mod tests {
@@ -18,16 +20,21 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     /// Each room, and the rooms that it may use. None that it does not use is named.
-    const ARROWS: [(&str, &[&str]); 9] = [
+    const ARROWS: [(&str, &[&str]); 11] = [
         ("main.rs", &["admin", "down", "early", "sys"]),
-        ("admin", &["boot", "image", "lvm", "model", "sys"]),
+        (
+            "admin",
+            &["boot", "image", "lvm", "merge", "model", "sys", "tree"],
+        ),
         ("boot", &["model", "sys"]),
         ("down", &["sys"]),
         ("early", &["lvm", "model", "sys"]),
         ("image", &["sys"]),
         ("lvm", &["model", "sys"]),
+        ("merge", &["model", "tree"]),
         ("model", &[]),
         ("sys", &[]),
+        ("tree", &[]),
     ];
 
     /// The rooms that a text names, with the numbers of the lines. `{` stands for a list of rooms.

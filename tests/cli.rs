@@ -32,6 +32,10 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             &["base", "add", "x", "--name", "snapshot"],
             "lvm2 keeps names that start with",
         ),
+        (&["diff", "a b"], "contains ' '"),
+        (&["persist"], "Usage: imgbased-helper persist"),
+        (&["persist", "preview", "x"], "unexpected argument 'x'"),
+        (&["diff", "--exclude"], "a value is required"),
         (&[], "Usage: imgbased-helper"),
     ] {
         let output = helper(args);
@@ -66,6 +70,12 @@ fn what_cannot_be_done_exits_with_1_and_one_line() {
             &["-n", "base", "add", "/nonexistent"],
             "cannot read /nonexistent: No such file",
         ),
+        (
+            &["diff", "/nonexistent", "/"],
+            "cannot open /nonexistent: No such file",
+        ),
+        (&["diff", root, root, "--exclude", "a["], "is no pattern"),
+        (&["diff", root, root, "--path", "/a/../b"], "has `..` in it"),
         (
             &["-n", "base", "add", text],
             "holds nothing that is known; ext4, XFS, squashfs, a tar archive or a directory is needed",
@@ -122,4 +132,52 @@ fn hooks_of_dracut_are_told_that_this_is_no_layer_boot() {
     let output = helper(&["initrd", "is-layer"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stdout.is_empty() && output.stderr.is_empty());
+}
+
+#[test]
+fn two_directories_are_compared_without_a_group() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (path, content) in [
+        ("a/same", "1"),
+        ("b/same", "1"),
+        ("a/x/y", "1"),
+        ("b/x/y", "2"),
+        ("b/new", ""),
+    ] {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        std::fs::write(path, content).expect("a file");
+    }
+    let [a, b] = ["a", "b"].map(|root| dir.path().join(root));
+    let [a, b] = [&a, &b].map(|root| root.to_str().expect("a plain path"));
+    for (args, status, text) in [
+        (&["diff", a, b][..], 0, "A ...... /new\nM .c.... /x/y\n"),
+        (
+            &["diff", a, b, "--exit-code", "--path", "/x"],
+            3,
+            "M .c.... /x/y\n",
+        ),
+        (&["diff", a, b, "--exit-code", "--path", "same"], 0, ""),
+        (&["diff", a, b, "--exclude", "x", "--exclude", "/n*"], 0, ""),
+        (
+            &["diff", a, b, "--stat"],
+            0,
+            "Added            1  0 B\nRemoved          0  0 B\nModified         1\nPackages         0\n",
+        ),
+    ] {
+        let output = helper(args);
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{args:?} {}",
+            stderr(&output)
+        );
+        assert_eq!(String::from_utf8_lossy(&output.stdout), text, "{args:?}");
+    }
+    let output = helper(&["--json", "diff", a, b]);
+    let data: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(data["version"], 1);
+    assert_eq!(data["entries"][1]["path"], "/x/y");
+    assert_eq!(data["entries"][1]["parts"][0], "content");
+    assert_eq!(data["counts"]["added"], 1);
 }

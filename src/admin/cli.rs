@@ -8,7 +8,10 @@ use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcomman
 use log::LevelFilter;
 use simplelog::CombinedLogger;
 
-use super::{Context, base, boot, check, gc, layer, layout, layout_init, need_root, status, view};
+use super::{
+    Context, base, boot, check, diff, gc, layer, layout, layout_init, need_root, persist, status,
+    view,
+};
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
 use crate::model::name::{DEFAULT_VG, LvName, VgName};
@@ -69,12 +72,16 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "layer list",
             "boot list",
             "status",
+            "diff",
+            "persist preview",
             "check",
         ],
     ),
 ];
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage.";
+const DIFF_STATUS: &str =
+    "Exit status: 0 done, 1 failed, 2 wrong usage, 3 with --exit-code, if something differs.";
 const CHECK_STATUS: &str =
     "Exit status: 0 nothing is left, 1 failed, 2 wrong usage, 3 found something.";
 
@@ -136,6 +143,16 @@ enum Noun {
         #[arg(long)]
         repair: bool,
     },
+    /// Show which files differ between a base and a layer, or any two of them
+    ///
+    /// A line for each path: A for added, D for deleted, M for modified, and the parts that differ: t type,
+    /// c content, l link target, m mode, o owner, x extended attributes, ACLs and capabilities among them. What a
+    /// layer has not touched since it was made of its base is not read.
+    #[command(after_help = DIFF_STATUS)]
+    Diff(diff::Diff),
+    /// What of a layer lives on in layers of newer bases
+    #[command(subcommand)]
+    Persist(PersistVerb),
     /// Remove old bases with their layers, except what is booted or the default
     Gc {
         /// How many of the latest bases to keep
@@ -308,6 +325,19 @@ enum BootVerb {
     },
 }
 
+#[derive(Subcommand)]
+enum PersistVerb {
+    /// Show what a newer base and the configuration of the booted layer become together
+    ///
+    /// A line for each path of /etc that would not be as in that base: kept as the layer has changed it, merged by
+    /// entry, of this host, or a conflict where both have changed it. Changes nothing.
+    Preview {
+        /// Base to merge with [default: the latest base]
+        #[arg(long, value_name = "BASE")]
+        to: Option<LvName>,
+    },
+}
+
 /// The command line, whose help shows an option only where it means something. All verbs accept all of them.
 pub fn command() -> Command {
     let command = Cli::command();
@@ -432,6 +462,8 @@ impl Cli {
                 boot::refresh(&context, name, &change)?;
             }
             Noun::Status => status::show(&context)?,
+            Noun::Diff(diff) => return diff::run(&context, &diff),
+            Noun::Persist(PersistVerb::Preview { to }) => persist::preview(&context, to)?,
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => gc::collect(&context, keep, yes)?,
         }
@@ -474,7 +506,7 @@ mod tests {
     use super::*;
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
-    const VERBS: [(&str, &[&str]); 21] = [
+    const VERBS: [(&str, &[&str]); 23] = [
         ("layout", &["dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),
@@ -494,6 +526,8 @@ mod tests {
         ("boot once", &["dry_run", "root"]),
         ("boot repair", &["dry_run", "root"]),
         ("boot bless", &["dry_run", "root"]),
+        ("diff", &["json"]),
+        ("persist preview", &["json"]),
         ("status", &["json", "root"]),
         ("check", &["dry_run", "json", "root"]),
     ];

@@ -14,6 +14,7 @@ mod vm;
 mod adoption;
 mod boot;
 mod claims;
+mod diff;
 mod down;
 mod dry_run;
 mod early;
@@ -55,6 +56,7 @@ fn all() -> Vec<Scenario> {
         kernels::SCENARIOS,
         groups::SCENARIOS,
         sandbox::SCENARIOS,
+        diff::SCENARIOS,
     ]
     .concat()
 }

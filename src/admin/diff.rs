@@ -1,0 +1,612 @@
+//! `diff`: what two roots have different.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufWriter, StdoutLock, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use super::roots::{self, Tree};
+use super::view::JSON_VERSION;
+use super::{Context, found_status, text};
+use crate::sys::interrupt::Interrupt;
+use crate::tree::{Below, Dir, Globs, Kind, Place, READ_MAX, Visit, escaped, walk};
+
+/// What `diff` is told.
+#[derive(Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
+pub struct Diff {
+    /// Base, layer, `.` for what runs, or a directory, with a slash in it [default: the base of
+    /// what runs]
+    a: Option<Tree>,
+    /// What to compare it with [default: what runs]
+    b: Option<Tree>,
+    /// Only this file, or what is below this directory
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    path: PathBuf,
+    /// Leave out what matches, with all below: a name, or with a slash a whole path. May be given
+    /// several times
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// Compare the installed packages of dpkg as well
+    #[arg(long)]
+    packages: bool,
+    /// Count only
+    #[arg(long)]
+    stat: bool,
+    /// Read also what has not been touched
+    #[arg(long)]
+    verify: bool,
+    /// Exit with 3 if something differs
+    #[arg(long)]
+    exit_code: bool,
+}
+
+/// Shows what `b` has different from `a`. The lock is free while they are read.
+pub fn run(context: &Context, diff: &Diff) -> Result<ExitCode> {
+    let globs = Globs::new(&diff.exclude)?;
+    if let (Some(Tree::Directory(a)), Some(Tree::Directory(b))) = (&diff.a, &diff.b) {
+        let names = [a, b].map(|dir| dir.display().to_string());
+        let of = Comparison::new(diff, &globs, names, false);
+        let counts = of.print(context.json, [a, b], &Interrupt::default())?;
+        return Ok(found_status(diff.exit_code && counts.is_any()));
+    }
+    let counts = context.change("diff", |tx| {
+        let group = context.load()?;
+        let a = roots::or_base_of_running(&group, diff.a.clone())?;
+        let b = roots::named(&group, diff.b.clone().unwrap_or(Tree::Running))?;
+        ensure!(a != b, "{a} is compared with itself");
+        let is_snapshot = roots::have_one_origin(&group, &a, &b);
+        roots::opened(context, tx, &group, &a, |tx, root_a| {
+            roots::opened(context, tx, &group, &b, |tx, root_b| {
+                let names = [a.to_string(), b.to_string()];
+                let of = Comparison::new(diff, &globs, names, is_snapshot);
+                tx.unlocked(|tx| of.print(context.json, [root_a, root_b], tx.interrupt()))
+            })
+        })
+    })?;
+    let counts = counts.flatten().unwrap_or_default();
+    Ok(found_status(diff.exit_code && counts.is_any()))
+}
+
+/// A part of a file in which two can differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Part {
+    Type,
+    /// Or which device it is.
+    Content,
+    /// Of a link.
+    Target,
+    Mode,
+    Owner,
+    /// Also ACLs and capabilities.
+    Xattr,
+}
+
+impl Part {
+    const ALL: [(Self, char); 6] = [
+        (Self::Type, 't'),
+        (Self::Content, 'c'),
+        (Self::Target, 'l'),
+        (Self::Mode, 'm'),
+        (Self::Owner, 'o'),
+        (Self::Xattr, 'x'),
+    ];
+
+    /// Each part in its own column.
+    fn letters(parts: &[Self]) -> String {
+        let letter = |(part, letter): &(Self, char)| {
+            if parts.contains(part) { *letter } else { '.' }
+        };
+        Self::ALL.iter().map(letter).collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Change {
+    Added,
+    Removed,
+    Modified,
+}
+
+impl Change {
+    fn letter(self) -> char {
+        match self {
+            Self::Added => 'A',
+            Self::Removed => 'D',
+            Self::Modified => 'M',
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Entry {
+    path: String,
+    /// In base64, where it is no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<String>,
+    change: Change,
+    parts: Vec<Part>,
+    a: Option<Side>,
+    b: Option<Side>,
+}
+
+/// A path in one of the roots.
+#[derive(Serialize)]
+struct Side {
+    r#type: &'static str,
+    size: u64,
+    /// In octal digits.
+    mode: String,
+    owner: u32,
+    group: u32,
+    target: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Package {
+    name: String,
+    a: Option<String>,
+    b: Option<String>,
+}
+
+/// How many paths there are of each kind, and the bytes of files.
+#[derive(Default, Serialize)]
+struct Counts {
+    added: u64,
+    removed: u64,
+    modified: u64,
+    bytes_added: u64,
+    bytes_removed: u64,
+    packages: u64,
+}
+
+impl Counts {
+    fn is_any(&self) -> bool {
+        self.added + self.removed + self.modified + self.packages > 0
+    }
+}
+
+/// What is compared, and how.
+struct Comparison<'a> {
+    diff: &'a Diff,
+    globs: &'a Globs,
+    names: [String; 2],
+    /// Whether a file with the same inode and time of change is the same file.
+    is_stat_enough: bool,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(diff: &'a Diff, globs: &'a Globs, names: [String; 2], is_snapshot: bool) -> Self {
+        Self {
+            diff,
+            globs,
+            names,
+            is_stat_enough: is_snapshot && !diff.verify,
+        }
+    }
+
+    fn print(
+        &self,
+        json: bool,
+        roots: [&(impl AsRef<Path> + ?Sized); 2],
+        interrupt: &Interrupt,
+    ) -> Result<Counts> {
+        let [a, b] = roots.map(|root| Dir::root(root.as_ref()));
+        let roots = [a?, b?];
+        let mut output = Output {
+            out: BufWriter::new(io::stdout().lock()),
+            json,
+            is_quiet: self.diff.stat,
+            is_first: true,
+            counts: Counts::default(),
+        };
+        output.begin(&self.names)?;
+        let path = self.diff.path.strip_prefix("/").unwrap_or(&self.diff.path);
+        let is_above = path.components().any(|part| part == Component::ParentDir);
+        ensure!(!is_above, "--path {} has `..` in it", path.display());
+        let above = path.parent().unwrap_or(Path::new(""));
+        let from = |root: &Dir| {
+            root.resolve_dir(above)
+                .with_context(|| format!("cannot read {}", escaped(above)))
+        };
+        let [from_a, from_b] = roots.each_ref().map(from);
+        let is_stat_enough = self.is_stat_enough;
+        walk(&[from_a?, from_b?], path.file_name(), &mut |visit| {
+            interrupt.check()?;
+            let path = above.join(visit.path);
+            if self.globs.matches(&path) {
+                return Ok(Below::Skip);
+            }
+            let entry = entry(&path, visit, is_stat_enough)
+                .with_context(|| format!("cannot read /{}", escaped(&path)))?;
+            if let Some((entry, sizes)) = entry {
+                output.entry(&path, &entry, sizes)?;
+            }
+            Ok(Below::Visit)
+        })?;
+        if self.diff.packages {
+            let [a, b] = roots.each_ref().map(packages);
+            output.packages(different(a?, b?))?;
+        } else {
+            output.packages(Vec::new())?;
+        }
+        output.end()
+    }
+}
+
+/// What is different at one path, and the sizes of the files there.
+fn entry(path: &Path, visit: &Visit, is_stat_enough: bool) -> Result<Option<(Entry, [u64; 2])>> {
+    let [a, b] = visit.places else {
+        return Ok(None);
+    };
+    let (change, parts) = match (a, b) {
+        (None, _) => (Change::Added, Vec::new()),
+        (_, None) => (Change::Removed, Vec::new()),
+        (Some(a), Some(b)) => {
+            if is_stat_enough && a.stat.is_untouched(&b.stat) {
+                return Ok(None);
+            }
+            let parts = differences(a, b)?;
+            if parts.is_empty() {
+                return Ok(None);
+            }
+            (Change::Modified, parts)
+        }
+    };
+    let shown = path.to_string_lossy();
+    let bytes = path.as_os_str().as_bytes();
+    let is_text = std::str::from_utf8(bytes).is_ok();
+    let size = |place: &Option<Place>| match place {
+        Some(place) if place.stat.kind == Kind::File => place.stat.size,
+        _ => 0,
+    };
+    let entry = Entry {
+        path: format!("/{shown}"),
+        path_bytes: (!is_text).then(|| base64(&[b"/", bytes].concat())),
+        change,
+        parts,
+        a: a.as_ref().map(side).transpose()?,
+        b: b.as_ref().map(side).transpose()?,
+    };
+    Ok(Some((entry, [size(a), size(b)])))
+}
+
+fn side(place: &Place) -> Result<Side> {
+    let stat = place.stat;
+    let target = match place.node()? {
+        Some(node) if stat.kind == Kind::Link => {
+            Some(node.target()?.to_string_lossy().into_owned())
+        }
+        _ => None,
+    };
+    Ok(Side {
+        r#type: stat.kind.name(),
+        size: stat.size,
+        mode: format!("{:04o}", stat.mode),
+        owner: stat.uid,
+        group: stat.gid,
+        target,
+    })
+}
+
+/// The parts in which two files differ. What goes away meanwhile is no difference.
+fn differences(a: &Place, b: &Place) -> Result<Vec<Part>> {
+    if a.stat.kind != b.stat.kind {
+        return Ok(vec![Part::Type]);
+    }
+    let (Some(node_a), Some(node_b)) = (a.node()?, b.node()?) else {
+        return Ok(Vec::new());
+    };
+    let (a, b) = (&node_a.stat, &node_b.stat);
+    let mut parts = Vec::new();
+    match a.kind {
+        Kind::File if !node_a.has_same_content(&node_b)? => parts.push(Part::Content),
+        Kind::Link if node_a.target()? != node_b.target()? => parts.push(Part::Target),
+        _ if a.device != b.device => parts.push(Part::Content),
+        _ => {}
+    }
+    if a.mode != b.mode {
+        parts.push(Part::Mode);
+    }
+    if (a.uid, a.gid) != (b.uid, b.gid) {
+        parts.push(Part::Owner);
+    }
+    if node_a.xattrs()? != node_b.xattrs()? {
+        parts.push(Part::Xattr);
+    }
+    Ok(parts)
+}
+
+/// The packages that dpkg(1) has installed in a root, with their versions.
+fn packages(root: &Dir) -> Result<BTreeMap<String, String>> {
+    const STATUS: &str = "var/lib/dpkg/status";
+    let status = root.resolve(Path::new(STATUS))?;
+    if let Some(status) = status.filter(|status| status.stat.kind == Kind::File) {
+        let content = status.read(READ_MAX);
+        return Ok(installed(
+            &content.with_context(|| format!("cannot read /{STATUS}"))?,
+        ));
+    }
+    for dir in ["usr/lib/sysimage/rpm", "var/lib/rpm"] {
+        if root.resolve_dir(Path::new(dir))?.is_some() {
+            log::warn!("packages of rpm are not compared; `rpm --root DIR -qa` lists them");
+            break;
+        }
+    }
+    Ok(BTreeMap::new())
+}
+
+/// Reads dpkg's record of packages (`deb-control(5)`). A package of another architecture has that in its name.
+fn installed(status: &[u8]) -> BTreeMap<String, String> {
+    let text = String::from_utf8_lossy(status);
+    let mut packages = BTreeMap::new();
+    for paragraph in text.split("\n\n") {
+        let field = |name: &str| {
+            let value = |line: &str| {
+                Some(
+                    line.strip_prefix(name)?
+                        .strip_prefix(':')?
+                        .trim()
+                        .to_owned(),
+                )
+            };
+            paragraph.lines().find_map(value)
+        };
+        let is_installed = field("Status").is_some_and(|status| status.ends_with(" installed"));
+        if let (Some(name), Some(version), true) =
+            (field("Package"), field("Version"), is_installed)
+        {
+            let foreign = field("Multi-Arch").filter(|kind| kind == "same");
+            let architecture = foreign.and_then(|_| field("Architecture"));
+            let name = architecture.map_or_else(|| name.clone(), |of| format!("{name}:{of}"));
+            packages.insert(name, version);
+        }
+    }
+    packages
+}
+
+fn different(mut a: BTreeMap<String, String>, mut b: BTreeMap<String, String>) -> Vec<Package> {
+    let mut names: Vec<String> = a.keys().chain(b.keys()).cloned().collect();
+    names.sort_unstable();
+    names.dedup();
+    let package = |name: String| Package {
+        a: a.remove(&name),
+        b: b.remove(&name),
+        name,
+    };
+    let mut packages: Vec<Package> = names.into_iter().map(package).collect();
+    packages.retain(|package| package.a != package.b);
+    packages
+}
+
+/// What is printed, as it is found: there can be more of it than fits into memory.
+struct Output<'a> {
+    out: BufWriter<StdoutLock<'a>>,
+    json: bool,
+    /// Whether entries are only counted.
+    is_quiet: bool,
+    is_first: bool,
+    counts: Counts,
+}
+
+impl Output<'_> {
+    fn write(&mut self, text: &str) -> Result<()> {
+        let written = self.out.write_all(text.as_bytes());
+        written.context("cannot write to standard output")
+    }
+
+    fn begin(&mut self, [a, b]: &[String; 2]) -> Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        let (a, b) = (serde_json::to_string(a)?, serde_json::to_string(b)?);
+        self.write(&format!(
+            "{{\"version\":{JSON_VERSION},\"a\":{a},\"b\":{b},\"entries\":["
+        ))
+    }
+
+    fn entry(&mut self, path: &Path, entry: &Entry, [a, b]: [u64; 2]) -> Result<()> {
+        let counts = &mut self.counts;
+        match entry.change {
+            Change::Added => counts.added += 1,
+            Change::Removed => counts.removed += 1,
+            Change::Modified => counts.modified += 1,
+        }
+        counts.bytes_added = counts.bytes_added.saturating_add(b.saturating_sub(a));
+        counts.bytes_removed = counts.bytes_removed.saturating_add(a.saturating_sub(b));
+        if self.is_quiet {
+            return Ok(());
+        }
+        if self.json {
+            let comma = if self.is_first { "" } else { "," };
+            self.is_first = false;
+            return self.write(&format!("{comma}\n{}", serde_json::to_string(entry)?));
+        }
+        let (letter, parts) = (entry.change.letter(), Part::letters(&entry.parts));
+        self.write(&format!("{letter} {parts} /{}\n", escaped(path)))
+    }
+
+    fn packages(&mut self, packages: Vec<Package>) -> Result<()> {
+        self.counts.packages = packages.len() as u64;
+        if self.json {
+            let packages = serde_json::to_string(&packages)?;
+            return self.write(&format!("],\n\"packages\":{packages},"));
+        }
+        if self.is_quiet {
+            return Ok(());
+        }
+        for package in packages {
+            let line = match (&package.a, &package.b) {
+                (None, Some(version)) => format!("A package {} {version}\n", package.name),
+                (Some(version), None) => format!("D package {} {version}\n", package.name),
+                (a, b) => {
+                    let (a, b) = (text::shown(a.as_ref()), text::shown(b.as_ref()));
+                    format!("M package {} {a} -> {b}\n", package.name)
+                }
+            };
+            self.write(&line)?;
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<Counts> {
+        if self.json {
+            let counts = serde_json::to_string(&self.counts)?;
+            self.write(&format!("\n\"counts\":{counts}}}\n"))?;
+        } else if self.is_quiet {
+            let text = self.counts.table();
+            self.write(&text)?;
+        }
+        self.out
+            .flush()
+            .context("cannot write to standard output")?;
+        Ok(self.counts)
+    }
+}
+
+impl Counts {
+    fn table(&self) -> String {
+        let rows = [
+            ("Added", self.added, Some(self.bytes_added)),
+            ("Removed", self.removed, Some(self.bytes_removed)),
+            ("Modified", self.modified, None),
+            ("Packages", self.packages, None),
+        ];
+        let row = |(name, count, bytes): (&str, u64, Option<u64>)| {
+            let bytes = bytes.map(text::size).unwrap_or_default();
+            (name.to_owned(), format!("{count:>8}  {bytes}"))
+        };
+        text::columns(&rows.map(row))
+    }
+}
+
+/// RFC 4648
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let value = bits >> (18 - 6 * digit) & 63;
+            text.push(if digit <= chunk.len() {
+                char::from(DIGITS[value as usize])
+            } else {
+                '='
+            });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// All differences between two directories, as lines.
+    fn lines(a: &Path, b: &Path, is_stat_enough: bool) -> Vec<String> {
+        let mut found = Vec::new();
+        let roots = [a, b].map(|dir| Some(Dir::root(dir).unwrap()));
+        walk(&roots, None, &mut |visit| {
+            if let Some((entry, _)) = entry(visit.path, visit, is_stat_enough)? {
+                let letter = entry.change.letter();
+                found.push(format!(
+                    "{letter} {} {}",
+                    Part::letters(&entry.parts),
+                    entry.path
+                ));
+            }
+            Ok(Below::Visit)
+        })
+        .unwrap();
+        found
+    }
+
+    #[test]
+    fn each_part_has_its_letter() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        for (root, changed) in [(&a, false), (&b, true)] {
+            let pick = |one, other| if changed { other } else { one };
+            fs::create_dir_all(root.join("d")).unwrap();
+            fs::write(root.join("content"), pick("1", "2")).unwrap();
+            fs::write(root.join("d/same"), "same").unwrap();
+            fs::write(root.join("mode"), "x").unwrap();
+            let mode = if changed { 0o640 } else { 0o600 };
+            fs::set_permissions(root.join("mode"), fs::Permissions::from_mode(mode)).unwrap();
+            symlink(pick("x", "y"), root.join("link")).unwrap();
+            fs::write(root.join(pick("old", "new")), "").unwrap();
+        }
+        fs::write(a.join("type"), "").unwrap();
+        fs::create_dir(b.join("type")).unwrap();
+        fs::write(b.join("type/below"), "").unwrap();
+        assert_eq!(
+            lines(&a, &b, false),
+            [
+                "M .c.... /content",
+                "M ..l... /link",
+                "M ...m.. /mode",
+                "A ...... /new",
+                "D ...... /old",
+                "M t..... /type",
+                "A ...... /type/below",
+            ]
+        );
+        assert_eq!(lines(&a, &a, false), [""; 0]);
+    }
+
+    #[test]
+    fn what_was_not_touched_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("x"), "1").unwrap();
+        assert_eq!(lines(dir.path(), dir.path(), true), [""; 0]);
+    }
+
+    #[test]
+    fn packages_are_compared_by_version() {
+        let a = "Package: bash\nStatus: install ok installed\nVersion: 5.2-1\n\n\
+            Package: gone\nStatus: deinstall ok config-files\nVersion: 1\n\n\
+            Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nMulti-Arch: same\nVersion: 2.41\n\n\
+            Package: less\nStatus: install ok installed\nVersion: 643\nDescription: x\n y\n";
+        let b = a.replace("5.2-1", "5.2-2").replace("less", "most");
+        let packages = different(installed(a.as_bytes()), installed(b.as_bytes()));
+        let shown: Vec<_> = packages
+            .iter()
+            .map(|p| (p.name.as_str(), p.a.as_deref(), p.b.as_deref()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("bash", Some("5.2-1"), Some("5.2-2")),
+                ("less", Some("643"), None),
+                ("most", None, Some("643"))
+            ]
+        );
+        assert!(installed(a.as_bytes()).contains_key("libc6:amd64"));
+    }
+
+    #[test]
+    fn bytes_are_written_as_base64() {
+        for (bytes, text) in [
+            (&b""[..], ""),
+            (b"f", "Zg=="),
+            (b"fo", "Zm8="),
+            (b"foo", "Zm9v"),
+            (b"\xff\xfe\xfd\xfc", "//79/A=="),
+        ] {
+            assert_eq!(base64(bytes), text);
+        }
+    }
+}

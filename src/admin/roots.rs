@@ -1,0 +1,251 @@
+//! The roots that a verb looks into: those of bases and layers, what runs, and directories.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::filesystem::{self, mount_point};
+use super::{Context, comment, view};
+use crate::model::layout::{Group, Role};
+use crate::model::name::LvName;
+use crate::sys::transaction::Transaction;
+
+/// A root by the name that a person gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tree {
+    /// What runs: a layer, or a base with its volatile overlay.
+    Running,
+    Volume(LvName),
+    Directory(PathBuf),
+}
+
+impl FromStr for Tree {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "." {
+            return Ok(Self::Running);
+        }
+        // No volume has a slash in its name.
+        if text.contains('/') {
+            return Ok(Self::Directory(text.into()));
+        }
+        Ok(Self::Volume(text.parse()?))
+    }
+}
+
+impl fmt::Display for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.write_str("what runs"),
+            Self::Volume(name) => name.fmt(f),
+            Self::Directory(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// The same root by its own name, if it has one. Refuses a volume that is neither base nor layer.
+pub fn named(group: &Group, tree: Tree) -> Result<Tree> {
+    match tree {
+        Tree::Running => {
+            let Some(name) = view::booted(group)? else {
+                return Ok(Tree::Running);
+            };
+            let is_layer = group.volume(&name).is_some_and(|v| v.role == Role::Layer);
+            // A base that runs is below its overlay.
+            Ok(if is_layer {
+                Tree::Volume(name.parse()?)
+            } else {
+                Tree::Running
+            })
+        }
+        Tree::Volume(name) if !group.bootable().contains(&name) => {
+            bail!("{} has no base or layer {name}", group.name)
+        }
+        tree => Ok(tree),
+    }
+}
+
+/// The base that what runs was made from. Refuses when nothing of the group runs.
+pub fn base_of_running(group: &Group) -> Result<LvName> {
+    let name = view::booted(group)?.context("no layer is booted; name a base or layer")?;
+    let volume = group.volume(&name).context("what runs is in the group")?;
+    if volume.role == Role::Base {
+        return name.parse();
+    }
+    group
+        .base_of(volume)
+        .with_context(|| format!("the base of {name} is gone"))
+}
+
+/// The base that was added last. Refuses when there is none.
+pub fn latest_base(group: &Group) -> Result<LvName> {
+    let base = group.bases().pop();
+    base.map(|base| base.name)
+        .with_context(|| format!("{} has no base", group.name))
+}
+
+/// The root that was named, or that of the base of what runs.
+pub fn or_base_of_running(group: &Group, tree: Option<Tree>) -> Result<Tree> {
+    match tree {
+        Some(tree) => named(group, tree),
+        None => base_of_running(group).map(Tree::Volume),
+    }
+}
+
+/// Whether both are snapshots of one base, or one is that base: then what has the same inode and time of
+/// change is the same file.
+pub fn have_one_origin(group: &Group, a: &Tree, b: &Tree) -> bool {
+    let origin = |tree: &Tree| match tree {
+        Tree::Volume(name) => {
+            let volume = group.volume(name.as_str())?;
+            group.base_of(volume).or_else(|| Some(name.clone()))
+        }
+        _ => None,
+    };
+    let is_base = |tree: &Tree| match tree {
+        Tree::Volume(name) => {
+            let volume = group.volume(name.as_str());
+            volume.is_some_and(|volume| volume.role == Role::Base)
+        }
+        _ => false,
+    };
+    origin(a).is_some() && origin(a) == origin(b) && !(is_base(a) && is_base(b))
+}
+
+/// Hands over where a root is mounted, to be read. In a dry run there is nothing to look at, and nothing
+/// is returned.
+pub fn opened<T>(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    tree: &Tree,
+    look: impl FnOnce(&mut Transaction, &Path) -> Result<T>,
+) -> Result<Option<T>> {
+    let is_running = match tree {
+        Tree::Running => true,
+        Tree::Volume(name) => {
+            let is_layer = group
+                .volume(name.as_str())
+                .is_some_and(|volume| volume.role == Role::Layer);
+            is_layer && view::booted(group)?.as_deref() == Some(name.as_str())
+        }
+        Tree::Directory(path) => return look(tx, path).map(Some),
+    };
+    if is_running {
+        // Without what is mounted below it.
+        let dir = mount_point("running");
+        let mounted = filesystem::mount_again(tx, Path::new("/"), &dir)?;
+        let found = seen(context, tx, tree, &dir, look)?;
+        mounted.unmount(tx)?;
+        return Ok(found);
+    }
+    let Tree::Volume(name) = tree else {
+        return Ok(None);
+    };
+    let volume = group.volume(name.as_str()).context("it is in the group")?;
+    let is_base = volume.role == Role::Base;
+    context.activated(tx, name, volume.active, |tx| {
+        let filesystem = context.filesystem(name, name)?;
+        let dir = mount_point(name.as_str());
+        // A layer that was not shut down has its journal replayed.
+        let options = if is_base {
+            filesystem.untouched()
+        } else {
+            "ro"
+        };
+        let mounted = filesystem.mount(tx, &dir, options)?;
+        let found = seen(context, tx, tree, &dir, look)?;
+        mounted.unmount(tx)?;
+        Ok(found)
+    })
+}
+
+fn seen<T>(
+    context: &Context,
+    tx: &mut Transaction,
+    tree: &Tree,
+    dir: &Path,
+    look: impl FnOnce(&mut Transaction, &Path) -> Result<T>,
+) -> Result<Option<T>> {
+    if context.dry_run {
+        comment(&format!("{tree} is read"))?;
+        return Ok(None);
+    }
+    look(tx, dir).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::layout::{Volume, tag};
+
+    fn group() -> Group {
+        let volume = |name: &str, tags: &[&str]| Volume {
+            name: name.to_owned(),
+            role: Role::from_tags(tags),
+            tags: tags.iter().map(ToString::to_string).collect(),
+            ..Volume::default()
+        };
+        Group {
+            name: "HostVG".parse().unwrap(),
+            uuid: String::new(),
+            tags: Vec::new(),
+            size: 0,
+            free: 0,
+            missing_pvs: 0,
+            volumes: vec![
+                volume("Base-0", &[tag::BASE]),
+                volume("Base-0.1", &[tag::LAYER]),
+                volume("Base-0.2", &[tag::LAYER]),
+                volume("Base-1", &[tag::BASE]),
+                volume("Base-1.1", &[tag::LAYER]),
+                volume("Config", &[tag::VOLUME]),
+            ],
+        }
+    }
+
+    #[test]
+    fn a_slash_makes_a_directory_of_a_name() {
+        for (text, tree) in [
+            (".", Tree::Running),
+            ("./x", Tree::Directory("./x".into())),
+            ("/", Tree::Directory("/".into())),
+            ("Base-0.1", Tree::Volume("Base-0.1".parse().unwrap())),
+        ] {
+            assert_eq!(text.parse::<Tree>().unwrap(), tree, "{text}");
+        }
+        assert!("a b".parse::<Tree>().is_err());
+    }
+
+    #[test]
+    fn only_bases_and_layers_have_a_root() {
+        let found = |name: &str| named(&group(), name.parse().unwrap());
+        assert!(found("Base-0").is_ok() && found("Base-1.1").is_ok() && found("/").is_ok());
+        for name in ["Config", "Base-2"] {
+            let error = found(name).unwrap_err().to_string();
+            assert_eq!(error, format!("HostVG has no base or layer {name}"));
+        }
+        assert_eq!(latest_base(&group()).unwrap().as_str(), "Base-1");
+    }
+
+    #[test]
+    fn snapshots_of_one_base_have_one_origin() {
+        for (a, b, wanted) in [
+            ("Base-0", "Base-0.1", true),
+            ("Base-0.2", "Base-0", true),
+            ("Base-0.1", "Base-0.2", true),
+            ("Base-0.1", "Base-1.1", false),
+            // The image of one can have been written over the blocks of the other.
+            ("Base-0", "Base-1", false),
+            ("Base-0", "/", false),
+            ("/", "/", false),
+            (".", "Base-0", false),
+        ] {
+            let [of_a, of_b] = [a, b].map(|name| name.parse().unwrap());
+            assert_eq!(have_one_origin(&group(), &of_a, &of_b), wanted, "{a} {b}");
+        }
+    }
+}

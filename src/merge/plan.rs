@@ -1,0 +1,825 @@
+//! What becomes of all of /etc. Nothing is changed here.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::class::{Class, class};
+use super::decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose, decide};
+use super::lines::{ByEntry, Format, by_entry};
+use super::users::{FILES, Merged, Name, SystemIds, UserFiles, merge_users};
+use super::{LAYER, NEW, OLD};
+use crate::tree::{Below, Dir, Kind, Meta, Node, Place, Stat, Time, Visit, escaped, walk};
+
+/// The directory that is merged.
+const ETC: &str = "etc";
+/// The largest list that is merged by entry, in bytes. A larger one is merged as any file.
+const LIST_MAX: u64 = 1 << 20;
+/// The mode of a file of secrets that no side has.
+const SECRET: u32 = 0o600;
+
+/// What is done to the copy of the new base, and what a person is told.
+pub struct Plan {
+    /// In the order in which they are done: a directory comes before what is in it.
+    pub items: Vec<Item>,
+    pub users: Merged,
+}
+
+/// A path of /etc that is not simply as in the new base.
+#[derive(Debug)]
+pub struct Item {
+    /// Below /etc.
+    pub path: PathBuf,
+    pub action: Action,
+    pub verdict: Verdict,
+    pub parts: Vec<Part>,
+    /// What the layer did to it, and what the new base did.
+    pub ours: &'static str,
+    pub theirs: &'static str,
+    pub note: Option<String>,
+}
+
+/// Why a path is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As the layer has changed it.
+    Kept,
+    /// Of entries of both.
+    Merged,
+    /// As on this host, since it tells it from others.
+    Host,
+    /// Both have changed it.
+    Conflict(Clash),
+    /// What is there in the layer is not carried.
+    Left,
+}
+
+/// What is done at a path of the copy.
+#[derive(Debug)]
+pub enum Action {
+    Nothing,
+    /// Removes it with all that is in it.
+    Remove,
+    /// Removes the directory if nothing is in it in the end.
+    RemoveDir,
+    Put(Put),
+}
+
+/// What is put there.
+#[derive(Debug)]
+pub struct Put {
+    pub kind: Kind,
+    pub content: Content,
+    pub meta: Meta,
+    /// That of the content, where it comes along.
+    pub mtime: Option<Time>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Content {
+    Layer,
+    /// What is there already.
+    New,
+    Bytes(Vec<u8>),
+}
+
+impl Plan {
+    /// Plans the merge of the roots of the old base, the layer and the new base. `is_snapshot` says that the layer
+    /// is a snapshot of the old base, so that what was not touched is not read.
+    pub fn of(roots: [&Dir; 3], is_snapshot: bool) -> Result<Self> {
+        let etc = roots.map(|root| root.descend(Path::new(ETC)));
+        let [old, layer, new] = etc;
+        let etc = [old?, layer?, new?];
+        let mut files = Vec::new();
+        for dir in &etc {
+            files.push(user_files(dir.as_ref()).context("cannot read the users of a root")?);
+        }
+        let login_defs = match &etc[NEW] {
+            Some(dir) => read(dir, "login.defs").context("cannot read login.defs")?,
+            None => None,
+        };
+        let system = SystemIds::of(&login_defs.unwrap_or_default());
+        let users = merge_users([&files[OLD], &files[LAYER], &files[NEW]], system);
+        let mut names = [OLD, LAYER, NEW].map(|side| Names::of(&files[side]));
+        let [old, layer, _] = &mut names;
+        layer.add(old);
+        let mut planner = Planner {
+            roots,
+            names,
+            users,
+            is_snapshot,
+            items: Vec::new(),
+            pending: Vec::new(),
+            under: None,
+        };
+        walk(&etc, None, &mut |visit| {
+            planner
+                .visit(visit)
+                .with_context(|| format!("cannot merge /etc/{}", escaped(visit.path)))
+        })?;
+        planner.user_files(&etc, &files)?;
+        Ok(Self {
+            items: planner.items,
+            users: planner.users,
+        })
+    }
+}
+
+/// Users and groups of a side by number.
+struct Names {
+    users: BTreeMap<u32, String>,
+    groups: BTreeMap<u32, String>,
+}
+
+impl Names {
+    fn of(files: &UserFiles) -> Self {
+        let names = |file: usize| {
+            let content = files.0[file].as_deref().unwrap_or_default();
+            let mut names = BTreeMap::new();
+            for line in String::from_utf8_lossy(content).lines() {
+                let mut fields = line.split(':');
+                let (name, id) = (fields.next(), fields.nth(1));
+                if let (Some(name), Some(Ok(id))) = (name, id.map(str::parse)) {
+                    names.entry(id).or_insert_with(|| name.to_owned());
+                }
+            }
+            names
+        };
+        Self {
+            users: names(0),
+            groups: names(1),
+        }
+    }
+
+    /// Files of users that the layer has deleted are still those users'.
+    fn add(&mut self, old: &Self) {
+        for (names, old) in [
+            (&mut self.users, &old.users),
+            (&mut self.groups, &old.groups),
+        ] {
+            for (id, name) in old {
+                names.entry(*id).or_insert_with(|| name.clone());
+            }
+        }
+    }
+
+    fn owner(&self, stat: &Stat) -> Owner {
+        let name = |names: &BTreeMap<u32, String>, id: u32| {
+            names.get(&id).cloned().unwrap_or_else(|| format!("#{id}"))
+        };
+        Owner {
+            user: name(&self.users, stat.uid),
+            group: name(&self.groups, stat.gid),
+        }
+    }
+}
+
+/// One side of a path, looked at.
+struct Side {
+    node: Node,
+    state: State,
+}
+
+/// What holds for all that is below a path.
+struct Under {
+    path: PathBuf,
+    /// Whether the new base has no directory there any more; else the layer has none.
+    is_of_new: bool,
+    /// The item of the path, if it has one.
+    item: Option<usize>,
+}
+
+struct Planner<'a> {
+    roots: [&'a Dir; 3],
+    names: [Names; 3],
+    users: Merged,
+    is_snapshot: bool,
+    items: Vec<Item>,
+    /// Directories of the layer that the new base does not have, and that come only with something in them.
+    pending: Vec<Item>,
+    under: Option<Under>,
+}
+
+impl Planner<'_> {
+    fn visit(&mut self, visit: &Visit) -> Result<Below> {
+        let [old, layer, new] = visit.places else {
+            return Ok(Below::Skip);
+        };
+        let path = visit.path;
+        // Each is in the one before.
+        let is_left = |item: &Item| !path.starts_with(&item.path);
+        while self.pending.last().is_some_and(is_left) {
+            self.pending.pop();
+        }
+        if let Some(under) = self.under.take_if(|under| path.starts_with(&under.path)) {
+            let (is_of_new, item) = (under.is_of_new, under.item);
+            self.under = Some(under);
+            return self.visit_under(path, [old, layer, new], is_of_new, item);
+        }
+        self.under = None;
+        let format = match class(path) {
+            Class::Derived | Class::Users => return Ok(Below::Skip),
+            Class::Identity => {
+                self.identity(path, layer.as_ref(), new.as_ref())?;
+                return Ok(Below::Skip);
+            }
+            Class::ByEntry(format) => Some(format),
+            Class::Plain => None,
+        };
+        let is_untouched = self.is_snapshot
+            && matches!((old, layer), (Some(old), Some(layer)) if old.stat.is_untouched(&layer.stat));
+        let sides = if is_untouched {
+            [None, None, None]
+        } else {
+            let places = [old, layer, new].map(Option::as_ref);
+            self.look(places)?
+        };
+        let [of_old, of_layer, of_new] =
+            sides.each_ref().map(|side| side.as_ref().map(|s| &s.state));
+        if is_untouched || of_old.is_some() && of_old == of_layer {
+            self.unchanged(path, layer.as_ref(), new.as_ref())?;
+            return Ok(Below::Visit);
+        }
+        if of_layer.is_some_and(|state| !is_carried(state.kind)) {
+            if of_layer.is_some_and(|state| state.kind != Kind::Socket) {
+                let mut item = listed(path, Verdict::Left, of_old, of_layer, of_new);
+                item.note = Some("devices and pipes are not carried".to_owned());
+                self.items.push(item);
+            }
+            return Ok(Below::Visit);
+        }
+        if let Some(format) = format {
+            if self.entries(path, format, &sides)? {
+                return Ok(Below::Visit);
+            }
+        }
+        let decision = decide(of_old, of_layer, of_new);
+        self.decided(path, decision, &sides, None)?;
+        Ok(Below::Visit)
+    }
+
+    /// Reads what is needed to decide. What has gone since is not there.
+    fn look(&self, places: [Option<&Place>; 3]) -> Result<[Option<Side>; 3]> {
+        let mut sides = [None, None, None];
+        for (side, place) in places.into_iter().enumerate() {
+            if let Some(place) = place {
+                sides[side] = self.side(side, place)?;
+            }
+        }
+        number_contents(&mut sides)?;
+        Ok(sides)
+    }
+
+    fn side(&self, side: usize, place: &Place) -> Result<Option<Side>> {
+        let node = place.node()?;
+        node.map(|node| self.of_node(side, node)).transpose()
+    }
+
+    fn of_node(&self, side: usize, node: Node) -> Result<Side> {
+        let state = State {
+            kind: node.stat.kind,
+            content: 0,
+            mode: node.stat.mode,
+            owner: self.names[side].owner(&node.stat),
+            xattrs: node.xattrs()?,
+        };
+        Ok(Side { node, state })
+    }
+
+    /// What the layer has left alone is as in the new base.
+    fn unchanged(&mut self, path: &Path, layer: Option<&Place>, new: Option<&Place>) -> Result<()> {
+        let is_dir = |place: Option<&Place>| place.is_some_and(|p| p.stat.kind == Kind::Dir);
+        if is_dir(layer) && new.is_none() {
+            // What the layer has added in it needs it.
+            let layer = layer.map(|place| self.side(LAYER, place)).transpose()?;
+            if let Some(side) = layer.flatten() {
+                let put = put_of_layer(&side);
+                let state = Some(&side.state);
+                let mut item = listed(path, Verdict::Kept, state, state, None);
+                item.action = Action::Put(put);
+                self.pending.push(item);
+            }
+        } else if is_dir(layer) && !is_dir(new) {
+            self.under = Some(Under {
+                path: path.to_owned(),
+                is_of_new: true,
+                item: None,
+            });
+        } else if let Some(new) = new {
+            if !self.has_owner(&self.names[NEW].owner(&new.stat)) {
+                if let Some(side) = self.side(NEW, new)? {
+                    self.check_owner(path, &side);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A file of the new base whose owner the layer has deleted becomes root's.
+    fn check_owner(&mut self, path: &Path, side: &Side) {
+        let state = &side.state;
+        if self.has_owner(&state.owner) {
+            return;
+        }
+        let (user, group) = (&state.owner.user, &state.owner.group);
+        let verdict = Verdict::Conflict(Clash::Deleted);
+        let mut item = listed(path, verdict, None, None, Some(state));
+        item.note = Some(format!("{user}:{group} is not here"));
+        item.parts = vec![Part::Owner];
+        item.action = Action::Put(Put {
+            kind: state.kind,
+            content: Content::New,
+            meta: Meta {
+                xattrs: state.xattrs.clone(),
+                ..self.meta(&state.owner, state.mode)
+            },
+            mtime: None,
+        });
+        self.items.push(item);
+    }
+
+    fn has_owner(&self, owner: &Owner) -> bool {
+        let is_there = |name: &str, names: &BTreeMap<Name, u32>| {
+            name.starts_with('#') || names.contains_key(name.as_bytes())
+        };
+        is_there(&owner.user, &self.users.users) && is_there(&owner.group, &self.users.groups)
+    }
+
+    /// With the numbers that names have on the host. What belongs to nobody there is root's, without the rights
+    /// that others would have had by it.
+    fn meta(&self, owner: &Owner, mode: u32) -> Meta {
+        let id = |name: &str, names: &BTreeMap<Name, u32>| match name.strip_prefix('#') {
+            Some(number) => number.parse().ok(),
+            None => names.get(name.as_bytes()).copied(),
+        };
+        let (uid, gid) = (
+            id(&owner.user, &self.users.users),
+            id(&owner.group, &self.users.groups),
+        );
+        let is_known = uid.is_some() && gid.is_some();
+        Meta {
+            uid: uid.unwrap_or(0),
+            gid: gid.unwrap_or(0),
+            mode: if is_known { mode } else { mode & !0o6000 },
+            xattrs: BTreeMap::new(),
+        }
+    }
+
+    /// Below a directory that is none on one of the sides: nothing can be put there.
+    fn visit_under(
+        &mut self,
+        path: &Path,
+        places: [&Option<Place>; 3],
+        is_of_new: bool,
+        item: Option<usize>,
+    ) -> Result<Below> {
+        let other = if is_of_new { LAYER } else { NEW };
+        let mut wanted = places.map(Option::as_ref);
+        wanted[if is_of_new { NEW } else { LAYER }] = None;
+        let is_untouched = self.is_snapshot
+            && is_of_new
+            && matches!(wanted, [Some(old), Some(layer), _] if old.stat.is_untouched(&layer.stat));
+        if wanted[other].is_none() || is_untouched {
+            return Ok(Below::Visit);
+        }
+        let sides = self.look(wanted)?;
+        let [old, layer, new] = sides.each_ref().map(|side| side.as_ref().map(|s| &s.state));
+        let changed = if is_of_new { layer } else { new };
+        if changed.is_none() || old == changed {
+            return Ok(Below::Visit);
+        }
+        let mut lost = listed(path, Verdict::Conflict(Clash::Type), old, layer, new);
+        lost.parts = vec![Part::Type];
+        if let Some(above) = item.and_then(|at| self.items.get_mut(at)) {
+            above.verdict = Verdict::Conflict(Clash::Type);
+        }
+        self.items.push(lost);
+        Ok(Below::Visit)
+    }
+
+    /// As in the layer, whatever the new base has.
+    fn identity(&mut self, path: &Path, layer: Option<&Place>, new: Option<&Place>) -> Result<()> {
+        let sides = self.look([None, layer, new])?;
+        let [_, of_layer, of_new] = sides.each_ref().map(|side| side.as_ref().map(|s| &s.state));
+        if of_layer == of_new {
+            return Ok(());
+        }
+        let mut item = listed(path, Verdict::Host, None, of_layer, of_new);
+        item.action = match &sides[LAYER] {
+            Some(side) if matches!(side.state.kind, Kind::File | Kind::Link) => {
+                Action::Put(put_of_layer(side))
+            }
+            Some(_) => return Ok(()),
+            None => Action::Remove,
+        };
+        self.push(item);
+        Ok(())
+    }
+
+    /// Merges a list of entries that both sides have changed. Returns whether that could be done.
+    fn entries(&mut self, path: &Path, format: Format, sides: &[Option<Side>; 3]) -> Result<bool> {
+        let [old, Some(layer), Some(new)] = sides else {
+            return Ok(false);
+        };
+        let is_file = |side: &Side| side.state.kind == Kind::File;
+        let old = old.as_ref().filter(|old| is_file(old));
+        let before = old.map(|old| old.state.content);
+        let is_decided = before == Some(layer.state.content)
+            || before == Some(new.state.content)
+            || layer.state.content == new.state.content;
+        if is_decided || !is_file(layer) || !is_file(new) {
+            return Ok(false);
+        }
+        let nodes = [old, Some(layer), Some(new)];
+        if nodes
+            .into_iter()
+            .flatten()
+            .any(|side| side.node.stat.size > LIST_MAX)
+        {
+            return Ok(false);
+        }
+        let before = match old {
+            Some(old) => old.node.read(LIST_MAX)?,
+            None => Vec::new(),
+        };
+        let (ours, theirs) = (layer.node.read(LIST_MAX)?, new.node.read(LIST_MAX)?);
+        let Some(ByEntry { content, conflicts }) = by_entry(format, &before, &ours, &theirs) else {
+            return Ok(false);
+        };
+        let content = if content == theirs {
+            Content::New
+        } else if content == ours {
+            Content::Layer
+        } else {
+            Content::Bytes(content)
+        };
+        // All but the content is merged as of any file.
+        let same = |side: &Side| State {
+            content: 0,
+            ..side.state.clone()
+        };
+        let (old_state, layer, new) = (old.map(same), same(layer), same(new));
+        let mut decision = decide(old_state.as_ref(), Some(&layer), Some(&new));
+        let clash = if old.is_some() {
+            Clash::Both
+        } else {
+            Clash::Added
+        };
+        if !conflicts.is_empty() {
+            decision.listed = Listed::Conflict(clash, vec![Part::Content]);
+        }
+        let entries = Entries { content, conflicts };
+        self.decided(path, decision, sides, Some(entries))?;
+        Ok(true)
+    }
+
+    fn decided(
+        &mut self,
+        path: &Path,
+        decision: Decision,
+        sides: &[Option<Side>; 3],
+        entries: Option<Entries>,
+    ) -> Result<()> {
+        let [old, layer, new] = sides.each_ref().map(|side| side.as_ref().map(|s| &s.state));
+        let is_dir = |state: Option<&State>| state.is_some_and(|state| state.kind == Kind::Dir);
+        let (verdict, parts) = match decision.listed {
+            Listed::No => (None, Vec::new()),
+            Listed::Kept(parts) => (Some(Verdict::Kept), parts),
+            Listed::Conflict(clash, parts) => (Some(Verdict::Conflict(clash)), parts),
+        };
+        let mut item = listed(path, verdict.unwrap_or(Verdict::Merged), old, layer, new);
+        item.parts = parts;
+        item.action = match decision.outcome {
+            Outcome::Absent if is_dir(new) => Action::RemoveDir,
+            Outcome::Absent => Action::Remove,
+            Outcome::New => match entries {
+                None => Action::Nothing,
+                Some(ref entries) if entries.content == Content::New => Action::Nothing,
+                Some(_) => match new {
+                    Some(state) => Action::Put(self.put(&state.owner, state.mode, state, sides)),
+                    None => Action::Nothing,
+                },
+            },
+            Outcome::Made {
+                content,
+                mode,
+                owner,
+                xattrs,
+            } => {
+                let from = if content == Whose::Layer { layer } else { new };
+                let Some(from) = from else { return Ok(()) };
+                let from = State {
+                    xattrs,
+                    ..from.clone()
+                };
+                let mut put = self.put(&owner, mode, &from, sides);
+                if content == Whose::Layer {
+                    put.content = Content::Layer;
+                    put.mtime = sides[LAYER].as_ref().map(|side| side.node.stat.mtime);
+                }
+                Action::Put(put)
+            }
+        };
+        if let Some(entries) = entries {
+            if !entries.conflicts.is_empty() {
+                item.note = Some(entries.conflicts.join(", "));
+            }
+            if let Action::Put(put) = &mut item.action {
+                put.mtime = None;
+                put.content = entries.content;
+            }
+        }
+        if layer.is_some_and(|state| state.kind == Kind::Link) {
+            self.check_link(&mut item, sides)?;
+        }
+        if verdict.is_some() || !matches!(item.action, Action::Nothing) {
+            self.push(item);
+        } else if let Some(new) = &sides[NEW] {
+            self.check_owner(path, new);
+        }
+        let last = self.items.len().checked_sub(1);
+        let is_put = last.is_some_and(|at| {
+            self.items[at].path == path && matches!(self.items[at].action, Action::Put(_))
+        });
+        if is_put && is_dir(new) && layer.is_some() && !is_dir(layer) {
+            self.under = Some(Under {
+                path: path.to_owned(),
+                is_of_new: false,
+                item: last,
+            });
+        } else if !is_put && is_dir(layer) && new.is_some() && !is_dir(new) {
+            self.under = Some(Under {
+                path: path.to_owned(),
+                is_of_new: true,
+                item: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// With the content that is there already.
+    fn put(&self, owner: &Owner, mode: u32, state: &State, sides: &[Option<Side>; 3]) -> Put {
+        let mut meta = self.meta(owner, mode);
+        // The numbers of the layer are those of the host, also where it has no name for them.
+        if let Some(layer) = sides[LAYER]
+            .as_ref()
+            .filter(|side| side.state.owner == *owner)
+        {
+            (meta.uid, meta.gid, meta.mode) = (layer.node.stat.uid, layer.node.stat.gid, mode);
+        }
+        meta.xattrs.clone_from(&state.xattrs);
+        Put {
+            kind: state.kind,
+            content: Content::New,
+            meta,
+            mtime: None,
+        }
+    }
+
+    /// A link of the layer that leads to nothing in the new base is carried and noted; one of alternatives is not
+    /// carried.
+    fn check_link(&self, item: &mut Item, sides: &[Option<Side>; 3]) -> Result<()> {
+        let Some(side) = &sides[LAYER] else {
+            return Ok(());
+        };
+        let is_carried = matches!(&item.action, Action::Put(put) if put.content == Content::Layer);
+        if !is_carried {
+            return Ok(());
+        }
+        let above = Path::new(ETC).join(item.path.parent().unwrap_or(Path::new("")));
+        let target = above.join(side.node.target()?);
+        if self.roots[NEW].resolve(&target)?.is_some() {
+            return Ok(());
+        }
+        if item.path.starts_with("alternatives") {
+            item.action = Action::Nothing;
+            item.verdict = Verdict::Left;
+            item.note = Some("the new base does not have what it leads to".to_owned());
+        } else if self.roots[LAYER].resolve(&target)?.is_none() || !is_in_etc(&target) {
+            item.note = Some("leads to nothing in the new base".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Adds an item, and before it the directories that it needs.
+    fn push(&mut self, item: Item) {
+        let is_made = matches!(&item.action, Action::Put(put) if put.content != Content::New);
+        if is_made {
+            self.items.append(&mut self.pending);
+        }
+        self.items.push(item);
+    }
+
+    /// The files of users and groups, with the content that was merged before.
+    fn user_files(&mut self, etc: &[Option<Dir>; 3], files: &[UserFiles]) -> Result<()> {
+        self.pending.clear();
+        for (file, name) in FILES.iter().enumerate() {
+            let Some(content) = self.users.files.0[file].clone() else {
+                continue;
+            };
+            let mut sides = [None, None, None];
+            for (side, dir) in etc.iter().enumerate() {
+                let node = match dir {
+                    Some(dir) => node_of(dir, name)?.filter(|node| node.stat.kind == Kind::File),
+                    None => None,
+                };
+                sides[side] = node.map(|node| self.of_node(side, node)).transpose()?;
+            }
+            let [old, layer, new] = sides.each_ref().map(|side| side.as_ref().map(|s| &s.state));
+            let conflicts: Vec<String> = self
+                .users
+                .conflicts
+                .iter()
+                .filter(|(of, _)| *of == file)
+                .map(|(_, said)| said.clone())
+                .collect();
+            let is_as_new = files[NEW].0[file].as_ref() == Some(&content);
+            // What both have counts as there in the new base: its entries are merged already.
+            let mut decision = match (layer, new) {
+                (Some(_), Some(_)) => decide(old.or(layer), layer, new),
+                (Some(layer), None) => decide(None, Some(layer), None),
+                _ => decide(None, None, new),
+            };
+            if !conflicts.is_empty() {
+                decision.listed = Listed::Conflict(Clash::Both, vec![Part::Content]);
+            }
+            let content = if is_as_new {
+                Content::New
+            } else if files[LAYER].0[file].as_ref() == Some(&content) {
+                if decision.listed == Listed::No {
+                    decision.listed = Listed::Kept(vec![Part::Content]);
+                }
+                Content::Layer
+            } else {
+                Content::Bytes(content)
+            };
+            if layer.is_none() && new.is_none() {
+                self.items.push(new_secret(name, content));
+                continue;
+            }
+            let entries = Entries { content, conflicts };
+            self.decided(Path::new(name), decision, &sides, Some(entries))?;
+        }
+        Ok(())
+    }
+}
+
+/// A file of secrets that no side has, for users that need one.
+fn new_secret(name: &str, content: Content) -> Item {
+    let mut item = listed(Path::new(name), Verdict::Merged, None, None, None);
+    item.action = Action::Put(Put {
+        kind: Kind::File,
+        content,
+        meta: Meta {
+            uid: 0,
+            gid: 0,
+            mode: SECRET,
+            xattrs: BTreeMap::new(),
+        },
+        mtime: None,
+    });
+    item
+}
+
+/// What a merge by entry has made.
+struct Entries {
+    content: Content,
+    conflicts: Vec<String>,
+}
+
+fn is_carried(kind: Kind) -> bool {
+    matches!(kind, Kind::File | Kind::Dir | Kind::Link)
+}
+
+/// Whether a path, with `.` and `..`, stays in /etc as it is written.
+fn is_in_etc(path: &Path) -> bool {
+    use std::path::Component;
+    let mut names: Vec<&std::ffi::OsStr> = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push(name),
+            Component::ParentDir => {
+                names.pop();
+            }
+            _ => {}
+        }
+    }
+    names.first().is_some_and(|first| *first == ETC)
+}
+
+/// Everything as in the layer.
+fn put_of_layer(side: &Side) -> Put {
+    let stat = &side.node.stat;
+    Put {
+        kind: stat.kind,
+        content: Content::Layer,
+        meta: Meta {
+            uid: stat.uid,
+            gid: stat.gid,
+            mode: stat.mode,
+            xattrs: side.state.xattrs.clone(),
+        },
+        mtime: Some(stat.mtime),
+    }
+}
+
+/// Gives equal contents equal numbers.
+fn number_contents(sides: &mut [Option<Side>; 3]) -> io::Result<()> {
+    let same = |a: usize, b: usize| match (&sides[a], &sides[b]) {
+        (Some(a), Some(b)) if a.node.stat.kind == b.node.stat.kind => has_same(&a.node, &b.node),
+        _ => Ok(false),
+    };
+    let layer = u8::from(!same(OLD, LAYER)?);
+    let new = if same(OLD, NEW)? {
+        0
+    } else if same(LAYER, NEW)? {
+        layer
+    } else {
+        2
+    };
+    for (side, content) in [(LAYER, layer), (NEW, new)] {
+        if let Some(side) = &mut sides[side] {
+            side.state.content = content;
+        }
+    }
+    // Directories have no content.
+    for side in sides.iter_mut().flatten() {
+        if side.state.kind == Kind::Dir {
+            side.state.content = 0;
+        }
+    }
+    Ok(())
+}
+
+fn has_same(a: &Node, b: &Node) -> io::Result<bool> {
+    match a.stat.kind {
+        Kind::File => a.has_same_content(b),
+        Kind::Link => Ok(a.target()? == b.target()?),
+        _ => Ok(a.stat.device == b.stat.device),
+    }
+}
+
+/// An item that does nothing yet.
+fn listed(
+    path: &Path,
+    verdict: Verdict,
+    old: Option<&State>,
+    layer: Option<&State>,
+    new: Option<&State>,
+) -> Item {
+    Item {
+        path: path.to_owned(),
+        action: Action::Nothing,
+        verdict,
+        parts: Vec::new(),
+        ours: what_was_done(old, layer),
+        theirs: what_was_done(old, new),
+        note: None,
+    }
+}
+
+fn what_was_done(before: Option<&State>, after: Option<&State>) -> &'static str {
+    match (before, after) {
+        (None, None) => "absent",
+        (None, Some(_)) => "added",
+        (Some(_), None) => "deleted",
+        (Some(before), Some(after)) if before == after => "unchanged",
+        (Some(before), Some(after)) if before.kind != after.kind => match after.kind {
+            Kind::Dir => "now a directory",
+            Kind::Link => "now a link",
+            _ => "of another type",
+        },
+        _ => "modified",
+    }
+}
+
+/// What has this name in a directory; `None` if nothing has.
+fn node_of(dir: &Dir, name: &str) -> io::Result<Option<Node>> {
+    let name = name.as_ref();
+    match dir.stat_of(name)? {
+        Some(_) => dir.node(name).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The content of a file in /etc; `None` where there is none that can be read, or one that is too large.
+fn read(dir: &Dir, name: &str) -> io::Result<Option<Vec<u8>>> {
+    match node_of(dir, name)? {
+        Some(node) if node.stat.kind == Kind::File && node.stat.size <= LIST_MAX => {
+            node.read(LIST_MAX).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn user_files(dir: Option<&Dir>) -> io::Result<UserFiles> {
+    let mut files = UserFiles::default();
+    if let Some(dir) = dir {
+        for (content, name) in files.0.iter_mut().zip(FILES) {
+            *content = read(dir, name)?;
+        }
+    }
+    Ok(files)
+}

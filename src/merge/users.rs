@@ -1,0 +1,896 @@
+//! Users and groups: passwd, group, shadow, gshadow, subuid and subgid, merged by name as one set.
+//!
+//! The numbers of the host stay: files on volumes that layers share carry them. What is new in the new base gets
+//! its own number if that is free. In the end each name is there once, and each user or group whose password is
+//! elsewhere has a line there: systemd-sysusers(8) and others stop at the first that has none.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::lines::split;
+use super::{LAYER, NEW, OLD};
+
+/// The files, in the order of [`UserFiles`].
+pub const FILES: [&str; 6] = ["passwd", "group", "shadow", "gshadow", "subuid", "subgid"];
+const PASSWD: usize = 0;
+const GROUP: usize = 1;
+const SHADOW: usize = 2;
+const GSHADOW: usize = 3;
+/// The fewest fields of a line, and how many it has (passwd(5), group(5), shadow(5), gshadow(5), subuid(5)).
+const FIELDS: [(usize, usize); 6] = [(7, 7), (3, 4), (2, 9), (2, 4), (3, 3), (3, 3)];
+/// Who has what nobody else is to have.
+const NOBODY: u32 = 65534;
+/// Numbers from here on are of people.
+const FIRST_PERSON: u32 = 1000;
+const LAST_PERSON: u32 = 60000;
+
+pub type Name = Vec<u8>;
+type Fields = Vec<Vec<u8>>;
+
+/// The content of the files of one side; `None` for one that is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserFiles(pub [Option<Vec<u8>>; 6]);
+
+/// Which numbers of users and groups in the new base are other ones on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    pub users: BTreeMap<u32, u32>,
+    pub groups: BTreeMap<u32, u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    pub files: UserFiles,
+    pub ids: Ids,
+    /// What both sides have changed and is as in the layer, and what could not be taken: the number of the
+    /// file, and what to say.
+    pub conflicts: Vec<(usize, String)>,
+    /// The numbers of the users and groups that are there.
+    pub users: BTreeMap<Name, u32>,
+    pub groups: BTreeMap<Name, u32>,
+}
+
+/// The system's own numbers, as login.defs(5) sets them.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemIds {
+    users: (u32, u32),
+    groups: (u32, u32),
+}
+
+impl SystemIds {
+    pub fn of(login_defs: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(login_defs);
+        let value = |key: &str, default: u32| {
+            let of_line = |line: &str| {
+                let mut words = line.split_ascii_whitespace();
+                (words.next() == Some(key)).then(|| words.next()?.parse().ok())?
+            };
+            let value = text.lines().find_map(of_line).unwrap_or(default);
+            value.min(FIRST_PERSON - 1)
+        };
+        Self {
+            users: (value("SYS_UID_MIN", 100), value("SYS_UID_MAX", 999)),
+            groups: (value("SYS_GID_MIN", 100), value("SYS_GID_MAX", 999)),
+        }
+    }
+}
+
+/// Merges the files of the old base, the layer and the new base. One that the layer does not have as a file
+/// counts as unchanged there: nobody deletes all users.
+pub fn merge_users([old, layer, new]: [&UserFiles; 3], system: SystemIds) -> Merged {
+    let mut layer = layer.clone();
+    for (content, old) in layer.0.iter_mut().zip(&old.0) {
+        if content.is_none() {
+            content.clone_from(old);
+        }
+    }
+    let sides = [old, &layer, new];
+    let tables = sides.map(|files| {
+        let mut file = 0..;
+        files.0.each_ref().map(|content| {
+            let file = file.next().unwrap_or_default();
+            Table::parse(file, content.as_deref().unwrap_or_default())
+        })
+    });
+    let mut merge = Merge {
+        tables: &tables,
+        users: BTreeSet::new(),
+        merged: Merged::default(),
+    };
+    let groups = merge.numbered(GROUP, system.groups);
+    let users = merge.numbered(PASSWD, system.users);
+    let names = users.iter().map(|(name, _)| name.clone());
+    merge.users.extend(names);
+    let groups = merge.groups(&groups);
+    let users = merge.users(&users, &groups);
+    let shadow = merge.shadow(&users);
+    let gshadow = merge.gshadow(&groups);
+    merge.note_ids(&users, &groups);
+    let mut finals = [users, groups, shadow, gshadow, Vec::new(), Vec::new()];
+    for file in [4, 5] {
+        finals[file] = merge.ranges(file);
+    }
+    for (file, entries) in finals.into_iter().enumerate() {
+        let content = |side: usize| sides[side].0[file].as_ref();
+        let is_there = content(LAYER).is_some() || content(NEW).is_some();
+        if !is_there && (entries.is_empty() || file != SHADOW) {
+            continue;
+        }
+        let is_unchanged = content(LAYER) == content(OLD);
+        let side = match (content(LAYER), content(NEW)) {
+            (Some(_), Some(_)) if is_unchanged => NEW,
+            (Some(_), _) => LAYER,
+            _ => NEW,
+        };
+        merge.merged.files.0[file] = Some(tables[side][file].with(entries));
+    }
+    merge.merged
+}
+
+/// The lines of a file.
+struct Table<'a> {
+    lines: Vec<Line<'a>>,
+    /// The lines with each name. The first one counts, but for ranges.
+    by_name: BTreeMap<Name, Vec<Fields>>,
+}
+
+enum Line<'a> {
+    Entry(&'a [u8], Fields),
+    /// A comment, a line of NIS, or one that is not understood. It stays what it is.
+    Other(&'a [u8]),
+}
+
+impl<'a> Table<'a> {
+    fn parse(file: usize, content: &'a [u8]) -> Self {
+        let mut lines = Vec::new();
+        let mut by_name: BTreeMap<Name, Vec<Fields>> = BTreeMap::new();
+        for line in split(content) {
+            match fields(file, line) {
+                Some(fields) => {
+                    let name = fields[0].clone();
+                    by_name.entry(name).or_default().push(fields.clone());
+                    lines.push(Line::Entry(line, fields));
+                }
+                None => lines.push(Line::Other(line)),
+            }
+        }
+        Self { lines, by_name }
+    }
+
+    fn get(&self, name: &[u8]) -> Option<&Fields> {
+        self.all(name).first()
+    }
+
+    fn all(&self, name: &[u8]) -> &[Fields] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The line that counts of each name.
+    fn entries(&self) -> impl Iterator<Item = &Fields> {
+        self.by_name.values().filter_map(|lines| lines.first())
+    }
+
+    /// The names in their order.
+    fn names(&self) -> Vec<Name> {
+        let mut seen = BTreeSet::new();
+        let name = |line: &Line| match line {
+            Line::Entry(_, fields) => Some(fields[0].clone()),
+            Line::Other(_) => None,
+        };
+        let mut names: Vec<Name> = self.lines.iter().filter_map(name).collect();
+        names.retain(|name| seen.insert(name.clone()));
+        names
+    }
+
+    /// This file with these entries: each line in its place, and what is new behind the last of them, before
+    /// lines that stand for all users there are elsewhere.
+    fn with(&self, entries: Vec<Fields>) -> Vec<u8> {
+        let mut order = Vec::new();
+        let mut wanted: BTreeMap<Name, Vec<Fields>> = BTreeMap::new();
+        for fields in entries {
+            order.push(fields[0].clone());
+            wanted.entry(fields[0].clone()).or_default().push(fields);
+        }
+        let mut lines: Vec<Vec<u8>> = Vec::new();
+        let mut end = 0;
+        for line in &self.lines {
+            match line {
+                Line::Other(line) => lines.push(line.to_vec()),
+                Line::Entry(raw, fields) => {
+                    for new in wanted.remove(&fields[0]).unwrap_or_default() {
+                        lines.push(if new == *fields {
+                            raw.to_vec()
+                        } else {
+                            new.join(&b':')
+                        });
+                    }
+                    end = lines.len();
+                }
+            }
+        }
+        let mut added = Vec::new();
+        for name in order {
+            let fields = wanted.remove(&name).unwrap_or_default().into_iter();
+            added.extend(fields.map(|fields| fields.join(&b':')));
+        }
+        lines.splice(end..end, added);
+        let mut content = Vec::new();
+        for line in lines {
+            content.extend(line);
+            content.push(b'\n');
+        }
+        content
+    }
+}
+
+/// The fields of a line that is an entry, all that there can be.
+fn fields(file: usize, line: &[u8]) -> Option<Fields> {
+    let (least, most) = FIELDS[file];
+    let mut fields: Fields = line
+        .split(|byte| *byte == b':')
+        .map(<[u8]>::to_vec)
+        .collect();
+    let is_name = !matches!(
+        fields[0].first(),
+        None | Some(b'+' | b'-' | b'#' | b' ' | b'\t')
+    );
+    let numbers: &[usize] = match file {
+        PASSWD => &[2, 3],
+        GROUP => &[2],
+        SHADOW | GSHADOW => &[],
+        _ => &[1, 2],
+    };
+    let is_entry = is_name
+        && (least..=most).contains(&fields.len())
+        && numbers.iter().all(|at| number(&fields[*at]).is_some());
+    fields.resize(most, Vec::new());
+    is_entry.then_some(fields)
+}
+
+fn number(field: &[u8]) -> Option<u32> {
+    let is_plain = field.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(field)
+        .ok()
+        .filter(|_| is_plain)?
+        .parse()
+        .ok()
+}
+
+fn id_of(fields: &Fields) -> u32 {
+    number(&fields[2]).unwrap_or(NOBODY)
+}
+
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}
+
+struct Merge<'a> {
+    tables: &'a [[Table<'a>; 6]; 3],
+    /// The names that there will be.
+    users: BTreeSet<Name>,
+    merged: Merged,
+}
+
+impl<'a> Merge<'a> {
+    fn table(&self, side: usize, file: usize) -> &'a Table<'a> {
+        &self.tables[side][file]
+    }
+
+    /// The names that there will be, each with its number: those of the layer, also where their package is gone
+    /// since files elsewhere can be theirs, and what is new in the new base.
+    fn numbered(&mut self, file: usize, system: (u32, u32)) -> Vec<(Name, u32)> {
+        let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, file));
+        let id = |name: Name| {
+            let id = layer.get(&name).map_or(NOBODY, id_of);
+            (name, id)
+        };
+        let mut numbered: Vec<(Name, u32)> = layer.names().into_iter().map(id).collect();
+        let mut used: BTreeSet<u32> = BTreeSet::new();
+        for table in [old, layer] {
+            used.extend(table.entries().map(id_of));
+        }
+        let is_added = |name: &Name| layer.get(name).is_none() && old.get(name).is_none();
+        let added: Vec<Name> = new.names().into_iter().filter(is_added).collect();
+        let wanted = |name: &Name| new.get(name).map_or(NOBODY, id_of);
+        // First those that can have their own.
+        let mut ids: BTreeMap<Name, u32> = BTreeMap::new();
+        for name in &added {
+            if used.insert(wanted(name)) {
+                ids.insert(name.clone(), wanted(name));
+            }
+        }
+        let mut of_system = (system.0..=system.1).rev();
+        let mut of_people = FIRST_PERSON..=LAST_PERSON;
+        for name in &added {
+            if ids.contains_key(name) {
+                continue;
+            }
+            let is_free = |id: &u32| !used.contains(id);
+            let free = if wanted(name) < FIRST_PERSON {
+                of_system.find(is_free)
+            } else {
+                of_people.find(is_free)
+            };
+            match free {
+                Some(free) => {
+                    used.insert(free);
+                    ids.insert(name.clone(), free);
+                }
+                None => self.say(file, format!("no number is free for {}", shown(name))),
+            }
+        }
+        let added = added
+            .iter()
+            .filter_map(|name| Some((name.clone(), *ids.get(name)?)));
+        numbered.extend(added);
+        numbered
+    }
+
+    fn say(&mut self, file: usize, text: String) {
+        self.merged.conflicts.push((file, text));
+    }
+
+    /// One value of three; the layer's where both have changed it.
+    fn pick<T: PartialEq + Clone>(
+        &mut self,
+        (file, what, name): (usize, &str, &[u8]),
+        old: Option<&T>,
+        layer: &T,
+        new: &T,
+    ) -> T {
+        if layer == new || old == Some(layer) {
+            return new.clone();
+        }
+        if old != Some(new) {
+            self.say(file, format!("{what} of {}", shown(name)));
+        }
+        layer.clone()
+    }
+
+    fn groups(&mut self, numbered: &[(Name, u32)]) -> Vec<Fields> {
+        let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, GROUP));
+        let mut groups = Vec::new();
+        for (name, id) in numbered {
+            let (before, ours, theirs) = (old.get(name), layer.get(name), new.get(name));
+            let Some(mut group) = ours.or(theirs).cloned() else {
+                continue;
+            };
+            if let (Some(ours), Some(theirs)) = (ours, theirs) {
+                let at = (GROUP, "password", name.as_slice());
+                group[1] = self.pick(at, before.map(|b| &b[1]), &ours[1], &theirs[1]);
+            }
+            group[2] = id.to_string().into_bytes();
+            group[3] = self.members(3, [before, ours, theirs]);
+            groups.push(group);
+        }
+        groups
+    }
+
+    /// A list of names with what both sides have added, and without what either has removed. Users that the
+    /// layer has deleted do not come back.
+    fn members(&self, field: usize, [old, layer, new]: [Option<&Fields>; 3]) -> Vec<u8> {
+        let list = |fields: Option<&Fields>| -> Vec<Name> {
+            let list = fields.map_or(&[][..], |fields| &fields[field]);
+            let names = list.split(|byte| *byte == b',').map(<[u8]>::to_vec);
+            names.filter(|name| !name.is_empty()).collect()
+        };
+        let (before, ours, theirs) = (list(old), list(layer), list(new));
+        if layer.is_some() && (new.is_none() || before == theirs) {
+            return ours.join(&b',');
+        }
+        let first = if layer.is_none() || before == ours {
+            &theirs
+        } else {
+            &ours
+        };
+        let [in_old, in_layer, in_new] = [&before, &ours, &theirs].map(|list| {
+            let mut names: BTreeSet<Name> = BTreeSet::new();
+            names.extend(list.iter().cloned());
+            names
+        });
+        let mut seen = BTreeSet::new();
+        let mut members: Vec<&[u8]> = Vec::new();
+        for name in first.iter().chain(&theirs).chain(&ours) {
+            let (ours, theirs) = (in_layer.contains(name), in_new.contains(name));
+            let is_in = if layer.is_some() && in_old.contains(name) {
+                ours && theirs
+            } else {
+                ours || theirs
+            };
+            if is_in && (ours || self.can_be_member(name)) && seen.insert(name.clone()) {
+                members.push(name);
+            }
+        }
+        members.join(&b',')
+    }
+
+    /// Whether it is a user that is there, or of no file.
+    fn can_be_member(&self, name: &Name) -> bool {
+        let is_unknown = |side: &usize| self.table(*side, PASSWD).get(name).is_none();
+        self.users.contains(name) || [OLD, LAYER, NEW].iter().all(is_unknown)
+    }
+
+    fn users(&mut self, numbered: &[(Name, u32)], groups: &[Fields]) -> Vec<Fields> {
+        let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, PASSWD));
+        // The numbers that groups of the new base have now.
+        let (by_name, taken) = numbers_of(groups);
+        let mut numbers: BTreeMap<u32, u32> = BTreeMap::new();
+        for group in self.table(NEW, GROUP).entries() {
+            let now = by_name.get(shown(&group[0]).as_bytes()).copied();
+            numbers.entry(id_of(group)).or_insert(now.unwrap_or(NOBODY));
+        }
+        let group_of = |id: &[u8]| match number(id) {
+            Some(id) => match numbers.get(&id) {
+                Some(now) => *now,
+                None if taken.contains(&id) => NOBODY,
+                None => id,
+            },
+            None => NOBODY,
+        };
+        let mut users = Vec::new();
+        for (name, id) in numbered {
+            let (before, ours, theirs) = (old.get(name), layer.get(name), new.get(name));
+            let Some(mut user) = ours.or(theirs).cloned() else {
+                continue;
+            };
+            if let (Some(ours), Some(theirs)) = (ours, theirs) {
+                for (field, what) in [(1, "password"), (4, "gecos"), (5, "home"), (6, "shell")] {
+                    let at = (PASSWD, what, name.as_slice());
+                    let before = before.map(|b| &b[field]);
+                    user[field] = self.pick(at, before, &ours[field], &theirs[field]);
+                }
+            }
+            user[2] = id.to_string().into_bytes();
+            if ours.is_none() {
+                user[3] = group_of(&user[3]).to_string().into_bytes();
+            }
+            users.push(user);
+        }
+        users
+    }
+
+    /// For each user whose password is there. A user without one is locked.
+    fn shadow(&mut self, users: &[Fields]) -> Vec<Fields> {
+        let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, SHADOW));
+        let mut shadow = Vec::new();
+        for user in users {
+            let name = &user[0];
+            let is_ours = self.table(LAYER, PASSWD).get(name).is_some();
+            let (before, ours, theirs) = (old.get(name), layer.get(name), new.get(name));
+            let mut line = match if is_ours { ours } else { theirs } {
+                Some(line) => line.clone(),
+                None if user[1] == b"x" => locked(name),
+                None => continue,
+            };
+            if let (true, Some(theirs)) = (is_ours, theirs) {
+                let ours = line.clone();
+                // The day of the last change belongs to the password.
+                let secret = |line: &Fields| (line[1].clone(), line[2].clone());
+                let at = (SHADOW, "password", name.as_slice());
+                let secret_of = self.pick(
+                    at,
+                    before.map(secret).as_ref(),
+                    &secret(&ours),
+                    &secret(theirs),
+                );
+                (line[1], line[2]) = secret_of;
+                for field in 3..9 {
+                    let at = (SHADOW, "expiry", name.as_slice());
+                    let before = before.map(|b| &b[field]);
+                    line[field] = self.pick(at, before, &ours[field], &theirs[field]);
+                }
+            }
+            shadow.push(line);
+        }
+        shadow
+    }
+
+    fn gshadow(&mut self, groups: &[Fields]) -> Vec<Fields> {
+        let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, GSHADOW));
+        if layer.lines.is_empty() && new.lines.is_empty() {
+            return Vec::new();
+        }
+        let mut gshadow = Vec::new();
+        for group in groups {
+            let name = &group[0];
+            let is_ours = self.table(LAYER, GROUP).get(name).is_some();
+            let (before, ours, theirs) = (old.get(name), layer.get(name), new.get(name));
+            let mut line = match if is_ours { ours } else { theirs } {
+                Some(line) => line.clone(),
+                None if group[1] == b"x" => {
+                    vec![name.clone(), b"!".to_vec(), Vec::new(), group[3].clone()]
+                }
+                None => continue,
+            };
+            let ours = is_ours.then(|| line.clone());
+            if let (Some(ours), Some(theirs)) = (&ours, theirs) {
+                let at = (GSHADOW, "password", name.as_slice());
+                line[1] = self.pick(at, before.map(|b| &b[1]), &ours[1], &theirs[1]);
+            }
+            if ours.is_some() || theirs.is_some() {
+                for field in [2, 3] {
+                    line[field] = self.members(field, [before, ours.as_ref(), theirs]);
+                }
+            }
+            gshadow.push(line);
+        }
+        gshadow
+    }
+
+    /// The ranges of subuid or subgid. Two users never get the same ones.
+    fn ranges(&mut self, file: usize) -> Vec<Fields> {
+        let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, file));
+        let mut ranges = Vec::new();
+        for name in layer.names() {
+            let (ours, theirs) = (layer.all(&name), new.all(&name));
+            let is_unchanged = ours == old.all(&name) && !theirs.is_empty();
+            ranges.extend_from_slice(if is_unchanged { theirs } else { ours });
+        }
+        let mut taken: Vec<(u64, u64)> = ranges.iter().map(range).collect();
+        for name in new.names() {
+            let is_known = layer.get(&name).is_some() || old.get(&name).is_some();
+            if is_known || !self.users.contains(&name) {
+                continue;
+            }
+            let theirs = new.all(&name);
+            let is_taken = |(start, end): (u64, u64)| {
+                taken.iter().any(|other| start < other.1 && other.0 < end)
+            };
+            if theirs.iter().map(range).any(is_taken) {
+                self.say(file, format!("the range of {} is in use", shown(&name)));
+            } else {
+                taken.extend(theirs.iter().map(range));
+                ranges.extend_from_slice(theirs);
+            }
+        }
+        ranges
+    }
+
+    /// Records which numbers the new base has for what is another one here.
+    fn note_ids(&mut self, users: &[Fields], groups: &[Fields]) {
+        for (file, entries) in [(PASSWD, users), (GROUP, groups)] {
+            let new = self.table(NEW, file);
+            let mut moved = BTreeMap::new();
+            let (named, taken) = numbers_of(entries);
+            // Of two names with one number the first has its files.
+            let mut seen = BTreeSet::new();
+            for name in new.names() {
+                let Some(theirs) = new.get(&name).map(id_of) else {
+                    continue;
+                };
+                if !seen.insert(theirs) {
+                    continue;
+                }
+                match named.get(shown(&name).as_bytes()) {
+                    Some(ours) if *ours != theirs => {
+                        moved.insert(theirs, *ours);
+                    }
+                    None if taken.contains(&theirs) => {
+                        moved.insert(theirs, NOBODY);
+                    }
+                    _ => {}
+                }
+            }
+            if file == PASSWD {
+                self.merged.ids.users = moved;
+                self.merged.users = named;
+            } else {
+                self.merged.ids.groups = moved;
+                self.merged.groups = named;
+            }
+        }
+    }
+}
+
+/// The number of each name, as it is shown, and all numbers.
+fn numbers_of(entries: &[Fields]) -> (BTreeMap<Name, u32>, BTreeSet<u32>) {
+    let (mut named, mut taken) = (BTreeMap::new(), BTreeSet::new());
+    for fields in entries {
+        named.insert(shown(&fields[0]).into_bytes(), id_of(fields));
+        taken.insert(id_of(fields));
+    }
+    (named, taken)
+}
+
+/// What is wrong with files as a set, such as makes systemd-sysusers(8) stop. Nothing is in merged ones.
+pub fn faults(files: &UserFiles) -> Vec<String> {
+    let table = |file: usize| Table::parse(file, files.0[file].as_deref().unwrap_or_default());
+    let mut faults = Vec::new();
+    for file in [PASSWD, GROUP, SHADOW, GSHADOW] {
+        let table = table(file);
+        let entries = table
+            .lines
+            .iter()
+            .filter(|line| matches!(line, Line::Entry(..)));
+        if entries.count() != table.names().len() {
+            faults.push(format!("{} has a name twice", FILES[file]));
+        }
+    }
+    for (names, secrets) in [(PASSWD, SHADOW), (GROUP, GSHADOW)] {
+        if files.0[secrets].is_none() && secrets == GSHADOW {
+            continue;
+        }
+        let (of_names, of_secrets) = (table(names), table(secrets));
+        for fields in of_names.entries() {
+            let name = &fields[0];
+            // A file without any line is not in use.
+            let is_used = secrets == SHADOW || !of_secrets.lines.is_empty();
+            if fields[1] == b"x" && of_secrets.get(name).is_none() && is_used {
+                faults.push(format!("{} is not in {}", shown(name), FILES[secrets]));
+            }
+        }
+        for name in of_secrets.by_name.keys() {
+            if of_names.get(name).is_none() {
+                faults.push(format!("{} is only in {}", shown(name), FILES[secrets]));
+            }
+        }
+    }
+    faults
+}
+
+/// The line of a user who has no password and gets none.
+fn locked(name: &[u8]) -> Fields {
+    let mut line = vec![name.to_vec(), b"!*".to_vec()];
+    line.resize(FIELDS[SHADOW].1, Vec::new());
+    line
+}
+
+/// From where to where the numbers of a range are.
+fn range(fields: &Fields) -> (u64, u64) {
+    let start = number(&fields[1]).map_or(0, u64::from);
+    (start, start + number(&fields[2]).map_or(0, u64::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYSTEM: SystemIds = SystemIds {
+        users: (100, 999),
+        groups: (100, 999),
+    };
+
+    fn files(contents: [&str; 4]) -> UserFiles {
+        let mut files = UserFiles::default();
+        for (file, content) in contents.into_iter().enumerate() {
+            if content != "-" {
+                files.0[file] = Some(content.as_bytes().to_vec());
+            }
+        }
+        files
+    }
+
+    fn text(merged: &Merged, file: usize) -> String {
+        let content = merged.files.0[file].clone().unwrap_or_default();
+        String::from_utf8_lossy(&content).into_owned()
+    }
+
+    const BASE: [&str; 4] = [
+        "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1::/:/sbin/nologin\nsvc:x:101:101::/:/sbin/nologin\n",
+        "root:x:0:\ndaemon:x:1:\nsvc:x:101:\nwheel:x:10:root\n",
+        "root:*:19000::::::\ndaemon:*:19000::::::\nsvc:!:19000::::::\n",
+        "root:*::\ndaemon:*::\nsvc:!::\nwheel:*::root\n",
+    ];
+
+    #[test]
+    fn what_is_not_changed_is_as_in_the_new_base() {
+        let old = files(BASE);
+        let new = BASE.map(|text| {
+            text.replace("/bin/bash", "/bin/zsh")
+                .replace("19000", "20000")
+        });
+        let new = files(new.each_ref().map(String::as_str));
+        let merged = merge_users([&old, &old, &new], SYSTEM);
+        assert_eq!(merged.files, new);
+        assert_eq!((merged.ids, merged.conflicts), (Ids::default(), vec![]));
+        assert_eq!(merge_users([&old, &new, &old], SYSTEM).files, new);
+        assert_eq!(merge_users([&old, &new, &new], SYSTEM).files, new);
+    }
+
+    #[test]
+    fn users_of_both_sides_come_together_with_the_numbers_of_the_host() {
+        let layer = files([
+            &(BASE[0].to_owned()
+                + "anna:x:1000:1000:Anna:/home/anna:/bin/bash\nmon:x:102:102::/:/bin/false\n"),
+            "root:x:0:\ndaemon:x:1:\nsvc:x:101:\nwheel:x:10:root,anna\nanna:x:1000:\nmon:x:102:\n",
+            &BASE[2].replace("root:*:19000", "root:$y$secret:20100"),
+            &BASE[3].replace("wheel:*::root", "wheel:*::root,anna"),
+        ]);
+        let new = files([
+            &BASE[0].replace("svc:x:101:101", "svc:x:105:105").replace(
+                "daemon:x:1",
+                "new:x:102:102::/:/bin/false\nfree:x:110:100::/:/bin/false\ndaemon:x:1",
+            ),
+            &BASE[1].replace("svc:x:101:", "svc:x:105:\nnew:x:102:\nusers:x:100:new"),
+            &(BASE[2].to_owned() + "new:!:20000::::::\nfree:!:20000::::::\n"),
+            &(BASE[3].to_owned() + "new:!::\nusers:!::new\n"),
+        ]);
+        let merged = merge_users([&files(BASE), &layer, &new], SYSTEM);
+        assert_eq!(faults(&merged.files), [""; 0]);
+        assert_eq!(
+            text(&merged, PASSWD),
+            BASE[0].to_owned()
+                + "anna:x:1000:1000:Anna:/home/anna:/bin/bash\nmon:x:102:102::/:/bin/false\n\
+                   new:x:999:999::/:/bin/false\nfree:x:110:100::/:/bin/false\n"
+        );
+        assert_eq!(
+            text(&merged, GROUP),
+            "root:x:0:\ndaemon:x:1:\nsvc:x:101:\nwheel:x:10:root,anna\nanna:x:1000:\nmon:x:102:\n\
+             new:x:999:\nusers:x:100:new\n"
+        );
+        let shadow = text(&merged, SHADOW);
+        assert!(
+            shadow.starts_with("root:$y$secret:20100::::::\n"),
+            "{shadow}"
+        );
+        assert!(
+            shadow.contains("anna:!*:::::::\n") && shadow.contains("new:!:20000"),
+            "{shadow}"
+        );
+        let ids = [(102, 999), (105, 101)].into_iter().collect();
+        assert_eq!(merged.ids.users, ids);
+        assert_eq!(merged.ids.groups, ids);
+        assert_eq!(merged.conflicts, []);
+        assert_eq!(merged.users[&b"anna"[..]], 1000);
+    }
+
+    #[test]
+    fn the_layer_wins_and_deleted_users_stay_deleted() {
+        let layer = files([
+            &BASE[0]
+                .replace("daemon:x:1:1::/:/sbin/nologin\n", "")
+                .replace("/bin/bash", "/bin/ksh"),
+            BASE[1],
+            &BASE[2]
+                .replace("daemon:*:19000::::::\n", "")
+                .replace("root:*:19000", "root:a:1"),
+            BASE[3],
+        ]);
+        let new = files([
+            &BASE[0]
+                .replace("/bin/bash", "/bin/zsh")
+                .replace("svc:x:101:101::/:/sbin/nologin\n", ""),
+            &BASE[1].replace("wheel:x:10:root", "wheel:x:10:root,daemon"),
+            &BASE[2]
+                .replace("root:*:19000", "root:b:2")
+                .replace("svc:!:19000::::::\n", ""),
+            BASE[3],
+        ]);
+        let merged = merge_users([&files(BASE), &layer, &new], SYSTEM);
+        assert_eq!(faults(&merged.files), [""; 0]);
+        let passwd = text(&merged, PASSWD);
+        assert!(
+            passwd.contains("/bin/ksh") && !passwd.contains("daemon"),
+            "{passwd}"
+        );
+        assert!(passwd.contains("svc:x:101:101"), "{passwd}");
+        assert!(text(&merged, GROUP).contains("wheel:x:10:root\n"));
+        let said: Vec<_> = merged
+            .conflicts
+            .iter()
+            .map(|(_, said)| said.as_str())
+            .collect();
+        assert_eq!(said, ["shell of root", "password of root"]);
+    }
+
+    #[test]
+    fn lines_that_are_not_understood_stay() {
+        let old = files(["a:x:1:1:::\n", "a:x:1:\n", "a:*:::::::\n", "-"]);
+        let long = format!("long:x:5:5:{}:/:/bin/sh\n", "g".repeat(64 << 10));
+        let layer = files([
+            &format!("# note\na:x:1:1:::\na:x:9:9:::\nbroken:x\n{long}+@netgroup::::::\n+::::::\n"),
+            "a:x:1:\n",
+            "a:*:::::::\nghost:*:::::::\n",
+            "-",
+        ]);
+        let new = files([
+            "a:x:1:1:::\nb:x:2:2:::\n",
+            "a:x:1:\nb:x:2:\n",
+            "a:*:::::::\n",
+            "-",
+        ]);
+        let merged = merge_users([&old, &layer, &new], SYSTEM);
+        assert_eq!(
+            text(&merged, PASSWD),
+            format!("# note\na:x:1:1:::\nbroken:x\n{long}b:x:2:2:::\n+@netgroup::::::\n+::::::\n")
+        );
+        assert_eq!(
+            text(&merged, SHADOW),
+            "a:*:::::::\nlong:!*:::::::\nb:!*:::::::\n"
+        );
+        assert_eq!(merged.files.0[GSHADOW], None);
+        assert_eq!(faults(&merged.files), [""; 0]);
+    }
+
+    #[test]
+    fn ranges_do_not_overlap() {
+        let side = |subuid: &str, passwd: &str| {
+            let mut files = files([passwd, "-", "-", "-"]);
+            files.0[4] = Some(subuid.into());
+            files
+        };
+        let layer = side("anna:100000:65536\n", "anna:x:1000:1000:::\n");
+        let both = "anna:x:1000:1000:::\nbert:x:1001:1001:::\ncora:x:1002:1002:::\n";
+        let new = side(
+            "bert:100000:65536\ncora:165536:65536\nghost:900000:1\n",
+            both,
+        );
+        let merged = merge_users([&UserFiles::default(), &layer, &new], SYSTEM);
+        assert_eq!(text(&merged, 4), "anna:100000:65536\ncora:165536:65536\n");
+        assert_eq!(
+            merged.conflicts[0],
+            (4, "the range of bert is in use".to_owned())
+        );
+    }
+
+    #[test]
+    fn numbers_of_the_system_are_read() {
+        let ids = SystemIds::of(b"# SYS_UID_MAX 5\nSYS_UID_MIN\t\t201\nSYS_UID_MAX 5000\n");
+        assert_eq!((ids.users, ids.groups), ((201, 999), (100, 999)));
+    }
+
+    /// A file of random lines, also of such as make no sense.
+    fn random_files(random: &mut fastrand::Rng) -> UserFiles {
+        let mut pick = |from: &[&str]| from[random.usize(..from.len())].to_owned();
+        let mut files = UserFiles::default();
+        let names = ["root", "a", "b", "c", "d", "+", "", "#x"];
+        for file in 0..6 {
+            if pick(&["", "", "", "", "none"]) == "none" {
+                continue;
+            }
+            let mut content = String::new();
+            while pick(&["", "", "", "", "", "end"]).is_empty() {
+                let name = pick(&names);
+                let id = pick(&["0", "1", "100", "999", "1000", "4294967295", "x"]);
+                let secret = pick(&["x", "x", "*", ""]);
+                let list = pick(&["", "a", "a,b", "b,c,root", ",,a"]);
+                content += &match file {
+                    PASSWD => format!("{name}:{secret}:{id}:{id}::/{list}:/bin/sh"),
+                    GROUP => format!("{name}:{secret}:{id}:{list}"),
+                    SHADOW => format!("{name}:{list}:{id}:0::::"),
+                    GSHADOW => format!("{name}:!:{list}:{list}"),
+                    _ => format!("{name}:{id}:{id}"),
+                };
+                content += &pick(&["\n", "\n", "\n", "\n", ":\n", "\n\n"]);
+            }
+            files.0[file] = Some(content.into_bytes());
+        }
+        files
+    }
+
+    #[test]
+    fn any_three_sides_become_consistent_files() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for _ in 0..4_000 {
+            let sides = [(); 3].map(|()| random_files(&mut random));
+            let merged = merge_users(sides.each_ref(), SYSTEM);
+            let found = faults(&merged.files);
+            assert!(found.is_empty(), "{found:?}\n{sides:#?}\n{merged:#?}");
+            // What came out of it, merged once more, is what it was.
+            let again = merge_users([&sides[OLD], &merged.files, &sides[NEW]], SYSTEM);
+            let shown = |files: &UserFiles| {
+                let text = |content: &Option<Vec<u8>>| content.as_deref().map(shown);
+                files.0.each_ref().map(text)
+            };
+            let [old, layer, new] = sides.each_ref().map(shown);
+            let (once, twice) = (shown(&merged.files), shown(&again.files));
+            for file in 0..6 {
+                // Comments come from the new base where the layer has nothing that the old one had not.
+                let entries = |contents: &[Option<String>; 6]| {
+                    let content = contents[file].clone().unwrap_or_default();
+                    Table::parse(file, content.as_bytes()).by_name
+                };
+                let sides = format!("{old:?}\n{layer:?}\n{new:?}\n{once:?}\n{twice:?}");
+                assert_eq!(entries(&once), entries(&twice), "{sides}");
+            }
+            let users = layer[PASSWD]
+                .clone()
+                .or(old[PASSWD].clone())
+                .unwrap_or_default();
+            for fields in Table::parse(PASSWD, users.as_bytes()).entries() {
+                let name = &fields[0];
+                let id = merged.users.get(name);
+                assert_eq!(id, Some(&id_of(fields)), "{users}");
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Kernel options, merged by word.
+
+use std::collections::BTreeMap;
+
+use super::lines::{ByEntry, split};
+use crate::model::kernel_options::words;
+
+/// Keys that can be given several times: each word counts by itself.
+const SEVERAL: [&str; 14] = [
+    "console",
+    "earlycon",
+    "hugepages",
+    "hugepagesz",
+    "ip",
+    "memmap",
+    "modprobe.blacklist",
+    "nameserver",
+    "rd.luks.name",
+    "rd.luks.uuid",
+    "rd.lvm.lv",
+    "rd.md.uuid",
+    "systemd.mask",
+    "systemd.wants",
+];
+
+/// What a word is known by: its key where that counts once, else all of it.
+fn key(word: &str) -> &str {
+    match word.split_once('=') {
+        Some((key, _)) if !SEVERAL.contains(&key) => key,
+        _ => word,
+    }
+}
+
+/// Merges three lists of words. Of several with one key the last counts, as for the kernel. Adds the keys that both
+/// sides have changed to `conflicts`.
+fn merge(old: &str, layer: &str, new: &str, conflicts: &mut Vec<String>) -> String {
+    if layer == old || layer == new {
+        return new.to_owned();
+    }
+    if new == old {
+        return layer.to_owned();
+    }
+    let [of_old, ours, theirs] = [old, layer, new].map(|text| {
+        let mut index: BTreeMap<&str, &str> = BTreeMap::new();
+        index.extend(words(text).map(|word| (key(word), word)));
+        index
+    });
+    let mut merged: Vec<&str> = Vec::new();
+    for (key, word) in words(layer).map(|word| (key(word), word)) {
+        if ours.get(key) != Some(&word) {
+            continue;
+        }
+        let (before, after) = (of_old.get(key), theirs.get(key));
+        if before == Some(&word) {
+            merged.extend(after);
+            continue;
+        }
+        if after != Some(&word) && before != after {
+            conflicts.push(key.to_owned());
+        }
+        merged.push(word);
+    }
+    for (key, word) in words(new).map(|word| (key(word), word)) {
+        if theirs.get(key) != Some(&word) || ours.contains_key(key) {
+            continue;
+        }
+        match of_old.get(key) {
+            None => merged.push(word),
+            Some(before) if *before != word => conflicts.push(key.to_owned()),
+            Some(_) => {}
+        }
+    }
+    // The same word twice says no more than once.
+    let mut once: Vec<&str> = Vec::new();
+    for word in merged {
+        if !once.contains(&word) {
+            once.push(word);
+        }
+    }
+    once.join(" ")
+}
+
+/// /etc/kernel/cmdline: all words of all lines.
+pub fn merge_file(old: &[u8], layer: &[u8], new: &[u8]) -> Option<ByEntry> {
+    let [old, layer, new] = texts([old, layer, new])?;
+    let mut conflicts = Vec::new();
+    let mut text = merge(old.trim(), layer.trim(), new.trim(), &mut conflicts);
+    text.push('\n');
+    Some(ByEntry {
+        content: text.into_bytes(),
+        conflicts,
+    })
+}
+
+fn texts(contents: [&[u8]; 3]) -> Option<[&str; 3]> {
+    let [old, layer, new] = contents.map(|content| std::str::from_utf8(content).ok());
+    Some([old?, layer?, new?])
+}
+
+/// /etc/default/grub: the options by word, all else as a file, which is the layer's where both have changed it.
+pub fn merge_grub(old: &[u8], layer: &[u8], new: &[u8]) -> ByEntry {
+    let sides = [old, layer, new].map(Script::parse);
+    let [old, layer, new] = sides.each_ref();
+    let mut conflicts = Vec::new();
+    let is_ours = layer.rest() != old.rest();
+    if is_ours && new.rest() != old.rest() && layer.rest() != new.rest() {
+        conflicts.push("other lines".to_owned());
+    }
+    let frame = if is_ours { layer } else { new };
+    let mut merged: Vec<(&str, String)> = Vec::new();
+    for (name, _) in layer.options.iter().chain(&new.options) {
+        if merged.iter().all(|(other, _)| other != name) {
+            let [before, ours, theirs] = [old, layer, new].map(|script| script.value(name));
+            merged.push((name, merge(before, ours, theirs, &mut conflicts)));
+        }
+    }
+    ByEntry {
+        content: frame.with(&merged),
+        conflicts,
+    }
+}
+
+/// A shell script with assignments of kernel options, each in quotes of one kind and on one line. Others are not
+/// understood, and a part of the rest.
+struct Script<'a> {
+    lines: Vec<&'a [u8]>,
+    /// Each name once.
+    options: Vec<(&'a str, Assigned<'a>)>,
+}
+
+struct Assigned<'a> {
+    line: usize,
+    quote: &'a str,
+    value: &'a str,
+    /// Behind the quotes.
+    rest: &'a str,
+}
+
+impl<'a> Script<'a> {
+    fn parse(content: &'a [u8]) -> Self {
+        let lines: Vec<&[u8]> = split(content).collect();
+        let mut options: Vec<(&str, Assigned)> = Vec::new();
+        for (at, line) in lines.iter().enumerate() {
+            if let Some((name, assigned)) = assigned(line, at) {
+                // The last one counts.
+                options.retain(|(other, _)| *other != name);
+                options.push((name, assigned));
+            }
+        }
+        Self { lines, options }
+    }
+
+    /// The options of this name; empty if there are none.
+    fn value(&self, name: &str) -> &'a str {
+        self.option(name).map_or("", |option| option.value)
+    }
+
+    fn option(&self, name: &str) -> Option<&Assigned<'a>> {
+        let mut options = self.options.iter();
+        options.find_map(|(other, option)| (*other == name).then_some(option))
+    }
+
+    /// All lines that assign no options.
+    fn rest(&self) -> Vec<&'a [u8]> {
+        let is_rest = |at: &usize| self.options.iter().all(|(_, option)| option.line != *at);
+        let rest = (0..self.lines.len()).filter(is_rest);
+        rest.map(|at| self.lines[at]).collect()
+    }
+
+    /// The script with these options. Those that it has none of are added at the end.
+    fn with(&self, options: &[(&str, String)]) -> Vec<u8> {
+        let mut lines: Vec<Vec<u8>> = self.lines.iter().map(|line| line.to_vec()).collect();
+        for (name, value) in options {
+            match self.option(name) {
+                Some(old) => {
+                    let (quote, rest) = (old.quote, old.rest);
+                    lines[old.line] = format!("{name}={quote}{value}{quote}{rest}").into_bytes();
+                }
+                None if !value.is_empty() => {
+                    lines.push(format!("{name}=\"{value}\"").into_bytes());
+                }
+                None => {}
+            }
+        }
+        let mut content = lines.join(&b'\n');
+        content.push(b'\n');
+        content
+    }
+}
+
+/// The name and value of a line that assigns kernel options.
+fn assigned(line: &[u8], at: usize) -> Option<(&str, Assigned<'_>)> {
+    let line = std::str::from_utf8(line).ok()?;
+    let (name, value) = line.split_once('=')?;
+    if !name.starts_with("GRUB_CMDLINE_LINUX") || name.ends_with('+') {
+        return None;
+    }
+    let quote = value.get(..1).filter(|quote| ["\"", "'"].contains(quote))?;
+    let (value, rest) = value[1..].split_once(quote)?;
+    let is_plain = |c: char| !"\\`$\"'".contains(c);
+    let is_understood = value.chars().all(is_plain)
+        && (rest.trim().is_empty() || rest.trim_start().starts_with('#'));
+    let assigned = Assigned {
+        line: at,
+        quote,
+        value,
+        rest,
+    };
+    is_understood.then_some((name, assigned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_merged_by_key() {
+        for (old, layer, new, wanted, clash) in [
+            ("quiet", "quiet a=1", "quiet b=2", "quiet a=1 b=2", ""),
+            ("quiet splash", "splash", "quiet splash c", "splash c", ""),
+            ("a=1", "a=2", "a=1 b", "a=2 b", ""),
+            ("a=1", "a=1 x", "a=2", "a=2 x", ""),
+            ("a=1", "a=2", "a=3", "a=2", "a"),
+            ("a=1 q", "q", "a=2 q", "q", "a"),
+            (
+                "console=tty0",
+                "console=tty0 console=ttyS0",
+                "console=tty0 n",
+                "console=tty0 console=ttyS0 n",
+                "",
+            ),
+            (
+                "console=tty0",
+                "console=ttyS0",
+                "console=tty1",
+                "console=ttyS0 console=tty1",
+                "",
+            ),
+            ("q", "q x=\"a b\"", "q y", "q x=\"a b\" y", ""),
+            ("q", "q n", "q n m", "q n m", ""),
+        ] {
+            let mut conflicts = Vec::new();
+            assert_eq!(merge(old, layer, new, &mut conflicts), wanted);
+            assert_eq!(conflicts.join(","), clash, "{old} {layer} {new}");
+        }
+    }
+
+    #[test]
+    fn options_of_grub_are_merged_in_their_quotes() {
+        let old = b"GRUB_TIMEOUT=5\nGRUB_CMDLINE_LINUX=\"\"\nGRUB_CMDLINE_LINUX_DEFAULT='quiet'\n";
+        let layer = b"GRUB_TIMEOUT=1\nGRUB_CMDLINE_LINUX=\"mine=1\" # why\nGRUB_CMDLINE_LINUX_DEFAULT='quiet'\n";
+        let new = b"GRUB_TIMEOUT=5\nGRUB_CMDLINE_LINUX=\"theirs=1\"\nGRUB_CMDLINE_LINUX_DEFAULT='quiet splash'\n";
+        let merged = merge_grub(old, layer, new);
+        assert_eq!(
+            String::from_utf8(merged.content).unwrap(),
+            "GRUB_TIMEOUT=1\nGRUB_CMDLINE_LINUX=\"mine=1 theirs=1\" # why\n\
+             GRUB_CMDLINE_LINUX_DEFAULT='quiet splash'\n"
+        );
+        assert_eq!(merged.conflicts, [""; 0]);
+    }
+
+    #[test]
+    fn what_a_shell_would_evaluate_is_left_alone() {
+        let old = b"A=1\nGRUB_CMDLINE_LINUX=\"$X\"\n";
+        let layer = b"A=2\nGRUB_CMDLINE_LINUX=\"$X y\"\n";
+        let new = b"A=3\nGRUB_CMDLINE_LINUX=\"$X\"\n";
+        let merged = merge_grub(old, layer, new);
+        assert_eq!(merged.content, layer);
+        assert_eq!(merged.conflicts, ["other lines"]);
+    }
+}

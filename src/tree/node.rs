@@ -1,0 +1,232 @@
+//! What one path of a tree is, without opening it.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use rustix::fs::{self, FileType, IFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::content;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    File,
+    Dir,
+    Link,
+    Fifo,
+    Socket,
+    Char,
+    Block,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Dir => "directory",
+            Self::Link => "link",
+            Self::Fifo => "fifo",
+            Self::Socket => "socket",
+            Self::Char => "character device",
+            Self::Block => "block device",
+        }
+    }
+
+    pub fn is_device(self) -> bool {
+        matches!(self, Self::Char | Self::Block)
+    }
+}
+
+/// Seconds and nanoseconds.
+pub type Time = (i64, u32);
+
+/// Tells files of one host apart, whatever their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Id {
+    pub dev: u64,
+    pub ino: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    pub kind: Kind,
+    /// Permission bits, with set-uid and the like.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub size: u64,
+    pub mtime: Time,
+    pub ctime: Time,
+    pub id: Id,
+    /// Of a device: which one.
+    pub device: u64,
+    /// How many names it has.
+    pub links: u64,
+}
+
+impl Stat {
+    #[allow(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        clippy::unnecessary_cast,
+        reason = "sizes are not negative, and the types differ between architectures"
+    )]
+    pub(super) fn new(stat: &fs::Stat) -> Self {
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => Kind::Dir,
+            FileType::Symlink => Kind::Link,
+            FileType::Fifo => Kind::Fifo,
+            FileType::Socket => Kind::Socket,
+            FileType::CharacterDevice => Kind::Char,
+            FileType::BlockDevice => Kind::Block,
+            _ => Kind::File,
+        };
+        Self {
+            kind,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size: stat.st_size as u64,
+            mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+            ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
+            id: Id {
+                dev: stat.st_dev as u64,
+                ino: stat.st_ino as u64,
+            },
+            device: if kind.is_device() {
+                stat.st_rdev as u64
+            } else {
+                0
+            },
+            links: stat.st_nlink as u64,
+        }
+    }
+
+    /// Whether this is the same file in a snapshot, and neither was touched since: what changes a file
+    /// sets its ctime.
+    pub fn is_untouched(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.id.ino == other.id.ino && self.ctime == other.ctime
+    }
+}
+
+/// Extended attributes with their values: also ACLs, capabilities and labels.
+pub type Xattrs = BTreeMap<OsString, Vec<u8>>;
+
+/// Something in a tree that is held by a descriptor which can neither read nor write it (`O_PATH`).
+pub struct Node {
+    pub(super) fd: OwnedFd,
+    pub stat: Stat,
+}
+
+impl Node {
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let stat = Stat::new(&fs::fstat(&fd)?);
+        Ok(Self { fd, stat })
+    }
+
+    /// A path that leads to exactly this, also to a link itself.
+    pub(super) fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.fd.as_raw_fd())
+    }
+
+    /// Where a link leads.
+    pub fn target(&self) -> io::Result<OsString> {
+        let target = fs::readlinkat(&self.fd, c"", Vec::new())?;
+        Ok(OsString::from_vec(target.into_bytes()))
+    }
+
+    pub fn xattrs(&self) -> io::Result<Xattrs> {
+        let path = self.path();
+        let mut xattrs = Xattrs::new();
+        let names = match sized(|buffer| fs::listxattr(&path, buffer)) {
+            Ok(names) => names,
+            Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => return Ok(xattrs),
+            Err(error) => return Err(error.into()),
+        };
+        for name in names
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+        {
+            match sized(|buffer| fs::getxattr(&path, name, buffer)) {
+                Ok(value) => {
+                    xattrs.insert(OsStr::from_bytes(name).to_owned(), value);
+                }
+                // Removed meanwhile, or the filesystem names what it does not give.
+                Err(Errno::NODATA | Errno::NOTSUP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(xattrs)
+    }
+
+    /// Opens a file or directory to read it. Refuses everything else: to open a device can do something.
+    pub(super) fn open(&self) -> io::Result<File> {
+        if !matches!(self.stat.kind, Kind::File | Kind::Dir) {
+            let message = format!("a {} is not opened", self.stat.kind.name());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        Ok(fs::open(self.path(), flags, Mode::empty())?.into())
+    }
+
+    /// The content of a file of at most `limit` bytes.
+    pub fn read(&self, limit: u64) -> io::Result<Vec<u8>> {
+        content::read(&self.open()?, limit)
+    }
+
+    /// Whether two files hold the same bytes.
+    pub fn has_same_content(&self, other: &Self) -> io::Result<bool> {
+        if self.stat.size != other.stat.size {
+            return Ok(false);
+        }
+        content::same(&self.open()?, &other.open()?, self.stat.size)
+    }
+
+    /// Copies the content of a file, with its holes, into an empty one.
+    pub fn copy_to(&self, to: &File) -> io::Result<()> {
+        content::copy(&self.open()?, to, self.stat.size)
+    }
+
+    /// The flags of chattr(1) that keep it as it is; none where the filesystem has no flags.
+    pub fn locks(&self) -> io::Result<IFlags> {
+        if !matches!(self.stat.kind, Kind::File | Kind::Dir) {
+            return Ok(IFlags::empty());
+        }
+        let flags = fs::ioctl_getflags(self.open()?).unwrap_or(IFlags::empty());
+        Ok(flags & (IFlags::IMMUTABLE | IFlags::APPEND))
+    }
+
+    /// Sets those flags, and no others. Where there are none, nothing is to be done.
+    pub fn set_locks(&self, locks: IFlags) -> io::Result<()> {
+        let file = self.open()?;
+        let Ok(flags) = fs::ioctl_getflags(&file) else {
+            return Ok(());
+        };
+        let all = IFlags::IMMUTABLE | IFlags::APPEND;
+        if flags & all == locks {
+            return Ok(());
+        }
+        Ok(fs::ioctl_setflags(&file, (flags - all) | locks)?)
+    }
+}
+
+/// What a call writes into a buffer, which is made larger where that is needed.
+fn sized(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+    // The kernel gives no more than 64 KiB (linux/limits.h).
+    const MOST: usize = 64 << 10;
+    let mut buffer = vec![0; 256];
+    loop {
+        match call(&mut buffer) {
+            Ok(size) => {
+                buffer.truncate(size);
+                return Ok(buffer);
+            }
+            Err(Errno::RANGE) if buffer.len() < MOST => buffer.resize(MOST, 0),
+            Err(error) => return Err(error),
+        }
+    }
+}

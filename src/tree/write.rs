@@ -1,0 +1,204 @@
+//! Changing a tree: one name in an open directory at a time.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+
+use rustix::fs::{
+    self, AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
+    XattrFlags,
+};
+use rustix::io::Errno;
+
+use super::dir::{Dir, is_no_dir};
+use super::node::{Kind, Node, Time, Xattrs};
+
+/// What a file has beside its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+    pub xattrs: Xattrs,
+}
+
+impl Dir {
+    /// Makes an empty file that only root can read. Refuses a name that is there.
+    pub fn create(&self, name: &OsStr) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let mode = Mode::RUSR | Mode::WUSR;
+        Ok(fs::openat2(&self.fd, name, flags, mode, resolve)?.into())
+    }
+
+    pub fn make_dir(&self, name: &OsStr) -> io::Result<()> {
+        Ok(fs::mkdirat(&self.fd, name, Mode::RWXU)?)
+    }
+
+    pub fn make_link(&self, name: &OsStr, target: &OsStr) -> io::Result<()> {
+        Ok(fs::symlinkat(target, &self.fd, name)?)
+    }
+
+    /// Gives the file `of` in `dir` this name here as well.
+    pub fn link(&self, name: &OsStr, dir: &Self, of: &OsStr) -> io::Result<()> {
+        Ok(fs::linkat(&dir.fd, of, &self.fd, name, AtFlags::empty())?)
+    }
+
+    /// Puts one name in the place of another, which is no directory or an empty one.
+    pub fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        self.unlocked(to, || Ok(fs::renameat(&self.fd, from, &self.fd, to)?))
+    }
+
+    /// Removes a name, if it is there. Of directories only empty ones are removed; returns whether it is
+    /// gone.
+    pub fn remove(&self, name: &OsStr) -> io::Result<bool> {
+        let Some(stat) = self.stat_of(name)? else {
+            return Ok(true);
+        };
+        let flags = if stat.kind == Kind::Dir {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
+        match self.unlocked(name, || Ok(fs::unlinkat(&self.fd, name, flags)?)) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what has this name, with all that is in it. Links in it are removed and not followed.
+    pub fn remove_all(&self, name: &OsStr) -> io::Result<()> {
+        let mut dir = self.again()?;
+        let mut above = Vec::new();
+        let mut names = vec![vec![name.to_owned()]];
+        while let Some(level) = names.last_mut() {
+            let Some(name) = level.pop() else {
+                names.pop();
+                if let Some(id) = above.pop() {
+                    dir = dir.above(id)?;
+                }
+                continue;
+            };
+            if dir.remove(&name)? {
+                continue;
+            }
+            let child = dir.child(&name)?;
+            // When it is empty, it goes too.
+            level.push(name);
+            names.push(child.names()?);
+            above.push(dir.stat()?.id);
+            dir = child;
+        }
+        Ok(())
+    }
+
+    /// Makes a file, link or directory have these. The time is that of its content.
+    pub fn set_meta(&self, name: &OsStr, meta: &Meta, mtime: Option<Time>) -> io::Result<()> {
+        self.unlocked(name, || {
+            let node = self.node(name)?;
+            node.set_owner(meta)?;
+            node.set_xattrs(&meta.xattrs)?;
+            // An ACL brings mode bits with it, a new owner takes some away.
+            node.set_mode(meta.mode)
+        })?;
+        match mtime {
+            Some(mtime) => self.set_mtime(name, mtime),
+            None => Ok(()),
+        }
+    }
+
+    pub fn set_mtime(&self, name: &OsStr, (seconds, nanoseconds): Time) -> io::Result<()> {
+        let time = |tv_nsec| Timespec {
+            tv_sec: seconds,
+            tv_nsec,
+        };
+        let times = Timestamps {
+            last_access: time(UTIME_OMIT),
+            last_modification: time(nanoseconds.into()),
+        };
+        let set =
+            || fs::utimensat(&self.fd, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(Into::into);
+        self.unlocked(name, set)
+    }
+
+    /// Does something to a name. If chattr(1) has made that or the directory immutable, that is lifted; the
+    /// directory gets it back, what has the name does not.
+    fn unlocked<T>(&self, name: &OsStr, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match act() {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let above = self.node(OsStr::new("."))?;
+                let locks = above.locks()?;
+                if !locks.is_empty() {
+                    above.set_locks(fs::IFlags::empty())?;
+                }
+                match self.node(name) {
+                    Ok(node) if !node.locks()?.is_empty() => {
+                        node.set_locks(fs::IFlags::empty())?;
+                    }
+                    Ok(_) => {}
+                    Err(error) if is_no_dir(&error) => {}
+                    Err(error) => return Err(error),
+                }
+                let done = act();
+                if !locks.is_empty() {
+                    above.set_locks(locks)?;
+                }
+                done
+            }
+            done => done,
+        }
+    }
+
+    /// A name that nothing here has, for what takes another's place when it is complete.
+    pub fn free_name(&self) -> io::Result<OsString> {
+        for number in 0..u32::MAX {
+            let name = OsString::from(format!(".imgbased-{number}.tmp"));
+            if self.stat_of(&name)?.is_none() {
+                return Ok(name);
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+impl Node {
+    fn set_owner(&self, meta: &Meta) -> io::Result<()> {
+        if (self.stat.uid, self.stat.gid) == (meta.uid, meta.gid) {
+            return Ok(());
+        }
+        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+        let flags = AtFlags::EMPTY_PATH;
+        Ok(fs::chownat(&self.fd, c"", Some(uid), Some(gid), flags)?)
+    }
+
+    fn set_mode(&self, mode: u32) -> io::Result<()> {
+        if self.stat.kind == Kind::Link {
+            return Ok(());
+        }
+        Ok(fs::chmod(self.path(), Mode::from_raw_mode(mode))?)
+    }
+
+    /// What a filesystem does not take is left out, as cp(1) does.
+    fn set_xattrs(&self, wanted: &Xattrs) -> io::Result<()> {
+        let path = self.path();
+        let there = self.xattrs()?;
+        let is_left = |error: Errno| matches!(error, Errno::NOTSUP | Errno::PERM | Errno::NODATA);
+        for name in there.keys().filter(|name| !wanted.contains_key(*name)) {
+            match fs::removexattr(&path, name.as_os_str()) {
+                Err(error) if !is_left(error) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        for (name, value) in wanted
+            .iter()
+            .filter(|(name, value)| there.get(*name) != Some(*value))
+        {
+            match fs::setxattr(&path, name.as_os_str(), value, XattrFlags::empty()) {
+                Err(error) if !is_left(error) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
