@@ -304,7 +304,7 @@ fn sizes_are_kept(vm: &mut Vm) -> Result<()> {
 fn old_bases_are_collected(vm: &mut Vm) -> Result<()> {
     let refused = vm.run("imgbased-helper gc")?;
     assert_eq!(refused.status, 1);
-    ensure!(refused.text.contains("--yes answers it"), "{refused:?}");
+    ensure!(refused.text.contains("--yes goes on"), "{refused:?}");
     vm.ok_for("imgbased-helper gc --keep 1 --yes", SLOW)?;
     // What was added last stays, and what is booted and the default, whatever their age.
     assert_eq!(vm.ok("imgbased-helper base list")?, "Base-0\nLarge");
