@@ -20,7 +20,8 @@ imgbased-helper --vg my-vg_1 base add --name node-ng-4.4 --fstype xfs --size 120
 imgbased-helper --vg my-vg_1 layer add node-ng-4.4
 umount /mnt /boot
 
-vgcreate -qq --metadatasize 16M Foreign /dev/disk/by-id/virtio-foreign
+# Each of so many volumes takes udev a while.
+vgcreate -qq --setautoactivation n --metadatasize 16M Foreign /dev/disk/by-id/virtio-foreign
 vgcfgbackup -qq -f /tmp/foreign Foreign
 awk -v volumes=$volumes '
     { print }
