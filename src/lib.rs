@@ -34,7 +34,7 @@ mod tests {
         ("merge", &["model", "tree"]),
         ("model", &[]),
         ("sys", &[]),
-        ("tree", &[]),
+        ("tree", &["sys"]),
     ];
 
     /// The rooms that a text names, with the numbers of the lines. `{` stands for a list of rooms.

@@ -122,8 +122,6 @@ impl Plan {
             .volume(origin.as_str())
             .filter(|volume| origin == base && volume.digest().is_some());
         boot.entry_of(&layer)?;
-        // Fails where a default could not be set.
-        boot.default_id()?;
         let plan = Self {
             kernels: Some(kernels).filter(|_| origin == base && is_complete),
             options: running_options(&group, boot)?,

@@ -183,28 +183,15 @@ mod tests {
     use crate::model::layout::{Volume, tag};
 
     fn group() -> Group {
-        let volume = |name: &str, tags: &[&str]| Volume {
-            name: name.to_owned(),
-            role: Role::from_tags(tags),
-            tags: tags.iter().map(ToString::to_string).collect(),
-            ..Volume::default()
-        };
-        Group {
-            name: "HostVG".parse().unwrap(),
-            uuid: String::new(),
-            tags: Vec::new(),
-            size: 0,
-            free: 0,
-            missing_pvs: 0,
-            volumes: vec![
-                volume("Base-0", &[tag::BASE]),
-                volume("Base-0.1", &[tag::LAYER]),
-                volume("Base-0.2", &[tag::LAYER]),
-                volume("Base-1", &[tag::BASE]),
-                volume("Base-1.1", &[tag::LAYER]),
-                volume("Config", &[tag::VOLUME]),
-            ],
-        }
+        let volume = Volume::tagged;
+        Group::with(vec![
+            volume("Base-0", &[tag::BASE]),
+            volume("Base-0.1", &[tag::LAYER]),
+            volume("Base-0.2", &[tag::LAYER]),
+            volume("Base-1", &[tag::BASE]),
+            volume("Base-1.1", &[tag::LAYER]),
+            volume("Config", &[tag::VOLUME]),
+        ])
     }
 
     #[test]

@@ -341,21 +341,23 @@ fn is_layer_of(volume: &Volume, name: &LvName, base: &LvName) -> bool {
     }
 }
 
+/// What the tests of this and other rooms begin with.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn volume(name: &str, tags: &[&str]) -> Volume {
-        Volume {
-            name: name.into(),
+impl Volume {
+    pub fn tagged(name: &str, tags: &[&str]) -> Self {
+        Self {
+            name: name.to_owned(),
             role: Role::from_tags(tags),
-            tags: tags.iter().map(|t| (*t).into()).collect(),
-            ..Volume::default()
+            tags: tags.iter().map(ToString::to_string).collect(),
+            ..Self::default()
         }
     }
+}
 
-    fn group(volumes: Vec<Volume>) -> Group {
-        Group {
+#[cfg(test)]
+impl Group {
+    pub fn with(volumes: Vec<Volume>) -> Self {
+        Self {
             name: "HostVG".parse().unwrap(),
             uuid: String::new(),
             tags: Vec::new(),
@@ -365,10 +367,19 @@ mod tests {
             volumes,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(name: &str, tags: &[&str]) -> Volume {
+        Volume::tagged(name, tags)
+    }
 
     #[test]
     fn layers_are_found_by_tag_and_those_of_imgbased_by_name() {
-        let group = group(vec![
+        let group = Group::with(vec![
             volume("Base-1.10", &[tag::LAYER, "imgbased:of=Base-1"]),
             volume("Base-1.9", &[tag::LAYER]),
             volume("Base-10", &[tag::BASE]),
@@ -407,7 +418,7 @@ mod tests {
             size: extents * EXTENT,
             ..volume(name, &[tag::BASE])
         };
-        let group = group(vec![
+        let group = Group::with(vec![
             sized("Base-1", 4),
             sized("Base-3", 4),
             sized("Base-4", 9),
@@ -427,7 +438,7 @@ mod tests {
 
     #[test]
     fn what_is_half_made_is_neither_base_nor_layer() {
-        let group = group(vec![
+        let group = Group::with(vec![
             volume("Base-0", &[tag::BASE]),
             volume(
                 "Base-0.1",

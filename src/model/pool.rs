@@ -148,24 +148,12 @@ mod tests {
         }
     }
 
-    fn group(volumes: Vec<Volume>) -> Group {
-        Group {
-            name: "HostVG".parse().unwrap(),
-            uuid: String::new(),
-            tags: Vec::new(),
-            size: 0,
-            free: 0,
-            missing_pvs: 0,
-            volumes,
-        }
-    }
-
     #[test]
     fn the_room_in_a_pool_is_that_of_its_data_or_its_metadata() {
         let with = |change: fn(&mut Volume)| {
             let mut pool = pool();
             change(&mut pool);
-            room(&group(vec![pool]))
+            room(&Group::with(vec![pool]))
         };
         assert_eq!(with(|_| ()).unwrap(), Some((100 << 30) * 45 / 100));
         // A chunk of data needs 80 bytes of metadata.

@@ -156,25 +156,17 @@ mod tests {
 
     /// Base-0 with two layers, Base-1 with one, and what is no layer.
     fn group() -> Group {
-        Group {
-            name: "HostVG".parse().unwrap(),
-            uuid: String::new(),
-            tags: Vec::new(),
-            size: 0,
-            free: 0,
-            missing_pvs: 0,
-            volumes: vec![
-                volume("ImagePool", Role::Pool),
-                volume("Config", Role::Volume),
-                volume("Base-0", Role::Base),
-                volume("Base-0.1", Role::Layer),
-                volume("Base-0.2", Role::Layer),
-                volume("Base-1", Role::Base),
-                volume("Base-1.1", Role::Layer),
-                volume("half", Role::Incomplete),
-                volume("data", Role::Foreign),
-            ],
-        }
+        Group::with(vec![
+            volume("ImagePool", Role::Pool),
+            volume("Config", Role::Volume),
+            volume("Base-0", Role::Base),
+            volume("Base-0.1", Role::Layer),
+            volume("Base-0.2", Role::Layer),
+            volume("Base-1", Role::Base),
+            volume("Base-1.1", Role::Layer),
+            volume("half", Role::Incomplete),
+            volume("data", Role::Foreign),
+        ])
     }
 
     fn names(text: &str) -> Vec<LvName> {

@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 
 /// How often the kernel is asked again when it could not be sure, since something was mounted or renamed
 /// meanwhile (openat2(2)).
@@ -15,28 +15,34 @@ const TRIES: usize = 100;
 /// The real path of what is at `path` in the root that is mounted at `root`. Links are followed as in that root
 /// itself: an absolute one begins there, and no `..` leads above it.
 pub fn real_path(root: &Path, path: &str) -> io::Result<PathBuf> {
-    let inside = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let found = open(File::open(root)?, path, OFlag::O_PATH, inside)?;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = open(File::open(root)?, path, OFlags::PATH, Mode::empty(), inside)?;
     fs::read_link(descriptor(&found))
 }
 
 /// Opens what is at `path` below the directory `dir`. Refuses where any part of the path is a link.
-pub fn open_beneath(dir: impl AsFd, path: &str, flags: OFlag) -> io::Result<OwnedFd> {
-    let beneath = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
-    open(dir, path, flags, beneath)
+pub fn open_beneath(dir: impl AsFd, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Ok(open(dir, path, flags, Mode::empty(), beneath)?)
 }
 
-fn open(dir: impl AsFd, path: &str, flags: OFlag, resolve: ResolveFlag) -> io::Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC)
-        .resolve(resolve);
+/// Opens what is at `path` from the directory `dir`, as openat2(2) does with these. No program that is run gets
+/// it.
+pub fn open(
+    dir: impl AsFd,
+    path: impl AsRef<Path>,
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let ask = || openat2(&dir, path.as_ref(), flags | OFlags::CLOEXEC, mode, resolve);
     for _ in 1..TRIES {
-        match openat2(&dir, path, how) {
-            Err(Errno::EAGAIN) => {}
-            found => return Ok(found?),
+        match ask() {
+            Err(Errno::AGAIN) => {}
+            found => return found,
         }
     }
-    Ok(openat2(&dir, path, how)?)
+    ask()
 }
 
 /// A path that leads to an open file, whatever its names are.
@@ -111,7 +117,7 @@ mod tests {
             ("/run", false),
             ("run/missing", false),
         ] {
-            let found = open_beneath(&top, path, OFlag::O_PATH);
+            let found = open_beneath(&top, path, OFlags::PATH);
             assert_eq!(found.is_ok(), is_found, "{path}: {found:?}");
         }
     }

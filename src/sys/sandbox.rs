@@ -34,6 +34,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat, umask};
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{chdir, pipe2, pivot_root, setsid, symlinkat};
+use rustix::fs::OFlags;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities,
@@ -140,7 +141,7 @@ impl Sandbox {
     pub fn file(&self, path: &str) -> Result<PathBuf> {
         let shown = self.scratch.join(path);
         let look = || -> Result<()> {
-            let file = open_beneath(File::open(&self.scratch)?, path, OFlag::O_PATH)?;
+            let file = open_beneath(File::open(&self.scratch)?, path, OFlags::PATH)?;
             let metadata = File::from(file).metadata()?;
             ensure!(metadata.is_file(), "it is no file");
             ensure!(
@@ -324,7 +325,7 @@ fn build(root: &Path, scratch: &Path) -> Result<()> {
     // Nothing that the root holds is followed: what is mounted is where it seems to be. It is opened anew when
     // something is mounted there.
     let place = |name: &str| {
-        open_beneath(&dir, name, OFlag::O_PATH | OFlag::O_DIRECTORY)
+        open_beneath(&dir, name, OFlags::PATH | OFlags::DIRECTORY)
             .with_context(|| format!("/{name} of the root has to be a directory"))
     };
     for name in ["run", "tmp"] {
@@ -356,10 +357,10 @@ fn build(root: &Path, scratch: &Path) -> Result<()> {
     // It has the processes of this namespace. What is the whole machine's in it can be read at most.
     let proc = harmless | nothing_runs | MsFlags::MS_RDONLY;
     mount_at(descriptor(&place("proc")?), None, Some("proc"), proc)?;
-    let (proc, null) = (place("proc")?, open_beneath(&dev, "null", OFlag::O_PATH)?);
+    let (proc, null) = (place("proc")?, open_beneath(&dev, "null", OFlags::PATH)?);
     for name in HIDDEN {
         // Not every kernel has each.
-        if let Ok(file) = open_beneath(&proc, name, OFlag::O_PATH) {
+        if let Ok(file) = open_beneath(&proc, name, OFlags::PATH) {
             mount_at(
                 descriptor(&file),
                 Some(&descriptor(&null)),

@@ -11,6 +11,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::node::{Id, Node, Stat};
+use crate::sys::rooted::open;
 
 /// For one name in a directory: nothing else is looked at, and no other mount.
 const ONE_NAME: ResolveFlags = ResolveFlags::BENEATH
@@ -24,10 +25,6 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC);
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
-
-/// How often the kernel is asked again when it could not be sure, since something was mounted or renamed
-/// meanwhile (openat2(2)).
-const TRIES: usize = 100;
 
 /// A directory of a tree, or its root.
 #[derive(Debug)]
@@ -52,7 +49,7 @@ impl Dir {
 
     /// The directory of this name in it. Refuses links, and what is mounted there.
     pub fn child(&self, name: &OsStr) -> io::Result<Self> {
-        let fd = open(&self.fd, name, DIRECTORY, ONE_NAME)?;
+        let fd = open(&self.fd, name, DIRECTORY, Mode::empty(), ONE_NAME)?;
         Ok(Self { fd })
     }
 
@@ -75,7 +72,7 @@ impl Dir {
 
     /// The directory that `path` leads to, where this is the root; `None` if there is none.
     pub fn resolve_dir(&self, path: &Path) -> io::Result<Option<Self>> {
-        match open(&self.fd, in_root(path), DIRECTORY, IN_ROOT) {
+        match open(&self.fd, in_root(path), DIRECTORY, Mode::empty(), IN_ROOT) {
             Ok(fd) => Ok(Some(Self { fd })),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(error) => Err(error.into()),
@@ -84,7 +81,7 @@ impl Dir {
 
     /// What `path` leads to, where this is the root; `None` if there is nothing.
     pub fn resolve(&self, path: &Path) -> io::Result<Option<Node>> {
-        match open(&self.fd, in_root(path), HANDLE, IN_ROOT) {
+        match open(&self.fd, in_root(path), HANDLE, Mode::empty(), IN_ROOT) {
             Ok(fd) => Node::new(fd).map(Some),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(error) => Err(error.into()),
@@ -117,7 +114,7 @@ impl Dir {
     /// Holds what the name in it is: a link itself, and no device is opened.
     pub fn node(&self, name: &OsStr) -> io::Result<Node> {
         let flags = HANDLE | OFlags::NOFOLLOW;
-        Node::new(open(&self.fd, name, flags, ONE_NAME)?)
+        Node::new(open(&self.fd, name, flags, Mode::empty(), ONE_NAME)?)
     }
 
     /// The names in it, in the order of their bytes.
@@ -138,22 +135,6 @@ impl Dir {
 /// In the order of their bytes.
 pub(super) fn sort_names(names: &mut [OsString]) {
     names.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
-}
-
-fn open(
-    dir: &OwnedFd,
-    path: impl AsRef<Path>,
-    flags: OFlags,
-    resolve: ResolveFlags,
-) -> rustix::io::Result<OwnedFd> {
-    let path = path.as_ref();
-    for _ in 1..TRIES {
-        match fs::openat2(dir, path, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) => {}
-            found => return found,
-        }
-    }
-    fs::openat2(dir, path, flags, Mode::empty(), resolve)
 }
 
 /// Whether an error says that there is no such directory here: it is gone, or something else now.

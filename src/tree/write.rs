@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::dir::{Dir, is_no_dir};
 use super::node::{Kind, Node, Time, Xattrs};
+use crate::sys::rooted::open;
 
 /// What a file has beside its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ impl Dir {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let mode = Mode::RUSR | Mode::WUSR;
-        Ok(fs::openat2(&self.fd, name, flags, mode, resolve)?.into())
+        Ok(open(&self.fd, name, flags, mode, resolve)?.into())
     }
 
     pub fn make_dir(&self, name: &OsStr) -> io::Result<()> {

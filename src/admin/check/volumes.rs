@@ -159,24 +159,16 @@ pub mod tests {
 
     pub fn volume(name: &str, tags: &[&str]) -> Volume {
         Volume {
-            name: name.to_owned(),
-            role: Role::from_tags(tags),
-            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
             skips_activation: true,
             zeroes: true,
-            ..Volume::default()
+            ..Volume::tagged(name, tags)
         }
     }
 
     pub fn group(volumes: Vec<Volume>) -> Group {
         Group {
-            name: "HostVG".parse().unwrap(),
-            uuid: String::new(),
-            tags: Vec::new(),
-            size: 0,
             free: 1,
-            missing_pvs: 0,
-            volumes,
+            ..Group::with(volumes)
         }
     }
 
