@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::vm::qemu::run_two_at_a_time;
-use crate::vm::{EMULATORS_FAULT, say, tally};
+use crate::vm::{EMULATORS_FAULT, clear_scratch, say, tally};
 
 /// More machines at once than that only slow each other down on two processors.
 const LANES: usize = 2;
@@ -148,6 +148,7 @@ fn measured(scenario: &Scenario) -> Result<()> {
     if let Err(error) = &result {
         say(&format!("{name}: {error:#}"));
     }
+    result = clear_scratch(result.is_err()).and(result);
     let (boots, restores) = tally::take();
     let row = Row {
         name,

@@ -31,4 +31,4 @@ pub use image::{RootImage, debian};
 pub use qemu::{Disk, Heard, Start, Vm, convert_to_raw, create_overlay};
 pub use rescue::Rescue;
 pub use shell::Output;
-pub use store::{be_quiet, say, scratch};
+pub use store::{be_quiet, clear_scratch, say, scratch};

@@ -1,6 +1,7 @@
 //! What was downloaded or built before: kept in `target/vm` under a key of all that went into it,
 //! and checked before it is used again.
 
+use std::cell::RefCell;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
@@ -27,12 +28,29 @@ pub fn log(name: &str) -> Result<PathBuf> {
     Ok(logs.join(name).with_extension("log"))
 }
 
+thread_local! {
+    /// What the scenario of this thread has asked [`scratch`] for.
+    static SCRATCH: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+}
+
 /// An empty directory for the disks of the scenario `name`.
 pub fn scratch(name: &str) -> Result<PathBuf> {
     let directory = root().join("scratch").join(name);
     remove_if_there(&directory)?;
     fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    SCRATCH.with_borrow_mut(|made| made.push(directory.clone()));
     Ok(directory)
+}
+
+/// Ends with the directories of this thread's scenario. They are kept for somebody who wants to know why the
+/// scenario failed; all of them together would fill a disk.
+pub fn clear_scratch(keep: bool) -> Result<()> {
+    for directory in SCRATCH.take() {
+        if !keep {
+            remove_if_there(&directory)?;
+        }
+    }
+    Ok(())
 }
 
 static IS_QUIET: AtomicBool = AtomicBool::new(false);
