@@ -36,6 +36,15 @@ pub fn has_root(fstab: &[u8]) -> bool {
     lines(fstab).any(is_root)
 }
 
+/// Whether there is a line for the directory `path`, which has no white space but blanks.
+pub fn has(fstab: &[u8], path: &str) -> bool {
+    let wanted = path.replace(' ', "\\040");
+    lines(fstab).any(|line| {
+        let at = directory(line).and_then(|at| std::str::from_utf8(at).ok());
+        at.is_some_and(|at| at.trim_end_matches('/') == wanted)
+    })
+}
+
 /// The fstab with `device` on the line for `/`, and with the filesystem that is there; nothing if there is no such
 /// line. Of a line for another filesystem stay the options that this one takes as well.
 pub fn with_root(fstab: &[u8], device: &[u8], fstype: &str) -> Option<RootLine> {
@@ -82,9 +91,14 @@ fn fields(line: &[u8]) -> impl Iterator<Item = Range<usize>> + '_ {
 }
 
 fn is_root(line: &[u8]) -> bool {
+    directory(line) == Some(b"/")
+}
+
+/// The second field of a line, if that is no comment.
+fn directory(line: &[u8]) -> Option<&[u8]> {
     let mut fields = fields(line).map(|field| &line[field]);
-    let device = fields.next().unwrap_or_default();
-    !device.starts_with(b"#") && fields.next() == Some(&b"/"[..])
+    let device = fields.next()?;
+    fields.next().filter(|_| !device.starts_with(b"#"))
 }
 
 fn with_device(line: &[u8], device: &[u8]) -> Vec<u8> {
@@ -145,6 +159,20 @@ fn takes(fstype: &str, option: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_is_found_by_its_second_field() {
+        let fstab = b"# caf\xe9 /home\n#/dev/sda1 /srv ext4\n/dev/sda2\t/home/ ext4 defaults 0 2\nx /a\\040b xfs\n/var";
+        for (path, wanted) in [
+            ("/home", true),
+            ("/a b", true),
+            ("/srv", false),
+            ("/var", false),
+            ("/hom", false),
+        ] {
+            assert_eq!(has(fstab, path), wanted, "{path}");
+        }
+    }
 
     fn root(fstab: &str, device: &str, fstype: &str) -> Option<(String, String)> {
         let line = with_root(fstab.as_bytes(), device.as_bytes(), fstype)?;

@@ -14,6 +14,12 @@ pub mod tag {
     pub const BASE: &str = "imgbased:base";
     pub const LAYER: &str = "imgbased:layer";
     pub const VOLUME: &str = "imgbased:volume";
+    /// On such a volume, followed by the path where each layer mounts it ([`super::super::volume`]).
+    pub const MOUNT: &str = "imgbased:mount=";
+    /// Beside it, followed by the options of the mount.
+    pub const MOUNT_OPTIONS: &str = "imgbased:mountopts=";
+    /// Instead of the first, until the content of that path is copied when the system goes down.
+    pub const MOVING: &str = "imgbased:moving=";
     /// On a layer, followed by the name of its base.
     pub const OF: &str = "imgbased:of=";
     /// On a base, followed by the digest of its content.
