@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use imgbased_helper::admin::cli::Cli;
 use imgbased_helper::down;
 use imgbased_helper::early;
@@ -27,7 +27,10 @@ fn main() -> ExitCode {
         down::go_down(verb.as_ref().and_then(|verb| verb.to_str())).map(|()| ExitCode::FAILURE)
     } else {
         match args.next().as_ref().and_then(|noun| noun.to_str()) {
-            Some("initrd") => initrd(args.next().as_ref()),
+            Some("initrd") => {
+                let verb = args.next();
+                initrd(verb.as_ref(), args.next())
+            }
             // Those it starts itself as.
             Some(sandbox::SANDBOX) => sandbox::watch(args),
             Some(sandbox::INIT) => sandbox::enter(args).map(|never| match never {}),
@@ -50,7 +53,7 @@ fn generate(early_dir: Option<OsString>) -> Result<ExitCode> {
 }
 
 /// What the initramfs and units run, without the time that it takes to prepare for all other commands.
-fn initrd(verb: Option<&OsString>) -> Result<ExitCode> {
+fn initrd(verb: Option<&OsString>, dir: Option<OsString>) -> Result<ExitCode> {
     match verb.and_then(|verb| verb.to_str()) {
         Some("is-layer") => return Ok(ExitCode::from(u8::from(!early::is_layer_boot()?))),
         Some("limit") => early::limit_time()?,
@@ -61,6 +64,10 @@ fn initrd(verb: Option<&OsString>) -> Result<ExitCode> {
         Some("activate") => early::activate_early()?,
         Some("mount") => early::mount_sysroot()?,
         Some("retry") => early::retry()?,
+        Some("generate-mounts") => {
+            let dir = dir.context("it is run by a generator, with its first directory")?;
+            early::generate_mounts(Path::new(&dir))?;
+        }
         // The second name is that of the unit of earlier versions, which is there until the next start.
         Some("stage-shutdown" | "unpack") => down::stage()?,
         _ => bail!("`initrd` is for the initramfs; in its shell, `initrd retry` goes on booting"),

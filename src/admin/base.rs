@@ -383,7 +383,7 @@ fn fill_up(
 
 /// Makes a filesystem and copies a tree of files into it.
 fn unpack(tx: &mut Transaction, tree: &Tree, plan: &Plan, target: &Target) -> Result<Filesystem> {
-    let filesystem = Filesystem::make(tx, plan.kind, target.device, plan.zeroes)?;
+    let filesystem = Filesystem::make(tx, plan.kind, target.device, plan.zeroes, None)?;
     let dir = mount_point(plan.name.as_str());
     let mounted = filesystem.mount(tx, &dir, "rw")?;
     tx.work(&tree.copy_line(&dir), |interrupt| {

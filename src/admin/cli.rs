@@ -10,7 +10,7 @@ use simplelog::CombinedLogger;
 
 use super::{
     Context, base, boot, check, diff, gc, layer, layout, layout_init, need_root, persist, status,
-    view,
+    view, volume,
 };
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
@@ -59,6 +59,10 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "boot once",
             "boot repair",
             "boot bless",
+            "volume add",
+            "volume grow",
+            "volume remove",
+            "volume move",
             "check",
             "gc",
         ],
@@ -74,6 +78,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "status",
             "diff",
             "persist preview",
+            "volume list",
             "check",
         ],
     ),
@@ -153,6 +158,9 @@ enum Noun {
     /// What of a layer lives on in layers of newer bases
     #[command(subcommand)]
     Persist(PersistVerb),
+    /// Directories that all layers share, each on a volume of its own
+    #[command(subcommand)]
+    Volume(VolumeVerb),
     /// Remove old bases with their layers, except what is booted or the default
     Gc {
         /// How many of the latest bases to keep
@@ -338,6 +346,50 @@ enum PersistVerb {
     },
 }
 
+#[derive(Subcommand)]
+enum VolumeVerb {
+    /// Make a volume for a directory, such as /home or /var, with what the running layer has there
+    ///
+    /// From then on every layer mounts it, also an older one. A directory that programs use, such as /var, moves when
+    /// the system goes down, and is on its volume at the next start. What the layer has there stays below it.
+    Add {
+        /// Directory; it need not be there
+        path: String,
+        /// Size of the volume, such as 4G. It takes what is written to it
+        #[arg(long, value_parser = super::text::parse_size)]
+        size: u64,
+        /// Filesystem to make: ext4 or xfs
+        #[arg(long, value_name = "TYPE", value_parser = parse_fstype, default_value = "ext4")]
+        fstype: FsKind,
+        /// Options of the mount, with commas
+        #[arg(long, default_value = "", hide_default_value = true)]
+        options: String,
+        /// Copy nothing
+        #[arg(long)]
+        empty: bool,
+    },
+    /// List the volumes that layers share
+    List,
+    /// Make a volume and its filesystem larger, also while it is mounted
+    Grow {
+        /// Directory that is on the volume
+        path: String,
+        /// New size of the volume, such as 8G
+        #[arg(value_parser = super::text::parse_size)]
+        size: u64,
+    },
+    /// Have the layers use their own directory again; the volume stays, but for its tags
+    Remove {
+        /// Directory that is on the volume
+        path: String,
+        /// Remove the volume as well, with all that is on it
+        #[arg(long)]
+        delete: bool,
+    },
+    /// Copy what moves to a volume, as imgbased-move.service does when the system goes down
+    Move,
+}
+
 /// The command line, whose help shows an option only where it means something. All verbs accept all of them.
 pub fn command() -> Command {
     let command = Cli::command();
@@ -464,6 +516,28 @@ impl Cli {
             Noun::Status => status::show(&context)?,
             Noun::Diff(diff) => return diff::run(&context, &diff),
             Noun::Persist(PersistVerb::Preview { to }) => persist::preview(&context, to)?,
+            Noun::Volume(VolumeVerb::Add {
+                path,
+                size,
+                fstype,
+                options,
+                empty,
+            }) => {
+                let add = volume::Add {
+                    path: &path,
+                    size,
+                    fstype,
+                    options: &options,
+                    empty,
+                };
+                volume::add(&context, &add)?;
+            }
+            Noun::Volume(VolumeVerb::List) => volume::list(&context)?,
+            Noun::Volume(VolumeVerb::Grow { path, size }) => volume::grow(&context, &path, size)?,
+            Noun::Volume(VolumeVerb::Remove { path, delete }) => {
+                volume::remove(&context, &path, delete)?;
+            }
+            Noun::Volume(VolumeVerb::Move) => volume::move_all(&context)?,
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => gc::collect(&context, keep, yes)?,
         }
@@ -506,7 +580,7 @@ mod tests {
     use super::*;
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
-    const VERBS: [(&str, &[&str]); 23] = [
+    const VERBS: [(&str, &[&str]); 28] = [
         ("layout", &["dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),
@@ -528,6 +602,11 @@ mod tests {
         ("boot bless", &["dry_run", "root"]),
         ("diff", &["json"]),
         ("persist preview", &["json"]),
+        ("volume add", &["dry_run"]),
+        ("volume list", &["json"]),
+        ("volume grow", &["dry_run"]),
+        ("volume remove", &["dry_run"]),
+        ("volume move", &["dry_run"]),
         ("status", &["json", "root"]),
         ("check", &["dry_run", "json", "root"]),
     ];

@@ -68,8 +68,14 @@ impl Filesystem {
     }
 
     /// Makes an empty filesystem on a new volume. `is_zero`: whether what is not written is read as zeros, also
-    /// beside what is written.
-    pub fn make(tx: &mut Transaction, kind: FsKind, device: &Path, is_zero: bool) -> Result<Self> {
+    /// beside what is written. Of a label both types take twelve characters.
+    pub fn make(
+        tx: &mut Transaction,
+        kind: FsKind,
+        device: &Path,
+        is_zero: bool,
+        label: Option<&str>,
+    ) -> Result<Self> {
         let cmd = match kind {
             FsKind::Ext4 => {
                 // What is zero already is not written again, neither now nor when it is first mounted.
@@ -87,7 +93,8 @@ impl Filesystem {
             }
             FsKind::Xfs => Cmd::new("mkfs.xfs").args(["-q", "-K"]),
         };
-        tx.run(&cmd.arg(device))?;
+        let label = label.map(|label| ["-L", label]);
+        tx.run(&cmd.args(label.iter().flatten()).arg(device))?;
         Ok(Self::expected(kind, device, false))
     }
 

@@ -89,7 +89,7 @@ fn make_config(tx: &mut Transaction, lvm: &Lvm, config: &LvName, pool: &LvName) 
             .args(["-q", "-t", "ext4", "-L", CONFIG])
             .arg(lvm.device(config)?),
     )?;
-    tx.run(&lvm.commit_active(config, tag::VOLUME))
+    tx.run(&lvm.commit_active(config, &[tag::VOLUME.to_owned()]))
 }
 
 /// The sizes of the metadata and the chunks of a pool in a group of `size` bytes. Refuses a group that is too small.

@@ -20,6 +20,7 @@ mod space;
 mod status;
 mod text;
 mod view;
+mod volume;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

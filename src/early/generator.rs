@@ -13,7 +13,7 @@ use super::cmdline;
 const UNIT: &str = "imgbased-sysroot.service";
 /// Restarts the machine where a boot that is to restart when it fails takes too long.
 const LIMIT_UNIT: &str = "imgbased-limit.service";
-const UNIT_DIR: &str = "/usr/lib/systemd/system";
+pub const UNIT_DIR: &str = "/usr/lib/systemd/system";
 
 /// What systemd-fstab-generator and systemd-gpt-auto-generator make of a `root=`, or of its
 /// absence. It would wait for another device, or mount it. The early directory wins over theirs.
@@ -69,7 +69,7 @@ fn write_break(early_dir: &Path, text: &str) -> Result<()> {
 }
 
 /// Generators run again when systemd reloads, in an empty directory or in the old one.
-fn link(target: &Path, path: &Path) -> Result<()> {
+pub fn link(target: &Path, path: &Path) -> Result<()> {
     let result = fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))
         .and_then(|()| symlink(target, path));
     match result {

@@ -177,6 +177,7 @@ mod tests {
                 seqno,
                 disks: all.iter().map(|&uuid| uuid.to_owned()).collect(),
                 volumes: volumes.iter().map(volume).collect(),
+                shared: Vec::new(),
             }),
         }
     }

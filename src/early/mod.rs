@@ -1,5 +1,6 @@
 //! The half that runs in the initramfs: from the kernel command line to a mounted /sysroot. The verbs are
-//! here, the story of a boot is in `mount.rs`.
+//! here, the story of a boot is in `mount.rs`. What it leaves for the volumes of the layer, its generator in the
+//! running system reads.
 
 mod clock;
 pub mod cmdline;
@@ -11,6 +12,7 @@ mod restart;
 mod shell;
 mod sysroot;
 mod udev;
+mod volumes;
 mod wait;
 
 use std::fs;
@@ -20,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::lvm::Lvm;
 use crate::sys::cmd::Cmd;
-use crate::sys::logger;
+use crate::sys::{logger, run};
 use clock::Clock;
 use cmdline::OnFailure;
 
@@ -82,10 +84,12 @@ pub fn activate_early() -> Result<()> {
     let Some(group) = wait::complete_group(&request) else {
         return Ok(());
     };
-    group::find(&request, &group)?;
+    let role = group::find(&request, &group)?;
+    let shared = volumes::of(&group.metadata, role);
+    let names = volumes::with_layer(&request.layer, &shared);
     clock.end("look");
     let lvm = Lvm::on_devices(request.vg.clone(), group.devices);
-    lvm.activate_at_boot(&request.layer).run()?;
+    volumes::activate(&lvm, &names, &lvm.activate_at_boot(&names))?;
     clock.end("activate early");
     clock.save()
 }
@@ -121,6 +125,13 @@ pub fn generate(early_dir: &Path) -> Result<()> {
     read_cmdline()
         .and_then(|cmdline| generator::run(&cmdline, early_dir))
         .inspect_err(|error| log::error!("generator: {error:#}"))
+}
+
+/// The generator of the running system: `dir` is its first argument.
+pub fn generate_mounts(dir: &Path) -> Result<()> {
+    logger::start_for_console(false)?;
+    volumes::write_units(dir, run::VOLUMES, Path::new("/etc/fstab"))
+        .inspect_err(|error| log::error!("generator of mounts: {error:#}"))
 }
 
 fn read_cmdline() -> Result<Vec<u8>> {

@@ -8,12 +8,13 @@ use super::clock::Clock;
 use super::cmdline::{self, Request};
 use super::group::find;
 use super::sysroot::{self, Filesystem};
-use super::wait;
+use super::{volumes, wait};
 use crate::lvm::Lvm;
 use crate::lvm::disk::Metadata;
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::Role;
 use crate::model::name::LvName;
+use crate::model::volume::Mount;
 use crate::sys::run;
 
 /// Mounts what the kernel command line asks for, or its fallback; nothing if it names no layer.
@@ -65,7 +66,8 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
     clock.end("wait");
     let lvm = Lvm::on_devices(vg.clone(), group.devices);
     let device = lvm.device(layer)?;
-    activate(&lvm, layer, &group.metadata).map_err(|error| {
+    let shared = volumes::of(&group.metadata, role);
+    activate(&lvm, layer, &shared, &group.metadata).map_err(|error| {
         let explained = lvm.explain_activation(layer, &format!("{error:#}"));
         error.context(explained.unwrap_or_else(|| format!("cannot activate {dm_name}")))
     })?;
@@ -89,6 +91,7 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
             "{layer} has no modules for the kernel {release}"
         );
     }
+    volumes::hand_over(vg, shared);
     let times = clock.times();
     let record = BootRecord {
         version: 1,
@@ -109,9 +112,10 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
     Ok(())
 }
 
-fn activate(lvm: &Lvm, layer: &LvName, metadata: &Metadata) -> Result<()> {
+fn activate(lvm: &Lvm, layer: &LvName, shared: &[Mount], metadata: &Metadata) -> Result<()> {
+    let names = volumes::with_layer(layer, shared);
     if !lvm.device(layer)?.exists() {
-        lvm.activate_at_boot(layer).run()?;
+        volumes::activate(lvm, &names, &lvm.activate_at_boot(&names))?;
     }
     let mut pools = metadata
         .volumes
@@ -125,8 +129,11 @@ fn activate(lvm: &Lvm, layer: &LvName, metadata: &Metadata) -> Result<()> {
             "checking the whole pool {}/{pool}, which can take long",
             lvm.vg()
         );
-        lvm.deactivate(layer).run()?;
-        lvm.activate_checked_at_boot(layer).run()?;
+        // As long as one is active, the pool is.
+        for name in &names {
+            lvm.deactivate(name).run()?;
+        }
+        volumes::activate(lvm, &names, &lvm.activate_checked_at_boot(&names))?;
     }
     Ok(())
 }

@@ -34,20 +34,20 @@ fn with_making(mut cmd: Cmd, option: &str) -> Cmd {
 }
 
 impl Lvm {
-    /// Activates one volume while the initramfs runs: no monitoring, no lock files, and in spite
-    /// of its activation-skip flag.
-    pub fn activate_at_boot(&self, lv: &LvName) -> Cmd {
+    /// Activates these volumes while the initramfs runs: no monitoring, no lock files, and in spite
+    /// of their activation-skip flags.
+    pub fn activate_at_boot(&self, lvs: &[LvName]) -> Cmd {
         self.activating("lvchange")
             .args(AT_BOOT)
-            .arg(self.full_name(lv))
+            .args(lvs.iter().map(|lv| self.full_name(lv)))
     }
 
     /// The same after a whole check of the pool, for when [`Lvm::needs_check`] says so.
-    pub fn activate_checked_at_boot(&self, lv: &LvName) -> Cmd {
+    pub fn activate_checked_at_boot(&self, lvs: &[LvName]) -> Cmd {
         self.lvm("lvchange")
             .args(["--config", WHOLE_POOL_CHECK])
             .args(AT_BOOT)
-            .arg(self.full_name(lv))
+            .args(lvs.iter().map(|lv| self.full_name(lv)))
     }
 
     pub fn activate(&self, lv: &LvName) -> Cmd {
@@ -158,10 +158,12 @@ impl Lvm {
     }
 
     /// The same for a volume that stays active.
-    pub fn commit_active(&self, lv: &LvName, tag: &str) -> Cmd {
-        with_making(self.lvm("lvchange"), "--deltag")
-            .args(["--addtag", tag])
-            .arg(self.full_name(lv))
+    pub fn commit_active(&self, lv: &LvName, tags: &[String]) -> Cmd {
+        let mut cmd = with_making(self.lvm("lvchange"), "--deltag");
+        for tag in tags {
+            cmd = cmd.args(["--addtag", tag]);
+        }
+        cmd.arg(self.full_name(lv))
     }
 
     /// Marks a volume or, without one, the group.
@@ -312,7 +314,7 @@ mod tests {
                 format!("lvm lvchange -an {made} --addtag imgbased:base --permission r HostVG/Base-0"),
             ),
             (
-                lvm.commit_active(&base, tag::VOLUME),
+                lvm.commit_active(&base, &[tag::VOLUME.to_owned()]),
                 format!("lvm lvchange {made} --addtag imgbased:volume HostVG/Base-0"),
             ),
         ] {
@@ -326,11 +328,11 @@ mod tests {
         let [layer, base, pool] = ["Base-0.1", "Base-0", "Pool"].map(name);
         for (cmd, expected) in [
             (
-                lvm.activate_at_boot(&layer),
-                "lvm lvchange --yes --sysinit -K -ay HostVG/Base-0.1",
+                lvm.activate_at_boot(&[layer.clone(), base.clone()]),
+                "lvm lvchange --yes --sysinit -K -ay HostVG/Base-0.1 HostVG/Base-0",
             ),
             (
-                lvm.activate_checked_at_boot(&layer),
+                lvm.activate_checked_at_boot(std::slice::from_ref(&layer)),
                 "lvm lvchange --yes --sysinit -K -ay HostVG/Base-0.1",
             ),
             (lvm.activate(&layer), "lvm lvchange -K -ay HostVG/Base-0.1"),
@@ -393,7 +395,7 @@ mod tests {
             ),
             (
                 lvm.create_thin(&name, &pool, 1 << 20, true),
-                lvm.commit_active(&name, tag::VOLUME),
+                lvm.commit_active(&name, &[tag::VOLUME.to_owned()]),
                 None,
             ),
             (lvm.create_group(&[]), lvm.commit_group(), None),

@@ -51,6 +51,8 @@ pub struct Metadata {
     pub disks: Vec<String>,
     /// The visible volumes with what they are to us.
     pub volumes: Vec<(String, Role)>,
+    /// Those that layers share, with their tags.
+    pub shared: Vec<(String, Vec<String>)>,
 }
 
 /// Whose a disk is, by its label, whatever lvm2 is configured to see.
@@ -218,6 +220,10 @@ pub fn parse(text: &str, vg: &str) -> Result<Option<Metadata>> {
             let tags: Vec<&str> = volume.list("tags").collect();
             let role = Role::from_tags(&tags);
             metadata.volumes.push((name.to_owned(), role));
+            if role == Role::Volume {
+                let tags = tags.into_iter().map(str::to_owned).collect();
+                metadata.shared.push((name.to_owned(), tags));
+            }
         }
     }
     Ok(Some(metadata))
@@ -295,7 +301,8 @@ mod tests {
     const GROUP: &str = "HostVG {\nid = \"Vg-1\"\nseqno = 7\nphysical_volumes {\n\
         pv0 {\nid = \"abcdef-ghij-klmn-opqr-stuv-wxyz-012345\"\n}\npv1 {\nid = \"second\"\n}\n}\n\
         logical_volumes {\nBase-0 {\nstatus = [\"READ\", \"VISIBLE\"]\ntags = [\"imgbased:base\"]\n}\n\
-        pool_tmeta {\nstatus = [\"READ\"]\n}\nx {\nstatus = [\"VISIBLE\"]\n}\n}\n}\n\0";
+        pool_tmeta {\nstatus = [\"READ\"]\n}\nx {\nstatus = [\"VISIBLE\"]\n}\nhome {\nstatus = [\"VISIBLE\"]\n\
+        tags = [\"imgbased:volume\", \"imgbased:mount=/home\"]\n}\n}\n}\n\0";
 
     fn read_bytes(bytes: &[u8], vg: &str) -> Result<PhysicalVolume> {
         let dir = tempfile::tempdir().unwrap();
@@ -316,8 +323,11 @@ mod tests {
             let volumes = [
                 ("Base-0".to_owned(), Role::Base),
                 ("x".to_owned(), Role::Foreign),
+                ("home".to_owned(), Role::Volume),
             ];
             assert_eq!(metadata.volumes, volumes);
+            let tags = ["imgbased:volume", "imgbased:mount=/home"].map(str::to_owned);
+            assert_eq!(metadata.shared, [("home".to_owned(), tags.to_vec())]);
             for other in ["Host", "HostVG2", "x"] {
                 let found = read_bytes(&disk(GROUP, offset), other).unwrap();
                 assert_eq!(found.metadata, None, "{other}");

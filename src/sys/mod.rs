@@ -4,6 +4,7 @@ mod action;
 pub mod cmd;
 pub mod files;
 pub mod flush;
+pub mod holders;
 pub mod interrupt;
 pub mod lock;
 pub mod logger;

@@ -12,6 +12,8 @@ use serde::de::DeserializeOwned;
 pub const DIR: &str = "/run/imgbased";
 /// What was booted, and how long it took.
 pub const BOOT_RECORD: &str = "/run/imgbased/boot.json";
+/// The volumes that layers mount, for a generator that starts no program.
+pub const VOLUMES: &str = "/run/imgbased/volumes.json";
 /// Where the runs before the last, in the initramfs, leave their times.
 pub const TIMES: &str = "/run/imgbased/times.json";
 /// The process in the initramfs that restarts the machine when the boot takes too long there.

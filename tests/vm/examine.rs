@@ -322,7 +322,7 @@ fn contents(vm: &mut Vm, state: &State) -> Result<BTreeMap<String, String>> {
     volumes.sort_by_key(|(name, _)| *name != default);
     let mut contents = BTreeMap::new();
     for (name, volume) in volumes {
-        vm.ok(&lvm.activate_at_boot(&name.parse()?).to_string())?;
+        vm.ok(&lvm.activate_at_boot(&[name.parse()?]).to_string())?;
         // e2fsck(8): 1 is "errors corrected". A base is read-only.
         let fsck = |how: &str| format!("e2fsck {how} /dev/HostVG/{name} || test $? = 1");
         if volume.is_base() {

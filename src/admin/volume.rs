@@ -1,0 +1,743 @@
+//! `volume`: directories that all layers share, each on a volume of its own.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::statvfs::statvfs;
+use rustix::fs::OFlags;
+use serde::Serialize;
+
+use super::filesystem::{self, Filesystem, Mounted, mount_point};
+use super::view::{self, JSON_VERSION};
+use super::{Context, LOCK_WAIT, pool_with_room, say, text};
+use crate::image::superblock::FsKind;
+use crate::image::tree::{Content, Tree as Source};
+use crate::model::layout::{Group, Role, Volume, tag};
+use crate::model::name::LvName;
+use crate::model::volume::{self, Mount, Volumes};
+use crate::model::{fstab, mount_unit};
+use crate::sys::cmd::Cmd;
+use crate::sys::progress::Progress;
+use crate::sys::transaction::Transaction;
+use crate::sys::{holders, mounts, probe, rooted, run};
+use crate::tree::{Below, Dir, Kind, Place, Visit, escaped, walk};
+
+/// Units of the administrator, which come before those of a generator.
+const OWN_UNITS: &str = "/etc/systemd/system";
+/// Copies what moves when the system goes down.
+const MOVE_UNIT: &str = "imgbased-move.service";
+/// Where the journal keeps its files open.
+const JOURNAL: &str = "/var/log/journal";
+/// mkfs.xfs(8) makes none that is smaller, in bytes.
+const XFS_LEAST: u64 = 300 << 20;
+/// What the label of an XFS can hold.
+const LABEL_MAX: usize = 12;
+/// So many processes are named in a message.
+const SHOWN_MAX: usize = 3;
+
+/// What `volume add` is told. The size is in bytes.
+pub struct Add<'a> {
+    pub path: &'a str,
+    pub size: u64,
+    pub fstype: FsKind,
+    pub options: &'a str,
+    /// Whether nothing is copied.
+    pub empty: bool,
+}
+
+/// Makes a volume for a directory of the layer that runs. The lock is free while its files are counted and copied.
+pub fn add(context: &Context, add: &Add) -> Result<()> {
+    let path = volume::path(add.path)?;
+    volume::check_options(add.options)?;
+    Filesystem::check_tools(add.fstype)?;
+    let writer = context.writer("volume add", LOCK_WAIT)?;
+    let (mount, users) = writer.transaction(|tx| {
+        let is_there = look_at(&path)?;
+        let users = users_of(&path)?;
+        let source = match is_there && !add.empty {
+            true => Some(Copied::open(context, tx, &path)?),
+            false => None,
+        };
+        check_size(add, source.as_ref())?;
+        tx.lock()?;
+        let group = context.load()?;
+        need_layer(&group)?;
+        context.check_pool(&group)?;
+        let others = mounts_of(&group);
+        check_free(&path, &others)?;
+        let name = volume::name_for(&path, &|name| group.volume(name).is_some())?;
+        group.name.dm_name(&name)?;
+        let mount = Mount {
+            name: name.to_string(),
+            options: add.options.to_owned(),
+            moving: source.is_some() && !users.is_empty(),
+            path,
+        };
+        let room = pool_with_room(&group)?;
+        check_room(&mount, source.as_ref(), room)?;
+        let tags = mount.tags()?;
+        let filesystem = create(context, tx, &group, &mount, add)?;
+        let room = context.room_when_active(&group)?;
+        let source = match source {
+            Some(source) if !mount.moving => {
+                let volume = source.copy(tx, &mount, &filesystem, room)?;
+                Some((source, volume))
+            }
+            Some(source) => {
+                source.mounted.unmount(tx)?;
+                None
+            }
+            None => None,
+        };
+        // The lock was free.
+        let others = mounts_of(&context.load()?);
+        check_free(&mount.path, &others)?;
+        tx.run(&context.lvm.commit_active(&name, &tags))?;
+        hand_over(context, tx, others, Some(mount.clone()))?;
+        if let Some((source, volume)) = source {
+            source.check_copy(context, tx, &mount)?;
+            volume.unmount(tx)?;
+            source.mounted.unmount(tx)?;
+        }
+        if mount.moving {
+            tx.run_undoable(&systemctl("start", MOVE_UNIT), systemctl("stop", MOVE_UNIT))?;
+        } else if users.is_empty() {
+            let unit = mount_unit::name(&mount.path);
+            tx.run_undoable(&systemctl("start", &unit), systemctl("stop", &unit))?;
+        }
+        Ok((mount, users))
+    })?;
+    warn_of_packages(&mount.path);
+    if context.dry_run {
+        return Ok(());
+    }
+    let Mount { path, name, .. } = &mount;
+    let name = format!("{}/{name}", context.lvm.vg());
+    say(&match (users.is_empty(), mount.moving) {
+        (true, _) => format!("{path} is on {name} now\n"),
+        (_, true) => format!(
+            "{path} is in use by {}; it moves to {name} when this system goes down, and is there at the next start\n",
+            shown(&users)
+        ),
+        (_, false) => format!(
+            "{path} is in use by {}; {name} is mounted there from the next start on\n",
+            shown(&users)
+        ),
+    })
+}
+
+/// Makes the volume and its filesystem.
+fn create(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    mount: &Mount,
+    add: &Add,
+) -> Result<Filesystem> {
+    let lvm = &context.lvm;
+    let name: LvName = mount.name.parse()?;
+    let pool = group.pool().context("there is a pool")?;
+    let create = lvm.create_thin(&name, &pool.name.parse()?, add.size, false);
+    tx.run_undoable(&create, lvm.remove(&name))?;
+    make(tx, add.fstype, &lvm.device(&name)?, pool.zeroes, mount)
+}
+
+fn make(
+    tx: &mut Transaction,
+    kind: FsKind,
+    device: &Path,
+    is_zero: bool,
+    mount: &Mount,
+) -> Result<Filesystem> {
+    let label = &mount.name[..mount.name.len().min(LABEL_MAX)];
+    Filesystem::make(tx, kind, device, is_zero, Some(label))
+}
+
+/// A directory of the layer that runs, without what is mounted below it.
+struct Copied {
+    dir: PathBuf,
+    mounted: Mounted,
+    content: Content,
+}
+
+impl Copied {
+    fn open(context: &Context, tx: &mut Transaction, path: &str) -> Result<Self> {
+        let dir = mount_point("moved");
+        let mounted = filesystem::mount_again(tx, Path::new(path), &dir)?;
+        let content = if context.dry_run {
+            Content::default()
+        } else {
+            let source = Source::Directory(dir.clone());
+            tx.unlocked(|tx| source.measure(tx.interrupt()))?.0
+        };
+        Ok(Self {
+            dir,
+            mounted,
+            content,
+        })
+    }
+
+    /// Copies it to the volume, which stays mounted. The lock is free meanwhile.
+    fn copy(
+        &self,
+        tx: &mut Transaction,
+        mount: &Mount,
+        filesystem: &Filesystem,
+        room: u64,
+    ) -> Result<Mounted> {
+        let to = mount_point(&mount.name);
+        let volume = filesystem.mount(tx, &to, "rw")?;
+        let source = Source::Directory(self.dir.clone());
+        tx.unlocked(|tx| {
+            tx.work(&source.copy_line(&to), |interrupt| {
+                let mut progress = Progress::new(&mount.path, self.content.bytes);
+                source.copy(&to, room, interrupt, &mut progress)
+            })?;
+            tx.flush(&to)
+        })?;
+        Ok(volume)
+    }
+
+    /// Refuses where something was changed since it was copied.
+    fn check_copy(&self, context: &Context, tx: &Transaction, mount: &Mount) -> Result<()> {
+        if context.dry_run {
+            return Ok(());
+        }
+        let to = mount_point(&mount.name);
+        let roots = [Some(Dir::root(&self.dir)?), Some(Dir::root(&to)?)];
+        walk(&roots, None, &mut |visit| {
+            tx.interrupt().check()?;
+            ensure!(
+                is_copied(visit),
+                "{}/{} was changed while it was copied; try it again when nothing writes there",
+                mount.path,
+                escaped(visit.path)
+            );
+            Ok(Below::Visit)
+        })
+    }
+}
+
+/// Whether a path is the same in both trees, by what shows without reading it.
+fn is_copied(visit: &Visit) -> bool {
+    match visit.places {
+        [Some(from), Some(to)] => is_same(from, to),
+        // No program finds its socket there after a restart.
+        [Some(from), None] => from.stat.kind == Kind::Socket,
+        // mke2fs(8) makes it.
+        _ => visit.path.starts_with("lost+found"),
+    }
+}
+
+fn is_same(from: &Place, to: &Place) -> bool {
+    let (a, b) = (&from.stat, &to.stat);
+    let content = |stat: &crate::tree::Stat| match stat.kind {
+        // That of a directory is visited.
+        Kind::Dir => (0, (0, 0)),
+        _ => (stat.size, stat.mtime),
+    };
+    (a.kind, a.mode, a.uid, a.gid, a.device) == (b.kind, b.mode, b.uid, b.gid, b.device)
+        && content(a) == content(b)
+}
+
+/// Refuses a volume that is too small for what is to be on it.
+fn check_size(add: &Add, source: Option<&Copied>) -> Result<()> {
+    let least = match add.fstype {
+        FsKind::Ext4 => 0,
+        FsKind::Xfs => XFS_LEAST,
+    };
+    let content = source.map_or_else(Content::default, |source| source.content);
+    let least = least.max(content.least_size());
+    ensure!(
+        add.size >= least,
+        "--size {} is too small: {} needs {} at least for what it holds now",
+        text::size(add.size),
+        add.path,
+        text::size(least)
+    );
+    Ok(())
+}
+
+/// Refuses a pool without room for the copy.
+fn check_room(mount: &Mount, source: Option<&Copied>, room: u64) -> Result<()> {
+    let needed = source.map_or(0, |source| source.content.bytes);
+    ensure!(
+        needed <= room,
+        "the thin pool has no room: {} holds {}, {} are left",
+        mount.path,
+        text::size(needed),
+        text::size(room)
+    );
+    Ok(())
+}
+
+/// Whether there is a directory at `path`. Refuses a path with a link in it: in another layer it can lead elsewhere.
+fn look_at(path: &str) -> Result<bool> {
+    let root = File::open("/").context("cannot open /")?;
+    let directory = OFlags::PATH | OFlags::DIRECTORY;
+    for above in Path::new(path).ancestors() {
+        let inside = above.to_string_lossy();
+        let inside = inside.trim_start_matches('/');
+        if inside.is_empty() {
+            break;
+        }
+        match rooted::open_beneath(&root, inside, directory) {
+            Ok(_) => return Ok(above == Path::new(path)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                let real = fs::canonicalize(above).unwrap_or_default();
+                bail!(
+                    "{} is a symbolic link or has one in it; give the path that it leads to: {}",
+                    above.display(),
+                    real.display()
+                );
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot open {}", above.display()));
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Who uses a directory, so that nothing can be mounted there, or unmounted. Of /var there is always somebody.
+fn users_of(path: &str) -> Result<Vec<String>> {
+    let mut users = holders::of(Path::new(path));
+    let below = mounts::all()?.into_iter().map(|mount| mount.point);
+    let below = below.filter(|point| point != Path::new(path) && point.starts_with(path));
+    users.extend(below.map(|point| format!("the mount at {}", point.display())));
+    if users.is_empty() && path == "/var" {
+        users.push("the system".to_owned());
+    }
+    Ok(users)
+}
+
+/// The first of them, and how many there are.
+fn shown(users: &[String]) -> String {
+    let first = users.iter().take(SHOWN_MAX).map(String::as_str);
+    let first = first.collect::<Vec<_>>().join(", ");
+    match users.len().saturating_sub(SHOWN_MAX) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+/// Refuses where something else is mounted at a path, or would be.
+fn check_free(path: &str, others: &[Mount]) -> Result<()> {
+    if let Some(other) = others.iter().find(|other| other.path == path) {
+        bail!("{path} is a volume already: {}", other.name);
+    }
+    let at = Path::new(path);
+    ensure!(
+        mounts::all()?.iter().all(|mount| mount.point != at),
+        "something else is mounted at {path}; unmount it, and see that nothing mounts it again"
+    );
+    let fstab = fs::read("/etc/fstab").unwrap_or_default();
+    ensure!(
+        !fstab::has(&fstab, path),
+        "/etc/fstab has a line for {path}, which would count in this layer; remove that first"
+    );
+    let unit = Path::new(OWN_UNITS).join(mount_unit::name(path));
+    ensure!(
+        fs::symlink_metadata(&unit).is_err(),
+        "{} is there, and would count in this layer; remove it first",
+        unit.display()
+    );
+    Ok(())
+}
+
+fn need_layer(group: &Group) -> Result<()> {
+    let booted = view::booted(group)?;
+    let volume = booted.and_then(|name| group.volume(&name));
+    ensure!(
+        volume.is_some_and(|volume| volume.role == Role::Layer),
+        "no layer of {} runs; a volume is made from the layer whose directory it takes over",
+        group.name
+    );
+    Ok(())
+}
+
+/// What packages are installed is of a layer, and not of all.
+fn warn_of_packages(path: &str) {
+    let databases = ["/var/lib/dpkg", "/var/lib/rpm"].map(Path::new);
+    let real = |at: &&Path| fs::symlink_metadata(at).is_ok_and(|found| found.is_dir());
+    for database in databases.into_iter().filter(|at| at.starts_with(path)).filter(real) {
+        log::warn!(
+            "{} moves as well: then all layers share the list of installed packages, whatever each has installed",
+            database.display()
+        );
+    }
+}
+
+/// Where the volumes of a group are mounted.
+fn mounts_of(group: &Group) -> Vec<Mount> {
+    let shared = group.with_role(Role::Volume);
+    let shared: Vec<(&str, &[String])> = shared
+        .map(|volume| (volume.name.as_str(), volume.tags.as_slice()))
+        .collect();
+    volume::mounts(&shared, &mut |text| log::warn!("{text}"))
+}
+
+/// Tells the generator of mount units of these volumes and of one more, and has systemd read what it makes of them.
+fn hand_over(
+    context: &Context,
+    tx: &mut Transaction,
+    mut volumes: Vec<Mount>,
+    new: Option<Mount>,
+) -> Result<()> {
+    let reload = Cmd::new("systemctl").arg("daemon-reload");
+    // After the file is what it was.
+    tx.on_failure(reload.clone());
+    volumes.extend(new);
+    volumes.sort_by(|a, b| a.path.cmp(&b.path));
+    let volumes = Volumes {
+        version: 1,
+        vg: context.lvm.vg().to_string(),
+        volumes,
+    };
+    tx.create_dir(Path::new(run::DIR))?;
+    let text = serde_json::to_vec_pretty(&volumes)?;
+    tx.write(Path::new(run::VOLUMES), &text, 0o644)?;
+    tx.run(&reload)
+}
+
+fn systemctl(verb: &str, unit: &str) -> Cmd {
+    Cmd::new("systemctl").args([verb, "--", unit])
+}
+
+/// The volume of a path.
+fn find<'a>(group: &'a Group, mounts: &[Mount], path: &str) -> Result<(&'a Volume, Mount)> {
+    let mount = mounts.iter().find(|mount| mount.path == path);
+    let mount = mount.with_context(|| {
+        format!("{path} is no volume; `imgbased-helper volume list` shows those that there are")
+    })?;
+    let volume = group.volume(&mount.name).context("it is in the group")?;
+    Ok((volume, mount.clone()))
+}
+
+/// Whether a volume is what is mounted at a path.
+fn is_mounted(context: &Context, name: &str, path: &str) -> Result<bool> {
+    let dm_name = context.lvm.vg().dm_name(&name.parse()?)?;
+    let mounted = mounts::dm_name_at(Path::new(path)).ok().flatten();
+    Ok(mounted == Some(dm_name) && mounts::is_mount_point(Path::new(path))?)
+}
+
+/// Makes a volume and its filesystem larger. What is larger stays so when the filesystem cannot follow, and it can be
+/// tried again.
+pub fn grow(context: &Context, path: &str, size: u64) -> Result<()> {
+    let path = volume::path(path)?;
+    context.change("volume grow", |tx| {
+        let group = context.load()?;
+        context.check_pool(&group)?;
+        pool_with_room(&group)?;
+        let (volume, mount) = find(&group, &mounts_of(&group), &path)?;
+        ensure!(
+            size >= volume.size,
+            "{path} has {} already, and a volume does not become smaller",
+            text::size(volume.size)
+        );
+        let name: LvName = mount.name.parse()?;
+        let _look = context.look(&group, &name)?;
+        context.activated(tx, &name, volume.active, |tx| {
+            let filesystem = Filesystem::on(&context.lvm.device(&name)?)?;
+            Filesystem::check_tools(filesystem.kind)?;
+            if !is_mounted(context, &mount.name, &path)? {
+                filesystem.check(tx, false)?;
+            }
+            if size > volume.size {
+                tx.run(&context.lvm.extend(&name, size))?;
+            }
+            filesystem.grow(tx)
+        })
+    })?;
+    if context.dry_run {
+        return Ok(());
+    }
+    say(&format!("{path} has {} now\n", text::size(size)))
+}
+
+/// Has the layers use their own directory again. The volume stays, and is none of ours any more; with `delete` it is
+/// removed.
+pub fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
+    let path = volume::path(path)?;
+    let (mount, is_still_mounted) = context.change("volume remove", |tx| {
+        let group = context.load()?;
+        let mut mounts = mounts_of(&group);
+        let (volume, mount) = find(&group, &mounts, &path)?;
+        mounts.retain(|other| other.path != path);
+        let (lvm, name) = (&context.lvm, mount.name.parse::<LvName>()?);
+        let is_mounted = is_mounted(context, &mount.name, &path)?;
+        let users = if is_mounted { users_of(&path)? } else { Vec::new() };
+        let stays = !users.is_empty() || is_mounted && mount.is_required();
+        if delete {
+            context.check_pool(&group)?;
+            ensure!(
+                !stays,
+                "{path} is in use by {}; without --delete its layers have their own again from the next start on, and \
+                 `lvremove {}/{name}` removes the volume then",
+                if users.is_empty() { "the system".to_owned() } else { shown(&users) },
+                group.name
+            );
+        }
+        if is_mounted && !stays {
+            let unit = mount_unit::name(&path);
+            tx.run_undoable(&systemctl("stop", &unit), systemctl("start", &unit))?;
+        }
+        hand_over(context, tx, mounts, None)?;
+        if delete {
+            // Nothing takes that back.
+            tx.run(&lvm.remove(&name))?;
+        } else {
+            let is_of_it = |tag: &&str| {
+                let values = [tag::MOUNT, tag::MOVING, tag::MOUNT_OPTIONS];
+                *tag == tag::VOLUME || values.iter().any(|value| tag.starts_with(value))
+            };
+            let tags = volume.tags.iter().map(String::as_str);
+            let tags: Vec<&str> = tags.filter(is_of_it).collect();
+            tx.run(&lvm.retag(&name, &tags, None))?;
+        }
+        Ok((mount, stays))
+    })?;
+    if context.dry_run {
+        return Ok(());
+    }
+    let name = format!("{}/{}", context.lvm.vg(), mount.name);
+    let kept = match (delete, is_still_mounted) {
+        (true, _) => format!("{name} is gone"),
+        (_, false) => format!("{name} is kept; lvremove(8) removes it"),
+        (_, true) => format!("{name} is mounted until then, and is kept; lvremove(8) removes it"),
+    };
+    let from = if is_still_mounted { "from the next start on" } else { "again" };
+    say(&format!("each layer has its own {path} {from}; {kept}\n"))
+}
+
+/// Copies what waits for it to its volume. Does nothing while the system runs: what is written afterwards would stay
+/// behind.
+pub fn move_all(context: &Context) -> Result<()> {
+    let handed: Option<Volumes> = run::read_json(run::VOLUMES);
+    if handed.is_none_or(|handed| handed.volumes.iter().all(|mount| !mount.moving)) {
+        return Ok(());
+    }
+    let state = Cmd::new("systemctl").arg("is-system-running").accept(&[0, 1]);
+    if state.run()?.trim() != "stopping" {
+        log::warn!("nothing moves before the system goes down");
+        return Ok(());
+    }
+    let writer = context.locked_writer("volume move")?;
+    let mut moved = Ok(());
+    for mount in mounts_of(&context.load()?).into_iter().filter(|mount| mount.moving) {
+        let done = writer.transaction(|tx| move_one(context, tx, &mount));
+        moved = moved.and(done.with_context(|| format!("{} stays where it is", mount.path)));
+        writer.check_interrupt()?;
+    }
+    moved
+}
+
+fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()> {
+    let group = context.load()?;
+    context.check_pool(&group)?;
+    let room = pool_with_room(&group)?;
+    let (volume, _) = find(&group, std::slice::from_ref(mount), &mount.path)?;
+    let (lvm, name) = (&context.lvm, mount.name.parse::<LvName>()?);
+    let device = lvm.device(&name)?;
+    if !volume.active {
+        tx.run_undoable(&lvm.activate(&name), lvm.deactivate(&name))?;
+    }
+    if Path::new(JOURNAL).starts_with(&mount.path) {
+        // Its last lines stay in memory, else it would write on.
+        tx.run(&Cmd::new("journalctl").arg("--relinquish-var"))?;
+    }
+    let source = Copied::open(context, tx, &mount.path)?;
+    check_room(mount, Some(&source), room)?;
+    // An attempt that was interrupted has left its part.
+    let kind = Filesystem::on(&device).map_or(FsKind::Ext4, |found| found.kind);
+    tx.run(&Cmd::new("blkdiscard").arg("--force").arg(&device))?;
+    let zeroes = group.pool().is_some_and(|pool| pool.zeroes);
+    let filesystem = make(tx, kind, &device, zeroes, mount)?;
+    let copy = source.copy(tx, mount, &filesystem, room)?;
+    copy.unmount(tx)?;
+    source.mounted.unmount(tx)?;
+    let moved = Mount {
+        moving: false,
+        ..mount.clone()
+    };
+    let mut others = mounts_of(&context.load()?);
+    others.retain(|other| other.path != mount.path);
+    hand_over(context, tx, others, Some(moved.clone()))?;
+    tx.run(&lvm.retag(&name, &[&mount.path_tag()], Some(&moved.path_tag())))
+}
+
+/// Sizes are bytes.
+#[derive(Serialize)]
+struct Row {
+    /// Of Config, and of what is not mounted anywhere, none is known.
+    path: Option<String>,
+    name: String,
+    /// Only an active volume shows it.
+    fstype: Option<String>,
+    size: u64,
+    /// Only a mounted one tells it.
+    used: Option<u64>,
+    mounted: bool,
+    required: bool,
+    options: String,
+    /// Whether it waits for the content of the path.
+    moving: bool,
+}
+
+#[derive(Serialize)]
+struct List {
+    version: u32,
+    volumes: Vec<Row>,
+}
+
+/// Lists the volumes that layers share, also those that imgbased made.
+pub fn list(context: &Context) -> Result<()> {
+    let group = context.load()?;
+    let mounts = mounts_of(&group);
+    let rows = group.with_role(Role::Volume);
+    let rows = rows.map(|volume| row(context, volume, &mounts));
+    let mut list = List {
+        version: JSON_VERSION,
+        volumes: rows.collect::<Result<_>>()?,
+    };
+    list.volumes.sort_by(|a, b| (&a.path, &a.name).cmp(&(&b.path, &b.name)));
+    context.show(&list, || {
+        let line = |row: &Row| {
+            let used = row.used.map(text::size).unwrap_or_default();
+            let marks = text::marks(&[
+                (true, &row.name),
+                (row.fstype.is_some(), row.fstype.as_deref().unwrap_or_default()),
+                (row.used.is_some(), &format!("{used} used")),
+                (row.required, "required"),
+                (row.moving, "moves when the system goes down"),
+                (row.path.is_some() && !row.mounted && !row.moving, "not mounted"),
+            ]);
+            let path = row.path.clone().unwrap_or_else(|| "-".to_owned());
+            (path, format!("{:>10}  {marks}", text::size(row.size)))
+        };
+        text::columns(&list.volumes.iter().map(line).collect::<Vec<_>>())
+    })
+}
+
+fn row(context: &Context, volume: &Volume, mounts: &[Mount]) -> Result<Row> {
+    let mount = mounts.iter().find(|mount| mount.name == volume.name);
+    let path = match mount {
+        Some(mount) => Some(mount.path.clone()),
+        None => path_of_unit(context, &volume.name),
+    };
+    let mounted = match &path {
+        Some(path) => is_mounted(context, &volume.name, path)?,
+        None => false,
+    };
+    let device = context.lvm.device(&volume.name.parse()?)?;
+    let signature = volume.active.then(|| probe::signature(&device).ok()).flatten();
+    let space = path.as_ref().filter(|_| mounted).and_then(|path| statvfs(path.as_str()).ok());
+    Ok(Row {
+        name: volume.name.clone(),
+        fstype: signature.flatten().map(|signature| signature.kind),
+        size: volume.size,
+        used: space.map(|space| {
+            let used = space.blocks().saturating_sub(space.blocks_free());
+            used.saturating_mul(space.fragment_size())
+        }),
+        mounted,
+        required: mount.is_some_and(Mount::is_required),
+        options: mount.map_or_else(String::new, |mount| mount.options.clone()),
+        moving: mount.is_some_and(|mount| mount.moving),
+        path,
+    })
+}
+
+/// Where a unit of the layer itself mounts a volume: so imgbased does it, and no name of a volume tells for certain
+/// which path is meant.
+fn path_of_unit(context: &Context, name: &str) -> Option<String> {
+    let devices = [
+        context.lvm.device(&name.parse().ok()?).ok()?,
+        PathBuf::from(format!("/dev/{}/{name}", context.lvm.vg())),
+    ];
+    let units = fs::read_dir(OWN_UNITS).into_iter().flatten().flatten();
+    let units = units.map(|entry| entry.path());
+    let units = units.filter(|path| path.extension().is_some_and(|kind| kind == "mount"));
+    units.filter_map(|path| fs::read_to_string(path).ok()).find_map(|unit| {
+        let (device, path) = mount_unit::device_and_path(&unit)?;
+        let is_it = devices.iter().any(|known| known == Path::new(device));
+        is_it.then(|| path.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_was_changed_after_the_copy_is_seen() {
+        let differs = |change: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let script = format!(
+                "cd {} && mkdir -p a/d && echo 1 >a/d/file && ln -s x a/link && mkfifo a/pipe && cp -a a b && \
+                 mkdir b/lost+found; {change}",
+                dir.path().display()
+            );
+            Cmd::new("sh").args(["-c", &script]).run().unwrap();
+            let root = |name: &str| Some(Dir::root(&dir.path().join(name)).unwrap());
+            let mut differs = false;
+            walk(&[root("a"), root("b")], None, &mut |visit| {
+                differs |= !is_copied(visit);
+                Ok(Below::Visit)
+            })
+            .unwrap();
+            differs
+        };
+        for change in [
+            "true",
+            "touch a/d",
+            "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local=>\"a/s\",Listen=>1)'",
+        ] {
+            assert!(!differs(change), "{change}");
+        }
+        for change in [
+            "echo 2 >a/d/file",
+            "touch a/d/file",
+            "chmod 600 a/d/file",
+            "rm a/pipe",
+            "touch a/d/new",
+            "ln -sfn yy a/link",
+            "rm a/pipe && mkdir a/pipe",
+        ] {
+            assert!(differs(change), "{change}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_found_and_a_link_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir(root.join("home")).unwrap();
+        symlink("home", root.join("link")).unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        let look = |path: &str| look_at(root.join(path).to_str().unwrap());
+        assert!(look("home").unwrap());
+        assert!(!look("home/a/b").unwrap());
+        for (path, message) in [
+            ("link", "give the path that it leads to"),
+            ("link/a", "give the path that it leads to"),
+            ("file", "cannot open"),
+            ("file/a", "cannot open"),
+        ] {
+            let error = format!("{:#}", look(path).unwrap_err());
+            assert!(error.contains(message), "{path}: {error}");
+        }
+    }
+
+    #[test]
+    fn of_many_users_the_first_are_named() {
+        let users = |count: usize| (1..=count).map(|n| format!("{n} (x)")).collect::<Vec<_>>();
+        assert_eq!(shown(&users(1)), "1 (x)");
+        assert_eq!(shown(&users(5)), "1 (x), 2 (x), 3 (x) and 2 more");
+    }
+}

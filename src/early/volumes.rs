@@ -1,0 +1,213 @@
+//! The volumes that a layer mounts beside its root. The initramfs has read the metadata of the group already, so it
+//! activates them together with the layer, and leaves word of them for the generator in the running system. None of
+//! that keeps a layer from being booted.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::generator::{UNIT_DIR, link};
+use crate::lvm::Lvm;
+use crate::lvm::disk::Metadata;
+use crate::model::layout::Role;
+use crate::model::name::{LvName, VgName};
+use crate::model::volume::{self, Mount, Volumes};
+use crate::model::{fstab, mount_unit};
+use crate::sys::cmd::Cmd;
+use crate::sys::run;
+
+/// Copies what moves to a volume when the system goes down.
+const MOVE_UNIT: &str = "imgbased-move.service";
+
+/// The volumes that are mounted where what is booted is a layer. What is written to a base that runs is forgotten, so
+/// it gets none.
+pub fn of(metadata: &Metadata, role: Role) -> Vec<Mount> {
+    if role != Role::Layer {
+        return Vec::new();
+    }
+    let shared = metadata.shared.iter();
+    let shared: Vec<(&str, &[String])> = shared
+        .map(|(name, tags)| (name.as_str(), tags.as_slice()))
+        .collect();
+    volume::mounts(&shared, &mut |text| log::warn!("{text}"))
+}
+
+/// The layer and the volumes that are to be active with it.
+pub fn with_layer(layer: &LvName, mounts: &[Mount]) -> Vec<LvName> {
+    let mounted = mounts.iter().filter(|mount| !mount.moving);
+    let names = mounted.filter_map(|mount| mount.name.parse().ok());
+    [layer.clone()].into_iter().chain(names).collect()
+}
+
+/// Runs the command that activates these volumes, a layer and those beside it. One of those that fails is told of.
+pub fn activate(lvm: &Lvm, names: &[LvName], command: &Cmd) -> Result<()> {
+    let Err(error) = command.run() else {
+        return Ok(());
+    };
+    let [layer, _, ..] = names else {
+        return Err(error);
+    };
+    if !lvm.device(layer)?.exists() {
+        return Err(error);
+    }
+    log::warn!("not every volume beside {layer} is active: {error:#}");
+    Ok(())
+}
+
+/// Leaves word of the volumes for the generator, also that there are none any more.
+pub fn hand_over(vg: &VgName, mounts: Vec<Mount>) {
+    let done = if mounts.is_empty() {
+        remove(Path::new(run::VOLUMES))
+    } else {
+        let volumes = Volumes {
+            version: 1,
+            vg: vg.to_string(),
+            volumes: mounts,
+        };
+        run::write_json(run::VOLUMES, &volumes)
+    };
+    if let Err(error) = done {
+        log::warn!("no volume will be mounted: {error:#}");
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    if path.exists() {
+        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Writes a unit for each volume that the file `source` tells of into the directory `dir` of a generator
+/// (systemd.generator(7)). Where the layer itself mounts something at that path, in its `fstab`, that counts.
+pub fn write_units(dir: &Path, source: &str, fstab: &Path) -> Result<()> {
+    let Some(Volumes { vg, volumes, .. }) = run::read_json(source) else {
+        return Ok(());
+    };
+    let vg: VgName = vg.parse()?;
+    let fstab = fs::read(fstab).unwrap_or_default();
+    for mount in volumes {
+        let (name, path) = (&mount.name, &mount.path);
+        let written = if mount.moving {
+            let unit = Path::new(UNIT_DIR).join(MOVE_UNIT);
+            link(&unit, &dir.join("sysinit.target.wants").join(MOVE_UNIT))
+        } else if fstab::has(&fstab, path) {
+            log::warn!("{name} is not mounted: the fstab of this layer has a line for {path}");
+            Ok(())
+        } else {
+            write_unit(dir, source, &vg, &mount)
+        };
+        if let Err(error) = written {
+            log::error!("{name} is not mounted at {path}: {error:#}");
+        }
+    }
+    Ok(())
+}
+
+fn write_unit(dir: &Path, source: &str, vg: &VgName, mount: &Mount) -> Result<()> {
+    let device = format!("/dev/mapper/{}", vg.dm_name(&mount.name.parse()?)?);
+    let unit = mount_unit::name(&mount.path);
+    let path = dir.join(&unit);
+    fs::write(&path, mount_unit::render(mount, &device, source))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    // Without the others a system does its work.
+    let pulled = if mount.is_required() {
+        "local-fs.target.requires"
+    } else {
+        "local-fs.target.wants"
+    };
+    link(&Path::new("..").join(&unit), &dir.join(pulled).join(&unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::layout::tag;
+
+    fn mount(path: &str, name: &str) -> Mount {
+        Mount {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            options: String::new(),
+            moving: false,
+        }
+    }
+
+    fn moving(path: &str, name: &str) -> Mount {
+        Mount {
+            moving: true,
+            ..mount(path, name)
+        }
+    }
+
+    #[test]
+    fn a_layer_gets_its_volumes_and_a_base_none() {
+        let shared = [mount("/var", "var"), moving("/home", "home")];
+        let mut metadata = Metadata::default();
+        for mount in &shared {
+            let tags = mount.tags().unwrap();
+            metadata.shared.push((mount.name.clone(), tags));
+        }
+        let config = ("Config".to_owned(), vec![tag::VOLUME.to_owned()]);
+        metadata.shared.push(config);
+        assert_eq!(of(&metadata, Role::Base), []);
+        let found = of(&metadata, Role::Layer);
+        assert_eq!(found, [moving("/home", "home"), mount("/var", "var")]);
+        let layer = "Base-0.1".parse().unwrap();
+        let names = with_layer(&layer, &found);
+        let names: Vec<&str> = names.iter().map(LvName::as_str).collect();
+        assert_eq!(names, ["Base-0.1", "var"]);
+    }
+
+    #[test]
+    fn units_are_written_for_what_is_mounted_now_and_not_for_what_the_layer_mounts_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("volumes.json");
+        let source = source.to_str().unwrap();
+        let fstab = dir.path().join("fstab");
+        fs::write(&fstab, "/dev/sdb1 /srv ext4 defaults 0 2\n").unwrap();
+        // Without the file there is nothing to be done.
+        write_units(dir.path(), source, &fstab).unwrap();
+        let bad = mount("/bad", "a b");
+        let volumes = Volumes {
+            version: 1,
+            vg: "Host-VG".to_owned(),
+            volumes: vec![
+                bad,
+                mount("/srv", "srv"),
+                mount("/srv/data", "srv-data"),
+                mount("/var", "var"),
+                moving("/home", "home"),
+            ],
+        };
+        run::write_json(source, &volumes).unwrap();
+        let units = dir.path().join("units");
+        fs::create_dir(&units).unwrap();
+        for _ in 0..2 {
+            write_units(&units, source, &fstab).unwrap();
+        }
+        let mut there: Vec<String> = Vec::new();
+        for place in ["", "local-fs.target.requires", "local-fs.target.wants", "sysinit.target.wants"] {
+            for entry in fs::read_dir(units.join(place)).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                there.push(format!("{place}/{name}"));
+            }
+        }
+        there.retain(|name| name.ends_with(".mount") || name.ends_with(".service"));
+        there.sort();
+        assert_eq!(
+            there,
+            [
+                "/srv-data.mount",
+                "/var.mount",
+                "local-fs.target.requires/var.mount",
+                "local-fs.target.wants/srv-data.mount",
+                "sysinit.target.wants/imgbased-move.service",
+            ]
+        );
+        let linked = fs::read_to_string(units.join("local-fs.target.wants/srv-data.mount"));
+        let linked = linked.unwrap();
+        assert!(linked.contains("What=/dev/mapper/Host--VG-srv--data\n"), "{linked}");
+    }
+}
