@@ -516,32 +516,36 @@ impl Cli {
             Noun::Status => status::show(&context)?,
             Noun::Diff(diff) => return diff::run(&context, &diff),
             Noun::Persist(PersistVerb::Preview { to }) => persist::preview(&context, to)?,
-            Noun::Volume(VolumeVerb::Add {
-                path,
-                size,
-                fstype,
-                options,
-                empty,
-            }) => {
-                let add = volume::Add {
-                    path: &path,
-                    size,
-                    fstype,
-                    options: &options,
-                    empty,
-                };
-                volume::add(&context, &add)?;
-            }
-            Noun::Volume(VolumeVerb::List) => volume::list(&context)?,
-            Noun::Volume(VolumeVerb::Grow { path, size }) => volume::grow(&context, &path, size)?,
-            Noun::Volume(VolumeVerb::Remove { path, delete }) => {
-                volume::remove(&context, &path, delete)?;
-            }
-            Noun::Volume(VolumeVerb::Move) => volume::move_all(&context)?,
+            Noun::Volume(verb) => run_volume(&context, verb)?,
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => gc::collect(&context, keep, yes)?,
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn run_volume(context: &Context, verb: VolumeVerb) -> Result<()> {
+    match verb {
+        VolumeVerb::Add {
+            path,
+            size,
+            fstype,
+            options,
+            empty,
+        } => volume::add(
+            context,
+            &volume::Add {
+                path: &path,
+                size,
+                fstype,
+                options: &options,
+                empty,
+            },
+        ),
+        VolumeVerb::List => volume::list(context),
+        VolumeVerb::Grow { path, size } => volume::grow(context, &path, size),
+        VolumeVerb::Remove { path, delete } => volume::remove(context, &path, delete),
+        VolumeVerb::Move => volume::move_all(context),
     }
 }
 

@@ -38,7 +38,10 @@ fn tree(view: &View, style: &TreeStyle) -> String {
         let role = match volume.role {
             Role::Incomplete if volume.maker.is_some() => "incomplete: a command is making it",
             Role::Incomplete => "incomplete: interrupted while it was made",
-            Role::Volume => "shared volume",
+            Role::Volume => match &volume.path {
+                Some(path) => &format!("shared volume, at {path}"),
+                None => "shared volume",
+            },
             Role::Layer => "layer of a base that is gone",
             _ => "not managed",
         };

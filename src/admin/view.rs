@@ -16,6 +16,7 @@ use crate::model::layout::{Failure, Group, KernelFailure, Role, Volume};
 use crate::model::name::{LvName, VgName};
 use crate::model::percent::Percent;
 use crate::model::trial::OnTrial;
+use crate::model::volume::Mount;
 use crate::sys::{mounts, run};
 
 /// The version of all JSON output. It grows when a field changes its meaning or goes away.
@@ -116,6 +117,8 @@ pub struct VolumeView {
     pub name: String,
     pub role: Role,
     pub size: u64,
+    /// Where layers mount it.
+    pub path: Option<String>,
     /// The process that is making it now.
     pub maker: Option<u32>,
 }
@@ -189,6 +192,10 @@ pub fn load_with_group(context: &Context) -> Result<(View, Group)> {
             name: volume.name.clone(),
             role: volume.role,
             size: volume.size,
+            path: Mount::of(&volume.name, &volume.tags)
+                .ok()
+                .flatten()
+                .map(|mount| mount.path),
             maker: living_maker(&volume.tags).map(|maker| maker.pid()),
         })
         .collect();

@@ -26,8 +26,6 @@ use crate::tree::{Below, Dir, Kind, Place, Visit, escaped, walk};
 
 /// Units of the administrator, which come before those of a generator.
 const OWN_UNITS: &str = "/etc/systemd/system";
-/// Copies what moves when the system goes down.
-const MOVE_UNIT: &str = "imgbased-move.service";
 /// Where the journal keeps its files open.
 const JOURNAL: &str = "/var/log/journal";
 /// mkfs.xfs(8) makes none that is smaller, in bytes.
@@ -56,9 +54,10 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
     let (mount, users) = writer.transaction(|tx| {
         let is_there = look_at(&path)?;
         let users = users_of(&path)?;
-        let source = match is_there && !add.empty {
-            true => Some(Copied::open(context, tx, &path)?),
-            false => None,
+        let source = if is_there && !add.empty {
+            Some(Copied::open(context, tx, &path)?)
+        } else {
+            None
         };
         check_size(add, source.as_ref())?;
         tx.lock()?;
@@ -102,8 +101,16 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
             source.mounted.unmount(tx)?;
         }
         if mount.moving {
-            tx.run_undoable(&systemctl("start", MOVE_UNIT), systemctl("stop", MOVE_UNIT))?;
+            let unit = mount_unit::MOVE;
+            tx.run_undoable(&systemctl("start", unit), systemctl("stop", unit))?;
         } else if users.is_empty() {
+            let since = users_of(&mount.path)?;
+            ensure!(
+                since.is_empty(),
+                "{} is in use by {} since it was copied; try it again",
+                mount.path,
+                shown(&since)
+            );
             let unit = mount_unit::name(&mount.path);
             tx.run_undoable(&systemctl("start", &unit), systemctl("stop", &unit))?;
         }
@@ -159,24 +166,20 @@ fn make(
 struct Copied {
     dir: PathBuf,
     mounted: Mounted,
-    content: Content,
+    size: Content,
 }
 
 impl Copied {
     fn open(context: &Context, tx: &mut Transaction, path: &str) -> Result<Self> {
         let dir = mount_point("moved");
         let mounted = filesystem::mount_again(tx, Path::new(path), &dir)?;
-        let content = if context.dry_run {
+        let size = if context.dry_run {
             Content::default()
         } else {
             let source = Source::Directory(dir.clone());
             tx.unlocked(|tx| source.measure(tx.interrupt()))?.0
         };
-        Ok(Self {
-            dir,
-            mounted,
-            content,
-        })
+        Ok(Self { dir, mounted, size })
     }
 
     /// Copies it to the volume, which stays mounted. The lock is free meanwhile.
@@ -192,7 +195,7 @@ impl Copied {
         let source = Source::Directory(self.dir.clone());
         tx.unlocked(|tx| {
             tx.work(&source.copy_line(&to), |interrupt| {
-                let mut progress = Progress::new(&mount.path, self.content.bytes);
+                let mut progress = Progress::new(&mount.path, self.size.bytes);
                 source.copy(&to, room, interrupt, &mut progress)
             })?;
             tx.flush(&to)
@@ -248,7 +251,7 @@ fn check_size(add: &Add, source: Option<&Copied>) -> Result<()> {
         FsKind::Ext4 => 0,
         FsKind::Xfs => XFS_LEAST,
     };
-    let content = source.map_or_else(Content::default, |source| source.content);
+    let content = source.map_or_else(Content::default, |source| source.size);
     let least = least.max(content.least_size());
     ensure!(
         add.size >= least,
@@ -262,7 +265,7 @@ fn check_size(add: &Add, source: Option<&Copied>) -> Result<()> {
 
 /// Refuses a pool without room for the copy.
 fn check_room(mount: &Mount, source: Option<&Copied>, room: u64) -> Result<()> {
-    let needed = source.map_or(0, |source| source.content.bytes);
+    let needed = source.map_or(0, |source| source.size.bytes);
     ensure!(
         needed <= room,
         "the thin pool has no room: {} holds {}, {} are left",
@@ -363,7 +366,11 @@ fn need_layer(group: &Group) -> Result<()> {
 fn warn_of_packages(path: &str) {
     let databases = ["/var/lib/dpkg", "/var/lib/rpm"].map(Path::new);
     let real = |at: &&Path| fs::symlink_metadata(at).is_ok_and(|found| found.is_dir());
-    for database in databases.into_iter().filter(|at| at.starts_with(path)).filter(real) {
+    for database in databases
+        .into_iter()
+        .filter(|at| at.starts_with(path))
+        .filter(real)
+    {
         log::warn!(
             "{} moves as well: then all layers share the list of installed packages, whatever each has installed",
             database.display()
@@ -373,11 +380,7 @@ fn warn_of_packages(path: &str) {
 
 /// Where the volumes of a group are mounted.
 fn mounts_of(group: &Group) -> Vec<Mount> {
-    let shared = group.with_role(Role::Volume);
-    let shared: Vec<(&str, &[String])> = shared
-        .map(|volume| (volume.name.as_str(), volume.tags.as_slice()))
-        .collect();
-    volume::mounts(&shared, &mut |text| log::warn!("{text}"))
+    volume::mounts_of(group, &mut |problem| log::warn!("{problem}"))
 }
 
 /// Tells the generator of mount units of these volumes and of one more, and has systemd read what it makes of them.
@@ -509,7 +512,11 @@ pub fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
         (_, false) => format!("{name} is kept; lvremove(8) removes it"),
         (_, true) => format!("{name} is mounted until then, and is kept; lvremove(8) removes it"),
     };
-    let from = if is_still_mounted { "from the next start on" } else { "again" };
+    let from = if is_still_mounted {
+        "from the next start on"
+    } else {
+        "again"
+    };
     say(&format!("each layer has its own {path} {from}; {kept}\n"))
 }
 
@@ -520,14 +527,19 @@ pub fn move_all(context: &Context) -> Result<()> {
     if handed.is_none_or(|handed| handed.volumes.iter().all(|mount| !mount.moving)) {
         return Ok(());
     }
-    let state = Cmd::new("systemctl").arg("is-system-running").accept(&[0, 1]);
+    let state = Cmd::new("systemctl")
+        .arg("is-system-running")
+        .accept(&[0, 1]);
     if state.run()?.trim() != "stopping" {
         log::warn!("nothing moves before the system goes down");
         return Ok(());
     }
     let writer = context.locked_writer("volume move")?;
     let mut moved = Ok(());
-    for mount in mounts_of(&context.load()?).into_iter().filter(|mount| mount.moving) {
+    for mount in mounts_of(&context.load()?)
+        .into_iter()
+        .filter(|mount| mount.moving)
+    {
         let done = writer.transaction(|tx| move_one(context, tx, &mount));
         moved = moved.and(done.with_context(|| format!("{} stays where it is", mount.path)));
         writer.check_interrupt()?;
@@ -603,17 +615,24 @@ pub fn list(context: &Context) -> Result<()> {
         version: JSON_VERSION,
         volumes: rows.collect::<Result<_>>()?,
     };
-    list.volumes.sort_by(|a, b| (&a.path, &a.name).cmp(&(&b.path, &b.name)));
+    list.volumes
+        .sort_by(|a, b| (&a.path, &a.name).cmp(&(&b.path, &b.name)));
     context.show(&list, || {
         let line = |row: &Row| {
             let used = row.used.map(text::size).unwrap_or_default();
             let marks = text::marks(&[
                 (true, &row.name),
-                (row.fstype.is_some(), row.fstype.as_deref().unwrap_or_default()),
+                (
+                    row.fstype.is_some(),
+                    row.fstype.as_deref().unwrap_or_default(),
+                ),
                 (row.used.is_some(), &format!("{used} used")),
                 (row.required, "required"),
                 (row.moving, "moves when the system goes down"),
-                (row.path.is_some() && !row.mounted && !row.moving, "not mounted"),
+                (
+                    row.path.is_some() && !row.mounted && !row.moving,
+                    "not mounted",
+                ),
             ]);
             let path = row.path.clone().unwrap_or_else(|| "-".to_owned());
             (path, format!("{:>10}  {marks}", text::size(row.size)))
@@ -633,8 +652,14 @@ fn row(context: &Context, volume: &Volume, mounts: &[Mount]) -> Result<Row> {
         None => false,
     };
     let device = context.lvm.device(&volume.name.parse()?)?;
-    let signature = volume.active.then(|| probe::signature(&device).ok()).flatten();
-    let space = path.as_ref().filter(|_| mounted).and_then(|path| statvfs(path.as_str()).ok());
+    let signature = volume
+        .active
+        .then(|| probe::signature(&device).ok())
+        .flatten();
+    let space = path
+        .as_ref()
+        .filter(|_| mounted)
+        .and_then(|path| statvfs(path.as_str()).ok());
     Ok(Row {
         name: volume.name.clone(),
         fstype: signature.flatten().map(|signature| signature.kind),
@@ -661,11 +686,13 @@ fn path_of_unit(context: &Context, name: &str) -> Option<String> {
     let units = fs::read_dir(OWN_UNITS).into_iter().flatten().flatten();
     let units = units.map(|entry| entry.path());
     let units = units.filter(|path| path.extension().is_some_and(|kind| kind == "mount"));
-    units.filter_map(|path| fs::read_to_string(path).ok()).find_map(|unit| {
-        let (device, path) = mount_unit::device_and_path(&unit)?;
-        let is_it = devices.iter().any(|known| known == Path::new(device));
-        is_it.then(|| path.to_owned())
-    })
+    units
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .find_map(|unit| {
+            let (device, path) = mount_unit::device_and_path(&unit)?;
+            let is_it = devices.iter().any(|known| known == Path::new(device));
+            is_it.then(|| path.to_owned())
+        })
 }
 
 #[cfg(test)]

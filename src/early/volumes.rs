@@ -17,9 +17,6 @@ use crate::model::{fstab, mount_unit};
 use crate::sys::cmd::Cmd;
 use crate::sys::run;
 
-/// Copies what moves to a volume when the system goes down.
-const MOVE_UNIT: &str = "imgbased-move.service";
-
 /// The volumes that are mounted where what is booted is a layer. What is written to a base that runs is forgotten, so
 /// it gets none.
 pub fn of(metadata: &Metadata, role: Role) -> Vec<Mount> {
@@ -90,8 +87,11 @@ pub fn write_units(dir: &Path, source: &str, fstab: &Path) -> Result<()> {
     for mount in volumes {
         let (name, path) = (&mount.name, &mount.path);
         let written = if mount.moving {
-            let unit = Path::new(UNIT_DIR).join(MOVE_UNIT);
-            link(&unit, &dir.join("sysinit.target.wants").join(MOVE_UNIT))
+            let unit = Path::new(UNIT_DIR).join(mount_unit::MOVE);
+            link(
+                &unit,
+                &dir.join("sysinit.target.wants").join(mount_unit::MOVE),
+            )
         } else if fstab::has(&fstab, path) {
             log::warn!("{name} is not mounted: the fstab of this layer has a line for {path}");
             Ok(())
@@ -188,13 +188,20 @@ mod tests {
             write_units(&units, source, &fstab).unwrap();
         }
         let mut there: Vec<String> = Vec::new();
-        for place in ["", "local-fs.target.requires", "local-fs.target.wants", "sysinit.target.wants"] {
+        for place in [
+            "",
+            "local-fs.target.requires",
+            "local-fs.target.wants",
+            "sysinit.target.wants",
+        ] {
             for entry in fs::read_dir(units.join(place)).unwrap() {
-                let name = entry.unwrap().file_name().into_string().unwrap();
-                there.push(format!("{place}/{name}"));
+                let entry = entry.unwrap();
+                if !entry.file_type().unwrap().is_dir() {
+                    let name = entry.file_name().into_string().unwrap();
+                    there.push(format!("{place}/{name}"));
+                }
             }
         }
-        there.retain(|name| name.ends_with(".mount") || name.ends_with(".service"));
         there.sort();
         assert_eq!(
             there,
@@ -208,6 +215,9 @@ mod tests {
         );
         let linked = fs::read_to_string(units.join("local-fs.target.wants/srv-data.mount"));
         let linked = linked.unwrap();
-        assert!(linked.contains("What=/dev/mapper/Host--VG-srv--data\n"), "{linked}");
+        assert!(
+            linked.contains("What=/dev/mapper/Host--VG-srv--data\n"),
+            "{linked}"
+        );
     }
 }

@@ -2,6 +2,9 @@
 
 use super::volume::Mount;
 
+/// Copies what moves to a volume when the system goes down.
+pub const MOVE: &str = "imgbased-move.service";
+
 /// The name of the unit that mounts something at `path`.
 pub fn name(path: &str) -> String {
     format!("{}.mount", escaped(path))
@@ -97,7 +100,8 @@ mod tests {
         };
         let device = "/dev/mapper/Host--VG-srv--100..a--b";
         let unit = render(&mount, device, "/run/volumes.json");
-        let fsck = "systemd-fsck@dev-mapper-Host\\x2d\\x2dVG\\x2dsrv\\x2d\\x2d100..a\\x2d\\x2db.service";
+        let fsck =
+            "systemd-fsck@dev-mapper-Host\\x2d\\x2dVG\\x2dsrv\\x2d\\x2d100..a\\x2d\\x2db.service";
         for line in [
             "Before=local-fs.target",
             &format!("Requires={fsck}"),

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::layout::tag;
+use super::layout::{Group, Role, tag};
 use super::name::LvName;
 
 /// What each layer brings itself, and what is of the machine: no volume is mounted there or below.
@@ -123,6 +123,15 @@ pub fn mounts(volumes: &[(&str, &[String])], complain: &mut dyn FnMut(&str)) -> 
         is_second
     });
     mounts
+}
+
+/// The same for the volumes of a group.
+pub fn mounts_of(group: &Group, complain: &mut dyn FnMut(&str)) -> Vec<Mount> {
+    let shared = group.with_role(Role::Volume);
+    let shared: Vec<(&str, &[String])> = shared
+        .map(|volume| (volume.name.as_str(), volume.tags.as_slice()))
+        .collect();
+    mounts(&shared, complain)
 }
 
 /// A path where a volume can be mounted, without the slashes and dots that mean nothing. Refuses any other.
@@ -330,9 +339,27 @@ mod tests {
             assert_eq!(path(given).unwrap(), plain);
         }
         for given in [
-            "", "home", "/", "//", "/.", "/etc", "/etc/x", "/usr/local", "/boot", "/dev/shm",
-            "/proc", "/sys", "/run/x", "/bin", "/lib", "/lib64", "/a/../b", "/..", "/a\nb",
-            "/a\\", "/a ",
+            "",
+            "home",
+            "/",
+            "//",
+            "/.",
+            "/etc",
+            "/etc/x",
+            "/usr/local",
+            "/boot",
+            "/dev/shm",
+            "/proc",
+            "/sys",
+            "/run/x",
+            "/bin",
+            "/lib",
+            "/lib64",
+            "/a/../b",
+            "/..",
+            "/a\nb",
+            "/a\\",
+            "/a ",
         ] {
             assert!(path(given).is_err(), "{given:?}");
         }

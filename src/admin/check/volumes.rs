@@ -6,6 +6,7 @@ use super::finding::{Findings, Repair};
 use crate::model::layout::{Group, Role, Volume};
 use crate::model::name::{LvName, VgName};
 use crate::model::pool::{self, Mismatch};
+use crate::model::volume;
 
 /// What is wrong with a group that was interrupted while it was made.
 pub fn find_unfinished(group: &Group, findings: &mut Findings) {
@@ -53,6 +54,13 @@ pub fn find(group: &Group, is_being_made: &dyn Fn(&Volume) -> bool, findings: &m
             findings.add(&volume.name, problem, Repair::RemoveVolume(name));
         }
     }
+    volume::mounts_of(group, &mut |problem| {
+        findings.advise(
+            &group.name,
+            problem,
+            "take the tag off with `lvchange --deltag`",
+        );
+    });
     for name in group.bootable() {
         let Some(volume) = group.volume(name.as_str()) else {
             continue;
@@ -187,6 +195,14 @@ pub mod tests {
         for (volume, expected) in [
             (layer("Base-0.1"), ""),
             (volume("data", &[]), ""),
+            (
+                volume("home", &["imgbased:volume", "imgbased:mount=/home"]),
+                "",
+            ),
+            (
+                volume("etc", &["imgbased:volume", "imgbased:mount=/etc"]),
+                "HostVG: take the tag off with `lvchange --deltag`",
+            ),
             (
                 volume("Base-1", &["imgbased:base", "imgbased:incomplete"]),
                 "Base-1: remove the volume Base-1",
