@@ -36,6 +36,15 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["persist"], "Usage: imgbased-helper persist"),
         (&["persist", "preview", "x"], "unexpected argument 'x'"),
         (&["diff", "--exclude"], "a value is required"),
+        (&["volume"], "Usage: imgbased-helper volume"),
+        (&["volume", "add", "/home"], "--size <SIZE>"),
+        (
+            &[
+                "volume", "add", "/home", "--size", "1G", "--fstype", "btrfs",
+            ],
+            "expected ext4 or xfs",
+        ),
+        (&["volume", "grow", "/home", "1X"], "unknown unit"),
         (&[], "Usage: imgbased-helper"),
     ] {
         let output = helper(args);
@@ -75,6 +84,15 @@ fn what_cannot_be_done_exits_with_1_and_one_line() {
             "cannot open /nonexistent: No such file",
         ),
         (&["diff", root, root, "--exclude", "a["], "is no pattern"),
+        (
+            &["-n", "volume", "add", "/etc", "--size", "1G"],
+            "/etc is of each layer or of the machine, and never on a volume",
+        ),
+        (
+            &["-n", "volume", "add", "home", "--size", "1G"],
+            "is not an absolute path",
+        ),
+        (&["-n", "volume", "remove", "/a/../b"], "has `..` in it"),
         (&["diff", root, root, "--path", "/a/../b"], "has `..` in it"),
         (
             &["-n", "base", "add", text],
@@ -125,6 +143,22 @@ fn as_a_generator_it_writes_nothing_without_the_key() {
         .expect("the binary runs");
     assert!(status.success());
     assert_eq!(std::fs::read_dir(&early).expect("a directory").count(), 0);
+}
+
+#[test]
+fn as_a_generator_of_mounts_it_writes_nothing_where_no_layer_was_booted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().to_str().expect("a plain path");
+    let output = helper(&["initrd", "generate-mounts", path]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(
+        std::fs::read_dir(dir.path()).expect("a directory").count(),
+        0
+    );
+    assert_eq!(
+        helper(&["initrd", "generate-mounts"]).status.code(),
+        Some(1)
+    );
 }
 
 #[test]

@@ -16,6 +16,7 @@ scenarios![
     a_pasted_dry_run_of_what_boots_does_what_the_verb_does,
     a_pasted_dry_run_of_a_base_or_group_does_what_the_verb_does,
     a_pasted_dry_run_of_a_repair_does_what_the_verb_does,
+    a_pasted_dry_run_of_a_volume_does_what_the_verb_does,
 ];
 
 /// A verb, and what comes before it.
@@ -115,6 +116,39 @@ fn a_pasted_dry_run_of_a_repair_does_what_the_verb_does() -> Result<()> {
         },
     ];
     compare("dry-repair", &cases)
+}
+
+fn a_pasted_dry_run_of_a_volume_does_what_the_verb_does() -> Result<()> {
+    let add = "mkdir -p /srv/data; echo text >/srv/data/file";
+    let added = format!("{add}; imgbased-helper volume add /srv/data --size 100M");
+    let cases = [
+        Case::new(
+            "volume-add",
+            add,
+            "imgbased-helper volume add /srv/data --size 100M",
+        ),
+        Case::new(
+            "volume-add-busy",
+            "true",
+            "imgbased-helper volume add /var --size 1G 2>/dev/null",
+        ),
+        Case::new(
+            "volume-grow",
+            &added,
+            "imgbased-helper volume grow /srv/data 200M",
+        ),
+        Case::new(
+            "volume-remove",
+            &added,
+            "imgbased-helper volume remove /srv/data",
+        ),
+        Case::new(
+            "volume-delete",
+            &added,
+            "imgbased-helper volume remove /srv/data --delete",
+        ),
+    ];
+    compare("dry-volume", &cases)
 }
 
 /// Runs each verb on a host, and pastes its dry run into a shell on the same host. Claims that both leave the same.

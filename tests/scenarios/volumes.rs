@@ -1,0 +1,243 @@
+//! Directories that all layers share are on volumes: every layer mounts them, and none loses a file on the way there.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::claims::{device, is_clean, is_refused, json, runs};
+use crate::vm::guest::script;
+use crate::vm::verbs::{KILLED, STEPS_MAX, interrupted};
+use crate::vm::{Host, Loader, Vm};
+
+scenarios![
+    ;
+    long:
+    a_directory_moves_to_a_volume_and_back_while_the_system_runs,
+    every_layer_mounts_the_volumes_and_what_is_busy_moves_when_the_system_goes_down,
+    a_volume_is_whole_or_not_there_whatever_step_is_the_last,
+];
+
+/// For copying /var under software emulation.
+const SLOW: Duration = Duration::from_secs(600);
+
+/// The volumes with their tags, sizes and states.
+const VOLUMES: &str = "lvm lvs --noheadings -o lv_name,lv_tags,lv_attr,lv_size HostVG";
+
+fn a_directory_moves_to_a_volume_and_back_while_the_system_runs() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "volume")?;
+    vm.ok(&script("make-home")?)?;
+    vm.ok("ln -s /home /users; mkdir -p /srv/big; fallocate -l 80M /srv/big/file")?;
+    let files = vm.ok(&script("look-at-home")?)?;
+    let before = vm.ok(VOLUMES)?;
+    for (arguments, reason) in [
+        ("volume add home --size 1G", "is not an absolute path"),
+        ("volume add /etc --size 1G", "never on a volume"),
+        (
+            "volume add /users --size 1G",
+            "give the path that it leads to: /home",
+        ),
+        ("volume add /run/x --size 1G", "never on a volume"),
+        ("volume add /tmp/../home --size 1G", "has `..` in it"),
+        ("volume add /srv/big --size 100M", "is too small"),
+        ("volume add /home --size 100M --fstype xfs", "is too small"),
+        ("volume grow /home 1G", "/home is no volume"),
+        ("volume remove /home", "/home is no volume"),
+    ] {
+        is_refused(&mut vm, arguments, reason)?;
+    }
+    vm.ok("imgbased-helper -n volume add /home --size 200M")?;
+    assert_eq!(vm.ok(VOLUMES)?, before);
+
+    let add = "imgbased-helper volume add /home --size 200M --options noatime,nodev";
+    assert_eq!(vm.ok(add)?, "/home is on HostVG/home now");
+    is_on(&mut vm, "/home", "home")?;
+    let options = vm.ok("findmnt -no OPTIONS /home")?;
+    ensure!(
+        options.contains("noatime") && options.contains("nodev"),
+        "{options}"
+    );
+    assert_eq!(vm.ok(&script("look-at-home")?)?, files);
+    is_refused(&mut vm, "volume add /home --size 1G", "is a volume already")?;
+    let row = row(&mut vm, "/home")?;
+    for (key, value) in [
+        ("name", Value::from("home")),
+        ("fstype", "ext4".into()),
+        ("mounted", true.into()),
+        ("required", false.into()),
+        ("moving", false.into()),
+        ("options", "noatime,nodev".into()),
+        ("size", (200_u64 << 20).into()),
+    ] {
+        assert_eq!(row[key], value, "{key}");
+    }
+    let tree = vm.ok("imgbased-helper layout")?;
+    ensure!(tree.contains("shared volume, at /home"), "{tree}");
+
+    vm.ok("imgbased-helper volume grow /home 300M")?;
+    let size: u64 = vm.ok("findmnt -bno SIZE /home")?.parse()?;
+    ensure!(size > 230 << 20, "{size}");
+    is_refused(&mut vm, "volume grow /home 200M", "does not become smaller")?;
+    vm.ok(
+        "imgbased-helper volume add /srv/a-b --size 320M --fstype xfs && echo kept >/srv/a-b/file",
+    )?;
+    is_on(&mut vm, "/srv/a-b", "srv-a-b")?;
+    vm.ok("imgbased-helper volume grow /srv/a-b 400M")?;
+    let size: u64 = vm.ok("findmnt -bno SIZE /srv/a-b")?.parse()?;
+    ensure!(size > 330 << 20, "{size}");
+    is_clean(&mut vm)?;
+
+    vm.ok(
+        "systemd-run --quiet --unit=holder --property=WorkingDirectory=/home/anna sleep infinity",
+    )?;
+    is_refused(&mut vm, "volume remove /home --delete", "(sleep)")?;
+    vm.ok("systemctl stop holder.service")?;
+    vm.ok("echo on-the-volume >/home/anna/new && imgbased-helper volume remove /home")?;
+    is_on(&mut vm, "/home", "Base-0.1")?;
+    assert_eq!(vm.ok(&script("look-at-home")?)?, files);
+    assert_eq!(vm.ok("lvm lvs --noheadings -o lv_tags HostVG/home")?, "");
+    vm.ok("imgbased-helper volume remove /srv/a-b --delete")?;
+    assert_eq!(
+        vm.ok("lvm lvs HostVG/srv-a-b 2>/dev/null || echo gone")?,
+        "gone"
+    );
+    // Its name is taken.
+    vm.ok(add)?;
+    is_on(&mut vm, "/home", "home-2")?;
+    is_clean(&mut vm)
+}
+
+fn every_layer_mounts_the_volumes_and_what_is_busy_moves_when_the_system_goes_down() -> Result<()> {
+    let (disk, mut vm) = Host::running(Loader::Grub, "volumes")?;
+    vm.ok(&script("make-home")?)?;
+    let files = vm.ok(&script("look-at-home")?)?;
+    vm.ok("imgbased-helper volume add /home --size 200M")?;
+    vm.ok("mkdir -p /srv/a-b && echo 1 >/srv/a-b/file && imgbased-helper volume add /srv/a-b --size 100M")?;
+    let said = vm.ok_for(
+        "imgbased-helper volume add /var --size 1G 2>/dev/null",
+        SLOW,
+    )?;
+    ensure!(
+        said.contains("it moves to HostVG/var when this system goes down"),
+        "{said}"
+    );
+    vm.ok("imgbased-helper volume move")?;
+    let waiting = row(&mut vm, "/var")?;
+    assert_eq!(
+        (&waiting["moving"], &waiting["mounted"]),
+        (&true.into(), &false.into())
+    );
+    vm.ok("echo later >/var/lib/later && logger before-the-move")?;
+    vm.type_line("systemctl poweroff")?;
+    vm.wait_for_power_off(SLOW)?;
+
+    let mut vm = disk.boot("first")?;
+    vm.log_in()?;
+    runs(&mut vm, "Base-0.1")?;
+    are_mounted(&mut vm)?;
+    assert_eq!(vm.ok(&script("look-at-home")?)?, files);
+    let moved = row(&mut vm, "/var")?;
+    assert_eq!(
+        (&moved["moving"], &moved["required"]),
+        (&false.into(), &true.into())
+    );
+    let required = vm.ok("systemctl show -p RequiredBy --value var.mount")?;
+    ensure!(required.contains("local-fs.target"), "{required}");
+    is_clean(&mut vm)?;
+    vm.ok("echo first >/home/anna/first")?;
+    vm.power_off()?;
+
+    let mut vm = disk.boot("second")?;
+    vm.menu()?.choose("Base-0.2")?;
+    vm.log_in()?;
+    runs(&mut vm, "Base-0.2")?;
+    are_mounted(&mut vm)?;
+    assert_eq!(vm.ok("cat /home/anna/first")?, "first");
+    // Nothing of that is in the layer.
+    assert_eq!(
+        vm.ok("grep -e home -e var /etc/fstab || ls /etc/systemd/system/*.mount || true")?,
+        ""
+    );
+    let said = vm.ok("imgbased-helper volume remove /var")?;
+    ensure!(said.contains("from the next start on"), "{said}");
+    is_on(&mut vm, "/var", "var")?;
+    vm.power_off()?;
+
+    let mut vm = disk.boot("factory")?;
+    vm.menu()?.choose("Base-0")?;
+    vm.log_in()?;
+    assert_eq!(vm.ok("findmnt -no SOURCE -T /home")?, "imgbased-overlay");
+    vm.power_off()?;
+
+    let mut vm = disk.boot("third")?;
+    vm.menu()?.choose("Base-0.1")?;
+    vm.log_in()?;
+    runs(&mut vm, "Base-0.1")?;
+    is_on(&mut vm, "/home", "home")?;
+    is_on(&mut vm, "/var", "Base-0.1")?;
+    assert_eq!(vm.ok("cat /var/lib/later")?, "later");
+    is_clean(&mut vm)
+}
+
+fn a_volume_is_whole_or_not_there_whatever_step_is_the_last() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "volume-steps")?;
+    vm.ok("mkdir -p /srv/data && echo text >/srv/data/file")?;
+    let before = vm.ok(VOLUMES)?;
+    let add = "imgbased-helper volume add /srv/data --size 100M";
+    for variable in ["IMGBASED_FAIL_AT", "IMGBASED_KILL_AFTER"] {
+        let mut step = 0;
+        loop {
+            step += 1;
+            ensure!(step < STEPS_MAX, "the verb has no end");
+            let ended = vm.run(&interrupted(&format!("{variable}={step}"), add))?;
+            let is_done = ended.status == 0;
+            let is_killed = variable == "IMGBASED_KILL_AFTER";
+            let expected = if is_killed { KILLED } else { 1 };
+            ensure!(
+                is_done || ended.status == expected,
+                "step {step}: {ended:?}"
+            );
+            assert_eq!(vm.ok("cat /srv/data/file")?, "text", "{variable} {step}");
+            if is_killed {
+                vm.run("imgbased-helper check --repair")?;
+            }
+            if is_done || is_killed {
+                vm.run("imgbased-helper volume remove /srv/data --delete")?;
+            }
+            is_clean(&mut vm).with_context(|| format!("{variable} {step}"))?;
+            assert_eq!(vm.ok(VOLUMES)?, before, "{variable} {step}");
+            is_on(&mut vm, "/srv/data", "Base-0.1")?;
+            assert_eq!(vm.ok("cat /srv/data/file")?, "text", "{variable} {step}");
+            if is_done {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What `volume list` says of a path.
+fn row(vm: &mut Vm, path: &str) -> Result<Value> {
+    let list = json(vm, "volume list")?;
+    let rows = list["volumes"].as_array().context("volumes")?;
+    let row = rows.iter().find(|row| row["path"] == path);
+    Ok(row.with_context(|| format!("{path}: {list}"))?.clone())
+}
+
+/// Claims that a path is on this volume.
+fn is_on(vm: &mut Vm, path: &str, name: &str) -> Result<()> {
+    let found = vm.ok(&format!("findmnt -no SOURCE -T {path}"))?;
+    assert_eq!(found, device("HostVG", name)?, "{path}");
+    Ok(())
+}
+
+/// Claims that all volumes are there, with what moved to them.
+fn are_mounted(vm: &mut Vm) -> Result<()> {
+    for (path, name) in [("/home", "home"), ("/srv/a-b", "srv-a-b"), ("/var", "var")] {
+        is_on(vm, path, name)?;
+    }
+    assert_eq!(vm.ok("cat /srv/a-b/file /var/lib/later")?, "1\nlater");
+    // The record of the boot before moved with the rest, and goes on.
+    assert_eq!(vm.ok("find /var/lib/dpkg/status -size +0 | wc -l")?, "1");
+    Ok(())
+}
