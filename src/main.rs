@@ -68,6 +68,7 @@ fn initrd(verb: Option<&OsString>, dir: Option<OsString>) -> Result<ExitCode> {
             let dir = dir.context("it is run by a generator, with its first directory")?;
             early::generate_mounts(Path::new(&dir))?;
         }
+        Some("mount-packages") => early::mount_packages()?,
         // The second name is that of the unit of earlier versions, which is there until the next start.
         Some("stage-shutdown" | "unpack") => down::stage()?,
         _ => bail!("`initrd` is for the initramfs; in its shell, `initrd retry` goes on booting"),

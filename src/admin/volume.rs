@@ -62,7 +62,7 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         check_size(add, source.as_ref())?;
         tx.lock()?;
         let group = context.load()?;
-        need_layer(&group)?;
+        check_running(&group)?;
         context.check_pool(&group)?;
         let others = mounts_of(&group);
         check_free(&path, &others)?;
@@ -116,7 +116,6 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         }
         Ok((mount, users))
     })?;
-    warn_of_packages(&mount.path);
     if context.dry_run {
         return Ok(());
     }
@@ -351,7 +350,8 @@ fn check_free(path: &str, others: &[Mount]) -> Result<()> {
     Ok(())
 }
 
-fn need_layer(group: &Group) -> Result<()> {
+/// Refuses where what runs would not mount the volume at its next start.
+fn check_running(group: &Group) -> Result<()> {
     let booted = view::booted(group)?;
     let volume = booted.and_then(|name| group.volume(&name));
     ensure!(
@@ -359,23 +359,12 @@ fn need_layer(group: &Group) -> Result<()> {
         "no layer of {} runs; a volume is made from the layer whose directory it takes over",
         group.name
     );
+    ensure!(
+        Path::new(run::VOLUMES).exists(),
+        "the initramfs that this layer was booted with mounts no volumes, as it is of an earlier version; make it anew \
+         with dracut(8), run `imgbased-helper boot refresh`, and restart"
+    );
     Ok(())
-}
-
-/// What packages are installed is of a layer, and not of all.
-fn warn_of_packages(path: &str) {
-    let databases = ["/var/lib/dpkg", "/var/lib/rpm"].map(Path::new);
-    let real = |at: &&Path| fs::symlink_metadata(at).is_ok_and(|found| found.is_dir());
-    for database in databases
-        .into_iter()
-        .filter(|at| at.starts_with(path))
-        .filter(real)
-    {
-        log::warn!(
-            "{} moves as well: then all layers share the list of installed packages, whatever each has installed",
-            database.display()
-        );
-    }
 }
 
 /// Where the volumes of a group are mounted.

@@ -134,6 +134,12 @@ pub fn generate_mounts(dir: &Path) -> Result<()> {
         .inspect_err(|error| log::error!("generator of mounts: {error:#}"))
 }
 
+/// What a unit of the running system does where /var is on a volume.
+pub fn mount_packages() -> Result<()> {
+    logger::start_for_console(false)?;
+    volumes::mount_packages().inspect_err(|error| log::error!("{error:#}"))
+}
+
 fn read_cmdline() -> Result<Vec<u8>> {
     fs::read("/proc/cmdline").context("cannot read the kernel command line")
 }

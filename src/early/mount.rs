@@ -91,7 +91,7 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
             "{layer} has no modules for the kernel {release}"
         );
     }
-    volumes::hand_over(vg, shared);
+    volumes::hand_over(vg, role, shared);
     let times = clock.times();
     let record = BootRecord {
         version: 1,

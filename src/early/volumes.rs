@@ -2,10 +2,11 @@
 //! activates them together with the layer, and leaves word of them for the generator in the running system. None of
 //! that keeps a layer from being booted.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use rustix::fs::OFlags;
 
 use super::generator::{UNIT_DIR, link};
 use crate::lvm::Lvm;
@@ -15,7 +16,22 @@ use crate::model::name::{LvName, VgName};
 use crate::model::volume::{self, Mount, Volumes};
 use crate::model::{fstab, mount_unit};
 use crate::sys::cmd::Cmd;
+use crate::sys::rooted::open_beneath;
 use crate::sys::run;
+
+/// Where packages are recorded, and by which programs: dpkg and apt, rpm and dnf, with what goes with them.
+const PACKAGES: &str = "/var/lib";
+const RECORDS: [&str; 8] = [
+    "apt",
+    "dnf",
+    "dpkg",
+    "pam",
+    "rpm",
+    "systemd/deb-systemd-helper-enabled",
+    "systemd/deb-systemd-helper-masked",
+    "ucf",
+];
+const PACKAGES_UNIT: &str = "imgbased-packages.service";
 
 /// The volumes that are mounted where what is booted is a layer. What is written to a base that runs is forgotten, so
 /// it gets none.
@@ -52,28 +68,20 @@ pub fn activate(lvm: &Lvm, names: &[LvName], command: &Cmd) -> Result<()> {
     Ok(())
 }
 
-/// Leaves word of the volumes for the generator, also that there are none any more.
-pub fn hand_over(vg: &VgName, mounts: Vec<Mount>) {
-    let done = if mounts.is_empty() {
-        remove(Path::new(run::VOLUMES))
-    } else {
-        let volumes = Volumes {
-            version: 1,
-            vg: vg.to_string(),
-            volumes: mounts,
-        };
-        run::write_json(run::VOLUMES, &volumes)
+/// Leaves word of the volumes of a layer for the generator, also where there are none: that this initramfs does so
+/// is what a new volume needs.
+pub fn hand_over(vg: &VgName, role: Role, mounts: Vec<Mount>) {
+    if role != Role::Layer {
+        return;
+    }
+    let volumes = Volumes {
+        version: 1,
+        vg: vg.to_string(),
+        volumes: mounts,
     };
-    if let Err(error) = done {
+    if let Err(error) = run::write_json(run::VOLUMES, &volumes) {
         log::warn!("no volume will be mounted: {error:#}");
     }
-}
-
-fn remove(path: &Path) -> Result<()> {
-    if path.exists() {
-        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
-    }
-    Ok(())
 }
 
 /// Writes a unit for each volume that the file `source` tells of into the directory `dir` of a generator
@@ -84,6 +92,7 @@ pub fn write_units(dir: &Path, source: &str, fstab: &Path) -> Result<()> {
     };
     let vg: VgName = vg.parse()?;
     let fstab = fs::read(fstab).unwrap_or_default();
+    let mut hides_packages = false;
     for mount in volumes {
         let (name, path) = (&mount.name, &mount.path);
         let written = if mount.moving {
@@ -96,11 +105,19 @@ pub fn write_units(dir: &Path, source: &str, fstab: &Path) -> Result<()> {
             log::warn!("{name} is not mounted: the fstab of this layer has a line for {path}");
             Ok(())
         } else {
+            hides_packages |= Path::new(PACKAGES).starts_with(path);
             write_unit(dir, source, &vg, &mount)
         };
         if let Err(error) = written {
             log::error!("{name} is not mounted at {path}: {error:#}");
         }
+    }
+    if hides_packages {
+        let unit = Path::new(UNIT_DIR).join(PACKAGES_UNIT);
+        link(
+            &unit,
+            &dir.join("local-fs.target.wants").join(PACKAGES_UNIT),
+        )?;
     }
     Ok(())
 }
@@ -118,6 +135,33 @@ fn write_unit(dir: &Path, source: &str, vg: &VgName, mount: &Mount) -> Result<()
         "local-fs.target.wants"
     };
     link(&Path::new("..").join(&unit), &dir.join(pulled).join(&unit))
+}
+
+/// Mounts what the layer has recorded of its packages over what a volume has at the same place: which packages are
+/// installed is of each layer.
+pub fn mount_packages() -> Result<()> {
+    // Without what is mounted below it, such as that volume; and what is mounted meanwhile does not come there.
+    let own = Path::new(run::OWN);
+    fs::create_dir_all(own).with_context(|| format!("cannot create {}", own.display()))?;
+    let bind = || Cmd::new("mount").arg("--bind");
+    bind().arg("--make-private").arg("/").arg(own).run()?;
+    let top = File::open(own)?;
+    let mut done = Ok(());
+    for name in RECORDS {
+        let place = Path::new(PACKAGES).join(name);
+        let inside = format!("{}/{name}", PACKAGES.trim_start_matches('/'));
+        // A layer whose image was prepared has links to its own /usr there.
+        if open_beneath(&top, &inside, OFlags::PATH | OFlags::DIRECTORY).is_err() {
+            continue;
+        }
+        let mounted = fs::create_dir_all(&place).map_err(Into::into);
+        let mounted = mounted.and_then(|()| bind().arg(own.join(inside)).arg(&place).run());
+        let failed = || format!("the packages of this layer are not at {}", place.display());
+        done = done.and(mounted.map(drop).with_context(failed));
+    }
+    drop(top);
+    Cmd::new("umount").arg("--lazy").arg(own).run()?;
+    done
 }
 
 #[cfg(test)]
@@ -209,6 +253,7 @@ mod tests {
                 "/srv-data.mount",
                 "/var.mount",
                 "local-fs.target.requires/var.mount",
+                "local-fs.target.wants/imgbased-packages.service",
                 "local-fs.target.wants/srv-data.mount",
                 "sysinit.target.wants/imgbased-move.service",
             ]

@@ -24,6 +24,8 @@ pub const BLESSED: &str = "/run/imgbased/blessed";
 pub const TESTING: &str = "/run/imgbased/testing";
 /// Where volumes are mounted while they are looked at.
 pub const MOUNTS: &str = "/run/imgbased/mounts";
+/// Where the layer is mounted by itself for a moment, without what is mounted on it.
+pub const OWN: &str = "/run/imgbased/own";
 /// Where a base and its volatile overlay are mounted. They move on with /run.
 pub const BASE: &str = "/run/imgbased/base";
 pub const OVERLAY: &str = "/run/imgbased/overlay";

@@ -84,7 +84,7 @@ fn a_directory_moves_to_a_volume_and_back_while_the_system_runs() -> Result<()> 
     is_on(&mut vm, "/srv/a-b", "srv-a-b")?;
     vm.ok("imgbased-helper volume grow /srv/a-b 400M")?;
     let size: u64 = vm.ok("findmnt -bno SIZE /srv/a-b")?.parse()?;
-    ensure!(size > 330 << 20, "{size}");
+    ensure!(size > 290 << 20, "{size}");
     is_clean(&mut vm)?;
 
     vm.ok(
@@ -155,7 +155,9 @@ fn every_layer_mounts_the_volumes_and_what_is_busy_moves_when_the_system_goes_do
     assert_eq!(vm.ok("cat /home/anna/first")?, "first");
     // Nothing of that is in the layer.
     assert_eq!(
-        vm.ok("grep -e home -e var /etc/fstab || ls /etc/systemd/system/*.mount || true")?,
+        vm.ok(
+            "grep -e home -e var /etc/fstab || ls /etc/systemd/system/*.mount 2>/dev/null || true"
+        )?,
         ""
     );
     let said = vm.ok("imgbased-helper volume remove /var")?;
@@ -226,7 +228,8 @@ fn row(vm: &mut Vm, path: &str) -> Result<Value> {
 
 /// Claims that a path is on this volume.
 fn is_on(vm: &mut Vm, path: &str, name: &str) -> Result<()> {
-    let found = vm.ok(&format!("findmnt -no SOURCE -T {path}"))?;
+    // Of a part of a filesystem it is the part as well.
+    let found = vm.ok(&format!("findmnt -no SOURCE -T {path} | cut -d '[' -f 1"))?;
     assert_eq!(found, device("HostVG", name)?, "{path}");
     Ok(())
 }
@@ -237,7 +240,7 @@ fn are_mounted(vm: &mut Vm) -> Result<()> {
         is_on(vm, path, name)?;
     }
     assert_eq!(vm.ok("cat /srv/a-b/file /var/lib/later")?, "1\nlater");
-    // The record of the boot before moved with the rest, and goes on.
-    assert_eq!(vm.ok("find /var/lib/dpkg/status -size +0 | wc -l")?, "1");
-    Ok(())
+    // Which packages are installed is of the layer.
+    let layer = vm.ok("imgbased-helper layer current")?;
+    is_on(vm, "/var/lib/dpkg", &layer)
 }
