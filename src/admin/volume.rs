@@ -548,7 +548,8 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
     }
     if Path::new(JOURNAL).starts_with(&mount.path) {
         // Its last lines stay in memory, else it would write on.
-        tx.run(&Cmd::new("journalctl").arg("--relinquish-var"))?;
+        let journal = |verb| Cmd::new("journalctl").arg(verb);
+        tx.run_undoable(&journal("--relinquish-var"), journal("--flush"))?;
     }
     let source = Copied::open(context, tx, &mount.path)?;
     check_room(mount, Some(&source), room)?;
