@@ -45,13 +45,25 @@ pub struct Add<'a> {
     pub empty: bool,
 }
 
+/// When layers mount a new volume.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    Now,
+    /// At the next start, with the content that its path has when the system goes down.
+    Moved,
+    /// At the next start.
+    Next,
+}
+
 /// Makes a volume for a directory of the layer that runs. The lock is free while its files are counted and copied.
 pub fn add(context: &Context, add: &Add) -> Result<()> {
     let path = volume::path(add.path)?;
     volume::check_options(add.options)?;
     Filesystem::check_tools(add.fstype)?;
     let writer = context.writer("volume add", LOCK_WAIT)?;
-    let (mount, users) = writer.transaction(|tx| {
+    let (mount, when, users) = writer.transaction(|tx| {
+        // Refused again with the lock, but no file is counted in vain.
+        ready(context, &path)?;
         let is_there = look_at(&path)?;
         let users = users_of(&path)?;
         let source = if is_there && !add.empty {
@@ -60,78 +72,92 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
             None
         };
         check_size(add, source.as_ref())?;
+        let when = match &source {
+            _ if users.is_empty() => When::Now,
+            Some(_) => When::Moved,
+            None => When::Next,
+        };
         tx.lock()?;
-        let group = context.load()?;
-        check_running(&group)?;
-        context.check_pool(&group)?;
-        let others = mounts_of(&group);
-        check_free(&path, &others)?;
+        let (group, _) = ready(context, &path)?;
         let name = volume::name_for(&path, &|name| group.volume(name).is_some())?;
         group.name.dm_name(&name)?;
         let mount = Mount {
             name: name.to_string(),
             options: add.options.to_owned(),
-            moving: source.is_some() && !users.is_empty(),
+            moving: when == When::Moved,
             path,
         };
-        let room = pool_with_room(&group)?;
-        check_room(&mount, source.as_ref(), room)?;
         let tags = mount.tags()?;
+        check_room(&mount, source.as_ref(), pool_with_room(&group)?)?;
         let filesystem = create(context, tx, &group, &mount, add)?;
         let room = context.room_when_active(&group)?;
-        let source = match source {
-            Some(source) if !mount.moving => {
-                let volume = source.copy(tx, &mount, &filesystem, room)?;
-                Some((source, volume))
+        let copy = match &source {
+            Some(source) if when == When::Now => {
+                Some(source.copy(tx, &mount, &filesystem, room)?)
             }
-            Some(source) => {
-                source.mounted.unmount(tx)?;
-                None
-            }
-            None => None,
+            _ => None,
         };
         // The lock was free.
-        let others = mounts_of(&context.load()?);
-        check_free(&mount.path, &others)?;
+        let (_, others) = ready(context, &mount.path)?;
         tx.run(&context.lvm.commit_active(&name, &tags))?;
-        hand_over(context, tx, others, Some(mount.clone()))?;
-        if let Some((source, volume)) = source {
+        if when != When::Next {
+            hand_over(context, tx, others, Some(mount.clone()))?;
+        }
+        if let (Some(source), Some(copy)) = (&source, copy) {
             source.check_copy(context, tx, &mount)?;
-            volume.unmount(tx)?;
+            copy.unmount(tx)?;
+        }
+        if let Some(source) = source {
             source.mounted.unmount(tx)?;
         }
-        if mount.moving {
-            let unit = mount_unit::MOVE;
-            tx.run_undoable(&systemctl("start", unit), systemctl("stop", unit))?;
-        } else if users.is_empty() {
-            let since = users_of(&mount.path)?;
-            ensure!(
-                since.is_empty(),
-                "{} is in use by {} since it was copied; try it again",
-                mount.path,
-                shown(&since)
-            );
-            let unit = mount_unit::name(&mount.path);
-            tx.run_undoable(&systemctl("start", &unit), systemctl("stop", &unit))?;
-        }
-        Ok((mount, users))
+        begin(tx, &mount, when)?;
+        Ok((mount, when, users))
     })?;
     if context.dry_run {
         return Ok(());
     }
-    let Mount { path, name, .. } = &mount;
-    let name = format!("{}/{name}", context.lvm.vg());
-    say(&match (users.is_empty(), mount.moving) {
-        (true, _) => format!("{path} is on {name} now\n"),
-        (_, true) => format!(
-            "{path} is in use by {}; it moves to {name} when this system goes down, and is there at the next start\n",
-            shown(&users)
+    let (path, name) = (&mount.path, format!("{}/{}", context.lvm.vg(), mount.name));
+    let users = shown(&users);
+    say(&match when {
+        When::Now => format!("{path} is on {name} now\n"),
+        When::Moved => format!(
+            "{path} is in use by {users}; it moves to {name} when this system goes down, and is there at the next start\n"
         ),
-        (_, false) => format!(
-            "{path} is in use by {}; {name} is mounted there from the next start on\n",
-            shown(&users)
-        ),
+        When::Next => {
+            format!("{path} is in use by {users}; {name} is mounted there from the next start on\n")
+        }
     })
+}
+
+/// The group and the volumes that are mounted already. Refuses where another one cannot be made for this path.
+fn ready(context: &Context, path: &str) -> Result<(Group, Vec<Mount>)> {
+    let group = context.load()?;
+    check_running(&group)?;
+    context.check_pool(&group)?;
+    let others = mounts_of(&group);
+    check_free(path, &others)?;
+    Ok((group, others))
+}
+
+/// Mounts a new volume, or has its content copied when the system goes down.
+fn begin(tx: &mut Transaction, mount: &Mount, when: When) -> Result<()> {
+    let unit = match when {
+        When::Now => mount_unit::name(&mount.path),
+        When::Moved => mount_unit::MOVE.to_owned(),
+        When::Next => return Ok(()),
+    };
+    let since = match when {
+        When::Now => users_of(&mount.path)?,
+        _ => Vec::new(),
+    };
+    ensure!(
+        since.is_empty(),
+        "{} is in use by {} since it was copied; try it again",
+        mount.path,
+        shown(&since)
+    );
+    tx.run_undoable(&systemctl("start", &unit), systemctl("stop", &unit))?;
+    Ok(())
 }
 
 /// Makes the volume and its filesystem.
