@@ -32,6 +32,9 @@ const JOURNAL: &str = "/var/log/journal";
 const XFS_LEAST: u64 = 300 << 20;
 /// What the label of an XFS can hold.
 const LABEL_MAX: usize = 12;
+/// What to do where an initramfs is older than volumes.
+const NEW_INITRAMFS: &str =
+    "make it anew with dracut(8), run `imgbased-helper boot refresh`, and restart";
 /// So many processes are named in a message.
 const SHOWN_MAX: usize = 3;
 
@@ -387,10 +390,37 @@ fn check_running(group: &Group) -> Result<()> {
     );
     ensure!(
         Path::new(run::VOLUMES).exists(),
-        "the initramfs that this layer was booted with mounts no volumes, as it is of an earlier version; make it anew \
-         with dracut(8), run `imgbased-helper boot refresh`, and restart"
+        "the initramfs that this layer was booted with mounts no volumes, as it is of an earlier version; {NEW_INITRAMFS}"
     );
     Ok(())
+}
+
+/// The volumes that the layer that runs does not have mounted although they are due, each with what to do.
+pub fn unmounted(context: &Context, group: &Group) -> Result<Vec<(Mount, String)>> {
+    let booted = view::booted(group)?.and_then(|name| group.volume(&name));
+    if booted.is_none_or(|volume| volume.role != Role::Layer) {
+        return Ok(Vec::new());
+    }
+    let handed: Option<Volumes> = run::read_json(run::VOLUMES);
+    let mut found = Vec::new();
+    for mount in volume::mounts_of(group, &mut |_| ()) {
+        let is_due = |handed: &Volumes| handed.volumes.contains(&mount);
+        if mount.moving
+            || !handed.as_ref().is_none_or(is_due)
+            || is_mounted(context, &mount.name, &mount.path)?
+        {
+            continue;
+        }
+        let advice = match handed {
+            None => NEW_INITRAMFS.to_owned(),
+            Some(_) => format!(
+                "`systemctl status '{}'` says why",
+                mount_unit::name(&mount.path)
+            ),
+        };
+        found.push((mount, advice));
+    }
+    Ok(found)
 }
 
 /// Where the volumes of a group are mounted.

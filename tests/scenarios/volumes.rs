@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::claims::{device, is_clean, is_refused, json, runs};
+use crate::claims::{device, has_root, is_clean, is_refused, json, runs};
 use crate::vm::guest::script;
 use crate::vm::verbs::{KILLED, STEPS_MAX, interrupted};
 use crate::vm::{Host, Loader, Vm};
@@ -16,10 +16,15 @@ scenarios![
     a_directory_moves_to_a_volume_and_back_while_the_system_runs,
     every_layer_mounts_the_volumes_and_what_is_busy_moves_when_the_system_goes_down,
     a_volume_is_whole_or_not_there_whatever_step_is_the_last,
+    a_volume_that_is_damaged_or_nobody_may_mount_keeps_no_layer_from_booting,
+    a_move_that_is_cut_off_is_made_at_the_next_way_down,
 ];
 
 /// For copying /var under software emulation.
 const SLOW: Duration = Duration::from_secs(600);
+
+/// Less than it takes to copy what a scenario has made for that.
+const PART_OF_THE_COPY: Duration = Duration::from_secs(2);
 
 /// The volumes with their tags, sizes and states.
 const VOLUMES: &str = "lvm lvs --noheadings -o lv_name,lv_tags,lv_attr,lv_size HostVG";
@@ -216,6 +221,78 @@ fn a_volume_is_whole_or_not_there_whatever_step_is_the_last() -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn a_volume_that_is_damaged_or_nobody_may_mount_keeps_no_layer_from_booting() -> Result<()> {
+    let (disk, mut vm) = Host::running(Loader::Grub, "bad-volumes")?;
+    vm.ok("imgbased-helper volume add /srv/good --size 100M && echo good >/srv/good/file")?;
+    vm.ok(
+        "imgbased-helper volume add /srv/bad --size 100M && umount /srv/bad && \
+           dd if=/dev/urandom of=/dev/HostVG/srv-bad bs=1M count=100 conv=fsync",
+    )?;
+    for (name, tag) in [
+        ("evil", "imgbased:mount=/etc"),
+        ("second", "imgbased:mount=/srv/good"),
+        ("odd", "imgbased:mount=/srv/a#0AWhat=/dev/null"),
+    ] {
+        vm.ok(&format!(
+            "lvm lvcreate -q -y -V 64M --thinpool ImagePool -n {name} HostVG && mke2fs -q /dev/HostVG/{name} && \
+             lvm lvchange -q --addtag imgbased:volume --addtag '{tag}' HostVG/{name}"
+        ))?;
+    }
+    vm.power_off()?;
+
+    let mut vm = disk.boot("bad")?;
+    vm.log_in()?;
+    has_root(&mut vm, "HostVG", "Base-0.1")?;
+    is_on(&mut vm, "/etc", "Base-0.1")?;
+    is_on(&mut vm, "/srv/good", "second")?;
+    is_on(&mut vm, "/srv/bad", "Base-0.1")?;
+    assert_eq!(
+        vm.ok("systemctl is-active local-fs.target multi-user.target")?,
+        "active\nactive"
+    );
+    let found = vm.run("imgbased-helper check")?;
+    ensure!(found.status == 3, "{found:?}");
+    for line in [
+        "evil cannot be mounted as its tag /etc says",
+        "odd cannot be mounted as its tag /srv/a#0AWhat=/dev/null says",
+        "srv-good is not mounted at /srv/good: second is",
+        "srv-bad: is not mounted at /srv/bad",
+    ] {
+        ensure!(found.text.contains(line), "{line}: {found:?}");
+    }
+    Ok(())
+}
+
+fn a_move_that_is_cut_off_is_made_at_the_next_way_down() -> Result<()> {
+    let (disk, mut vm) = Host::running(Loader::Grub, "volume-cut")?;
+    vm.ok("head -c 300M /dev/urandom >/var/lib/large && sync")?;
+    let large = vm.ok("sha256sum </var/lib/large")?;
+    vm.ok("imgbased-helper volume add /var --size 2G 2>/dev/null")?;
+    vm.type_line("systemctl poweroff")?;
+    vm.wait_for("Move directories to their volumes")?;
+    std::thread::sleep(PART_OF_THE_COPY);
+    drop(vm);
+
+    let mut vm = disk.boot("cut")?;
+    vm.log_in()?;
+    runs(&mut vm, "Base-0.1")?;
+    is_on(&mut vm, "/var", "Base-0.1")?;
+    assert_eq!(row(&mut vm, "/var")?["moving"], true);
+    assert_eq!(vm.ok("sha256sum </var/lib/large")?, large);
+    is_clean(&mut vm)?;
+    vm.ok("echo later >/var/lib/later")?;
+    vm.type_line("systemctl poweroff")?;
+    vm.wait_for_power_off(SLOW)?;
+
+    let mut vm = disk.boot("moved")?;
+    vm.log_in()?;
+    runs(&mut vm, "Base-0.1")?;
+    is_on(&mut vm, "/var", "var")?;
+    assert_eq!(vm.ok("sha256sum </var/lib/large")?, large);
+    assert_eq!(vm.ok("cat /var/lib/later")?, "later");
+    is_clean(&mut vm)
 }
 
 /// What `volume list` says of a path.

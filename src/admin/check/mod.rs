@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::space::Spaces;
 use super::view::JSON_VERSION;
-use super::{Context, found_status};
+use super::{Context, found_status, volume};
 use crate::lvm::living_maker;
 use crate::model::layout::{Group, Volume};
 use crate::model::pool::Mismatch;
@@ -139,6 +139,10 @@ fn find(context: &Context, damaged: &[PathBuf]) -> Result<Vec<Finding>> {
     let threshold = context.lvm.auto_extension(profile)?;
     volumes::find_in_pool(&group, threshold, &mut findings);
     find_full(&Spaces::read(context, &group)?, &mut findings);
+    for (mount, advice) in volume::unmounted(context, &group)? {
+        let problem = format!("is not mounted at {}", mount.path);
+        findings.advise(&mount.name, &problem, &advice);
+    }
     // What is wrong there must not keep the volumes from being repaired.
     if let Err(error) = boot::find(context, &group, damaged, &mut findings) {
         let advice = "put that right, and run `imgbased-helper check` again: nothing else of it was looked at";
