@@ -24,7 +24,7 @@ scenarios![
 const SLOW: Duration = Duration::from_secs(600);
 
 /// Less than it takes to copy what a scenario has made for that.
-const PART_OF_THE_COPY: Duration = Duration::from_secs(2);
+const PART_OF_THE_COPY: Duration = Duration::from_secs(1);
 
 /// The volumes with their tags, sizes and states.
 const VOLUMES: &str = "lvm lvs --noheadings -o lv_name,lv_tags,lv_attr,lv_size HostVG";
@@ -32,7 +32,7 @@ const VOLUMES: &str = "lvm lvs --noheadings -o lv_name,lv_tags,lv_attr,lv_size H
 fn a_directory_moves_to_a_volume_and_back_while_the_system_runs() -> Result<()> {
     let (_disk, mut vm) = Host::running(Loader::Grub, "volume")?;
     vm.ok(&script("make-home")?)?;
-    vm.ok("ln -s /home /users; mkdir -p /srv/big; fallocate -l 80M /srv/big/file")?;
+    vm.ok("ln -s /home /users; mkdir -p /srv/big && cd /srv/big && seq 4000 | xargs touch && cd")?;
     let files = vm.ok(&script("look-at-home")?)?;
     let before = vm.ok(VOLUMES)?;
     for (arguments, reason) in [
@@ -267,9 +267,9 @@ fn a_volume_that_is_damaged_or_nobody_may_mount_keeps_no_layer_from_booting() ->
 
 fn a_move_that_is_cut_off_is_made_at_the_next_way_down() -> Result<()> {
     let (disk, mut vm) = Host::running(Loader::Grub, "volume-cut")?;
-    vm.ok("head -c 300M /dev/urandom >/var/lib/large && sync")?;
+    vm.ok("head -c 40M /dev/urandom >/var/lib/large && sync")?;
     let large = vm.ok("sha256sum </var/lib/large")?;
-    vm.ok("imgbased-helper volume add /var --size 2G 2>/dev/null")?;
+    vm.ok("imgbased-helper volume add /var --size 1G 2>/dev/null")?;
     vm.type_line("systemctl poweroff")?;
     vm.wait_for("Move directories to their volumes")?;
     std::thread::sleep(PART_OF_THE_COPY);
