@@ -59,6 +59,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "boot once",
             "boot repair",
             "boot bless",
+            "persist keep",
             "check",
             "gc",
         ],
@@ -74,6 +75,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "status",
             "diff",
             "persist preview",
+            "persist conflicts",
             "check",
         ],
     ),
@@ -152,7 +154,7 @@ enum Noun {
     Diff(diff::Diff),
     /// What of a layer lives on in layers of newer bases
     #[command(subcommand)]
-    Persist(PersistVerb),
+    Persist(persist::Verb),
     /// Remove old bases with their layers, except what is booted or the default
     Gc {
         /// How many of the latest bases to keep
@@ -325,19 +327,6 @@ enum BootVerb {
     },
 }
 
-#[derive(Subcommand)]
-enum PersistVerb {
-    /// Show what a newer base and the configuration of the booted layer become together
-    ///
-    /// A line for each path of /etc that would not be as in that base: kept as the layer has changed it, merged by
-    /// entry, of this host, or a conflict where both have changed it. Changes nothing.
-    Preview {
-        /// Base to merge with [default: the latest base]
-        #[arg(long, value_name = "BASE")]
-        to: Option<LvName>,
-    },
-}
-
 /// The command line, whose help shows an option only where it means something. All verbs accept all of them.
 pub fn command() -> Command {
     let command = Cli::command();
@@ -463,7 +452,7 @@ impl Cli {
             }
             Noun::Status => status::show(&context)?,
             Noun::Diff(diff) => return diff::run(&context, &diff),
-            Noun::Persist(PersistVerb::Preview { to }) => persist::preview(&context, to)?,
+            Noun::Persist(verb) => persist::run(&context, verb)?,
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => gc::collect(&context, keep, yes)?,
         }
@@ -506,7 +495,7 @@ mod tests {
     use super::*;
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
-    const VERBS: [(&str, &[&str]); 23] = [
+    const VERBS: [(&str, &[&str]); 25] = [
         ("layout", &["dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),
@@ -528,6 +517,8 @@ mod tests {
         ("boot bless", &["dry_run", "root"]),
         ("diff", &["json"]),
         ("persist preview", &["json"]),
+        ("persist conflicts", &["json"]),
+        ("persist keep", &["dry_run"]),
         ("status", &["json", "root"]),
         ("check", &["dry_run", "json", "root"]),
     ];

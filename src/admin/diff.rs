@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, StdoutLock, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,7 +11,7 @@ use serde::Serialize;
 
 use super::roots::{self, Tree};
 use super::view::JSON_VERSION;
-use super::{Context, found_status, text};
+use super::{Context, found_status, json_path, text};
 use crate::sys::interrupt::Interrupt;
 use crate::tree::{Below, Dir, Globs, Kind, Place, READ_MAX, Visit, escaped, walk};
 
@@ -263,16 +262,14 @@ fn entry(path: &Path, visit: &Visit, is_stat_enough: bool) -> Result<Option<(Ent
             (Change::Modified, parts)
         }
     };
-    let shown = path.to_string_lossy();
-    let bytes = path.as_os_str().as_bytes();
-    let is_text = std::str::from_utf8(bytes).is_ok();
+    let (shown, path_bytes) = json_path::of(&Path::new("/").join(path));
     let size = |place: &Option<Place>| match place {
         Some(place) if place.stat.kind == Kind::File => place.stat.size,
         _ => 0,
     };
     let entry = Entry {
-        path: format!("/{shown}"),
-        path_bytes: (!is_text).then(|| base64(&[b"/", bytes].concat())),
+        path: shown,
+        path_bytes,
         change,
         parts,
         a: a.as_ref().map(side).transpose()?,
@@ -490,25 +487,6 @@ impl Counts {
     }
 }
 
-/// RFC 4648
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let value = bits >> (18 - 6 * digit) & 63;
-            text.push(if digit <= chunk.len() {
-                char::from(DIGITS[value as usize])
-            } else {
-                '='
-            });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -595,18 +573,5 @@ mod tests {
             ]
         );
         assert!(installed(a.as_bytes()).contains_key("libc6:amd64"));
-    }
-
-    #[test]
-    fn bytes_are_written_as_base64() {
-        for (bytes, text) in [
-            (&b""[..], ""),
-            (b"f", "Zg=="),
-            (b"fo", "Zm8="),
-            (b"foo", "Zm9v"),
-            (b"\xff\xfe\xfd\xfc", "//79/A=="),
-        ] {
-            assert_eq!(base64(bytes), text);
-        }
     }
 }

@@ -6,6 +6,7 @@ pub mod kernel_options;
 pub mod layout;
 pub mod name;
 pub mod percent;
+pub mod persist;
 pub mod pool;
 pub mod removal;
 pub mod trial;
