@@ -10,7 +10,7 @@ use simplelog::CombinedLogger;
 
 use super::{
     Context, base, boot, check, diff, gc, layer, layout, layout_init, need_root, persist, status,
-    view,
+    update, view,
 };
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
@@ -40,6 +40,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "boot once",
             "boot repair",
             "boot bless",
+            "update",
             "status",
             "check",
             "gc",
@@ -73,6 +74,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "layer list",
             "boot list",
             "status",
+            "update",
             "diff",
             "persist preview",
             "persist conflicts",
@@ -84,6 +86,8 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage.";
 const DIFF_STATUS: &str =
     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 with --exit-code, if something differs.";
+const UPDATE_STATUS: &str = "Exit status: 0 done, or nothing is to be done; 1 failed, 2 wrong usage, 3 with --check, \
+     if the image would be taken.";
 const CHECK_STATUS: &str =
     "Exit status: 0 nothing is left, 1 failed, 2 wrong usage, 3 found something.";
 
@@ -135,6 +139,12 @@ enum Noun {
     /// Boot entries: list them, and choose the one that boots
     #[command(subcommand)]
     Boot(BootVerb),
+    /// Take a newer image: a base, and a layer of it with what the booted layer has changed, which is tried
+    ///
+    /// What was changed in /etc lives on; see `persist preview`. What boots now stays the default until the new layer
+    /// has come up. A base that is there already of the same image is used again.
+    #[command(after_help = UPDATE_STATUS)]
+    Update(update::Update),
     /// What is booted, what boots next, and how full the pool is
     Status,
     /// Find what an interrupted command has left, or a group that got another name, and what else would
@@ -451,6 +461,7 @@ impl Cli {
                 boot::refresh(&context, name, &change)?;
             }
             Noun::Status => status::show(&context)?,
+            Noun::Update(update) => return update::run(&context, &update),
             Noun::Diff(diff) => return diff::run(&context, &diff),
             Noun::Persist(verb) => persist::run(&context, verb)?,
             Noun::Check { repair } => return check::run(&context, repair),
@@ -495,7 +506,7 @@ mod tests {
     use super::*;
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
-    const VERBS: [(&str, &[&str]); 25] = [
+    const VERBS: [(&str, &[&str]); 26] = [
         ("layout", &["dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),
@@ -515,6 +526,7 @@ mod tests {
         ("boot once", &["dry_run", "root"]),
         ("boot repair", &["dry_run", "root"]),
         ("boot bless", &["dry_run", "root"]),
+        ("update", &["json", "root"]),
         ("diff", &["json"]),
         ("persist preview", &["json"]),
         ("persist conflicts", &["json"]),

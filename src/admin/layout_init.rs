@@ -215,13 +215,21 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
         let filesystem = context.filesystem(&name, &lv)?;
         Filesystem::check_tools(filesystem.kind)?;
         tx.unlocked(|tx| filesystem.check(tx, false))?;
-        base::finish(&context, tx, &boot, &name, &filesystem, &options)
-            .with_context(|| format!("{vg}/{lv} did not become a base"))?;
+        base::finish(
+            &context,
+            tx,
+            &boot,
+            &name,
+            &filesystem,
+            &options,
+            &mut |_| Ok(Vec::new()),
+        )
+        .with_context(|| format!("{vg}/{lv} did not become a base"))?;
         if context.dry_run {
             context.say_verb(&["layer", "add", name.as_str()])?;
             return Ok(None);
         }
-        layer::make(&context, tx, Some(name.clone())).map(Some)
+        layer::make(&context, tx, Some(name.clone()), None).map(Some)
     })?;
     match layer {
         Some(layer) => say(&format!("{name}\n{layer}\n")),

@@ -25,7 +25,7 @@ pub struct MergeReport {
     pub layer: String,
     pub new: String,
     #[serde(default)]
-    counts: Counts,
+    pub counts: Counts,
     pub merge: Vec<Row>,
     /// The conflicts that a person has settled, as [`escaped`] writes their paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -39,7 +39,30 @@ pub struct Counts {
     merged: usize,
     host: usize,
     left: usize,
-    conflicts: usize,
+    pub conflicts: usize,
+}
+
+impl Counts {
+    /// For people, on one line.
+    pub fn line(&self) -> String {
+        let counted = [
+            (self.kept, "kept"),
+            (self.deleted, "stay deleted"),
+            (self.merged, "merged"),
+            (self.host, "of this host"),
+            (self.left, "not carried"),
+            (self.conflicts, "in conflict"),
+        ];
+        let mut counted = counted.into_iter().filter(|(count, _)| *count > 0);
+        let Some((count, what)) = counted.next() else {
+            return "as in the image".to_owned();
+        };
+        let paths = if count == 1 { "path" } else { "paths" };
+        let first = format!("{count} {paths} {what}");
+        counted.fold(first, |line, (count, what)| {
+            format!("{line}, {count} {what}")
+        })
+    }
 }
 
 /// What becomes of a path that is not simply as in the new base.
@@ -114,6 +137,12 @@ impl MergeReport {
         let content = serde_json::to_string_pretty(self)? + "\n";
         put(&Dir::root(root)?, content.as_bytes())
             .with_context(|| format!("cannot write /{DIR}/{NAME}"))
+    }
+
+    /// The conflicts, as a table.
+    pub fn conflicts(&self) -> String {
+        let conflicts = self.merge.iter().filter(|row| row.conflict.is_some());
+        text::columns(&conflicts.map(Row::columns).collect::<Vec<_>>())
     }
 
     pub fn table(&self) -> String {

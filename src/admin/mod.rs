@@ -14,6 +14,7 @@ mod layout;
 mod layout_init;
 mod look;
 mod merge_report;
+mod packages;
 mod persist;
 mod removal;
 mod renamed;
@@ -21,6 +22,7 @@ mod roots;
 mod space;
 mod status;
 mod text;
+mod update;
 mod view;
 
 use std::io::{self, Write};

@@ -18,6 +18,10 @@ pub mod tag {
     pub const OF: &str = "imgbased:of=";
     /// On a base, followed by the digest of its content.
     pub const SHA256: &str = "imgbased:sha256=";
+    /// On a base, followed by the SHA-256 of the image that it was made of.
+    pub const IMAGE: &str = "imgbased:image=";
+    /// On a base, followed by the version that its image says it is of.
+    pub const VERSION: &str = "imgbased:version=";
     /// On a base whose fstab has a line for the root: each of its layers needs one of its own.
     pub const ROOT_LINE: &str = "imgbased:fstab-root";
     /// On a layer that has come up.
@@ -218,7 +222,7 @@ impl<'a> KernelFailure<'a> {
 }
 
 /// A text with underscores for what lvm2 does not take in a tag (lvm(8), "VALID NAMES").
-fn in_tag(text: &str) -> String {
+pub fn in_tag(text: &str) -> String {
     let is_valid = |c: char| c.is_ascii_alphanumeric() || "_+.-/=!:&#".contains(c);
     text.chars()
         .map(|c| if is_valid(c) { c } else { '_' })

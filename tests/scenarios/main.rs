@@ -31,6 +31,7 @@ mod sandbox;
 mod seed;
 mod storage;
 mod trials;
+mod update;
 
 use std::process::ExitCode;
 
@@ -57,6 +58,7 @@ fn all() -> Vec<Scenario> {
         groups::SCENARIOS,
         sandbox::SCENARIOS,
         diff::SCENARIOS,
+        update::SCENARIOS,
     ]
     .concat()
 }
