@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
+use super::update::Waiting;
 use super::view::{self, JSON_VERSION};
 use super::{Context, LOCK_WAIT, check, layer, say, text};
 use crate::boot::BootPartition;
@@ -218,6 +219,7 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
         })?;
         writer.transaction(|tx| record_failure(context, tx, &boot, &group))?;
         writer.transaction(|tx| announce_failures(tx, &context.load()?))?;
+        Waiting::clear()?;
     }
     Ok(())
 }

@@ -201,7 +201,7 @@ fn with_options(mut kernels: Vec<BootSpec>, root: &Path) -> Result<Vec<BootSpec>
 }
 
 /// Puts a layer's own device and filesystem on the line for / in its fstab, if there is one.
-fn own_root_line(tx: &mut Transaction, root: &Path, device: &Path, kind: FsKind) -> Result<()> {
+pub fn own_root_line(tx: &mut Transaction, root: &Path, device: &Path, kind: FsKind) -> Result<()> {
     let Some(fstab) = Root::at(root).fstab()? else {
         return Ok(());
     };

@@ -61,6 +61,9 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
     );
     is_refused(&mut vm, "update /", "waits for a restart")?;
     is_clean(&mut vm)?;
+    // What is edited from now on comes along as well.
+    vm.ok("echo later >/etc/later && sed -i 's/$/ imgbased.test=later/' /etc/kernel/cmdline")?;
+    assert_eq!(json(&mut vm, "status")?["update"]["edited"], 3);
 
     restart(&mut vm)?;
     has_root(&mut vm, "HostVG", "Base-1.1")?;
@@ -83,6 +86,12 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
             "/dev/null",
         ),
         ("cat /proc/sys/kernel/sysrq", "1"),
+        ("cat /etc/later", "later"),
+        (
+            "grep -o imgbased.test=later /proc/cmdline",
+            "imgbased.test=later",
+        ),
+        ("ls -A / | grep -c again", "0"),
         // What the image has.
         ("grep -c IMAGE_VERSION=2 /etc/os-release", "1"),
         ("cat /etc/issue.net/below", "below"),
