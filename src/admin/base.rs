@@ -454,7 +454,9 @@ pub fn list(context: &Context) -> Result<()> {
         bases: &view.bases,
     };
     context.show(&list, || {
-        view.bases.iter().map(|b| format!("{}\n", b.name)).collect()
+        let held = |base: &BaseView| if base.held { "  held" } else { "" };
+        let line = |base: &BaseView| format!("{}{}\n", base.name, held(base));
+        view.bases.iter().map(line).collect()
     })
 }
 

@@ -30,6 +30,8 @@ struct Status<'a> {
     update: Option<Update>,
     /// The layers whose last trial failed, or that of a kernel in them.
     failed: Vec<&'a LayerView>,
+    /// The bases that a rollback has left.
+    held: Vec<&'a str>,
     kernel: String,
     layers: usize,
     bases: usize,
@@ -74,6 +76,7 @@ pub fn show(context: &Context) -> Result<()> {
             .layers()
             .filter(|layer| layer.failure.is_some() || !layer.failed_kernels.is_empty())
             .collect(),
+        held: view.held().collect(),
         kernel: kernel.release().to_string_lossy().into_owned(),
         layers: view.layers().count(),
         bases: view.bases.len(),
@@ -168,6 +171,11 @@ fn render(status: &Status) -> String {
             format!("{}: {}", layer.name, layer.marks()),
         ));
     }
+    if !status.held.is_empty() {
+        let held = status.held.join(" ");
+        let row = format!("{held}: a rollback has left it, and no update takes it again by itself");
+        rows.push(("Held".to_owned(), row));
+    }
     if let Some(boot) = boot {
         rows.push(("Mounted".to_owned(), format!("in {}", boot.times())));
     }
@@ -231,6 +239,7 @@ mod tests {
                 edited: 2,
             }),
             failed: Vec::new(),
+            held: vec!["Base-1"],
             kernel: "6.12".to_owned(),
             layers: 2,
             bases: 1,
@@ -247,6 +256,7 @@ Next start   imgbased-Base-0.2, once
 Kernel       6.12
 Group        HostVG: bases 1, layers 2
 Update       Base-1.1, of Base-1, waits for a restart; paths edited in /etc since, which come along: 2
+Held         Base-1: a rollback has left it, and no update takes it again by itself
 Pool         ImagePool: 1.00 GiB, not active, so it does not tell how full it is
 Filesystems  root 97.0 % full, boot 20.0 % full
 Problem      root filesystem: is 97.0 % full; see `imgbased-helper check`
@@ -255,6 +265,10 @@ Problem      root filesystem: is 97.0 % full; see `imgbased-helper check`
         // Where nothing is mounted, nothing is told.
         (status.root_percent, status.boot_percent) = (None, None);
         status.problems.clear();
-        assert!(!render(&status).contains("Filesystems") && !render(&status).contains("Problem"));
+        status.held.clear();
+        let text = render(&status);
+        for row in ["Filesystems", "Problem", "Held"] {
+            assert!(!text.contains(row), "{text}");
+        }
     }
 }
