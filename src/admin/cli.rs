@@ -9,8 +9,8 @@ use log::LevelFilter;
 use simplelog::CombinedLogger;
 
 use super::{
-    Context, base, boot, check, diff, gc, layer, layout, layout_init, need_root, persist, status,
-    update, view,
+    Context, base, boot, check, diff, gc, layer, layout, layout_init, need_root, persist, rollback,
+    status, update, view,
 };
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
@@ -41,6 +41,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "boot repair",
             "boot bless",
             "update",
+            "rollback",
             "status",
             "check",
             "gc",
@@ -61,6 +62,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "boot repair",
             "boot bless",
             "persist keep",
+            "rollback",
             "check",
             "gc",
         ],
@@ -73,6 +75,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "base verify",
             "layer list",
             "boot list",
+            "rollback",
             "status",
             "update",
             "diff",
@@ -145,6 +148,19 @@ enum Noun {
     /// has come up. A base that is there already of the same image is used again.
     #[command(after_help = UPDATE_STATUS)]
     Update(update::Update),
+    /// Boot the layer again that came up last before the default
+    ///
+    /// What is on trial, or waits for its first try, is tried no more, and the default boots. Else the layer that came
+    /// up last before the default becomes the default again. Its /etc is as it was left; volumes that layers share
+    /// are not rolled back. The base that is left is held: no update takes its image again by itself.
+    Rollback {
+        /// Layer to go back to; one that never came up is tried, as by `boot default`
+        #[arg(long, value_name = "LAYER")]
+        to: Option<LvName>,
+        /// Restart the host, if something else runs
+        #[arg(long, visible_alias = "reboot")]
+        apply: bool,
+    },
     /// What is booted, what boots next, and how full the pool is
     Status,
     /// Find what an interrupted command has left, or a group that got another name, and what else would
@@ -460,6 +476,7 @@ impl Cli {
                 };
                 boot::refresh(&context, name, &change)?;
             }
+            Noun::Rollback { to, apply } => rollback::run(&context, to.as_ref(), apply)?,
             Noun::Status => status::show(&context)?,
             Noun::Update(update) => return update::run(&context, &update),
             Noun::Diff(diff) => return diff::run(&context, &diff),
@@ -506,7 +523,7 @@ mod tests {
     use super::*;
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
-    const VERBS: [(&str, &[&str]); 26] = [
+    const VERBS: [(&str, &[&str]); 27] = [
         ("layout", &["dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),
@@ -527,6 +544,7 @@ mod tests {
         ("boot repair", &["dry_run", "root"]),
         ("boot bless", &["dry_run", "root"]),
         ("update", &["json", "root"]),
+        ("rollback", &["dry_run", "json", "root"]),
         ("diff", &["json"]),
         ("persist preview", &["json"]),
         ("persist conflicts", &["json"]),

@@ -18,6 +18,7 @@ mod packages;
 mod persist;
 mod removal;
 mod renamed;
+mod rollback;
 mod roots;
 mod space;
 mod status;

@@ -91,7 +91,7 @@ fn known(context: &Context, group: &Group, boot: &BootPartition) -> Result<Known
 }
 
 /// The layers that have come up and can be booted, the latest last.
-fn good_layers(group: &Group, boot: &BootPartition) -> Result<Vec<LvName>> {
+pub fn good_layers(group: &Group, boot: &BootPartition) -> Result<Vec<LvName>> {
     let mut good = Vec::new();
     for (name, volume) in group.bases().into_iter().flat_map(|base| base.layers) {
         let is_whole = |entry: Entry| boot.has_kernel(&entry.spec());

@@ -10,5 +10,6 @@ pub mod percent;
 pub mod persist;
 pub mod pool;
 pub mod removal;
+pub mod rollback;
 pub mod trial;
 pub mod update;
