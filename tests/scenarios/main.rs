@@ -27,6 +27,7 @@ mod next_start;
 mod power_cut;
 mod prepare;
 mod refusals;
+mod rollback;
 mod sandbox;
 mod seed;
 mod storage;
@@ -51,6 +52,7 @@ fn all() -> Vec<Scenario> {
         dry_run::SCENARIOS,
         findings::SCENARIOS,
         trials::SCENARIOS,
+        rollback::SCENARIOS,
         storage::SCENARIOS,
         refusals::SCENARIOS,
         power_cut::SCENARIOS,
