@@ -152,7 +152,8 @@ enum Noun {
     ///
     /// What is on trial, or waits for its first try, is tried no more, and the default boots. Else the layer that came
     /// up last before the default becomes the default again. Its /etc is as it was left; volumes that layers share
-    /// are not rolled back. The base that is left is held: no update takes its image again by itself.
+    /// are not rolled back. The base that is left is held: `update` takes its image again only with
+    /// `--retry`.
     Rollback {
         /// Layer to go back to; one that never came up is tried, as by `boot default`
         #[arg(long, value_name = "LAYER")]

@@ -25,7 +25,7 @@ struct Report {
     to: Option<String>,
     /// What the next start boots.
     next: String,
-    /// The bases that no update takes again by itself.
+    /// The bases whose images `update` takes again only with --retry.
     held: Vec<String>,
     /// The same for people, a line each.
     #[serde(skip)]
@@ -217,7 +217,7 @@ fn lines(group: &Group, known: &Known, plan: &Plan, trial: Option<&str>) -> Vec<
     }
     if let Some(base) = &plan.hold {
         lines.push(format!(
-            "{base} is held: no update takes that image again by itself"
+            "{base} is held: `update` takes that image again only with --retry"
         ));
     }
     if let Some(base) = &plan.release {
@@ -257,7 +257,7 @@ mod tests {
         let etc =
             "/etc of Base-0.1 is as it was left there; what was changed in Base-1.1 stays in that";
         let shared = "layers share Config var, which stays as it is";
-        let held = "Base-1 is held: no update takes that image again by itself";
+        let held = "Base-1 is held: `update` takes that image again only with --retry";
         let on_trial = |booted, kernel: Option<&str>, is_trial_running| Known {
             trial: Some(OnTrial {
                 name: "Base-1.1".to_owned(),

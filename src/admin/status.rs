@@ -173,7 +173,9 @@ fn render(status: &Status) -> String {
     }
     if !status.held.is_empty() {
         let held = status.held.join(" ");
-        let row = format!("{held}: a rollback has left it, and no update takes it again by itself");
+        let row = format!(
+            "{held}: a rollback has left it, and `update` takes it again only with --retry"
+        );
         rows.push(("Held".to_owned(), row));
     }
     if let Some(boot) = boot {
@@ -256,7 +258,7 @@ Next start   imgbased-Base-0.2, once
 Kernel       6.12
 Group        HostVG: bases 1, layers 2
 Update       Base-1.1, of Base-1, waits for a restart; paths edited in /etc since, which come along: 2
-Held         Base-1: a rollback has left it, and no update takes it again by itself
+Held         Base-1: a rollback has left it, and `update` takes it again only with --retry
 Pool         ImagePool: 1.00 GiB, not active, so it does not tell how full it is
 Filesystems  root 97.0 % full, boot 20.0 % full
 Problem      root filesystem: is 97.0 % full; see `imgbased-helper check`

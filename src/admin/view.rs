@@ -79,7 +79,7 @@ pub struct BaseView {
     pub booted: bool,
     pub default: bool,
     pub once: bool,
-    /// Whether a rollback has left it, so that no update takes its image again by itself.
+    /// Whether a rollback has left it, so that `update` takes its image again only with --retry.
     pub held: bool,
     pub layers: Vec<LayerView>,
 }

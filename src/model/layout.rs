@@ -24,7 +24,7 @@ pub mod tag {
     pub const VERSION: &str = "imgbased:version=";
     /// On a base whose fstab has a line for the root: each of its layers needs one of its own.
     pub const ROOT_LINE: &str = "imgbased:fstab-root";
-    /// On a base that a rollback has left: no update takes that image again by itself.
+    /// On a base that a rollback has left: no update takes that image again unless it is told to.
     pub const HOLD: &str = "imgbased:hold";
     /// On a layer that has come up, nobody knows when.
     pub const GOOD: &str = "imgbased:good";

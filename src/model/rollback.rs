@@ -55,7 +55,7 @@ pub struct Plan {
     pub from: Option<String>,
     /// The layer or base that boots from now on; `None` if that is another system.
     pub to: Option<LvName>,
-    /// The base that is left: no update takes its image again by itself.
+    /// The base that is left: no update takes its image again unless it is told to.
     pub hold: Option<LvName>,
     /// The base that was left before, and is gone back to.
     pub release: Option<LvName>,

@@ -39,6 +39,8 @@ pub enum Standing {
     Waits(LvName),
     /// There is a base, of which no layer waits or has failed.
     Made(LvName),
+    /// There is a base, which a rollback has left.
+    Held(LvName),
     /// A layer of it, of this base, did not come up.
     Failed(LvName, LvName, Failure),
 }
@@ -69,6 +71,9 @@ impl Facts<'_> {
             if let Some((layer, _)) = base.layers.iter().find(waits) {
                 return Standing::Waits(layer.clone());
             }
+        }
+        if let Some(base) = of_image().find(|base| base.volume.is_held()) {
+            return Standing::Held(base.name.clone());
         }
         for base in of_image() {
             let mut layers = base.layers.iter();
@@ -114,7 +119,12 @@ impl Facts<'_> {
             Standing::Failed(_, layer, failure) if !wishes.retry => bail!(
                 "this image was tried as {layer} before and {failure}; --retry takes it again"
             ),
-            Standing::Failed(base, ..) | Standing::Made(base) => Ok(Decision::Go(Some(base))),
+            Standing::Held(base) if !wishes.retry => bail!(
+                "a rollback has left {base}, which was made of this image; --retry takes it again"
+            ),
+            Standing::Failed(base, ..) | Standing::Held(base) | Standing::Made(base) => {
+                Ok(Decision::Go(Some(base)))
+            }
             _ => Ok(Decision::Go(None)),
         }
     }
@@ -128,6 +138,7 @@ impl fmt::Display for Standing {
             Self::Runs(base) => write!(f, "is what runs, {base}"),
             Self::Waits(layer) => write!(f, "waits for a restart already, as {layer}"),
             Self::Made(base) => write!(f, "is there already, as {base}"),
+            Self::Held(base) => write!(f, "is held, as a rollback has left {base}"),
             Self::Failed(_, layer, failure) => {
                 write!(f, "was tried as {layer} before and {failure}")
             }
@@ -154,6 +165,8 @@ mod tests {
             volume("Base-2.1", &[tag::LAYER]),
             volume("Base-3", &[tag::BASE, "imgbased:image=dd"]),
             volume("Base-3.1", &[tag::LAYER, tag::GOOD]),
+            volume("Base-4", &[tag::BASE, tag::HOLD, "imgbased:image=ff"]),
+            volume("Base-4.1", &[tag::LAYER, tag::GOOD]),
         ])
     }
 
@@ -185,6 +198,7 @@ mod tests {
             ),
             (Some("dd"), None, "is there already, as Base-3"),
             (Some("ee"), None, "is new to this host"),
+            (Some("ff"), None, "is held, as a rollback has left Base-4"),
             (None, Some("Base-2.1"), "is new to this host"),
         ] {
             let trial = waiting.map(|name| trial(name, 0));
@@ -219,6 +233,8 @@ mod tests {
             ("cc", None, none, go(Some("Base-2"))),
             ("bb", None, none, Err("--retry takes it again")),
             ("bb", None, retry, go(Some("Base-1"))),
+            ("ff", None, none, Err("a rollback has left Base-4")),
+            ("ff", None, retry, go(Some("Base-4"))),
             (
                 "ee",
                 Some(("Base-2.1", 0)),

@@ -111,6 +111,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
             Standing::New | Standing::Made(_) => "newer",
             Standing::Runs(_) => "same",
             Standing::Waits(_) => "waiting-for-reboot",
+            Standing::Held(_) => "held",
             Standing::Failed(..) => "failed-here",
         };
         Ok(Checked {

@@ -57,7 +57,7 @@ pub struct Update {
     /// /etc/kernel/tries, else 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=9))]
     tries: Option<u32>,
-    /// Take an image that was tried here before and did not come up
+    /// Take an image that was tried here before and did not come up, or that a rollback has left
     #[arg(long)]
     retry: bool,
     /// Drop another update that waits for a restart
