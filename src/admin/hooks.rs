@@ -18,9 +18,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow};
 use nix::unistd::Uid;
 
-use super::Context;
 use super::filesystem::{Filesystem, mount_point};
 use super::roots::{self, Tree};
+use super::{Context, view};
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
@@ -151,6 +151,63 @@ pub fn new_base(
     };
     ask(tx, &hooks, &event)?;
     mounted.unmount(tx)
+}
+
+/// `post-merge`: what the layer that runs has changed is in the root of another layer, which is mounted at `root` and
+/// has never booted. For imgbased's hooks that is `os-upgraded`.
+pub fn merged(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    events: &[&'static str],
+    volumes: [&LvName; 2],
+    root: &Path,
+) -> Result<()> {
+    let hooks = load()?;
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    let running = roots::named(group, Tree::Running)?;
+    roots::mounted(context, tx, group, &running, |tx, old_root| {
+        for name in events {
+            let event = Event {
+                name,
+                old_root: Some(old_root.to_owned()),
+                new_root: Some(root.to_owned()),
+                ..upgrade(context, group, volumes)?
+            };
+            ask(tx, &hooks, &event)?;
+        }
+        Ok(())
+    })
+}
+
+/// `post-commit`: an update waits for the restart.
+pub fn after_update(context: &Context, writer: &Writer, volumes: [&LvName; 2]) {
+    let event = context
+        .load()
+        .and_then(|group| upgrade(context, &group, volumes));
+    match event {
+        Ok(event) => {
+            let name = "post-commit";
+            after(writer, &Event { name, ..event });
+        }
+        Err(error) => log::warn!("no hook is run at post-commit: {error:#}"),
+    }
+}
+
+/// From the layer that runs to another one.
+fn upgrade(context: &Context, group: &Group, [base, layer]: [&LvName; 2]) -> Result<Event> {
+    let running = view::booted(group)?.context("no layer is booted")?;
+    let old: LvName = running.parse()?;
+    Ok(Event {
+        args: full_names(context, &[&old, layer]),
+        old_layer: Some(old),
+        new_layer: Some(layer.clone()),
+        old_base: Some(roots::base_of_running(group)?),
+        new_base: Some(base.clone()),
+        ..Event::default()
+    })
 }
 
 /// `pre-layer-removed` and `pre-base-removed` for all that is to be removed, before anything is.

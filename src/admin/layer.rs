@@ -38,7 +38,7 @@ pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
 }
 
 /// Changes the root of a new layer before anybody boots it.
-pub type Change<'a> = dyn FnMut(&mut Transaction, &Path) -> Result<()> + 'a;
+pub type Change<'a> = dyn FnMut(&mut Transaction, &LvName, &Path) -> Result<()> + 'a;
 
 /// Does what [`add`] does, as a part of a verb, and returns the name of the layer.
 pub fn make(
@@ -176,7 +176,7 @@ impl Plan {
         let kernels = context.mounted(tx, layer, &filesystem, "rw", look, |tx, root| {
             let is_changed = change.is_some();
             if let Some(change) = change {
-                change(tx, root)?;
+                change(tx, layer, root)?;
             }
             own_root_line(tx, root, &context.lvm.device(layer)?, filesystem.kind)?;
             match kernels {

@@ -1,5 +1,7 @@
 //! Hooks see what comes and goes, and can keep it from that; what programs look for is in the journal.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 
 use crate::claims::{is_clean, is_refused};
@@ -12,8 +14,12 @@ scenarios![
     long:
     hooks_run_in_order_and_look_at_the_host,
     a_hook_keeps_a_change_away_and_is_ended_when_it_hangs,
+    hooks_of_an_update_run_before_and_after_it_is_done,
     what_became_of_a_trial_is_in_the_journal,
 ];
+
+/// For copying images, under software emulation.
+const SLOW: Duration = Duration::from_secs(900);
 
 const CAME_UP: &str = "d698788fe780952843b51d1bebe630a8";
 const HOOK_FAILED: &str = "2d432aaa7c37aaad2419b5e96ba6c006";
@@ -130,6 +136,44 @@ fn a_hook_keeps_a_change_away_and_is_ended_when_it_hangs() -> Result<()> {
     );
     let layers = vm.ok("imgbased-helper layer list")?;
     ensure!(!layers.contains("Base-0.3"), "{layers}");
+    is_clean(&mut vm)
+}
+
+fn hooks_of_an_update_run_before_and_after_it_is_done() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "hooks-update")?;
+    vm.ok(&script("make-hooks")?)?;
+    vm.ok(&script("make-next")?)?;
+    let before = state(&mut vm)?;
+    mode(&mut vm, "post-merge veto")?;
+    let got = vm.run_for("imgbased-helper update /mnt/next", SLOW)?;
+    ensure!(
+        got.status == 1
+            && got
+                .text
+                .contains("failed at post-merge, so nothing is changed"),
+        "{got:?}"
+    );
+    assert_eq!(state(&mut vm)?, before);
+
+    vm.ok("rm /root/hook-mode /root/hooks")?;
+    vm.ok_for("imgbased-helper update /mnt/next", SLOW)?;
+    let events = [
+        "new-base-with-tree-added HostVG/Base-1",
+        "new-layer-added HostVG/Base-1 HostVG/Base-1.1",
+        "post-merge HostVG/Base-0.1 HostVG/Base-1.1",
+        "os-upgraded HostVG/Base-0.1 HostVG/Base-1.1",
+        "post-commit HostVG/Base-0.1 HostVG/Base-1.1",
+    ];
+    assert_eq!(told(&mut vm)?, all_with(&events));
+    // What was edited since goes there as at shutdown.
+    vm.ok("echo later >/etc/later && imgbased-helper update --at-shutdown")?;
+    assert_eq!(told(&mut vm)?, all_with(&events[2..3]));
+    let look = script_with("look-into", &["Base-1.1", "cat etc/later; ls -A"])?;
+    let seen = vm.ok(&look)?;
+    ensure!(
+        seen.starts_with("later") && !seen.contains("imgbased-again"),
+        "{seen}"
+    );
     is_clean(&mut vm)
 }
 
