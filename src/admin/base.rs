@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::filesystem::{Filesystem, mount_point};
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
-    Context, LOCK_WAIT, found_status, initramfs, new_entries, pool_with_room, removal,
+    Context, LOCK_WAIT, found_status, hooks, initramfs, new_entries, pool_with_room, removal,
     running_options, say,
 };
 use crate::boot::arrange::Arrangement;
@@ -191,6 +191,7 @@ pub fn finish(
 ) -> Result<()> {
     tx.scope(|tx| {
         filesystem.renew_uuid(tx)?;
+        hooks::new_base(context, tx, name, filesystem)?;
         let mut tags = vec![tag::BASE.to_owned()];
         // Mounted or not, the volume keeps the content that the digest is of.
         let options = filesystem.untouched();

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::update::Waiting;
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, check, layer, say, text};
+use super::{Context, LOCK_WAIT, check, hooks, layer, say, text};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::model::kernel_options;
@@ -19,6 +19,7 @@ use crate::model::name::LvName;
 use crate::model::trial::{OnTrial, State, TRIES_MAX, Trial, subject};
 use crate::sys::cmd::Cmd;
 use crate::sys::files::directory;
+use crate::sys::journal::{self, CAME_UP, TRIAL_FAILED};
 use crate::sys::run;
 use crate::sys::transaction::Transaction;
 
@@ -209,7 +210,15 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
     let booted = view::booted(&group)?;
     let name = or_booted(name, booted.as_deref())?.context("no layer is booted")?;
     let is_running = booted.as_deref() == Some(name.as_str());
-    writer.transaction(|tx| bless_layer(context, tx, &boot, &group, &name, is_running))?;
+    let tried = writer.transaction(|tx| bless_layer(context, tx, &boot, &group, &name, is_running));
+    if let Some(entry) = tried?.filter(|_| !context.dry_run) {
+        let text = format!("{name} has come up with Linux {}", entry.version);
+        let fields = [
+            ("IMGBASED_LAYER", name.as_str()),
+            ("IMGBASED_KERNEL", &entry.version),
+        ];
+        journal::tell(&CAME_UP, &text, &fields);
+    }
     if is_running {
         // From here on the units of a trial leave this boot alone.
         writer.transaction(|tx| {
@@ -222,9 +231,11 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
         writer.transaction(|tx| announce_failures(tx, &context.load()?))?;
         Waiting::clear()?;
     }
+    hooks::after_bless(context, &writer, &group, &name);
     Ok(())
 }
 
+/// Returns the entry if its layer or kernel was on trial, or has never come up before.
 fn bless_layer(
     context: &Context,
     tx: &mut Transaction,
@@ -232,7 +243,7 @@ fn bless_layer(
     group: &Group,
     name: &LvName,
     is_running: bool,
-) -> Result<()> {
+) -> Result<Option<Entry>> {
     let running = is_running.then(|| running_entry(boot, name));
     let entry = running.transpose()?.flatten();
     let entry = entry.filter(|entry| boot.has_kernel(&entry.spec()));
@@ -262,7 +273,9 @@ fn bless_layer(
         // Not undone: it stays true.
         tx.run(&context.lvm.retag(name, &old, good.as_deref()))?;
     }
-    boot.bless(tx, name, &entry, trial.as_ref())
+    boot.bless(tx, name, &entry, trial.as_ref())?;
+    let was_tried = entry.is_trial() || trial.is_some_and(|trial| trial.id == entry.id);
+    Ok(was_tried.then_some(entry))
 }
 
 /// Takes the mark of a rollback off the base of a layer that has come up as the default: it was chosen again.
@@ -315,7 +328,18 @@ pub fn record_failure(
         let at = now()?;
         let tries = trial.tries;
         let subject = subject(name.as_str(), kernel);
-        log::warn!("{subject} did not come up in {tries} tries and boots no more by itself");
+        let text =
+            format!("{subject} did not come up in {tries} tries and boots no more by itself");
+        if tx.is_dry_run() {
+            log::warn!("{text}");
+        } else {
+            let fields = [
+                ("IMGBASED_LAYER", name.as_str()),
+                ("IMGBASED_KERNEL", kernel.unwrap_or_default()),
+                ("IMGBASED_TRIES", &tries.to_string()),
+            ];
+            journal::tell(&TRIAL_FAILED, &text, &fields);
+        }
         let Some(volume) = group.volume(name.as_str()) else {
             return Ok(());
         };

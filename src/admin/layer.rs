@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::boot::trial_begins;
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{
-    Context, Look, filesystem, initramfs, new_entries, pool_with_room, removal, running_options,
-    say, text,
+    Context, Look, filesystem, hooks, initramfs, new_entries, pool_with_room, removal,
+    running_options, say, text,
 };
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
@@ -38,7 +38,7 @@ pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
 }
 
 /// Changes the root of a new layer before anybody boots it.
-pub type Change<'a> = dyn FnMut(&mut Transaction, &Path) -> Result<()> + 'a;
+pub type Change<'a> = dyn FnMut(&mut Transaction, &LvName, &Path) -> Result<()> + 'a;
 
 /// Does what [`add`] does, as a part of a verb, and returns the name of the layer.
 pub fn make(
@@ -57,7 +57,7 @@ pub fn make(
         context.room_when_active(&group)?;
         let look = context.look(&group, &plan.origin)?;
         let (base, origin_entries) = (plan.base.clone(), plan.entries.clone());
-        let kernels = plan.fill(context, tx, &boot, look.as_ref(), change)?;
+        let kernels = plan.fill(context, tx, &boot, &group, look.as_ref(), change)?;
         if tx.was_unlocked() {
             group = context.load()?;
             let base = group.volume(base.as_str()).map(|v| v.role);
@@ -150,6 +150,7 @@ impl Plan {
         context: &Context,
         tx: &mut Transaction,
         boot: &BootPartition,
+        group: &Group,
         look: Option<&Look>,
         change: Option<&mut Change>,
     ) -> Result<Vec<BootSpec>> {
@@ -159,6 +160,8 @@ impl Plan {
             tx.unlocked(|tx| filesystem.check(tx, false))?;
         }
         filesystem.renew_uuid(tx)?;
+        let names = [&self.base, &self.origin, layer];
+        hooks::new_layer(context, tx, group, names, &filesystem)?;
         let kernels = match self.kernels {
             Some(kernels) if !self.has_root_line && change.is_none() => return Ok(kernels),
             kernels => kernels,
@@ -173,7 +176,7 @@ impl Plan {
         let kernels = context.mounted(tx, layer, &filesystem, "rw", look, |tx, root| {
             let is_changed = change.is_some();
             if let Some(change) = change {
-                change(tx, root)?;
+                change(tx, layer, root)?;
             }
             own_root_line(tx, root, &context.lvm.device(layer)?, filesystem.kind)?;
             match kernels {

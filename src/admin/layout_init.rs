@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::filesystem::{Filesystem, superblock_on};
-use super::{Context, base, layer, pool_with_room, refuse_incomplete, say, text, view};
+use super::{Context, base, hooks, layer, pool_with_room, refuse_incomplete, say, text, view};
 use crate::image::host::Host;
 use crate::image::judge::{self, Place, What};
 use crate::lvm::disk::{self, Owner};
@@ -231,6 +231,9 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
         }
         layer::make(&context, tx, Some(name.clone()), None).map(Some)
     })?;
+    // In a dry run, what it will be called.
+    let first = layer.clone().map_or_else(|| name.layer(1), Ok)?;
+    hooks::after_init(&context, &writer, [&lv, &name, &first]);
     match layer {
         Some(layer) => say(&format!("{name}\n{layer}\n")),
         None => Ok(()),

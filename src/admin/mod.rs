@@ -7,6 +7,7 @@ pub mod cli;
 mod diff;
 mod filesystem;
 mod gc;
+mod hooks;
 mod initramfs;
 mod json_path;
 mod layer;

@@ -5,6 +5,8 @@ pub mod cmd;
 pub mod files;
 pub mod flush;
 pub mod interrupt;
+pub mod journal;
+pub mod limited;
 pub mod lock;
 pub mod logger;
 pub mod mounts;

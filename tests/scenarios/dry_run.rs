@@ -61,6 +61,11 @@ fn a_pasted_dry_run_of_a_layer_does_what_the_verb_does() -> Result<()> {
         "true",
         "imgbased-helper layer add Base-0.1",
     ));
+    cases.push(Case::new(
+        "layer-add-with-hooks",
+        &script("make-hooks")?,
+        "imgbased-helper layer add Base-0",
+    ));
     compare("dry-layer", &cases)
 }
 

@@ -20,6 +20,7 @@ mod dry_run;
 mod early;
 mod findings;
 mod groups;
+mod hooks;
 mod images;
 mod kernels;
 mod loaders;
@@ -61,6 +62,7 @@ fn all() -> Vec<Scenario> {
         sandbox::SCENARIOS,
         diff::SCENARIOS,
         update::SCENARIOS,
+        hooks::SCENARIOS,
     ]
     .concat()
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::merge::Sides;
 use crate::admin::merge_report::MergeReport;
 use crate::admin::roots::{self, Tree};
-use crate::admin::{Context, LOCK_WAIT, layer, new_entries};
+use crate::admin::{Context, LOCK_WAIT, hooks, layer, new_entries};
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
 use crate::boot::root::Root;
@@ -148,6 +148,7 @@ fn replace_etc(
         base.to_string(),
     ];
     let scratch = root.join(SCRATCH);
+    let volumes: [LvName; 2] = [waiting.base.parse()?, waiting.layer.parse()?];
     let report = sides.opened(context, tx, group, |tx, [old, layer]| {
         let report = roots::opened(context, tx, group, base, |tx, base| {
             let new = Dir::root(base)?;
@@ -171,12 +172,19 @@ fn replace_etc(
             merge::apply(&plan, layer, &copy)?;
             finish(tx, &scratch)?;
             tx.flush(root)?;
-            tx.work(&"the two /etc change places", |_| {
+            let exchange = || {
                 let name = "etc".as_ref();
                 target
                     .exchange(name, &copy, name)
                     .context("cannot exchange /etc")
-            })?;
+            };
+            tx.work(&"the two /etc change places", |_| exchange())?;
+            let volumes = [&volumes[0], &volumes[1]];
+            let asked = hooks::merged(context, tx, group, &["post-merge"], volumes, root);
+            if asked.is_err() {
+                exchange()?;
+            }
+            asked?;
             target.remove_all(SCRATCH.as_ref())?;
             Ok(MergeReport::of(names, &plan))
         })?;

@@ -15,7 +15,7 @@ use super::base::{self, Add};
 use super::boot::trial_begins;
 use super::merge_report::MergeReport;
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, gc, layer, text};
+use super::{Context, LOCK_WAIT, gc, hooks, layer, text};
 use crate::boot::root::Root;
 use crate::image::digest;
 use crate::model::layout::{Group, Role, in_tag, tag};
@@ -117,12 +117,16 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
     if update.check {
         return check::run(context, update);
     }
-    let done = context
-        .writer("update", LOCK_WAIT)?
-        .transaction(|tx| take(context, tx, update))?;
+    let writer = context.writer("update", LOCK_WAIT)?;
+    let done = writer.transaction(|tx| take(context, tx, update))?;
     if let Some(waiting) = &done.waiting {
         waiting.write()?;
     }
+    if let (Some(base), Some(layer)) = (&done.base, &done.layer) {
+        hooks::after_update(context, &writer, [base, layer]);
+    }
+    // What follows takes the lock itself.
+    drop(writer);
     if let (Some(replaced), Some(_)) = (&done.replaced, &done.layer) {
         drop_replaced(context, replaced);
     }
@@ -292,9 +296,10 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         context,
         tx,
         Some(base.clone()),
-        Some(&mut |tx, root| {
+        Some(&mut |tx, new, root| {
             found = Some(merge::into(context, tx, &group, &sides, &base, root)?);
-            Ok(())
+            let events = ["post-merge", "os-upgraded"];
+            hooks::merged(context, tx, &group, &events, [&base, new], root)
         }),
     )?;
     let entry = boot.entry_of(&new)?.context("it was written")?;
