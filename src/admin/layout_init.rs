@@ -169,7 +169,7 @@ fn partitions(device: &Path) -> Result<Vec<PathBuf>> {
             found.push(Path::new("/dev").join(entry.file_name()));
         }
     }
-    found.sort();
+    found.sort_unstable();
     Ok(found)
 }
 

@@ -189,7 +189,7 @@ pub fn load_with_group(context: &Context) -> Result<(View, Group)> {
     let in_tree = |role| matches!(role, Role::Pool | Role::Base | Role::Layer);
     let others = group.volumes.iter().filter(|v| !in_tree(v.role));
     let mut others: Vec<&Volume> = others.chain(orphans).collect();
-    others.sort_by(|a, b| a.name.cmp(&b.name));
+    others.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let volumes = others
         .into_iter()
         .map(|volume| VolumeView {

@@ -81,7 +81,7 @@ impl<'a> Root<'a> {
                 .collect();
         }
         versions.retain(|version| is_version(version));
-        versions.sort_by(|a, b| rpm_evr_compare(b, a));
+        versions.sort_unstable_by(|a, b| rpm_evr_compare(b, a));
         // GRUB's reader of entries would take theirs for one.
         versions.dedup_by(|a, b| rpm_evr_compare(a, b).is_eq());
         let kernel = |version: String| Kernel {

@@ -92,7 +92,7 @@ pub fn bootable<'a>(volumes: impl Iterator<Item = (&'a str, Role)>) -> Vec<LvNam
         .filter(|(_, role)| role.is_bootable())
         .filter_map(|(name, _)| name.parse().ok())
         .collect();
-    names.sort();
+    names.sort_unstable();
     names
 }
 
@@ -304,7 +304,7 @@ impl Group {
     pub fn nearest(&self, new: &LvName, size: u64) -> Option<Base<'_>> {
         let mut bases = self.bases();
         bases.retain(|base| base.volume.size <= size.next_multiple_of(EXTENT));
-        bases.sort_by(|a, b| a.name.cmp(&b.name));
+        bases.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let before = bases.iter().rposition(|base| base.name < *new);
         let at = before.or(bases.len().checked_sub(1))?;
         Some(bases.swap_remove(at))
@@ -348,7 +348,7 @@ impl Group {
             }
         }
         for base in &mut bases {
-            base.layers.sort_by(|a, b| a.0.cmp(&b.0));
+            base.layers.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         }
         (bases, others)
     }
