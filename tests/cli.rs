@@ -45,6 +45,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             "expected ext4 or xfs",
         ),
         (&["volume", "grow", "/home", "1X"], "unknown unit"),
+        (&["rollback", "Base-0.1"], "unexpected argument 'Base-0.1'"),
+        (&["rollback", "--to", "../x"], "contains '/'"),
         (&[], "Usage: imgbased-helper"),
     ] {
         let output = helper(args);
@@ -101,6 +103,14 @@ fn what_cannot_be_done_exits_with_1_and_one_line() {
         (
             &["-n", "--root", root, "layer", "add"],
             "no boot partition is mounted at",
+        ),
+        (
+            &["-n", "--root", root, "rollback"],
+            "no boot partition is mounted at",
+        ),
+        (
+            &["-n", "--root", root, "rollback", "--reboot"],
+            "--apply restarts the system that runs, and --root names another one",
         ),
         (
             &["-n", "--root", "/nonexistent", "layer", "add"],

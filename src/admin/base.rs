@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::filesystem::{Filesystem, mount_point};
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
-    Context, LOCK_WAIT, found_status, initramfs, new_entries, pool_with_room, removal,
+    Context, LOCK_WAIT, found_status, hooks, initramfs, new_entries, pool_with_room, removal,
     running_options, say,
 };
 use crate::boot::arrange::Arrangement;
@@ -49,35 +49,68 @@ pub struct Add {
 pub fn add(context: &Context, add: &Add) -> Result<()> {
     let writer = context.writer("base add", LOCK_WAIT)?;
     let name = writer.transaction(|tx| {
-        let opened = Opened::open(tx, &add.image, &mount_point(IMAGE_MOUNT))?;
-        let image = &opened.image;
-        let boot = context.boot_partition()?;
-        boot.check_ready()?;
-        // Refused again with the lock, but an archive is not read in vain.
-        let group = context.load()?;
-        pool_with_room(&group)?;
-        context.check_pool(&group)?;
-        new_name(&group, add.name.clone())?;
-        let needs = Needs::of(context, tx, add, image)?;
-        tx.lock()?;
-        let group = context.load()?;
-        let room = pool_with_room(&group)?;
-        let plan = Plan::new(add, image, &needs, &group, room)?;
-        boot.entry_of(&plan.name)?;
-        let options = running_options(&group, &boot)?;
-        create(context, tx, &plan)?;
-        let room = context.room_when_active(&group)?;
-        let device = context.lvm.device(&plan.name)?;
-        let filesystem = tx.unlocked(|tx| fill(tx, add, image, &plan, &device, room))?;
-        opened.close(tx)?;
-        finish(context, tx, &boot, &plan.name, &filesystem, &options)
-            .with_context(|| format!("{} did not become a base", add.image.display()))?;
-        Ok(plan.name)
+        let opened = open(tx, &add.image)?;
+        make(context, tx, add, &opened, &mut |_| Ok(Vec::new()))
     })?;
     if !context.dry_run {
         say(&format!("{name}\n"))?;
     }
     Ok(())
+}
+
+/// Opens an image, to be read for a base.
+pub fn open(tx: &mut Transaction, image: &Path) -> Result<Opened> {
+    Opened::open(tx, image, &mount_point(IMAGE_MOUNT))
+}
+
+/// Judges the root of a new base, and returns tags to give to it.
+pub type Judge<'a> = dyn FnMut(&Path) -> Result<Vec<String>> + 'a;
+
+/// Does what [`add`] does, as a part of a verb, and returns the name of the base. The image is closed. `judge` is
+/// asked before the first byte is copied, where the image is a directory or squashfs, and when its root is in the
+/// volume.
+pub fn make(
+    context: &Context,
+    tx: &mut Transaction,
+    add: &Add,
+    opened: &Opened,
+    judge: &mut Judge,
+) -> Result<LvName> {
+    let image = &opened.image;
+    if let Image::Tree(Tree::Directory(dir) | Tree::Squashfs(dir)) = image {
+        judge(dir)?;
+    }
+    let boot = context.boot_partition()?;
+    boot.check_ready()?;
+    // Refused again with the lock, but an archive is not read in vain.
+    let group = context.load()?;
+    pool_with_room(&group)?;
+    context.check_pool(&group)?;
+    new_name(&group, add.name.clone())?;
+    let needs = Needs::of(context, tx, add, image)?;
+    tx.lock()?;
+    let group = context.load()?;
+    let room = pool_with_room(&group)?;
+    let plan = Plan::new(add, image, &needs, &group, room)?;
+    boot.entry_of(&plan.name)?;
+    let options = running_options(&group, &boot)?;
+    create(context, tx, &plan)?;
+    let room = context.room_when_active(&group)?;
+    let device = context.lvm.device(&plan.name)?;
+    let filesystem = tx.unlocked(|tx| fill(tx, add, image, &plan, &device, room))?;
+    opened.close(tx)?;
+    finish(context, tx, &boot, &plan.name, &filesystem, &options, judge)
+        .with_context(|| format!("{} did not become a base", add.image.display()))?;
+    Ok(plan.name)
+}
+
+/// Refuses what [`make`] would refuse before the first byte.
+pub fn examine(context: &Context, tx: &Transaction, add: &Add, opened: &Opened) -> Result<()> {
+    let group = context.load()?;
+    let room = pool_with_room(&group)?;
+    context.check_pool(&group)?;
+    let needs = Needs::of(context, tx, add, &opened.image)?;
+    Plan::new(add, &opened.image, &needs, &group, room).map(drop)
 }
 
 /// Makes the volume of a base, as a snapshot if there is something to share.
@@ -154,14 +187,17 @@ pub fn finish(
     name: &LvName,
     filesystem: &Filesystem,
     fallback_options: &str,
+    judge: &mut Judge,
 ) -> Result<()> {
     tx.scope(|tx| {
         filesystem.renew_uuid(tx)?;
+        hooks::new_base(context, tx, name, filesystem)?;
         let mut tags = vec![tag::BASE.to_owned()];
         // Mounted or not, the volume keeps the content that the digest is of.
         let options = filesystem.untouched();
         let kernels = context.mounted(tx, name, filesystem, options, None, |tx, root| {
             warn_of_odd_root(name, root)?;
+            tags.extend(judge(root)?);
             tags.extend(record(context, tx, name, root)?);
             let known = Known {
                 entries: &[],
@@ -419,7 +455,9 @@ pub fn list(context: &Context) -> Result<()> {
         bases: &view.bases,
     };
     context.show(&list, || {
-        view.bases.iter().map(|b| format!("{}\n", b.name)).collect()
+        let held = |base: &BaseView| if base.held { "  held" } else { "" };
+        let line = |base: &BaseView| format!("{}{}\n", base.name, held(base));
+        view.bases.iter().map(line).collect()
     })
 }
 

@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
+use super::update::Waiting;
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, check, layer, say, text};
+use super::{Context, LOCK_WAIT, check, hooks, layer, say, text};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::model::kernel_options;
@@ -18,6 +19,7 @@ use crate::model::name::LvName;
 use crate::model::trial::{OnTrial, State, TRIES_MAX, Trial, subject};
 use crate::sys::cmd::Cmd;
 use crate::sys::files::directory;
+use crate::sys::journal::{self, CAME_UP, TRIAL_FAILED};
 use crate::sys::run;
 use crate::sys::transaction::Transaction;
 
@@ -146,7 +148,7 @@ fn failure_of(volume: &Volume, entry: &Entry) -> Option<Failure> {
 }
 
 /// The entry by which the layer that runs was booted.
-fn running_entry(boot: &BootPartition, layer: &LvName) -> Result<Option<Entry>> {
+pub fn running_entry(boot: &BootPartition, layer: &LvName) -> Result<Option<Entry>> {
     let kernel = uname().context("cannot ask for the kernel's version")?;
     let is_trial = kernel_options::is_trial(&view::kernel_command_line()?);
     boot.running_entry(layer, &kernel.release().to_string_lossy(), is_trial)
@@ -208,7 +210,15 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
     let booted = view::booted(&group)?;
     let name = or_booted(name, booted.as_deref())?.context("no layer is booted")?;
     let is_running = booted.as_deref() == Some(name.as_str());
-    writer.transaction(|tx| bless_layer(context, tx, &boot, &group, &name, is_running))?;
+    let tried = writer.transaction(|tx| bless_layer(context, tx, &boot, &group, &name, is_running));
+    if let Some(entry) = tried?.filter(|_| !context.dry_run) {
+        let text = format!("{name} has come up with Linux {}", entry.version);
+        let fields = [
+            ("IMGBASED_LAYER", name.as_str()),
+            ("IMGBASED_KERNEL", &entry.version),
+        ];
+        journal::tell(&CAME_UP, &text, &fields);
+    }
     if is_running {
         // From here on the units of a trial leave this boot alone.
         writer.transaction(|tx| {
@@ -217,11 +227,15 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
             tx.write(blessed, b"", 0o644)
         })?;
         writer.transaction(|tx| record_failure(context, tx, &boot, &group))?;
+        writer.transaction(|tx| release_base(context, tx, &boot, &group, &name))?;
         writer.transaction(|tx| announce_failures(tx, &context.load()?))?;
+        Waiting::clear()?;
     }
+    hooks::after_bless(context, &writer, &group, &name);
     Ok(())
 }
 
+/// Returns the entry if its layer or kernel was on trial, or has never come up before.
 fn bless_layer(
     context: &Context,
     tx: &mut Transaction,
@@ -229,7 +243,7 @@ fn bless_layer(
     group: &Group,
     name: &LvName,
     is_running: bool,
-) -> Result<()> {
+) -> Result<Option<Entry>> {
     let running = is_running.then(|| running_entry(boot, name));
     let entry = running.transpose()?.flatten();
     let entry = entry.filter(|entry| boot.has_kernel(&entry.spec()));
@@ -240,16 +254,54 @@ fn bless_layer(
     if trial.is_some() || entry.is_trial() {
         boot.check_writable()?;
     }
-    let mut failures = volume.failure_tags();
+    let mut old = volume.failure_tags();
     // The old initramfs of a kernel tells nothing of the new one.
     if is_running && entry.is_trial() {
-        failures.extend(volume.kernel_failure_tags(&entry.version));
+        old.extend(volume.kernel_failure_tags(&entry.version));
     }
-    if !volume.is_good() || !failures.is_empty() {
+    // Only of what runs it is known when it has come up. What has come up last of all need not be told so again.
+    let good = if is_running && volume.role == Role::Layer && !group.is_last_good(volume) {
+        Some(format!("{}{}", tag::GOOD_AT, now()?))
+    } else {
+        (!volume.is_good()).then(|| tag::GOOD.to_owned())
+    };
+    if let Some(good) = &good {
+        let is_old = |tag: &&str| tag != good;
+        old.extend(volume.good_tags().into_iter().filter(is_old));
+    }
+    if good.is_some() || !old.is_empty() {
         // Not undone: it stays true.
-        tx.run(&context.lvm.retag(name, &failures, Some(tag::GOOD)))?;
+        tx.run(&context.lvm.retag(name, &old, good.as_deref()))?;
     }
-    boot.bless(tx, name, &entry, trial.as_ref())
+    boot.bless(tx, name, &entry, trial.as_ref())?;
+    let was_tried = entry.is_trial() || trial.is_some_and(|trial| trial.id == entry.id);
+    Ok(was_tried.then_some(entry))
+}
+
+/// Takes the mark of a rollback off the base of a layer that has come up as the default: it was chosen again.
+fn release_base(
+    context: &Context,
+    tx: &mut Transaction,
+    boot: &BootPartition,
+    group: &Group,
+    name: &LvName,
+) -> Result<()> {
+    let Some(base) = group.held_base_of(name) else {
+        return Ok(());
+    };
+    // A damaged grubenv is no fault of the layer.
+    let default = boot.default_id().unwrap_or_default();
+    let layer = default.and_then(|id| boot.layer_of(&id));
+    if layer.as_deref() != Some(name.as_str()) {
+        return Ok(());
+    }
+    tx.run(&context.lvm.remove_tag(Some(&base), tag::HOLD))
+}
+
+/// The time in UTC, as RFC 3339 writes it.
+fn now() -> Result<String> {
+    let now = Cmd::new("date").args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"]);
+    Ok(now.run()?.trim().to_owned())
 }
 
 /// What is on trial. A damaged grubenv, which has GRUB count no tries, is not the fault of a layer that
@@ -273,20 +325,28 @@ pub fn record_failure(
     };
     let is_good = |name: &LvName| group.volume(name.as_str()).is_some_and(Volume::is_good);
     boot.end_exhausted(tx, &trial, is_good, |tx, name, kernel| {
-        let now = Cmd::new("date")
-            .args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"])
-            .run()?;
+        let at = now()?;
         let tries = trial.tries;
         let subject = subject(name.as_str(), kernel);
-        log::warn!("{subject} did not come up in {tries} tries and boots no more by itself");
+        let text =
+            format!("{subject} did not come up in {tries} tries and boots no more by itself");
+        if tx.is_dry_run() {
+            log::warn!("{text}");
+        } else {
+            let fields = [
+                ("IMGBASED_LAYER", name.as_str()),
+                ("IMGBASED_KERNEL", kernel.unwrap_or_default()),
+                ("IMGBASED_TRIES", &tries.to_string()),
+            ];
+            journal::tell(&TRIAL_FAILED, &text, &fields);
+        }
         let Some(volume) = group.volume(name.as_str()) else {
             return Ok(());
         };
-        let at = now.trim();
         let (earlier, failed) = match kernel {
             Some(kernel) => (
                 volume.kernel_failure_tags(kernel),
-                KernelFailure::tag_of(kernel, tries, at),
+                KernelFailure::tag_of(kernel, tries, &at),
             ),
             None => (
                 volume.failure_tags(),
@@ -398,7 +458,7 @@ fn check_known(group: &Group, name: &LvName) -> Result<()> {
 }
 
 /// The entry of a layer or base, with this one of its kernels. Refuses what would not boot.
-fn bootable(
+pub fn bootable(
     group: &Group,
     boot: &BootPartition,
     name: &LvName,

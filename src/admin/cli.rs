@@ -9,8 +9,8 @@ use log::LevelFilter;
 use simplelog::CombinedLogger;
 
 use super::{
-    Context, base, boot, check, diff, gc, layer, layout, layout_init, need_root, persist, status,
-    view, volume,
+    Context, base, boot, check, diff, gc, layer, layout, layout_init, need_root, persist, rollback,
+    status, update, view, volume,
 };
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
@@ -40,6 +40,8 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "boot once",
             "boot repair",
             "boot bless",
+            "update",
+            "rollback",
             "status",
             "check",
             "gc",
@@ -59,6 +61,8 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "boot once",
             "boot repair",
             "boot bless",
+            "persist keep",
+            "rollback",
             "volume add",
             "volume grow",
             "volume remove",
@@ -75,9 +79,12 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "base verify",
             "layer list",
             "boot list",
+            "rollback",
             "status",
+            "update",
             "diff",
             "persist preview",
+            "persist conflicts",
             "volume list",
             "check",
         ],
@@ -87,6 +94,8 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage.";
 const DIFF_STATUS: &str =
     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 with --exit-code, if something differs.";
+const UPDATE_STATUS: &str = "Exit status: 0 done, or nothing is to be done; 1 failed, 2 wrong usage, 3 with --check, \
+     if the image would be taken.";
 const CHECK_STATUS: &str =
     "Exit status: 0 nothing is left, 1 failed, 2 wrong usage, 3 found something.";
 
@@ -138,6 +147,26 @@ enum Noun {
     /// Boot entries: list them, and choose the one that boots
     #[command(subcommand)]
     Boot(BootVerb),
+    /// Take a newer image: a base, and a layer of it with what the booted layer has changed, which is tried
+    ///
+    /// What was changed in /etc lives on; see `persist preview`. What boots now stays the default until the new layer
+    /// has come up. A base that is there already of the same image is used again.
+    #[command(after_help = UPDATE_STATUS)]
+    Update(update::Update),
+    /// Boot the layer again that came up last before the default
+    ///
+    /// What is on trial, or waits for its first try, is tried no more, and the default boots. Else the layer that came
+    /// up last before the default becomes the default again. Its /etc is as it was left; volumes that layers share
+    /// are not rolled back. The base that is left is held: `update` takes its image again only with
+    /// `--retry`.
+    Rollback {
+        /// Layer to go back to; one that never came up is tried, as by `boot default`
+        #[arg(long, value_name = "LAYER")]
+        to: Option<LvName>,
+        /// Restart the host, if something else runs
+        #[arg(long, visible_alias = "reboot")]
+        apply: bool,
+    },
     /// What is booted, what boots next, and how full the pool is
     Status,
     /// Find what an interrupted command has left, or a group that got another name, and what else would
@@ -157,10 +186,10 @@ enum Noun {
     Diff(diff::Diff),
     /// What of a layer lives on in layers of newer bases
     #[command(subcommand)]
-    Persist(PersistVerb),
+    Persist(persist::Verb),
     /// Directories that all layers share, each on a volume of its own
     #[command(subcommand)]
-    Volume(VolumeVerb),
+    Volume(volume::Verb),
     /// Remove old bases with their layers, except what is booted or the default
     Gc {
         /// How many of the latest bases to keep
@@ -333,63 +362,6 @@ enum BootVerb {
     },
 }
 
-#[derive(Subcommand)]
-enum PersistVerb {
-    /// Show what a newer base and the configuration of the booted layer become together
-    ///
-    /// A line for each path of /etc that would not be as in that base: kept as the layer has changed it, merged by
-    /// entry, of this host, or a conflict where both have changed it. Changes nothing.
-    Preview {
-        /// Base to merge with [default: the latest base]
-        #[arg(long, value_name = "BASE")]
-        to: Option<LvName>,
-    },
-}
-
-#[derive(Subcommand)]
-enum VolumeVerb {
-    /// Make a volume for a directory, such as /home or /var, with what the running layer has there
-    ///
-    /// From then on every layer mounts it, also an older one. A directory that programs use, such as /var, moves when
-    /// the system goes down, and is on its volume at the next start. What the layer has there stays below it.
-    Add {
-        /// Directory; it need not be there
-        path: String,
-        /// Size of the volume, such as 4G. It takes what is written to it
-        #[arg(long, value_parser = super::text::parse_size)]
-        size: u64,
-        /// Filesystem to make: ext4 or xfs
-        #[arg(long, value_name = "TYPE", value_parser = parse_fstype, default_value = "ext4")]
-        fstype: FsKind,
-        /// Options of the mount, with commas
-        #[arg(long, default_value = "", hide_default_value = true)]
-        options: String,
-        /// Copy nothing
-        #[arg(long)]
-        empty: bool,
-    },
-    /// List the volumes that layers share
-    List,
-    /// Make a volume and its filesystem larger, also while it is mounted
-    Grow {
-        /// Directory that is on the volume
-        path: String,
-        /// New size of the volume, such as 8G
-        #[arg(value_parser = super::text::parse_size)]
-        size: u64,
-    },
-    /// Have the layers use their own directory again; the volume stays, but for its tags
-    Remove {
-        /// Directory that is on the volume
-        path: String,
-        /// Remove the volume as well, with all that is on it
-        #[arg(long)]
-        delete: bool,
-    },
-    /// Copy what moves to a volume, as imgbased-move.service does when the system goes down
-    Move,
-}
-
 /// The command line, whose help shows an option only where it means something. All verbs accept all of them.
 pub fn command() -> Command {
     let command = Cli::command();
@@ -513,39 +485,16 @@ impl Cli {
                 };
                 boot::refresh(&context, name, &change)?;
             }
+            Noun::Rollback { to, apply } => rollback::run(&context, to.as_ref(), apply)?,
             Noun::Status => status::show(&context)?,
+            Noun::Update(update) => return update::run(&context, &update),
             Noun::Diff(diff) => return diff::run(&context, &diff),
-            Noun::Persist(PersistVerb::Preview { to }) => persist::preview(&context, to)?,
-            Noun::Volume(verb) => run_volume(&context, verb)?,
+            Noun::Persist(verb) => persist::run(&context, verb)?,
+            Noun::Volume(verb) => volume::run(&context, verb)?,
             Noun::Check { repair } => return check::run(&context, repair),
             Noun::Gc { keep, yes } => gc::collect(&context, keep, yes)?,
         }
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn run_volume(context: &Context, verb: VolumeVerb) -> Result<()> {
-    match verb {
-        VolumeVerb::Add {
-            path,
-            size,
-            fstype,
-            options,
-            empty,
-        } => volume::add(
-            context,
-            &volume::Add {
-                path: &path,
-                size,
-                fstype,
-                options: &options,
-                empty,
-            },
-        ),
-        VolumeVerb::List => volume::list(context),
-        VolumeVerb::Grow { path, size } => volume::grow(context, &path, size),
-        VolumeVerb::Remove { path, delete } => volume::remove(context, &path, delete),
-        VolumeVerb::Move => volume::move_all(context),
     }
 }
 
@@ -559,7 +508,7 @@ fn lvm(vg: Option<VgName>) -> Result<Lvm> {
     Ok(Lvm::new(vg).of_group(uuid))
 }
 
-fn parse_fstype(text: &str) -> Result<FsKind> {
+pub(super) fn parse_fstype(text: &str) -> Result<FsKind> {
     match text {
         "ext4" => Ok(FsKind::Ext4),
         "xfs" => Ok(FsKind::Xfs),
@@ -584,7 +533,7 @@ mod tests {
     use super::*;
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
-    const VERBS: [(&str, &[&str]); 28] = [
+    const VERBS: [(&str, &[&str]); 32] = [
         ("layout", &["dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),
@@ -604,8 +553,12 @@ mod tests {
         ("boot once", &["dry_run", "root"]),
         ("boot repair", &["dry_run", "root"]),
         ("boot bless", &["dry_run", "root"]),
+        ("update", &["json", "root"]),
+        ("rollback", &["dry_run", "json", "root"]),
         ("diff", &["json"]),
         ("persist preview", &["json"]),
+        ("persist conflicts", &["json"]),
+        ("persist keep", &["dry_run"]),
         ("volume add", &["dry_run"]),
         ("volume list", &["json"]),
         ("volume grow", &["dry_run"]),

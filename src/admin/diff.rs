@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, StdoutLock, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,9 +11,9 @@ use serde::Serialize;
 
 use super::roots::{self, Tree};
 use super::view::JSON_VERSION;
-use super::{Context, found_status, text};
+use super::{Context, found_status, json_path, packages, text};
 use crate::sys::interrupt::Interrupt;
-use crate::tree::{Below, Dir, Globs, Kind, Place, READ_MAX, Visit, escaped, walk};
+use crate::tree::{Below, Dir, Globs, Kind, Place, Visit, escaped, walk};
 
 /// What `diff` is told.
 #[derive(Args)]
@@ -235,7 +234,7 @@ impl<'a> Comparison<'a> {
             Ok(Below::Visit)
         })?;
         if self.diff.packages {
-            let [a, b] = roots.each_ref().map(packages);
+            let [a, b] = roots.each_ref().map(packages::of);
             output.packages(different(a?, b?))?;
         } else {
             output.packages(Vec::new())?;
@@ -263,16 +262,14 @@ fn entry(path: &Path, visit: &Visit, is_stat_enough: bool) -> Result<Option<(Ent
             (Change::Modified, parts)
         }
     };
-    let shown = path.to_string_lossy();
-    let bytes = path.as_os_str().as_bytes();
-    let is_text = std::str::from_utf8(bytes).is_ok();
+    let (shown, path_bytes) = json_path::of(&Path::new("/").join(path));
     let size = |place: &Option<Place>| match place {
         Some(place) if place.stat.kind == Kind::File => place.stat.size,
         _ => 0,
     };
     let entry = Entry {
-        path: format!("/{shown}"),
-        path_bytes: (!is_text).then(|| base64(&[b"/", bytes].concat())),
+        path: shown,
+        path_bytes,
         change,
         parts,
         a: a.as_ref().map(side).transpose()?,
@@ -325,54 +322,6 @@ fn differences(a: &Place, b: &Place) -> Result<Vec<Part>> {
         parts.push(Part::Xattr);
     }
     Ok(parts)
-}
-
-/// The packages that dpkg(1) has installed in a root, with their versions.
-fn packages(root: &Dir) -> Result<BTreeMap<String, String>> {
-    const STATUS: &str = "var/lib/dpkg/status";
-    let status = root.resolve(Path::new(STATUS))?;
-    if let Some(status) = status.filter(|status| status.stat.kind == Kind::File) {
-        let content = status.read(READ_MAX);
-        return Ok(installed(
-            &content.with_context(|| format!("cannot read /{STATUS}"))?,
-        ));
-    }
-    for dir in ["usr/lib/sysimage/rpm", "var/lib/rpm"] {
-        if root.resolve_dir(Path::new(dir))?.is_some() {
-            log::warn!("packages of rpm are not compared; `rpm --root DIR -qa` lists them");
-            break;
-        }
-    }
-    Ok(BTreeMap::new())
-}
-
-/// Reads dpkg's record of packages (`deb-control(5)`). A package of another architecture has that in its name.
-fn installed(status: &[u8]) -> BTreeMap<String, String> {
-    let text = String::from_utf8_lossy(status);
-    let mut packages = BTreeMap::new();
-    for paragraph in text.split("\n\n") {
-        let field = |name: &str| {
-            let value = |line: &str| {
-                Some(
-                    line.strip_prefix(name)?
-                        .strip_prefix(':')?
-                        .trim()
-                        .to_owned(),
-                )
-            };
-            paragraph.lines().find_map(value)
-        };
-        let is_installed = field("Status").is_some_and(|status| status.ends_with(" installed"));
-        if let (Some(name), Some(version), true) =
-            (field("Package"), field("Version"), is_installed)
-        {
-            let foreign = field("Multi-Arch").filter(|kind| kind == "same");
-            let architecture = foreign.and_then(|_| field("Architecture"));
-            let name = architecture.map_or_else(|| name.clone(), |of| format!("{name}:{of}"));
-            packages.insert(name, version);
-        }
-    }
-    packages
 }
 
 fn different(mut a: BTreeMap<String, String>, mut b: BTreeMap<String, String>) -> Vec<Package> {
@@ -490,25 +439,6 @@ impl Counts {
     }
 }
 
-/// RFC 4648
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let value = bits >> (18 - 6 * digit) & 63;
-            text.push(if digit <= chunk.len() {
-                char::from(DIGITS[value as usize])
-            } else {
-                '='
-            });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -581,7 +511,8 @@ mod tests {
             Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nMulti-Arch: same\nVersion: 2.41\n\n\
             Package: less\nStatus: install ok installed\nVersion: 643\nDescription: x\n y\n";
         let b = a.replace("5.2-1", "5.2-2").replace("less", "most");
-        let packages = different(installed(a.as_bytes()), installed(b.as_bytes()));
+        let of = |status: &str| packages::installed(status.as_bytes());
+        let packages = different(of(a), of(&b));
         let shown: Vec<_> = packages
             .iter()
             .map(|p| (p.name.as_str(), p.a.as_deref(), p.b.as_deref()))
@@ -594,19 +525,6 @@ mod tests {
                 ("most", None, Some("643"))
             ]
         );
-        assert!(installed(a.as_bytes()).contains_key("libc6:amd64"));
-    }
-
-    #[test]
-    fn bytes_are_written_as_base64() {
-        for (bytes, text) in [
-            (&b""[..], ""),
-            (b"f", "Zg=="),
-            (b"fo", "Zm8="),
-            (b"foo", "Zm9v"),
-            (b"\xff\xfe\xfd\xfc", "//79/A=="),
-        ] {
-            assert_eq!(base64(bytes), text);
-        }
+        assert!(of(a).contains_key("libc6:amd64"));
     }
 }

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::boot::trial_begins;
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{
-    Context, Look, filesystem, initramfs, new_entries, pool_with_room, removal, running_options,
-    say, text,
+    Context, Look, filesystem, hooks, initramfs, new_entries, pool_with_room, removal,
+    running_options, say, text,
 };
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
@@ -30,15 +30,23 @@ const TRIES: u32 = 3;
 
 /// Makes a layer of `origin`, a base or a layer, or of the latest base, and its boot entry.
 pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
-    let layer = context.change("layer add", |tx| make(context, tx, origin))?;
+    let layer = context.change("layer add", |tx| make(context, tx, origin, None))?;
     if !context.dry_run {
         say(&format!("{layer}\n"))?;
     }
     Ok(())
 }
 
+/// Changes the root of a new layer before anybody boots it.
+pub type Change<'a> = dyn FnMut(&mut Transaction, &LvName, &Path) -> Result<()> + 'a;
+
 /// Does what [`add`] does, as a part of a verb, and returns the name of the layer.
-pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> Result<LvName> {
+pub fn make(
+    context: &Context,
+    tx: &mut Transaction,
+    origin: Option<LvName>,
+    change: Option<&mut Change>,
+) -> Result<LvName> {
     tx.scope(|tx| {
         let boot = context.boot_partition()?;
         boot.check_ready()?;
@@ -49,7 +57,7 @@ pub fn make(context: &Context, tx: &mut Transaction, origin: Option<LvName>) -> 
         context.room_when_active(&group)?;
         let look = context.look(&group, &plan.origin)?;
         let (base, origin_entries) = (plan.base.clone(), plan.entries.clone());
-        let kernels = plan.fill(context, tx, &boot, look.as_ref())?;
+        let kernels = plan.fill(context, tx, &boot, &group, look.as_ref(), change)?;
         if tx.was_unlocked() {
             group = context.load()?;
             let base = group.volume(base.as_str()).map(|v| v.role);
@@ -142,7 +150,9 @@ impl Plan {
         context: &Context,
         tx: &mut Transaction,
         boot: &BootPartition,
+        group: &Group,
         look: Option<&Look>,
+        change: Option<&mut Change>,
     ) -> Result<Vec<BootSpec>> {
         let layer = &self.layer;
         let filesystem = context.filesystem(layer, &self.origin)?;
@@ -150,8 +160,10 @@ impl Plan {
             tx.unlocked(|tx| filesystem.check(tx, false))?;
         }
         filesystem.renew_uuid(tx)?;
+        let names = [&self.base, &self.origin, layer];
+        hooks::new_layer(context, tx, group, names, &filesystem)?;
         let kernels = match self.kernels {
-            Some(kernels) if !self.has_root_line => return Ok(kernels),
+            Some(kernels) if !self.has_root_line && change.is_none() => return Ok(kernels),
             kernels => kernels,
         };
         let known = Known {
@@ -162,9 +174,18 @@ impl Plan {
             is_running: false,
         };
         let kernels = context.mounted(tx, layer, &filesystem, "rw", look, |tx, root| {
+            let is_changed = change.is_some();
+            if let Some(change) = change {
+                change(tx, layer, root)?;
+            }
             own_root_line(tx, root, &context.lvm.device(layer)?, filesystem.kind)?;
             match kernels {
-                Some(kernels) if kernels.iter().all(|k| boot.has_kernel(k)) => Ok(kernels),
+                Some(kernels) if kernels.iter().all(|k| boot.has_kernel(k)) => {
+                    if is_changed {
+                        return with_options(kernels, root);
+                    }
+                    Ok(kernels)
+                }
                 _ => initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot),
             }
         })?;
@@ -172,8 +193,18 @@ impl Plan {
     }
 }
 
+/// The same kernels with the options that a root asks for, if it asks for any.
+fn with_options(mut kernels: Vec<BootSpec>, root: &Path) -> Result<Vec<BootSpec>> {
+    if let Some(options) = Root::at(root).options()? {
+        for kernel in &mut kernels {
+            kernel.options.clone_from(&options);
+        }
+    }
+    Ok(kernels)
+}
+
 /// Puts a layer's own device and filesystem on the line for / in its fstab, if there is one.
-fn own_root_line(tx: &mut Transaction, root: &Path, device: &Path, kind: FsKind) -> Result<()> {
+pub fn own_root_line(tx: &mut Transaction, root: &Path, device: &Path, kind: FsKind) -> Result<()> {
     let Some(fstab) = Root::at(root).fstab()? else {
         return Ok(());
     };

@@ -52,18 +52,11 @@ fn tree(view: &View, style: &TreeStyle) -> String {
     }
     for base in &view.bases {
         let (joint, below) = joint();
+        let marks = base.marks();
+        let marks = text::marks(&[(true, "base"), (!marks.is_empty(), &marks)]);
         rows.push((
             format!("{joint}{}", base.name),
-            format!(
-                "{} {}",
-                text::size(base.size),
-                text::marks(&[
-                    (true, "base"),
-                    (base.booted, "booted"),
-                    (base.default, "default"),
-                    (base.once, "next start only"),
-                ])
-            ),
+            format!("{} {marks}", text::size(base.size)),
         ));
         for (i, layer) in base.layers.iter().enumerate() {
             let joint = style.joint(i + 1 == base.layers.len());

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::filesystem::{Filesystem, superblock_on};
-use super::{Context, base, layer, pool_with_room, refuse_incomplete, say, text, view};
+use super::{Context, base, hooks, layer, pool_with_room, refuse_incomplete, say, text, view};
 use crate::image::host::Host;
 use crate::image::judge::{self, Place, What};
 use crate::lvm::disk::{self, Owner};
@@ -169,7 +169,7 @@ fn partitions(device: &Path) -> Result<Vec<PathBuf>> {
             found.push(Path::new("/dev").join(entry.file_name()));
         }
     }
-    found.sort();
+    found.sort_unstable();
     Ok(found)
 }
 
@@ -215,14 +215,25 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
         let filesystem = context.filesystem(&name, &lv)?;
         Filesystem::check_tools(filesystem.kind)?;
         tx.unlocked(|tx| filesystem.check(tx, false))?;
-        base::finish(&context, tx, &boot, &name, &filesystem, &options)
-            .with_context(|| format!("{vg}/{lv} did not become a base"))?;
+        base::finish(
+            &context,
+            tx,
+            &boot,
+            &name,
+            &filesystem,
+            &options,
+            &mut |_| Ok(Vec::new()),
+        )
+        .with_context(|| format!("{vg}/{lv} did not become a base"))?;
         if context.dry_run {
             context.say_verb(&["layer", "add", name.as_str()])?;
             return Ok(None);
         }
-        layer::make(&context, tx, Some(name.clone())).map(Some)
+        layer::make(&context, tx, Some(name.clone()), None).map(Some)
     })?;
+    // In a dry run, what it will be called.
+    let first = layer.clone().map_or_else(|| name.layer(1), Ok)?;
+    hooks::after_init(&context, &writer, [&lv, &name, &first]);
     match layer {
         Some(layer) => say(&format!("{name}\n{layer}\n")),
         None => Ok(()),

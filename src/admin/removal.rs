@@ -4,7 +4,7 @@ use std::io::{self, BufRead, IsTerminal};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
-use super::{Context, say, view};
+use super::{Context, hooks, say, view};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::model::layout::{Group, Role};
@@ -32,6 +32,7 @@ pub fn remove(context: &Context, request: &Request, question: Option<&Question>)
         "another command has changed what would be removed; nothing was removed"
     );
     boot.check_removable(&names)?;
+    hooks::before_removal(context, &writer, &group, &names)?;
     deactivate(context, &writer, &group, &names)?;
     for (at, name) in names.iter().enumerate() {
         writer.transaction(|tx| {
@@ -39,6 +40,7 @@ pub fn remove(context: &Context, request: &Request, question: Option<&Question>)
             // Nothing takes that back.
             tx.run(&context.lvm.remove(name))
         })?;
+        hooks::after_removal(context, &writer, &group, name);
     }
     Ok(())
 }
@@ -91,7 +93,7 @@ fn known(context: &Context, group: &Group, boot: &BootPartition) -> Result<Known
 }
 
 /// The layers that have come up and can be booted, the latest last.
-fn good_layers(group: &Group, boot: &BootPartition) -> Result<Vec<LvName>> {
+pub fn good_layers(group: &Group, boot: &BootPartition) -> Result<Vec<LvName>> {
     let mut good = Vec::new();
     for (name, volume) in group.bases().into_iter().flat_map(|base| base.layers) {
         let is_whole = |entry: Entry| boot.has_kernel(&entry.spec());

@@ -124,42 +124,51 @@ pub fn opened<T>(
     tree: &Tree,
     look: impl FnOnce(&mut Transaction, &Path) -> Result<T>,
 ) -> Result<Option<T>> {
-    let is_running = match tree {
-        Tree::Running => true,
+    mounted(context, tx, group, tree, |tx, dir| match tree {
+        Tree::Directory(_) => look(tx, dir).map(Some),
+        _ => seen(context, tx, tree, dir, look),
+    })
+}
+
+/// Hands over where a root is mounted, or would be, in a dry run.
+pub fn mounted<T>(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    tree: &Tree,
+    work: impl FnOnce(&mut Transaction, &Path) -> Result<T>,
+) -> Result<T> {
+    let name = match tree {
+        Tree::Running => None,
         Tree::Volume(name) => {
-            let is_layer = group
-                .volume(name.as_str())
-                .is_some_and(|volume| volume.role == Role::Layer);
-            is_layer && view::booted(group)?.as_deref() == Some(name.as_str())
+            let volume = group.volume(name.as_str()).context("it is in the group")?;
+            let is_layer = volume.role == Role::Layer;
+            let is_running = is_layer && view::booted(group)?.as_deref() == Some(name.as_str());
+            (!is_running).then_some((name, volume))
         }
-        Tree::Directory(path) => return look(tx, path).map(Some),
+        Tree::Directory(path) => return work(tx, path),
     };
-    if is_running {
+    let Some((name, volume)) = name else {
         // Without what is mounted below it.
         let dir = mount_point("running");
         let mounted = filesystem::mount_again(tx, Path::new("/"), &dir)?;
-        let found = seen(context, tx, tree, &dir, look)?;
+        let done = work(tx, &dir)?;
         mounted.unmount(tx)?;
-        return Ok(found);
-    }
-    let Tree::Volume(name) = tree else {
-        return Ok(None);
+        return Ok(done);
     };
-    let volume = group.volume(name.as_str()).context("it is in the group")?;
-    let is_base = volume.role == Role::Base;
     context.activated(tx, name, volume.active, |tx| {
         let filesystem = context.filesystem(name, name)?;
         let dir = mount_point(name.as_str());
         // A layer that was not shut down has its journal replayed.
-        let options = if is_base {
+        let options = if volume.role == Role::Base {
             filesystem.untouched()
         } else {
             "ro"
         };
         let mounted = filesystem.mount(tx, &dir, options)?;
-        let found = seen(context, tx, tree, &dir, look)?;
+        let done = work(tx, &dir)?;
         mounted.unmount(tx)?;
-        Ok(found)
+        Ok(done)
     })
 }
 

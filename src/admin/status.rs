@@ -5,6 +5,7 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use super::space::{Space, Spaces};
+use super::update::Waiting;
 use super::view::{self, JSON_VERSION, LayerView, PoolView, View};
 use super::{Context, check, text};
 use crate::model::boot_record::BootRecord;
@@ -25,8 +26,12 @@ struct Status<'a> {
     /// What the next start boots.
     next: Option<&'a str>,
     next_problem: Option<&'a str>,
+    /// An update that waits for a restart.
+    update: Option<Update>,
     /// The layers whose last trial failed, or that of a kernel in them.
     failed: Vec<&'a LayerView>,
+    /// The bases that a rollback has left.
+    held: Vec<&'a str>,
     kernel: String,
     layers: usize,
     bases: usize,
@@ -38,6 +43,14 @@ struct Status<'a> {
     problems: Vec<String>,
     /// How it was booted; nothing if an initramfs without the helper did it.
     boot: Option<BootRecord>,
+}
+
+#[derive(Serialize)]
+struct Update {
+    layer: String,
+    base: String,
+    /// How many paths in /etc were edited since. They come along at shutdown.
+    edited: usize,
 }
 
 /// Shows the state of the host on a few lines.
@@ -58,10 +71,12 @@ pub fn show(context: &Context) -> Result<()> {
         trial: view.trial.as_ref(),
         next: view.next.as_deref(),
         next_problem: view.next_problem.as_deref(),
+        update: update(&view),
         failed: view
             .layers()
             .filter(|layer| layer.failure.is_some() || !layer.failed_kernels.is_empty())
             .collect(),
+        held: view.held().collect(),
         kernel: kernel.release().to_string_lossy().into_owned(),
         layers: view.layers().count(),
         bases: view.bases.len(),
@@ -72,6 +87,17 @@ pub fn show(context: &Context) -> Result<()> {
         boot: view::boot_record(),
     };
     context.show(&status, || render(&status))
+}
+
+fn update(view: &View) -> Option<Update> {
+    let trial = view.trial.as_ref()?;
+    let waiting = Waiting::read().filter(|waiting| waiting.layer == trial.name)?;
+    let edited = waiting.edited().map_or(0, |edited| edited.len());
+    Some(Update {
+        layer: waiting.layer,
+        base: waiting.base,
+        edited,
+    })
 }
 
 /// Whether the pool is another one than LVM takes it for. What is active works, and is not looked at: that takes
@@ -127,11 +153,30 @@ fn render(status: &Status) -> String {
             ),
         ),
     ];
+    if let Some(update) = &status.update {
+        let Update {
+            layer,
+            base,
+            edited,
+        } = update;
+        let mut waits = format!("{layer}, of {base}, waits for a restart");
+        if *edited > 0 {
+            waits += &format!("; paths edited in /etc since, which come along: {edited}");
+        }
+        rows.push(("Update".to_owned(), waits));
+    }
     for layer in &status.failed {
         rows.push((
             "Failed".to_owned(),
             format!("{}: {}", layer.name, layer.marks()),
         ));
+    }
+    if !status.held.is_empty() {
+        let held = status.held.join(" ");
+        let row = format!(
+            "{held}: a rollback has left it, and `update` takes it again only with --retry"
+        );
+        rows.push(("Held".to_owned(), row));
     }
     if let Some(boot) = boot {
         rows.push(("Mounted".to_owned(), format!("in {}", boot.times())));
@@ -190,7 +235,13 @@ mod tests {
             trial: None,
             next: Some("imgbased-Base-0.2, once"),
             next_problem: None,
+            update: Some(Update {
+                layer: "Base-1.1".to_owned(),
+                base: "Base-1".to_owned(),
+                edited: 2,
+            }),
             failed: Vec::new(),
+            held: vec!["Base-1"],
             kernel: "6.12".to_owned(),
             layers: 2,
             bases: 1,
@@ -206,6 +257,8 @@ Default      none, but Base-0.2 at the next start
 Next start   imgbased-Base-0.2, once
 Kernel       6.12
 Group        HostVG: bases 1, layers 2
+Update       Base-1.1, of Base-1, waits for a restart; paths edited in /etc since, which come along: 2
+Held         Base-1: a rollback has left it, and `update` takes it again only with --retry
 Pool         ImagePool: 1.00 GiB, not active, so it does not tell how full it is
 Filesystems  root 97.0 % full, boot 20.0 % full
 Problem      root filesystem: is 97.0 % full; see `imgbased-helper check`
@@ -214,6 +267,10 @@ Problem      root filesystem: is 97.0 % full; see `imgbased-helper check`
         // Where nothing is mounted, nothing is told.
         (status.root_percent, status.boot_percent) = (None, None);
         status.problems.clear();
-        assert!(!render(&status).contains("Filesystems") && !render(&status).contains("Problem"));
+        status.held.clear();
+        let text = render(&status);
+        for row in ["Filesystems", "Problem", "Held"] {
+            assert!(!text.contains(row), "{text}");
+        }
     }
 }

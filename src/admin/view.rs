@@ -70,12 +70,18 @@ impl PoolView {
 }
 
 #[derive(Serialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they have nothing to do with each other"
+)]
 pub struct BaseView {
     pub name: String,
     pub size: u64,
     pub booted: bool,
     pub default: bool,
     pub once: bool,
+    /// Whether a rollback has left it, so that `update` takes its image again only with --retry.
+    pub held: bool,
     pub layers: Vec<LayerView>,
 }
 
@@ -159,6 +165,7 @@ pub fn load_with_group(context: &Context) -> Result<(View, Group)> {
             booted: is(&booted, base.name.as_str()),
             default: is(&default, base.name.as_str()),
             once: is(&once, base.name.as_str()),
+            held: base.volume.is_held(),
             layers: base
                 .layers
                 .iter()
@@ -185,7 +192,7 @@ pub fn load_with_group(context: &Context) -> Result<(View, Group)> {
     let in_tree = |role| matches!(role, Role::Pool | Role::Base | Role::Layer);
     let others = group.volumes.iter().filter(|v| !in_tree(v.role));
     let mut others: Vec<&Volume> = others.chain(orphans).collect();
-    others.sort_by(|a, b| a.name.cmp(&b.name));
+    others.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let volumes = others
         .into_iter()
         .map(|volume| VolumeView {
@@ -281,6 +288,18 @@ pub fn booted(group: &Group) -> Result<Option<String>> {
     Ok(record.map(|record| record.layer))
 }
 
+impl BaseView {
+    /// What there is to say of it, on one line.
+    pub fn marks(&self) -> String {
+        text::marks(&[
+            (self.booted, "booted"),
+            (self.default, "default"),
+            (self.once, "next start only"),
+            (self.held, "held"),
+        ])
+    }
+}
+
 impl LayerView {
     /// What there is to say of it, on one line.
     pub fn marks(&self) -> String {
@@ -306,6 +325,12 @@ impl LayerView {
 impl View {
     pub fn layers(&self) -> impl Iterator<Item = &LayerView> {
         self.bases.iter().flat_map(|base| &base.layers)
+    }
+
+    /// The names of the bases that a rollback has left.
+    pub fn held(&self) -> impl Iterator<Item = &str> {
+        let held = self.bases.iter().filter(|base| base.held);
+        held.map(|base| base.name.as_str())
     }
 }
 

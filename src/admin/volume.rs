@@ -5,10 +5,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::Subcommand;
 use nix::sys::statvfs::statvfs;
 use rustix::fs::OFlags;
 use serde::Serialize;
 
+use super::cli::parse_fstype;
 use super::filesystem::{self, Filesystem, Mounted, mount_point};
 use super::view::{self, JSON_VERSION};
 use super::{Context, LOCK_WAIT, pool_with_room, say, text};
@@ -38,14 +40,83 @@ const NEW_INITRAMFS: &str =
 /// So many processes are named in a message.
 const SHOWN_MAX: usize = 3;
 
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Make a volume for a directory, such as /home or /var, with what the running layer has there
+    ///
+    /// From then on every layer mounts it, also an older one. A directory that programs use, such as /var, moves when
+    /// the system goes down, and is on its volume at the next start. What the layer has there stays below it.
+    Add {
+        /// Directory; it need not be there
+        path: String,
+        /// Size of the volume, such as 4G. It takes what is written to it
+        #[arg(long, value_parser = text::parse_size)]
+        size: u64,
+        /// Filesystem to make: ext4 or xfs
+        #[arg(long, value_name = "TYPE", value_parser = parse_fstype, default_value = "ext4")]
+        fstype: FsKind,
+        /// Options of the mount, with commas
+        #[arg(long, default_value = "", hide_default_value = true)]
+        options: String,
+        /// Copy nothing
+        #[arg(long)]
+        empty: bool,
+    },
+    /// List the volumes that layers share
+    List,
+    /// Make a volume and its filesystem larger, also while it is mounted
+    Grow {
+        /// Directory that is on the volume
+        path: String,
+        /// New size of the volume, such as 8G
+        #[arg(value_parser = text::parse_size)]
+        size: u64,
+    },
+    /// Have the layers use their own directory again; the volume stays, but for its tags
+    Remove {
+        /// Directory that is on the volume
+        path: String,
+        /// Remove the volume as well, with all that is on it
+        #[arg(long)]
+        delete: bool,
+    },
+    /// Copy what moves to a volume, as imgbased-move.service does when the system goes down
+    Move,
+}
+
 /// What `volume add` is told. The size is in bytes.
-pub struct Add<'a> {
-    pub path: &'a str,
-    pub size: u64,
-    pub fstype: FsKind,
-    pub options: &'a str,
+struct Add<'a> {
+    path: &'a str,
+    size: u64,
+    fstype: FsKind,
+    options: &'a str,
     /// Whether nothing is copied.
-    pub empty: bool,
+    empty: bool,
+}
+
+pub fn run(context: &Context, verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Add {
+            path,
+            size,
+            fstype,
+            options,
+            empty,
+        } => {
+            let add = Add {
+                path: &path,
+                size,
+                fstype,
+                options: &options,
+                empty,
+            };
+            self::add(context, &add)
+        }
+        Verb::List => list(context),
+        Verb::Grow { path, size } => grow(context, &path, size),
+        Verb::Remove { path, delete } => remove(context, &path, delete),
+        Verb::Move => move_all(context),
+    }
 }
 
 /// When layers mount a new volume.
@@ -59,7 +130,7 @@ enum When {
 }
 
 /// Makes a volume for a directory of the layer that runs. The lock is free while its files are counted and copied.
-pub fn add(context: &Context, add: &Add) -> Result<()> {
+fn add(context: &Context, add: &Add) -> Result<()> {
     let path = volume::path(add.path)?;
     volume::check_options(add.options)?;
     Filesystem::check_tools(add.fstype)?;
@@ -474,7 +545,7 @@ fn is_mounted(context: &Context, name: &str, path: &str) -> Result<bool> {
 
 /// Makes a volume and its filesystem larger. What is larger stays so when the filesystem cannot follow, and it can be
 /// tried again.
-pub fn grow(context: &Context, path: &str, size: u64) -> Result<()> {
+fn grow(context: &Context, path: &str, size: u64) -> Result<()> {
     let path = volume::path(path)?;
     context.change("volume grow", |tx| {
         let group = context.load()?;
@@ -508,7 +579,7 @@ pub fn grow(context: &Context, path: &str, size: u64) -> Result<()> {
 
 /// Has the layers use their own directory again. The volume stays, and is none of ours any more; with `delete` it is
 /// removed.
-pub fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
+fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
     let path = volume::path(path)?;
     let (mount, is_still_mounted) = context.change("volume remove", |tx| {
         let group = context.load()?;
@@ -567,7 +638,7 @@ pub fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
 
 /// Copies what waits for it to its volume. Does nothing while the system runs: what is written afterwards would stay
 /// behind.
-pub fn move_all(context: &Context) -> Result<()> {
+fn move_all(context: &Context) -> Result<()> {
     let handed: Option<Volumes> = run::read_json(run::VOLUMES);
     if handed.is_none_or(|handed| handed.volumes.iter().all(|mount| !mount.moving)) {
         return Ok(());
@@ -652,7 +723,7 @@ struct List {
 }
 
 /// Lists the volumes that layers share, also those that imgbased made.
-pub fn list(context: &Context) -> Result<()> {
+fn list(context: &Context) -> Result<()> {
     let group = context.load()?;
     let mounts = mounts_of(&group);
     let rows = group.with_role(Role::Volume);

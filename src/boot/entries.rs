@@ -13,6 +13,13 @@ use super::id;
 use crate::model::name::{LvName, VgName};
 use crate::sys::files::read_if_there;
 
+/// Puts the entry with this id before all others, which stay in their order.
+pub fn put_first(entries: &mut [Entry], id: &str) {
+    if let Some(at) = entries.iter().position(|entry| entry.id == id) {
+        entries[..=at].rotate_right(1);
+    }
+}
+
 /// All entries that boot a layer or a base, of whatever group, in the order of the menu. Those of others
 /// are passed over.
 pub fn all(files: &Files) -> Result<Vec<Entry>> {
@@ -110,7 +117,7 @@ impl Entries<'_> {
         };
         let mut entries = read(self.files, is_wanted)?;
         entries.retain(|entry| entry.is_of(self.vg, layer));
-        entries.sort_by_key(|entry| entry.id != first);
+        put_first(&mut entries, &first);
         Ok(entries)
     }
 

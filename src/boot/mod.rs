@@ -318,7 +318,7 @@ impl BootPartition {
         all.extend_from_slice(&entries);
         Entry::sort(&mut all);
         let first = id::of_layer(&self.vg, name);
-        before.sort_by_key(|entry| entry.id != first);
+        entries::put_first(&mut before, &first);
         if before == entries && self.has_menu_of(&all)? {
             return Ok(());
         }
@@ -489,7 +489,7 @@ impl BootPartition {
             let files = self.files.list(dir)?;
             found.extend(files.into_iter().filter(|path| is_temporary(path)));
         }
-        found.sort();
+        found.sort_unstable();
         found.dedup();
         Ok(found)
     }

@@ -9,6 +9,7 @@ use rpm_version::rpm_evr_compare;
 
 use super::{entry, grub_defaults};
 use crate::model::kernel_options::without_ours;
+use crate::model::os_release::OsRelease;
 use crate::sys::rooted::real_path;
 
 /// The largest text that is read of a root, in bytes.
@@ -80,7 +81,7 @@ impl<'a> Root<'a> {
                 .collect();
         }
         versions.retain(|version| is_version(version));
-        versions.sort_by(|a, b| rpm_evr_compare(b, a));
+        versions.sort_unstable_by(|a, b| rpm_evr_compare(b, a));
         // GRUB's reader of entries would take theirs for one.
         versions.dedup_by(|a, b| rpm_evr_compare(a, b).is_eq());
         let kernel = |version: String| Kernel {
@@ -185,12 +186,31 @@ impl<'a> Root<'a> {
         number.with_context(|| format!("cannot read {}", path.display()))
     }
 
-    /// The name of the operating system (os-release(5)).
-    pub fn name(&self) -> String {
-        let text = ["etc/os-release", "usr/lib/os-release"]
+    fn os_release_text(&self) -> String {
+        ["etc/os-release", "usr/lib/os-release"]
             .iter()
             .find_map(|path| self.text(path).ok()?)
-            .unwrap_or_default();
+            .unwrap_or_default()
+    }
+
+    /// Which product the root is, and which version.
+    pub fn os_release(&self) -> OsRelease {
+        OsRelease::parse(&self.os_release_text())
+    }
+
+    /// For which processor its programs are: the machine in the head of one (elf(5)).
+    pub fn machine(&self) -> Option<u16> {
+        let mut paths = ["usr/lib/systemd/systemd", "usr/bin/sh", "bin/sh"].into_iter();
+        let program = paths.find_map(|path| self.file(path))?;
+        let mut head = [0; 20];
+        File::open(program).ok()?.read_exact(&mut head).ok()?;
+        head.starts_with(b"\x7fELF")
+            .then(|| u16::from_le_bytes([head[18], head[19]]))
+    }
+
+    /// The name of the operating system (os-release(5)).
+    pub fn name(&self) -> String {
+        let text = self.os_release_text();
         let name = text
             .lines()
             .find_map(|line| line.strip_prefix("PRETTY_NAME="))

@@ -90,9 +90,8 @@ impl BootPartition {
         release: &str,
         is_trial: bool,
     ) -> Result<Option<Entry>> {
-        let mut entries = self.entries_of(layer)?;
-        entries.sort_by_key(|e| (e.version != release, e.is_trial() != is_trial));
-        Ok(entries.into_iter().next())
+        let entries = self.entries_of(layer)?.into_iter();
+        Ok(entries.min_by_key(|e| (e.version != release, e.is_trial() != is_trial)))
     }
 
     /// Whether a new kernel of the layer that runs can be tried before it is the default.

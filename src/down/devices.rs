@@ -150,7 +150,7 @@ fn names_in(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = entries.map(|entry| entry.file_name().into_string());
     let mut names: Vec<String> = names.filter_map(Result::ok).collect();
-    names.sort();
+    names.sort_unstable();
     names
 }
 

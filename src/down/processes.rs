@@ -86,7 +86,7 @@ mod tests {
         fs::create_dir(proc.path().join("sys")).unwrap();
 
         let mut processes = running(proc.path());
-        processes.sort_by_key(|process| process.id);
+        processes.sort_unstable_by_key(|process| process.id);
         let ids: Vec<_> = processes.iter().map(|process| process.id).collect();
         assert_eq!(ids, [12, 13, 14]);
         let ended: Vec<_> = processes.iter().filter(|p| is_splash(p)).collect();

@@ -68,7 +68,7 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
-        names.sort();
+        names.sort_unstable();
         assert_eq!(names, ["dev", "oldroot", "proc", "run", "shutdown", "sys"]);
         assert_eq!(fs::read(root.join("shutdown")).unwrap(), b"content");
         let mode = fs::metadata(root.join("shutdown"))

@@ -6,7 +6,7 @@
 //! numbers. Numbers and sizes are little-endian, of 64 bits.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::mem;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,6 +98,26 @@ impl Summer {
 /// The digest of a device, as hexadecimal digits. Several threads read it; `label` says what for.
 pub fn of(device: &Path, label: &str, interrupt: &Interrupt) -> Result<String> {
     Ok(read(device, None, label, interrupt)?.whole())
+}
+
+/// The SHA-256 of an image, as sha256sum(1) prints it. `label` says what for.
+pub fn of_image(image: &Path, label: &str, interrupt: &Interrupt) -> Result<String> {
+    let failed = || format!("cannot read {}", image.display());
+    let mut file = File::open(image).with_context(failed)?;
+    let mut progress = Progress::new(label, probe::size(&file).with_context(failed)?);
+    let mut sum = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut done = 0;
+    loop {
+        interrupt.check()?;
+        let count = file.read(&mut buffer).with_context(failed)?;
+        if count == 0 {
+            return Ok(format!("{:x}", sum.finalize()));
+        }
+        sum.update(&buffer[..count]);
+        done += count as u64;
+        progress.show(done);
+    }
 }
 
 /// Fails unless a volume holds at its beginning what was put there. It is read from the disk.

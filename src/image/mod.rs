@@ -188,7 +188,7 @@ fn mounted_below(all: Vec<Mount>, dir: &Path) -> Vec<String> {
     let mut points: Vec<PathBuf> = points
         .filter(|point| point.starts_with(dir) && point != dir)
         .collect();
-    points.sort();
+    points.sort_unstable();
     points.dedup_by(|point, above| point.starts_with(above));
     let shown = |point: PathBuf| point.display().to_string();
     points.into_iter().map(shown).collect()

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::tree::{Kind, Xattrs};
 
@@ -25,7 +25,7 @@ pub struct State {
 }
 
 /// What is merged by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
     Type,
@@ -55,7 +55,7 @@ pub enum Whose {
 }
 
 /// Why a path is a conflict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Clash {
     /// Both have changed it, and not to the same.

@@ -7,6 +7,7 @@
 mod apply;
 mod class;
 mod decide;
+mod edits;
 mod lines;
 mod plan;
 mod reown;
@@ -16,6 +17,7 @@ mod words;
 pub use apply::apply;
 pub use class::{Class, class};
 pub use decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose, decide};
+pub use edits::{edited, listing};
 pub use lines::{Format, by_entry};
 pub use plan::{Action, Content, Item, Plan, Put, Verdict};
 pub use reown::reown;

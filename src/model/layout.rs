@@ -24,10 +24,18 @@ pub mod tag {
     pub const OF: &str = "imgbased:of=";
     /// On a base, followed by the digest of its content.
     pub const SHA256: &str = "imgbased:sha256=";
+    /// On a base, followed by the SHA-256 of the image that it was made of.
+    pub const IMAGE: &str = "imgbased:image=";
+    /// On a base, followed by the version that its image says it is of.
+    pub const VERSION: &str = "imgbased:version=";
     /// On a base whose fstab has a line for the root: each of its layers needs one of its own.
     pub const ROOT_LINE: &str = "imgbased:fstab-root";
-    /// On a layer that has come up.
+    /// On a base that a rollback has left: no update takes that image again unless it is told to.
+    pub const HOLD: &str = "imgbased:hold";
+    /// On a layer that has come up, nobody knows when.
     pub const GOOD: &str = "imgbased:good";
+    /// On a layer that has come up, followed by the time in UTC when it did so last.
+    pub const GOOD_AT: &str = "imgbased:good=";
     /// On a layer whose trial failed, followed by the number of tries, a colon and the time in UTC.
     pub const FAILED: &str = "imgbased:failed=";
     /// On a layer with a kernel whose trial failed, followed by the number of tries, the time in UTC, and
@@ -90,7 +98,7 @@ pub fn bootable<'a>(volumes: impl Iterator<Item = (&'a str, Role)>) -> Vec<LvNam
         .filter(|(_, role)| role.is_bootable())
         .filter_map(|(name, _)| name.parse().ok())
         .collect();
-    names.sort();
+    names.sort_unstable();
     names
 }
 
@@ -146,7 +154,26 @@ impl Volume {
 
     /// Whether nothing is known against booting it for ever: bases are never changed.
     pub fn is_good(&self) -> bool {
-        self.role == Role::Base || self.has_tag(tag::GOOD)
+        self.role == Role::Base || !self.good_tags().is_empty()
+    }
+
+    /// The tags that tell that a layer has come up; there should be one at most.
+    pub fn good_tags(&self) -> Vec<&str> {
+        let tags = self.tags.iter().map(String::as_str);
+        tags.filter(|t| *t == tag::GOOD || t.starts_with(tag::GOOD_AT))
+            .collect()
+    }
+
+    /// When a layer came up last, in UTC, as RFC 3339 writes it: such texts are in the order of the times.
+    pub fn good_at(&self) -> Option<&str> {
+        let tags = self.tags.iter();
+        let times = tags.filter_map(|t| t.strip_prefix(tag::GOOD_AT));
+        times.filter(|at| is_time(at)).max()
+    }
+
+    /// Whether a rollback has left this base.
+    pub fn is_held(&self) -> bool {
+        self.has_tag(tag::HOLD)
     }
 
     /// The tags that tell of a trial that failed; there should be one at most.
@@ -177,6 +204,16 @@ impl Volume {
             at: at.to_owned(),
         })
     }
+}
+
+/// Whether a text is a time as [`Volume::good_at`] returns it.
+fn is_time(text: &str) -> bool {
+    const FORM: &str = "0000-00-00T00:00:00Z";
+    let fits = |(c, form): (u8, u8)| match form {
+        b'0' => c.is_ascii_digit(),
+        _ => c == form,
+    };
+    text.len() == FORM.len() && text.bytes().zip(FORM.bytes()).all(fits)
 }
 
 /// A trial that failed.
@@ -224,7 +261,7 @@ impl<'a> KernelFailure<'a> {
 }
 
 /// A text with underscores for what lvm2 does not take in a tag (lvm(8), "VALID NAMES").
-fn in_tag(text: &str) -> String {
+pub fn in_tag(text: &str) -> String {
     let is_valid = |c: char| c.is_ascii_alphanumeric() || "_+.-/=!:&#".contains(c);
     text.chars()
         .map(|c| if is_valid(c) { c } else { '_' })
@@ -273,7 +310,7 @@ impl Group {
     pub fn nearest(&self, new: &LvName, size: u64) -> Option<Base<'_>> {
         let mut bases = self.bases();
         bases.retain(|base| base.volume.size <= size.next_multiple_of(EXTENT));
-        bases.sort_by(|a, b| a.name.cmp(&b.name));
+        bases.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let before = bases.iter().rposition(|base| base.name < *new);
         let at = before.or(bases.len().checked_sub(1))?;
         Some(bases.swap_remove(at))
@@ -317,7 +354,7 @@ impl Group {
             }
         }
         for base in &mut bases {
-            base.layers.sort_by(|a, b| a.0.cmp(&b.0));
+            base.layers.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         }
         (bases, others)
     }
@@ -331,6 +368,18 @@ impl Group {
         self.with_role(Role::Base)
             .filter_map(|base| base.name.parse().ok())
             .find(|base| is_layer_of(layer, &name, base))
+    }
+
+    /// The base of a layer, if a rollback has left that base.
+    pub fn held_base_of(&self, layer: &LvName) -> Option<LvName> {
+        let base = self.base_of(self.volume(layer.as_str())?)?;
+        self.volume(base.as_str())?.is_held().then_some(base)
+    }
+
+    /// Whether no layer has come up later than this one. Not where nobody knows when this one has.
+    pub fn is_last_good(&self, layer: &Volume) -> bool {
+        let at = layer.good_at();
+        at.is_some() && self.with_role(Role::Layer).all(|l| l.good_at() <= at)
     }
 
     /// The names of all volumes: a new one has to differ from each.
@@ -455,5 +504,68 @@ mod tests {
         assert_eq!(group.bootable(), ["Base-0".parse().unwrap()]);
         assert!(group.bases()[0].layers.is_empty());
         assert_eq!(group.with_role(Role::Incomplete).count(), 2);
+    }
+
+    #[test]
+    fn a_layer_is_good_since_a_time_or_nobody_knows_since_when() {
+        let at = |day: u32| format!("2026-11-{day:02}T10:00:00Z");
+        let (first, second) = (at(1), at(2));
+        for (tags, is_good, good_at) in [
+            (&[][..], false, None),
+            (&["imgbased:good".to_owned()], true, None),
+            (&[format!("imgbased:good={first}")], true, Some(&first)),
+            // One of them should have been removed.
+            (
+                &[
+                    format!("imgbased:good={second}"),
+                    "imgbased:good".to_owned(),
+                    format!("imgbased:good={first}"),
+                ],
+                true,
+                Some(&second),
+            ),
+            // Others can write tags as well.
+            (&["imgbased:good=zzzz".to_owned()], true, None),
+            (
+                &["imgbased:good=2026-11-01T10:00:00+".to_owned()],
+                true,
+                None,
+            ),
+            (
+                &["imgbased:good=2026-11-0xT10:00:00Z".to_owned()],
+                true,
+                None,
+            ),
+            (&["imgbased:goods".to_owned()], false, None),
+        ] {
+            let tags = tags.iter().map(String::as_str).chain([tag::LAYER]);
+            let layer = volume("Base-0.1", &tags.collect::<Vec<_>>());
+            assert_eq!(layer.is_good(), is_good, "{:?}", layer.tags);
+            let expected = good_at.map(String::as_str);
+            assert_eq!(layer.good_at(), expected, "{:?}", layer.tags);
+            assert_eq!(!layer.good_tags().is_empty(), is_good, "{:?}", layer.tags);
+        }
+        assert!(volume("Base-0", &[tag::BASE]).is_good());
+    }
+
+    #[test]
+    fn the_layer_that_came_up_last_is_told_by_the_time() {
+        let good =
+            |name: &str, at: &str| volume(name, &[tag::LAYER, &format!("imgbased:good{at}")]);
+        let group = Group::with(vec![
+            good("Base-0.1", "=2026-11-02T10:00:00Z"),
+            good("Base-0.2", "=2026-11-01T10:00:00Z"),
+            good("Base-0.3", ""),
+            volume("Base-0.4", &[tag::LAYER]),
+        ]);
+        let last = group
+            .volumes
+            .iter()
+            .filter(|layer| group.is_last_good(layer));
+        let last: Vec<&str> = last.map(|layer| layer.name.as_str()).collect();
+        assert_eq!(last, ["Base-0.1"]);
+        // Where no times were recorded yet, none is known to be the last.
+        let group = Group::with(group.volumes[2..].to_vec());
+        assert!(!group.volumes.iter().any(|layer| group.is_last_good(layer)));
     }
 }

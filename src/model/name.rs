@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use anyhow::{Error, Result, bail, ensure};
 use rpm_version::rpm_evr_compare;
+use serde::Serialize;
 
 /// The volume group where `imgbased.vg=` does not say otherwise.
 pub const DEFAULT_VG: &str = "HostVG";
@@ -143,7 +144,7 @@ impl VgUuid {
 }
 
 /// The name of a logical volume: a base, a layer, the pool or another volume.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct LvName(String);
 
 impl FromStr for LvName {

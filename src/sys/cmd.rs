@@ -271,7 +271,7 @@ impl Drop for Running {
 }
 
 /// What a program wrote, on one line.
-fn one_line(bytes: &[u8]) -> String {
+pub(super) fn one_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let lines: Vec<&str> = text
         .lines()
@@ -283,7 +283,7 @@ fn one_line(bytes: &[u8]) -> String {
 
 /// The begin and the end of a text that is too long for one line: some tools print all of their help after what is
 /// wrong.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     const PART: usize = 300;
     let length = text.chars().count();
     if length <= 2 * PART {

@@ -12,10 +12,14 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
+use super::process::is_below;
 use super::run;
 
 const NAME: &str = "lock";
 const RETRY: Duration = Duration::from_millis(100);
+
+/// What the file says, before the number of the holder.
+const HOLDER: &str = "process ";
 
 /// Held while it lives, except between [`Lock::release`] and [`Lock::retake`].
 pub struct Lock {
@@ -50,7 +54,7 @@ impl Lock {
         self.held.is_some()
     }
 
-    /// Takes it again, with the same patience.
+    /// Takes it again, with the same patience. Fails at once where the holder waits for this process.
     pub fn retake(&mut self) -> Result<()> {
         let path = self.path.display();
         let mut file = OpenOptions::new()
@@ -69,7 +73,7 @@ impl Lock {
                 Ok(mut locked) => {
                     locked.set_len(0)?;
                     locked.rewind()?;
-                    write!(*locked, "process {}", std::process::id())?;
+                    write!(*locked, "{HOLDER}{}", std::process::id())?;
                     self.held = Some(locked);
                     return Ok(());
                 }
@@ -78,6 +82,7 @@ impl Lock {
                     unlocked.rewind()?;
                     unlocked.read_to_string(&mut now)?;
                     if now != holder {
+                        refuse_below(&now)?;
                         // Of many that wait, each gets its turn.
                         holder = now;
                         deadline = Instant::now() + self.wait;
@@ -97,6 +102,17 @@ impl Lock {
             }
         }
     }
+}
+
+/// Refuses to wait for a holder that has started this process, as a command starts a hook: that waits for this one.
+/// What was started in another way, and belongs to nobody's hook any more, waits as everybody does.
+fn refuse_below(holder: &str) -> Result<()> {
+    let pid = holder.strip_prefix(HOLDER).and_then(|pid| pid.parse().ok());
+    ensure!(
+        !pid.is_some_and(is_below),
+        "a hook of {holder} cannot change the host as well; systemd-run(1) can have it done after that process"
+    );
+    Ok(())
 }
 
 /// Makes the directory of the lock. Refuses one in which somebody else could put a file in its place.
@@ -123,6 +139,7 @@ mod tests {
     use super::*;
     use std::fs::{Permissions, metadata, set_permissions, write};
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::process::Command;
 
     #[test]
     fn the_second_is_told_who_holds_it() {
@@ -142,6 +159,42 @@ mod tests {
         assert!(second().is_some());
         drop(held);
         assert!(second().is_none());
+    }
+
+    /// The name of a test, which runs itself once more below the holder.
+    const BELOW: &str = "sys::lock::tests::whoever_the_holder_waits_for_is_refused_at_once";
+
+    #[test]
+    fn whoever_the_holder_waits_for_is_refused_at_once() {
+        let take = |dir: &Path| Lock::take_in(&dir.join("run"), Duration::from_secs(3600));
+        if let Some(dir) = std::env::var_os("IMGBASED_TEST_DIR") {
+            let parent = std::env::var("IMGBASED_TEST_PARENT").unwrap();
+            let error = take(Path::new(&dir)).err().unwrap().to_string();
+            assert!(
+                error.starts_with(&format!("a hook of process {parent} cannot")),
+                "{error}"
+            );
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let held = take(dir.path()).unwrap();
+        let run = || {
+            // By way of another program, and without the lock's file.
+            Command::new("sh")
+                .args(["-c", "\"$@\"; exit $?", "sh"])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", BELOW])
+                .env("IMGBASED_TEST_DIR", dir.path())
+                .env("IMGBASED_TEST_PARENT", std::process::id().to_string())
+                .output()
+                .unwrap()
+        };
+        let output = run();
+        assert!(output.status.success(), "{output:?}");
+        drop(held);
+        // The file still names it, but nobody holds it.
+        assert!(take(dir.path()).is_ok());
+        assert!(!run().status.success());
     }
 
     #[test]

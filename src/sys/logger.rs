@@ -93,7 +93,8 @@ fn format_record(level: Level, text: &str) -> String {
     line
 }
 
-fn severity(level: Level) -> u8 {
+/// The number of a level, as syslog(3) has it.
+pub(super) fn severity(level: Level) -> u8 {
     match level {
         Level::Error => 3,
         Level::Warn => 4,

@@ -6,6 +6,8 @@ pub mod files;
 pub mod flush;
 pub mod holders;
 pub mod interrupt;
+pub mod journal;
+pub mod limited;
 pub mod lock;
 pub mod logger;
 pub mod mounts;

@@ -46,6 +46,27 @@ impl Process {
     }
 }
 
+/// Whether this process was started by the process `pid`, or by one that was. What has lost its parent is below
+/// another one.
+pub fn is_below(pid: u32) -> bool {
+    let mut above = std::process::id();
+    while above > 1 {
+        let stat = fs::read_to_string(format!("/proc/{above}/stat")).unwrap_or_default();
+        above = parent(&stat).unwrap_or_default();
+        if above == pid {
+            return true;
+        }
+    }
+    false
+}
+
+/// The number of the parent in a `/proc/PID/stat`: the fourth field. None has the number 0.
+fn parent(stat: &str) -> Option<u32> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    (parent != 0).then_some(parent)
+}
+
 /// The start time in a `/proc/PID/stat` (`proc_pid_stat(5)`): the 22nd field. The second one is the name of
 /// the program in parentheses, which can hold anything. `None` for a process that has ended.
 fn started(stat: &str) -> Option<u64> {
@@ -120,7 +141,22 @@ mod tests {
         }
         assert_eq!(started(&format!("5 (sh) {}", rest.replace('S', "Z"))), None);
         assert_eq!(started("5 (sh) S 1"), None);
+        for (stat, above) in [
+            ("5 (a b) S 1 2) S 12 7", Some(12)),
+            ("1 (init) S 0 1", None),
+            ("5 (sh)", None),
+            ("", None),
+        ] {
+            assert_eq!(parent(stat), above, "{stat}");
+        }
         assert_eq!(started(""), None);
+    }
+
+    #[test]
+    fn a_process_is_below_those_that_have_started_it_and_not_below_itself() {
+        let above = std::os::unix::process::parent_id();
+        assert!(above == 0 || is_below(above));
+        assert!(!is_below(std::process::id()) && !is_below(u32::MAX));
     }
 
     #[test]

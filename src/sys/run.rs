@@ -20,6 +20,8 @@ pub const TIMES: &str = "/run/imgbased/times.json";
 pub const LIMIT: &str = "/run/imgbased/limit.pid";
 /// There once the running layer is known to be good: the units of a trial leave this boot alone.
 pub const BLESSED: &str = "/run/imgbased/blessed";
+/// What there is of an update that waits for a restart.
+pub const UPDATE: &str = "/run/imgbased/update.json";
 /// There on hosts of the tests only: what makes a verb end at one of its steps counts where this is.
 pub const TESTING: &str = "/run/imgbased/testing";
 /// Where volumes are mounted while they are looked at.

@@ -14,17 +14,15 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -33,7 +31,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat, umask};
 use nix::sys::sysinfo::sysinfo;
-use nix::unistd::{chdir, pipe2, pivot_root, setsid, symlinkat};
+use nix::unistd::{chdir, pivot_root, setsid, symlinkat};
 use rustix::fs::OFlags;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
@@ -42,6 +40,7 @@ use rustix::thread::{
 
 use super::cmd::{Cmd, ENVIRONMENT};
 use super::interrupt::Interrupt;
+use super::limited::{self, TIME_LIMIT_OF_TESTS};
 use super::rooted::{descriptor, open_beneath};
 use super::seccomp;
 use super::steps::number_of_tests;
@@ -54,9 +53,6 @@ pub const INIT: &str = "sandbox-init";
 
 /// How long a program may run, in seconds. dracut takes minutes on a slow machine.
 const TIME_LIMIT: u32 = 15 * 60;
-/// For tests: another time limit.
-const TIME_LIMIT_OF_TESTS: &str = "IMGBASED_TIME_LIMIT";
-const INTERVAL: Duration = Duration::from_millis(50);
 
 /// What programs can write to, in memory: half of the machine's, as for any tmpfs. It is for root to look at.
 const MEMORY: &str = "size=50%,mode=0700,nosuid,nodev,noexec";
@@ -64,8 +60,6 @@ const MEMORY: &str = "size=50%,mode=0700,nosuid,nodev,noexec";
 const FILE_MAX: u64 = 1 << 30;
 /// The memory that each process can have at least, in bytes, be the machine as small as it may.
 const PROCESS_MIN: u64 = 512 << 20;
-/// How much of their last words is told, in bytes.
-const WORDS_MAX: usize = 2048;
 
 /// The character devices, by their numbers (null(4), full(4), random(4)).
 const DEVICES: [(&str, u64, u64); 5] = [
@@ -169,46 +163,18 @@ pub fn watch(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     let limit = Duration::from_secs(seconds.context("`sandbox` is for this program itself")?);
     let interrupt = Interrupt::by_signals()?;
     unshare(CloneFlags::CLONE_NEWPID).context("cannot make a namespace of processes")?;
-    let (input, output) = pipe2(OFlag::O_CLOEXEC)?;
-    fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    let mut child = Cmd::this()
-        .arg(INIT)
-        .args(args)
-        .command()
-        .stdin(Stdio::null())
-        .stdout(output.try_clone()?)
-        .stderr(output)
-        .spawn()
-        .context("cannot start this program again")?;
-    let mut words = LastWords::of(input.into());
-    let deadline = Instant::now() + limit;
-    let cut_off = loop {
-        let has_more = words.listen();
-        if child.try_wait()?.is_some() {
-            break None;
-        }
-        if Instant::now() >= deadline {
-            break Some(format!("it was ended after {} s", limit.as_secs()));
-        }
-        if interrupt.check().is_err() || !is_read() {
-            break Some("interrupted".to_owned());
-        }
-        if !has_more {
-            sleep(INTERVAL);
-        }
-    };
-    // Fails only if it has ended already. All others are gone when it has been waited for.
-    let _ = child.kill();
-    let status = child.wait()?;
-    while words.listen() {}
-    let words = words.text();
-    if !words.is_empty() {
-        eprintln!("{words}");
+    let mut command = Cmd::this().arg(INIT).args(args).command();
+    // The kernel ends all others with it, before it has been waited for.
+    let is_unwanted = || interrupt.check().is_err() || !is_read();
+    let end = limited::watch(&mut command, limit, &is_unwanted, false)?;
+    if !end.words.is_empty() {
+        eprintln!("{}", end.words);
     }
-    if let Some(why) = cut_off {
+    if let Some(why) = end.cut_off {
         bail!(why);
     }
-    let code = status.code().with_context(|| status.to_string())?;
+    let code = end.status.code();
+    let code = code.with_context(|| end.status.to_string())?;
     Ok(ExitCode::from(u8::try_from(code)?))
 }
 
@@ -220,46 +186,6 @@ fn is_read() -> bool {
     let polled = poll(&mut files, PollTimeout::ZERO);
     let events = files[0].revents().filter(|_| polled.is_ok());
     !events.is_some_and(|events| events.contains(PollFlags::POLLERR))
-}
-
-/// The end of what programs say, without what would do something to a terminal.
-struct LastWords {
-    pipe: File,
-    buffer: Vec<u8>,
-    heard: Vec<u8>,
-}
-
-impl LastWords {
-    /// From a pipe that does not wait.
-    fn of(pipe: File) -> Self {
-        Self {
-            pipe,
-            buffer: vec![0; 64 << 10],
-            heard: Vec::new(),
-        }
-    }
-
-    /// Reads what there is, up to a limit. Returns whether there was anything.
-    fn listen(&mut self) -> bool {
-        // Nothing now, or never again.
-        let Ok(count @ 1..) = self.pipe.read(&mut self.buffer) else {
-            return false;
-        };
-        self.heard.extend_from_slice(&self.buffer[..count]);
-        let over = self.heard.len().saturating_sub(WORDS_MAX);
-        self.heard.drain(..over);
-        true
-    }
-
-    fn text(&self) -> String {
-        let is_plain = |c: char| c == '\n' || !c.is_control();
-        let text = String::from_utf8_lossy(&self.heard);
-        let text: String = text
-            .chars()
-            .map(|c| if is_plain(c) { c } else { ' ' })
-            .collect();
-        text.trim().to_owned()
-    }
 }
 
 /// Shuts this process in, and becomes a program: `ROOT SCRATCH PROGRAM [ARGUMENT...]`. Returns only if that fails.
@@ -435,42 +361,12 @@ fn drop_capabilities() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::os::unix::fs::symlink;
 
     use nix::unistd::mkfifo;
 
     use super::*;
     use crate::sys::transaction::change;
-
-    fn said(pieces: &[&[u8]]) -> String {
-        let (input, output) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
-        let mut words = LastWords::of(input.into());
-        let mut output = File::from(output);
-        for piece in pieces {
-            output.write_all(piece).unwrap();
-            assert!(words.listen());
-        }
-        assert!(!words.listen());
-        drop(output);
-        assert!(!words.listen());
-        words.text()
-    }
-
-    #[test]
-    fn of_what_a_program_says_the_end_is_told_and_nothing_for_a_terminal() {
-        for (pieces, told) in [
-            (&[][..], ""),
-            (&[&b"one\n"[..], b"two\n"], "one\ntwo"),
-            (&[b"\x1b[2Jgone\x07\r\n"], "[2Jgone"),
-            (&["schön".as_bytes(), b"\xff\n"], "schön\u{fffd}"),
-        ] {
-            assert_eq!(said(pieces), told, "{pieces:?}");
-        }
-        let long = said(&[&vec![b'a'; 60_000], b"end\n"]);
-        assert_eq!(long.len(), WORDS_MAX - 1);
-        assert!(long.ends_with("aend"), "{long}");
-    }
 
     #[test]
     fn only_a_file_is_taken_out_of_it() {

@@ -50,6 +50,12 @@ impl Dir {
         self.unlocked(to, || Ok(fs::renameat(&self.fd, from, &self.fd, to)?))
     }
 
+    /// Has this name and the name `other` in `dir` change places, whatever they are.
+    pub fn exchange(&self, name: &OsStr, dir: &Self, other: &OsStr) -> io::Result<()> {
+        let exchange = fs::RenameFlags::EXCHANGE;
+        Ok(fs::renameat_with(&self.fd, name, &dir.fd, other, exchange)?)
+    }
+
     /// Removes a name, if it is there. Of directories only empty ones are removed; returns whether it is
     /// gone.
     pub fn remove(&self, name: &OsStr) -> io::Result<bool> {

@@ -21,9 +21,21 @@ extra_base() {
 new_layer() {
     imgbased-helper boot default --tries 0 Base-0.1
     imgbased-helper boot try --cancel
-    if lvm lvs --noheadings -o lv_tags HostVG/Base-0.2 | grep -q imgbased:good; then
-        lvm lvchange -q --deltag imgbased:good HostVG/Base-0.2
+    for tag in $(lvm lvs --noheadings -o lv_tags HostVG/Base-0.2 | grep -o 'imgbased:good[^, ]*'); do
+        lvm lvchange -q --deltag "$tag" HostVG/Base-0.2
+    done
+}
+
+# A layer of a newer base, which holds the same, is the default, and has come up.
+newer_default() {
+    if ! has_base 'Base-1.*'; then
+        lvm lvcreate -q -y -s -pr -ky --addtag imgbased:base -n Base-1 HostVG/Base-0
+        imgbased-helper check --repair
     fi
+    has_layer Base-1.1 || imgbased-helper layer add Base-1
+    imgbased-helper boot bless Base-1.1
+    imgbased-helper boot default Base-1.1
+    lvm lvchange -q --deltag imgbased:hold HostVG/Base-1
 }
 
 # As an installer leaves it: a group, a pool and a root without any of our tags.
@@ -70,6 +82,9 @@ layer-remove)
     ;;
 boot-try | trial-start | boot-default)
     new_layer
+    ;;
+rollback)
+    newer_default
     ;;
 boot-bless)
     new_layer

@@ -5,7 +5,8 @@ use anyhow::{Context, Result, ensure};
 use crate::vm::guest::{script, script_with};
 use crate::vm::verbs::{
     ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA, ADD_LAYER_OF_LAYER, ADOPT, BLESS,
-    COLLECT, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, START_TRIAL, SWITCH_DEFAULT, TRY, Verb,
+    COLLECT, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, ROLL_BACK, START_TRIAL, SWITCH_DEFAULT, TRY,
+    Verb,
 };
 use crate::vm::{Host, Loader, Saved, Vm, say};
 
@@ -61,11 +62,16 @@ fn a_pasted_dry_run_of_a_layer_does_what_the_verb_does() -> Result<()> {
         "true",
         "imgbased-helper layer add Base-0.1",
     ));
+    cases.push(Case::new(
+        "layer-add-with-hooks",
+        &script("make-hooks")?,
+        "imgbased-helper layer add Base-0",
+    ));
     compare("dry-layer", &cases)
 }
 
 fn a_pasted_dry_run_of_what_boots_does_what_the_verb_does() -> Result<()> {
-    let verbs = [TRY, START_TRIAL, SWITCH_DEFAULT, BLESS];
+    let verbs = [TRY, START_TRIAL, SWITCH_DEFAULT, BLESS, ROLL_BACK];
     let mut cases = verbs.iter().map(Case::of).collect::<Result<Vec<_>>>()?;
     cases.push(Case::new(
         "boot-refresh",

@@ -20,6 +20,7 @@ mod dry_run;
 mod early;
 mod findings;
 mod groups;
+mod hooks;
 mod images;
 mod kernels;
 mod loaders;
@@ -27,10 +28,12 @@ mod next_start;
 mod power_cut;
 mod prepare;
 mod refusals;
+mod rollback;
 mod sandbox;
 mod seed;
 mod storage;
 mod trials;
+mod update;
 mod volumes;
 
 use std::process::ExitCode;
@@ -51,6 +54,7 @@ fn all() -> Vec<Scenario> {
         dry_run::SCENARIOS,
         findings::SCENARIOS,
         trials::SCENARIOS,
+        rollback::SCENARIOS,
         storage::SCENARIOS,
         refusals::SCENARIOS,
         power_cut::SCENARIOS,
@@ -58,6 +62,8 @@ fn all() -> Vec<Scenario> {
         groups::SCENARIOS,
         sandbox::SCENARIOS,
         diff::SCENARIOS,
+        update::SCENARIOS,
+        hooks::SCENARIOS,
         volumes::SCENARIOS,
     ]
     .concat()

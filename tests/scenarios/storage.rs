@@ -11,8 +11,8 @@ use crate::seed;
 use crate::vm::guest::{script, script_with};
 use crate::vm::verbs::{
     ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA, ADD_LAYER_OF_LAYER, ADOPT, BLESS,
-    COLLECT, KILLED, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT,
-    TRY, Verb, interrupted,
+    COLLECT, KILLED, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, ROLL_BACK, START_TRIAL, STEPS_MAX,
+    SWITCH_DEFAULT, TRY, Verb, interrupted,
 };
 use crate::vm::{Host, HostDisk, Loader, Saved, Vm, say};
 
@@ -43,7 +43,7 @@ const LAYERS: [Verb; 4] = [
     REMOVE_LAYER,
     ADD_LAYER_OF_EXTRA,
 ];
-const WHAT_BOOTS: [Verb; 4] = [TRY, START_TRIAL, BLESS, SWITCH_DEFAULT];
+const WHAT_BOOTS: [Verb; 5] = [TRY, START_TRIAL, BLESS, SWITCH_DEFAULT, ROLL_BACK];
 const BASES: [Verb; 4] = [ADD_BASE, ADD_BASE_OF_FILES, REMOVE_BASE, COLLECT];
 const GROUPS: [Verb; 2] = [MAKE_GROUP, ADOPT];
 
@@ -92,6 +92,7 @@ fn what_is_removed_or_boots_is_undone_when_any_step_fails() -> Result<()> {
         START_TRIAL,
         BLESS,
         SWITCH_DEFAULT,
+        ROLL_BACK,
     ];
     interrupt_each("fail-others", &verbs, Extent::Failures)
 }

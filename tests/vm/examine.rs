@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use imgbased_helper::lvm::Lvm;
+use imgbased_helper::model::layout::tag;
 use serde_json::Value;
 
 use super::host::Host;
@@ -70,7 +71,8 @@ impl Volume {
 
     /// The same but for whether it has come up.
     fn lasting(&self) -> Self {
-        let tags = self.tags.split(',').filter(|t| *t != "imgbased:good");
+        let is_good = |tag: &&str| *tag == tag::GOOD || tag.starts_with(tag::GOOD_AT);
+        let tags = self.tags.split(',').filter(|tag| !is_good(tag));
         Self {
             tags: tags.collect::<Vec<_>>().join(","),
             ..self.clone()

@@ -122,6 +122,13 @@ pub const SWITCH_DEFAULT: Verb = Verb {
     ..TRY
 };
 
+/// Base-0.1 is the default again, and the newer base of what was the default is held.
+pub const ROLL_BACK: Verb = Verb {
+    name: "rollback",
+    run: "imgbased-helper rollback --to Base-0.1",
+    ..SWITCH_DEFAULT
+};
+
 /// The end of a trial.
 pub const BLESS: Verb = Verb {
     name: "boot-bless",

@@ -182,7 +182,7 @@ mod tests {
             let files = std::fs::read_dir(self.dir.path()).unwrap();
             let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
             let mut names: Vec<String> = names.collect();
-            names.sort();
+            names.sort_unstable();
             names
         }
     }

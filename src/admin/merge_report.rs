@@ -1,0 +1,415 @@
+//! What a merge comes to. `persist preview` shows it before, and the layer that is made by it keeps it.
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::view::JSON_VERSION;
+use super::{json_path, text};
+use crate::merge::{Action, Clash, Item, Part, Plan, Verdict};
+use crate::sys::transaction::Transaction;
+use crate::tree::{Dir, Meta, READ_MAX, escaped};
+
+/// Where a layer keeps it, from its root.
+const DIR: &str = "usr/lib/sysimage/imgbased";
+const NAME: &str = "merge.json";
+
+/// What became of /etc when the base `new` came into the place of `old`, and `layer` was there.
+#[derive(Deserialize, Serialize)]
+pub struct MergeReport {
+    version: u32,
+    pub old: String,
+    pub layer: String,
+    pub new: String,
+    #[serde(default)]
+    pub counts: Counts,
+    pub merge: Vec<Row>,
+    /// The conflicts that a person has settled, as [`escaped`] writes their paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    done: Vec<String>,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+pub struct Counts {
+    kept: usize,
+    deleted: usize,
+    merged: usize,
+    host: usize,
+    left: usize,
+    pub conflicts: usize,
+}
+
+impl Counts {
+    /// For people, on one line.
+    pub fn line(&self) -> String {
+        let counted = [
+            (self.kept, "kept"),
+            (self.deleted, "stay deleted"),
+            (self.merged, "merged"),
+            (self.host, "of this host"),
+            (self.left, "not carried"),
+            (self.conflicts, "in conflict"),
+        ];
+        let mut counted = counted.into_iter().filter(|(count, _)| *count > 0);
+        let Some((count, what)) = counted.next() else {
+            return "as in the image".to_owned();
+        };
+        let paths = if count == 1 { "path" } else { "paths" };
+        let first = format!("{count} {paths} {what}");
+        counted.fold(first, |line, (count, what)| {
+            format!("{line}, {count} {what}")
+        })
+    }
+}
+
+/// What becomes of a path that is not simply as in the new base.
+#[derive(Clone, Deserialize, Serialize)]
+pub struct Row {
+    path: String,
+    /// In base64, where it is no UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<String>,
+    verdict: String,
+    /// Of a conflict: of which kind.
+    conflict: Option<Clash>,
+    /// In which parts it is not as in the new base, or a conflict.
+    parts: Vec<Part>,
+    /// What the layer did to it, and what the new base did.
+    ours: String,
+    theirs: String,
+    result: String,
+    note: Option<String>,
+}
+
+impl MergeReport {
+    /// Of what is planned for the old base, the layer and the new base with these names.
+    pub fn of([old, layer, new]: [String; 3], plan: &Plan) -> Self {
+        let mut counts = Counts::default();
+        for item in &plan.items {
+            let count = match item.verdict {
+                Verdict::Kept if is_removal(item) => &mut counts.deleted,
+                Verdict::Kept => &mut counts.kept,
+                Verdict::Merged => &mut counts.merged,
+                Verdict::Host => &mut counts.host,
+                Verdict::Left => &mut counts.left,
+                Verdict::Conflict(_) => &mut counts.conflicts,
+            };
+            *count += 1;
+        }
+        Self {
+            version: JSON_VERSION,
+            old,
+            layer,
+            new,
+            counts,
+            merge: plan.items.iter().map(Row::new).collect(),
+            done: Vec::new(),
+        }
+    }
+
+    /// What the layer at `root` keeps; `None` if there is nothing. Refuses what cannot be read.
+    pub fn read(root: &Path) -> Result<Option<Self>> {
+        let failed = || format!("cannot read /{DIR}/{NAME}");
+        let found = Dir::root(root)?.resolve(&Path::new(DIR).join(NAME));
+        let Some(node) = found.with_context(failed)? else {
+            return Ok(None);
+        };
+        let content = node.read(READ_MAX).with_context(failed)?;
+        let report: Self = serde_json::from_slice(&content).with_context(failed)?;
+        ensure!(
+            report.version == JSON_VERSION,
+            "/{DIR}/{NAME} is of version {}, which this imgbased-helper does not know",
+            report.version
+        );
+        Ok(Some(report))
+    }
+
+    /// Has the layer at `root` keep it, in the place of another one. It is undone together with the layer.
+    pub fn write(&self, tx: &mut Transaction, root: &Path) -> Result<()> {
+        let shown = format!("# {} is written", root.join(DIR).join(NAME).display());
+        tx.work(&shown, |_| self.put(root))
+    }
+
+    fn put(&self, root: &Path) -> Result<()> {
+        let content = serde_json::to_string_pretty(self)? + "\n";
+        put(&Dir::root(root)?, content.as_bytes())
+            .with_context(|| format!("cannot write /{DIR}/{NAME}"))
+    }
+
+    /// The conflicts, as a table.
+    pub fn conflicts(&self) -> String {
+        let conflicts = self.merge.iter().filter(|row| row.conflict.is_some());
+        text::columns(&conflicts.map(Row::columns).collect::<Vec<_>>())
+    }
+
+    pub fn table(&self) -> String {
+        let rows: Vec<(String, String)> = self.merge.iter().map(Row::columns).collect();
+        text::columns(&rows)
+    }
+
+    /// Keeps only the conflicts that nobody has settled.
+    pub fn retain_open(&mut self) {
+        let done = std::mem::take(&mut self.done);
+        let is_open = |row: &Row| row.conflict.is_some() && !done.contains(&escaped(row.path()));
+        self.merge.retain(is_open);
+    }
+
+    /// Takes the conflict at `path`, and those `below` it, off the list. Returns whether there was one.
+    pub fn settle(&mut self, path: &Path, below: bool) -> bool {
+        let is_meant = |row: &&Row| {
+            let of = row.path();
+            of == path || below && of.starts_with(path)
+        };
+        let found = self.merge.iter().filter(|row| row.conflict.is_some());
+        let found = found.filter(is_meant).map(|row| escaped(row.path()));
+        let mut found: Vec<String> = found.collect();
+        found.retain(|path| !self.done.contains(path));
+        self.done.append(&mut found.clone());
+        !found.is_empty()
+    }
+}
+
+/// Puts the file into its directory, which is made where it is not there. It takes its place when it is complete.
+fn put(root: &Dir, content: &[u8]) -> io::Result<()> {
+    let mut dir = root.again()?;
+    let mut path = PathBuf::new();
+    for name in Path::new(DIR) {
+        path.push(name);
+        // The image may have a link there.
+        let found = root.resolve_dir(&path)?;
+        dir = if let Some(found) = found {
+            found
+        } else {
+            dir.make_dir(name)?;
+            set_mode(&dir, name, 0o755)?;
+            dir.child(name)?
+        };
+    }
+    let temporary = dir.free_name()?;
+    let written = dir.create(&temporary).and_then(|mut file| {
+        file.write_all(content)?;
+        set_mode(&dir, &temporary, 0o644)?;
+        file.sync_all()?;
+        dir.rename(&temporary, NAME.as_ref())
+    });
+    if written.is_err() {
+        // It may not be there.
+        let _ = dir.remove(&temporary);
+    }
+    written
+}
+
+fn set_mode(dir: &Dir, name: &OsStr, mode: u32) -> io::Result<()> {
+    let node = dir.node(name)?;
+    let meta = Meta {
+        uid: node.stat.uid,
+        gid: node.stat.gid,
+        mode,
+        xattrs: node.xattrs()?,
+    };
+    dir.set_meta(name, &meta, None)
+}
+
+fn is_removal(item: &Item) -> bool {
+    matches!(item.action, Action::Remove | Action::RemoveDir)
+}
+
+impl Row {
+    fn new(item: &Item) -> Self {
+        let (path, path_bytes) = json_path::of(&Path::new("/etc").join(&item.path));
+        let result = match &item.action {
+            Action::Remove | Action::RemoveDir => "deleted",
+            Action::Nothing => "theirs",
+            Action::Put(_) if item.verdict == Verdict::Merged => "both",
+            Action::Put(_) => "ours",
+        };
+        let (verdict, conflict) = match item.verdict {
+            Verdict::Kept if is_removal(item) => ("deleted", None),
+            Verdict::Kept => ("kept", None),
+            Verdict::Merged => ("merged", None),
+            Verdict::Host => ("host", None),
+            Verdict::Left => ("left", None),
+            Verdict::Conflict(clash) => ("conflict", Some(clash)),
+        };
+        Self {
+            path,
+            path_bytes,
+            verdict: verdict.to_owned(),
+            conflict,
+            parts: item.parts.clone(),
+            ours: item.ours.to_owned(),
+            theirs: item.theirs.to_owned(),
+            result: result.to_owned(),
+            note: item.note.clone(),
+        }
+    }
+
+    /// The whole path.
+    pub fn path(&self) -> PathBuf {
+        json_path::read(&self.path, self.path_bytes.as_deref())
+    }
+
+    pub fn columns(&self) -> (String, String) {
+        let mut words = match self.verdict.as_str() {
+            "deleted" => "stays deleted",
+            "host" => "of this host",
+            "left" => "not carried",
+            verdict => verdict,
+        }
+        .to_owned();
+        if self.conflict.is_some() {
+            let (ours, theirs, result) = (&self.ours, &self.theirs, &self.result);
+            words += &format!(": here {ours}, in the base {theirs}; the result is {result}");
+        }
+        let parts: Vec<&str> = self.parts.iter().copied().map(Part::name).collect();
+        if !parts.is_empty() {
+            words += &format!(" ({})", parts.join(", "));
+        }
+        if let Some(note) = &self.note {
+            words += &format!("; {note}");
+        }
+        (escaped(self.path()), escaped(words))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn row(path: &str, conflict: Option<Clash>) -> Row {
+        Row {
+            path: path.to_owned(),
+            path_bytes: None,
+            verdict: if conflict.is_some() {
+                "conflict"
+            } else {
+                "kept"
+            }
+            .to_owned(),
+            conflict,
+            parts: vec![Part::Content],
+            ours: "modified".to_owned(),
+            theirs: "modified".to_owned(),
+            result: "ours".to_owned(),
+            note: None,
+        }
+    }
+
+    fn report() -> MergeReport {
+        let latin = Row {
+            path_bytes: Some("L2V0Yy9sYXRpbuQ=".to_owned()),
+            ..row("/etc/latin\u{fffd}", Some(Clash::Both))
+        };
+        MergeReport {
+            version: JSON_VERSION,
+            old: "Base-0".to_owned(),
+            layer: "Base-0.1".to_owned(),
+            new: "Base-1".to_owned(),
+            counts: Counts::default(),
+            merge: vec![
+                row("/etc/issue", Some(Clash::Both)),
+                row("/etc/shells", None),
+                latin,
+            ],
+            done: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_layer_keeps_its_report_whatever_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        assert!(MergeReport::read(root).unwrap().is_none());
+        // In an image a part of the path can be a link.
+        fs::create_dir_all(root.join("usr/lib")).unwrap();
+        fs::create_dir(root.join("real")).unwrap();
+        symlink("/real", root.join("usr/lib/sysimage")).unwrap();
+        for settled in [0, 1] {
+            let mut written = report();
+            if settled == 1 {
+                assert!(written.settle(Path::new("/etc/issue"), false));
+            }
+            written.put(root).unwrap();
+            let mut read = MergeReport::read(root).unwrap().unwrap();
+            assert_eq!(read.new, "Base-1");
+            read.retain_open();
+            assert_eq!(read.merge.len(), 2 - settled);
+        }
+        let file = root.join("real/imgbased/merge.json");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&file), 0o644);
+        assert_eq!(mode(&root.join("real/imgbased")), 0o755);
+        assert_eq!(fs::read_dir(root.join("real/imgbased")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_report_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(DIR);
+        fs::create_dir_all(&path).unwrap();
+        let file = path.join(NAME);
+        for content in [
+            "",
+            "{}",
+            "[",
+            r#"{"version":2,"old":"","layer":"","new":"","merge":[]}"#,
+            r#"{"version":1,"old":"","layer":"","new":"","merge":[{"path":"/etc/x"}]}"#,
+        ] {
+            fs::write(&file, content).unwrap();
+            assert!(MergeReport::read(dir.path()).is_err(), "{content}");
+        }
+        let least = r#"{"version":1,"old":"","layer":"","new":"","merge":[]}"#;
+        fs::write(&file, least).unwrap();
+        assert!(MergeReport::read(dir.path()).unwrap().is_some());
+        // Neither a directory nor a device is read.
+        fs::remove_file(&file).unwrap();
+        symlink("/dev/zero", &file).unwrap();
+        assert!(MergeReport::read(dir.path()).unwrap().is_none());
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        assert!(MergeReport::read(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_settled_conflict_is_off_the_list() {
+        use std::os::unix::ffi::OsStrExt;
+        let latin = Path::new(OsStr::from_bytes(b"/etc/latin\xe4"));
+        let mut report = report();
+        for (path, below, is_open) in [
+            (Path::new("/etc/iss"), true, false),
+            (Path::new("/etc/issue"), false, true),
+            (Path::new("/etc/issue"), false, false),
+            (latin, false, true),
+            (latin, true, false),
+            // It was never a conflict, or is not listed.
+            (Path::new("/etc/shells"), false, false),
+            (Path::new("/etc/other"), false, false),
+            (Path::new("/etc"), true, false),
+        ] {
+            assert_eq!(report.settle(path, below), is_open, "{}", path.display());
+        }
+        assert_eq!(report.done, ["/etc/issue", "/etc/latin\\344"]);
+        report.retain_open();
+        assert!(report.merge.is_empty() && report.table().is_empty());
+        let mut report = self::report();
+        assert!(report.settle(Path::new("/etc"), true));
+        assert_eq!(report.done.len(), 2);
+    }
+
+    #[test]
+    fn a_conflict_says_who_did_what_on_one_line() {
+        let mut row = row("/etc/two\nlines", Some(Clash::Both));
+        row.note = Some("a\u{1b}[2J".to_owned());
+        let (path, words) = row.columns();
+        assert_eq!(path, "/etc/two\\nlines");
+        assert_eq!(
+            words,
+            "conflict: here modified, in the base modified; the result is ours (content); a\\033[2J"
+        );
+    }
+}

@@ -1,0 +1,194 @@
+//! What was edited between an update and the restart: at shutdown the merge is done once more, beside the one that is
+//! there, and the two change places. The layer has never booted, so nobody else has written to its /etc.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::merge::Sides;
+use crate::admin::merge_report::MergeReport;
+use crate::admin::roots::{self, Tree};
+use crate::admin::{Context, LOCK_WAIT, hooks, layer, new_entries};
+use crate::boot::arrange::Arrangement;
+use crate::boot::entry::{BootSpec, Entry};
+use crate::boot::root::Root;
+use crate::merge::{self, Ids, Plan};
+use crate::model::layout::Group;
+use crate::model::name::LvName;
+use crate::sys::cmd::Cmd;
+use crate::sys::run;
+use crate::sys::transaction::Transaction;
+use crate::tree::Dir;
+
+/// What there is of an update that waits for a restart, in /run: another boot knows nothing of it.
+#[derive(Deserialize, Serialize)]
+pub struct Waiting {
+    pub layer: String,
+    pub base: String,
+    /// See [`merge::listing`].
+    pub list: String,
+    /// The numbers that were changed in the layer.
+    users: BTreeMap<u32, u32>,
+    groups: BTreeMap<u32, u32>,
+}
+
+/// Where the second /etc is made, in the root of the layer.
+const SCRATCH: &str = ".imgbased-again";
+
+impl Waiting {
+    pub fn new(layer: &LvName, base: &LvName, list: String, ids: &Ids) -> Self {
+        Self {
+            layer: layer.to_string(),
+            base: base.to_string(),
+            list,
+            users: ids.users.clone(),
+            groups: ids.groups.clone(),
+        }
+    }
+
+    pub fn read() -> Option<Self> {
+        run::read_json(run::UPDATE)
+    }
+
+    /// Has the shutdown know of it.
+    pub fn write(&self) -> Result<()> {
+        run::write_json(run::UPDATE, self)
+    }
+
+    /// Removes what a power cut at shutdown has left in the layer that runs.
+    pub fn clear() -> Result<()> {
+        let root = Dir::root(Path::new("/"))?;
+        root.remove_all(SCRATCH.as_ref())
+            .with_context(|| format!("cannot remove /{SCRATCH}"))
+    }
+
+    /// The paths that were edited since.
+    pub fn edited(&self) -> Result<Vec<String>> {
+        let now = merge::listing(&Dir::root(Path::new("/"))?)?;
+        let edited = merge::edited(&self.list, &now).into_iter();
+        Ok(edited.map(str::to_owned).collect())
+    }
+}
+
+/// Takes edits along, if an update waits and there are any. Where that fails, the first merge stays as it is.
+pub fn at_shutdown(context: &Context) -> Result<()> {
+    let Some(waiting) = Waiting::read() else {
+        return Ok(());
+    };
+    if waiting.edited()?.is_empty() {
+        return Ok(());
+    }
+    context
+        .writer("update", LOCK_WAIT)?
+        .transaction(|tx| {
+            tx.lock()?;
+            merge_again(context, tx, &waiting)
+        })
+        .with_context(|| {
+            format!(
+                "what was edited since the update is not in {}; `imgbased-helper persist pull` in it fetches that",
+                waiting.layer
+            )
+        })
+}
+
+fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Result<()> {
+    let group = context.load()?;
+    let boot = context.boot_partition()?;
+    let (layer, base): (LvName, LvName) = (waiting.layer.parse()?, waiting.base.parse()?);
+    let volume = group.volume(layer.as_str());
+    let volume = volume.with_context(|| format!("{layer} is gone"))?;
+    ensure!(!volume.is_good(), "{layer} has booted already");
+    let sides = Sides::of(&group)?;
+    let new = Tree::Volume(base);
+    let before = boot.entries_of(&layer)?;
+    let options = context.activated(tx, &layer, volume.active, |tx| {
+        let filesystem = context.filesystem(&layer, &layer)?;
+        context.mounted(tx, &layer, &filesystem, "rw", None, |tx, root| {
+            let device = context.lvm.device(&layer)?;
+            let own_root = |tx: &mut Transaction, etc: &Path| {
+                layer::own_root_line(tx, etc, &device, filesystem.kind)
+            };
+            let roots = (&new, root);
+            replace_etc(context, tx, &group, &sides, roots, waiting, own_root)?;
+            Root::at(root).options()
+        })
+    })?;
+    if let Some(options) = options.flatten() {
+        if before.iter().any(|entry| entry.spec().options != options) {
+            let specs = before.iter().map(|entry| BootSpec {
+                options: options.clone(),
+                ..entry.spec()
+            });
+            let kernels = Arrangement::plain(specs.collect());
+            let is_trial = before.iter().any(Entry::is_trial);
+            let entries = new_entries(&group, &layer, false, &kernels, is_trial)?;
+            boot.write_entries(tx, &layer, &entries)?;
+        }
+    }
+    Ok(())
+}
+
+/// Merges into a copy of the base's /etc, which takes the place of the one in the layer's root. `finish` gets the
+/// directory that the new one is in.
+fn replace_etc(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    sides: &Sides,
+    (base, root): (&Tree, &Path),
+    waiting: &Waiting,
+    finish: impl FnOnce(&mut Transaction, &Path) -> Result<()>,
+) -> Result<()> {
+    let names = [
+        sides.old.to_string(),
+        sides.layer.to_string(),
+        base.to_string(),
+    ];
+    let scratch = root.join(SCRATCH);
+    let volumes: [LvName; 2] = [waiting.base.parse()?, waiting.layer.parse()?];
+    let report = sides.opened(context, tx, group, |tx, [old, layer]| {
+        let report = roots::opened(context, tx, group, base, |tx, base| {
+            let new = Dir::root(base)?;
+            let plan = Plan::of([old, layer, &new], sides.is_snapshot)?;
+            let ids = &plan.users.ids;
+            ensure!(
+                (&ids.users, &ids.groups) == (&waiting.users, &waiting.groups),
+                "an account that was added since has the number of one of the image"
+            );
+            let target = Dir::root(root)?;
+            let name = SCRATCH.as_ref();
+            target.remove_all(name)?;
+            target.make_dir(name)?;
+            let copy = Cmd::new("cp")
+                .args(["--recursive", "--no-dereference", "--no-target-directory"])
+                .arg("--preserve=mode,ownership,timestamps,links,xattr")
+                .args([base.join("etc"), scratch.join("etc")]);
+            tx.run(&copy)?;
+            let copy = Dir::root(&scratch)?;
+            merge::reown(&copy, ids)?;
+            merge::apply(&plan, layer, &copy)?;
+            finish(tx, &scratch)?;
+            tx.flush(root)?;
+            let exchange = || {
+                let name = "etc".as_ref();
+                target
+                    .exchange(name, &copy, name)
+                    .context("cannot exchange /etc")
+            };
+            tx.work(&"the two /etc change places", |_| exchange())?;
+            let volumes = [&volumes[0], &volumes[1]];
+            let asked = hooks::merged(context, tx, group, &["post-merge"], volumes, root);
+            if asked.is_err() {
+                exchange()?;
+            }
+            asked?;
+            target.remove_all(SCRATCH.as_ref())?;
+            Ok(MergeReport::of(names, &plan))
+        })?;
+        report.context("this is no dry run")
+    })?;
+    report.write(tx, root)
+}

@@ -1,0 +1,213 @@
+//! `update --check`: what would happen.
+
+use std::fs::{self, Metadata};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::merge::{Sides, packages_left};
+use super::{Update, digest_of, judge, running_layer};
+use crate::admin::filesystem::{Filesystem, mount_point};
+use crate::admin::merge_report::MergeReport;
+use crate::admin::view::JSON_VERSION;
+use crate::admin::{Context, FOUND, LOCK_WAIT, base, text};
+use crate::boot::root::Root;
+use crate::image::tree::Tree as ImageTree;
+use crate::image::{Image, Opened};
+use crate::merge::Plan;
+use crate::model::name::LvName;
+use crate::model::update::{Facts, Standing};
+use crate::sys::transaction::Transaction;
+use crate::tree::Dir;
+
+/// What an update would do.
+#[derive(Serialize)]
+struct Checked {
+    version: u32,
+    source: String,
+    available: bool,
+    state: &'static str,
+    image: ImageView,
+    installed: Installed,
+    /// Not known before the image is on the host, where it cannot be looked into.
+    merge: Option<MergeReport>,
+    packages: Vec<String>,
+    refusals: Vec<String>,
+    #[serde(skip)]
+    standing: String,
+}
+
+#[derive(Serialize)]
+struct ImageView {
+    version: Option<String>,
+    digest: Option<String>,
+    /// In bytes.
+    size: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Installed {
+    layer: LvName,
+    base: String,
+    version: Option<String>,
+}
+
+/// Says what the update would do, and changes nothing.
+pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
+    let writer = context.writer("update --check", LOCK_WAIT)?;
+    let checked = writer.transaction(|tx| {
+        let group = context.load()?;
+        let booted = running_layer(&group)?;
+        let boot = context.boot_partition()?;
+        let sides = Sides::of(&group)?;
+        let mut refusals = Vec::new();
+        let mut refuse = |judged: Result<()>| {
+            if let Err(error) = judged {
+                refusals.push(format!("{error:#}"));
+            }
+        };
+        refuse(boot.check_ready());
+        let opened = base::open(tx, update.image())?;
+        let digest = digest_of(tx, update)?;
+        let trial = boot.selection()?.trial;
+        let facts = Facts {
+            group: &group,
+            booted: &booted,
+            trial: trial.as_ref(),
+            image: digest.as_deref(),
+        };
+        let standing = facts.standing();
+        refuse(facts.decide(update.wishes()).map(drop));
+        let is_new = standing == Standing::New;
+        if is_new {
+            refuse(base::examine(context, tx, &update.add(), &opened).map(drop));
+        }
+        // What is looked at is activated.
+        tx.lock()?;
+        let running = Root::at(Path::new("/"));
+        let (mut version, mut merge, mut packages) = (None, None, Vec::new());
+        looked_into(tx, &opened, |tx, root| {
+            version = Root::at(root).os_release().version;
+            refuse(judge(update, &running, &Root::at(root)).map(drop));
+            let new = Dir::root(root)?;
+            let names = [
+                sides.old.to_string(),
+                sides.layer.to_string(),
+                update.shown(),
+            ];
+            sides.opened(context, tx, &group, |_, [old, layer]| {
+                let roots = [old, layer, &new];
+                packages = packages_left(roots)?;
+                let plan = Plan::of(roots, sides.is_snapshot)?;
+                merge = Some(MergeReport::of(names, &plan));
+                Ok(())
+            })
+        })?;
+        opened.close(tx)?;
+        let size = fs::metadata(update.image()).ok();
+        let state = match standing {
+            Standing::New | Standing::Made(_) => "newer",
+            Standing::Runs(_) => "same",
+            Standing::Waits(_) => "waiting-for-reboot",
+            Standing::Held(_) => "held",
+            Standing::Failed(..) => "failed-here",
+        };
+        Ok(Checked {
+            version: JSON_VERSION,
+            source: update.shown(),
+            available: state == "newer" && refusals.is_empty(),
+            state,
+            image: ImageView {
+                version,
+                digest,
+                size: size.filter(Metadata::is_file).map(|size| size.len()),
+            },
+            installed: Installed {
+                base: sides.old.to_string(),
+                version: running.os_release().version,
+                layer: booted,
+            },
+            merge,
+            packages,
+            refusals,
+            standing: standing.to_string(),
+        })
+    })?;
+    context.show(&checked, || checked.lines())?;
+    Ok(ExitCode::from(if checked.available { FOUND } else { 0 }))
+}
+
+impl Checked {
+    fn lines(&self) -> String {
+        let version = |version: &Option<String>| {
+            version
+                .as_ref()
+                .map_or_else(String::new, |version| format!(", version {version}"))
+        };
+        let mut rows = vec![
+            (
+                "Runs".to_owned(),
+                format!(
+                    "{}, a layer of {}{}",
+                    self.installed.layer,
+                    self.installed.base,
+                    version(&self.installed.version)
+                ),
+            ),
+            (
+                "Image".to_owned(),
+                format!(
+                    "{}{}; {}",
+                    self.source,
+                    version(&self.image.version),
+                    self.standing
+                ),
+            ),
+        ];
+        let merge = match &self.merge {
+            Some(merge) => merge.counts.line(),
+            None => "known when the image is on the host".to_owned(),
+        };
+        rows.push(("/etc".to_owned(), merge));
+        if !self.packages.is_empty() {
+            rows.push((
+                "Left behind".to_owned(),
+                format!("packages {}", self.packages.join(", ")),
+            ));
+        }
+        for refusal in &self.refusals {
+            rows.push(("Refused".to_owned(), refusal.clone()));
+        }
+        let conflicts = self.merge.as_ref().map(MergeReport::conflicts);
+        text::columns(&rows) + &conflicts.unwrap_or_default()
+    }
+}
+
+/// Hands over the root of an image where it can be mounted as it is, read-only.
+fn looked_into(
+    tx: &mut Transaction,
+    opened: &Opened,
+    look: impl FnOnce(&mut Transaction, &Path) -> Result<()>,
+) -> Result<()> {
+    match &opened.image {
+        Image::Tree(ImageTree::Directory(dir) | ImageTree::Squashfs(dir)) => look(tx, dir),
+        Image::Tree(ImageTree::Tar(..))
+        | Image::Filesystem {
+            compression: Some(_),
+            ..
+        } => Ok(()),
+        Image::Filesystem {
+            path, superblock, ..
+        } => {
+            let dir = mount_point("look");
+            let filesystem = Filesystem::expected(superblock.kind, path, false);
+            let loops = if path.is_file() { ",loop" } else { "" };
+            let options = format!("{}{loops}", filesystem.untouched());
+            let mounted = filesystem.mount(tx, &dir, &options)?;
+            look(tx, &dir)?;
+            mounted.unmount(tx)
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! `update`: a newer image becomes the next layer, with what the layer that runs has changed.
+
+mod again;
+mod check;
+mod merge;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use super::base::{self, Add};
+use super::boot::trial_begins;
+use super::merge_report::MergeReport;
+use super::view::{self, JSON_VERSION};
+use super::{Context, LOCK_WAIT, gc, hooks, layer, text};
+use crate::boot::root::Root;
+use crate::image::digest;
+use crate::model::layout::{Group, Role, in_tag, tag};
+use crate::model::name::LvName;
+use crate::model::os_release::OsRelease;
+use crate::model::trial::State;
+use crate::model::update::{Decision, Facts, Standing, Wishes};
+use crate::sys::cmd::Cmd;
+use crate::sys::transaction::Transaction;
+pub use again::Waiting;
+use merge::Sides;
+
+/// What `update` is told. Sizes are bytes.
+#[derive(Args)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
+pub struct Update {
+    /// File, block device or directory that holds the image
+    #[arg(required_unless_present = "at_shutdown")]
+    image: Option<PathBuf>,
+    /// Say what would happen, and change nothing
+    #[arg(long, conflicts_with = "apply")]
+    check: bool,
+    /// Restart into the new layer
+    #[arg(long, visible_alias = "reboot")]
+    apply: bool,
+    /// Name of the base [default: the next free Base-<N>]
+    #[arg(long)]
+    name: Option<LvName>,
+    /// Size of the base, as for `base add`
+    #[arg(long, value_parser = text::parse_size)]
+    size: Option<u64>,
+    /// Do not share identical blocks with an earlier base
+    #[arg(long)]
+    no_share: bool,
+    /// How often to try the new layer, up to 9; 0 makes it the default at once [default: that of
+    /// /etc/kernel/tries, else 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=9))]
+    tries: Option<u32>,
+    /// Take an image that was tried here before and did not come up, or that a rollback has left
+    #[arg(long)]
+    retry: bool,
+    /// Drop another update that waits for a restart
+    #[arg(long)]
+    replace: bool,
+    /// Take an image of an older version than what runs
+    #[arg(long)]
+    allow_downgrade: bool,
+    /// Refuse an image with another SHA-256 than this
+    #[arg(long, value_name = "SHA256")]
+    require_digest: Option<String>,
+    /// Take along what was edited since the update, as imgbased-refresh.service does at shutdown
+    #[arg(long, hide = true, exclusive = true)]
+    at_shutdown: bool,
+    /// Remove old bases afterwards: keep so many of the latest
+    #[arg(long, value_name = "N", conflicts_with = "check")]
+    keep: Option<usize>,
+}
+
+impl Update {
+    fn add(&self) -> Add {
+        Add {
+            image: self.image().to_owned(),
+            name: self.name.clone(),
+            size: self.size,
+            fstype: None,
+            share: !self.no_share,
+        }
+    }
+
+    fn wishes(&self) -> Wishes {
+        Wishes {
+            retry: self.retry,
+            replace: self.replace,
+        }
+    }
+
+    fn image(&self) -> &Path {
+        self.image.as_deref().unwrap_or(Path::new(""))
+    }
+
+    fn shown(&self) -> String {
+        self.image().display().to_string()
+    }
+}
+
+/// Takes an image as the next layer, or says what would become of it.
+pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
+    ensure!(
+        !context.dry_run,
+        "what an update does depends on what is in the image; `update --check` tells it"
+    );
+    if update.at_shutdown {
+        again::at_shutdown(context)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if update.check {
+        return check::run(context, update);
+    }
+    let writer = context.writer("update", LOCK_WAIT)?;
+    let done = writer.transaction(|tx| take(context, tx, update))?;
+    if let Some(waiting) = &done.waiting {
+        waiting.write()?;
+    }
+    if let (Some(base), Some(layer)) = (&done.base, &done.layer) {
+        hooks::after_update(context, &writer, [base, layer]);
+    }
+    // What follows takes the lock itself.
+    drop(writer);
+    if let (Some(replaced), Some(_)) = (&done.replaced, &done.layer) {
+        drop_replaced(context, replaced);
+    }
+    if let (Some(keep), Some(_)) = (update.keep, &done.layer) {
+        if let Err(error) = gc::collect(context, keep, true) {
+            log::warn!("the update is done, but old bases are still there: {error:#}");
+        }
+    }
+    context.show(&done, || done.lines())?;
+    if update.apply && done.waits {
+        Cmd::new("systemctl").arg("reboot").run()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What an update has done.
+#[derive(Serialize)]
+struct Done {
+    version: u32,
+    image: String,
+    /// Why nothing was done, for people.
+    #[serde(skip)]
+    nothing: Option<String>,
+    base: Option<LvName>,
+    layer: Option<LvName>,
+    /// Whether a restart boots the new layer.
+    waits: bool,
+    /// What boots again if the layer does not come up.
+    fallback: Option<String>,
+    /// The layer of the update that this one takes the place of.
+    replaced: Option<LvName>,
+    merge: Option<MergeReport>,
+    /// Packages of the layer that runs that the image does not have.
+    packages: Vec<String>,
+    #[serde(skip)]
+    tries: u32,
+    #[serde(skip)]
+    waiting: Option<Waiting>,
+}
+
+impl Done {
+    fn lines(&self) -> String {
+        let Some(layer) = &self.layer else {
+            return self.nothing.clone().unwrap_or_default();
+        };
+        let mut lines = String::new();
+        if let Some(base) = &self.base {
+            lines += &format!("{layer} is a layer of {base}, which holds {}\n", self.image);
+        }
+        if let Some(merge) = &self.merge {
+            lines += &format!("/etc: {}\n", merge.counts.line());
+            if merge.counts.conflicts > 0 {
+                lines +=
+                    "`imgbased-helper persist conflicts` in the new layer lists the conflicts\n";
+            }
+        }
+        lines += &missing_packages(&self.packages);
+        match &self.fallback {
+            Some(fallback) => lines += &trial_begins(layer, None, self.tries, fallback),
+            None => lines += &format!("{layer} boots from now on\n"),
+        }
+        lines
+    }
+}
+
+fn missing_packages(packages: &[String]) -> String {
+    if packages.is_empty() {
+        return String::new();
+    }
+    format!(
+        "packages that the image does not have, and that do not come along: {}\n",
+        packages.join(", ")
+    )
+}
+
+/// The layer that runs. Refuses what cannot be updated.
+fn running_layer(group: &Group) -> Result<LvName> {
+    let name = view::booted(group)?.context("no layer is booted, so there is nothing to update")?;
+    let role = group.volume(&name).map(|volume| volume.role);
+    ensure!(
+        role == Some(Role::Layer),
+        "{name} is a base and runs with changes in memory only; boot a layer to update it"
+    );
+    name.parse()
+}
+
+/// The SHA-256 of an image in one file or device.
+fn digest_of(tx: &Transaction, update: &Update) -> Result<Option<String>> {
+    if update.image().is_dir() {
+        ensure!(
+            update.require_digest.is_none(),
+            "{} is a directory, which has no digest",
+            update.shown()
+        );
+        return Ok(None);
+    }
+    let digest = digest::of_image(update.image(), "image", tx.interrupt())?;
+    if let Some(wanted) = &update.require_digest {
+        let wanted = wanted.trim_start_matches("sha256:");
+        ensure!(
+            wanted.eq_ignore_ascii_case(&digest),
+            "{} has the digest {digest}, not the required {wanted}",
+            update.shown()
+        );
+    }
+    Ok(Some(digest))
+}
+
+/// Does an update, up to the trial of the new layer.
+fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done> {
+    let group = context.load()?;
+    let booted = running_layer(&group)?;
+    let boot = context.boot_partition()?;
+    boot.check_ready()?;
+    let opened = base::open(tx, update.image())?;
+    let digest = digest_of(tx, update)?;
+    let trial = boot.selection()?.trial;
+    let facts = Facts {
+        group: &group,
+        booted: &booted,
+        trial: trial.as_ref(),
+        image: digest.as_deref(),
+    };
+    let mut done = Done {
+        version: JSON_VERSION,
+        image: update.shown(),
+        nothing: None,
+        base: None,
+        layer: None,
+        waits: false,
+        fallback: None,
+        replaced: None,
+        merge: None,
+        packages: Vec::new(),
+        tries: 0,
+        waiting: None,
+    };
+    let made = match facts.decide(update.wishes())? {
+        Decision::Nothing(standing) => {
+            opened.close(tx)?;
+            done.waits = matches!(standing, Standing::Waits(_));
+            done.nothing = Some(format!("{} {standing}\n", update.shown()));
+            return Ok(done);
+        }
+        Decision::Go(made) => made,
+    };
+    done.replaced = facts.waiting();
+    let tries = match update.tries {
+        Some(tries) => tries,
+        None => layer::tries(context)?,
+    };
+    let running = Root::at(Path::new("/"));
+    let base = if let Some(base) = made {
+        opened.close(tx)?;
+        base
+    } else {
+        let mut judge = |root: &Path| {
+            let release = judge(update, &running, &Root::at(root))?;
+            Ok(tags(digest.as_deref(), &release))
+        };
+        base::make(context, tx, &update.add(), &opened, &mut judge)?
+    };
+    tx.lock()?;
+    let sides = Sides::of(&group)?;
+    let mut found = None;
+    let new = layer::make(
+        context,
+        tx,
+        Some(base.clone()),
+        Some(&mut |tx, new, root| {
+            found = Some(merge::into(context, tx, &group, &sides, &base, root)?);
+            let events = ["post-merge", "os-upgraded"];
+            hooks::merged(context, tx, &group, &events, [&base, new], root)
+        }),
+    )?;
+    let entry = boot.entry_of(&new)?.context("it was written")?;
+    done.fallback = boot.make_default(tx, &new, &entry, State::New, tries)?;
+    done.waits = true;
+    done.tries = tries;
+    if let Some(merged) = found {
+        let waiting = Waiting::new(&new, &base, merged.list, &merged.ids);
+        done.waiting = Some(waiting);
+        (done.merge, done.packages) = (Some(merged.report), merged.packages);
+    }
+    (done.base, done.layer) = (Some(base), Some(new));
+    Ok(done)
+}
+
+/// Refuses an image that is none for this host. Returns what it is.
+fn judge(update: &Update, running: &Root, new: &Root) -> Result<OsRelease> {
+    let (own, other) = (running.os_release(), new.os_release());
+    if let Some((variable, own, other)) = own.other_product(&other) {
+        bail!(
+            "{} is of another product: {variable} is {other} in it, and {own} here",
+            update.shown()
+        );
+    }
+    if let (Some(own), Some(other)) = (running.machine(), new.machine()) {
+        ensure!(
+            own == other,
+            "the programs in {} are for another processor: machine {other} of elf(5), and {own} here",
+            update.shown()
+        );
+    }
+    if let (Some((own, other)), false) = (own.downgrade(&other), update.allow_downgrade) {
+        bail!(
+            "{} is of version {other}, which is older than {own} that runs; --allow-downgrade takes it",
+            update.shown()
+        );
+    }
+    Ok(other)
+}
+
+/// What is kept of an image with the base that is made of it.
+fn tags(digest: Option<&str>, release: &OsRelease) -> Vec<String> {
+    let digest = digest.map(|digest| format!("{}{digest}", tag::IMAGE));
+    let version = release.version.as_ref();
+    // A tag has at most 1024 characters (lvm(8)).
+    let version = version.filter(|version| version.len() < 200);
+    let version = version.map(|version| format!("{}{}", tag::VERSION, in_tag(version)));
+    digest.into_iter().chain(version).collect()
+}
+
+/// Removes the layer of an update that another one took the place of.
+fn drop_replaced(context: &Context, layer: &LvName) {
+    if let Err(error) = layer::remove(context, std::slice::from_ref(layer)) {
+        log::warn!(
+            "the update is done, but {layer}, whose place it took, is still there: {error:#}"
+        );
+    }
+}

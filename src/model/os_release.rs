@@ -1,0 +1,105 @@
+//! What an os-release(5) says of an image: which product it is, and which version.
+
+use rpm_version::rpm_evr_compare;
+
+/// What identifies the system in a root.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OsRelease {
+    pub id: Option<String>,
+    pub image_id: Option<String>,
+    pub variant_id: Option<String>,
+    /// That of the image, else that of the distribution.
+    pub version: Option<String>,
+}
+
+impl OsRelease {
+    pub fn parse(text: &str) -> Self {
+        let value = |name: &str| {
+            let mut lines = text.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+            let value = value.trim().trim_matches(['"', '\'']);
+            Some(value.to_owned()).filter(|value| !value.is_empty())
+        };
+        Self {
+            id: value("ID"),
+            image_id: value("IMAGE_ID"),
+            variant_id: value("VARIANT_ID"),
+            version: value("IMAGE_VERSION").or_else(|| value("VERSION_ID")),
+        }
+    }
+
+    /// What tells that `other` is another product, if anything does: the variable, and both values. What only one
+    /// of them says tells nothing.
+    pub fn other_product<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> Option<(&'static str, &'a str, &'a str)> {
+        [
+            ("ID", &self.id, &other.id),
+            ("IMAGE_ID", &self.image_id, &other.image_id),
+            ("VARIANT_ID", &self.variant_id, &other.variant_id),
+        ]
+        .into_iter()
+        .find_map(|(name, own, other)| match (own, other) {
+            (Some(own), Some(other)) if own != other => Some((name, own.as_str(), other.as_str())),
+            _ => None,
+        })
+    }
+
+    /// Whether `other` is of an older version, by the order of rpm(8): both versions.
+    pub fn downgrade<'a>(&'a self, other: &'a Self) -> Option<(&'a str, &'a str)> {
+        let (own, other) = (self.version.as_deref()?, other.version.as_deref()?);
+        rpm_evr_compare(other, own).is_lt().then_some((own, other))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_the_image_counts_before_that_of_the_distribution() {
+        let text = "NAME=x\nID=debian\n VERSION_ID=1\nVERSION_ID=\"13\"\nIMAGE_ID=''\n";
+        let release = OsRelease::parse(text);
+        assert_eq!(release.id.as_deref(), Some("debian"));
+        assert_eq!(release.version.as_deref(), Some("13"));
+        assert_eq!(release.image_id, None);
+        let release = OsRelease::parse(&format!("{text}IMAGE_VERSION=7\n"));
+        assert_eq!(release.version.as_deref(), Some("7"));
+        assert_eq!(OsRelease::parse(""), OsRelease::default());
+    }
+
+    #[test]
+    fn another_product_and_an_older_version_are_told() {
+        for (own, other, product, downgrade) in [
+            ("ID=a\nVERSION_ID=1", "ID=a\nVERSION_ID=2", false, false),
+            ("ID=a\nVERSION_ID=9", "ID=a\nVERSION_ID=10", false, false),
+            ("ID=a\nVERSION_ID=2", "ID=a\nVERSION_ID=1", false, true),
+            ("ID=a\nVERSION_ID=2", "ID=a\nVERSION_ID=2", false, false),
+            ("ID=a\nVERSION_ID=2", "ID=a", false, false),
+            ("ID=a", "ID=b", true, false),
+            ("ID=a", "", false, false),
+            ("ID=a\nIMAGE_ID=x", "ID=a\nIMAGE_ID=y", true, false),
+            ("ID=a\nIMAGE_ID=x", "ID=a", false, false),
+            ("ID=a\nVARIANT_ID=x", "ID=a\nVARIANT_ID=y", true, false),
+            (
+                "ID=a\nVERSION_ID=13\nIMAGE_VERSION=2",
+                "ID=a\nVERSION_ID=13\nIMAGE_VERSION=1~rc1",
+                false,
+                true,
+            ),
+        ] {
+            let [own, other] = [own, other].map(OsRelease::parse);
+            assert_eq!(
+                own.other_product(&other).is_some(),
+                product,
+                "{own:?} {other:?}"
+            );
+            assert_eq!(
+                own.downgrade(&other).is_some(),
+                downgrade,
+                "{own:?} {other:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! A newer image becomes the next layer, with what the admin has changed, and is tried.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::claims::{has_come_up, has_root, is_clean, is_refused, json, restart};
+use crate::vm::guest::script;
+use crate::vm::{Host, Loader, Vm};
+
+/// For copying images, under software emulation.
+const SLOW: Duration = Duration::from_secs(900);
+
+scenarios![
+    an_update_takes_the_configuration_along_and_is_tried;
+    long:
+    an_update_of_a_host_with_systemd_boot,
+    an_update_that_does_not_come_up_is_not_taken_again,
+];
+
+fn an_update_takes_the_configuration_along_and_is_tried() -> Result<()> {
+    update_and_restart(Loader::Grub, "update")
+}
+
+fn an_update_of_a_host_with_systemd_boot() -> Result<()> {
+    update_and_restart(Loader::SystemdBoot, "update-systemd-boot")
+}
+
+fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
+    let (_disk, mut vm) = Host::running_unattended(loader, name)?;
+    vm.ok(&script("change-host")?)?;
+    vm.ok(&script("make-next")?)?;
+    let before = state(&mut vm)?;
+
+    let told = vm.run("imgbased-helper update --check /mnt/next")?;
+    ensure!(told.status == 3, "{told:?}");
+    ensure!(
+        told.text.contains("version 2; is new to this host"),
+        "{told:?}"
+    );
+    ensure!(told.text.contains("1 conflict"), "{told:?}");
+    let told = vm.run("imgbased-helper --json update --check /mnt/next")?;
+    let told: serde_json::Value = serde_json::from_str(&told.text).context("JSON")?;
+    assert_eq!(
+        (&told["state"], &told["available"]),
+        (&"newer".into(), &true.into())
+    );
+    assert_eq!(state(&mut vm)?, before);
+
+    let said = vm.ok_for("imgbased-helper update /mnt/next", SLOW)?;
+    for line in [
+        "Base-1.1 is a layer of Base-1, which holds /mnt/next",
+        "Base-1.1 becomes the default when it has come up; it is tried 3 times, then Base-0.1 boots again",
+    ] {
+        ensure!(said.contains(line), "{said}");
+    }
+    let status = json(&mut vm, "status")?;
+    assert_eq!(
+        (&status["default"], &status["trial"]["name"]),
+        (&"Base-0.1".into(), &"Base-1.1".into())
+    );
+    is_refused(&mut vm, "update /", "waits for a restart")?;
+    is_clean(&mut vm)?;
+    // What is edited from now on comes along as well.
+    vm.ok("echo later >/etc/later && sed -i 's/$/ imgbased.test=later/' /etc/kernel/cmdline")?;
+    assert_eq!(json(&mut vm, "status")?["update"]["edited"], 3);
+
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "Base-1.1")?;
+    has_come_up(&mut vm)?;
+    assert_eq!(json(&mut vm, "status")?["default"], "Base-1.1");
+    for (command, wanted) in [
+        // What the admin has changed.
+        (
+            "id admin",
+            "uid=1000(admin) gid=1000(admin) groups=1000(admin)",
+        ),
+        ("stat -c %a /etc/shells", "600"),
+        ("cat /etc/issue", "changed"),
+        (
+            "ls /etc/networks 2>&1 | wc -l && test ! -e /etc/networks",
+            "1",
+        ),
+        (
+            "readlink /etc/systemd/system/apt-daily.service",
+            "/dev/null",
+        ),
+        ("cat /proc/sys/kernel/sysrq", "1"),
+        ("cat /etc/later", "later"),
+        (
+            "grep -o imgbased.test=later /proc/cmdline",
+            "imgbased.test=later",
+        ),
+        ("ls -A / | grep -c again", "0"),
+        // What the image has.
+        ("grep -c IMAGE_VERSION=2 /etc/os-release", "1"),
+        ("cat /etc/issue.net/below", "below"),
+        ("test ! -e /etc/debian_version && echo gone", "gone"),
+        ("systemctl is-active second.service", "active"),
+        // Its account has made room for the person's, and its files with it.
+        ("stat -c %U /var/lib/second", "second"),
+        ("id -u second | grep -cx 1000", "0"),
+        ("systemctl is-system-running --wait", "running"),
+    ] {
+        let found = vm.run(command)?;
+        assert_eq!(found.text.trim(), wanted, "{command}");
+    }
+    is_clean(&mut vm)
+}
+
+/// What a verb that only looks leaves as it was.
+fn state(vm: &mut Vm) -> Result<String> {
+    vm.ok("lvm lvs --noheadings -o lv_name,lv_active,lv_tags HostVG; ls /boot/loader/entries; cat /proc/self/mounts")
+}
+
+fn an_update_that_does_not_come_up_is_not_taken_again() -> Result<()> {
+    let (_disk, mut vm) = Host::running_unattended(Loader::Grub, "update-bad")?;
+    vm.ok(&script("make-next")?)?;
+    // Its health check fails.
+    vm.ok("printf '[Unit]\\nBefore=boot-complete.target\\n[Service]\\nType=oneshot\\nExecStart=/bin/false\\n' \
+           >/mnt/next/usr/lib/systemd/system/second.service && \
+           mkdir -p /mnt/next/etc/systemd/system/boot-complete.target.requires && \
+           ln -s /usr/lib/systemd/system/second.service /mnt/next/etc/systemd/system/boot-complete.target.requires/ && \
+           rm /mnt/next/etc/systemd/system/multi-user.target.wants/second.service")?;
+    vm.ok_for("tar -C /mnt/next -cf /root/next.tar .", SLOW)?;
+    vm.ok_for("imgbased-helper update --tries 1 /root/next.tar", SLOW)?;
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "Base-0.1")?;
+    let status = json(&mut vm, "status")?;
+    assert_eq!(status["failed"][0]["name"], "Base-1.1");
+    is_refused(&mut vm, "update /root/next.tar", "--retry takes it again")?;
+    is_clean(&mut vm)
+}
