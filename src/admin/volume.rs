@@ -509,8 +509,10 @@ fn hand_over(
     let reload = Cmd::new("systemctl").arg("daemon-reload");
     // After the file is what it was.
     tx.on_failure(reload.clone());
-    volumes.extend(new);
-    volumes.sort_by(|a, b| a.path.cmp(&b.path));
+    if let Some(new) = new {
+        let at = volumes.partition_point(|other| other.path < new.path);
+        volumes.insert(at, new);
+    }
     let volumes = Volumes {
         version: 1,
         vg: context.lvm.vg().to_string(),
@@ -726,14 +728,16 @@ struct List {
 fn list(context: &Context) -> Result<()> {
     let group = context.load()?;
     let mounts = mounts_of(&group);
-    let rows = group.with_role(Role::Volume);
-    let rows = rows.map(|volume| row(context, volume, &mounts));
-    let mut list = List {
+    let mut rows: Vec<Row> = Vec::new();
+    for volume in group.with_role(Role::Volume) {
+        let row = row(context, volume, &mounts)?;
+        let at = rows.partition_point(|other| (&other.path, &other.name) < (&row.path, &row.name));
+        rows.insert(at, row);
+    }
+    let list = List {
         version: JSON_VERSION,
-        volumes: rows.collect::<Result<_>>()?,
+        volumes: rows,
     };
-    list.volumes
-        .sort_by(|a, b| (&a.path, &a.name).cmp(&(&b.path, &b.name)));
     context.show(&list, || {
         let line = |row: &Row| {
             let used = row.used.map(text::size).unwrap_or_default();

@@ -104,14 +104,19 @@ impl Mount {
 /// Where these volumes are mounted, by their names and tags; a path comes before those below it. Of several with one
 /// path the first one counts. `complain` is told of what cannot be used.
 pub fn mounts(volumes: &[(&str, &[String])], complain: &mut dyn FnMut(&str)) -> Vec<Mount> {
-    let mut mounts = Vec::new();
+    let mut mounts: Vec<Mount> = Vec::new();
     for (name, tags) in volumes {
-        match Mount::of(name, tags) {
-            Ok(found) => mounts.extend(found),
-            Err(error) => complain(&format!("{error:#}")),
-        }
+        let mount = match Mount::of(name, tags) {
+            Ok(Some(mount)) => mount,
+            Ok(None) => continue,
+            Err(error) => {
+                complain(&format!("{error:#}"));
+                continue;
+            }
+        };
+        let at = mounts.partition_point(|m| (&m.path, &m.name) < (&mount.path, &mount.name));
+        mounts.insert(at, mount);
     }
-    mounts.sort_by(|a, b| (&a.path, &a.name).cmp(&(&b.path, &b.name)));
     mounts.dedup_by(|b, a| {
         let is_second = a.path == b.path;
         if is_second {
