@@ -54,7 +54,7 @@ fn a_directory_moves_to_a_volume_and_back_while_the_system_runs() -> Result<()> 
     vm.ok("imgbased-helper -n volume add /home --size 200M")?;
     assert_eq!(vm.ok(VOLUMES)?, before);
 
-    let add = "imgbased-helper volume add /home --size 200M --options noatime,nodev";
+    let add = "imgbased-helper volume add /home --size 200M --options noatime,nodev 2>/dev/null";
     assert_eq!(vm.ok(add)?, "/home is on HostVG/home now");
     is_on(&mut vm, "/home", "home")?;
     let options = vm.ok("findmnt -no OPTIONS /home")?;
