@@ -22,7 +22,7 @@ use crate::model::volume::{self, Mount, Volumes};
 use crate::model::{fstab, mount_unit};
 use crate::sys::cmd::Cmd;
 use crate::sys::progress::Progress;
-use crate::sys::transaction::Transaction;
+use crate::sys::transaction::{Transaction, Writer};
 use crate::sys::{holders, mounts, probe, rooted, run};
 use crate::tree::{Below, Dir, Kind, Place, Visit, escaped, walk};
 
@@ -119,6 +119,17 @@ pub fn run(context: &Context, verb: Verb) -> Result<()> {
     }
 }
 
+/// What the verbs do as one transaction. All of them hand over the same type, so the code of one is there once.
+type Work<'a> = &'a mut dyn FnMut(&mut Transaction) -> Result<()>;
+
+fn transaction(writer: &Writer, work: Work) -> Result<()> {
+    writer.transaction(work)
+}
+
+fn unlocked(tx: &mut Transaction, work: Work) -> Result<()> {
+    tx.unlocked(work)
+}
+
 /// When layers mount a new volume.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum When {
@@ -135,7 +146,8 @@ fn add(context: &Context, add: &Add) -> Result<()> {
     volume::check_options(add.options)?;
     Filesystem::check_tools(add.fstype)?;
     let writer = context.writer("volume add", LOCK_WAIT)?;
-    let (mount, when, users) = writer.transaction(|tx| {
+    let mut said = String::new();
+    transaction(&writer, &mut |tx| {
         // Refused again with the lock, but no file is counted in vain.
         ready(context, &path)?;
         let is_there = look_at(&path)?;
@@ -156,13 +168,13 @@ fn add(context: &Context, add: &Add) -> Result<()> {
         let name = volume::name_for(&path, &|name| group.volume(name).is_some())?;
         group.name.dm_name(&name)?;
         let mount = Mount {
+            path: path.clone(),
             name: name.to_string(),
             options: add.options.to_owned(),
             moving: when == When::Moved,
-            path,
         };
         let tags = mount.tags()?;
-        check_room(&mount, source.as_ref(), pool_with_room(&group)?)?;
+        check_room(&path, source.as_ref(), pool_with_room(&group)?)?;
         let filesystem = create(context, tx, &group, &mount, add)?;
         let room = context.room_when_active(&group)?;
         let copy = match &source {
@@ -172,7 +184,7 @@ fn add(context: &Context, add: &Add) -> Result<()> {
             _ => None,
         };
         // The lock was free.
-        let (_, others) = ready(context, &mount.path)?;
+        let (_, others) = ready(context, &path)?;
         tx.run(&context.lvm.commit_active(&name, &tags))?;
         if when != When::Next {
             hand_over(context, tx, others, Some(mount.clone()))?;
@@ -185,14 +197,19 @@ fn add(context: &Context, add: &Add) -> Result<()> {
             source.mounted.unmount(tx)?;
         }
         begin(tx, &mount, when)?;
-        Ok((mount, when, users))
+        said = announced(&format!("{}/{name}", group.name), &path, when, &users);
+        Ok(())
     })?;
     if context.dry_run {
         return Ok(());
     }
-    let (path, name) = (&mount.path, format!("{}/{}", context.lvm.vg(), mount.name));
-    let users = shown(&users);
-    say(&match when {
+    say(&said)
+}
+
+/// What becomes of a new volume, for people.
+fn announced(name: &str, path: &str, when: When, users: &[String]) -> String {
+    let users = shown(users);
+    match when {
         When::Now => format!("{path} is on {name} now\n"),
         When::Moved => format!(
             "{path} is in use by {users}; it moves to {name} when this system goes down, and is there at the next start\n"
@@ -200,7 +217,7 @@ fn add(context: &Context, add: &Add) -> Result<()> {
         When::Next => {
             format!("{path} is in use by {users}; {name} is mounted there from the next start on\n")
         }
-    })
+    }
 }
 
 /// The group and the volumes that are mounted already. Refuses where another one cannot be made for this path.
@@ -272,12 +289,14 @@ impl Copied {
     fn open(context: &Context, tx: &mut Transaction, path: &str) -> Result<Self> {
         let dir = mount_point("moved");
         let mounted = filesystem::mount_again(tx, Path::new(path), &dir)?;
-        let size = if context.dry_run {
-            Content::default()
-        } else {
+        let mut size = Content::default();
+        if !context.dry_run {
             let source = Source::Directory(dir.clone());
-            tx.unlocked(|tx| source.measure(tx.interrupt()))?.0
-        };
+            unlocked(tx, &mut |tx| {
+                size = source.measure(tx.interrupt())?.0;
+                Ok(())
+            })?;
+        }
         Ok(Self { dir, mounted, size })
     }
 
@@ -292,7 +311,7 @@ impl Copied {
         let to = mount_point(&mount.name);
         let volume = filesystem.mount(tx, &to, "rw")?;
         let source = Source::Directory(self.dir.clone());
-        tx.unlocked(|tx| {
+        unlocked(tx, &mut |tx| {
             tx.work(&source.copy_line(&to), |interrupt| {
                 let mut progress = Progress::new(&mount.path, self.size.bytes);
                 source.copy(&to, room, interrupt, &mut progress)
@@ -363,12 +382,11 @@ fn check_size(add: &Add, source: Option<&Copied>) -> Result<()> {
 }
 
 /// Refuses a pool without room for the copy.
-fn check_room(mount: &Mount, source: Option<&Copied>, room: u64) -> Result<()> {
+fn check_room(path: &str, source: Option<&Copied>, room: u64) -> Result<()> {
     let needed = source.map_or(0, |source| source.size.bytes);
     ensure!(
         needed <= room,
-        "the thin pool has no room: {} holds {}, {} are left",
-        mount.path,
+        "the thin pool has no room: {path} holds {}, {} are left",
         text::size(needed),
         text::size(room)
     );
@@ -407,9 +425,11 @@ fn look_at(path: &str) -> Result<bool> {
 /// Who uses a directory, so that nothing can be mounted there, or unmounted. Of /var there is always somebody.
 fn users_of(path: &str) -> Result<Vec<String>> {
     let mut users = holders::of(Path::new(path));
-    let below = mounts::all()?.into_iter().map(|mount| mount.point);
-    let below = below.filter(|point| point != Path::new(path) && point.starts_with(path));
-    users.extend(below.map(|point| format!("the mount at {}", point.display())));
+    for mount in mounts::all()? {
+        if mount.point != Path::new(path) && mount.point.starts_with(path) {
+            users.push(format!("the mount at {}", mount.point.display()));
+        }
+    }
     if users.is_empty() && path == "/var" {
         users.push("the system".to_owned());
     }
@@ -549,7 +569,8 @@ fn is_mounted(context: &Context, name: &str, path: &str) -> Result<bool> {
 /// tried again.
 fn grow(context: &Context, path: &str, size: u64) -> Result<()> {
     let path = volume::path(path)?;
-    context.change("volume grow", |tx| {
+    let writer = context.locked_writer("volume grow")?;
+    transaction(&writer, &mut |tx| {
         let group = context.load()?;
         context.check_pool(&group)?;
         pool_with_room(&group)?;
@@ -583,14 +604,20 @@ fn grow(context: &Context, path: &str, size: u64) -> Result<()> {
 /// removed.
 fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
     let path = volume::path(path)?;
-    let (mount, is_still_mounted) = context.change("volume remove", |tx| {
+    let writer = context.locked_writer("volume remove")?;
+    let mut said = String::new();
+    transaction(&writer, &mut |tx| {
         let group = context.load()?;
         let mut mounts = mounts_of(&group);
         let (volume, mount) = find(&group, &mounts, &path)?;
         mounts.retain(|other| other.path != path);
         let (lvm, name) = (&context.lvm, mount.name.parse::<LvName>()?);
         let is_mounted = is_mounted(context, &mount.name, &path)?;
-        let users = if is_mounted { users_of(&path)? } else { Vec::new() };
+        let users = if is_mounted {
+            users_of(&path)?
+        } else {
+            Vec::new()
+        };
         let stays = !users.is_empty() || is_mounted && mount.is_required();
         if delete {
             context.check_pool(&group)?;
@@ -598,7 +625,11 @@ fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
                 !stays,
                 "{path} is in use by {}; without --delete its layers have their own again from the next start on, and \
                  `lvremove {}/{name}` removes the volume then",
-                if users.is_empty() { "the system".to_owned() } else { shown(&users) },
+                if users.is_empty() {
+                    "the system".to_owned()
+                } else {
+                    shown(&users)
+                },
                 group.name
             );
         }
@@ -619,23 +650,26 @@ fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
             let tags: Vec<&str> = tags.filter(is_of_it).collect();
             tx.run(&lvm.retag(&name, &tags, None))?;
         }
-        Ok((mount, stays))
+        let name = format!("{}/{name}", group.name);
+        let kept = match (delete, stays) {
+            (true, _) => format!("{name} is gone"),
+            (_, false) => format!("{name} is kept; lvremove(8) removes it"),
+            (_, true) => {
+                format!("{name} is mounted until then, and is kept; lvremove(8) removes it")
+            }
+        };
+        let from = if stays {
+            "from the next start on"
+        } else {
+            "again"
+        };
+        said = format!("each layer has its own {path} {from}; {kept}\n");
+        Ok(())
     })?;
     if context.dry_run {
         return Ok(());
     }
-    let name = format!("{}/{}", context.lvm.vg(), mount.name);
-    let kept = match (delete, is_still_mounted) {
-        (true, _) => format!("{name} is gone"),
-        (_, false) => format!("{name} is kept; lvremove(8) removes it"),
-        (_, true) => format!("{name} is mounted until then, and is kept; lvremove(8) removes it"),
-    };
-    let from = if is_still_mounted {
-        "from the next start on"
-    } else {
-        "again"
-    };
-    say(&format!("each layer has its own {path} {from}; {kept}\n"))
+    say(&said)
 }
 
 /// Copies what waits for it to its volume. Does nothing while the system runs: what is written afterwards would stay
@@ -658,7 +692,7 @@ fn move_all(context: &Context) -> Result<()> {
         .into_iter()
         .filter(|mount| mount.moving)
     {
-        let done = writer.transaction(|tx| move_one(context, tx, &mount));
+        let done = transaction(&writer, &mut |tx| move_one(context, tx, &mount));
         moved = moved.and(done.with_context(|| format!("{} stays where it is", mount.path)));
         writer.check_interrupt()?;
     }
@@ -681,7 +715,7 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
         tx.run_undoable(&journal("--relinquish-var"), journal("--flush"))?;
     }
     let source = Copied::open(context, tx, &mount.path)?;
-    check_room(mount, Some(&source), room)?;
+    check_room(&mount.path, Some(&source), room)?;
     // An attempt that was interrupted has left its part.
     let kind = Filesystem::on(&device).map_or(FsKind::Ext4, |found| found.kind);
     tx.run(&Cmd::new("blkdiscard").arg("--force").arg(&device))?;
@@ -804,16 +838,18 @@ fn path_of_unit(context: &Context, name: &str) -> Option<String> {
         context.lvm.device(&name.parse().ok()?).ok()?,
         PathBuf::from(format!("/dev/{}/{name}", context.lvm.vg())),
     ];
-    let units = fs::read_dir(OWN_UNITS).into_iter().flatten().flatten();
-    let units = units.map(|entry| entry.path());
-    let units = units.filter(|path| path.extension().is_some_and(|kind| kind == "mount"));
-    units
-        .filter_map(|path| fs::read_to_string(path).ok())
-        .find_map(|unit| {
-            let (device, path) = mount_unit::device_and_path(&unit)?;
-            let is_it = devices.iter().any(|known| known == Path::new(device));
-            is_it.then(|| path.to_owned())
-        })
+    for entry in fs::read_dir(OWN_UNITS).ok()?.flatten() {
+        if entry.path().extension().is_none_or(|kind| kind != "mount") {
+            continue;
+        }
+        let unit = fs::read_to_string(entry.path()).unwrap_or_default();
+        if let Some((device, path)) = mount_unit::device_and_path(&unit)
+            && devices.iter().any(|known| known == Path::new(device))
+        {
+            return Some(path.to_owned());
+        }
+    }
+    None
 }
 
 #[cfg(test)]

@@ -3,40 +3,35 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The processes that use something at or below `dir`, as `123 (name)`. This one does not count.
 pub fn of(dir: &Path) -> Vec<String> {
-    let this = std::process::id();
-    let found = below(Path::new("/proc"), dir).into_iter();
-    let others = found.filter(|(id, _)| *id != this);
-    others.map(|(id, name)| format!("{id} ({name})")).collect()
+    below(Path::new("/proc"), std::process::id(), dir)
 }
 
-fn below(proc: &Path, dir: &Path) -> Vec<(u32, String)> {
-    let entries = fs::read_dir(proc).into_iter().flatten().flatten();
-    let holder = |entry: fs::DirEntry| {
-        let id = entry.file_name().to_str()?.parse().ok()?;
-        let process = entry.path();
-        if !holds(&process, dir) {
-            return None;
+fn below(proc: &Path, this: u32, dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for process in entries(proc) {
+        let name = process.file_name().unwrap_or_default().to_string_lossy();
+        let Ok(id) = name.parse::<u32>() else {
+            continue;
+        };
+        if id != this && holds(&process, dir) {
+            let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+            found.push(format!("{id} ({})", name.trim_end()));
         }
-        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-        Some((id, name.trim_end().to_owned()))
-    };
-    entries.filter_map(holder).collect()
+    }
+    found
 }
 
 /// Whether a process has a file open, mapped or as its own, or a directory as its own (`proc(5)`).
 fn holds(process: &Path, dir: &Path) -> bool {
-    let leads_there = |link: &Path| fs::read_link(link).is_ok_and(|to| to.starts_with(dir));
-    let own = ["cwd", "root", "exe"];
-    if own.iter().any(|name| leads_there(&process.join(name))) {
-        return true;
-    }
-    let open = fs::read_dir(process.join("fd")).into_iter().flatten();
-    if open.flatten().any(|entry| leads_there(&entry.path())) {
-        return true;
+    let own = ["cwd", "root", "exe"].map(|name| process.join(name));
+    for link in own.into_iter().chain(entries(&process.join("fd"))) {
+        if fs::read_link(link).is_ok_and(|to| to.starts_with(dir)) {
+            return true;
+        }
     }
     let maps = fs::read(process.join("maps")).unwrap_or_default();
     maps.split(|byte| *byte == b'\n').any(|line| {
@@ -44,6 +39,17 @@ fn holds(process: &Path, dir: &Path) -> bool {
         let path = line.iter().position(|byte| *byte == b'/');
         path.is_some_and(|at| Path::new(OsStr::from_bytes(&line[at..])).starts_with(dir))
     })
+}
+
+/// What is in a directory. A process can end meanwhile.
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    if let Ok(entries) = fs::read_dir(dir) {
+        for entry in entries.flatten() {
+            found.push(entry.path());
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -74,11 +80,9 @@ mod tests {
         )
         .unwrap();
         fs::create_dir(proc.path().join("self")).unwrap();
-        let mut found = below(proc.path(), Path::new("/home"));
+        let mut found = below(proc.path(), 3, Path::new("/home"));
         found.sort();
-        let ids: Vec<u32> = found.iter().map(|(id, _)| *id).collect();
-        assert_eq!(ids, [2, 3, 5, 6]);
-        assert_eq!(found[0].1, "name2");
+        assert_eq!(found, ["2 (name2)", "5 (name5)", "6 (name6)"]);
         assert_eq!(of(Path::new("/nonexistent")), Vec::<String>::new());
     }
 }
