@@ -519,16 +519,27 @@ fn mounts_of(group: &Group) -> Vec<Mount> {
     volume::mounts_of(group, &mut |problem| log::warn!("{problem}"))
 }
 
-/// Tells the generator of mount units of these volumes and of one more, and has systemd read what it makes of them.
+/// Has systemd know of these volumes and of one more.
 fn hand_over(
     context: &Context,
     tx: &mut Transaction,
-    mut volumes: Vec<Mount>,
+    volumes: Vec<Mount>,
     new: Option<Mount>,
 ) -> Result<()> {
     let reload = Cmd::new("systemctl").arg("daemon-reload");
     // After the file is what it was.
     tx.on_failure(reload.clone());
+    write_volumes(context, tx, volumes, new)?;
+    tx.run(&reload)
+}
+
+/// Leaves word of them for the generator of mount units.
+fn write_volumes(
+    context: &Context,
+    tx: &mut Transaction,
+    mut volumes: Vec<Mount>,
+    new: Option<Mount>,
+) -> Result<()> {
     if let Some(new) = new {
         let at = volumes.partition_point(|other| other.path < new.path);
         volumes.insert(at, new);
@@ -540,8 +551,7 @@ fn hand_over(
     };
     tx.create_dir(Path::new(run::DIR))?;
     let text = serde_json::to_vec_pretty(&volumes)?;
-    tx.write(Path::new(run::VOLUMES), &text, 0o644)?;
-    tx.run(&reload)
+    tx.write(Path::new(run::VOLUMES), &text, 0o644)
 }
 
 fn systemctl(verb: &str, unit: &str) -> Cmd {
@@ -730,7 +740,8 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
     };
     let mut others = mounts_of(&context.load()?);
     others.retain(|other| other.path != mount.path);
-    hand_over(context, tx, others, Some(moved.clone()))?;
+    // What starts next without an initramfs, after a soft reboot, mounts it.
+    write_volumes(context, tx, others, Some(moved.clone()))?;
     tx.run(&lvm.retag(&name, &[&mount.path_tag()], Some(&moved.path_tag())))
 }
 
