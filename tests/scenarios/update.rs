@@ -38,7 +38,7 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
         told.text.contains("version 2; is new to this host"),
         "{told:?}"
     );
-    ensure!(told.text.contains("1 conflict"), "{told:?}");
+    ensure!(told.text.contains("2 in conflict"), "{told:?}");
     let told = vm.run("imgbased-helper --json update --check /mnt/next")?;
     let told: serde_json::Value = serde_json::from_str(&told.text).context("JSON")?;
     assert_eq!(
