@@ -144,6 +144,7 @@ enum Undo {
     /// Gives a file its old content and permission bits.
     Restore(PathBuf, Vec<u8>, u32),
     Rename(PathBuf, PathBuf),
+    Work(Box<dyn Fn() -> Result<()>>),
 }
 
 /// Names an undo step, to run it early with [`Transaction::undo_now`].
@@ -258,6 +259,18 @@ impl Transaction<'_> {
         }
         log::debug!("+ {command}");
         self.writer.steps.take(|| work(&self.writer.interrupt))
+    }
+
+    /// The same, and `undo` if the scope fails later. What fails itself takes back what it did.
+    pub fn work_undoable(
+        &mut self,
+        command: &dyn fmt::Display,
+        work: impl FnOnce(&Interrupt) -> Result<()>,
+        undo: impl Fn() -> Result<()> + 'static,
+    ) -> Result<()> {
+        self.work(command, work)?;
+        self.remember(Undo::Work(Box::new(undo)));
+        Ok(())
     }
 
     /// Runs a command, and `undo` if the scope fails later.
@@ -390,6 +403,7 @@ impl Transaction<'_> {
     fn revert(&self, undo: &Undo) -> Result<()> {
         let actions = match undo {
             Undo::Run(cmd) => return self.perform(&Action::Run(cmd)),
+            Undo::Work(undo) => return self.writer.steps.take(undo),
             Undo::Remove(path) => [Action::Remove(path), Action::Flush(directory(path))],
             Undo::Restore(path, content, mode) => [
                 Action::Write(path, content, *mode, None),
@@ -443,6 +457,7 @@ mod tests {
     use super::*;
     use anyhow::bail;
     use std::process::Command;
+    use std::rc::Rc;
     use tempfile::TempDir;
 
     fn writer() -> Writer {
@@ -533,6 +548,25 @@ mod tests {
         });
         assert!(failed.is_err());
         assert_eq!(log.words(), "do1 do2 undo2");
+    }
+
+    #[test]
+    fn work_of_this_program_is_undone_in_its_turn() {
+        let log = Log::new();
+        let words = Rc::new(RefCell::new(String::new()));
+        let noted = Rc::clone(&words);
+        let failed: Result<()> = writer().transaction(|tx| {
+            log.do_it(tx, 1)?;
+            let undo = move || {
+                noted.borrow_mut().push_str("undone");
+                Ok(())
+            };
+            tx.work_undoable(&"work", |_| Ok(()), undo)?;
+            tx.work_undoable(&"work", |_| bail!("inside"), || bail!("never done"))
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "inside");
+        assert_eq!(*words.borrow(), "undone");
+        assert_eq!(log.words(), "do1 undo1");
     }
 
     #[test]

@@ -105,6 +105,20 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
         let found = vm.run(command)?;
         assert_eq!(found.text.trim(), wanted, "{command}");
     }
+    // The conflict is settled, and settled the other way.
+    let conflicts = vm.ok("imgbased-helper persist conflicts")?;
+    ensure!(conflicts.contains("/etc/issue "), "{conflicts}");
+    let told = vm.ok("imgbased-helper persist diff /etc/issue")?;
+    ensure!(
+        told.contains("+++ Base-0.1:/etc/issue\n") && told.contains("-the second image"),
+        "{told}"
+    );
+    for (verb, wanted) in [("take", "the second image"), ("pull", "changed")] {
+        vm.ok(&format!("imgbased-helper persist {verb} /etc/issue"))?;
+        assert_eq!(vm.ok("cat /etc/issue")?, wanted);
+        let conflicts = vm.ok("imgbased-helper persist conflicts")?;
+        ensure!(!conflicts.contains("/etc/issue "), "{conflicts}");
+    }
     is_clean(&mut vm)
 }
 
