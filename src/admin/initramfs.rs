@@ -9,12 +9,15 @@ use super::{comment, filesystem};
 use crate::boot::entry::BootSpec;
 use crate::boot::{BootPartition, Kernels, Known};
 use crate::sys::cmd::Cmd;
+use crate::sys::limited::{Limits, run_within};
 use crate::sys::rooted::real_path;
-use crate::sys::sandbox::Sandbox;
+use crate::sys::sandbox::{FILE_MAX, Sandbox, process_memory};
 use crate::sys::transaction::Transaction;
 
 /// What the helper needs in an initramfs (dracut.modules(7)).
 const MODULE: &str = "imgbased";
+/// How long lsinitrd(1) may take, in seconds. It decompresses all of an initramfs, which takes seconds.
+const LIST_SECONDS: u32 = 300;
 /// Where that is mounted which dracut can write to.
 const SCRATCH: &str = "dracut";
 
@@ -86,7 +89,7 @@ impl Maker<'_> {
         found: &Path,
     ) -> Result<Option<PathBuf>> {
         let shown = found.display();
-        let reason = match modules(found)? {
+        let reason = match modules(tx, found)? {
             Ok(modules) if modules.iter().any(|module| module == MODULE) => return Ok(None),
             Ok(_) => format!("it has no dracut module {MODULE}"),
             Err(error) => format!("lsinitrd(1) cannot read it: {error:#}"),
@@ -134,7 +137,7 @@ impl Maker<'_> {
         }
         let made = sandbox.file(&file)?;
         ensure!(
-            modules(&made)?.is_ok_and(|modules| modules.iter().any(|module| module == MODULE)),
+            modules(tx, &made)?.is_ok_and(|modules| modules.iter().any(|module| module == MODULE)),
             "dracut makes no initramfs with the module {MODULE} of this root; \
              /etc/dracut.conf.d in it may omit it"
         );
@@ -142,10 +145,18 @@ impl Maker<'_> {
     }
 }
 
-/// The dracut modules of an initramfs, or why dracut's own tool cannot tell.
-fn modules(initramfs: &Path) -> Result<Result<Vec<String>>> {
+/// The dracut modules of an initramfs, or why dracut's own tool cannot tell. What that reads can be made to keep it busy
+/// for ever.
+fn modules(tx: &Transaction, initramfs: &Path) -> Result<Result<Vec<String>>> {
     let list = Cmd::new("lsinitrd").arg("--mod").arg(initramfs);
     list.check_installed()?;
+    let limits = Limits {
+        seconds: LIST_SECONDS,
+        memory: process_memory()?,
+        file: FILE_MAX,
+    };
+    let said = run_within(&list, &limits, tx.interrupt());
+    tx.interrupt().check()?;
     let lines = |text: String| text.lines().map(|line| line.trim().to_owned()).collect();
-    Ok(list.run().map(lines))
+    Ok(said.map(lines))
 }

@@ -168,6 +168,17 @@ impl Cmd {
         command
     }
 
+    /// The same, run by another program, which gets it as its last arguments.
+    pub(super) fn run_by(&self, other: Self) -> Command {
+        let program = self.path().unwrap_or_else(|| self.program.into());
+        let other = other.arg(program).args(&self.args);
+        Self {
+            uninterrupted: self.uninterrupted,
+            ..other
+        }
+        .command()
+    }
+
     /// What people call it.
     fn name(&self) -> String {
         match self.args.first() {

@@ -40,7 +40,7 @@ use rustix::thread::{
 
 use super::cmd::{Cmd, ENVIRONMENT};
 use super::interrupt::Interrupt;
-use super::limited::{self, TIME_LIMIT_OF_TESTS};
+use super::limited::{self, TIME_LIMIT_OF_TESTS, WORDS_MAX};
 use super::rooted::{descriptor, open_beneath};
 use super::seccomp;
 use super::steps::number_of_tests;
@@ -57,7 +57,7 @@ const TIME_LIMIT: u32 = 15 * 60;
 /// What programs can write to, in memory: half of the machine's, as for any tmpfs. It is for root to look at.
 const MEMORY: &str = "size=50%,mode=0700,nosuid,nodev,noexec";
 /// The largest file that they can write, in bytes.
-const FILE_MAX: u64 = 1 << 30;
+pub const FILE_MAX: u64 = 1 << 30;
 /// The memory that each process can have at least, in bytes, be the machine as small as it may.
 const PROCESS_MIN: u64 = 512 << 20;
 
@@ -166,7 +166,7 @@ pub fn watch(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     let mut command = Cmd::this().arg(INIT).args(args).command();
     // The kernel ends all others with it, before it has been waited for.
     let is_unwanted = || interrupt.check().is_err() || !is_read();
-    let end = limited::watch(&mut command, limit, &is_unwanted, false)?;
+    let end = limited::watch(&mut command, limit, &is_unwanted, false, WORDS_MAX)?;
     if !end.words.is_empty() {
         eprintln!("{}", end.words);
     }
@@ -320,10 +320,14 @@ fn change_mount(target: impl AsRef<Path>, flags: MsFlags) -> Result<()> {
     mount_at(target, None, None, MsFlags::MS_REMOUNT | flags)
 }
 
+/// The memory that each process may have, in bytes.
+pub fn process_memory() -> Result<u64> {
+    Ok((sysinfo()?.ram_total() / 2).max(PROCESS_MIN))
+}
+
 fn limit_resources() -> Result<()> {
-    let memory = (sysinfo()?.ram_total() / 2).max(PROCESS_MIN);
     for (resource, limit) in [
-        (Resource::RLIMIT_AS, memory),
+        (Resource::RLIMIT_AS, process_memory()?),
         (Resource::RLIMIT_FSIZE, FILE_MAX),
         // With any other limit, even of 0, a crash starts a program of the host where that collects core dumps
         // (`do_coredump` in linux/fs/coredump.c).
