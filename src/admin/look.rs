@@ -51,7 +51,7 @@ impl Look {
             Place::Volume(lvm.device(name)?)
         });
         if group.volume(name.as_str()).is_some_and(|v| !v.active) {
-            look.run(&lvm.activate(name), lvm.deactivate(name))?;
+            look.run(lvm.activate(name), lvm.deactivate(name))?;
         }
         Ok(look)
     }
@@ -66,16 +66,17 @@ impl Look {
         let mut look = Self::new(self.place.clone());
         if !dir.is_dir() {
             let rmdir = Cmd::new("rmdir").arg(dir);
-            look.run(&Cmd::new("mkdir").arg("-p").arg(dir), rmdir)?;
+            look.run(Cmd::new("mkdir").arg("-p").arg(dir), rmdir)?;
         }
         let mount = look.place.mount()?.arg(dir);
-        look.run(&mount, Cmd::new("umount").arg(dir))?;
+        look.run(mount, Cmd::new("umount").arg(dir))?;
         Ok(look)
     }
 
-    fn run(&mut self, cmd: &Cmd, undo: Cmd) -> Result<()> {
-        cmd.run()?;
-        self.undo.push(undo);
+    /// No Ctrl-C ends either of them halfway.
+    fn run(&mut self, cmd: Cmd, undo: Cmd) -> Result<()> {
+        cmd.uninterrupted().run()?;
+        self.undo.push(undo.uninterrupted());
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ scenarios![
     a_pasted_dry_run_of_what_boots_does_what_the_verb_does,
     a_pasted_dry_run_of_a_base_or_group_does_what_the_verb_does,
     a_pasted_dry_run_of_a_repair_does_what_the_verb_does,
+    a_dry_run_that_is_ended_leaves_nothing_active,
 ];
 
 /// A verb, and what comes before it.
@@ -121,6 +122,20 @@ fn a_pasted_dry_run_of_a_repair_does_what_the_verb_does() -> Result<()> {
         },
     ];
     compare("dry-repair", &cases)
+}
+
+fn a_dry_run_that_is_ended_leaves_nothing_active() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "dry-ended")?;
+    let before = vm.ok(&script("all-state")?)?;
+    for verb in ["boot refresh Base-0.2", "layer add Base-0.2"] {
+        let got = vm.run(&script_with("interrupt-dry-run", &[verb])?)?;
+        ensure!(
+            got.status == 1 && got.text.contains("interrupted"),
+            "{verb}: {got:?}"
+        );
+        assert_eq!(vm.ok(&script("all-state")?)?, before, "{verb}");
+    }
+    Ok(())
 }
 
 /// Runs each verb on a host, and pastes its dry run into a shell on the same host. Claims that both leave the same.
