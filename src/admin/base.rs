@@ -216,6 +216,7 @@ pub fn finish(
         let group = context.load()?;
         check_entry_is_its_own(&group, name)?;
         let entries = kernels
+            .flatten()
             .map(|kernels| new_entries(&group, name, true, &Arrangement::plain(kernels), false))
             .transpose()?;
         tx.run(&context.lvm.commit(name, &tags))?;
