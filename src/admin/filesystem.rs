@@ -176,7 +176,8 @@ pub fn superblock_on(device: &Path) -> Result<Superblock> {
 /// Mounts the filesystem of a directory once more, without what is mounted below it, to be read.
 pub fn mount_again(tx: &mut Transaction, from: &Path, dir: &Path) -> Result<Mounted> {
     tx.create_dir(dir)?;
-    let bind = Cmd::new("mount").args(["--bind", "-o", "ro"]);
+    let options = format!("ro,{HARMLESS}");
+    let bind = Cmd::new("mount").args(["--bind", "-o", &options]);
     let undo = Cmd::new("umount").arg(dir);
     let step = tx.run_undoable(&bind.arg(from).arg(dir), undo)?;
     Ok(Mounted(step))

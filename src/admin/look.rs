@@ -56,19 +56,33 @@ impl Look {
         Ok(look)
     }
 
+    /// What runs: a layer, or a base with its volatile overlay.
+    pub fn at_running() -> Self {
+        Self::new(Place::Running)
+    }
+
     /// A whole filesystem in a file or on a device.
     pub fn at_image(path: &Path, kind: FsKind) -> Self {
         Self::new(Place::Image(path.to_owned(), kind))
     }
 
-    /// Mounts it at `dir` until the result is dropped. Only this process sees the mount.
+    /// Mounts it at `dir` until the result is dropped. Only this process sees the mount, and nothing of it can be run.
     pub fn mounted(&self, dir: &Path) -> Result<Self> {
+        self.mount(dir, false)
+    }
+
+    /// The same, with what is in the journal of a volume, which is written for that.
+    pub fn mounted_and_replayed(&self, dir: &Path) -> Result<Self> {
+        self.mount(dir, true)
+    }
+
+    fn mount(&self, dir: &Path, replays: bool) -> Result<Self> {
         let mut look = Self::new(self.place.clone());
         if !dir.is_dir() {
-            let rmdir = Cmd::new("rmdir").arg(dir);
-            look.run(Cmd::new("mkdir").arg("-p").arg(dir), rmdir)?;
+            // It stays: what another process has mounted there by then would go with it.
+            Cmd::new("mkdir").arg("-p").arg(dir).run()?;
         }
-        let mount = look.place.mount()?.arg(dir);
+        let mount = look.place.mount(replays)?.arg(dir);
         look.run(mount, Cmd::new("umount").arg(dir))?;
         Ok(look)
     }
@@ -83,12 +97,20 @@ impl Look {
 
 impl Place {
     /// The command that mounts it, but for where.
-    fn mount(&self) -> Result<Cmd> {
+    fn mount(&self, replays: bool) -> Result<Cmd> {
         let (kind, options, source) = match self {
-            Self::Running => return Ok(Cmd::new("mount").args(["--bind", "/"])),
+            Self::Running => {
+                let options = format!("ro,{HARMLESS}");
+                return Ok(Cmd::new("mount").args(["--bind", "-o", &options, "/"]));
+            }
             Self::Volume(device) => {
                 let filesystem = Filesystem::on(device)?;
-                (filesystem.kind, filesystem.untouched(), device)
+                let untouched = filesystem.untouched();
+                (
+                    filesystem.kind,
+                    if replays { "ro" } else { untouched },
+                    device,
+                )
             }
             // A loop device that cannot be written to: what has to be mended first, or has a journal that is not
             // empty, is not mounted then. The image does not say what becomes of the machine when it is damaged.
@@ -112,6 +134,49 @@ impl Drop for Look {
         for undo in self.undo.drain(..).rev() {
             if let Err(error) = undo.run() {
                 log::warn!("after a look: {error:#}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_looked_at_can_be_run_or_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("device");
+        for kind in [FsKind::Ext4, FsKind::Xfs] {
+            let made = Cmd::new("truncate").args(["-s", "300M"]).arg(&device).run();
+            made.unwrap();
+            let mkfs = match kind {
+                FsKind::Ext4 => Cmd::new("mke2fs").args(["-q", "-F", "-t", "ext4"]),
+                FsKind::Xfs => Cmd::new("mkfs.xfs").args(["-q", "-f"]),
+            };
+            if mkfs.check_installed().is_err() {
+                continue;
+            }
+            mkfs.arg(&device).run().unwrap();
+            for place in [
+                Place::Running,
+                Place::Volume(device.clone()),
+                Place::Image(device.clone(), kind),
+            ] {
+                for replays in [false, true] {
+                    let mount = place.mount(replays).unwrap().to_string();
+                    let mut words = mount.split(' ').skip_while(|word| *word != "-o").skip(1);
+                    let options: Vec<&str> = words.next().unwrap().split(',').collect();
+                    for option in ["ro", "nosuid", "nodev", "noexec"] {
+                        assert!(options.contains(&option), "{mount}");
+                    }
+                    let is_left = ["noload", "norecovery"].iter().any(|o| options.contains(o));
+                    let is_volume = matches!(place, Place::Volume(_));
+                    assert_eq!(is_left, is_volume && !replays, "{mount}");
+                    let is_other = options.contains(&"nouuid");
+                    let is_xfs = kind == FsKind::Xfs && !matches!(place, Place::Running);
+                    assert_eq!(is_other, is_xfs, "{mount}");
+                }
             }
         }
     }
