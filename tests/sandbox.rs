@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -207,6 +207,59 @@ fn it_ends_when_nobody_waits_for_it() {
     child.kill().expect("a process");
     child.wait().expect("an end");
     wait_until(|| sleepers(424_244) == 0);
+}
+
+/// The control group of a process that sleeps for so many seconds, if it has one of its own.
+fn group_of_sleeper(seconds: u32) -> Option<PathBuf> {
+    let line = format!("sleep\0{seconds}\0");
+    let mut processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let is_it = |process: &fs::DirEntry| {
+        fs::read(process.path().join("cmdline")).is_ok_and(|found| found == line.as_bytes())
+    };
+    let process = processes.find(is_it).expect("it sleeps").path();
+    let groups = fs::read_to_string(process.join("cgroup")).expect("its groups");
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    group
+        .contains("imgbased-sandbox-")
+        .then(|| Path::new("/sys/fs/cgroup").join(group))
+}
+
+#[test]
+fn all_of_it_has_limits_where_the_host_can_have_another_control_group() {
+    let Some(dir) = scratch() else { return };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_imgbased-helper"))
+        .args(["sandbox", &LONG.to_string(), "/"])
+        .arg(dir.path())
+        .args(["sleep", "424245"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    wait_until(|| sleepers(424_245) == 1);
+    let Some(group) = group_of_sleeper(424_245) else {
+        child.kill().expect("a process");
+        child.wait().expect("an end");
+        return;
+    };
+    for (name, limit) in [("pids.max", "1000"), ("memory.oom.group", "1")] {
+        let found = fs::read_to_string(group.join(name)).expect("a limit");
+        assert_eq!(found.trim(), limit, "{name}");
+    }
+    let memory = fs::read_to_string(group.join("memory.max")).expect("a limit");
+    assert!(memory.trim().parse::<u64>().is_ok(), "{memory}");
+    // Its first process is killed by somebody else.
+    let processes = fs::read_to_string(group.join("cgroup.procs")).expect("processes");
+    for process in processes.lines() {
+        Command::new("kill")
+            .args(["-KILL", process])
+            .status()
+            .expect("kill runs");
+    }
+    assert!(!child.wait().expect("an end").success());
+    assert!(!group.exists());
+    // More than there may be.
+    let many = "for n in $(seq 1100); do sleep 60 & done; echo through";
+    let (text, _) = end(&shut_in(dir.path(), LONG, many));
+    assert!(!text.contains("through"), "{text}");
 }
 
 fn wait_until(condition: impl Fn() -> bool) {

@@ -3,7 +3,8 @@
 //!
 //! What they see: their root, which is read-only; `/run` and `/tmp` in memory, empty at first; five devices that
 //! hold nothing; and themselves in `/proc`. There is no disk, no `/sys`, no network, no process and no file of
-//! the host. Of the capabilities they have those for files of any owner.
+//! the host. Of the capabilities they have those for files of any owner. Each of them has limits, and where the host
+//! can have another control group, all of them together.
 //!
 //! The verb starts this program as `sandbox`, which makes a namespace of processes and watches the time. That
 //! starts it once more as `sandbox-init`: the first process of the namespace, which shuts itself in and then
@@ -38,6 +39,7 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities,
 };
 
+use super::cgroup::{self, Leaf};
 use super::cmd::{Cmd, ENVIRONMENT};
 use super::interrupt::Interrupt;
 use super::limited::{self, TIME_LIMIT_OF_TESTS, WORDS_MAX};
@@ -60,6 +62,8 @@ const MEMORY: &str = "size=50%,mode=0700,nosuid,nodev,noexec";
 pub const FILE_MAX: u64 = 1 << 30;
 /// The memory that each process can have at least, in bytes, be the machine as small as it may.
 const PROCESS_MIN: u64 = 512 << 20;
+/// In the place of a control group where there can be none.
+const NO_GROUP: &str = "-";
 
 /// The character devices, by their numbers (null(4), full(4), random(4)).
 const DEVICES: [(&str, u64, u64); 5] = [
@@ -163,7 +167,9 @@ pub fn watch(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     let limit = Duration::from_secs(seconds.context("`sandbox` is for this program itself")?);
     let interrupt = Interrupt::by_signals()?;
     unshare(CloneFlags::CLONE_NEWPID).context("cannot make a namespace of processes")?;
-    let mut command = Cmd::this().arg(INIT).args(args).command();
+    let leaf = Leaf::with_memory(all_memory()?);
+    let group = leaf.as_ref().map_or(Path::new(NO_GROUP), Leaf::path);
+    let mut command = Cmd::this().arg(INIT).arg(group).args(args).command();
     // The kernel ends all others with it, before it has been waited for.
     let is_unwanted = || interrupt.check().is_err() || !is_read();
     let end = limited::watch(&mut command, limit, &is_unwanted, false, WORDS_MAX)?;
@@ -172,6 +178,12 @@ pub fn watch(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     }
     if let Some(why) = end.cut_off {
         bail!(why);
+    }
+    if let Some(memory) = leaf.as_ref().and_then(Leaf::exceeded) {
+        bail!(
+            "it was ended, as it wants more than {} MiB of memory",
+            memory >> 20
+        );
     }
     let code = end.status.code();
     let code = code.with_context(|| end.status.to_string())?;
@@ -188,10 +200,11 @@ fn is_read() -> bool {
     !events.is_some_and(|events| events.contains(PollFlags::POLLERR))
 }
 
-/// Shuts this process in, and becomes a program: `ROOT SCRATCH PROGRAM [ARGUMENT...]`. Returns only if that fails.
+/// Shuts this process in, and becomes a program: `GROUP ROOT SCRATCH PROGRAM [ARGUMENT...]`. Returns only if that
+/// fails.
 pub fn enter(mut args: impl Iterator<Item = OsString>) -> Result<Infallible> {
-    let words = [args.next(), args.next(), args.next()];
-    let [Some(root), Some(scratch), Some(program)] = words else {
+    let words = [args.next(), args.next(), args.next(), args.next()];
+    let [Some(group), Some(root), Some(scratch), Some(program)] = words else {
         bail!("`{INIT}` is run by `{SANDBOX}`");
     };
     ensure!(
@@ -203,6 +216,11 @@ pub fn enter(mut args: impl Iterator<Item = OsString>) -> Result<Infallible> {
     ensure!(is_read(), "`{SANDBOX}` has ended");
     // No terminal sends it signals.
     setsid()?;
+    if group != NO_GROUP
+        && let Err(error) = cgroup::enter(group.as_ref())
+    {
+        log::debug!("no limits for all together: {error}");
+    }
     // Where memory becomes scarce, the kernel ends it first.
     fs::write("/proc/self/oom_score_adj", "1000").context("cannot write oom_score_adj")?;
     build(root.as_ref(), scratch.as_ref()).context("cannot shut it in")?;
@@ -325,6 +343,11 @@ pub fn process_memory() -> Result<u64> {
     Ok((sysinfo()?.ram_total() / 2).max(PROCESS_MIN))
 }
 
+/// The memory that all of them may have, with what they write, in bytes.
+fn all_memory() -> Result<u64> {
+    Ok((sysinfo()?.ram_total() / 4 * 3).max(PROCESS_MIN))
+}
+
 fn limit_resources() -> Result<()> {
     for (resource, limit) in [
         (Resource::RLIMIT_AS, process_memory()?),
@@ -425,7 +448,7 @@ mod tests {
             let error = watch(words(text)).unwrap_err().to_string();
             assert!(error.contains("for this program itself"), "{text}: {error}");
         }
-        for text in ["", "/ /tmp", "/ /tmp true"] {
+        for text in ["", "- / /tmp", "- / /tmp true"] {
             let error = enter(words(text)).unwrap_err().to_string();
             assert!(error.contains("is run by"), "{text}: {error}");
         }
