@@ -18,12 +18,17 @@ container=imgbased";
 
 /// Runs a script for a shell shut in, with `scratch` as what it can write to.
 fn shut_in(scratch: &Path, seconds: u32, script: &str) -> Output {
+    shut_into(Path::new("/"), "ro", scratch, seconds, script)
+}
+
+/// The same in another root, with another access to that.
+fn shut_into(root: &Path, access: &str, scratch: &Path, seconds: u32, script: &str) -> Output {
     // The caller has a file open, and a variable of its own.
     Command::new("sh")
         .args(["-c", "exec 7</dev/null; exec \"$@\"", "sh"])
         .arg(env!("CARGO_BIN_EXE_imgbased-helper"))
-        .args(["sandbox", &seconds.to_string(), "/"])
-        .arg(scratch)
+        .args(["sandbox", &seconds.to_string(), access])
+        .args([root, scratch])
         .args(["sh", "-c", script])
         .env("HOSTILE", "1")
         .output()
@@ -150,6 +155,37 @@ fn what_it_writes_is_there_when_it_has_ended() {
     }
 }
 
+#[test]
+fn a_root_that_it_may_change_is_all_that_it_changes() {
+    let Some(dir) = scratch() else { return };
+    let root = tempfile::tempdir().expect("a directory");
+    let take_shell = "cd \"$0\"; mkdir bin dev etc proc run sys tmp; cp /bin/sh bin; \
+        ldd /bin/sh | grep -o '/[^ ]*' | while read -r library; do \
+        mkdir -p \"./${library%/*}\"; cp -L \"$library\" \"./$library\"; done";
+    let made = Command::new("sh")
+        .args(["-e", "-c", take_shell])
+        .arg(root.path())
+        .status();
+    assert!(made.expect("a shell").success());
+    for (access, script, is_done) in [
+        ("ro", "echo x >/etc/made", false),
+        ("rw", "echo x >/etc/made; umask 0; echo x >/etc/again", true),
+        ("rw", "echo x >/dev/made", false),
+        ("rw", "echo 1 >/proc/sys/kernel/core_uses_pid", false),
+        ("rw", "echo x >/sys/kernel/profiling", false),
+        ("rw", "echo x >/run/made && echo x >/tmp/made", true),
+    ] {
+        let got = shut_into(root.path(), access, dir.path(), LONG, script);
+        assert_eq!(got.status.success(), is_done, "{access} {script}: {got:?}");
+    }
+    let text = fs::read_to_string(root.path().join("etc/made"));
+    assert_eq!(text.expect("a file"), "x\n");
+    for place in ["dev", "proc", "run", "sys", "tmp"] {
+        let mut names = fs::read_dir(root.path().join(place)).expect("a directory");
+        assert!(names.next().is_none(), "{place}");
+    }
+}
+
 /// The processes of this machine that a script has left, which sleeps for so many seconds.
 fn sleepers(seconds: u32) -> usize {
     let line = format!("sleep\0{seconds}\0");
@@ -183,7 +219,7 @@ fn it_ends_when_nobody_waits_for_it() {
     let Some(dir) = scratch() else { return };
     let start = |seconds: u32| {
         let child = Command::new(env!("CARGO_BIN_EXE_imgbased-helper"))
-            .args(["sandbox", &LONG.to_string(), "/"])
+            .args(["sandbox", &LONG.to_string(), "ro", "/"])
             .arg(dir.path())
             .args([
                 "sh",
@@ -228,7 +264,7 @@ fn group_of_sleeper(seconds: u32) -> Option<PathBuf> {
 fn all_of_it_has_limits_where_the_host_can_have_another_control_group() {
     let Some(dir) = scratch() else { return };
     let mut child = Command::new(env!("CARGO_BIN_EXE_imgbased-helper"))
-        .args(["sandbox", &LONG.to_string(), "/"])
+        .args(["sandbox", &LONG.to_string(), "ro", "/"])
         .arg(dir.path())
         .args(["sleep", "424245"])
         .stdout(Stdio::piped())
