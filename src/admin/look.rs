@@ -141,7 +141,49 @@ impl Drop for Look {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::FileExt;
+
     use super::*;
+    use crate::sys::mounts::make_private;
+
+    /// Only root can mount; where that is not allowed, or there is no loop device, there is nothing to see.
+    #[test]
+    fn an_image_is_looked_into_as_it_is_or_not_at_all() {
+        const FEATURES: u64 = 1024 + 0x60;
+        let dir = tempfile::tempdir().unwrap();
+        let (image, tree) = (dir.path().join("image"), dir.path().join("tree"));
+        fs::create_dir_all(tree.join("boot")).unwrap();
+        fs::write(tree.join("boot/vmlinuz-1"), "").unwrap();
+        Cmd::new("truncate")
+            .args(["-s", "16M"])
+            .arg(&image)
+            .run()
+            .unwrap();
+        let mkfs = Cmd::new("mke2fs").args(["-q", "-t", "ext4", "-O", "^metadata_csum", "-d"]);
+        mkfs.args([&tree, &image]).run().unwrap();
+        let before = fs::read(&image).unwrap();
+        let at = dir.path().join("at");
+        let look = || Look::at_image(&image, FsKind::Ext4).mounted(&at);
+        if make_private().is_err() {
+            return;
+        }
+        let Ok(mounted) = look() else { return };
+        assert!(at.join("boot/vmlinuz-1").is_file());
+        assert!(fs::write(at.join("file"), "").is_err());
+        drop(mounted);
+        assert!(!at.join("boot").exists());
+        assert!(fs::read(&image).unwrap() == before);
+        // A journal that is to be replayed.
+        let file = File::options().read(true).write(true).open(&image).unwrap();
+        let mut features = [0; 1];
+        file.read_exact_at(&mut features, FEATURES).unwrap();
+        file.write_all_at(&[features[0] | 0x4], FEATURES).unwrap();
+        assert!(look().is_err());
+        file.write_all_at(&features, FEATURES).unwrap();
+        assert!(look().is_ok());
+        assert!(fs::read(&image).unwrap() == before);
+    }
 
     #[test]
     fn nothing_that_is_looked_at_can_be_run_or_written_to() {
