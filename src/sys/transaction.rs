@@ -57,17 +57,13 @@ pub struct Writer {
 
 impl Writer {
     /// From here on the signals that end a program make the next step fail, so that what was done is
-    /// undone.
+    /// undone. A dry run has to undo what it has done to look.
     pub fn new(verb: &'static str, wait: Duration, dry_run: bool) -> Result<Self> {
         Ok(Self {
             verb,
             wait,
             dry_run,
-            interrupt: if dry_run {
-                Interrupt::default()
-            } else {
-                Interrupt::by_signals()?
-            },
+            interrupt: Interrupt::by_signals()?,
             steps: Steps::from_environment(),
             lock: RefCell::default(),
         })
@@ -456,6 +452,7 @@ pub fn cut_before(step: u32, work: impl FnOnce(&mut Transaction) -> Result<()>) 
 mod tests {
     use super::*;
     use anyhow::bail;
+    use nix::sys::signal::{Signal, raise};
     use std::process::Command;
     use std::rc::Rc;
     use tempfile::TempDir;
@@ -805,6 +802,38 @@ mod tests {
         );
         drop(writer);
         assert!(lock().is_ok());
+    }
+
+    /// The name of a test, which runs itself once more as the process that is interrupted.
+    const INTERRUPTED: &str =
+        "sys::transaction::tests::a_signal_ends_a_dry_run_with_what_it_looks_at";
+
+    #[test]
+    fn a_signal_ends_a_dry_run_with_what_it_looks_at() {
+        struct Look(PathBuf);
+        impl Drop for Look {
+            fn drop(&mut self) {
+                fs::write(&self.0, "").unwrap();
+            }
+        }
+        if let Some(dir) = std::env::var_os("IMGBASED_TEST_DIR") {
+            let dry_run = Writer::new("test", Duration::ZERO, true).unwrap();
+            let error = dry_run.transaction(|tx| {
+                let _look = Look(Path::new(&dir).join("undone"));
+                raise(Signal::SIGINT)?;
+                tx.run(&Cmd::new("true"))
+            });
+            assert_eq!(error.unwrap_err().to_string(), "interrupted");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let again = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", INTERRUPTED])
+            .env("IMGBASED_TEST_DIR", dir.path())
+            .output()
+            .unwrap();
+        assert!(again.status.success(), "{again:?}");
+        assert_eq!(names(&dir), ["undone"]);
     }
 
     #[test]
