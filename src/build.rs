@@ -18,7 +18,5 @@ fn main() {
         let dir = var("CARGO_MANIFEST_DIR").unwrap_or_default();
         println!("cargo:rustc-link-arg-bins=-Wl,-T,{dir}/src/no-unwind-tables.ld");
         println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
-        // Equal functions are there once. Rust links with lld since 1.90.
-        println!("cargo:rustc-link-arg-bins=-Wl,--icf=all");
     }
 }

@@ -35,6 +35,12 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["diff", "a b"], "contains ' '"),
         (&["persist"], "Usage: imgbased-helper persist"),
         (&["persist", "preview", "x"], "unexpected argument 'x'"),
+        (&["persist", "keep"], "<PATH>"),
+        (
+            &["persist", "diff", "/etc/a", "/etc/b"],
+            "unexpected argument",
+        ),
+        (&["persist", "list", "x"], "unexpected argument 'x'"),
         (&["diff", "--exclude"], "a value is required"),
         (&["volume"], "Usage: imgbased-helper volume"),
         (&["volume", "add", "/home"], "--size <SIZE>"),
@@ -96,6 +102,19 @@ fn what_cannot_be_done_exits_with_1_and_one_line() {
         ),
         (&["-n", "volume", "remove", "/a/../b"], "has `..` in it"),
         (&["diff", root, root, "--path", "/a/../b"], "has `..` in it"),
+        (
+            &["-n", "persist", "take", "etc/x"],
+            "etc/x does not begin with a slash",
+        ),
+        (&["-n", "persist", "reset", "/root/x"], "is not below /etc"),
+        (
+            &["-n", "persist", "pull", "/etc/shadow"],
+            "usermod(8) and the like change it",
+        ),
+        (
+            &["-n", "persist", "add", "/root/x", "/usr/bin/x"],
+            "/usr/bin/x is of the image or of the machine",
+        ),
         (
             &["-n", "base", "add", text],
             "holds nothing that is known; ext4, XFS, squashfs, a tar archive or a directory is needed",

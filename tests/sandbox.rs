@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,12 +18,17 @@ container=imgbased";
 
 /// Runs a script for a shell shut in, with `scratch` as what it can write to.
 fn shut_in(scratch: &Path, seconds: u32, script: &str) -> Output {
+    shut_into(Path::new("/"), "ro", scratch, seconds, script)
+}
+
+/// The same in another root, with another access to that.
+fn shut_into(root: &Path, access: &str, scratch: &Path, seconds: u32, script: &str) -> Output {
     // The caller has a file open, and a variable of its own.
     Command::new("sh")
         .args(["-c", "exec 7</dev/null; exec \"$@\"", "sh"])
         .arg(env!("CARGO_BIN_EXE_imgbased-helper"))
-        .args(["sandbox", &seconds.to_string(), "/"])
-        .arg(scratch)
+        .args(["sandbox", &seconds.to_string(), access])
+        .args([root, scratch])
         .args(["sh", "-c", script])
         .env("HOSTILE", "1")
         .output()
@@ -150,6 +155,37 @@ fn what_it_writes_is_there_when_it_has_ended() {
     }
 }
 
+#[test]
+fn a_root_that_it_may_change_is_all_that_it_changes() {
+    let Some(dir) = scratch() else { return };
+    let root = tempfile::tempdir().expect("a directory");
+    let take_shell = "cd \"$0\"; mkdir bin dev etc proc run sys tmp; cp /bin/sh bin; \
+        ldd /bin/sh | grep -o '/[^ ]*' | while read -r library; do \
+        mkdir -p \"./${library%/*}\"; cp -L \"$library\" \"./$library\"; done";
+    let made = Command::new("sh")
+        .args(["-e", "-c", take_shell])
+        .arg(root.path())
+        .status();
+    assert!(made.expect("a shell").success());
+    for (access, script, is_done) in [
+        ("ro", "echo x >/etc/made", false),
+        ("rw", "echo x >/etc/made; umask 0; echo x >/etc/again", true),
+        ("rw", "echo x >/dev/made", false),
+        ("rw", "echo 1 >/proc/sys/kernel/core_uses_pid", false),
+        ("rw", "echo x >/sys/kernel/profiling", false),
+        ("rw", "echo x >/run/made && echo x >/tmp/made", true),
+    ] {
+        let got = shut_into(root.path(), access, dir.path(), LONG, script);
+        assert_eq!(got.status.success(), is_done, "{access} {script}: {got:?}");
+    }
+    let text = fs::read_to_string(root.path().join("etc/made"));
+    assert_eq!(text.expect("a file"), "x\n");
+    for place in ["dev", "proc", "run", "sys", "tmp"] {
+        let mut names = fs::read_dir(root.path().join(place)).expect("a directory");
+        assert!(names.next().is_none(), "{place}");
+    }
+}
+
 /// The processes of this machine that a script has left, which sleeps for so many seconds.
 fn sleepers(seconds: u32) -> usize {
     let line = format!("sleep\0{seconds}\0");
@@ -183,7 +219,7 @@ fn it_ends_when_nobody_waits_for_it() {
     let Some(dir) = scratch() else { return };
     let start = |seconds: u32| {
         let child = Command::new(env!("CARGO_BIN_EXE_imgbased-helper"))
-            .args(["sandbox", &LONG.to_string(), "/"])
+            .args(["sandbox", &LONG.to_string(), "ro", "/"])
             .arg(dir.path())
             .args([
                 "sh",
@@ -207,6 +243,59 @@ fn it_ends_when_nobody_waits_for_it() {
     child.kill().expect("a process");
     child.wait().expect("an end");
     wait_until(|| sleepers(424_244) == 0);
+}
+
+/// The control group of a process that sleeps for so many seconds, if it has one of its own.
+fn group_of_sleeper(seconds: u32) -> Option<PathBuf> {
+    let line = format!("sleep\0{seconds}\0");
+    let mut processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let is_it = |process: &fs::DirEntry| {
+        fs::read(process.path().join("cmdline")).is_ok_and(|found| found == line.as_bytes())
+    };
+    let process = processes.find(is_it).expect("it sleeps").path();
+    let groups = fs::read_to_string(process.join("cgroup")).expect("its groups");
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    group
+        .contains("imgbased-sandbox-")
+        .then(|| Path::new("/sys/fs/cgroup").join(group))
+}
+
+#[test]
+fn all_of_it_has_limits_where_the_host_can_have_another_control_group() {
+    let Some(dir) = scratch() else { return };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_imgbased-helper"))
+        .args(["sandbox", &LONG.to_string(), "ro", "/"])
+        .arg(dir.path())
+        .args(["sleep", "424245"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    wait_until(|| sleepers(424_245) == 1);
+    let Some(group) = group_of_sleeper(424_245) else {
+        child.kill().expect("a process");
+        child.wait().expect("an end");
+        return;
+    };
+    for (name, limit) in [("pids.max", "1000"), ("memory.oom.group", "1")] {
+        let found = fs::read_to_string(group.join(name)).expect("a limit");
+        assert_eq!(found.trim(), limit, "{name}");
+    }
+    let memory = fs::read_to_string(group.join("memory.max")).expect("a limit");
+    assert!(memory.trim().parse::<u64>().is_ok(), "{memory}");
+    // Its first process is killed by somebody else.
+    let processes = fs::read_to_string(group.join("cgroup.procs")).expect("processes");
+    for process in processes.lines() {
+        Command::new("kill")
+            .args(["-KILL", process])
+            .status()
+            .expect("kill runs");
+    }
+    assert!(!child.wait().expect("an end").success());
+    assert!(!group.exists());
+    // More than there may be.
+    let many = "for n in $(seq 1100); do sleep 60 & done; echo through";
+    let (text, _) = end(&shut_in(dir.path(), LONG, many));
+    assert!(!text.contains("through"), "{text}");
 }
 
 fn wait_until(condition: impl Fn() -> bool) {

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
 use super::filesystem::{Filesystem, mount_point};
+use super::look::Look;
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
     Context, LOCK_WAIT, found_status, hooks, initramfs, new_entries, pool_with_room, removal,
@@ -19,10 +20,10 @@ use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
 use crate::image::blocks::{self, Target};
 use crate::image::host::Host;
-use crate::image::judge::{self, Fit, Place, What};
+use crate::image::judge::{self, Fit, Kernel, Place, What};
 use crate::image::stream::Stream;
 use crate::image::superblock::{FsKind, Superblock};
-use crate::image::tree::{Content, Tree};
+use crate::image::tree::{Content, Shape, Tree};
 use crate::image::{Image, Opened, copy_line, digest};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, tag};
@@ -33,6 +34,8 @@ use crate::sys::transaction::Transaction;
 
 /// Where a squashfs or a directory is mounted while it is read.
 const IMAGE_MOUNT: &str = "image";
+/// Where a filesystem in an image is mounted before it is copied.
+const LOOK_MOUNT: &str = "look";
 
 /// What `base add` is told. Sizes are bytes.
 pub struct Add {
@@ -87,7 +90,7 @@ pub fn make(
     pool_with_room(&group)?;
     context.check_pool(&group)?;
     new_name(&group, add.name.clone())?;
-    let needs = Needs::of(context, tx, add, image)?;
+    let needs = Needs::of(context, tx, &boot, add, image)?;
     tx.lock()?;
     let group = context.load()?;
     let room = pool_with_room(&group)?;
@@ -109,7 +112,8 @@ pub fn examine(context: &Context, tx: &Transaction, add: &Add, opened: &Opened) 
     let group = context.load()?;
     let room = pool_with_room(&group)?;
     context.check_pool(&group)?;
-    let needs = Needs::of(context, tx, add, &opened.image)?;
+    let boot = context.boot_partition()?;
+    let needs = Needs::of(context, tx, &boot, add, &opened.image)?;
     Plan::new(add, &opened.image, &needs, &group, room).map(drop)
 }
 
@@ -212,6 +216,7 @@ pub fn finish(
         let group = context.load()?;
         check_entry_is_its_own(&group, name)?;
         let entries = kernels
+            .flatten()
             .map(|kernels| new_entries(&group, name, true, &Arrangement::plain(kernels), false))
             .transpose()?;
         tx.run(&context.lvm.commit(name, &tags))?;
@@ -297,7 +302,13 @@ struct Needs {
 
 impl Needs {
     /// Refuses what can be told from the image and the host already.
-    fn of(context: &Context, tx: &Transaction, add: &Add, image: &Image) -> Result<Self> {
+    fn of(
+        context: &Context,
+        tx: &Transaction,
+        boot: &BootPartition,
+        add: &Add,
+        image: &Image,
+    ) -> Result<Self> {
         let name = add.image.display().to_string();
         let kind = judge::filesystem_of(&what(add, image, Content::default()));
         let mut host = Host::with(&context.lvm.disks()?, kind);
@@ -309,10 +320,18 @@ impl Needs {
             content: Content::default(),
         };
         needs.judge(&name, add, image, u64::MAX, false)?;
+        let mut shape = Shape::default();
         if let Image::Tree(tree) = image {
-            let (measured, shape) = tree.measure(tx.interrupt())?;
+            (needs.content, shape) = tree.measure(tx.interrupt())?;
             judge::of_shape(&name, &shape)?;
-            needs.content = measured;
+        }
+        if let Some(mut kernels) = kernels_in(&name, image, &shape) {
+            for kernel in &mut kernels {
+                let [has_image, has_initramfs] = boot.has_files_of(&kernel.version)?;
+                kernel.has_image |= has_image;
+                kernel.has_initramfs |= has_initramfs;
+            }
+            judge::of_kernels(&name, &kernels)?;
         }
         Ok(needs)
     }
@@ -328,6 +347,42 @@ impl Needs {
         };
         judge::of_place(name, &what(add, image, self.content), add.size, &place)
     }
+}
+
+/// The kernels in an image, where they can be seen before it is copied. The names in an archive are those of `shape`.
+fn kernels_in(name: &str, image: &Image, shape: &Shape) -> Option<Vec<Kernel>> {
+    match image {
+        Image::Tree(Tree::Directory(root) | Tree::Squashfs(root)) => kernels_below(name, root),
+        Image::Tree(Tree::Tar(..)) => Some(shape.kernels()),
+        Image::Filesystem {
+            path,
+            compression: None,
+            superblock,
+            ..
+        } => {
+            let dir = mount_point(LOOK_MOUNT);
+            // What keeps it from being mounted can be gone when the copy has been checked.
+            let look = Look::at_image(path, superblock.kind).mounted(&dir);
+            let _mounted = look
+                .inspect_err(|error| log::debug!("{name} is not looked into: {error:#}"))
+                .ok()?;
+            kernels_below(name, &dir)
+        }
+        Image::Filesystem { .. } => None,
+    }
+}
+
+fn kernels_below(name: &str, root: &Path) -> Option<Vec<Kernel>> {
+    let root = Root::at(root);
+    root.check_readable()
+        .inspect_err(|error| log::debug!("the kernels of {name} cannot be seen: {error}"))
+        .ok()?;
+    let kernels = root.kernels().into_iter().map(|kernel| Kernel {
+        version: kernel.version,
+        has_image: kernel.image.is_some(),
+        has_initramfs: kernel.initrd.is_some(),
+    });
+    Some(kernels.collect())
 }
 
 /// An image as it is judged.

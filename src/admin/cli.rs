@@ -61,8 +61,13 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "boot once",
             "boot repair",
             "boot bless",
+            "persist take",
             "persist keep",
             "rollback",
+            "persist reset",
+            "persist pull",
+            "persist add",
+            "persist remove",
             "volume add",
             "volume grow",
             "volume remove",
@@ -85,6 +90,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "diff",
             "persist preview",
             "persist conflicts",
+            "persist list",
             "volume list",
             "check",
         ],
@@ -533,7 +539,7 @@ mod tests {
     use super::*;
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
-    const VERBS: [(&str, &[&str]); 32] = [
+    const VERBS: [(&str, &[&str]); 39] = [
         ("layout", &["dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),
@@ -558,7 +564,14 @@ mod tests {
         ("diff", &["json"]),
         ("persist preview", &["json"]),
         ("persist conflicts", &["json"]),
+        ("persist diff", &[]),
+        ("persist take", &["dry_run"]),
         ("persist keep", &["dry_run"]),
+        ("persist reset", &["dry_run"]),
+        ("persist pull", &["dry_run"]),
+        ("persist add", &["dry_run"]),
+        ("persist list", &["json"]),
+        ("persist remove", &["dry_run"]),
         ("volume add", &["dry_run"]),
         ("volume list", &["json"]),
         ("volume grow", &["dry_run"]),

@@ -11,6 +11,9 @@ use crate::sys::cmd::Cmd;
 use crate::sys::run::MOUNTS;
 use crate::sys::transaction::Transaction;
 
+/// What a mount of what can come from anywhere has: neither its device nodes nor its programs can be used.
+pub const HARMLESS: &str = "nosuid,nodev,noexec";
+
 /// A filesystem that is not mounted anywhere.
 pub struct Filesystem {
     pub kind: FsKind,
@@ -148,8 +151,7 @@ impl Filesystem {
         }
     }
 
-    /// Mounts it at `dir` with these options. What it holds can come from anywhere: neither its
-    /// device nodes nor its programs can be used.
+    /// Mounts it at `dir` with these options, and so that what it holds does no harm.
     pub fn mount(&self, tx: &mut Transaction, dir: &Path, options: &str) -> Result<Mounted> {
         tx.create_dir(dir)?;
         let nouuid = if self.kind == FsKind::Xfs {
@@ -159,7 +161,7 @@ impl Filesystem {
         };
         let mount = Cmd::new("mount")
             .args(["-t", self.kind.name(), "-o"])
-            .arg(format!("{options},nosuid,nodev,noexec{nouuid}"))
+            .arg(format!("{options},{HARMLESS}{nouuid}"))
             .arg(&self.device)
             .arg(dir);
         let step = tx.run_undoable(&mount, Cmd::new("umount").arg(dir))?;
@@ -181,7 +183,8 @@ pub fn superblock_on(device: &Path) -> Result<Superblock> {
 /// Mounts the filesystem of a directory once more, without what is mounted below it, to be read.
 pub fn mount_again(tx: &mut Transaction, from: &Path, dir: &Path) -> Result<Mounted> {
     tx.create_dir(dir)?;
-    let bind = Cmd::new("mount").args(["--bind", "-o", "ro"]);
+    let options = format!("ro,{HARMLESS}");
+    let bind = Cmd::new("mount").args(["--bind", "-o", &options]);
     let undo = Cmd::new("umount").arg(dir);
     let step = tx.run_undoable(&bind.arg(from).arg(dir), undo)?;
     Ok(Mounted(step))

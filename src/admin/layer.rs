@@ -9,11 +9,11 @@ use serde::Serialize;
 use super::boot::trial_begins;
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{
-    Context, Look, filesystem, hooks, initramfs, new_entries, pool_with_room, removal,
+    Context, Look, comment, filesystem, hooks, initramfs, new_entries, pool_with_room, removal,
     running_options, say, text,
 };
 use crate::boot::arrange::Arrangement;
-use crate::boot::entry::{BootSpec, Entry};
+use crate::boot::entry::{BootSpec, Entry, Extra};
 use crate::boot::id;
 use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
@@ -57,6 +57,7 @@ pub fn make(
         context.room_when_active(&group)?;
         let look = context.look(&group, &plan.origin)?;
         let (base, origin_entries) = (plan.base.clone(), plan.entries.clone());
+        let origin = plan.origin.clone();
         let kernels = plan.fill(context, tx, &boot, &group, look.as_ref(), change)?;
         if tx.was_unlocked() {
             group = context.load()?;
@@ -67,6 +68,22 @@ pub fn make(
             );
         }
         let default = boot.keep_default(tx)?;
+        let Some(kernels) = kernels else {
+            tx.run(&lvm.commit(&layer, &[tag::LAYER.to_owned()]))?;
+            if origin_entries
+                .iter()
+                .any(|entry| entry.extra != Extra::default())
+            {
+                comment(&format!(
+                    "{layer} does not get what others have put into the boot entries of {origin} so"
+                ))?;
+            }
+            context.say_verb(&["boot", "refresh", layer.as_str()])?;
+            if default.is_none() {
+                boot.set_default(tx, &id::of_layer(&group.name, &layer))?;
+            }
+            return Ok(layer);
+        };
         // Where something else can be booted, a layer that has never come up must not keep the host.
         let is_trial = default.is_some();
         // What its origin does not boot, because it was tried in vain, it does not boot either.
@@ -144,7 +161,8 @@ impl Plan {
     }
 
     /// Makes the snapshot a layer of its own: its filesystem, its fstab, and what it boots, which is on the
-    /// boot partition then. A dry run has a `look` at the origin. The lock is free for long work.
+    /// boot partition then. A dry run has a `look` at the origin, and cannot tell what is booted where an initramfs has
+    /// to be made. The lock is free for long work.
     fn fill(
         self,
         context: &Context,
@@ -153,7 +171,7 @@ impl Plan {
         group: &Group,
         look: Option<&Look>,
         change: Option<&mut Change>,
-    ) -> Result<Vec<BootSpec>> {
+    ) -> Result<Option<Vec<BootSpec>>> {
         let layer = &self.layer;
         let filesystem = context.filesystem(layer, &self.origin)?;
         if self.needs_check {
@@ -163,7 +181,7 @@ impl Plan {
         let names = [&self.base, &self.origin, layer];
         hooks::new_layer(context, tx, group, names, &filesystem)?;
         let kernels = match self.kernels {
-            Some(kernels) if !self.has_root_line && change.is_none() => return Ok(kernels),
+            Some(kernels) if !self.has_root_line && change.is_none() => return Ok(Some(kernels)),
             kernels => kernels,
         };
         let known = Known {
@@ -182,9 +200,9 @@ impl Plan {
             match kernels {
                 Some(kernels) if kernels.iter().all(|k| boot.has_kernel(k)) => {
                     if is_changed {
-                        return with_options(kernels, root);
+                        return with_options(kernels, root).map(Some);
                     }
-                    Ok(kernels)
+                    Ok(Some(kernels))
                 }
                 _ => initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot),
             }
@@ -232,6 +250,20 @@ pub struct KernelChange {
     pub removed: Option<String>,
     /// All, if any was changed since it was looked at last.
     pub if_changed: bool,
+}
+
+impl KernelChange {
+    /// The words of the verb that looks at them in a layer.
+    fn verb<'a>(&'a self, name: &'a LvName) -> Vec<&'a str> {
+        let mut words = vec!["boot", "refresh"];
+        for (option, version) in [("--added", &self.added), ("--removed", &self.removed)] {
+            if let Some(version) = version {
+                words.extend([option, version]);
+            }
+        }
+        words.push(name.as_str());
+        words
+    }
 }
 
 /// What became of the boot entries of a layer.
@@ -289,7 +321,7 @@ fn try_write_entries(
             found.leave(tx)?;
             return Ok(None);
         }
-        found.store(tx, boot).map(Some)
+        found.store(tx, boot)
     };
     let look = context.look(group, name)?;
     let kernels = if is_running {
@@ -309,7 +341,12 @@ fn try_write_entries(
         })?
     };
     let Some(kernels) = kernels.context("a dry run looks at the volume")? else {
-        return Ok(None);
+        if !context.dry_run {
+            return Ok(None);
+        }
+        // It cannot tell what is booted.
+        context.say_verb(&kernel.verb(name))?;
+        return Ok(Some(Written::default()));
     };
     let default = boot.default_id()?.filter(|id| {
         *id != id::of_layer(&group.name, name) && entries.iter().all(|entry| entry.id != *id)

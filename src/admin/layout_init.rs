@@ -23,7 +23,7 @@ use crate::sys::{mounts, probe};
 /// The share of the group that the pool gets, in percent. The rest is for its growth and repair.
 const POOL_PERCENT: u8 = 90;
 /// The volume for what is carried from base to base. Thin: it takes what is written to it.
-const CONFIG: &str = "Config";
+pub const CONFIG: &str = "Config";
 const CONFIG_SIZE: u64 = 1 << 30;
 
 /// In bytes, from lvmthin(7): the smallest chunk is the best for snapshots, and metadata cannot be

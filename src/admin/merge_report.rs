@@ -172,8 +172,8 @@ impl MergeReport {
     }
 }
 
-/// Puts the file into its directory, which is made where it is not there. It takes its place when it is complete.
-fn put(root: &Dir, content: &[u8]) -> io::Result<()> {
+/// The directory that the report is in, and all else that is of this layer only. It is made where it is not there.
+pub fn directory(root: &Dir) -> io::Result<Dir> {
     let mut dir = root.again()?;
     let mut path = PathBuf::new();
     for name in Path::new(DIR) {
@@ -188,6 +188,12 @@ fn put(root: &Dir, content: &[u8]) -> io::Result<()> {
             dir.child(name)?
         };
     }
+    Ok(dir)
+}
+
+/// Puts the file there. It takes its place when it is complete.
+fn put(root: &Dir, content: &[u8]) -> io::Result<()> {
+    let dir = directory(root)?;
     let temporary = dir.free_name()?;
     let written = dir.create(&temporary).and_then(|mut file| {
         file.write_all(content)?;
@@ -252,7 +258,7 @@ impl Row {
         json_path::read(&self.path, self.path_bytes.as_deref())
     }
 
-    pub fn columns(&self) -> (String, String) {
+    fn columns(&self) -> (String, String) {
         let mut words = match self.verdict.as_str() {
             "deleted" => "stays deleted",
             "host" => "of this host",

@@ -1,5 +1,6 @@
 //! The half that runs in the installed system: one file a noun, each loads, plans and applies.
 
+pub mod after_merge;
 mod base;
 mod boot;
 mod check;

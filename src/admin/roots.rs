@@ -7,6 +7,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, bail};
 
 use super::filesystem::{self, mount_point};
+use super::look::Look;
 use super::{Context, comment, view};
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
@@ -115,8 +116,7 @@ pub fn have_one_origin(group: &Group, a: &Tree, b: &Tree) -> bool {
     origin(a).is_some() && origin(a) == origin(b) && !(is_base(a) && is_base(b))
 }
 
-/// Hands over where a root is mounted, to be read. In a dry run there is nothing to look at, and nothing
-/// is returned.
+/// Hands over where a root is mounted, to be read. A dry run reads nothing, and nothing is returned.
 pub fn opened<T>(
     context: &Context,
     tx: &mut Transaction,
@@ -124,13 +124,33 @@ pub fn opened<T>(
     tree: &Tree,
     look: impl FnOnce(&mut Transaction, &Path) -> Result<T>,
 ) -> Result<Option<T>> {
-    mounted(context, tx, group, tree, |tx, dir| match tree {
-        Tree::Directory(_) => look(tx, dir).map(Some),
-        _ => seen(context, tx, tree, dir, look),
-    })
+    if context.dry_run {
+        comment(&format!("{tree} is read"))?;
+        return Ok(None);
+    }
+    let (place, dir) = match tree {
+        Tree::Directory(path) => return look(tx, path).map(Some),
+        Tree::Running => (Look::at_running(), mount_point("running")),
+        Tree::Volume(name) => (Look::at(context, group, name)?, mount_point(name.as_str())),
+    };
+    let is_layer = match tree {
+        Tree::Volume(name) => group
+            .volume(name.as_str())
+            .is_some_and(|volume| volume.role == Role::Layer),
+        _ => false,
+    };
+    let mounted = if is_layer {
+        // One that was not shut down has its journal replayed.
+        place.mounted_and_replayed(&dir)?
+    } else {
+        place.mounted(&dir)?
+    };
+    let found = look(tx, &dir)?;
+    drop(mounted);
+    Ok(Some(found))
 }
 
-/// Hands over where a root is mounted, or would be, in a dry run.
+/// Hands over where a root is mounted for a program that is given it, and that a dry run shows with its mounts.
 pub fn mounted<T>(
     context: &Context,
     tx: &mut Transaction,
@@ -170,20 +190,6 @@ pub fn mounted<T>(
         mounted.unmount(tx)?;
         Ok(done)
     })
-}
-
-fn seen<T>(
-    context: &Context,
-    tx: &mut Transaction,
-    tree: &Tree,
-    dir: &Path,
-    look: impl FnOnce(&mut Transaction, &Path) -> Result<T>,
-) -> Result<Option<T>> {
-    if context.dry_run {
-        comment(&format!("{tree} is read"))?;
-        return Ok(None);
-    }
-    look(tx, dir).map(Some)
 }
 
 #[cfg(test)]

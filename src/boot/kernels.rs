@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::entry::{BootSpec, Entry, Extra};
 use super::files::Files;
 use super::id;
-use super::root::{Kernel, Root, Source};
+use super::root::{self, Kernel, Root, Source};
 use crate::sys::transaction::Transaction;
 
 /// The directory of the store on the boot partition.
@@ -221,6 +221,20 @@ impl Store<'_> {
             self.files.dir().display()
         );
         Ok(specs)
+    }
+
+    /// Whether an image and an initramfs of that kernel version are on the partition, whatever root they are of.
+    pub fn has_files_of(&self, version: &str) -> Result<[bool; 2]> {
+        let is_there = |names: &[String]| {
+            let mut paths = names.iter().map(|name| self.files.dir().join(name));
+            paths.any(|path| path.is_file())
+        };
+        let [image, initrd] = root::names_of(version);
+        let found = [is_there(&image), is_there(&initrd)];
+        if found == [true, true] || self.copies_of(version)?.is_none() {
+            return Ok(found);
+        }
+        Ok([true, true])
     }
 
     /// The kernel and initramfs of that version which are on the partition, whole, whatever entry they were

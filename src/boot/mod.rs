@@ -198,6 +198,11 @@ impl BootPartition {
         self.store().kernels_of(tx, root, known, replace)
     }
 
+    /// See [`Store::has_files_of`].
+    pub fn has_files_of(&self, version: &str) -> Result<[bool; 2]> {
+        self.store().has_files_of(version)
+    }
+
     /// See [`Store::changed`].
     pub fn changed_kernels(&self, entries: &[Entry]) -> Result<Vec<String>> {
         let root = Root::at(Path::new("/"));

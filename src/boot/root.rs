@@ -1,7 +1,7 @@
 //! What a root filesystem brings for booting: its kernel, initramfs, options and name.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -92,6 +92,18 @@ impl<'a> Root<'a> {
         versions.into_iter().map(kernel).collect()
     }
 
+    /// Fails where some of the names cannot be read among which kernels are looked for.
+    pub fn check_readable(&self) -> io::Result<()> {
+        for dir in ["boot", "usr/lib/modules"] {
+            match real_path(self.dir, dir) {
+                Ok(path) => fs::read_dir(path)?.try_for_each(|name| name.map(drop))?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// What generated files a removed kernel leaves in its directory does not count.
     fn has_modules(&self, version: &str) -> bool {
         let dir = format!("usr/lib/modules/{version}");
@@ -107,7 +119,8 @@ impl<'a> Root<'a> {
     }
 
     fn image(&self, version: &str) -> Option<Source> {
-        let in_boot = self.file_in_boot(&[format!("vmlinuz-{version}")]);
+        let [names, _] = names_of(version);
+        let in_boot = self.file_in_boot(&names);
         let in_modules = || {
             let path = self.file(&format!("usr/lib/modules/{version}/vmlinuz"))?;
             Some(Source { path, is_own: true })
@@ -119,11 +132,8 @@ impl<'a> Root<'a> {
     }
 
     fn initrd(&self, version: &str) -> Option<Source> {
-        // As Debian and Fedora name it.
-        self.file_in_boot(&[
-            format!("initrd.img-{version}"),
-            format!("initramfs-{version}.img"),
-        ])
+        let [_, names] = names_of(version);
+        self.file_in_boot(&names)
     }
 
     /// The first of these in the root's own /boot or on the boot partition: first where its packages
@@ -265,6 +275,17 @@ impl<'a> Root<'a> {
     }
 }
 
+/// What the image and the initramfs of a kernel version are called in /boot, as Debian and Fedora do.
+pub fn names_of(version: &str) -> [Vec<String>; 2] {
+    [
+        vec![format!("vmlinuz-{version}")],
+        vec![
+            format!("initrd.img-{version}"),
+            format!("initramfs-{version}.img"),
+        ],
+    ]
+}
+
 fn text_of(path: &Path, content: Vec<u8>) -> Result<String> {
     String::from_utf8(content).with_context(|| format!("cannot read {}", path.display()))
 }
@@ -351,6 +372,17 @@ mod tests {
             assert!(initrd.path.starts_with(boot.path()));
             assert_eq!(initrd.is_own, is_running);
         }
+    }
+
+    #[test]
+    fn a_root_whose_names_cannot_be_read_is_not_judged() {
+        let dir = tree(&["etc/x"]);
+        let is_readable = || Root::at(dir.path()).check_readable().is_ok();
+        assert!(is_readable());
+        fs::create_dir_all(dir.path().join("usr/lib/modules/6.1")).unwrap();
+        assert!(is_readable());
+        fs::write(dir.path().join("boot"), "").unwrap();
+        assert!(!is_readable());
     }
 
     #[test]

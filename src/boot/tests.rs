@@ -396,6 +396,24 @@ fn the_entry_of_a_kernel_that_was_not_changed_stays_as_it_is() {
 }
 
 #[test]
+fn files_of_a_kernel_are_found_on_the_partition_and_among_copies() {
+    let (dir, boot) = partition();
+    let has = |version: &str| boot.has_files_of(version).unwrap();
+    for (file, version, expected) in [
+        ("vmlinuz-6.2", "6.2", [true, false]),
+        ("initramfs-6.2.img", "6.2", [true, true]),
+        ("initrd.img-6.3", "6.3", [false, true]),
+    ] {
+        fs::write(dir.path().join(file), "").unwrap();
+        assert_eq!(has(version), expected, "{file}");
+    }
+    assert_eq!(has("6.1-amd64"), [false, false]);
+    publish(&boot, &system());
+    assert_eq!(has("6.1-amd64"), [true, true]);
+    assert_eq!(has("6.1"), [false, false]);
+}
+
+#[test]
 fn only_an_initramfs_that_is_new_is_looked_at() {
     let (dir, boot) = partition();
     let system = system();

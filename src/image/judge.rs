@@ -66,6 +66,14 @@ pub struct Fit {
     pub content: u64,
 }
 
+/// A kernel version of a source, and which of its files are there or on the boot partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    pub version: String,
+    pub has_image: bool,
+    pub has_initramfs: bool,
+}
+
 /// What was recognised, if a base can be made of something like that. `name` is how the user calls the source.
 pub fn of_kind(
     name: &str,
@@ -300,6 +308,26 @@ pub fn of_fstype(name: &str, found: FsKind, asked: Option<FsKind>) -> Result<()>
     Ok(())
 }
 
+/// Refuses a source that has no kernel with an initramfs.
+pub fn of_kernels(name: &str, kernels: &[Kernel]) -> Result<()> {
+    if kernels
+        .iter()
+        .any(|kernel| kernel.has_image && kernel.has_initramfs)
+    {
+        return Ok(());
+    }
+    if let Some(Kernel { version, .. }) = kernels.iter().find(|kernel| kernel.has_image) {
+        bail!(
+            "{name} has Linux {version} without its initramfs, so nothing could boot it; have dracut make \
+             /boot/initrd.img-{version} or /boot/initramfs-{version}.img in it"
+        );
+    }
+    bail!(
+        "{name} has no kernel, neither /boot/vmlinuz-VERSION nor /usr/lib/modules/VERSION/vmlinuz, so nothing could boot \
+         it; install one in it, with an initramfs"
+    )
+}
+
 fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
@@ -469,7 +497,7 @@ mod tests {
 
     #[test]
     fn sources_are_judged_by_a_few_facts() {
-        let rows = rows(|row| !row.starts_with("head "));
+        let rows = rows(|row| !row.starts_with("head ") && !row.starts_with("kernels"));
         assert!(rows.len() >= 80, "{}", rows.len());
         for (row, expected) in rows {
             let facts = Facts::parse(row);
@@ -493,6 +521,24 @@ mod tests {
                 assert_eq!((fit.size % SECTOR, fit.kind), (0, filesystem_of(&what)));
             }
             matches(row, fit.map(|fit| mebibytes(fit.size)), expected);
+        }
+    }
+
+    #[test]
+    fn a_source_needs_a_kernel_with_an_initramfs() {
+        let rows = rows(|row| row.starts_with("kernels"));
+        assert!(rows.len() >= 8, "{}", rows.len());
+        for (facts, expected) in rows {
+            let kernels = facts.split(' ').skip(1).map(|word| {
+                let (version, files) = word.split_once(':').unwrap();
+                Kernel {
+                    version: version.to_owned(),
+                    has_image: files.contains("image"),
+                    has_initramfs: files.contains("initramfs"),
+                }
+            });
+            let said = of_kernels("img", &kernels.collect::<Vec<_>>());
+            matches(facts, said.map(|()| "bootable".to_owned()), expected);
         }
     }
 

@@ -10,6 +10,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use nix::sys::statvfs::statvfs;
 
+use super::judge::Kernel;
 use super::stream::Compression;
 use crate::sys::cmd::Cmd;
 use crate::sys::interrupt::Interrupt;
@@ -46,7 +47,10 @@ impl Content {
     }
 }
 
-/// What is at the top of a tree.
+/// Where a root has directories with the names of kernel versions.
+const MODULES: &[u8] = b"lib/modules/";
+
+/// What is at the top of a tree, and its kernels.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Shape {
     pub has_usr: bool,
@@ -57,11 +61,16 @@ pub struct Shape {
     pub below: Option<String>,
     /// Whether each of the directories has a `usr` and an `etc`.
     tops: BTreeMap<Vec<u8>, (bool, bool)>,
+    /// Whether there are names of an image and of an initramfs of each kernel version. Links can lead there from
+    /// anywhere, so where they lie does not count.
+    kernels: BTreeMap<Vec<u8>, [bool; 2]>,
 }
 
 impl Shape {
     /// More directories than this at the top are no root filesystem.
     const TOPS_MAX: usize = 1000;
+    /// The same for kernels.
+    const KERNELS_MAX: usize = 1000;
 
     pub fn of_directory(dir: &Path) -> Result<Self> {
         let failed = || format!("cannot read {}", dir.display());
@@ -80,8 +89,25 @@ impl Shape {
         Ok(shape)
     }
 
+    /// The kernels whose names were seen.
+    pub fn kernels(&self) -> Vec<Kernel> {
+        let kernel = |(version, &[has_image, has_initramfs]): (&Vec<u8>, &[bool; 2])| Kernel {
+            version: String::from_utf8_lossy(version).into_owned(),
+            has_image,
+            has_initramfs,
+        };
+        self.kernels.iter().map(kernel).collect()
+    }
+
     /// Takes the name of a file in the tree into account.
     pub fn see(&mut self, name: &[u8]) {
+        if let Some((version, [is_image, is_initramfs])) = kernel_of(name) {
+            let is_known = self.kernels.contains_key(version);
+            if is_known || self.kernels.len() < Self::KERNELS_MAX {
+                let has = self.kernels.entry(version.to_owned()).or_default();
+                *has = [has[0] || is_image, has[1] || is_initramfs];
+            }
+        }
         let parts = name.split(|byte| *byte == b'/');
         let mut parts = parts.filter(|part| !part.is_empty() && *part != b".");
         let Some(top) = parts.next() else { return };
@@ -103,6 +129,32 @@ impl Shape {
             }
         }
     }
+}
+
+/// The kernel version that a file is of, and whether it is an image or an initramfs of that. A part of its modules is
+/// neither.
+fn kernel_of(name: &[u8]) -> Option<(&[u8], [bool; 2])> {
+    let mut parts = name
+        .rsplit(|byte| *byte == b'/')
+        .skip_while(|part| part.is_empty());
+    let last = parts.next()?;
+    let between = |begin: &[u8], end: &[u8]| last.strip_prefix(begin)?.strip_suffix(end);
+    let (version, is) = if let Some(version) = between(b"vmlinuz-", b"") {
+        (version, [true, false])
+    } else if let Some(version) =
+        between(b"initrd.img-", b"").or_else(|| between(b"initramfs-", b".img"))
+    {
+        (version, [false, true])
+    } else if last == b"vmlinuz" {
+        (parts.next()?, [true, false])
+    } else {
+        let at = name
+            .windows(MODULES.len())
+            .position(|part| part == MODULES)?;
+        let below = &name[at + MODULES.len()..];
+        (below.split(|byte| *byte == b'/').next()?, [false, false])
+    };
+    version.first()?.is_ascii_digit().then_some((version, is))
 }
 
 impl Tree {
@@ -378,6 +430,71 @@ mod tests {
             let got = (shape.has_usr, shape.has_etc, shape.below.as_deref());
             assert_eq!(got, expected, "{script}");
         }
+    }
+
+    #[test]
+    fn kernels_are_seen_wherever_links_can_lead_to_them() {
+        for (names, expected) in [
+            (
+                &["etc/passwd", "usr/bin/sh", "boot/", "boot/grub/grub.cfg"][..],
+                "",
+            ),
+            (
+                &["./boot/vmlinuz-6.1", "./boot/initrd.img-6.1"],
+                "6.1:image+initramfs",
+            ),
+            (
+                &["usr/boot/vmlinuz-6.1", "srv/initramfs-6.1.img"],
+                "6.1:image+initramfs",
+            ),
+            (
+                &["/boot/vmlinuz-6.1", "boot/initrd.img-6.2"],
+                "6.1:image 6.2:initramfs",
+            ),
+            (&["usr/lib/modules/6.9.1/vmlinuz"], "6.9.1:image"),
+            (
+                &[
+                    "lib/modules/",
+                    "lib/modules/6.1/",
+                    "usr/lib/modules/6.2/kernel/fs/ext4.ko",
+                ],
+                "6.1: 6.2:",
+            ),
+            (
+                &[
+                    "boot/vmlinuz",
+                    "vmlinuz",
+                    "boot/vmlinuz-",
+                    "boot/vmlinuz-rescue",
+                ],
+                "",
+            ),
+            (
+                &["boot/initramfs-6.1", "boot/initrd.img", "usr/modules/6.1/x"],
+                "",
+            ),
+        ] {
+            let mut shape = Shape::default();
+            for name in names {
+                shape.see(name.as_bytes());
+            }
+            let words = shape.kernels().into_iter().map(|kernel| {
+                let files = [
+                    (kernel.has_image, "image"),
+                    (kernel.has_initramfs, "initramfs"),
+                ];
+                let files = files
+                    .into_iter()
+                    .filter_map(|(has, file)| has.then_some(file));
+                format!("{}:{}", kernel.version, files.collect::<Vec<_>>().join("+"))
+            });
+            assert_eq!(words.collect::<Vec<_>>().join(" "), expected, "{names:?}");
+        }
+        let mut shape = Shape::default();
+        for number in 0..2000 {
+            shape.see(format!("usr/lib/modules/{number}/x").as_bytes());
+        }
+        assert_eq!(shape.kernels().len(), Shape::KERNELS_MAX);
     }
 
     #[test]

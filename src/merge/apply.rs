@@ -5,16 +5,19 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use super::plan::{Action, Content, Plan, Put};
-use crate::tree::{Dir, Id, Kind, Meta, Time, escaped};
+use super::plan::{Action, Content, Plan, Put, user_files};
+use super::reown::reowned;
+use super::users::Ids;
+use crate::tree::{Below, Dir, Id, Kind, Meta, Node, Time, escaped, walk};
+
+const ETC: &str = "etc";
 
 /// Applies a plan to the root of the copy, which holds what the new base holds, with the numbers that owners have
 /// on the host ([`super::reown`]). `layer` is the root of the layer.
 /// Returns the paths below /etc that had no place, which are left out.
 pub fn apply(plan: &Plan, layer: &Dir, copy: &Dir) -> Result<Vec<PathBuf>> {
-    const ETC: &str = "etc";
     let layer = layer
         .descend(Path::new(ETC))
         .context("cannot open /etc of the layer")?;
@@ -23,14 +26,7 @@ pub fn apply(plan: &Plan, layer: &Dir, copy: &Dir) -> Result<Vec<PathBuf>> {
     }
     let copy = copy.descend(Path::new(ETC)).context("cannot open /etc")?;
     let copy = copy.context("/etc is no directory")?;
-    let mut applier = Applier {
-        layer: layer.map(Opened::new),
-        copy: Opened::new(copy),
-        copied: BTreeMap::new(),
-        emptied: Vec::new(),
-        dirs: Vec::new(),
-        left_out: Vec::new(),
-    };
+    let mut applier = Applier::new(layer, copy, "/etc/");
     for item in &plan.items {
         applier
             .item(&item.path, &item.action)
@@ -38,6 +34,70 @@ pub fn apply(plan: &Plan, layer: &Dir, copy: &Dir) -> Result<Vec<PathBuf>> {
     }
     applier.finish()?;
     Ok(applier.left_out)
+}
+
+/// Copies what is at a path of one root, with all that is below it, to the same path of another, where nothing is and
+/// the directories above are there. It belongs to those who have the same names as its owners, by `ids`. A file gets
+/// `content` in the place of its own. Sockets are left out.
+pub fn copy(
+    path: &Path,
+    from: &Dir,
+    to: &Dir,
+    ids: &Ids,
+    content: Option<Vec<u8>>,
+    interrupt: &dyn Fn() -> Result<()>,
+) -> Result<()> {
+    let above = path.parent().unwrap_or(Path::new(""));
+    let mut applier = Applier::new(Some(from.again()?), to.again()?, "/");
+    let mut content = content.map(Content::Bytes);
+    walk(&[from.descend(above)?], path.file_name(), &mut |visit| {
+        interrupt()?;
+        let path = above.join(visit.path);
+        let failed = || format!("cannot copy /{}", escaped(&path));
+        let [Some(place)] = visit.places else {
+            return Ok(Below::Skip);
+        };
+        let Some(node) = place.node().with_context(failed)? else {
+            return Ok(Below::Skip);
+        };
+        let kind = node.stat.kind;
+        if kind == Kind::Socket {
+            return Ok(Below::Skip);
+        }
+        let put = Put {
+            kind,
+            content: content.take().unwrap_or(Content::Layer),
+            meta: owned(&node, ids).with_context(failed)?,
+            mtime: Some(node.stat.mtime),
+        };
+        let put = applier.item(&path, &Action::Put(put));
+        put.with_context(failed)?;
+        Ok(Below::Visit)
+    })?;
+    applier.finish()?;
+    match applier.left_out.first() {
+        Some(path) => bail!("/{} cannot be copied", escaped(path)),
+        None => Ok(()),
+    }
+}
+
+/// What a file has beside its content when it belongs to the same names elsewhere. One whose owner has no name there
+/// becomes root's, without the rights that others had by it.
+pub fn owned(node: &Node, ids: &Ids) -> io::Result<Meta> {
+    let stat = &node.stat;
+    let mut meta = reowned(stat, &node.xattrs()?, ids);
+    if meta.uid == 0 && stat.uid != 0 || meta.gid == 0 && stat.gid != 0 {
+        meta.mode &= !0o6000;
+    }
+    Ok(meta)
+}
+
+/// Which numbers the names of one root have in another.
+pub fn ids_between(from: &Dir, to: &Dir) -> Result<Ids> {
+    let files = |root: &Dir| user_files(root.descend(Path::new(ETC))?.as_ref());
+    let [from, to] = [from, to].map(files);
+    let failed = "cannot read the users of a root";
+    Ok(Ids::between(&from.context(failed)?, &to.context(failed)?))
 }
 
 /// A directory, and the one below it that was needed last: most paths follow each other.
@@ -66,6 +126,8 @@ impl Opened {
 }
 
 struct Applier {
+    /// What of a path all have in common, for errors.
+    above: &'static str,
     layer: Option<Opened>,
     copy: Opened,
     /// Files of several names that were copied: where, and with what.
@@ -78,6 +140,18 @@ struct Applier {
 }
 
 impl Applier {
+    fn new(layer: Option<Dir>, copy: Dir, above: &'static str) -> Self {
+        Self {
+            above,
+            layer: layer.map(Opened::new),
+            copy: Opened::new(copy),
+            copied: BTreeMap::new(),
+            emptied: Vec::new(),
+            dirs: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+
     fn item(&mut self, path: &Path, action: &Action) -> io::Result<()> {
         match action {
             Action::Nothing => Ok(()),
@@ -199,13 +273,13 @@ impl Applier {
         for path in self.emptied.iter().rev() {
             if let Some((dir, name)) = self.copy.place(path)? {
                 dir.remove(&name)
-                    .with_context(|| format!("cannot remove /etc/{}", escaped(path)))?;
+                    .with_context(|| format!("cannot remove {}{}", self.above, escaped(path)))?;
             }
         }
         for (path, mtime) in &self.dirs {
             if let Some((dir, name)) = self.copy.place(path)? {
                 dir.set_mtime(&name, *mtime)
-                    .with_context(|| format!("cannot write /etc/{}", escaped(path)))?;
+                    .with_context(|| format!("cannot write {}{}", self.above, escaped(path)))?;
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ mod reown;
 mod users;
 mod words;
 
-pub use apply::apply;
+pub use apply::{apply, copy, ids_between, owned};
 pub use class::{Class, class};
 pub use decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose, decide};
 pub use edits::{edited, listing};

@@ -814,7 +814,7 @@ fn read(dir: &Dir, name: &str) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-fn user_files(dir: Option<&Dir>) -> io::Result<UserFiles> {
+pub(super) fn user_files(dir: Option<&Dir>) -> io::Result<UserFiles> {
     let mut files = UserFiles::default();
     if let Some(dir) = dir {
         for (content, name) in files.0.iter_mut().zip(FILES) {

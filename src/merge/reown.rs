@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 
 use super::users::Ids;
-use crate::tree::{Below, Dir, Meta, Place, Xattrs, escaped, walk};
+use crate::tree::{Below, Dir, Meta, Place, Stat, Xattrs, escaped, walk};
 
 /// ACLs are lists of entries of 8 bytes behind a version (`linux/posix_acl_xattr.h`).
 const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
@@ -45,18 +45,23 @@ fn reown_one(place: &Place, ids: &Ids) -> Result<bool> {
         return Ok(false);
     };
     let (stat, xattrs) = (node.stat, node.xattrs()?);
-    let map = |ids: &BTreeMap<u32, u32>, id: u32| ids.get(&id).copied().unwrap_or(id);
-    let meta = Meta {
-        uid: map(&ids.users, stat.uid),
-        gid: map(&ids.groups, stat.gid),
-        mode: stat.mode,
-        xattrs: mapped(&xattrs, ids),
-    };
+    let meta = reowned(&stat, &xattrs, ids);
     if (meta.uid, meta.gid, &meta.xattrs) == (stat.uid, stat.gid, &xattrs) {
         return Ok(false);
     }
     place.dir.set_meta(place.name, &meta, None)?;
     Ok(true)
+}
+
+/// What a file has when it belongs to the same names elsewhere.
+pub(super) fn reowned(stat: &Stat, xattrs: &Xattrs, ids: &Ids) -> Meta {
+    let map = |ids: &BTreeMap<u32, u32>, id: u32| ids.get(&id).copied().unwrap_or(id);
+    Meta {
+        uid: map(&ids.users, stat.uid),
+        gid: map(&ids.groups, stat.gid),
+        mode: stat.mode,
+        xattrs: mapped(xattrs, ids),
+    }
 }
 
 fn mapped(xattrs: &Xattrs, ids: &Ids) -> Xattrs {

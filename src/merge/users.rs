@@ -37,6 +37,31 @@ pub struct Ids {
     pub groups: BTreeMap<u32, u32>,
 }
 
+impl Ids {
+    /// Which numbers one root has for the names of another. What belongs to names that it does not have is root's.
+    pub fn between(from: &UserFiles, to: &UserFiles) -> Self {
+        let ids = |file: usize| {
+            let [from, to] = [from, to].map(|files| {
+                let content = files.0[file].as_deref().unwrap_or_default();
+                Table::parse(file, content)
+            });
+            let mut ids = BTreeMap::new();
+            for fields in from.entries() {
+                // A number can have several names.
+                let id = ids.entry(id_of(fields)).or_insert(0);
+                if *id == 0 {
+                    *id = to.get(&fields[0]).map_or(0, id_of);
+                }
+            }
+            ids
+        };
+        Self {
+            users: ids(PASSWD),
+            groups: ids(GROUP),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
     pub files: UserFiles,
@@ -892,5 +917,23 @@ mod tests {
                 assert_eq!(id, Some(&id_of(fields)), "{users}");
             }
         }
+    }
+
+    #[test]
+    fn names_have_other_numbers_in_another_root() {
+        let files = |passwd: &str, group: &str| {
+            let mut files = UserFiles::default();
+            files.0[PASSWD] = Some(passwd.as_bytes().to_vec());
+            files.0[GROUP] = Some(group.as_bytes().to_vec());
+            files
+        };
+        let from = files(
+            "root:x:0:0:::\nweb:x:101:102:::\nweb2:x:101:102:::\ngone:x:103:103:::\n",
+            "root:x:0:\nweb:x:102:\n",
+        );
+        let to = files("root:x:0:0:::\nweb:x:201:202:::\n", "web:x:202:\n");
+        let ids = Ids::between(&from, &to);
+        assert_eq!(ids.users, [(0, 0), (101, 201), (103, 0)].into());
+        assert_eq!(ids.groups, [(0, 0), (102, 202)].into());
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::cmd::{Cmd, quote};
+use super::cmd::{Cmd, as_format, quote};
 use super::files::replace;
 use super::flush::{self, flush};
 
@@ -68,9 +68,11 @@ impl fmt::Display for Action<'_> {
         match self {
             Self::Run(cmd) | Self::Write(.., Some(cmd)) => f.write_str(&cmd.line()),
             Self::Write(path, content, ..) | Self::Rewrite(path, content) => {
-                let text = String::from_utf8_lossy(content);
-                let (path, text) = (quote(path.as_os_str()), text.trim_end_matches('\n'));
-                write!(f, "cat > {path} <<'EOF'\n{text}\nEOF")
+                let path = quote(path.as_os_str());
+                match as_document(content) {
+                    Some(text) => write!(f, "cat > {path} <<'EOF'\n{text}EOF"),
+                    None => write!(f, "printf '{}' > {path}", as_format(content)),
+                }
             }
             Self::Copy(from, to, mode) => {
                 let install = Cmd::new("install").arg("-m").arg(format!("{mode:04o}"));
@@ -84,8 +86,19 @@ impl fmt::Display for Action<'_> {
     }
 }
 
+/// Content that a here-document gives back as it is, up to a line `EOF`: lines of text.
+fn as_document(content: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(content).ok()?;
+    let is_text = |c: char| !c.is_control() || "\n\t".contains(c);
+    let has_end = text.is_empty() || text.ends_with('\n');
+    let is_plain = has_end && text.chars().all(is_text) && text.lines().all(|line| line != "EOF");
+    is_plain.then_some(text)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -104,5 +117,56 @@ mod tests {
             action.to_string(),
             "cat > '/boot/a b' <<'EOF'\none\n$two\nEOF"
         );
+        let action = Action::Rewrite(Path::new("/etc/fstab"), b"# caf\xe9 100 %\n/ x\n");
+        assert_eq!(
+            action.to_string(),
+            "printf '# caf\\351 100 %%\n/ x\n' > /etc/fstab"
+        );
+    }
+
+    #[test]
+    fn a_shell_gives_each_content_back_byte_for_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("it's a file");
+        let all: Vec<u8> = (0..=255).collect();
+        for content in [
+            &b""[..],
+            b"\n",
+            b"one",
+            b"one\n",
+            b"one\n\n\n",
+            b"\n\none\ttwo\n",
+            b"a\nEOF\nb\n",
+            b"EOF\n",
+            b" EOF\nEOF \nXEOF\n",
+            b"$HOME `id` \\ \\n \\101 \"' $(id)\n",
+            b"it's 100 % and %s, \\n \\101",
+            b"# caf\xc3\xa9\n",
+            b"# caf\xe9\nUUID=1-2 / ext4 defaults 0 1\n",
+            b"# caf\xe9\n\n",
+            b"-n -e %b\xff",
+            b"--\xff",
+            b"\xff7\x001",
+            b"dos\r\n",
+            b"\x1b[2J\n",
+            b"nul\0\n",
+            &all,
+            &[b'#'; 1024],
+        ] {
+            for action in [
+                Action::Write(&path, content, 0o644, None),
+                Action::Rewrite(&path, content),
+            ] {
+                for shell in ["sh", "bash"] {
+                    let ran = Command::new(shell)
+                        .args(["-e", "-c", &action.to_string()])
+                        .output()
+                        .unwrap();
+                    assert!(ran.status.success() && ran.stderr.is_empty(), "{ran:?}");
+                    let written = fs::read(&path).unwrap();
+                    assert_eq!(written, content, "{shell}: {action}");
+                }
+            }
+        }
     }
 }

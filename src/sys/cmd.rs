@@ -168,6 +168,17 @@ impl Cmd {
         command
     }
 
+    /// The same, run by another program, which gets it as its last arguments.
+    pub(super) fn run_by(&self, other: Self) -> Command {
+        let program = self.path().unwrap_or_else(|| self.program.into());
+        let other = other.arg(program).args(&self.args);
+        Self {
+            uninterrupted: self.uninterrupted,
+            ..other
+        }
+        .command()
+    }
+
     /// What people call it.
     fn name(&self) -> String {
         match self.args.first() {
@@ -306,13 +317,32 @@ impl fmt::Display for Cmd {
 
 /// `word` as a shell reads it back.
 pub fn quote(word: &OsStr) -> String {
-    let text = String::from_utf8_lossy(word.as_bytes());
+    let Some(text) = word.to_str() else {
+        return format!("\"$(printf '{}')\"", as_format(word.as_bytes()));
+    };
     let plain = |c: char| c.is_ascii_alphanumeric() || "_+.-/:=,@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
-        text.into_owned()
+        text.to_owned()
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
     }
+}
+
+/// Any bytes as a format in single quotes that printf(1) of each shell gives back: with octal numbers for what is no
+/// text, or could be read as something else.
+pub(super) fn as_format(bytes: &[u8]) -> String {
+    let mut format = String::with_capacity(bytes.len());
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'%' => format.push_str("%%"),
+            // An option begins with a hyphen.
+            b'-' if at == 0 => format.push_str("\\055"),
+            b'\\' | b'\'' => format.push_str(&format!("\\{byte:03o}")),
+            b'\n' | b' '..=b'~' => format.push((*byte).into()),
+            _ => format.push_str(&format!("\\{byte:03o}")),
+        }
+    }
+    format
 }
 
 #[cfg(test)]
@@ -329,6 +359,11 @@ mod tests {
             r"lvm lvs -o lv_name 'a b' 'it'\''s' '' '$x'"
         );
         assert_eq!(Cmd::this().arg("x").to_string(), "imgbased-helper x");
+        let odd = OsStr::from_bytes(b"/a b/$x's \xff");
+        assert_eq!(quote(odd), r#""$(printf '/a b/$x\047s \377')""#);
+        let shown = Cmd::new("printf").arg("%s").arg(odd).to_string();
+        let shell = Command::new("sh").args(["-c", &shown]).output().unwrap();
+        assert_eq!(shell.stdout, odd.as_bytes());
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Small files: replaced as a whole, so that a boot loader never reads half of one.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::flush::flush;
 
@@ -74,10 +75,18 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
+/// A file in memory, for a program to read by its descriptor: it has no name, and is gone when both have closed it.
+pub fn in_memory(content: &[u8]) -> Result<File> {
+    let file = memfd_create(c"file", MFdFlags::empty()).map(File::from);
+    let mut file = file.context("cannot make a file in memory")?;
+    file.write_all(content)
+        .context("cannot write to a file in memory")?;
+    Ok(file)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[test]
     fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {

@@ -18,8 +18,10 @@ use super::steps::number_of_tests;
 
 /// For tests: another time limit, in seconds.
 pub(super) const TIME_LIMIT_OF_TESTS: &str = "IMGBASED_TIME_LIMIT";
-/// How much of its last words is kept, in bytes.
-const WORDS_MAX: usize = 2048;
+/// How much of its last words is kept, in bytes, where people read them.
+pub(super) const WORDS_MAX: usize = 2048;
+/// The same where they are read by this program.
+const LIST_MAX: usize = 64 << 10;
 /// How often it is looked at: soon after the start, since most programs take no time, then less often.
 const FIRST_INTERVAL: Duration = Duration::from_millis(2);
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -32,10 +34,39 @@ const LETTING_GO: Duration = Duration::from_secs(2);
 /// Fails as [`Cmd::run`] does, also when the time is over. A signal ends the program.
 pub fn run(cmd: &Cmd, seconds: u32, interrupt: &Interrupt) -> Result<String> {
     let seconds = number_of_tests(TIME_LIMIT_OF_TESTS).unwrap_or(seconds);
-    let mut command = cmd.clone().uninterrupted().command();
+    let command = cmd.clone().uninterrupted().command();
+    said_by(command, seconds, interrupt, WORDS_MAX)
+}
+
+/// What a program of the host may take that reads what can come from anywhere.
+pub struct Limits {
+    pub seconds: u32,
+    /// Of each of its processes, in bytes.
+    pub memory: u64,
+    /// The largest file that it can write, in bytes.
+    pub file: u64,
+}
+
+/// Does the same with such a program. The kernel ends it where this process has been killed.
+pub fn run_within(cmd: &Cmd, limits: &Limits, interrupt: &Interrupt) -> Result<String> {
+    log::debug!("+ {cmd}");
+    let limit = Cmd::new("prlimit")
+        .arg(format!("--cpu={}", limits.seconds))
+        .arg(format!("--as={}", limits.memory))
+        .arg(format!("--fsize={}", limits.file));
+    let command = cmd.clone().uninterrupted().run_by(limit);
+    said_by(command, limits.seconds, interrupt, LIST_MAX)
+}
+
+fn said_by(
+    mut command: Command,
+    seconds: u32,
+    interrupt: &Interrupt,
+    words_max: usize,
+) -> Result<String> {
     let limit = Duration::from_secs(seconds.into());
     let is_unwanted = || interrupt.check().is_err();
-    let end = watch(&mut command, limit, &is_unwanted, true)?;
+    let end = watch(&mut command, limit, &is_unwanted, true, words_max)?;
     let why = match end.cut_off {
         None if end.status.success() => return Ok(end.words),
         None => end.status.to_string(),
@@ -63,6 +94,7 @@ pub(super) fn watch(
     limit: Duration,
     is_unwanted: &dyn Fn() -> bool,
     has_group: bool,
+    words_max: usize,
 ) -> Result<End> {
     let (input, output) = pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -73,7 +105,7 @@ pub(super) fn watch(
         .spawn()
         .context("it could not be started")?;
     let pid = i32::try_from(child.id())?;
-    let mut words = LastWords::of(input.into());
+    let mut words = LastWords::of(input.into(), words_max);
     let deadline = Instant::now() + limit;
     let mut interval = FIRST_INTERVAL;
     let cut_off = loop {
@@ -120,15 +152,18 @@ struct LastWords {
     pipe: File,
     buffer: Vec<u8>,
     heard: Vec<u8>,
+    /// How many bytes are kept.
+    max: usize,
 }
 
 impl LastWords {
     /// From a pipe that does not wait.
-    fn of(pipe: File) -> Self {
+    fn of(pipe: File, max: usize) -> Self {
         Self {
             pipe,
             buffer: vec![0; 64 << 10],
             heard: Vec::new(),
+            max,
         }
     }
 
@@ -139,7 +174,7 @@ impl LastWords {
             return false;
         };
         self.heard.extend_from_slice(&self.buffer[..count]);
-        let over = self.heard.len().saturating_sub(WORDS_MAX);
+        let over = self.heard.len().saturating_sub(self.max);
         self.heard.drain(..over);
         true
     }
@@ -199,7 +234,7 @@ mod tests {
 
     fn said(pieces: &[&[u8]]) -> String {
         let (input, output) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
-        let mut words = LastWords::of(input.into());
+        let mut words = LastWords::of(input.into(), WORDS_MAX);
         let mut output = File::from(output);
         for piece in pieces {
             output.write_all(piece).unwrap();
@@ -237,6 +272,50 @@ mod tests {
         let error = shell(&script("echo waiting; wait"), 1).unwrap_err();
         assert_eq!(error.to_string(), "waiting (it was ended after 1 s)");
         assert!(!lives(&file));
+    }
+
+    #[test]
+    fn what_reads_foreign_input_stays_within_limits() {
+        let limits = |seconds| Limits {
+            seconds,
+            memory: 256 << 20,
+            file: 1 << 20,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        for (script, seconds, wanted) in [
+            ("echo one; echo two", LONG, Ok("one\ntwo")),
+            (
+                "seq 2000 | wc -l; exit 4",
+                LONG,
+                Err("2000 (exit status: 4)"),
+            ),
+            ("sleep 1000 & wait", 1, Err("it was ended after 1 s")),
+            // dd(1) takes a buffer of that size.
+            (
+                "dd if=/dev/zero of=/dev/null bs=512M count=1",
+                LONG,
+                Err("memory exhausted"),
+            ),
+            (
+                "trap '' XFSZ; head -c 2M /dev/zero >\"$0/large\"",
+                LONG,
+                Err("File too large"),
+            ),
+            ("ulimit -t", 7, Ok("7")),
+        ] {
+            let cmd = Cmd::new("sh").args(["-c", script]).arg(dir.path());
+            let got = run_within(&cmd, &limits(seconds), &Interrupt::default());
+            match (got, wanted) {
+                (Ok(got), Ok(wanted)) => assert_eq!(got, wanted, "{script}"),
+                (Err(error), Err(wanted)) => {
+                    assert!(error.to_string().contains(wanted), "{script}: {error}");
+                }
+                (got, _) => panic!("{script}: {got:?}"),
+            }
+        }
+        let list = Cmd::new("seq").args(["1000"]);
+        let list = run_within(&list, &limits(LONG), &Interrupt::default()).unwrap();
+        assert_eq!(list.lines().next(), Some("1"));
     }
 
     #[test]

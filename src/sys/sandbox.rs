@@ -1,9 +1,10 @@
 //! Runs programs of a root filesystem that can come from anywhere, such as dracut of an image. They change
 //! nothing outside, and nothing of them is left when they have ended.
 //!
-//! What they see: their root, which is read-only; `/run` and `/tmp` in memory, empty at first; five devices that
+//! What they see: their root, which is read-only unless they are to change it; `/run` and `/tmp` in memory, empty at first; five devices that
 //! hold nothing; and themselves in `/proc`. There is no disk, no `/sys`, no network, no process and no file of
-//! the host. Of the capabilities they have those for files of any owner.
+//! the host. Of the capabilities they have those for files of any owner. Each of them has limits, and where the host
+//! can have another control group, all of them together.
 //!
 //! The verb starts this program as `sandbox`, which makes a namespace of processes and watches the time. That
 //! starts it once more as `sandbox-init`: the first process of the namespace, which shuts itself in and then
@@ -38,9 +39,10 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities,
 };
 
+use super::cgroup::{self, Leaf};
 use super::cmd::{Cmd, ENVIRONMENT};
 use super::interrupt::Interrupt;
-use super::limited::{self, TIME_LIMIT_OF_TESTS};
+use super::limited::{self, TIME_LIMIT_OF_TESTS, WORDS_MAX};
 use super::rooted::{descriptor, open_beneath};
 use super::seccomp;
 use super::steps::number_of_tests;
@@ -57,9 +59,11 @@ const TIME_LIMIT: u32 = 15 * 60;
 /// What programs can write to, in memory: half of the machine's, as for any tmpfs. It is for root to look at.
 const MEMORY: &str = "size=50%,mode=0700,nosuid,nodev,noexec";
 /// The largest file that they can write, in bytes.
-const FILE_MAX: u64 = 1 << 30;
+pub const FILE_MAX: u64 = 1 << 30;
 /// The memory that each process can have at least, in bytes, be the machine as small as it may.
 const PROCESS_MIN: u64 = 512 << 20;
+/// In the place of a control group where there can be none.
+const NO_GROUP: &str = "-";
 
 /// The character devices, by their numbers (null(4), full(4), random(4)).
 const DEVICES: [(&str, u64, u64); 5] = [
@@ -91,9 +95,14 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SYS_CHROOT);
 
+/// Whether programs may change their root, in words.
+const READ_ONLY: &str = "ro";
+const WRITABLE: &str = "rw";
+
 /// A root filesystem whose programs are shut in.
 pub struct Sandbox {
     root: PathBuf,
+    access: &'static str,
     /// Where what they have as /run and /tmp is mounted.
     scratch: PathBuf,
     mounted: UndoStep,
@@ -102,11 +111,27 @@ pub struct Sandbox {
 impl Sandbox {
     /// For programs of the root that is mounted at `root`. What they may write to is mounted at `scratch`.
     pub fn open(tx: &mut Transaction, root: &Path, scratch: &Path) -> Result<Self> {
+        Self::with(tx, root, scratch, READ_ONLY)
+    }
+
+    /// For programs of a root that nothing has been booted from yet, which they may change as well. What they do to it
+    /// is not undone by itself.
+    pub fn writable(tx: &mut Transaction, root: &Path, scratch: &Path) -> Result<Self> {
+        Self::with(tx, root, scratch, WRITABLE)
+    }
+
+    fn with(
+        tx: &mut Transaction,
+        root: &Path,
+        scratch: &Path,
+        access: &'static str,
+    ) -> Result<Self> {
         tx.create_dir(scratch)?;
         let mount = Cmd::new("mount").args(["-t", "tmpfs", "-o", MEMORY, "tmpfs"]);
         let undo = Cmd::new("umount").arg(scratch);
         Ok(Self {
             root: root.to_owned(),
+            access,
             scratch: scratch.to_owned(),
             mounted: tx.run_undoable(&mount.arg(scratch), undo)?,
         })
@@ -116,17 +141,25 @@ impl Sandbox {
     ///
     /// Fails as [`Cmd::run`] does, also when it takes too long. A signal ends it.
     pub fn run(&self, tx: &mut Transaction, program: &[&str]) -> Result<()> {
+        self.attempt(tx, program)?
+    }
+
+    /// Does the same where it does no harm if the program fails, which is the inner result.
+    pub fn attempt(&self, tx: &mut Transaction, program: &[&str]) -> Result<Result<()>> {
         let limit = number_of_tests(TIME_LIMIT_OF_TESTS).unwrap_or(TIME_LIMIT);
         let cmd = Cmd::this()
-            .args([SANDBOX, &limit.to_string()])
+            .args([SANDBOX, &limit.to_string(), self.access])
             .args([&self.root, &self.scratch])
             .args(program)
             .uninterrupted()
             .ends_unread();
+        let mut done = Ok(());
         tx.work(&cmd, |interrupt| {
             let running = cmd.start(Stdio::null(), Stdio::piped())?;
-            running.wait_with(|| interrupt.check()).map(drop)
-        })
+            done = running.wait_with(|| interrupt.check()).map(drop);
+            interrupt.check()
+        })?;
+        Ok(done)
     }
 
     /// Where a file is that a program has written at `path`, which is in `run/` or `tmp/`, once it has ended.
@@ -155,7 +188,7 @@ impl Sandbox {
     }
 }
 
-/// Runs a program shut in: `SECONDS ROOT SCRATCH PROGRAM [ARGUMENT...]`. Says its last words, and ends as it does.
+/// Runs a program shut in: `SECONDS ACCESS ROOT SCRATCH PROGRAM [ARGUMENT...]`. Says its last words, and ends as it does.
 ///
 /// Fails when the time is over, and when nobody reads its standard output any more.
 pub fn watch(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
@@ -163,15 +196,23 @@ pub fn watch(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     let limit = Duration::from_secs(seconds.context("`sandbox` is for this program itself")?);
     let interrupt = Interrupt::by_signals()?;
     unshare(CloneFlags::CLONE_NEWPID).context("cannot make a namespace of processes")?;
-    let mut command = Cmd::this().arg(INIT).args(args).command();
+    let leaf = Leaf::with_memory(all_memory()?);
+    let group = leaf.as_ref().map_or(Path::new(NO_GROUP), Leaf::path);
+    let mut command = Cmd::this().arg(INIT).arg(group).args(args).command();
     // The kernel ends all others with it, before it has been waited for.
     let is_unwanted = || interrupt.check().is_err() || !is_read();
-    let end = limited::watch(&mut command, limit, &is_unwanted, false)?;
+    let end = limited::watch(&mut command, limit, &is_unwanted, false, WORDS_MAX)?;
     if !end.words.is_empty() {
         eprintln!("{}", end.words);
     }
     if let Some(why) = end.cut_off {
         bail!(why);
+    }
+    if let Some(memory) = leaf.as_ref().and_then(Leaf::exceeded) {
+        bail!(
+            "it was ended, as it wants more than {} MiB of memory",
+            memory >> 20
+        );
     }
     let code = end.status.code();
     let code = code.with_context(|| end.status.to_string())?;
@@ -188,10 +229,19 @@ fn is_read() -> bool {
     !events.is_some_and(|events| events.contains(PollFlags::POLLERR))
 }
 
-/// Shuts this process in, and becomes a program: `ROOT SCRATCH PROGRAM [ARGUMENT...]`. Returns only if that fails.
+/// Shuts this process in, and becomes a program: `GROUP ACCESS ROOT SCRATCH PROGRAM [ARGUMENT...]`. Returns
+/// only if that fails.
 pub fn enter(mut args: impl Iterator<Item = OsString>) -> Result<Infallible> {
-    let words = [args.next(), args.next(), args.next()];
-    let [Some(root), Some(scratch), Some(program)] = words else {
+    let mut word = || args.next();
+    let words = [word(), word(), word(), word(), word()];
+    let [
+        Some(group),
+        Some(access),
+        Some(root),
+        Some(scratch),
+        Some(program),
+    ] = words
+    else {
         bail!("`{INIT}` is run by `{SANDBOX}`");
     };
     ensure!(
@@ -203,9 +253,15 @@ pub fn enter(mut args: impl Iterator<Item = OsString>) -> Result<Infallible> {
     ensure!(is_read(), "`{SANDBOX}` has ended");
     // No terminal sends it signals.
     setsid()?;
+    if group != NO_GROUP
+        && let Err(error) = cgroup::enter(group.as_ref())
+    {
+        log::debug!("no limits for all together: {error}");
+    }
     // Where memory becomes scarce, the kernel ends it first.
     fs::write("/proc/self/oom_score_adj", "1000").context("cannot write oom_score_adj")?;
-    build(root.as_ref(), scratch.as_ref()).context("cannot shut it in")?;
+    let is_writable = access == WRITABLE;
+    build(root.as_ref(), scratch.as_ref(), is_writable).context("cannot shut it in")?;
     limit_resources().context("cannot limit what it uses")?;
     let mut command = Command::new(&program);
     command
@@ -225,7 +281,7 @@ pub fn enter(mut args: impl Iterator<Item = OsString>) -> Result<Infallible> {
 }
 
 /// Makes `root` the root, in namespaces of its own, with nothing else below it than what programs need.
-fn build(root: &Path, scratch: &Path) -> Result<()> {
+fn build(root: &Path, scratch: &Path, is_writable: bool) -> Result<()> {
     unshare(
         CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWIPC
@@ -246,7 +302,9 @@ fn build(root: &Path, scratch: &Path) -> Result<()> {
     let harmless = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     let top = scratch.join("root");
     mount_at(&top, Some(root), None, MsFlags::MS_BIND)?;
-    change_mount(&top, MsFlags::MS_BIND | MsFlags::MS_RDONLY | harmless)?;
+    let mut flags = MsFlags::MS_BIND | harmless;
+    flags.set(MsFlags::MS_RDONLY, !is_writable);
+    change_mount(&top, flags)?;
     let dir = File::open(&top).with_context(|| top.display().to_string())?;
     // Nothing that the root holds is followed: what is mounted is where it seems to be. It is opened anew when
     // something is mounted there.
@@ -320,10 +378,19 @@ fn change_mount(target: impl AsRef<Path>, flags: MsFlags) -> Result<()> {
     mount_at(target, None, None, MsFlags::MS_REMOUNT | flags)
 }
 
+/// The memory that each process may have, in bytes.
+pub fn process_memory() -> Result<u64> {
+    Ok((sysinfo()?.ram_total() / 2).max(PROCESS_MIN))
+}
+
+/// The memory that all of them may have, with what they write, in bytes.
+fn all_memory() -> Result<u64> {
+    Ok((sysinfo()?.ram_total() / 4 * 3).max(PROCESS_MIN))
+}
+
 fn limit_resources() -> Result<()> {
-    let memory = (sysinfo()?.ram_total() / 2).max(PROCESS_MIN);
     for (resource, limit) in [
-        (Resource::RLIMIT_AS, memory),
+        (Resource::RLIMIT_AS, process_memory()?),
         (Resource::RLIMIT_FSIZE, FILE_MAX),
         // With any other limit, even of 0, a crash starts a program of the host where that collects core dumps
         // (`do_coredump` in linux/fs/coredump.c).
@@ -384,6 +451,7 @@ mod tests {
         change(|tx| {
             let sandbox = Sandbox {
                 root: "/".into(),
+                access: READ_ONLY,
                 scratch: dir.path().to_owned(),
                 mounted: tx.on_failure(Cmd::new("true")),
             };
@@ -417,11 +485,11 @@ mod tests {
             let words = text.split_whitespace().map(OsString::from);
             words.collect::<Vec<_>>().into_iter()
         };
-        for text in ["", "x / /tmp true", "-1 / /tmp true"] {
+        for text in ["", "x ro / /tmp true", "-1 ro / /tmp true"] {
             let error = watch(words(text)).unwrap_err().to_string();
             assert!(error.contains("for this program itself"), "{text}: {error}");
         }
-        for text in ["", "/ /tmp", "/ /tmp true"] {
+        for text in ["", "- ro / /tmp", "- ro / /tmp true"] {
             let error = enter(words(text)).unwrap_err().to_string();
             assert!(error.contains("is run by"), "{text}: {error}");
         }

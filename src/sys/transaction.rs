@@ -57,17 +57,13 @@ pub struct Writer {
 
 impl Writer {
     /// From here on the signals that end a program make the next step fail, so that what was done is
-    /// undone.
+    /// undone. A dry run has to undo what it has done to look.
     pub fn new(verb: &'static str, wait: Duration, dry_run: bool) -> Result<Self> {
         Ok(Self {
             verb,
             wait,
             dry_run,
-            interrupt: if dry_run {
-                Interrupt::default()
-            } else {
-                Interrupt::by_signals()?
-            },
+            interrupt: Interrupt::by_signals()?,
             steps: Steps::from_environment(),
             lock: RefCell::default(),
         })
@@ -144,6 +140,7 @@ enum Undo {
     /// Gives a file its old content and permission bits.
     Restore(PathBuf, Vec<u8>, u32),
     Rename(PathBuf, PathBuf),
+    Work(Box<dyn Fn() -> Result<()>>),
 }
 
 /// Names an undo step, to run it early with [`Transaction::undo_now`].
@@ -258,6 +255,18 @@ impl Transaction<'_> {
         }
         log::debug!("+ {command}");
         self.writer.steps.take(|| work(&self.writer.interrupt))
+    }
+
+    /// The same, and `undo` if the scope fails later. What fails itself takes back what it did.
+    pub fn work_undoable(
+        &mut self,
+        command: &dyn fmt::Display,
+        work: impl FnOnce(&Interrupt) -> Result<()>,
+        undo: impl Fn() -> Result<()> + 'static,
+    ) -> Result<()> {
+        self.work(command, work)?;
+        self.remember(Undo::Work(Box::new(undo)));
+        Ok(())
     }
 
     /// Runs a command, and `undo` if the scope fails later.
@@ -390,6 +399,7 @@ impl Transaction<'_> {
     fn revert(&self, undo: &Undo) -> Result<()> {
         let actions = match undo {
             Undo::Run(cmd) => return self.perform(&Action::Run(cmd)),
+            Undo::Work(undo) => return self.writer.steps.take(undo),
             Undo::Remove(path) => [Action::Remove(path), Action::Flush(directory(path))],
             Undo::Restore(path, content, mode) => [
                 Action::Write(path, content, *mode, None),
@@ -442,7 +452,9 @@ pub fn cut_before(step: u32, work: impl FnOnce(&mut Transaction) -> Result<()>) 
 mod tests {
     use super::*;
     use anyhow::bail;
+    use nix::sys::signal::{Signal, raise};
     use std::process::Command;
+    use std::rc::Rc;
     use tempfile::TempDir;
 
     fn writer() -> Writer {
@@ -533,6 +545,25 @@ mod tests {
         });
         assert!(failed.is_err());
         assert_eq!(log.words(), "do1 do2 undo2");
+    }
+
+    #[test]
+    fn work_of_this_program_is_undone_in_its_turn() {
+        let log = Log::new();
+        let words = Rc::new(RefCell::new(String::new()));
+        let noted = Rc::clone(&words);
+        let failed: Result<()> = writer().transaction(|tx| {
+            log.do_it(tx, 1)?;
+            let undo = move || {
+                noted.borrow_mut().push_str("undone");
+                Ok(())
+            };
+            tx.work_undoable(&"work", |_| Ok(()), undo)?;
+            tx.work_undoable(&"work", |_| bail!("inside"), || bail!("never done"))
+        });
+        assert_eq!(failed.unwrap_err().to_string(), "inside");
+        assert_eq!(*words.borrow(), "undone");
+        assert_eq!(log.words(), "do1 undo1");
     }
 
     #[test]
@@ -771,6 +802,38 @@ mod tests {
         );
         drop(writer);
         assert!(lock().is_ok());
+    }
+
+    /// The name of a test, which runs itself once more as the process that is interrupted.
+    const INTERRUPTED: &str =
+        "sys::transaction::tests::a_signal_ends_a_dry_run_with_what_it_looks_at";
+
+    #[test]
+    fn a_signal_ends_a_dry_run_with_what_it_looks_at() {
+        struct Look(PathBuf);
+        impl Drop for Look {
+            fn drop(&mut self) {
+                fs::write(&self.0, "").unwrap();
+            }
+        }
+        if let Some(dir) = std::env::var_os("IMGBASED_TEST_DIR") {
+            let dry_run = Writer::new("test", Duration::ZERO, true).unwrap();
+            let error = dry_run.transaction(|tx| {
+                let _look = Look(Path::new(&dir).join("undone"));
+                raise(Signal::SIGINT)?;
+                tx.run(&Cmd::new("true"))
+            });
+            assert_eq!(error.unwrap_err().to_string(), "interrupted");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let again = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", INTERRUPTED])
+            .env("IMGBASED_TEST_DIR", dir.path())
+            .output()
+            .unwrap();
+        assert!(again.status.success(), "{again:?}");
+        assert_eq!(names(&dir), ["undone"]);
     }
 
     #[test]

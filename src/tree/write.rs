@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io;
 
 use rustix::fs::{
-    self, AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
-    XattrFlags,
+    self, AtFlags, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT,
+    Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -50,10 +50,26 @@ impl Dir {
         self.unlocked(to, || Ok(fs::renameat(&self.fd, from, &self.fd, to)?))
     }
 
-    /// Has this name and the name `other` in `dir` change places, whatever they are.
-    pub fn exchange(&self, name: &OsStr, dir: &Self, other: &OsStr) -> io::Result<()> {
-        let exchange = fs::RenameFlags::EXCHANGE;
-        Ok(fs::renameat_with(&self.fd, name, &dir.fd, other, exchange)?)
+    /// Has what is at a name here and what is at one in `other` change places, in one moment. One of them need not
+    /// be there. The same once more undoes it.
+    pub fn exchange(&self, name: &OsStr, other: &Self, of: &OsStr) -> io::Result<()> {
+        let here = (&self.fd, name, self.stat_of(name)?.is_some());
+        let there = (&other.fd, of, other.stat_of(of)?.is_some());
+        let (from, to) = if there.2 {
+            (there, here)
+        } else {
+            (here, there)
+        };
+        if !from.2 {
+            return Ok(());
+        }
+        let flags = if to.2 {
+            RenameFlags::EXCHANGE
+        } else {
+            RenameFlags::NOREPLACE
+        };
+        let exchange = || fs::renameat_with(from.0, from.1, to.0, to.1, flags).map_err(Into::into);
+        self.unlocked(name, || other.unlocked(of, exchange))
     }
 
     /// Removes a name, if it is there. Of directories only empty ones are removed; returns whether it is

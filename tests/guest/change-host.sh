@@ -3,6 +3,7 @@
 # brings and is not wanted.
 set -eu
 
+# shellcheck disable=SC2016 # a hash, not variables
 useradd --create-home --uid 1000 --password '$6$salt$tOHtR7fO0R5pYL2OaoRQ0rJvH7HcBsmYd2nGyhLB8eVUJZ8p2bLMhl0l1rmwJd6Cg/eDPVnlbLTZt0TYJQO8V/' admin
 echo 'of the admin' >/etc/motd
 echo changed >/etc/issue

@@ -26,7 +26,7 @@ for name in $names; do
     echo "fstab of $name"
     lvm lvchange -qq -K -ay "$group/$name"
     if mount -o ro,noload "/dev/$group/$name" /mnt/look; then
-        cat /mnt/look/etc/fstab || true
+        cat -v /mnt/look/etc/fstab || true
         umount /mnt/look
     fi
 done

@@ -76,6 +76,14 @@ memory)
     dd if=/dev/zero of=/run/full bs=1M && got file
     tell memory
     ;;
+herd)
+    # Each of them may have that much.
+    for _ in 1 2 3 4; do
+        head -c 400M /dev/zero | tail &
+    done
+    wait
+    tell herd
+    ;;
 link)
     ln -s /etc/shadow /run/initrd-9.9
     ;;

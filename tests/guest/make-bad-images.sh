@@ -30,6 +30,11 @@ magic() {
 
 mke2fs -q -t ext4 -d tree good.img 16M
 mke2fs -q -t ext4 -d kernelless kernelless.img 16M
+gzip -c kernelless.img >kernelless.gz
+cp -a kernelless initrdless
+mkdir initrdless/boot
+echo kernel >initrdless/boot/vmlinuz-9.9
+mke2fs -q -t ext4 -d initrdless initrdless.img 16M
 mkfifo fifo
 : >empty.img
 echo text >text.img
@@ -62,6 +67,7 @@ mkfs.xfs -q good.xfs
 head -c 100M good.xfs >truncated.xfs
 cp --sparse=always good.xfs damaged.xfs
 overwrite damaged.xfs 512 16384
+zstd -q --rm damaged.xfs
 
 mksquashfs tree good.squashfs -quiet -no-progress >/dev/null
 gzip -c good.squashfs >squashfs.gz
@@ -85,6 +91,8 @@ head -c 1000000 good.tar >truncated.tar
 gzip -c good.tar >good.tar.gz
 head -c 1000000 good.tar.gz >truncated.tar.gz
 tar -C kernelless -cf kernelless.tar .
+tar -C initrdless -cf initrdless.tar .
+mksquashfs kernelless kernelless.squashfs -quiet -no-progress >/dev/null
 {
     head -c 512 good.tar
     head -c 100000 /dev/urandom

@@ -18,6 +18,9 @@ rm etc/issue.net
 mkdir etc/issue.net
 echo below >etc/issue.net/below
 rm etc/debian_version
+# As of a system that has run.
+touch etc/.updated var/.updated
+: >etc/ld.so.cache
 cat >usr/lib/systemd/system/second.service <<UNIT
 [Service]
 Type=oneshot

@@ -57,7 +57,7 @@ installed_group() {
 }
 
 case $1 in
-base-add | base-add-of-files)
+base-add | base-add-of-files | update)
     if has_base Extra; then
         imgbased-helper base remove --yes Extra
     fi

@@ -4,7 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
+
+use imgbased_helper::merge::{copy, ids_between};
+use imgbased_helper::tree::Dir;
 
 use crate::tree::{GROUPS, Merge, USERS, describe, describe_all, lacks, make, own, run, runs};
 
@@ -578,4 +582,38 @@ fn a_snapshot_is_read_by_its_times() {
         .map(|item| item.path.display().to_string())
         .collect();
     assert_eq!(paths, ["edited"]);
+}
+
+#[test]
+fn what_is_copied_belongs_to_the_same_names() {
+    let merge = Merge::new();
+    let users = USERS.replace("web:x:33:33", "web:x:60:60");
+    let groups = GROUPS.replace("web:x:33", "web:x:60");
+    write(&merge, "passwd", [USERS, USERS, &users]);
+    write(&merge, "group", [GROUPS, GROUPS, &groups]);
+    let passwd = merge.etc("new").join("passwd");
+    fs::write(passwd, format!("{users}gone:x:77:60:::\n")).expect("a file");
+    let (from, to) = (merge.etc("new").join("d"), merge.etc("layer").join("d"));
+    fs::create_dir(&from).expect("a directory");
+    for (name, user, mode) in [
+        ("web", 60, 0o4755),
+        ("gone", 77, 0o4755),
+        ("nobody", 78, 0o600),
+    ] {
+        make(&from.join(name), "f1");
+        own(&from.join(name), user, 60);
+        fs::set_permissions(from.join(name), fs::Permissions::from_mode(mode)).expect("a mode");
+    }
+    let open = |side: &str| Dir::root(&merge.root(side)).expect("a directory");
+    let (new, layer) = (open("new"), open("layer"));
+    let ids = ids_between(&new, &layer).expect("users");
+    let go_on = || Ok(());
+    copy(Path::new("etc/d"), &new, &layer, &ids, None, &go_on).expect("a copy");
+    for (name, wanted) in [
+        ("web", "f1 mode=4755 owner=33:33"),
+        ("gone", "f1 mode=755 owner=0:33"),
+        ("nobody", "f1 mode=600 owner=78:33"),
+    ] {
+        assert_eq!(describe(&to.join(name)), wanted, "{name}");
+    }
 }

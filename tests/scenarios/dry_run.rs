@@ -17,6 +17,8 @@ scenarios![
     a_pasted_dry_run_of_what_boots_does_what_the_verb_does,
     a_pasted_dry_run_of_a_base_or_group_does_what_the_verb_does,
     a_pasted_dry_run_of_a_repair_does_what_the_verb_does,
+    a_dry_run_that_is_ended_leaves_nothing_active,
+    a_dry_run_leaves_an_initramfs_that_is_made_to_the_helper,
     a_pasted_dry_run_of_a_volume_does_what_the_verb_does,
 ];
 
@@ -122,6 +124,42 @@ fn a_pasted_dry_run_of_a_repair_does_what_the_verb_does() -> Result<()> {
         },
     ];
     compare("dry-repair", &cases)
+}
+
+fn a_dry_run_that_is_ended_leaves_nothing_active() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "dry-ended")?;
+    let before = vm.ok(&script("all-state")?)?;
+    for verb in ["boot refresh Base-0.2", "layer add Base-0.2"] {
+        let got = vm.run(&script_with("interrupt-dry-run", &[verb])?)?;
+        ensure!(
+            got.status == 1 && got.text.contains("interrupted"),
+            "{verb}: {got:?}"
+        );
+        assert_eq!(vm.ok(&script("all-state")?)?, before, "{verb}");
+    }
+    Ok(())
+}
+
+fn a_dry_run_leaves_an_initramfs_that_is_made_to_the_helper() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "dry-initramfs")?;
+    vm.ok(&script_with("spoil-initramfs", &["Base-0.2"])?)?;
+    let before = vm.ok(&script("all-state")?)?;
+    for (verb, layer) in [
+        ("boot refresh Base-0.2", "Base-0.2"),
+        ("layer add Base-0.2", "Base-0.3"),
+    ] {
+        let plan = vm.ok(&format!("imgbased-helper --dry-run {verb} 2>/dev/null"))?;
+        let last = plan.lines().last().unwrap_or_default();
+        assert_eq!(
+            last,
+            format!("imgbased-helper --vg HostVG boot refresh {layer}")
+        );
+        for word in ["sandbox", "install", "cat >"] {
+            ensure!(!plan.contains(word), "{plan}");
+        }
+        assert_eq!(vm.ok(&script("all-state")?)?, before, "{verb}");
+    }
+    Ok(())
 }
 
 fn a_pasted_dry_run_of_a_volume_does_what_the_verb_does() -> Result<()> {

@@ -25,6 +25,7 @@ mod images;
 mod kernels;
 mod loaders;
 mod next_start;
+mod persist;
 mod power_cut;
 mod prepare;
 mod refusals;
@@ -64,6 +65,7 @@ fn all() -> Vec<Scenario> {
         diff::SCENARIOS,
         update::SCENARIOS,
         hooks::SCENARIOS,
+        persist::SCENARIOS,
         volumes::SCENARIOS,
     ]
     .concat()

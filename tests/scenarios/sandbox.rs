@@ -38,10 +38,11 @@ fn in_mode(vm: &mut Vm, mode: &str, command: &str) -> Result<Output> {
     Ok(got)
 }
 
-/// Whether a process of the image is there.
+/// Whether a process of the image, or the control group of one, is there.
 fn is_anything_left(vm: &mut Vm) -> Result<String> {
     let has = script("has-hostile-processes")?;
-    vm.ok(&format!("{has} && echo yes || echo no"))
+    let groups = "find /sys/fs/cgroup -name 'imgbased-sandbox-*' | grep -q .";
+    vm.ok(&format!("({has} || {groups}) && echo yes || echo no"))
 }
 
 fn state(vm: &mut Vm) -> Result<String> {
@@ -100,6 +101,12 @@ fn programs_of_an_image_end_with_the_verb() -> Result<()> {
     let got = in_mode(&mut vm, "memory", ADD)?;
     ensure!(
         got.status == 1 && got.text.contains("tried memory, got through: nothing"),
+        "{got:?}"
+    );
+    assert_eq!(state(&mut vm)?, before);
+    let got = in_mode(&mut vm, "herd", ADD)?;
+    ensure!(
+        got.status == 1 && got.text.contains("it was ended, as it wants more than"),
         "{got:?}"
     );
     assert_eq!(state(&mut vm)?, before);

@@ -12,7 +12,7 @@ use crate::vm::guest::{script, script_with};
 use crate::vm::verbs::{
     ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA, ADD_LAYER_OF_LAYER, ADOPT, BLESS,
     COLLECT, KILLED, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, ROLL_BACK, START_TRIAL, STEPS_MAX,
-    SWITCH_DEFAULT, TRY, Verb, interrupted,
+    SWITCH_DEFAULT, TRY, UPDATE, Verb, interrupted,
 };
 use crate::vm::{Host, HostDisk, Loader, Saved, Vm, say};
 
@@ -44,7 +44,7 @@ const LAYERS: [Verb; 4] = [
     ADD_LAYER_OF_EXTRA,
 ];
 const WHAT_BOOTS: [Verb; 5] = [TRY, START_TRIAL, BLESS, SWITCH_DEFAULT, ROLL_BACK];
-const BASES: [Verb; 4] = [ADD_BASE, ADD_BASE_OF_FILES, REMOVE_BASE, COLLECT];
+const BASES: [Verb; 5] = [ADD_BASE, ADD_BASE_OF_FILES, UPDATE, REMOVE_BASE, COLLECT];
 const GROUPS: [Verb; 2] = [MAKE_GROUP, ADOPT];
 
 fn layers_killed_after_any_step() -> Result<()> {
@@ -78,6 +78,7 @@ fn what_is_added_is_undone_when_any_step_fails() -> Result<()> {
         ADD_LAYER_OF_EXTRA,
         ADD_BASE,
         ADD_BASE_OF_FILES,
+        UPDATE,
         ADOPT,
     ];
     interrupt_each("fail-add", &verbs, Extent::Failures)

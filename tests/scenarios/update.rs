@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::claims::{has_come_up, has_root, is_clean, is_refused, json, restart};
-use crate::vm::guest::script;
+use crate::vm::guest::{script, script_with};
 use crate::vm::{Host, Loader, Vm};
 
 /// For copying images, under software emulation.
@@ -38,7 +38,7 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
         told.text.contains("version 2; is new to this host"),
         "{told:?}"
     );
-    ensure!(told.text.contains("1 conflict"), "{told:?}");
+    ensure!(told.text.contains("2 in conflict"), "{told:?}");
     let told = vm.run("imgbased-helper --json update --check /mnt/next")?;
     let told: serde_json::Value = serde_json::from_str(&told.text).context("JSON")?;
     assert_eq!(
@@ -61,6 +61,12 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
     );
     is_refused(&mut vm, "update /", "waits for a restart")?;
     is_clean(&mut vm)?;
+    // It finds its libraries, and brings up to date what it keeps of /usr when it starts.
+    let look = "test -s etc/ld.so.cache; ls etc/.updated var/.updated 2>/dev/null || echo none";
+    assert_eq!(
+        vm.ok(&script_with("look-into", &["Base-1.1", look])?)?,
+        "none"
+    );
     // What is edited from now on comes along as well.
     vm.ok("echo later >/etc/later && sed -i 's/$/ imgbased.test=later/' /etc/kernel/cmdline")?;
     assert_eq!(json(&mut vm, "status")?["update"]["edited"], 3);
@@ -70,6 +76,8 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
     has_come_up(&mut vm)?;
     assert_eq!(json(&mut vm, "status")?["default"], "Base-1.1");
     for (command, wanted) in [
+        // What the merge after that has left of the libraries.
+        ("test -s /etc/ld.so.cache && echo found", "found"),
         // What the admin has changed.
         (
             "id admin",
@@ -104,6 +112,20 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
     ] {
         let found = vm.run(command)?;
         assert_eq!(found.text.trim(), wanted, "{command}");
+    }
+    // The conflict is settled, and settled the other way.
+    let conflicts = vm.ok("imgbased-helper persist conflicts")?;
+    ensure!(conflicts.contains("/etc/issue "), "{conflicts}");
+    let told = vm.ok("imgbased-helper persist diff /etc/issue")?;
+    ensure!(
+        told.contains("+++ Base-0.1:/etc/issue\n") && told.contains("-the second image"),
+        "{told}"
+    );
+    for (verb, wanted) in [("take", "the second image"), ("pull", "changed")] {
+        vm.ok(&format!("imgbased-helper persist {verb} /etc/issue"))?;
+        assert_eq!(vm.ok("cat /etc/issue")?, wanted);
+        let conflicts = vm.ok("imgbased-helper persist conflicts")?;
+        ensure!(!conflicts.contains("/etc/issue "), "{conflicts}");
     }
     is_clean(&mut vm)
 }

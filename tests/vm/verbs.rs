@@ -55,6 +55,13 @@ pub const ADD_BASE_OF_FILES: Verb = Verb {
     ..ADD_BASE
 };
 
+/// Of the same files, which becomes the next layer and is on trial.
+pub const UPDATE: Verb = Verb {
+    name: "update",
+    run: "imgbased-helper update --name Extra /root/Extra",
+    ..ADD_BASE
+};
+
 pub const REMOVE_BASE: Verb = Verb {
     name: "base-remove",
     run: "imgbased-helper base remove --yes Extra",

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
+use crate::admin::Context;
 use crate::admin::merge_report::{MergeReport, Row};
 use crate::admin::roots::{self, Tree};
 use crate::admin::view::JSON_VERSION;
-use crate::admin::{Context, text};
 use crate::model::layout::Group;
 use crate::model::persist::below_etc;
 use crate::sys::transaction::Transaction;
@@ -19,7 +19,7 @@ pub const RUNNING: &str = "/";
 
 /// Where there is no report, there are no names.
 #[derive(Default, Serialize)]
-struct Conflicts {
+struct Unsettled {
     version: u32,
     old: Option<String>,
     layer: Option<String>,
@@ -30,21 +30,20 @@ struct Conflicts {
 /// Lists the conflicts of the merge that made the layer that runs, without those that a person has settled.
 pub fn list(context: &Context) -> Result<()> {
     let group = context.load()?;
-    let mut conflicts = Conflicts {
+    let mut list = Unsettled {
         version: JSON_VERSION,
-        ..Conflicts::default()
+        ..Unsettled::default()
     };
+    let mut table = String::new();
     if let Some(mut report) = report(&group)? {
         report.retain_open();
-        conflicts.old = Some(report.old);
-        conflicts.layer = Some(report.layer);
-        conflicts.new = Some(report.new);
-        conflicts.conflicts = report.merge;
+        table = report.conflicts();
+        list.old = Some(report.old);
+        list.layer = Some(report.layer);
+        list.new = Some(report.new);
+        list.conflicts = report.merge;
     }
-    context.show(&conflicts, || {
-        let rows: Vec<(String, String)> = conflicts.conflicts.iter().map(Row::columns).collect();
-        text::columns(&rows)
-    })
+    context.show(&list, || table)
 }
 
 /// Takes conflicts off the list: what is there stays.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::merge::Sides;
 use crate::admin::merge_report::MergeReport;
 use crate::admin::roots::{self, Tree};
-use crate::admin::{Context, LOCK_WAIT, hooks, layer, new_entries};
+use crate::admin::{Context, LOCK_WAIT, after_merge, hooks, layer, new_entries};
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
 use crate::boot::root::Root;
@@ -180,7 +180,8 @@ fn replace_etc(
             };
             tx.work(&"the two /etc change places", |_| exchange())?;
             let volumes = [&volumes[0], &volumes[1]];
-            let asked = hooks::merged(context, tx, group, &["post-merge"], volumes, root);
+            let asked = after_merge::refresh_caches(tx, root)
+                .and_then(|()| hooks::merged(context, tx, group, &["post-merge"], volumes, root));
             if asked.is_err() {
                 exchange()?;
             }

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::merge::{Sides, packages_left};
 use super::{Update, digest_of, judge, running_layer};
-use crate::admin::filesystem::{Filesystem, mount_point};
+use crate::admin::filesystem::mount_point;
+use crate::admin::look::Look;
 use crate::admin::merge_report::MergeReport;
 use crate::admin::view::JSON_VERSION;
 use crate::admin::{Context, FOUND, LOCK_WAIT, base, text};
@@ -202,12 +203,13 @@ fn looked_into(
             path, superblock, ..
         } => {
             let dir = mount_point("look");
-            let filesystem = Filesystem::expected(superblock.kind, path, false);
-            let loops = if path.is_file() { ",loop" } else { "" };
-            let options = format!("{}{loops}", filesystem.untouched());
-            let mounted = filesystem.mount(tx, &dir, &options)?;
-            look(tx, &dir)?;
-            mounted.unmount(tx)
+            match Look::at_image(path, superblock.kind).mounted(&dir) {
+                Ok(_mounted) => look(tx, &dir),
+                Err(error) => {
+                    log::debug!("{} is not looked into: {error:#}", path.display());
+                    Ok(())
+                }
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use super::base::{self, Add};
 use super::boot::trial_begins;
 use super::merge_report::MergeReport;
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, gc, hooks, layer, text};
+use super::{Context, LOCK_WAIT, after_merge, gc, hooks, layer, text};
 use crate::boot::root::Root;
 use crate::image::digest;
 use crate::model::layout::{Group, Role, in_tag, tag};
@@ -298,6 +298,7 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         Some(base.clone()),
         Some(&mut |tx, new, root| {
             found = Some(merge::into(context, tx, &group, &sides, &base, root)?);
+            after_merge::refresh_caches(tx, root)?;
             let events = ["post-merge", "os-upgraded"];
             hooks::merged(context, tx, &group, &events, [&base, new], root)
         }),

@@ -1,8 +1,6 @@
 //! GRUB: its environment block says what boots and counts tries, its configuration shows the menu.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +18,7 @@ use crate::boot::files::Files;
 use crate::boot::id;
 use crate::boot::next::Next;
 use crate::model::trial::Trial;
-use crate::sys::cmd::{Cmd, quote};
+use crate::sys::cmd::Cmd;
 use crate::sys::files::read_if_there;
 use crate::sys::transaction::Transaction;
 
@@ -213,11 +211,7 @@ impl Loader for Grub {
         }
         let block = env.render()?;
         let path = self.env_path();
-        let [text, file] = [OsStr::from_bytes(&block), path.as_os_str()].map(quote);
-        let print = Cmd::new("sh")
-            .arg("-c")
-            .arg(format!("printf %s {text} > {file}"));
-        tx.write_as(&path, &block, 0o644, &print)?;
+        tx.write(&path, &block, 0o644)?;
         self.files.flush(tx)
     }
 }

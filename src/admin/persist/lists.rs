@@ -1,0 +1,335 @@
+//! `persist add`, `list` and `remove`: the lists of what is carried, as files of the Config volume.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Serialize;
+
+use super::{Look, inside};
+use crate::admin::layout_init::CONFIG;
+use crate::admin::view::JSON_VERSION;
+use crate::admin::{Context, json_path, say};
+use crate::model::layout::{Group, Role};
+use crate::model::name::LvName;
+use crate::model::persist::{Rule, Rules, with_line, without};
+use crate::sys::mounts;
+use crate::sys::transaction::Transaction;
+use crate::tree::{Below, Dir, Kind, escaped, walk};
+
+/// The lists: this one, which is ours, and each in that directory.
+const LIST: &str = "files";
+const LISTS: &str = "files.d";
+/// The largest list, in bytes.
+const LIST_MAX: u64 = 1 << 20;
+/// Where fstab may have the volume mounted.
+const MOUNTED: &str = "/config";
+
+#[derive(Serialize)]
+struct Listed {
+    version: u32,
+    rules: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    rule: String,
+    list: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    matches: Option<Vec<Match>>,
+}
+
+#[derive(Serialize)]
+struct Match {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<String>,
+}
+
+/// Shows what is carried; with `matches` also what that is now in the system that runs.
+pub fn list(context: &Context, matches: bool) -> Result<()> {
+    let rules = context.change("persist list", |tx| {
+        let group = context.load()?;
+        listed(context, tx, &group)
+    })?;
+    let mut listed = Listed {
+        version: JSON_VERSION,
+        rules: Vec::new(),
+    };
+    let mut text = String::new();
+    for rule in rules.0 {
+        text += &format!("{}\n", rule.text);
+        let mut row = Row {
+            list: rule.list.to_string_lossy().into_owned(),
+            matches: None,
+            rule: rule.text.clone(),
+        };
+        if matches {
+            let found = matching(&Dir::root(Path::new("/"))?, &rule)?;
+            for path in &found {
+                text += &format!("  {}\n", escaped(path));
+            }
+            let found = found.iter().map(|path| {
+                let (path, path_bytes) = json_path::of(path);
+                Match { path, path_bytes }
+            });
+            row.matches = Some(found.collect());
+        }
+        listed.rules.push(row);
+    }
+    context.show(&listed, || text)
+}
+
+/// Puts paths and patterns on the list.
+pub fn add(context: &Context, texts: &[String]) -> Result<()> {
+    let rules = parsed(texts)?;
+    let mut said = String::new();
+    context.change("persist add", |tx| {
+        let group = context.load()?;
+        in_config(context, tx, &group, "rw", &mut |tx, dir| {
+            let lists = lists(dir)?;
+            let there = all(&lists);
+            let mut ours = content_of(dir, &lists)?;
+            let before = ours.len();
+            for rule in &rules {
+                if there.0.iter().any(|listed| listed.text == rule.text) {
+                    said += &format!("{} is listed already\n", rule.text);
+                } else {
+                    ours = with_line(&ours, &rule.text);
+                }
+            }
+            if ours.len() > before {
+                ensure!(
+                    ours.len() as u64 <= LIST_MAX,
+                    "the list would be larger than {LIST_MAX} bytes"
+                );
+                tx.write(&dir.join(LIST), &ours, 0o644)?;
+            }
+            Ok(())
+        })
+    })?;
+    if context.dry_run {
+        return Ok(());
+    }
+    say(&said)
+}
+
+/// Takes paths and patterns off all lists.
+pub fn remove(context: &Context, texts: &[String]) -> Result<()> {
+    let rules = parsed(texts)?;
+    context.change("persist remove", |tx| {
+        let group = context.load()?;
+        in_config(context, tx, &group, "rw", &mut |tx, dir| {
+            let lists = lists(dir)?;
+            let there = all(&lists);
+            for rule in &rules {
+                ensure!(
+                    there.0.iter().any(|listed| listed.text == rule.text),
+                    "{} is not listed; `imgbased-helper persist list` shows what is",
+                    rule.text
+                );
+            }
+            for (name, content) in lists {
+                let left = rules
+                    .iter()
+                    .fold(content.clone(), |content, rule| without(&content, rule));
+                if left != content {
+                    tx.write(&dir.join(name), &left, 0o644)?;
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+/// What is carried to layers of newer bases. A group without a volume for that has nothing.
+pub fn listed(context: &Context, tx: &mut Transaction, group: &Group) -> Result<Rules> {
+    let mut rules = Rules::default();
+    if config(group).is_some() {
+        in_config(context, tx, group, "ro", &mut |_, dir| {
+            rules = all(&lists(dir)?);
+            Ok(())
+        })?;
+    }
+    Ok(rules)
+}
+
+fn parsed(texts: &[String]) -> Result<Vec<Rule>> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for text in texts {
+        let rule = Rule::new(text, Path::new(LIST))?;
+        if rules.iter().all(|other| other.text != rule.text) {
+            rules.push(rule);
+        }
+    }
+    Ok(rules)
+}
+
+fn config(group: &Group) -> Option<LvName> {
+    let volume = group
+        .volume(CONFIG)
+        .filter(|volume| volume.role == Role::Volume);
+    volume.and_then(|volume| volume.name.parse().ok())
+}
+
+/// Hands over where the Config volume is mounted. No start of a host needs that.
+fn in_config(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    options: &str,
+    look: Look,
+) -> Result<()> {
+    let name = config(group).with_context(|| {
+        format!(
+            "{} has no volume {CONFIG} with the tag imgbased:volume, which keeps the lists",
+            group.name
+        )
+    })?;
+    let mounted = mounts::dm_name_at(Path::new(MOUNTED)).unwrap_or_default();
+    if mounted == Some(group.name.dm_name(&name)?) {
+        return look(tx, Path::new(MOUNTED));
+    }
+    inside(context, tx, group, &name, options, look)
+}
+
+/// All lists with their content: their names in `dir`, in their order.
+fn lists(dir: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let root = Dir::root(dir)?;
+    let mut lists = Vec::new();
+    let mut take = |dir: &Dir, path: PathBuf| -> Result<()> {
+        let name = path.file_name().unwrap_or_default();
+        let failed = || format!("cannot read {} of {CONFIG}", escaped(&path));
+        match dir.stat_of(name).with_context(failed)? {
+            Some(stat) if stat.kind == Kind::File => {
+                let content = dir.node(name).and_then(|node| node.read(LIST_MAX));
+                lists.push((path.clone(), content.with_context(failed)?));
+            }
+            Some(stat) => {
+                let kind = stat.kind.name();
+                log::warn!("{} of {CONFIG} is a {kind}, and no list", escaped(&path));
+            }
+            None => {}
+        }
+        Ok(())
+    };
+    take(&root, LIST.into())?;
+    if let Some(dir) = root.descend(Path::new(LISTS))? {
+        for name in dir.names()? {
+            // Others leave such names: editors, and what replaces a file.
+            if !name.as_bytes().starts_with(b".") && !name.as_bytes().ends_with(b"~") {
+                take(&dir, Path::new(LISTS).join(name))?;
+            }
+        }
+    }
+    Ok(lists)
+}
+
+/// The rules of all lists. What is wrong is told, and keeps no other rule from counting.
+fn all(lists: &[(PathBuf, Vec<u8>)]) -> Rules {
+    let mut rules = Rules::default();
+    for (name, content) in lists {
+        for wrong in rules.parse(name, content) {
+            log::warn!("{} of {CONFIG}: {}", escaped(name), escaped(wrong));
+        }
+    }
+    rules
+}
+
+/// The content of our list, which need not be there.
+fn content_of(dir: &Path, lists: &[(PathBuf, Vec<u8>)]) -> Result<Vec<u8>> {
+    let ours = lists.iter().find(|(name, _)| name == Path::new(LIST));
+    if let Some((_, content)) = ours {
+        return Ok(content.clone());
+    }
+    if Dir::root(dir)?.stat_of(OsStr::new(LIST))?.is_some() {
+        bail!("{LIST} of {CONFIG} is no file, so nothing can be listed there");
+    }
+    Ok(Vec::new())
+}
+
+/// The paths in a root that a rule is of, without what is below them. What is mounted in it is not looked into.
+fn matching(root: &Dir, rule: &Rule) -> Result<Vec<PathBuf>> {
+    let (above, only) = rule.place();
+    let dir = root.descend(&above);
+    let Some(dir) = dir.with_context(|| format!("cannot open /{}", above.display()))? else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    walk(&[Some(dir)], only.map(OsStr::new), &mut |visit| {
+        let path = above.join(visit.path);
+        if rule.is_of(&path) {
+            found.push(Path::new("/").join(path));
+            return Ok(Below::Skip);
+        }
+        Ok(if rule.is_of_more_below(&path) {
+            Below::Visit
+        } else {
+            Below::Skip
+        })
+    })?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn lists_are_files_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        assert!(lists(dir).unwrap().is_empty());
+        fs::write(dir.join("files"), "/root/a\n").unwrap();
+        fs::create_dir_all(dir.join("files.d/below")).unwrap();
+        for (name, content) in [
+            ("20-b", "/root/b\nwrong\n"),
+            ("10-c", "/srv/c\n"),
+            ("10-c~", "/srv/d\n"),
+            (".x.swp", "/srv/e\n"),
+        ] {
+            fs::write(dir.join("files.d").join(name), content).unwrap();
+        }
+        symlink("/etc/passwd", dir.join("files.d/link")).unwrap();
+        let found = lists(dir).unwrap();
+        let rules = all(&found);
+        let texts: Vec<&str> = rules.0.iter().map(|rule| rule.text.as_str()).collect();
+        assert_eq!(texts, ["/root/a", "/srv/c", "/root/b"]);
+        assert_eq!(rules.0[2].list, Path::new("files.d/20-b"));
+        assert_eq!(content_of(dir, &found).unwrap(), b"/root/a\n");
+        fs::remove_file(dir.join("files")).unwrap();
+        assert!(content_of(dir, &[]).unwrap().is_empty());
+        symlink("/etc/passwd", dir.join("files")).unwrap();
+        assert!(content_of(dir, &lists(dir).unwrap()).is_err());
+    }
+
+    #[test]
+    fn what_a_rule_is_of_is_found_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["srv/a/x.conf", "srv/b.conf", "srv/c", "root/.ssh/key"] {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        // No link is followed.
+        symlink("srv", dir.path().join("link")).unwrap();
+        let root = Dir::root(dir.path()).unwrap();
+        for (text, wanted) in [
+            ("/srv/*.conf", &["/srv/b.conf"][..]),
+            ("/srv/**/*.conf", &["/srv/a/x.conf", "/srv/b.conf"]),
+            ("/srv/*/x.conf", &["/srv/a/x.conf"]),
+            ("/root/.ssh", &["/root/.ssh"]),
+            ("/root", &["/root"]),
+            ("/link/*", &[]),
+            ("/opt/x", &[]),
+        ] {
+            let rule = Rule::new(text, Path::new(LIST)).unwrap();
+            let found = matching(&root, &rule).unwrap();
+            let wanted: Vec<PathBuf> = wanted.iter().map(PathBuf::from).collect();
+            assert_eq!(found, wanted, "{text}");
+        }
+    }
+}
