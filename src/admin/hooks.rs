@@ -49,7 +49,7 @@ const LEFT_BEHIND: [&str; 8] = [
 #[derive(Default)]
 pub struct Event {
     pub name: &'static str,
-    /// Volumes, as `GROUP/VOLUME`.
+    /// Volumes, as `GROUP/VOLUME`, and the path of one that is mounted there.
     pub args: Vec<String>,
     pub old_layer: Option<LvName>,
     pub new_layer: Option<LvName>,
@@ -247,6 +247,24 @@ fn removal(
         old_base: base,
         ..Event::default()
     }
+}
+
+/// `volume-added` or `volume-removed`: the layers mount a volume at a path, or do so no more.
+pub fn after_volume(
+    context: &Context,
+    writer: &Writer,
+    name: &'static str,
+    volume: &LvName,
+    path: &str,
+) {
+    let mut args = full_names(context, &[volume]);
+    args.push(path.to_owned());
+    let event = Event {
+        name,
+        args,
+        ..Event::default()
+    };
+    after(writer, &event);
 }
 
 /// `post-init-layout`: an installed system on a thin volume has become a base with a layer.

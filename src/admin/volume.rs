@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::cli::parse_fstype;
 use super::filesystem::{self, Filesystem, Mounted, mount_point};
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, pool_with_room, say, text};
+use super::{Context, LOCK_WAIT, hooks, pool_with_room, say, text};
 use crate::image::superblock::FsKind;
 use crate::image::tree::{Content, Tree as Source};
 use crate::model::layout::{Group, Role, Volume, tag};
@@ -146,7 +146,7 @@ fn add(context: &Context, add: &Add) -> Result<()> {
     volume::check_options(add.options)?;
     Filesystem::check_tools(add.fstype)?;
     let writer = context.writer("volume add", LOCK_WAIT)?;
-    let mut said = String::new();
+    let (mut added, mut said) = (None, String::new());
     transaction(&writer, &mut |tx| {
         // Refused again with the lock, but no file is counted in vain.
         ready(context, &path)?;
@@ -198,8 +198,12 @@ fn add(context: &Context, add: &Add) -> Result<()> {
         }
         begin(tx, &mount, when)?;
         said = announced(&format!("{}/{name}", group.name), &path, when, &users);
+        added = Some(name);
         Ok(())
     })?;
+    if let Some(name) = &added {
+        hooks::after_volume(context, &writer, "volume-added", name, &path);
+    }
     if context.dry_run {
         return Ok(());
     }
@@ -615,7 +619,7 @@ fn grow(context: &Context, path: &str, size: u64) -> Result<()> {
 fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
     let path = volume::path(path)?;
     let writer = context.locked_writer("volume remove")?;
-    let mut said = String::new();
+    let (mut removed, mut said) = (None, String::new());
     transaction(&writer, &mut |tx| {
         let group = context.load()?;
         let mut mounts = mounts_of(&group);
@@ -660,12 +664,12 @@ fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
             let tags: Vec<&str> = tags.filter(is_of_it).collect();
             tx.run(&lvm.retag(&name, &tags, None))?;
         }
-        let name = format!("{}/{name}", group.name);
+        let full = format!("{}/{name}", group.name);
         let kept = match (delete, stays) {
-            (true, _) => format!("{name} is gone"),
-            (_, false) => format!("{name} is kept; lvremove(8) removes it"),
+            (true, _) => format!("{full} is gone"),
+            (_, false) => format!("{full} is kept; lvremove(8) removes it"),
             (_, true) => {
-                format!("{name} is mounted until then, and is kept; lvremove(8) removes it")
+                format!("{full} is mounted until then, and is kept; lvremove(8) removes it")
             }
         };
         let from = if stays {
@@ -674,8 +678,12 @@ fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
             "again"
         };
         said = format!("each layer has its own {path} {from}; {kept}\n");
+        removed = Some(name);
         Ok(())
     })?;
+    if let Some(name) = &removed {
+        hooks::after_volume(context, &writer, "volume-removed", name, &path);
+    }
     if context.dry_run {
         return Ok(());
     }

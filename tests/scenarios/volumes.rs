@@ -32,6 +32,7 @@ const VOLUMES: &str = "lvm lvs --noheadings -o lv_name,lv_tags,lv_attr,lv_size H
 fn a_directory_moves_to_a_volume_and_back_while_the_system_runs() -> Result<()> {
     let (_disk, mut vm) = Host::running(Loader::Grub, "volume")?;
     vm.ok(&script("make-home")?)?;
+    vm.ok(&script("make-hooks")?)?;
     vm.ok("ln -s /home /users; mkdir -p /srv/big; (cd /srv/big && seq 4000 | xargs touch)")?;
     let files = vm.ok(&script("look-at-home")?)?;
     let before = vm.ok(VOLUMES)?;
@@ -109,6 +110,17 @@ fn a_directory_moves_to_a_volume_and_back_while_the_system_runs() -> Result<()> 
     // Its name is taken.
     vm.ok(add)?;
     is_on(&mut vm, "/home", "home-2")?;
+    let told = vm.ok("grep 70-last /root/hooks | cut -d ' ' -f 2-")?;
+    assert_eq!(
+        told.lines().collect::<Vec<_>>(),
+        [
+            "volume-added HostVG/home /home",
+            "volume-added HostVG/srv-a-b /srv/a-b",
+            "volume-removed HostVG/home /home",
+            "volume-removed HostVG/srv-a-b /srv/a-b",
+            "volume-added HostVG/home-2 /home",
+        ]
+    );
     is_clean(&mut vm)
 }
 
