@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::plan::{Action, Content, Plan, Put, user_files};
+use super::plan::{Action, Content, ETC, Plan, Put, node_of, user_files};
 use super::reown::reowned;
 use super::users::Ids;
 use crate::tree::{Below, Dir, Id, Kind, Meta, Node, Time, escaped, walk};
-
-const ETC: &str = "etc";
 
 /// Applies a plan to the root of the copy, which holds what the new base holds, with the numbers that owners have
 /// on the host ([`super::reown`]). `layer` is the root of the layer.
@@ -26,14 +24,11 @@ pub fn apply(plan: &Plan, layer: &Dir, copy: &Dir) -> Result<Vec<PathBuf>> {
     }
     let copy = copy.descend(Path::new(ETC)).context("cannot open /etc")?;
     let copy = copy.context("/etc is no directory")?;
-    let mut applier = Applier::new(layer, copy, "/etc/");
+    let mut applier = Applier::new(ETC, layer, copy);
     for item in &plan.items {
-        applier
-            .item(&item.path, &item.action)
-            .with_context(|| format!("cannot write /etc/{}", escaped(&item.path)))?;
+        applier.item(&item.path, &item.action)?;
     }
-    applier.finish()?;
-    Ok(applier.left_out)
+    applier.finish()
 }
 
 /// Copies what is at a path of one root, with all that is below it, to the same path of another, where nothing is and
@@ -48,7 +43,7 @@ pub fn copy(
     interrupt: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     let above = path.parent().unwrap_or(Path::new(""));
-    let mut applier = Applier::new(Some(from.again()?), to.again()?, "/");
+    let mut applier = Applier::new("", Some(from.again()?), to.again()?);
     let mut content = content.map(Content::Bytes);
     walk(&[from.descend(above)?], path.file_name(), &mut |visit| {
         interrupt()?;
@@ -70,12 +65,10 @@ pub fn copy(
             meta: owned(&node, ids).with_context(failed)?,
             mtime: Some(node.stat.mtime),
         };
-        let put = applier.item(&path, &Action::Put(put));
-        put.with_context(failed)?;
+        applier.item(&path, &Action::Put(put))?;
         Ok(Below::Visit)
     })?;
-    applier.finish()?;
-    match applier.left_out.first() {
+    match applier.finish()?.first() {
         Some(path) => bail!("/{} cannot be copied", escaped(path)),
         None => Ok(()),
     }
@@ -125,34 +118,83 @@ impl Opened {
     }
 }
 
-struct Applier {
-    /// What of a path all have in common, for errors.
-    above: &'static str,
+/// What is done with a directory when all that is put into it is there.
+enum End {
+    /// It goes if nothing is in it.
+    Remove,
+    /// It gets its time, which what was put into it has changed.
+    SetTime(Time),
+}
+
+/// Does what was planned, path by path: a directory comes before what is in it.
+pub(super) struct Applier {
+    /// Where the paths begin, from the root.
+    top: &'static str,
     layer: Option<Opened>,
     copy: Opened,
     /// Files of several names that were copied: where, and with what.
     copied: BTreeMap<Id, (PathBuf, Meta)>,
-    /// Directories that go if nothing is left in them.
-    emptied: Vec<PathBuf>,
-    /// Directories that were made, and their times, which what is put into them changes.
-    dirs: Vec<(PathBuf, Time)>,
+    /// The directories above the path, each in the one before.
+    open: Vec<(PathBuf, End)>,
     left_out: Vec<PathBuf>,
 }
 
 impl Applier {
-    fn new(layer: Option<Dir>, copy: Dir, above: &'static str) -> Self {
+    pub fn new(top: &'static str, layer: Option<Dir>, copy: Dir) -> Self {
         Self {
-            above,
+            top,
             layer: layer.map(Opened::new),
             copy: Opened::new(copy),
             copied: BTreeMap::new(),
-            emptied: Vec::new(),
-            dirs: Vec::new(),
+            open: Vec::new(),
             left_out: Vec::new(),
         }
     }
 
-    fn item(&mut self, path: &Path, action: &Action) -> io::Result<()> {
+    pub fn item(&mut self, path: &Path, action: &Action) -> Result<()> {
+        self.end(Some(path))?;
+        self.act(path, action)
+            .with_context(|| format!("cannot write {}", shown(self.top, path)))
+    }
+
+    /// Returns the paths that had no place, which are left out.
+    pub fn finish(mut self) -> Result<Vec<PathBuf>> {
+        self.end(None)?;
+        Ok(self.left_out)
+    }
+
+    /// Ends the directories that the next path is not in.
+    fn end(&mut self, next: Option<&Path>) -> Result<()> {
+        let has_next = |path: &Path| next.is_some_and(|next| next.starts_with(path));
+        let mut ended = Vec::new();
+        while let Some((path, end)) = self.open.pop() {
+            if has_next(&path) {
+                self.open.push((path, end));
+                break;
+            }
+            ended.push((path, end));
+        }
+        let is_removed = |(_, end): &&(PathBuf, End)| matches!(end, End::Remove);
+        for (path, end) in ended.iter().filter(is_removed) {
+            self.end_one(path, end)?;
+        }
+        // From the top down, so that each is opened from the one before.
+        for (path, end) in ended.iter().rev().filter(|ended| !is_removed(ended)) {
+            self.end_one(path, end)?;
+        }
+        Ok(())
+    }
+
+    fn end_one(&mut self, path: &Path, end: &End) -> Result<()> {
+        let ended = self.copy.place(path).and_then(|place| match (place, end) {
+            (Some((dir, name)), End::Remove) => dir.remove(&name).map(drop),
+            (Some((dir, name)), End::SetTime(time)) => dir.set_mtime(&name, *time),
+            (None, _) => Ok(()),
+        });
+        ended.with_context(|| format!("cannot write {}", shown(self.top, path)))
+    }
+
+    fn act(&mut self, path: &Path, action: &Action) -> io::Result<()> {
         match action {
             Action::Nothing => Ok(()),
             Action::Remove => match self.copy.place(path)? {
@@ -160,7 +202,7 @@ impl Applier {
                 None => Ok(()),
             },
             Action::RemoveDir => {
-                self.emptied.push(path.to_owned());
+                self.open.push((path.to_owned(), End::Remove));
                 Ok(())
             }
             Action::Put(put) => {
@@ -195,8 +237,8 @@ impl Applier {
                     dir.remove_all(name)?;
                     dir.make_dir(name)?;
                 }
-                self.dirs
-                    .extend(put.mtime.map(|mtime| (path.to_owned(), mtime)));
+                let end = put.mtime.map(End::SetTime);
+                self.open.extend(end.map(|end| (path.to_owned(), end)));
                 dir.set_meta(name, &put.meta, None)
             }
             (Content::Bytes(content), _) => {
@@ -218,13 +260,20 @@ impl Applier {
                 if put.kind == Kind::File {
                     return self.copy_file(path, (&from, &of), (dir, name), put);
                 }
-                let node = from.node(&of)?;
-                if put.kind != Kind::Link || node.stat.kind != Kind::Link {
+                let Some(node) = node_of(&from, &of)? else {
+                    return Ok(());
+                };
+                let is_link = node.stat.kind == Kind::Link;
+                if put.kind != node.stat.kind || !is_link && !node.stat.is_whiteout() {
                     self.left_out.push(path.to_owned());
                     return Ok(());
                 }
                 let temporary = dir.free_name()?;
-                dir.make_link(&temporary, &node.target()?)?;
+                if is_link {
+                    dir.make_link(&temporary, &node.target()?)?;
+                } else {
+                    dir.make_whiteout(&temporary)?;
+                }
                 replace(dir, &temporary, name, there, put)
             }
         }
@@ -240,7 +289,10 @@ impl Applier {
         put: &Put,
     ) -> io::Result<()> {
         let there = dir.stat_of(name)?.map(|stat| stat.kind);
-        let node = from.node(of)?;
+        // The layer can run meanwhile, so it can be gone, as if it had been deleted before.
+        let Some(node) = node_of(from, of)? else {
+            return Ok(());
+        };
         if node.stat.kind != Kind::File {
             self.left_out.push(path.to_owned());
             return Ok(());
@@ -267,23 +319,11 @@ impl Applier {
         }
         Ok(())
     }
+}
 
-    /// Removes what is empty now, and gives new directories their times.
-    fn finish(&mut self) -> Result<()> {
-        for path in self.emptied.iter().rev() {
-            if let Some((dir, name)) = self.copy.place(path)? {
-                dir.remove(&name)
-                    .with_context(|| format!("cannot remove {}{}", self.above, escaped(path)))?;
-            }
-        }
-        for (path, mtime) in &self.dirs {
-            if let Some((dir, name)) = self.copy.place(path)? {
-                dir.set_mtime(&name, *mtime)
-                    .with_context(|| format!("cannot write {}{}", self.above, escaped(path)))?;
-            }
-        }
-        Ok(())
-    }
+/// A path from the root, for people.
+fn shown(top: &str, path: &Path) -> String {
+    escaped(Path::new("/").join(top).join(path))
 }
 
 /// Completes a new file and puts it into its place.

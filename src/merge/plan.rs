@@ -1,20 +1,23 @@
-//! What becomes of all of /etc. Nothing is changed here.
+//! What becomes of all of /etc, and how it is decided path by path, there and elsewhere. Nothing is changed here.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::{io, mem};
 
 use anyhow::{Context, Result};
 
 use super::class::{Class, class};
 use super::decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose, decide};
 use super::lines::{ByEntry, Format, by_entry};
-use super::users::{FILES, Merged, Name, SystemIds, UserFiles, merge_users};
+use super::outside::{Zones, as_written};
+use super::owners::Owners;
+use super::users::{FILES, Merged, SystemIds, UserFiles, merge_users};
 use super::{LAYER, NEW, OLD};
 use crate::tree::{Below, Dir, Kind, Meta, Node, Place, Stat, Time, Visit, escaped, walk};
 
 /// The directory that is merged.
-const ETC: &str = "etc";
+pub(super) const ETC: &str = "etc";
 /// The largest list that is merged by entry, in bytes. A larger one is merged as any file.
 const LIST_MAX: u64 = 1 << 20;
 /// The mode of a file of secrets that no side has.
@@ -25,12 +28,13 @@ pub struct Plan {
     /// In the order in which they are done: a directory comes before what is in it.
     pub items: Vec<Item>,
     pub users: Merged,
+    pub(super) owners: Owners,
 }
 
-/// A path of /etc that is not simply as in the new base.
+/// A path that is not simply as in the new base.
 #[derive(Debug)]
 pub struct Item {
-    /// Below /etc.
+    /// Below /etc, or from the root where it is outside of that.
     pub path: PathBuf,
     pub action: Action,
     pub verdict: Verdict,
@@ -92,9 +96,9 @@ impl Plan {
         let etc = roots.map(|root| root.descend(Path::new(ETC)));
         let [old, layer, new] = etc;
         let etc = [old?, layer?, new?];
-        let mut files = Vec::new();
-        for dir in &etc {
-            files.push(user_files(dir.as_ref()).context("cannot read the users of a root")?);
+        let mut files: [UserFiles; 3] = Default::default();
+        for (files, dir) in files.iter_mut().zip(&etc) {
+            *files = user_files(dir.as_ref()).context("cannot read the users of a root")?;
         }
         let login_defs = match &etc[NEW] {
             Some(dir) => read(dir, "login.defs").context("cannot read login.defs")?,
@@ -102,77 +106,26 @@ impl Plan {
         };
         let system = SystemIds::of(&login_defs.unwrap_or_default());
         let users = merge_users([&files[OLD], &files[LAYER], &files[NEW]], system);
-        let mut names = [OLD, LAYER, NEW].map(|side| Names::of(&files[side]));
-        let [old, layer, _] = &mut names;
-        layer.add(old);
-        let mut planner = Planner {
-            roots,
-            names,
-            users,
-            is_snapshot,
-            items: Vec::new(),
-            pending: Vec::new(),
-            under: None,
+        let owners = Owners::of(&files, &users);
+        let zones = Zones::usual(roots)?;
+        let scope = Scope {
+            top: ETC,
+            class,
+            comes: &|target| Ok(zones.brings(target) && roots[LAYER].resolve(target)?.is_some()),
         };
+        let mut planner = Planner::new(roots, &owners, is_snapshot, scope);
         walk(&etc, None, &mut |visit| {
             planner
                 .visit(visit)
                 .with_context(|| format!("cannot merge /etc/{}", escaped(visit.path)))
         })?;
-        planner.user_files(&etc, &files)?;
+        planner.user_files(&etc, &files, &users)?;
+        let items = planner.taken();
         Ok(Self {
-            items: planner.items,
-            users: planner.users,
+            items,
+            users,
+            owners,
         })
-    }
-}
-
-/// Users and groups of a side by number.
-struct Names {
-    users: BTreeMap<u32, String>,
-    groups: BTreeMap<u32, String>,
-}
-
-impl Names {
-    fn of(files: &UserFiles) -> Self {
-        let names = |file: usize| {
-            let content = files.0[file].as_deref().unwrap_or_default();
-            let mut names = BTreeMap::new();
-            for line in String::from_utf8_lossy(content).lines() {
-                let mut fields = line.split(':');
-                let (name, id) = (fields.next(), fields.nth(1));
-                if let (Some(name), Some(Ok(id))) = (name, id.map(str::parse)) {
-                    names.entry(id).or_insert_with(|| name.to_owned());
-                }
-            }
-            names
-        };
-        Self {
-            users: names(0),
-            groups: names(1),
-        }
-    }
-
-    /// Files of users that the layer has deleted are still those users'.
-    fn add(&mut self, old: &Self) {
-        for (names, old) in [
-            (&mut self.users, &old.users),
-            (&mut self.groups, &old.groups),
-        ] {
-            for (id, name) in old {
-                names.entry(*id).or_insert_with(|| name.clone());
-            }
-        }
-    }
-
-    fn owner(&self, stat: &Stat) -> Owner {
-        let name = |names: &BTreeMap<u32, String>, id: u32| {
-            names.get(&id).cloned().unwrap_or_else(|| format!("#{id}"))
-        };
-        Owner {
-            user: name(&self.users, stat.uid),
-            group: name(&self.groups, stat.gid),
-        }
     }
 }
 
@@ -191,19 +144,81 @@ struct Under {
     item: Option<usize>,
 }
 
-struct Planner<'a> {
+/// Which paths are planned, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'a> {
+    /// Where the paths begin, from the root.
+    pub top: &'static str,
+    pub class: fn(&Path) -> Class,
+    /// Whether there is no need to say that a link leads to this path, from the root, where the new base has
+    /// nothing.
+    pub comes: &'a dyn Fn(&Path) -> Result<bool>,
+}
+
+/// Decides on each path that it visits.
+pub(super) struct Planner<'a> {
     roots: [&'a Dir; 3],
-    names: [Names; 3],
-    users: Merged,
+    owners: &'a Owners,
     is_snapshot: bool,
+    scope: Scope<'a>,
     items: Vec<Item>,
     /// Directories of the layer that the new base does not have, and that come only with something in them.
     pending: Vec<Item>,
     under: Option<Under>,
 }
 
-impl Planner<'_> {
-    fn visit(&mut self, visit: &Visit) -> Result<Below> {
+impl<'a> Planner<'a> {
+    pub fn new(
+        roots: [&'a Dir; 3],
+        owners: &'a Owners,
+        is_snapshot: bool,
+        scope: Scope<'a>,
+    ) -> Self {
+        Self {
+            roots,
+            owners,
+            is_snapshot,
+            scope,
+            items: Vec::new(),
+            pending: Vec::new(),
+            under: None,
+        }
+    }
+
+    /// Hands over the items that there are. What is below them does not change them any more.
+    pub fn taken(&mut self) -> Vec<Item> {
+        if let Some(under) = &mut self.under {
+            under.item = None;
+        }
+        mem::take(&mut self.items)
+    }
+
+    /// Begins with a path from the root whose directories the new base may lack.
+    pub fn begin(&mut self, path: &Path) -> Result<()> {
+        (self.under, self.pending) = (None, Vec::new());
+        let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
+        above.reverse();
+        for path in above {
+            let (Some(within), Some(name)) = (path.parent(), path.file_name()) else {
+                continue;
+            };
+            if self.roots[NEW].descend(path)?.is_some() {
+                continue;
+            }
+            let node = match self.roots[LAYER].descend(within)? {
+                Some(dir) => node_of(&dir, name)?,
+                None => None,
+            };
+            let Some(node) = node.filter(|node| node.stat.kind == Kind::Dir) else {
+                break;
+            };
+            let side = self.of_node(LAYER, node)?;
+            self.pending.push(needed_dir(path, &side));
+        }
+        Ok(())
+    }
+
+    pub fn visit(&mut self, visit: &Visit) -> Result<Below> {
         let [old, layer, new] = visit.places else {
             return Ok(Below::Skip);
         };
@@ -219,7 +234,7 @@ impl Planner<'_> {
             return self.visit_under(path, [old, layer, new], is_of_new, item);
         }
         self.under = None;
-        let format = match class(path) {
+        let format = match (self.scope.class)(path) {
             Class::Derived | Class::Users => return Ok(Below::Skip),
             Class::Identity => {
                 self.identity(path, layer.as_ref(), new.as_ref())?;
@@ -242,7 +257,10 @@ impl Planner<'_> {
             self.unchanged(path, layer.as_ref(), new.as_ref())?;
             return Ok(Below::Visit);
         }
-        if of_layer.is_some_and(|state| !is_carried(state.kind)) {
+        if sides[LAYER]
+            .as_ref()
+            .is_some_and(|side| !is_carried(&side.node.stat))
+        {
             if of_layer.is_some_and(|state| state.kind != Kind::Socket) {
                 let mut item = listed(path, Verdict::Left, of_old, of_layer, of_new);
                 item.note = Some("devices and pipes are not carried".to_owned());
@@ -282,7 +300,7 @@ impl Planner<'_> {
             kind: node.stat.kind,
             content: 0,
             mode: node.stat.mode,
-            owner: self.names[side].owner(&node.stat),
+            owner: self.owners.owner(side, &node.stat),
             xattrs: node.xattrs()?,
         };
         Ok(Side { node, state })
@@ -295,11 +313,7 @@ impl Planner<'_> {
             // What the layer has added in it needs it.
             let layer = layer.map(|place| self.side(LAYER, place)).transpose()?;
             if let Some(side) = layer.flatten() {
-                let put = put_of_layer(&side);
-                let state = Some(&side.state);
-                let mut item = listed(path, Verdict::Kept, state, state, None);
-                item.action = Action::Put(put);
-                self.pending.push(item);
+                self.pending.push(needed_dir(path, &side));
             }
         } else if is_dir(layer) && !is_dir(new) {
             self.under = Some(Under {
@@ -308,7 +322,7 @@ impl Planner<'_> {
                 item: None,
             });
         } else if let Some(new) = new {
-            if !self.has_owner(&self.names[NEW].owner(&new.stat)) {
+            if !self.owners.has(&self.owners.owner(NEW, &new.stat)) {
                 if let Some(side) = self.side(NEW, new)? {
                     self.check_owner(path, &side);
                 }
@@ -320,7 +334,7 @@ impl Planner<'_> {
     /// A file of the new base whose owner the layer has deleted becomes root's.
     fn check_owner(&mut self, path: &Path, side: &Side) {
         let state = &side.state;
-        if self.has_owner(&state.owner) {
+        if self.owners.has(&state.owner) {
             return;
         }
         let (user, group) = (&state.owner.user, &state.owner.group);
@@ -333,38 +347,11 @@ impl Planner<'_> {
             content: Content::New,
             meta: Meta {
                 xattrs: state.xattrs.clone(),
-                ..self.meta(&state.owner, state.mode)
+                ..self.owners.meta(&state.owner, state.mode)
             },
             mtime: None,
         });
         self.items.push(item);
-    }
-
-    fn has_owner(&self, owner: &Owner) -> bool {
-        let is_there = |name: &str, names: &BTreeMap<Name, u32>| {
-            name.starts_with('#') || names.contains_key(name.as_bytes())
-        };
-        is_there(&owner.user, &self.users.users) && is_there(&owner.group, &self.users.groups)
-    }
-
-    /// With the numbers that names have on the host. What belongs to nobody there is root's, without the rights
-    /// that others would have had by it.
-    fn meta(&self, owner: &Owner, mode: u32) -> Meta {
-        let id = |name: &str, names: &BTreeMap<Name, u32>| match name.strip_prefix('#') {
-            Some(number) => number.parse().ok(),
-            None => names.get(name.as_bytes()).copied(),
-        };
-        let (uid, gid) = (
-            id(&owner.user, &self.users.users),
-            id(&owner.group, &self.users.groups),
-        );
-        let is_known = uid.is_some() && gid.is_some();
-        Meta {
-            uid: uid.unwrap_or(0),
-            gid: gid.unwrap_or(0),
-            mode: if is_known { mode } else { mode & !0o6000 },
-            xattrs: BTreeMap::new(),
-        }
     }
 
     /// Below a directory that is none on one of the sides: nothing can be put there.
@@ -561,7 +548,7 @@ impl Planner<'_> {
 
     /// With the content that is there already.
     fn put(&self, owner: &Owner, mode: u32, state: &State, sides: &[Option<Side>; 3]) -> Put {
-        let mut meta = self.meta(owner, mode);
+        let mut meta = self.owners.meta(owner, mode);
         // The numbers of the layer are those of the host, also where it has no name for them.
         if let Some(layer) = sides[LAYER]
             .as_ref()
@@ -588,16 +575,23 @@ impl Planner<'_> {
         if !is_carried {
             return Ok(());
         }
-        let above = Path::new(ETC).join(item.path.parent().unwrap_or(Path::new("")));
+        let path = Path::new(self.scope.top).join(&item.path);
+        let above = path.parent().unwrap_or(Path::new(""));
         let target = above.join(side.node.target()?);
         if self.roots[NEW].resolve(&target)?.is_some() {
             return Ok(());
         }
-        if item.path.starts_with("alternatives") {
+        let is_alternative = path.starts_with("etc/alternatives");
+        // It is not decided yet what of /etc is there in the end.
+        let is_open = is_alternative && as_written(&target).starts_with(ETC);
+        if !is_open && (self.scope.comes)(&target)? {
+            return Ok(());
+        }
+        if is_alternative {
             item.action = Action::Nothing;
             item.verdict = Verdict::Left;
             item.note = Some("the new base does not have what it leads to".to_owned());
-        } else if self.roots[LAYER].resolve(&target)?.is_none() || !is_in_etc(&target) {
+        } else {
             item.note = Some("leads to nothing in the new base".to_owned());
         }
         Ok(())
@@ -613,23 +607,29 @@ impl Planner<'_> {
     }
 
     /// The files of users and groups, with the content that was merged before.
-    fn user_files(&mut self, etc: &[Option<Dir>; 3], files: &[UserFiles]) -> Result<()> {
+    fn user_files(
+        &mut self,
+        etc: &[Option<Dir>; 3],
+        files: &[UserFiles; 3],
+        users: &Merged,
+    ) -> Result<()> {
         self.pending.clear();
         for (file, name) in FILES.iter().enumerate() {
-            let Some(content) = self.users.files.0[file].clone() else {
+            let Some(content) = users.files.0[file].clone() else {
                 continue;
             };
             let mut sides = [None, None, None];
             for (side, dir) in etc.iter().enumerate() {
                 let node = match dir {
-                    Some(dir) => node_of(dir, name)?.filter(|node| node.stat.kind == Kind::File),
+                    Some(dir) => {
+                        node_of(dir, name.as_ref())?.filter(|node| node.stat.kind == Kind::File)
+                    }
                     None => None,
                 };
                 sides[side] = node.map(|node| self.of_node(side, node)).transpose()?;
             }
             let [old, layer, new] = sides.each_ref().map(|side| side.as_ref().map(|s| &s.state));
-            let conflicts: Vec<String> = self
-                .users
+            let conflicts: Vec<String> = users
                 .conflicts
                 .iter()
                 .filter(|(of, _)| *of == file)
@@ -689,24 +689,16 @@ struct Entries {
     conflicts: Vec<String>,
 }
 
-fn is_carried(kind: Kind) -> bool {
-    matches!(kind, Kind::File | Kind::Dir | Kind::Link)
+fn is_carried(stat: &Stat) -> bool {
+    matches!(stat.kind, Kind::File | Kind::Dir | Kind::Link) || stat.is_whiteout()
 }
 
-/// Whether a path, with `.` and `..`, stays in /etc as it is written.
-fn is_in_etc(path: &Path) -> bool {
-    use std::path::Component;
-    let mut names: Vec<&std::ffi::OsStr> = Vec::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => names.push(name),
-            Component::ParentDir => {
-                names.pop();
-            }
-            _ => {}
-        }
-    }
-    names.first().is_some_and(|first| *first == ETC)
+/// A directory of the layer that is there for what is put into it.
+fn needed_dir(path: &Path, side: &Side) -> Item {
+    let state = Some(&side.state);
+    let mut item = listed(path, Verdict::Kept, state, state, None);
+    item.action = Action::Put(put_of_layer(side));
+    item
 }
 
 /// Everything as in the layer.
@@ -796,17 +788,16 @@ fn what_was_done(before: Option<&State>, after: Option<&State>) -> &'static str 
 }
 
 /// What has this name in a directory; `None` if nothing has.
-fn node_of(dir: &Dir, name: &str) -> io::Result<Option<Node>> {
-    let name = name.as_ref();
-    match dir.stat_of(name)? {
-        Some(_) => dir.node(name).map(Some),
-        None => Ok(None),
+pub(super) fn node_of(dir: &Dir, name: &OsStr) -> io::Result<Option<Node>> {
+    match dir.node(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        node => node.map(Some),
     }
 }
 
 /// The content of a file in /etc; `None` where there is none that can be read, or one that is too large.
 fn read(dir: &Dir, name: &str) -> io::Result<Option<Vec<u8>>> {
-    match node_of(dir, name)? {
+    match node_of(dir, name.as_ref())? {
         Some(node) if node.stat.kind == Kind::File && node.stat.size <= LIST_MAX => {
             node.read(LIST_MAX).map(Some)
         }

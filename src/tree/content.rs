@@ -42,14 +42,19 @@ pub fn same(a: &File, b: &File, size: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Copies the first `size` bytes into an empty file.
-pub fn copy(from: &File, to: &File, size: u64) -> io::Result<()> {
+/// Copies the first `size` bytes into an empty file, or as many as there still are.
+pub fn copy(from: &File, to: &File, mut size: u64) -> io::Result<()> {
     let mut block = Vec::new();
     let mut at = 0;
     while let Some(data) = next_data(from, at)?.filter(|data| *data < size) {
         let length = BLOCK.min(size - data);
         if !read_block(from, data, length, &mut block)? {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            let left = from.metadata()?.len();
+            if left >= data + length {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            (size, at) = (left, data);
+            continue;
         }
         to.write_all_at(&block, data)?;
         at = data + length;
@@ -122,6 +127,10 @@ mod tests {
         let short = sparse(5, &[(0, b"begin")]);
         assert!(same(&long, &short, 5).unwrap());
         assert!(!same(&long, &short, 1 << 20).unwrap());
+        let to = tempfile::tempfile().unwrap();
+        copy(&short, &to, 1 << 20).unwrap();
+        assert_eq!(to.metadata().unwrap().len(), 5);
+        assert!(same(&short, &to, 5).unwrap());
         assert!(read(&long, 4).is_err());
     }
 }

@@ -12,6 +12,9 @@ use rustix::io::Errno;
 
 use super::content;
 
+/// What the kernel counts the space of files in, in bytes (`stat(2)`).
+const BLOCK: u64 = 512;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     File,
@@ -59,6 +62,8 @@ pub struct Stat {
     pub uid: u32,
     pub gid: u32,
     pub size: u64,
+    /// The bytes that it takes of its filesystem: holes take none.
+    pub used: u64,
     pub mtime: Time,
     pub ctime: Time,
     pub id: Id,
@@ -91,6 +96,7 @@ impl Stat {
             uid: stat.st_uid,
             gid: stat.st_gid,
             size: stat.st_size as u64,
+            used: (stat.st_blocks as u64).saturating_mul(BLOCK),
             mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
             ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
             id: Id {
@@ -104,6 +110,12 @@ impl Stat {
             },
             links: stat.st_nlink as u64,
         }
+    }
+
+    /// Whether this is what overlayfs has where a name was deleted: a device that there is not, which a container's
+    /// files cannot do without.
+    pub fn is_whiteout(&self) -> bool {
+        self.kind == Kind::Char && self.device == 0
     }
 
     /// Whether this is the same file in a snapshot, and neither was touched since: what changes a file

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io;
 
 use rustix::fs::{
-    self, AtFlags, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT,
-    Uid, XattrFlags,
+    self, AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps,
+    UTIME_OMIT, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -38,6 +38,18 @@ impl Dir {
 
     pub fn make_link(&self, name: &OsStr, target: &OsStr) -> io::Result<()> {
         Ok(fs::symlinkat(target, &self.fd, name)?)
+    }
+
+    /// As [`super::Stat::is_whiteout`].
+    pub fn make_whiteout(&self, name: &OsStr) -> io::Result<()> {
+        let mode = Mode::empty();
+        Ok(fs::mknodat(
+            &self.fd,
+            name,
+            FileType::CharacterDevice,
+            mode,
+            0,
+        )?)
     }
 
     /// Gives the file `of` in `dir` this name here as well.

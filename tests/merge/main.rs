@@ -1,7 +1,8 @@
-//! The merge of /etc on directories: what three roots become, case by case. Run as root, since owners and devices
+//! The merge on directories: what three roots become, case by case. Run as root, since owners and devices
 //! are part of it; what the filesystem of the temporary directory lacks is said and left out.
 
 mod cases;
 mod hostile;
+mod outside;
 mod tree;
 mod whole;

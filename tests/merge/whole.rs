@@ -408,7 +408,7 @@ fn a_name_of_its_own_is_not_changed_through_another() {
 }
 
 /// Makes up to four paths, in three levels.
-fn make_some(etc: &std::path::Path, random: &mut fastrand::Rng) {
+pub fn make_some(etc: &std::path::Path, random: &mut fastrand::Rng) {
     let mut pick = |from: &[&'static str]| from[random.usize(..from.len())];
     for _ in 0..4 {
         let path = pick(&["a", "b", "a/c", "a/d", "b/c", "a/c/e", "a/c/f"]);

@@ -1,0 +1,125 @@
+//! Who owns files: by name on each side, by number on the host.
+
+use std::collections::BTreeMap;
+
+use super::decide::Owner;
+use super::users::{Merged, Name, UserFiles};
+use super::{LAYER, NEW, OLD};
+use crate::tree::{Meta, Stat};
+
+/// The users and groups of the sides of a merge, and of what it makes of them.
+#[derive(Clone)]
+pub struct Owners {
+    sides: [Names; 3],
+    /// Those of the host, and beside them what only the new base has.
+    host: Names,
+    users: BTreeMap<Name, u32>,
+    groups: BTreeMap<Name, u32>,
+}
+
+impl Owners {
+    pub fn of(files: &[UserFiles; 3], merged: &Merged) -> Self {
+        let mut sides = files.each_ref().map(Names::of);
+        let [old, layer, new] = &mut sides;
+        // Files of users that the layer has deleted are still those users'.
+        layer.add(old);
+        let mut host = Names::of(&merged.files);
+        host.add(new);
+        Self {
+            sides,
+            host,
+            users: merged.users.clone(),
+            groups: merged.groups.clone(),
+        }
+    }
+
+    /// The same where the files of the new base have the numbers of the host already.
+    pub fn on_host(&self) -> Self {
+        let mut owners = self.clone();
+        owners.sides[NEW] = self.host.clone();
+        owners
+    }
+
+    /// Who owns a file of a side.
+    pub fn owner(&self, side: usize, stat: &Stat) -> Owner {
+        let names = &self.sides[side];
+        let name = |names: &BTreeMap<u32, String>, id: u32| {
+            names.get(&id).cloned().unwrap_or_else(|| format!("#{id}"))
+        };
+        Owner {
+            user: name(&names.users, stat.uid),
+            group: name(&names.groups, stat.gid),
+        }
+    }
+
+    /// Whether a file of the old base and one of the layer have the same owner.
+    pub fn is_one(&self, old: &Stat, layer: &Stat) -> bool {
+        (old.uid, old.gid) == (layer.uid, layer.gid)
+            || self.owner(OLD, old) == self.owner(LAYER, layer)
+    }
+
+    /// Whether the host has this owner.
+    pub fn has(&self, owner: &Owner) -> bool {
+        let is_there = |name: &str, names: &BTreeMap<Name, u32>| {
+            name.starts_with('#') || names.contains_key(name.as_bytes())
+        };
+        is_there(&owner.user, &self.users) && is_there(&owner.group, &self.groups)
+    }
+
+    /// With the numbers that names have on the host. What belongs to nobody there is root's, without the rights
+    /// that others would have had by it.
+    pub fn meta(&self, owner: &Owner, mode: u32) -> Meta {
+        let id = |name: &str, names: &BTreeMap<Name, u32>| match name.strip_prefix('#') {
+            Some(number) => number.parse().ok(),
+            None => names.get(name.as_bytes()).copied(),
+        };
+        let (uid, gid) = (id(&owner.user, &self.users), id(&owner.group, &self.groups));
+        let is_known = uid.is_some() && gid.is_some();
+        Meta {
+            uid: uid.unwrap_or(0),
+            gid: gid.unwrap_or(0),
+            mode: if is_known { mode } else { mode & !0o6000 },
+            xattrs: BTreeMap::new(),
+        }
+    }
+}
+
+/// Users and groups by number.
+#[derive(Clone)]
+struct Names {
+    users: BTreeMap<u32, String>,
+    groups: BTreeMap<u32, String>,
+}
+
+impl Names {
+    fn of(files: &UserFiles) -> Self {
+        let names = |file: usize| {
+            let content = files.0[file].as_deref().unwrap_or_default();
+            let mut names = BTreeMap::new();
+            for line in String::from_utf8_lossy(content).lines() {
+                let mut fields = line.split(':');
+                let (name, id) = (fields.next(), fields.nth(1));
+                if let (Some(name), Some(Ok(id))) = (name, id.map(str::parse)) {
+                    names.entry(id).or_insert_with(|| name.to_owned());
+                }
+            }
+            names
+        };
+        Self {
+            users: names(0),
+            groups: names(1),
+        }
+    }
+
+    /// Adds what the other has for numbers that are free here.
+    fn add(&mut self, other: &Self) {
+        for (names, other) in [
+            (&mut self.users, &other.users),
+            (&mut self.groups, &other.groups),
+        ] {
+            for (id, name) in other {
+                names.entry(*id).or_insert_with(|| name.clone());
+            }
+        }
+    }
+}
