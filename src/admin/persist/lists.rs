@@ -250,7 +250,7 @@ fn content_of(dir: &Path, lists: &[(PathBuf, Vec<u8>)]) -> Result<Vec<u8>> {
 }
 
 /// The paths in a root that a rule is of, without what is below them. What is mounted in it is not looked into.
-fn matching(root: &Dir, rule: &Rule) -> Result<Vec<PathBuf>> {
+pub fn matching(root: &Dir, rule: &Rule) -> Result<Vec<PathBuf>> {
     let (above, only) = rule.place();
     let dir = root.descend(&above);
     let Some(dir) = dir.with_context(|| format!("cannot open /{}", above.display()))? else {

@@ -2,8 +2,10 @@
 
 mod compare;
 mod conflicts;
-pub mod lists;
+mod lists;
 mod restore;
+
+pub use lists::{listed, matching};
 
 use std::path::{Path, PathBuf};
 

@@ -2,12 +2,12 @@
 //! there, and the two change places. The layer has never booted, so nobody else has written to its /etc.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::merge::Sides;
+use super::merge::{Sides, Told};
 use crate::admin::merge_report::MergeReport;
 use crate::admin::roots::{self, Tree};
 use crate::admin::{Context, LOCK_WAIT, after_merge, hooks, layer, new_entries};
@@ -29,6 +29,9 @@ pub struct Waiting {
     pub base: String,
     /// See [`merge::listing`].
     pub list: String,
+    /// What is knowingly left behind.
+    #[serde(default)]
+    leave: Vec<PathBuf>,
     /// The numbers that were changed in the layer.
     users: BTreeMap<u32, u32>,
     groups: BTreeMap<u32, u32>,
@@ -38,11 +41,18 @@ pub struct Waiting {
 const SCRATCH: &str = ".imgbased-again";
 
 impl Waiting {
-    pub fn new(layer: &LvName, base: &LvName, list: String, ids: &Ids) -> Self {
+    pub fn new(
+        layer: &LvName,
+        base: &LvName,
+        list: String,
+        ids: &Ids,
+        leave: Vec<PathBuf>,
+    ) -> Self {
         Self {
             layer: layer.to_string(),
             base: base.to_string(),
             list,
+            leave,
             users: ids.users.clone(),
             groups: ids.groups.clone(),
         }
@@ -77,14 +87,12 @@ pub fn at_shutdown(context: &Context) -> Result<()> {
     let Some(waiting) = Waiting::read() else {
         return Ok(());
     };
-    if waiting.edited()?.is_empty() {
-        return Ok(());
-    }
+    let is_edited = !waiting.edited()?.is_empty();
     context
         .writer("update", LOCK_WAIT)?
         .transaction(|tx| {
             tx.lock()?;
-            merge_again(context, tx, &waiting)
+            merge_again(context, tx, &waiting, is_edited)
         })
         .with_context(|| {
             format!(
@@ -94,7 +102,13 @@ pub fn at_shutdown(context: &Context) -> Result<()> {
         })
 }
 
-fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Result<()> {
+/// Takes along what was written to carried paths, and the edits of /etc if there are any.
+fn merge_again(
+    context: &Context,
+    tx: &mut Transaction,
+    waiting: &Waiting,
+    is_edited: bool,
+) -> Result<()> {
     let group = context.load()?;
     let boot = context.boot_partition()?;
     let (layer, base): (LvName, LvName) = (waiting.layer.parse()?, waiting.base.parse()?);
@@ -102,6 +116,7 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
     let volume = volume.with_context(|| format!("{layer} is gone"))?;
     ensure!(!volume.is_good(), "{layer} has booted already");
     let sides = Sides::of(&group)?;
+    let told = Told::of(context, tx, &group, &waiting.leave)?;
     let new = Tree::Volume(base);
     let before = boot.entries_of(&layer)?;
     let options = context.activated(tx, &layer, volume.active, |tx| {
@@ -111,8 +126,11 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
             let own_root = |tx: &mut Transaction, etc: &Path| {
                 layer::own_root_line(tx, etc, &device, filesystem.kind)
             };
-            let roots = (&new, root);
-            replace_etc(context, tx, &group, &sides, roots, waiting, own_root)?;
+            if is_edited {
+                let roots = (&new, root);
+                replace_etc(context, tx, &group, &sides, roots, waiting, own_root)?;
+            }
+            sides.carry_again(context, tx, &group, &told, root)?;
             Root::at(root).options()
         })
     })?;

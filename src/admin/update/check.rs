@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::merge::{Sides, packages_left};
-use super::{Update, digest_of, judge, running_layer};
+use super::merge::{Sides, Told, plan};
+use super::{Amount, Update, amounts, digest_of, judge, running_layer};
 use crate::admin::filesystem::mount_point;
 use crate::admin::look::Look;
 use crate::admin::merge_report::MergeReport;
@@ -17,7 +17,6 @@ use crate::admin::{Context, FOUND, LOCK_WAIT, base, text};
 use crate::boot::root::Root;
 use crate::image::tree::Tree as ImageTree;
 use crate::image::{Image, Opened};
-use crate::merge::Plan;
 use crate::model::name::LvName;
 use crate::model::update::{Facts, Standing};
 use crate::sys::transaction::Transaction;
@@ -34,6 +33,8 @@ struct Checked {
     installed: Installed,
     /// Not known before the image is on the host, where it cannot be looked into.
     merge: Option<MergeReport>,
+    carried: Vec<Amount>,
+    left_behind: Vec<Amount>,
     packages: Vec<String>,
     refusals: Vec<String>,
     #[serde(skip)]
@@ -88,7 +89,9 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         // What is looked at is activated.
         tx.lock()?;
         let running = Root::at(Path::new("/"));
+        let told = Told::of(context, tx, &group, &update.leave)?;
         let (mut version, mut merge, mut packages) = (None, None, Vec::new());
+        let (mut carried, mut left_behind) = (Vec::new(), Vec::new());
         looked_into(tx, &opened, |tx, root| {
             version = Root::at(root).os_release().version;
             refuse(judge(update, &running, &Root::at(root)).map(drop));
@@ -98,11 +101,15 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
                 sides.layer.to_string(),
                 update.shown(),
             ];
-            sides.opened(context, tx, &group, |_, [old, layer]| {
+            sides.opened(context, tx, &group, |tx, [old, layer]| {
                 let roots = [old, layer, &new];
-                packages = packages_left(roots)?;
-                let plan = Plan::of(roots, sides.is_snapshot)?;
-                merge = Some(MergeReport::of(names, &plan));
+                let go_on = || tx.interrupt().check();
+                let planned = plan(roots, sides.is_snapshot, &told, &go_on)?;
+                refuse(planned.check_left());
+                merge = Some(MergeReport::of(names, &planned.plan));
+                carried = Amount::carried(&planned.outside);
+                left_behind = Amount::left(&planned.outside);
+                packages = planned.packages;
                 Ok(())
             })
         })?;
@@ -131,6 +138,8 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
                 layer: booted,
             },
             merge,
+            carried,
+            left_behind,
             packages,
             refusals,
             standing: standing.to_string(),
@@ -174,7 +183,7 @@ impl Checked {
         rows.push(("/etc".to_owned(), merge));
         if !self.packages.is_empty() {
             rows.push((
-                "Left behind".to_owned(),
+                "Without".to_owned(),
                 format!("packages {}", self.packages.join(", ")),
             ));
         }
@@ -182,7 +191,10 @@ impl Checked {
             rows.push(("Refused".to_owned(), refusal.clone()));
         }
         let conflicts = self.merge.as_ref().map(MergeReport::conflicts);
-        text::columns(&rows) + &conflicts.unwrap_or_default()
+        text::columns(&rows)
+            + &amounts("comes along", &self.carried)
+            + &amounts("would be left behind", &self.left_behind)
+            + &conflicts.unwrap_or_default()
     }
 }
 

@@ -18,6 +18,7 @@ use super::view::{self, JSON_VERSION};
 use super::{Context, LOCK_WAIT, after_merge, gc, hooks, layer, text};
 use crate::boot::root::Root;
 use crate::image::digest;
+use crate::merge::Outside;
 use crate::model::layout::{Group, Role, in_tag, tag};
 use crate::model::name::LvName;
 use crate::model::os_release::OsRelease;
@@ -25,8 +26,9 @@ use crate::model::trial::State;
 use crate::model::update::{Decision, Facts, Standing, Wishes};
 use crate::sys::cmd::Cmd;
 use crate::sys::transaction::Transaction;
+use crate::tree::escaped;
 pub use again::Waiting;
-use merge::Sides;
+use merge::{Sides, Told};
 
 /// What `update` is told. Sizes are bytes.
 #[derive(Args)]
@@ -63,6 +65,9 @@ pub struct Update {
     /// Drop another update that waits for a restart
     #[arg(long)]
     replace: bool,
+    /// Leave this path behind, with what is below it; may be given several times
+    #[arg(long, value_name = "PATH")]
+    leave: Vec<PathBuf>,
     /// Take an image of an older version than what runs
     #[arg(long)]
     allow_downgrade: bool,
@@ -159,6 +164,9 @@ struct Done {
     /// The layer of the update that this one takes the place of.
     replaced: Option<LvName>,
     merge: Option<MergeReport>,
+    /// What comes along from outside of /etc, and what does not.
+    carried: Vec<Amount>,
+    left_behind: Vec<Amount>,
     /// Packages of the layer that runs that the image does not have.
     packages: Vec<String>,
     #[serde(skip)]
@@ -183,6 +191,8 @@ impl Done {
                     "`imgbased-helper persist conflicts` in the new layer lists the conflicts\n";
             }
         }
+        lines += &amounts("comes along", &self.carried);
+        lines += &amounts("is left behind", &self.left_behind);
         lines += &missing_packages(&self.packages);
         match &self.fallback {
             Some(fallback) => lines += &trial_begins(layer, None, self.tries, fallback),
@@ -190,6 +200,45 @@ impl Done {
         }
         lines
     }
+}
+
+/// A path outside of /etc with what it takes.
+#[derive(Serialize)]
+struct Amount {
+    path: String,
+    bytes: u64,
+    files: u64,
+}
+
+impl Amount {
+    fn carried(outside: &Outside) -> Vec<Self> {
+        let carried = outside.carried.iter();
+        let carried = carried.map(|of| Self::new(&of.path, of.bytes, of.files));
+        carried.collect()
+    }
+
+    fn left(outside: &Outside) -> Vec<Self> {
+        let left = outside.left.iter();
+        left.map(|of| Self::new(&of.path, of.bytes, of.files))
+            .collect()
+    }
+
+    fn new(path: &Path, bytes: u64, files: u64) -> Self {
+        Self {
+            path: format!("/{}", escaped(path)),
+            bytes,
+            files,
+        }
+    }
+}
+
+/// Paths with what becomes of them, a line each.
+fn amounts(what: &str, amounts: &[Amount]) -> String {
+    let line = |Amount { path, bytes, files }: &Amount| {
+        let bytes = text::size(*bytes);
+        format!("{path} {what}: {files} files, {bytes}\n")
+    };
+    amounts.iter().map(line).collect()
 }
 
 fn missing_packages(packages: &[String]) -> String {
@@ -260,6 +309,8 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         fallback: None,
         replaced: None,
         merge: None,
+        carried: Vec::new(),
+        left_behind: Vec::new(),
         packages: Vec::new(),
         tries: 0,
         waiting: None,
@@ -291,13 +342,21 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     };
     tx.lock()?;
     let sides = Sides::of(&group)?;
+    let told = Told::of(context, tx, &group, &update.leave)?;
     let mut found = None;
     let new = layer::make(
         context,
         tx,
         Some(base.clone()),
         Some(&mut |tx, new, root| {
-            found = Some(merge::into(context, tx, &group, &sides, &base, root)?);
+            found = Some(merge::into(
+                context,
+                tx,
+                &group,
+                (&sides, &told),
+                &base,
+                root,
+            )?);
             after_merge::refresh_caches(tx, root)?;
             let events = ["post-merge", "os-upgraded"];
             hooks::merged(context, tx, &group, &events, [&base, new], root)
@@ -308,7 +367,10 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     done.waits = true;
     done.tries = tries;
     if let Some(merged) = found {
-        let waiting = Waiting::new(&new, &base, merged.list, &merged.ids);
+        done.carried = Amount::carried(&merged.outside);
+        done.left_behind = Amount::left(&merged.outside);
+        let leave = update.leave.clone();
+        let waiting = Waiting::new(&new, &base, merged.list, &merged.ids, leave);
         done.waiting = Some(waiting);
         (done.merge, done.packages) = (Some(merged.report), merged.packages);
     }
