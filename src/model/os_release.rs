@@ -8,8 +8,9 @@ pub struct OsRelease {
     pub id: Option<String>,
     pub image_id: Option<String>,
     pub variant_id: Option<String>,
-    /// That of the image, else that of the distribution.
-    pub version: Option<String>,
+    pub image_version: Option<String>,
+    /// That of the distribution.
+    pub version_id: Option<String>,
 }
 
 impl OsRelease {
@@ -24,8 +25,15 @@ impl OsRelease {
             id: value("ID"),
             image_id: value("IMAGE_ID"),
             variant_id: value("VARIANT_ID"),
-            version: value("IMAGE_VERSION").or_else(|| value("VERSION_ID")),
+            image_version: value("IMAGE_VERSION"),
+            version_id: value("VERSION_ID"),
         }
+    }
+
+    /// That of the image, else that of the distribution.
+    pub fn version(&self) -> Option<&str> {
+        let version = self.image_version.as_ref().or(self.version_id.as_ref());
+        version.map(String::as_str)
     }
 
     /// What tells that `other` is another product, if anything does: the variable, and both values. What only one
@@ -46,9 +54,14 @@ impl OsRelease {
         })
     }
 
-    /// Whether `other` is of an older version, by the order of rpm(8): both versions.
+    /// Whether `other` is of an older version, by the order of rpm(8): both versions. Those of images are compared
+    /// if both have one, else those of the distribution.
     pub fn downgrade<'a>(&'a self, other: &'a Self) -> Option<(&'a str, &'a str)> {
-        let (own, other) = (self.version.as_deref()?, other.version.as_deref()?);
+        let images = (&self.image_version, &other.image_version);
+        let (own, other) = match images {
+            (Some(own), Some(other)) => (own, other),
+            _ => (self.version_id.as_ref()?, other.version_id.as_ref()?),
+        };
         rpm_evr_compare(other, own).is_lt().then_some((own, other))
     }
 }
@@ -62,10 +75,10 @@ mod tests {
         let text = "NAME=x\nID=debian\n VERSION_ID=1\nVERSION_ID=\"13\"\nIMAGE_ID=''\n";
         let release = OsRelease::parse(text);
         assert_eq!(release.id.as_deref(), Some("debian"));
-        assert_eq!(release.version.as_deref(), Some("13"));
+        assert_eq!(release.version(), Some("13"));
         assert_eq!(release.image_id, None);
         let release = OsRelease::parse(&format!("{text}IMAGE_VERSION=7\n"));
-        assert_eq!(release.version.as_deref(), Some("7"));
+        assert_eq!(release.version(), Some("7"));
         assert_eq!(OsRelease::parse(""), OsRelease::default());
     }
 
@@ -82,6 +95,12 @@ mod tests {
             ("ID=a\nIMAGE_ID=x", "ID=a\nIMAGE_ID=y", true, false),
             ("ID=a\nIMAGE_ID=x", "ID=a", false, false),
             ("ID=a\nVARIANT_ID=x", "ID=a\nVARIANT_ID=y", true, false),
+            (
+                "ID=a\nVERSION_ID=13",
+                "ID=a\nVERSION_ID=13\nIMAGE_VERSION=2",
+                false,
+                false,
+            ),
             (
                 "ID=a\nVERSION_ID=13\nIMAGE_VERSION=2",
                 "ID=a\nVERSION_ID=13\nIMAGE_VERSION=1~rc1",

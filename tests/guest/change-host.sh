@@ -10,4 +10,5 @@ echo changed >/etc/issue
 chmod 600 /etc/shells
 rm /etc/networks
 systemctl mask --quiet apt-daily.service
+mkdir -p /etc/sysctl.d
 echo 'kernel.sysrq = 1' >/etc/sysctl.d/90-admin.conf

@@ -56,6 +56,10 @@ struct Installed {
     version: Option<String>,
 }
 
+fn version_of(root: &Root) -> Option<String> {
+    root.os_release().version().map(str::to_owned)
+}
+
 /// Says what the update would do, and changes nothing.
 pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
     let writer = context.writer("update --check", LOCK_WAIT)?;
@@ -93,7 +97,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         let (mut version, mut merge, mut packages) = (None, None, Vec::new());
         let (mut carried, mut left_behind) = (Vec::new(), Vec::new());
         looked_into(tx, &opened, |tx, root| {
-            version = Root::at(root).os_release().version;
+            version = version_of(&Root::at(root));
             refuse(judge(update, &running, &Root::at(root)).map(drop));
             let new = Dir::root(root)?;
             let names = [
@@ -134,7 +138,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
             },
             installed: Installed {
                 base: sides.old.to_string(),
-                version: running.os_release().version,
+                version: version_of(&running),
                 layer: booted,
             },
             merge,

@@ -406,7 +406,7 @@ fn judge(update: &Update, running: &Root, new: &Root) -> Result<OsRelease> {
 /// What is kept of an image with the base that is made of it.
 fn tags(digest: Option<&str>, release: &OsRelease) -> Vec<String> {
     let digest = digest.map(|digest| format!("{}{digest}", tag::IMAGE));
-    let version = release.version.as_ref();
+    let version = release.version();
     // A tag has at most 1024 characters (lvm(8)).
     let version = version.filter(|version| version.len() < 200);
     let version = version.map(|version| format!("{}{}", tag::VERSION, in_tag(version)));
