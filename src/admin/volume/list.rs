@@ -1,0 +1,134 @@
+//! `volume list`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use nix::sys::statvfs::statvfs;
+use serde::Serialize;
+
+use super::{OWN_UNITS, is_mounted, mounts_of};
+use crate::admin::view::JSON_VERSION;
+use crate::admin::{Context, text};
+use crate::model::layout::{Role, Volume};
+use crate::model::mount_unit;
+use crate::model::volume::Mount;
+use crate::sys::probe;
+
+/// Sizes are bytes.
+#[derive(Serialize)]
+struct Row {
+    /// Of Config, and of what is not mounted anywhere, none is known.
+    path: Option<String>,
+    name: String,
+    /// Only an active volume shows it.
+    fstype: Option<String>,
+    size: u64,
+    /// Only a mounted one tells it.
+    used: Option<u64>,
+    mounted: bool,
+    required: bool,
+    options: String,
+    /// Whether it waits for the content of the path.
+    moving: bool,
+}
+
+#[derive(Serialize)]
+struct List {
+    version: u32,
+    volumes: Vec<Row>,
+}
+
+/// Lists the volumes that layers share, also those that imgbased made.
+pub fn list(context: &Context) -> Result<()> {
+    let group = context.load()?;
+    let mounts = mounts_of(&group);
+    let mut rows: Vec<Row> = Vec::new();
+    for volume in group.with_role(Role::Volume) {
+        let row = row(context, volume, &mounts)?;
+        let at = rows.partition_point(|other| (&other.path, &other.name) < (&row.path, &row.name));
+        rows.insert(at, row);
+    }
+    let list = List {
+        version: JSON_VERSION,
+        volumes: rows,
+    };
+    context.show(&list, || {
+        let line = |row: &Row| {
+            let used = row.used.map(text::size).unwrap_or_default();
+            let marks = text::marks(&[
+                (true, &row.name),
+                (
+                    row.fstype.is_some(),
+                    row.fstype.as_deref().unwrap_or_default(),
+                ),
+                (row.used.is_some(), &format!("{used} used")),
+                (row.required, "required"),
+                (row.moving, "moves when the system goes down"),
+                (
+                    row.path.is_some() && !row.mounted && !row.moving,
+                    "not mounted",
+                ),
+            ]);
+            let path = row.path.clone().unwrap_or_else(|| "-".to_owned());
+            (path, format!("{:>10}  {marks}", text::size(row.size)))
+        };
+        text::columns(&list.volumes.iter().map(line).collect::<Vec<_>>())
+    })
+}
+
+fn row(context: &Context, volume: &Volume, mounts: &[Mount]) -> Result<Row> {
+    let mount = mounts.iter().find(|mount| mount.name == volume.name);
+    let path = match mount {
+        Some(mount) => Some(mount.path.clone()),
+        None => path_of_unit(context, &volume.name),
+    };
+    let mounted = match &path {
+        Some(path) => is_mounted(context, &volume.name, path)?,
+        None => false,
+    };
+    let device = context.lvm.device(&volume.name.parse()?)?;
+    let signature = volume
+        .active
+        .then(|| probe::signature(&device).ok())
+        .flatten();
+    let space = path
+        .as_ref()
+        .filter(|_| mounted)
+        .and_then(|path| statvfs(path.as_str()).ok());
+    Ok(Row {
+        name: volume.name.clone(),
+        fstype: signature.flatten().map(|signature| signature.kind),
+        size: volume.size,
+        used: space.map(|space| {
+            let used = space.blocks().saturating_sub(space.blocks_free());
+            used.saturating_mul(space.fragment_size())
+        }),
+        mounted,
+        required: mount.is_some_and(Mount::is_required),
+        options: mount.map_or_else(String::new, |mount| mount.options.clone()),
+        moving: mount.is_some_and(|mount| mount.moving),
+        path,
+    })
+}
+
+/// Where a unit of the layer itself mounts a volume: so imgbased does it, and no name of a volume tells for certain
+/// which path is meant.
+fn path_of_unit(context: &Context, name: &str) -> Option<String> {
+    let devices = [
+        context.lvm.device(&name.parse().ok()?).ok()?,
+        PathBuf::from(format!("/dev/{}/{name}", context.lvm.vg())),
+    ];
+    for entry in fs::read_dir(OWN_UNITS).ok()?.flatten() {
+        if entry.path().extension().is_none_or(|kind| kind != "mount") {
+            continue;
+        }
+        let unit = fs::read_to_string(entry.path()).unwrap_or_default();
+        if let Some((device, path)) = mount_unit::device_and_path(&unit)
+            && devices.iter().any(|known| known == Path::new(device))
+        {
+            return Some(path.to_owned());
+        }
+    }
+    None
+}

@@ -1,0 +1,83 @@
+//! `volume move`: what programs use until the system goes down is copied then.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::add::{check_room, make};
+use super::copied::Copied;
+use super::{find, mounts_of, transaction, write_volumes};
+use crate::admin::filesystem::Filesystem;
+use crate::admin::{Context, pool_with_room};
+use crate::image::superblock::FsKind;
+use crate::model::name::LvName;
+use crate::model::volume::{Mount, Volumes};
+use crate::sys::cmd::Cmd;
+use crate::sys::run;
+use crate::sys::transaction::Transaction;
+
+/// Where the journal keeps its files open.
+const JOURNAL: &str = "/var/log/journal";
+
+/// Copies what waits for it to its volume. Does nothing while the system runs: what is written afterwards would stay
+/// behind.
+pub fn move_all(context: &Context) -> Result<()> {
+    let handed: Option<Volumes> = run::read_json(run::VOLUMES);
+    if handed.is_none_or(|handed| handed.volumes.iter().all(|mount| !mount.moving)) {
+        return Ok(());
+    }
+    let state = Cmd::new("systemctl")
+        .arg("is-system-running")
+        .accept(&[0, 1]);
+    if state.run()?.trim() != "stopping" {
+        log::warn!("nothing moves before the system goes down");
+        return Ok(());
+    }
+    let writer = context.locked_writer("volume move")?;
+    let mut moved = Ok(());
+    for mount in mounts_of(&context.load()?)
+        .into_iter()
+        .filter(|mount| mount.moving)
+    {
+        let done = transaction(&writer, &mut |tx| move_one(context, tx, &mount));
+        moved = moved.and(done.with_context(|| format!("{} stays where it is", mount.path)));
+        writer.check_interrupt()?;
+    }
+    moved
+}
+
+fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()> {
+    let group = context.load()?;
+    context.check_pool(&group)?;
+    let room = pool_with_room(&group)?;
+    let (volume, _) = find(&group, std::slice::from_ref(mount), &mount.path)?;
+    let (lvm, name) = (&context.lvm, mount.name.parse::<LvName>()?);
+    let device = lvm.device(&name)?;
+    if !volume.active {
+        tx.run_undoable(&lvm.activate(&name), lvm.deactivate(&name))?;
+    }
+    if Path::new(JOURNAL).starts_with(&mount.path) {
+        // Its last lines stay in memory, else it would write on.
+        let journal = |verb| Cmd::new("journalctl").arg(verb);
+        tx.run_undoable(&journal("--relinquish-var"), journal("--flush"))?;
+    }
+    let source = Copied::open(context, tx, &mount.path)?;
+    check_room(&mount.path, Some(&source), room)?;
+    // An attempt that was interrupted has left its part.
+    let kind = Filesystem::on(&device).map_or(FsKind::Ext4, |found| found.kind);
+    tx.run(&Cmd::new("blkdiscard").arg("--force").arg(&device))?;
+    let zeroes = group.pool().is_some_and(|pool| pool.zeroes);
+    let filesystem = make(tx, kind, &device, zeroes, mount)?;
+    let copy = source.copy(tx, mount, &filesystem, room)?;
+    copy.unmount(tx)?;
+    source.mounted.unmount(tx)?;
+    let moved = Mount {
+        moving: false,
+        ..mount.clone()
+    };
+    let mut others = mounts_of(&context.load()?);
+    others.retain(|other| other.path != mount.path);
+    // What starts next without an initramfs, after a soft reboot, mounts it.
+    write_volumes(context, tx, others, Some(moved.clone()))?;
+    tx.run(&lvm.retag(&name, &[&mount.path_tag()], Some(&moved.path_tag())))
+}
