@@ -32,6 +32,14 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             &["base", "add", "x", "--name", "snapshot"],
             "lvm2 keeps names that start with",
         ),
+        (
+            &["base", "add", "x", "--by-content", "--no-share"],
+            "'--by-content' cannot be used with '--no-share'",
+        ),
+        (
+            &["update", "x", "--no-share", "--by-content"],
+            "cannot be used with",
+        ),
         (&["diff", "a b"], "contains ' '"),
         (&["persist"], "Usage: imgbased-helper persist"),
         (&["persist", "preview", "x"], "unexpected argument 'x'"),

@@ -1,5 +1,7 @@
 //! `base`: read-only images that layers start from.
 
+mod fill;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -7,6 +9,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
+
+use fill::Filling;
 
 use super::filesystem::{Filesystem, mount_point};
 use super::look::Look;
@@ -18,24 +22,26 @@ use super::{
 use crate::boot::arrange::Arrangement;
 use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
-use crate::image::blocks::{self, Target};
+use crate::image::blocks;
 use crate::image::host::Host;
 use crate::image::judge::{self, Fit, Kernel, Place, What};
-use crate::image::stream::Stream;
-use crate::image::superblock::{FsKind, Superblock};
+use crate::image::superblock::FsKind;
 use crate::image::tree::{Content, Shape, Tree};
-use crate::image::{Image, Opened, copy_line, digest};
+use crate::image::{Image, Opened, digest};
 use crate::model::fstab;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_base};
 use crate::model::removal::Request;
-use crate::sys::progress::Progress;
 use crate::sys::transaction::Transaction;
 
 /// Where a squashfs or a directory is mounted while it is read.
 const IMAGE_MOUNT: &str = "image";
 /// Where a filesystem in an image is mounted before it is copied.
 const LOOK_MOUNT: &str = "look";
+/// What the name of the volume ends in that an image is unpacked to, where its files are compared.
+const UNPACKED: &str = ".unpacked";
+/// The part of an image that a pool has to have room for beside the whole of it, where it is unpacked and then compared.
+const UNPACKED_SPARE: u64 = 4;
 
 /// What `base add` is told. Sizes are bytes.
 pub struct Add {
@@ -46,6 +52,28 @@ pub struct Add {
     pub fstype: Option<FsKind>,
     /// Whether to store once what an earlier base has as well.
     pub share: bool,
+    /// Whether the files of a filesystem image are compared, and not its blocks.
+    pub by_content: bool,
+}
+
+impl Add {
+    fn shared(&self, image: &Image) -> Shared {
+        match image {
+            _ if !self.share => Shared::Nothing,
+            Image::Filesystem { .. } if !self.by_content => Shared::Blocks,
+            _ => Shared::Files,
+        }
+    }
+}
+
+/// What is stored once that an earlier base has as well.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shared {
+    Nothing,
+    /// Blocks at the same place.
+    Blocks,
+    /// Files with the same path.
+    Files,
 }
 
 /// Makes a base from an image. The lock is free while the image is read and the volume is filled.
@@ -97,10 +125,20 @@ pub fn make(
     let plan = Plan::new(add, image, &needs, &group, room)?;
     boot.entry_of(&plan.name)?;
     let options = running_options(&group, &boot)?;
-    create(context, tx, &plan)?;
-    let room = context.room_when_active(&group)?;
-    let device = context.lvm.device(&plan.name)?;
-    let filesystem = tx.unlocked(|tx| fill(tx, add, image, &plan, &device, room))?;
+    let filling = Filling {
+        context,
+        add,
+        image,
+        needs: &needs,
+        plan: &plan,
+        room,
+    };
+    let origin = filling.create(tx, &group)?;
+    let filling = Filling {
+        room: context.room_when_active(&group)?,
+        ..filling
+    };
+    let filesystem = tx.unlocked(|tx| filling.run(tx, &origin))?;
     opened.close(tx)?;
     finish(context, tx, &boot, &plan.name, &filesystem, &options, judge)
         .with_context(|| format!("{} did not become a base", add.image.display()))?;
@@ -115,71 +153,6 @@ pub fn examine(context: &Context, tx: &Transaction, add: &Add, opened: &Opened) 
     let boot = context.boot_partition()?;
     let needs = Needs::of(context, tx, &boot, add, &opened.image)?;
     Plan::new(add, &opened.image, &needs, &group, room).map(drop)
-}
-
-/// Makes the volume of a base, as a snapshot if there is something to share.
-fn create(context: &Context, tx: &mut Transaction, plan: &Plan) -> Result<()> {
-    let (lvm, name) = (&context.lvm, &plan.name);
-    let create = match &plan.origin {
-        Some((origin, _)) => lvm.create_snapshot(name, origin, None),
-        None => lvm.create_thin(name, &plan.pool, plan.size, true),
-    };
-    tx.run_undoable(&create, lvm.remove(name))?;
-    if plan
-        .origin
-        .as_ref()
-        .is_some_and(|(_, have)| *have < plan.size)
-    {
-        tx.run(&lvm.extend(name, plan.size))?;
-    }
-    Ok(())
-}
-
-/// Puts an image into the new volume at `device`, with at most `room` bytes. A whole filesystem is read back before
-/// anything in it is changed, and has to be what was read of the image.
-fn fill(
-    tx: &mut Transaction,
-    add: &Add,
-    image: &Image,
-    plan: &Plan,
-    device: &Path,
-    room: u64,
-) -> Result<Filesystem> {
-    let target = Target {
-        device,
-        is_shared: plan.origin.is_some(),
-        unit: plan.unit,
-        room,
-    };
-    let (path, compression, superblock) = match image {
-        Image::Filesystem {
-            path,
-            compression,
-            superblock,
-            ..
-        } => (path, *compression, superblock),
-        Image::Tree(tree) => return unpack(tx, tree, plan, &target),
-    };
-    let line = copy_line(path, compression, superblock.size, &target);
-    tx.work(&line, |interrupt| {
-        let stream = Stream::open(path, compression)?;
-        let total = match compression {
-            Some(_) => path.metadata()?.len(),
-            None => superblock.size,
-        };
-        let mut progress = Progress::new(plan.name.as_str(), total);
-        let given = blocks::copy(stream, superblock.size, &target, interrupt, &mut progress)?;
-        drop(progress);
-        let label = format!("{} check", plan.name);
-        digest::check_copy(&given, device, &label, interrupt)
-    })?;
-    fill_up(tx, superblock, &target, plan.size).with_context(|| {
-        format!(
-            "the {} filesystem in {} cannot be used",
-            superblock.kind.name(),
-            add.image.display()
-        )
-    })
 }
 
 /// Makes a base of an incomplete, active volume: with an identity of its own, a digest, and an entry
@@ -340,12 +313,16 @@ impl Needs {
         if let Image::Filesystem { superblock, .. } = image {
             judge::of_fstype(name, superblock.kind, add.fstype)?;
         }
-        let place = Place {
+        let what = what(add, image, self.content);
+        judge::of_place(name, &what, add.size, &self.place(room, shares))
+    }
+
+    fn place(&self, room: u64, shares: bool) -> Place<'_> {
+        Place {
             host: &self.host,
             room,
             shares,
-        };
-        judge::of_place(name, &what(add, image, self.content), add.size, &place)
+        }
     }
 }
 
@@ -408,13 +385,13 @@ fn what<'a>(add: &Add, image: &'a Image, content: Content) -> What<'a> {
 struct Plan {
     name: LvName,
     pool: LvName,
-    /// In bytes.
-    size: u64,
-    kind: FsKind,
-    /// What the files of a tree take, in bytes.
-    content: u64,
-    /// The base to start as a snapshot of, and its size.
-    origin: Option<(LvName, u64)>,
+    /// What it gets if it shares no files.
+    fit: Fit,
+    shared: Shared,
+    /// The bases that it may begin as a snapshot of, the nearest first, and their sizes.
+    near: Vec<(LvName, u64)>,
+    /// The volume that an image is unpacked to, for its files to be compared.
+    unpacked: Option<LvName>,
     /// See [`blocks::unit`].
     unit: usize,
     /// Whether the pool zeroes new chunks.
@@ -427,25 +404,47 @@ impl Plan {
         let name = new_name(group, add.name.clone())?;
         let shown = add.image.display().to_string();
         // How large it becomes does not depend on where it is.
-        let Fit { size, .. } = needs.judge(&shown, add, image, u64::MAX, false)?;
-        let nearest = match image {
-            Image::Filesystem { .. } if add.share => group.nearest(&name, size),
-            _ => None,
+        let fit = needs.judge(&shown, add, image, u64::MAX, false)?;
+        let mut shared = add.shared(image);
+        let is_unpacked = match image {
+            Image::Tree(tree) => tree.dir().is_none(),
+            Image::Filesystem { .. } => true,
         };
-        let origin = nearest.map(|base| (base.name, base.volume.size));
-        let Fit {
-            kind,
-            size,
-            content,
-        } = needs.judge(&shown, add, image, room, origin.is_some())?;
+        let has_room = room >= fit.content.saturating_add(fit.content / UNPACKED_SPARE);
+        if shared == Shared::Files && is_unpacked && !has_room && !group.bases().is_empty() {
+            log::warn!(
+                "the thin pool has room for {} MiB, which is too little to unpack {shown} and compare its files with \
+                 those of another base; none are shared",
+                room >> 20
+            );
+            shared = match image {
+                Image::Tree(_) => Shared::Nothing,
+                Image::Filesystem { .. } => Shared::Blocks,
+            };
+        }
+        let near = match shared {
+            Shared::Nothing => Vec::new(),
+            Shared::Blocks => group.nearest(&name, fit.size),
+            // Unless a size is asked for, it can be larger than by itself.
+            Shared::Files => group.nearest(&name, add.size.map_or(u64::MAX, |_| fit.size)),
+        };
+        let unpacked = if shared == Shared::Files && is_unpacked && !near.is_empty() {
+            let beside = format!("{name}{UNPACKED}").parse()?;
+            Some(new_name_beside(group, beside)?)
+        } else {
+            None
+        };
+        let is_smaller = unpacked.is_none() && !near.is_empty();
+        needs.judge(&shown, add, image, room, is_smaller)?;
         let pool = group.pool().context("there is a pool")?;
+        let near = near.into_iter();
         Ok(Self {
             name,
             pool: pool.name.parse()?,
-            size,
-            kind,
-            content,
-            origin,
+            fit,
+            shared,
+            near: near.map(|base| (base.name, base.volume.size)).collect(),
+            unpacked,
             unit: match image {
                 Image::Filesystem { .. } => blocks::unit(pool.chunk_size, pool.zeroes)?,
                 // A filesystem that is made here knows what it has written.
@@ -456,34 +455,15 @@ impl Plan {
     }
 }
 
-/// Checks a filesystem that was copied, and lets it fill its volume of `size` bytes.
-fn fill_up(
-    tx: &mut Transaction,
-    superblock: &Superblock,
-    target: &Target,
-    size: u64,
-) -> Result<Filesystem> {
-    let seedless = superblock.uuid_in_checksums;
-    let filesystem = Filesystem::expected(superblock.kind, target.device, seedless);
-    filesystem.check(tx, target.is_shared)?;
-    if size > superblock.size {
-        filesystem.grow(tx)?;
-    }
-    Ok(filesystem)
-}
-
-/// Makes a filesystem and copies a tree of files into it.
-fn unpack(tx: &mut Transaction, tree: &Tree, plan: &Plan, target: &Target) -> Result<Filesystem> {
-    let filesystem = Filesystem::make(tx, plan.kind, target.device, plan.zeroes, None)?;
-    let dir = mount_point(plan.name.as_str());
-    let mounted = filesystem.mount(tx, &dir, "rw")?;
-    tx.work(&tree.copy_line(&dir), |interrupt| {
-        let mut progress = Progress::new(plan.name.as_str(), plan.content);
-        tree.copy(&dir, target.room, interrupt, &mut progress)
-    })?;
-    mounted.unmount(tx)?;
-    filesystem.check(tx, false)?;
-    Ok(filesystem)
+/// The name of a volume that is there for a while. Refuses one that is taken.
+fn new_name_beside(group: &Group, name: LvName) -> Result<LvName> {
+    ensure!(
+        group.volume(name.as_str()).is_none(),
+        "{}/{name} exists already; if an earlier command has left it, `imgbased-helper check --repair` removes it",
+        group.name
+    );
+    group.name.dm_name(&name)?;
+    Ok(name)
 }
 
 /// Removes a base and all its layers, having asked first if it has any and `yes` is not set.

@@ -250,9 +250,13 @@ enum BaseVerb {
         /// Filesystem to make for an archive or a directory [default: ext4]
         #[arg(long, value_name = "TYPE", value_parser = parse_fstype)]
         fstype: Option<FsKind>,
-        /// Do not share identical blocks of a filesystem image with an earlier base
+        /// Share nothing with an earlier base: neither files, nor blocks of a filesystem image
         #[arg(long)]
         no_share: bool,
+        /// Share the files of a filesystem image that the nearest base has as well, and not the blocks that are
+        /// at the same place. The pool has to have room for all of the image meanwhile
+        #[arg(long, conflicts_with = "no_share")]
+        by_content: bool,
     },
     /// List the bases
     List,
@@ -445,6 +449,7 @@ impl Cli {
                 size,
                 fstype,
                 no_share,
+                by_content,
             }) => {
                 let add = base::Add {
                     image,
@@ -452,6 +457,7 @@ impl Cli {
                     size,
                     fstype,
                     share: !no_share,
+                    by_content,
                 };
                 base::add(&context, &add)?;
             }

@@ -42,6 +42,15 @@ impl Filesystem {
         }
     }
 
+    /// The options of a mount for changing some files: nothing else is written, such as times of access, or what was
+    /// left out when it was made.
+    pub fn changed(&self) -> &'static str {
+        match self.kind {
+            FsKind::Ext4 => "rw,noatime,noinit_itable",
+            FsKind::Xfs => "rw,noatime",
+        }
+    }
+
     /// What will be on a volume that does not exist yet.
     pub fn expected(kind: FsKind, device: &Path, uuid_in_checksums: bool) -> Self {
         Self {
@@ -167,6 +176,11 @@ impl Filesystem {
         let step = tx.run_undoable(&mount, Cmd::new("umount").arg(dir))?;
         Ok(Mounted(step))
     }
+}
+
+/// Gives back to the pool what the filesystem that is mounted at `dir` does not use. Pools can be told not to take it.
+pub fn trim(tx: &mut Transaction, dir: &Path) -> Result<()> {
+    tx.run(&Cmd::new("fstrim").arg(dir).accept(&[0, 1]))
 }
 
 /// What the superblock of an active volume says. Refuses another filesystem than ext4 and XFS.

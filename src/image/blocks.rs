@@ -47,8 +47,27 @@ pub struct Target<'a> {
     pub room: u64,
 }
 
+/// What was read of an image.
+#[derive(Debug)]
+pub struct Copied {
+    pub digests: Digests,
+    /// How many bytes are in blocks that are not all zeros, and how many of them the target had already.
+    pub data: u64,
+    pub same: u64,
+}
+
+impl Copied {
+    /// Whether the target, which had something else before, has hardly anything of that any more. An image of a few
+    /// bytes tells nothing.
+    pub fn is_another(&self) -> bool {
+        const LEAST: u64 = 64 << 20;
+        const PERCENT: u64 = 5;
+        self.data >= LEAST && self.same < self.data / 100 * PERCENT
+    }
+}
+
 /// Copies `size` bytes of an image to `target` and flushes them to its disk. Zeros stay holes where
-/// the target has nothing. Returns the digests of what was read of the image.
+/// the target has nothing.
 ///
 /// Refuses an image that ends before, and one that takes more room than there is.
 pub fn copy(
@@ -57,7 +76,7 @@ pub fn copy(
     target: &Target,
     interrupt: &Interrupt,
     progress: &mut Progress,
-) -> Result<Digests> {
+) -> Result<Copied> {
     let mut writer = Writer::open(target)?;
     // Reading and hashing go on while blocks are compared and written.
     let (sender, read) = sync_channel::<(Buffer, u64)>(2);
@@ -118,7 +137,11 @@ pub fn copy(
         .file
         .sync_all()
         .with_context(|| format!("cannot write to {}", target.device.display()))?;
-    Ok(digests)
+    Ok(Copied {
+        digests,
+        data: writer.data,
+        same: writer.same,
+    })
 }
 
 struct Writer<'a> {
@@ -131,6 +154,8 @@ struct Writer<'a> {
     old: Buffer,
     /// In bytes.
     written: u64,
+    data: u64,
+    same: u64,
 }
 
 impl<'a> Writer<'a> {
@@ -150,6 +175,8 @@ impl<'a> Writer<'a> {
             target,
             old: Buffer::new(),
             written: 0,
+            data: 0,
+            same: 0,
         })
     }
 
@@ -158,6 +185,11 @@ impl<'a> Writer<'a> {
         let failed = || format!("cannot write to {}", self.target.device.display());
         if self.target.is_shared {
             direct::read(&self.direct, &mut self.old, new.len(), offset).with_context(failed)?;
+            let blocks = new.chunks(BLOCK).zip(self.old[..new.len()].chunks(BLOCK));
+            for (block, old) in blocks.filter(|(block, _)| !is_zero(block)) {
+                self.data += block.len() as u64;
+                self.same += if block == old { block.len() as u64 } else { 0 };
+            }
         }
         let differs = |at: usize, block: &[u8]| {
             if self.target.is_shared {
@@ -243,6 +275,11 @@ mod tests {
         }
 
         fn copy(&self, device: &Path, size: usize, is_shared: bool, room: u64) -> Result<()> {
+            let copied = self.copied(device, size, is_shared, room)?;
+            digest::check_copy(&copied.digests, device, "", &Interrupt::default())
+        }
+
+        fn copied(&self, device: &Path, size: usize, is_shared: bool, room: u64) -> Result<Copied> {
             let stream = Stream::open(&self.dir.path().join("image"), None).unwrap();
             let target = Target {
                 device,
@@ -251,8 +288,7 @@ mod tests {
                 room,
             };
             let (mut progress, interrupt) = (Progress::new("", 1), Interrupt::default());
-            let put = copy(stream, size as u64, &target, &interrupt, &mut progress)?;
-            digest::check_copy(&put, device, "", &interrupt)
+            copy(stream, size as u64, &target, &interrupt, &mut progress)
         }
     }
 
@@ -321,6 +357,41 @@ mod tests {
         case.copy(&target, case.image.len(), true, 2 * BLOCK as u64)
             .unwrap();
         assert!(fs::read(&target).unwrap()[..case.image.len()] == case.image);
+    }
+
+    #[test]
+    fn an_image_with_hardly_anything_in_common_is_told() {
+        let copied = |data: u64, same: u64| Copied {
+            digests: Summer::default().end(),
+            data: data << 20,
+            same: same << 20,
+        };
+        for (data, same, expected) in [
+            (1000, 0, true),
+            (1000, 49, true),
+            (1000, 50, false),
+            (1000, 1000, false),
+            (63, 0, false),
+            (0, 0, false),
+        ] {
+            assert_eq!(
+                copied(data, same).is_another(),
+                expected,
+                "{same} of {data}"
+            );
+        }
+        let case = Case::new();
+        let mut old = case.image.clone();
+        old[(5 << 20) + 1] = 9;
+        old[8 << 20] = 9;
+        let target = case.target(Some(&old));
+        let copied = case.copied(&target, case.image.len(), true, u64::MAX);
+        let copied = copied.unwrap();
+        // Two blocks at the beginning, a MiB in the middle of which one block is another one, and the end.
+        let end = 5000;
+        let blocks = 2 + (1 << 20) / BLOCK as u64;
+        assert_eq!(copied.data, blocks * BLOCK as u64 + end);
+        assert_eq!(copied.data - copied.same, BLOCK as u64);
     }
 
     #[test]

@@ -261,6 +261,7 @@ mod tests {
             block_size: 4096,
             sector: 4096,
             features,
+            inodes: None,
             has_foreign_journal: false,
             has_realtime: false,
             uuid_in_checksums: false,

@@ -21,6 +21,9 @@ const LARGE_BLOCKS_OF_EXT4: Version = (6, 19);
 const LARGE_BLOCKS_OF_XFS: Version = (6, 12);
 /// lvm2 takes whole sectors only, in bytes.
 const SECTOR: u64 = 512;
+/// A base that holds so many times as much as another one, and this many bytes, has hardly anything in common with it.
+const FAR_MORE: u64 = 4;
+const LITTLE: u64 = 64 << 20;
 
 /// What has a source in its hands and may write to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,6 +237,32 @@ pub fn of_place(name: &str, what: &What, size: Option<u64>, place: &Place) -> Re
         size,
         content,
     })
+}
+
+/// The size in bytes of a base that begins as a snapshot of another one, and whose files become those of a source then.
+/// `origin` is the filesystem of that other one, on a volume of `have` bytes, and `fit` what the base would get by
+/// itself. Nothing where its filesystem is another one, has no place for the files, or cannot be grown for them; where
+/// it holds far more, and is not worth it; or where it holds so little that the pool has no room for the rest.
+pub fn of_origin(
+    what: &What,
+    fit: &Fit,
+    origin: &Superblock,
+    have: u64,
+    place: &Place,
+) -> Option<u64> {
+    let needed = match what {
+        What::Filesystem { superblock, .. } => superblock.inodes.map_or(0, |(_, used)| used),
+        What::Tree { content, .. } => content.files,
+    };
+    let most = fit.content.saturating_mul(FAR_MORE).saturating_add(LITTLE);
+    let is_fit = origin.kind == fit.kind
+        && origin.inodes.is_none_or(|(all, _)| needed < all)
+        && origin.used <= most
+        && fit.content.saturating_sub(origin.used) <= place.room;
+    let size = fit.size.max(have);
+    // A volume that stays as it is needs no larger filesystem.
+    let wanted = if size > have { size } else { origin.size };
+    (is_fit && of_filesystem("", origin, wanted, place).is_ok()).then_some(size)
 }
 
 /// Refuses a filesystem that cannot be mounted, changed or grown as a base has to be.
@@ -453,6 +482,7 @@ mod tests {
                 incompatible: 0x2c2,
                 read_only: 0x46b,
             },
+            inodes: Some((65_536, 1000)),
             has_foreign_journal: false,
             has_realtime: false,
             uuid_in_checksums: true,
@@ -539,6 +569,65 @@ mod tests {
             });
             let said = of_kernels("img", &kernels.collect::<Vec<_>>());
             matches(facts, said.map(|()| "bootable".to_owned()), expected);
+        }
+    }
+
+    #[test]
+    fn a_base_that_is_alike_and_large_enough_is_an_origin() {
+        let host = Host {
+            sector: 512,
+            page: 4096,
+            linux: (6, 12),
+            lacks: None,
+        };
+        let place = Place {
+            host: &host,
+            room: 400 << 20,
+            shares: true,
+        };
+        let big_allocation = |superblock: &mut Superblock| superblock.features.read_only = 0x200;
+        let usual = |_: &mut Superblock| {};
+        // In MiB: the content, the size that it would get, and that of the other volume.
+        for (content, size, have, change, expected) in [
+            (100, 300, 1024, usual as fn(&mut Superblock), Some(1024)),
+            (100, 1024, 1024, usual, Some(1024)),
+            (100, 2048, 1024, usual, Some(2048)),
+            // It holds 100 MiB.
+            (9, 300, 1024, usual, Some(1024)),
+            (8, 300, 1024, usual, None),
+            (500, 1024, 1024, usual, Some(1024)),
+            // There is room for 400 MiB.
+            (501, 1024, 1024, usual, None),
+            (100, 300, 1024, |origin| origin.kind = FsKind::Xfs, None),
+            (
+                100,
+                300,
+                1024,
+                |origin| origin.inodes = Some((900, 0)),
+                None,
+            ),
+            (100, 300, 1024, |origin| origin.inodes = None, Some(1024)),
+            // It cannot be grown.
+            (100, 300, 1024, big_allocation, Some(1024)),
+            (100, 2048, 1024, big_allocation, None),
+        ] {
+            let content = Content {
+                bytes: content << 20,
+                files: 900,
+            };
+            let what = What::Tree {
+                content,
+                kind: None,
+            };
+            let fit = Fit {
+                kind: FsKind::Ext4,
+                size: size << 20,
+                content: content.bytes,
+            };
+            let mut origin = ext4();
+            change(&mut origin);
+            let found = of_origin(&what, &fit, &origin, have << 20, &place);
+            assert_eq!(found.map(|size| size >> 20), expected, "{content:?} {size}");
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Superblock {
     /// The largest logical sector of a disk on which it can be mounted.
     pub sector: u64,
     pub features: Features,
+    /// How many inodes it has, and how many of them are in use; nothing where they are made as they are needed.
+    pub inodes: Option<(u64, u64)>,
     /// Whether its journal is on another device.
     pub has_foreign_journal: bool,
     /// Whether a part of an XFS is on another device.
@@ -104,6 +106,7 @@ fn ext4(prefix: &[u8]) -> Option<Superblock> {
         block_size,
         sector: block_size,
         features,
+        inodes: Some((word(0).into(), word(0).saturating_sub(word(0x10)).into())),
         // No inode of it is the journal.
         has_foreign_journal: features.compatible & JOURNAL != 0 && word(0xe0) == 0,
         has_realtime: false,
@@ -141,6 +144,7 @@ fn xfs(prefix: &[u8]) -> Option<Superblock> {
         } else {
             Features::default()
         },
+        inodes: None,
         has_foreign_journal: long(48) == 0,
         has_realtime: long(16) != 0,
         uuid_in_checksums: false,
@@ -173,6 +177,12 @@ mod tests {
             assert_eq!((found.kind, found.size), (FsKind::Ext4, 24 << 20));
             assert_eq!(found.uuid_in_checksums, uuid_in_checksums, "{features}");
             assert!(found.used > 1 << 20 && found.used < 12 << 20, "{found:?}");
+            // Those of the filesystem itself, and of lost+found.
+            assert_eq!(found.inodes.map(|(_, used)| used), Some(11));
+            assert!(
+                found.inodes.is_some_and(|(all, _)| all >= 6000),
+                "{found:?}"
+            );
         }
     }
 

@@ -203,6 +203,26 @@ impl Tree {
         }
     }
 
+    /// The directory with the files, which an archive has not. With that, whether zeros in them are holes.
+    pub fn dir(&self) -> Option<(&Path, bool)> {
+        match self {
+            Self::Directory(dir) => Some((dir, false)),
+            Self::Squashfs(dir) => Some((dir, true)),
+            Self::Tar(..) => None,
+        }
+    }
+
+    /// A line for a shell that makes the filesystem at `to` hold the tree, and nothing else. What of it is the same
+    /// already, it writes again.
+    pub fn replace_line(&self, to: &Path) -> String {
+        let remove = Cmd::new("find")
+            .arg(to)
+            .args(["-mindepth", "1", "!", "-path"])
+            .arg(to.join("lost+found"))
+            .arg("-delete");
+        format!("{remove} && {}", self.copy_line(to))
+    }
+
     /// Copies the tree into the root `to` of an empty filesystem.
     ///
     /// Refuses when it takes more than `room` bytes.

@@ -305,15 +305,15 @@ impl Group {
         self.tags.iter().any(|t| t == tag::INCOMPLETE)
     }
 
-    /// The base whose content is probably nearest to that of a new base of `size` bytes: the one
-    /// before it, else the latest. It is not larger, since lvm2 does not like to cut volumes off.
-    pub fn nearest(&self, new: &LvName, size: u64) -> Option<Base<'_>> {
+    /// The bases that a new base of at most `size` bytes can be a snapshot of, those first whose content is probably
+    /// nearest to its own: those before it, from the last on, then those after it. None is larger, since lvm2 does not
+    /// like to cut volumes off.
+    pub fn nearest(&self, new: &LvName, size: u64) -> Vec<Base<'_>> {
+        let size = size.checked_next_multiple_of(EXTENT).unwrap_or(size);
         let mut bases = self.bases();
-        bases.retain(|base| base.volume.size <= size.next_multiple_of(EXTENT));
-        bases.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let before = bases.iter().rposition(|base| base.name < *new);
-        let at = before.or(bases.len().checked_sub(1))?;
-        Some(bases.swap_remove(at))
+        bases.retain(|base| base.volume.size <= size);
+        bases.sort_unstable_by(|a, b| (b.name < *new, &b.name).cmp(&(a.name < *new, &a.name)));
+        bases
     }
 
     pub fn with_role(&self, role: Role) -> impl Iterator<Item = &Volume> {
@@ -481,14 +481,16 @@ mod tests {
         let nearest = |name: &str, extents: u64| {
             // A filesystem need not fill its last extent.
             let size = extents * EXTENT - 100;
-            let base = group.nearest(&name.parse().unwrap(), size)?;
-            Some(base.name.to_string())
+            let bases = group.nearest(&name.parse().unwrap(), size);
+            let names: Vec<&str> = bases.iter().map(|base| base.name.as_str()).collect();
+            names.join(" ")
         };
-        assert_eq!(nearest("Base-2", 4).unwrap(), "Base-1");
-        assert_eq!(nearest("Base-5", 4).unwrap(), "Base-3");
-        assert_eq!(nearest("Base-5", 9).unwrap(), "Base-4");
-        assert_eq!(nearest("Base-0", 9).unwrap(), "Base-4");
-        assert_eq!(nearest("Base-5", 3), None);
+        assert_eq!(nearest("Base-2", 4), "Base-1 Base-3");
+        assert_eq!(nearest("Base-5", 4), "Base-3 Base-1");
+        assert_eq!(nearest("Base-5", 9), "Base-4 Base-3 Base-1");
+        assert_eq!(nearest("Base-0", 9), "Base-4 Base-3 Base-1");
+        assert_eq!(nearest("Base-5", 3), "");
+        assert_eq!(group.nearest(&"x".parse().unwrap(), u64::MAX).len(), 3);
     }
 
     #[test]

@@ -4,11 +4,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{SeekFrom, seek};
+use anyhow::Result;
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
 /// How much is read at once.
 const BLOCK: u64 = 128 << 10;
+/// What is compared by itself, in bytes: a block of most filesystems.
+const PIECE: usize = 4096;
 
 /// All of a file. Refuses one that has more than `limit` bytes, also if it grows while it is read.
 pub fn read(file: &File, limit: u64) -> io::Result<Vec<u8>> {
@@ -62,6 +65,137 @@ pub fn copy(from: &File, to: &File, mut size: u64) -> io::Result<()> {
     to.set_len(size)
 }
 
+/// A file that another one is made equal to.
+pub struct Wanted<'a> {
+    pub file: &'a File,
+    /// In bytes.
+    pub size: u64,
+    /// Whether zeros are holes, since nothing tells which of them were.
+    pub zeros_are_holes: bool,
+}
+
+/// Makes `there` hold what is wanted, and writes only what differs: where both are zeros, a file that is not empty keeps
+/// its holes. `open` opens it to be written to, where that is needed. A file that has become shorter meanwhile ends
+/// there. `tell` is told how many bytes were compared, and how many of them were in blocks of which something was
+/// written.
+pub fn update(
+    wanted: &Wanted,
+    there: &File,
+    open: &mut dyn FnMut() -> io::Result<File>,
+    tell: &mut dyn FnMut(u64, u64) -> Result<()>,
+) -> Result<()> {
+    let length = there.metadata()?.len();
+    let is_empty = length == 0;
+    let mut writer = None;
+    let mut end = wanted.size;
+    let (mut new, mut old) = (Vec::new(), Vec::new());
+    let mut at = 0;
+    loop {
+        let in_old = if is_empty {
+            None
+        } else {
+            next_data(there, at)?
+        };
+        let next = first(next_data(wanted.file, at)?, in_old);
+        let Some(from) = next.filter(|from| *from < end) else {
+            break;
+        };
+        let count = fill(wanted.file, from, BLOCK.min(end - from), &mut new)?;
+        if count < new.len() {
+            end = from + count as u64;
+            new.truncate(count);
+        }
+        if is_empty {
+            old.clear();
+            old.resize(new.len(), 0);
+        } else {
+            fill(there, from, new.len() as u64, &mut old)?;
+        }
+        let mut is_written = false;
+        for Run { what, start, bytes } in runs(&new, &old, is_empty) {
+            let offset = from + start as u64;
+            if writer.is_none() && what != Piece::Same {
+                writer = Some(open()?);
+            }
+            let Some(writer) = writer.as_ref().filter(|_| what != Piece::Same) else {
+                continue;
+            };
+            let is_hole = what == Piece::Zeros
+                && (wanted.zeros_are_holes || is_hole(wanted.file, offset, bytes.len())?);
+            if !is_hole {
+                writer.write_all_at(bytes, offset)?;
+                is_written = true;
+            } else if !is_empty {
+                make_hole(writer, offset, bytes)?;
+            }
+        }
+        at = from + new.len() as u64;
+        tell(
+            new.len() as u64,
+            if is_written { new.len() as u64 } else { 0 },
+        )?;
+    }
+    let end = end.min(wanted.file.metadata()?.len());
+    if length != end {
+        match &writer {
+            Some(writer) => writer.set_len(end)?,
+            None => open()?.set_len(end)?,
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Piece {
+    Same,
+    Zeros,
+    Data,
+}
+
+/// Bytes that are to be treated alike.
+struct Run<'a> {
+    what: Piece,
+    start: usize,
+    bytes: &'a [u8],
+}
+
+/// The runs of a block, beside what is there. Where nothing is there, zeros are not the same as a hole.
+fn runs<'a>(new: &'a [u8], old: &[u8], is_empty: bool) -> Vec<Run<'a>> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut start = 0;
+    for (bytes, old) in new.chunks(PIECE).zip(old.chunks(PIECE)) {
+        let is_same = bytes == old;
+        let what = if is_same && !is_empty {
+            Piece::Same
+        } else if bytes.iter().all(|byte| *byte == 0) {
+            Piece::Zeros
+        } else {
+            Piece::Data
+        };
+        let end = start + bytes.len();
+        match runs.last_mut().filter(|run| run.what == what) {
+            Some(run) => run.bytes = &new[run.start..end],
+            None => runs.push(Run { what, start, bytes }),
+        }
+        start = end;
+    }
+    runs
+}
+
+fn is_hole(file: &File, at: u64, length: usize) -> io::Result<bool> {
+    let data = next_data(file, at)?;
+    Ok(data.is_none_or(|data| data >= at + length as u64))
+}
+
+/// Gives back what `zeros` would take.
+fn make_hole(file: &File, at: u64, zeros: &[u8]) -> io::Result<()> {
+    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, mode, at, zeros.len() as u64) {
+        Err(Errno::NOTSUP | Errno::NOSYS) => file.write_all_at(zeros, at),
+        done => Ok(done?),
+    }
+}
+
 fn first(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -87,6 +221,23 @@ fn read_block(file: &File, at: u64, length: u64, block: &mut Vec<u8>) -> io::Res
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Reads up to `length` bytes, and returns how many there are. The rest of the block is zeros.
+#[allow(clippy::cast_possible_truncation, reason = "it is a block at most")]
+fn fill(file: &File, at: u64, length: u64, block: &mut Vec<u8>) -> io::Result<usize> {
+    block.clear();
+    block.resize(length as usize, 0);
+    let mut count = 0;
+    while count < block.len() {
+        match file.read_at(&mut block[count..], at + count as u64) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod dir;
 mod name;
 mod node;
 mod pattern;
+mod sync;
 mod walk;
 mod write;
 
@@ -17,6 +18,7 @@ pub use dir::Dir;
 pub use name::escaped;
 pub use node::{Id, Kind, Node, Stat, Time, Xattrs};
 pub use pattern::Globs;
+pub use sync::{Source, Synced, sync};
 pub use walk::{Below, Place, Visit, walk};
 pub use write::Meta;
 

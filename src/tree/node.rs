@@ -159,10 +159,9 @@ impl Node {
             Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => return Ok(xattrs),
             Err(error) => return Err(error.into()),
         };
-        for name in names
-            .split(|byte| *byte == 0)
-            .filter(|name| !name.is_empty())
-        {
+        // How XFS keeps its ACLs, which it names as ACLs too.
+        let is_one = |name: &&[u8]| !name.is_empty() && !name.starts_with(b"trusted.SGI_ACL_");
+        for name in names.split(|byte| *byte == 0).filter(is_one) {
             match sized(|buffer| fs::getxattr(&path, name, buffer)) {
                 Ok(value) => {
                     xattrs.insert(OsStr::from_bytes(name).to_owned(), value);
@@ -182,6 +181,16 @@ impl Node {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        Ok(fs::open(self.path(), flags, Mode::empty())?.into())
+    }
+
+    /// Opens a file to write into it.
+    pub(super) fn open_to_write(&self) -> io::Result<File> {
+        if self.stat.kind != Kind::File {
+            let message = format!("a {} is not written to", self.stat.kind.name());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         Ok(fs::open(self.path(), flags, Mode::empty())?.into())
     }
 

@@ -19,6 +19,19 @@ pub struct Visit<'a> {
     pub path: &'a Path,
     /// For each tree, where it has the path.
     pub places: &'a [Option<Place<'a>>],
+    level: &'a Level,
+}
+
+impl<'a> Visit<'a> {
+    /// The same with another path.
+    pub fn called<'b>(&'b self, path: &'b Path) -> Visit<'b> {
+        Visit { path, ..*self }
+    }
+
+    /// The directory that the path is in, if this one of the trees has it.
+    pub fn dir(&self, tree: usize) -> Option<&'a Dir> {
+        self.level.open_dir(tree)
+    }
 }
 
 /// A name in an open directory.
@@ -44,6 +57,25 @@ impl Place<'_> {
 pub enum Below {
     Visit,
     Skip,
+}
+
+/// What goes through trees.
+pub trait Visitor {
+    fn visit(&mut self, visit: &Visit) -> Result<Below>;
+
+    /// Called when all that is below a directory of the trees was visited, with that directory where a tree has it.
+    fn leave(&mut self, _path: &Path, _dirs: &[Option<&Dir>]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Leaves each directory as it is.
+struct Visits<'a>(&'a mut dyn FnMut(&Visit) -> Result<Below>);
+
+impl Visitor for Visits<'_> {
+    fn visit(&mut self, visit: &Visit) -> Result<Below> {
+        (self.0)(visit)
+    }
 }
 
 /// One directory of the trees.
@@ -74,6 +106,20 @@ impl Level {
             dirs: dirs.collect::<io::Result<_>>()?,
             names,
         })
+    }
+
+    fn open_dir(&self, tree: usize) -> Option<&Dir> {
+        self.dirs.get(tree)?.as_ref()?.1.as_ref()
+    }
+
+    /// The directories of this name in them.
+    fn children(&self, name: &OsStr) -> io::Result<Vec<Option<Dir>>> {
+        let child = |tree| match self.open_dir(tree).map(|dir| dir.child(name)) {
+            Some(Ok(dir)) => Ok(Some(dir)),
+            Some(Err(error)) if !is_no_dir(&error) => Err(error),
+            _ => Ok(None),
+        };
+        (0..self.dirs.len()).map(child).collect()
     }
 
     fn places<'a>(&'a self, name: &'a OsStr) -> io::Result<Vec<Option<Place<'a>>>> {
@@ -116,12 +162,23 @@ pub fn walk(
     only: Option<&OsStr>,
     visit: &mut dyn FnMut(&Visit) -> Result<Below>,
 ) -> Result<()> {
+    walk_by(roots, only, &mut Visits(visit))
+}
+
+/// The same. A directory that the visitor makes in one of the trees, where another one has it, is gone through as well.
+pub fn walk_by(
+    roots: &[Option<Dir>],
+    only: Option<&OsStr>,
+    visitor: &mut dyn Visitor,
+) -> Result<()> {
     let again = |dir: &Option<Dir>| dir.as_ref().map(Dir::again).transpose();
-    let roots = roots.iter().map(again).collect::<io::Result<_>>()?;
-    let mut levels = vec![Level::new(roots, only).context("cannot read the root of a tree")?];
+    let again = roots.iter().map(again).collect::<io::Result<_>>()?;
+    let mut levels = vec![Level::new(again, only).context("cannot read the root of a tree")?];
     let mut path = PathBuf::new();
     while let Some(level) = levels.last_mut() {
         let Some(name) = level.names.pop() else {
+            let dirs: Vec<Option<&Dir>> = (0..roots.len()).map(|n| level.open_dir(n)).collect();
+            visitor.leave(&path, &dirs)?;
             path.pop();
             let left = levels.pop();
             if let (Some(level), Some(left)) = (levels.last_mut(), left) {
@@ -135,13 +192,15 @@ pub fn walk(
         let mut below = Below::Skip;
         // It can have gone since its directory was read.
         if places.iter().any(Option::is_some) {
-            below = visit(&Visit {
+            below = visitor.visit(&Visit {
                 path: &path,
                 places: &places,
+                level: &*level,
             })?;
         }
-        let dirs = if below == Below::Visit {
-            children(&places).with_context(failed)?
+        let is_dir = |place: &Place| place.stat.kind == Kind::Dir;
+        let dirs = if below == Below::Visit && places.iter().flatten().any(is_dir) {
+            level.children(&name).with_context(failed)?
         } else {
             Vec::new()
         };
@@ -157,18 +216,6 @@ pub fn walk(
         }
     }
     Ok(())
-}
-
-fn children(places: &[Option<Place>]) -> io::Result<Vec<Option<Dir>>> {
-    let child = |place: &Option<Place>| match place {
-        Some(place) if place.stat.kind == Kind::Dir => match place.dir.child(place.name) {
-            Ok(dir) => Ok(Some(dir)),
-            Err(error) if is_no_dir(&error) => Ok(None),
-            Err(error) => Err(error),
-        },
-        _ => Ok(None),
-    };
-    places.iter().map(child).collect()
 }
 
 #[cfg(test)]

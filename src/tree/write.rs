@@ -11,7 +11,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::dir::{Dir, is_no_dir};
-use super::node::{Kind, Node, Time, Xattrs};
+use super::node::{Kind, Node, Stat, Time, Xattrs};
 use crate::sys::rooted::open;
 
 /// What a file has beside its content.
@@ -50,6 +50,18 @@ impl Dir {
             mode,
             0,
         )?)
+    }
+
+    /// Makes a device, pipe or socket that only root can use, as `like` is one.
+    pub fn make_special(&self, name: &OsStr, like: &Stat) -> io::Result<()> {
+        let kind = match like.kind {
+            Kind::Char => FileType::CharacterDevice,
+            Kind::Block => FileType::BlockDevice,
+            Kind::Socket => FileType::Socket,
+            _ => FileType::Fifo,
+        };
+        let mode = Mode::RUSR | Mode::WUSR;
+        Ok(fs::mknodat(&self.fd, name, kind, mode, like.device)?)
     }
 
     /// Gives the file `of` in `dir` this name here as well.
@@ -159,7 +171,11 @@ impl Dir {
 
     /// Does something to a name. If chattr(1) has made that or the directory immutable, that is lifted; the
     /// directory gets it back, what has the name does not.
-    fn unlocked<T>(&self, name: &OsStr, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    pub(super) fn unlocked<T>(
+        &self,
+        name: &OsStr,
+        act: impl Fn() -> io::Result<T>,
+    ) -> io::Result<T> {
         match act() {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let above = self.node(OsStr::new("."))?;
@@ -198,6 +214,15 @@ impl Dir {
 }
 
 impl Node {
+    pub fn meta(&self) -> io::Result<Meta> {
+        Ok(Meta {
+            uid: self.stat.uid,
+            gid: self.stat.gid,
+            mode: self.stat.mode,
+            xattrs: self.xattrs()?,
+        })
+    }
+
     fn set_owner(&self, meta: &Meta) -> io::Result<()> {
         if (self.stat.uid, self.stat.gid) == (meta.uid, meta.gid) {
             return Ok(());

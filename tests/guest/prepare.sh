@@ -62,6 +62,15 @@ base-add | base-add-of-files | update)
         imgbased-helper base remove --yes Extra
     fi
     ;;
+base-add-by-content)
+    extra_base
+    if has_base Extra2; then
+        imgbased-helper base remove --yes Extra2
+    fi
+    echo changed >/root/Extra/etc/changed
+    tar -C /root/Extra -cf /root/Extra.tar .
+    rm /root/Extra/etc/changed
+    ;;
 base-remove | gc)
     extra_base
     has_layer 'Extra[^ ]*' || imgbased-helper layer add Extra

@@ -4,9 +4,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::vm::guest::{script, script_with};
 use crate::vm::verbs::{
-    ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA, ADD_LAYER_OF_LAYER, ADOPT, BLESS,
-    COLLECT, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, ROLL_BACK, START_TRIAL, SWITCH_DEFAULT, TRY,
-    Verb,
+    ADD_BASE, ADD_BASE_BY_CONTENT, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA,
+    ADD_LAYER_OF_LAYER, ADOPT, BLESS, COLLECT, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, ROLL_BACK,
+    START_TRIAL, SWITCH_DEFAULT, TRY, Verb,
 };
 use crate::vm::{Host, Loader, Saved, Vm, say};
 
@@ -92,6 +92,7 @@ fn a_pasted_dry_run_of_a_base_or_group_does_what_the_verb_does() -> Result<()> {
     let verbs = [
         ADD_BASE,
         ADD_BASE_OF_FILES,
+        ADD_BASE_BY_CONTENT,
         REMOVE_BASE,
         COLLECT,
         MAKE_GROUP,

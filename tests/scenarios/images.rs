@@ -19,6 +19,7 @@ scenarios![
     long:
     bases_over_used_space_hold_what_their_images_hold,
     the_subvolumes_of_a_directory_are_copied,
+    equal_files_are_stored_once_whatever_the_image,
 ];
 
 /// An image of the tree, and how the times of its files are compared.
@@ -339,6 +340,73 @@ fn equal_blocks_are_stored_once_and_bases_stay_independent() -> Result<()> {
     assert_eq!(mounted(&mut vm, "HostVG", "Two", "sha256sum < data")?, sum);
     Ok(())
 }
+
+/// Of two builds by one recipe: of each kind of image, the second takes what it has of its own, and no more.
+fn equal_files_are_stored_once_whatever_the_image() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "content")?;
+    vm.ok(&script("make-tree")?)?;
+    vm.ok_for(&script("make-builds")?, SLOW)?;
+    let wanted = listing(&mut vm, "/root/second", "s")?;
+    for (kind, options, first) in [
+        ("", "", "First"),
+        (".tar", "", "First"),
+        (".squashfs", "--size 500M", "First"),
+        (".zst", "--by-content", "First"),
+        ("", "--fstype xfs", "X"),
+        (".tar", "--fstype xfs --size 600M", "X"),
+    ] {
+        vm.say(&format!("second{kind} {options}"));
+        let is_there = vm.run(&format!("imgbased-helper base list | grep -qx {first}"))?;
+        if is_there.status != 0 {
+            let fstype = if first == "X" { "xfs" } else { "ext4" };
+            let add = "imgbased-helper base add --fstype";
+            vm.ok_for(&format!("{add} {fstype} --name {first} /root/first"), SLOW)?;
+        }
+        vm.ok_for(&script_with("pack-build", &[kind])?, SLOW)?;
+        let before = used(&mut vm)?;
+        // The name of the nearest base comes just before.
+        let name = format!("{first}2");
+        let add = format!("imgbased-helper base add --name {name} {options} /root/second{kind}");
+        vm.ok_for(&add, SLOW)?;
+        let more = used(&mut vm)?.saturating_sub(before);
+        vm.say(&format!("{} KiB", more >> 10));
+        ensure!(more * 100 < BUILD * 15, "second{kind} takes {more} bytes");
+        let found = mounted_listing(&mut vm, "HostVG", &name, "s")?;
+        if kind == ".squashfs" {
+            assert_eq!(without_acls(&found), without_acls(&wanted));
+        } else {
+            assert_eq!(found, wanted, "second{kind}");
+        }
+        vm.ok(&format!("imgbased-helper layer add {name}"))?;
+        vm.ok_for(&script_with("layer-is-intact", &["HostVG"])?, SLOW)?;
+        let verify = format!("imgbased-helper base verify {first} {name} 2>/dev/null");
+        let both = format!("{first}: unchanged\n{name}: unchanged");
+        assert_eq!(vm.ok_for(&verify, SLOW)?, both);
+        vm.ok(&format!("imgbased-helper base remove --yes {name}"))?;
+    }
+    is_clean(&mut vm)?;
+
+    vm.say("the same without the option, and the first is removed");
+    vm.ok_for(&script_with("pack-build", &[".zst"])?, SLOW)?;
+    let said = vm.ok_for(
+        "imgbased-helper base add --name First1 /root/second.zst 2>&1",
+        SLOW,
+    )?;
+    ensure!(said.contains("--by-content stores"), "{said}");
+    vm.ok("imgbased-helper base remove --yes First1")?;
+    vm.ok_for("imgbased-helper base add --name First2 /root/second", SLOW)?;
+    vm.ok("imgbased-helper base remove --yes First")?;
+    let verified = vm.ok_for("imgbased-helper base verify First2 2>/dev/null", SLOW)?;
+    assert_eq!(verified, "First2: unchanged");
+    assert_eq!(
+        mounted_listing(&mut vm, "HostVG", "First2", "ns")?,
+        listing(&mut vm, "/root/second", "ns")?
+    );
+    is_clean(&mut vm)
+}
+
+/// What each build of `make-builds` takes at least, in bytes.
+const BUILD: u64 = 80 << 20;
 
 fn a_pool_that_does_not_zero_puts_nothing_old_into_a_base() -> Result<()> {
     let (_disk, mut vm) = Host::running(Loader::Grub, "old-data")?;

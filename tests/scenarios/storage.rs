@@ -10,9 +10,9 @@ use crate::claims::{is_clean, is_refused};
 use crate::seed;
 use crate::vm::guest::{script, script_with};
 use crate::vm::verbs::{
-    ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA, ADD_LAYER_OF_LAYER, ADOPT, BLESS,
-    COLLECT, KILLED, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER, ROLL_BACK, START_TRIAL, STEPS_MAX,
-    SWITCH_DEFAULT, TRY, UPDATE, Verb, interrupted,
+    ADD_BASE, ADD_BASE_BY_CONTENT, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA,
+    ADD_LAYER_OF_LAYER, ADOPT, BLESS, COLLECT, KILLED, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER,
+    ROLL_BACK, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT, TRY, UPDATE, Verb, interrupted,
 };
 use crate::vm::{Host, HostDisk, Loader, Saved, Vm, say};
 
@@ -26,6 +26,7 @@ scenarios![
     a_snapshot_of_others_is_not_removed_with_its_layer;
     long:
     bases_killed_after_any_step,
+    bases_by_content_killed_or_undone_at_any_step,
     groups_killed_after_any_step,
     what_is_added_is_undone_when_any_step_fails,
     what_is_removed_or_boots_is_undone_when_any_step_fails,
@@ -57,6 +58,12 @@ fn what_boots_killed_after_any_step() -> Result<()> {
 
 fn bases_killed_after_any_step() -> Result<()> {
     interrupt_each("kill-base", &BASES, Extent::All)
+}
+
+fn bases_by_content_killed_or_undone_at_any_step() -> Result<()> {
+    let verbs = [ADD_BASE_BY_CONTENT];
+    interrupt_each("kill-content", &verbs, Extent::All)?;
+    interrupt_each("fail-content", &verbs, Extent::Failures)
 }
 
 fn bases_killed_after_some_step() -> Result<()> {

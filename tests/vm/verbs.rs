@@ -62,6 +62,14 @@ pub const UPDATE: Verb = Verb {
     ..ADD_BASE
 };
 
+/// Of an archive, whose files are compared with those of the base Extra.
+pub const ADD_BASE_BY_CONTENT: Verb = Verb {
+    name: "base-add-by-content",
+    run: "imgbased-helper base add --name Extra2 /root/Extra.tar",
+    subject: "Extra2",
+    ..ADD_BASE
+};
+
 pub const REMOVE_BASE: Verb = Verb {
     name: "base-remove",
     run: "imgbased-helper base remove --yes Extra",

@@ -52,9 +52,12 @@ pub struct Update {
     /// Size of the base, as for `base add`
     #[arg(long, value_parser = text::parse_size)]
     size: Option<u64>,
-    /// Do not share identical blocks with an earlier base
+    /// Share nothing with an earlier base, as for `base add`
     #[arg(long)]
     no_share: bool,
+    /// Share files of a filesystem image with the nearest base, as for `base add`
+    #[arg(long, conflicts_with = "no_share")]
+    by_content: bool,
     /// How often to try the new layer, up to 9; 0 makes it the default at once [default: that of
     /// /etc/kernel/tries, else 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=9))]
@@ -90,6 +93,7 @@ impl Update {
             size: self.size,
             fstype: None,
             share: !self.no_share,
+            by_content: self.by_content,
         }
     }
 

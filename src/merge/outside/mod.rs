@@ -259,9 +259,6 @@ fn walk_below(
     let dirs = roots.iter().map(open).collect::<Result<Vec<_>, _>>();
     let dirs = dirs.with_context(|| format!("cannot open /{}", escaped(above)))?;
     walk(&dirs, top.file_name(), &mut |within| {
-        visit(&Visit {
-            path: &above.join(within.path),
-            places: within.places,
-        })
+        visit(&within.called(&above.join(within.path)))
     })
 }

@@ -1,0 +1,308 @@
+//! Brings one tree to equality with another one: what is equal is not touched, so that a snapshot has it only once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::syncfs;
+
+use super::content::{Wanted, update};
+use super::dir::Dir;
+use super::name::escaped;
+use super::node::{Id, Kind, Node, Stat};
+use super::walk::{Below, Visit, Visitor, walk, walk_by};
+use crate::sys::interrupt::Interrupt;
+use crate::sys::progress::Progress;
+
+/// What mke2fs(8) makes at the root, and e2fsck(8) wants there. It stays, and is emptied.
+const LOST_AND_FOUND: &str = "lost+found";
+/// A file that is written to takes this much of a disk at least, in bytes.
+const BLOCK: u64 = 4096;
+
+/// Where the files come from.
+pub struct Source<'a> {
+    pub root: &'a Dir,
+    /// Whether zeros in its files are holes, since it does not tell which of them were, as a squashfs.
+    pub zeros_are_holes: bool,
+}
+
+/// What was done to a tree. Directories and links count as files do.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// Files that were right already.
+    pub kept: u64,
+    /// Those that are new, or of which anything was changed.
+    pub written: u64,
+    /// Names that are gone, each with all that was below it.
+    pub removed: u64,
+    /// How much of files was written, in bytes.
+    pub bytes: u64,
+}
+
+/// Makes the tree below `to` equal to the source, but for the times of access: content, links, owners, modes,
+/// attributes, times, and the flags of chattr(1) that lock a file. Files that are there are changed where they are, block
+/// by block, so nothing may use the tree meanwhile. What of the source changes meanwhile is in the tree as it was at
+/// some moment. Flushes all to the disk.
+///
+/// Refuses when more than `room` bytes are to be written.
+pub fn sync(
+    source: &Source,
+    to: &Dir,
+    room: u64,
+    interrupt: &Interrupt,
+    progress: &mut Progress,
+) -> Result<Synced> {
+    let roots = [Some(source.root.again()?), Some(to.again()?)];
+    let meter = Meter {
+        interrupt,
+        progress,
+        room,
+        compared: 0,
+        written: 0,
+    };
+    // What goes makes room for what comes.
+    let mut removed = 0;
+    walk(&roots, None, &mut |visit| {
+        meter.interrupt.check()?;
+        remove(visit, &mut removed)
+    })?;
+    let mut syncer = Syncer {
+        to,
+        zeros_are_holes: source.zeros_are_holes,
+        meter,
+        names: BTreeMap::new(),
+        taken: BTreeSet::new(),
+        kept: 0,
+        written: 0,
+    };
+    walk_by(&roots, None, &mut syncer)?;
+    syncer.meter.progress.hint("flushing");
+    syncfs(&to.fd).map_err(io::Error::from)?;
+    Ok(Synced {
+        kept: syncer.kept,
+        written: syncer.written,
+        removed,
+        bytes: syncer.meter.written,
+    })
+}
+
+/// Removes what the source does not have, or what is something else there.
+fn remove(visit: &Visit, removed: &mut u64) -> Result<Below> {
+    let [from, Some(there)] = visit.places else {
+        return Ok(Below::Skip);
+    };
+    let is_kept = match from {
+        Some(from) => from.stat.kind == there.stat.kind,
+        None => visit.path == Path::new(LOST_AND_FOUND) && there.stat.kind == Kind::Dir,
+    };
+    if is_kept {
+        return Ok(Below::Visit);
+    }
+    there
+        .dir
+        .remove_all(there.name)
+        .with_context(|| format!("cannot remove /{}", escaped(visit.path)))?;
+    *removed += 1;
+    Ok(Below::Skip)
+}
+
+/// How much was done. In bytes.
+struct Meter<'a> {
+    interrupt: &'a Interrupt,
+    progress: &'a mut Progress,
+    room: u64,
+    compared: u64,
+    written: u64,
+}
+
+impl Meter<'_> {
+    /// Fails when it is time to end, or too much was written.
+    fn count(&mut self, compared: u64, written: u64) -> Result<()> {
+        self.interrupt.check()?;
+        self.compared += compared;
+        self.written += written.next_multiple_of(BLOCK);
+        self.progress.show(self.compared);
+        ensure!(
+            self.written <= self.room,
+            "the thin pool has no room: the image needs more than the {} MiB that are left",
+            self.room >> 20
+        );
+        Ok(())
+    }
+}
+
+struct Syncer<'a> {
+    to: &'a Dir,
+    zeros_are_holes: bool,
+    meter: Meter<'a>,
+    /// Files of several names in the source: the first name, and the file that it is now.
+    names: BTreeMap<Id, (PathBuf, Id)>,
+    /// Files of several names that are made equal to one file of the source already.
+    taken: BTreeSet<Id>,
+    kept: u64,
+    written: u64,
+}
+
+impl Visitor for Syncer<'_> {
+    fn visit(&mut self, visit: &Visit) -> Result<Below> {
+        self.meter.interrupt.check()?;
+        self.put(visit)
+            .with_context(|| format!("cannot write /{}", escaped(visit.path)))
+    }
+
+    /// Gives a directory what it has beside its content. Only now nothing changes its time any more.
+    fn leave(&mut self, path: &Path, dirs: &[Option<&Dir>]) -> Result<()> {
+        let [Some(from), Some(to)] = dirs else {
+            return Ok(());
+        };
+        let this = OsStr::new(".");
+        let is_changed = from
+            .node(this)
+            .and_then(|node| complete(&node, to, this))
+            .with_context(|| format!("cannot write /{}", escaped(path)))?;
+        self.count(is_changed);
+        Ok(())
+    }
+}
+
+impl Syncer<'_> {
+    fn count(&mut self, is_changed: bool) {
+        let counter = if is_changed {
+            &mut self.written
+        } else {
+            &mut self.kept
+        };
+        *counter += 1;
+    }
+
+    fn put(&mut self, visit: &Visit) -> Result<Below> {
+        let [Some(from), there] = visit.places else {
+            return Ok(Below::Skip);
+        };
+        let name = from.name;
+        let to = visit.dir(1).context("its directory is gone")?;
+        let there = there.as_ref().map(|there| there.stat);
+        let Some(node) = from.node()? else {
+            // It is gone meanwhile, or something else.
+            to.remove_all(name)?;
+            return Ok(Below::Skip);
+        };
+        let stat = node.stat;
+        let there = match there {
+            Some(there) if there.kind != stat.kind => {
+                to.remove_all(name)?;
+                None
+            }
+            there => there,
+        };
+        let is_changed = match stat.kind {
+            Kind::Dir => {
+                if there.is_none() {
+                    to.unlocked(name, || to.make_dir(name))?;
+                }
+                return Ok(Below::Visit);
+            }
+            Kind::File => self.file(visit.path, &node, to, name, there)?,
+            Kind::Link => {
+                let target = node.target()?;
+                let is_right = there.is_some() && to.node(name)?.target()? == target;
+                if !is_right {
+                    to.remove(name)?;
+                    to.unlocked(name, || to.make_link(name, &target))?;
+                }
+                !is_right
+            }
+            Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block => {
+                let is_right = there.is_some_and(|there| there.device == stat.device);
+                if !is_right {
+                    to.remove(name)?;
+                    to.unlocked(name, || to.make_special(name, &stat))?;
+                }
+                !is_right
+            }
+        };
+        let is_completed = complete(&node, to, name)?;
+        self.count(is_changed || is_completed);
+        Ok(Below::Skip)
+    }
+
+    /// Makes a file have its content. Returns whether that was another one.
+    fn file(
+        &mut self,
+        path: &Path,
+        node: &Node,
+        to: &Dir,
+        name: &OsStr,
+        there: Option<Stat>,
+    ) -> Result<bool> {
+        let stat = node.stat;
+        let has_more_names = stat.links > 1;
+        if let Some((first, id)) = self.names.get(&stat.id).filter(|_| has_more_names) {
+            if there.is_some_and(|there| there.id == *id) {
+                return Ok(false);
+            }
+            let above = first.parent().unwrap_or(Path::new(""));
+            let (Some(dir), Some(first)) = (self.to.descend(above)?, first.file_name()) else {
+                bail!("the first of its names is gone");
+            };
+            to.remove(name)?;
+            to.unlocked(name, || to.link(name, &dir, first))?;
+            return Ok(true);
+        }
+        // Where two files of the source are one file here, each but the first becomes a file of its own.
+        let there = there.filter(|there| there.links < 2 || self.taken.insert(there.id));
+        let meter = &mut self.meter;
+        let wanted = Wanted {
+            file: &node.open()?,
+            size: stat.size,
+            zeros_are_holes: self.zeros_are_holes,
+        };
+        let mut is_changed = there.is_none();
+        let mut tell = |compared, written| meter.count(compared, written);
+        if there.is_some() {
+            let old = to.node(name)?.open()?;
+            let mut open = || {
+                is_changed = true;
+                to.unlocked(name, || to.node(name)?.open_to_write())
+            };
+            update(&wanted, &old, &mut open, &mut tell)?;
+        } else {
+            to.remove(name)?;
+            let new = to.unlocked(name, || to.create(name))?;
+            update(&wanted, &new, &mut || new.try_clone(), &mut tell)?;
+        }
+        if has_more_names {
+            let made = to.stat_of(name)?.context("it is gone")?;
+            self.names.insert(stat.id, (path.to_owned(), made.id));
+            self.taken.insert(made.id);
+        }
+        Ok(is_changed)
+    }
+}
+
+/// Gives what has a name the owner, mode, attributes, flags and time of its like in the source. Returns whether it had
+/// others.
+fn complete(from: &Node, to: &Dir, name: &OsStr) -> io::Result<bool> {
+    let there = to.node(name)?;
+    let (wanted, locks) = (from.meta()?, from.locks()?);
+    let is_other = there.meta()? != wanted;
+    let is_locked = !there.locks()?.is_empty();
+    let has_other_time = there.stat.mtime != from.stat.mtime;
+    let has_other_locks = there.locks()? != locks;
+    if is_other {
+        to.set_meta(name, &wanted, None)?;
+    }
+    if has_other_time {
+        to.set_mtime(name, from.stat.mtime)?;
+    }
+    // What was changed has lost them.
+    if has_other_locks || is_locked {
+        to.node(name)?.set_locks(locks)?;
+    }
+    Ok(is_other || has_other_time || has_other_locks)
+}
+
+#[cfg(test)]
+mod tests;
