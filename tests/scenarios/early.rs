@@ -27,9 +27,9 @@ scenarios![
     trixie_boots_a_layer_with_and_without_systemd,
     each_failure_is_named_before_the_shell_or_the_restart,
     without_systemd_a_failure_ends_in_a_shell_or_a_restart,
-    a_second_group_of_the_name_is_told_apart_by_its_uuid,
-    a_break_comes_before_the_root_is_mounted;
+    a_second_group_of_the_name_is_told_apart_by_its_uuid;
     long:
+    a_break_comes_before_the_root_is_mounted,
     a_trial_that_waits_for_a_person_restarts,
     a_trial_restarts_also_where_a_filesystem_hangs,
     an_image_for_this_host_only_boots_its_other_layers,

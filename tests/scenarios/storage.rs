@@ -17,14 +17,16 @@ use crate::vm::verbs::{
 use crate::vm::{Host, HostDisk, Loader, Saved, Vm, say};
 
 scenarios![
-    layers_killed_after_any_step,
-    what_boots_killed_after_any_step,
+    layers_killed_after_some_step,
+    what_boots_killed_after_some_step,
     bases_killed_after_some_step,
     groups_killed_after_some_step,
     twenty_layers_at_once_wait_for_each_other_but_not_for_a_copy,
     nobody_waits_for_the_answer_to_a_question,
     a_snapshot_of_others_is_not_removed_with_its_layer;
     long:
+    layers_killed_after_any_step,
+    what_boots_killed_after_any_step,
     bases_killed_after_any_step,
     bases_by_content_killed_or_undone_at_any_step,
     groups_killed_after_any_step,
@@ -47,6 +49,14 @@ const LAYERS: [Verb; 4] = [
 const WHAT_BOOTS: [Verb; 5] = [TRY, START_TRIAL, BLESS, SWITCH_DEFAULT, ROLL_BACK];
 const BASES: [Verb; 5] = [ADD_BASE, ADD_BASE_OF_FILES, UPDATE, REMOVE_BASE, COLLECT];
 const GROUPS: [Verb; 2] = [MAKE_GROUP, ADOPT];
+
+fn layers_killed_after_some_step() -> Result<()> {
+    interrupt_each("kill-some-layer", &LAYERS, Extent::Sample)
+}
+
+fn what_boots_killed_after_some_step() -> Result<()> {
+    interrupt_each("kill-some-boot", &WHAT_BOOTS, Extent::Sample)
+}
 
 fn layers_killed_after_any_step() -> Result<()> {
     interrupt_each("kill-layer", &LAYERS, Extent::All)
