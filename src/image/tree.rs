@@ -375,6 +375,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_dry_run_prints_leaves_what_is_in_the_tree() {
+        let from = tempfile::tempdir().unwrap();
+        let to = tempfile::tempdir().unwrap();
+        fs::create_dir(from.path().join("kept")).unwrap();
+        fs::write(from.path().join("kept/new file"), "new").unwrap();
+        for dir in ["kept/gone", "lost+found/inside", "-gone"] {
+            fs::create_dir_all(to.path().join(dir)).unwrap();
+            fs::write(to.path().join(dir).join("file"), "old").unwrap();
+        }
+        let line = Tree::Directory(from.path().to_owned()).replace_line(to.path());
+        let shell = std::process::Command::new("sh")
+            .args(["-ec", &line])
+            .status();
+        assert!(shell.unwrap().success(), "{line}");
+        let names = |dir: &str| {
+            let names = fs::read_dir(to.path().join(dir)).unwrap();
+            let mut names: Vec<_> = names.map(|name| name.unwrap().file_name()).collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(names(""), ["kept", "lost+found"]);
+        assert_eq!(names("kept"), ["new file"]);
+        assert!(names("lost+found").is_empty());
+    }
+
+    #[test]
     fn directories_are_copied() {
         let dir = sample();
         check_copy(&Tree::Directory(dir.path().to_owned()));
