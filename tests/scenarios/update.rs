@@ -144,12 +144,12 @@ fn an_update_that_does_not_come_up_is_not_taken_again() -> Result<()> {
            mkdir -p /mnt/next/etc/systemd/system/boot-complete.target.requires && \
            ln -s /usr/lib/systemd/system/second.service /mnt/next/etc/systemd/system/boot-complete.target.requires/ && \
            rm /mnt/next/etc/systemd/system/multi-user.target.wants/second.service")?;
-    vm.ok_for("tar -C /mnt/next -cf /root/next.tar .", SLOW)?;
-    vm.ok_for("imgbased-helper update --tries 1 /root/next.tar", SLOW)?;
+    vm.ok_for("tar -C /mnt/next -cf /var/tmp/next.tar .", SLOW)?;
+    vm.ok_for("imgbased-helper update --tries 1 /var/tmp/next.tar", SLOW)?;
     restart(&mut vm)?;
     has_root(&mut vm, "HostVG", "Base-0.1")?;
     let status = json(&mut vm, "status")?;
     assert_eq!(status["failed"][0]["name"], "Base-1.1");
-    is_refused(&mut vm, "update /root/next.tar", "--retry takes it again")?;
+    is_refused(&mut vm, "update /var/tmp/next.tar", "--retry takes it again")?;
     is_clean(&mut vm)
 }
