@@ -150,6 +150,10 @@ fn an_update_that_does_not_come_up_is_not_taken_again() -> Result<()> {
     has_root(&mut vm, "HostVG", "Base-0.1")?;
     let status = json(&mut vm, "status")?;
     assert_eq!(status["failed"][0]["name"], "Base-1.1");
-    is_refused(&mut vm, "update /var/tmp/next.tar", "--retry takes it again")?;
+    is_refused(
+        &mut vm,
+        "update /var/tmp/next.tar",
+        "--retry takes it again",
+    )?;
     is_clean(&mut vm)
 }

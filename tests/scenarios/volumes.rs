@@ -11,9 +11,8 @@ use crate::vm::verbs::{KILLED, STEPS_MAX, interrupted};
 use crate::vm::{Host, Loader, Vm};
 
 scenarios![
-    ;
+    a_directory_moves_to_a_volume_and_back_while_the_system_runs;
     long:
-    a_directory_moves_to_a_volume_and_back_while_the_system_runs,
     every_layer_mounts_the_volumes_and_what_is_busy_moves_when_the_system_goes_down,
     a_volume_is_whole_or_not_there_whatever_step_is_the_last,
     a_volume_that_is_damaged_or_nobody_may_mount_keeps_no_layer_from_booting,
