@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
-use super::update::Waiting;
+use super::update::{self, Waiting};
 use super::view::{self, JSON_VERSION};
 use super::{Context, LOCK_WAIT, check, hooks, layer, say, text};
 use crate::boot::BootPartition;
@@ -26,7 +26,7 @@ use crate::sys::transaction::Transaction;
 /// How long the end of a boot, and packages of kernels, wait for another command: nobody is there to try it
 /// again. On trial imgbased-give-up.timer ends it.
 const UNATTENDED_WAIT: Duration = Duration::from_secs(600);
-const MOTD: &str = "/run/motd.d";
+pub const MOTD: &str = "/run/motd.d";
 
 #[derive(Serialize)]
 struct List {
@@ -230,6 +230,7 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
         writer.transaction(|tx| release_base(context, tx, &boot, &group, &name))?;
         writer.transaction(|tx| announce_failures(tx, &context.load()?))?;
         Waiting::clear()?;
+        writer.transaction(update::tell_of_lost_changes)?;
     }
     hooks::after_bless(context, &writer, &group, &name);
     Ok(())

@@ -27,6 +27,9 @@ pub struct MergeReport {
     #[serde(default)]
     pub counts: Counts,
     pub merge: Vec<Row>,
+    /// Whether what was changed after it, until the restart, has not come along.
+    #[serde(default)]
+    pub pending: bool,
     /// The conflicts that a person has settled, as [`escaped`] writes their paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     done: Vec<String>,
@@ -106,6 +109,7 @@ impl MergeReport {
             new,
             counts,
             merge: plan.items.iter().map(Row::new).collect(),
+            pending: false,
             done: Vec::new(),
         }
     }
@@ -322,6 +326,7 @@ mod tests {
                 row("/etc/shells", None),
                 latin,
             ],
+            pending: false,
             done: Vec::new(),
         }
     }

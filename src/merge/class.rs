@@ -18,7 +18,7 @@ pub enum Class {
 }
 
 /// Written anew by programs, or a record of the moment. With all that is below.
-const DERIVED: [&str; 15] = [
+const DERIVED: [&str; 14] = [
     "ld.so.cache",
     "udev/hwdb.bin",
     ".updated",
@@ -33,7 +33,6 @@ const DERIVED: [&str; 15] = [
     "lvm/archive",
     "lvm/backup",
     "lvm/cache",
-    "ssl/certs",
 ];
 
 const IDENTITY: [&str; 14] = [
@@ -76,15 +75,29 @@ pub fn class(path: &Path) -> Class {
     }
 }
 
-/// The compiled policies of `SELinux`, and the certificates that are extracted from their sources.
+/// The compiled policies of `SELinux`, and what is made of the certificates of authorities.
 fn is_derived(path: &Path) -> bool {
     let mut names = path.iter();
+    if let Ok(name) = path.strip_prefix("ssl/certs") {
+        return is_made_of_certificates(name.as_os_str().as_bytes());
+    }
     match names.next() {
         Some(first) if first == "selinux" => names
             .nth(1)
             .is_some_and(|name| name == "policy" || name == "active"),
         _ => path.starts_with("pki/ca-trust/extracted"),
     }
+}
+
+/// The bundle, and the links by hash that openssl-rehash(1) makes. All else there somebody has put there.
+fn is_made_of_certificates(name: &[u8]) -> bool {
+    let is_hash = |name: &[u8]| {
+        name.len() > 9
+            && name[..8].iter().all(u8::is_ascii_hexdigit)
+            && name[8] == b'.'
+            && name[9..].iter().all(u8::is_ascii_digit)
+    };
+    name == b"ca-certificates.crt" || is_hash(name)
 }
 
 #[cfg(test)]
@@ -103,6 +116,10 @@ mod tests {
             ("selinux/targeted/contexts", Plain),
             ("pki/ca-trust/extracted/pem/x", Derived),
             ("pki/ca-trust/source/x", Plain),
+            ("ssl/certs/ca-certificates.crt", Derived),
+            ("ssl/certs/5ed36f99.0", Derived),
+            ("ssl/certs/ssl-cert-snakeoil.pem", Plain),
+            ("ssl/certs", Plain),
             ("passwd-", Derived),
             ("passwd", Users),
             ("passwd.dpkg-old", Plain),

@@ -15,6 +15,8 @@ pub struct Facts<'a> {
     pub booted: &'a LvName,
     /// What is on trial, also what has used up its tries.
     pub trial: Option<&'a OnTrial>,
+    /// The layer or base that boots by default.
+    pub default: Option<&'a str>,
     /// The SHA-256 of the image; a directory has none.
     pub image: Option<&'a str>,
 }
@@ -87,20 +89,27 @@ impl Facts<'_> {
             .map_or(Standing::New, |base| Standing::Made(base.name.clone()))
     }
 
-    /// The layer of an update that waits for the restart: one on trial that is not the one that runs.
+    /// The layer of an update that waits for the restart: one that never came up, is on trial or the default, and
+    /// is not the one that runs.
     pub fn waiting(&self) -> Option<LvName> {
-        let trial = self.trial.filter(|trial| trial.kernel.is_none())?;
-        let name: LvName = trial.name.parse().ok()?;
-        let volume = self.group.volume(name.as_str())?;
-        let is_new = volume.role == Role::Layer && !volume.is_good();
-        (is_new && trial.tried < trial.tries && name != *self.booted).then_some(name)
+        let trial = self.trial.filter(|trial| trial.kernel.is_none());
+        let trial = trial.filter(|trial| trial.tried < trial.tries);
+        let chosen = [trial.map(|trial| trial.name.as_str()), self.default];
+        let mut names = chosen.into_iter().flatten();
+        names.find_map(|name| {
+            let name: LvName = name.parse().ok()?;
+            let volume = self.group.volume(name.as_str())?;
+            let is_new = volume.role == Role::Layer && !volume.is_good();
+            (is_new && name != *self.booted).then_some(name)
+        })
     }
 
     /// Refuses what a person has to decide first.
     pub fn decide(&self, wishes: Wishes) -> Result<Decision> {
+        // A new kernel of the layer that runs makes room.
         let is_tried = self
             .trial
-            .is_some_and(|trial| trial.name == self.booted.as_str());
+            .is_some_and(|trial| trial.kernel.is_none() && trial.name == self.booted.as_str());
         ensure!(
             !is_tried,
             "{0} is on trial itself; `imgbased-helper boot bless` says that it has come up",
@@ -206,6 +215,7 @@ mod tests {
                 group: &group,
                 booted: &booted,
                 trial: trial.as_ref(),
+                default: Some("Base-0.1"),
                 image,
             };
             assert_eq!(facts.standing().to_string(), expected, "{image:?}");
@@ -265,6 +275,7 @@ mod tests {
                 group: &group,
                 booted: &booted,
                 trial: on_trial.as_ref(),
+                default: Some("Base-0.1"),
                 image: Some(image),
             };
             match (facts.decide(wishes), expected) {
@@ -278,9 +289,40 @@ mod tests {
             group: &group,
             booted: &booted,
             trial: Some(&trial("Base-2.1", 0)),
+            default: Some("Base-0.1"),
             image: Some("cc"),
         };
         let nothing = Decision::Nothing(Standing::Waits("Base-2.1".parse().unwrap()));
         assert_eq!(waits.decide(Wishes::default()).unwrap(), nothing);
+    }
+
+    #[test]
+    fn a_default_that_never_came_up_waits_and_a_new_kernel_does_not() {
+        let group = group();
+        let booted = "Base-0.1".parse().unwrap();
+        let kernel = OnTrial {
+            kernel: Some("6.1".to_owned()),
+            ..trial("Base-0.1", 0)
+        };
+        for (default, on_trial, expected) in [
+            ("Base-2.1", None, Err("Base-2.1, of another update, waits")),
+            ("Base-3.1", None, Ok(())),
+            ("Base-0", None, Ok(())),
+            ("Base-0.1", Some(&kernel), Ok(())),
+        ] {
+            let facts = Facts {
+                group: &group,
+                booted: &booted,
+                trial: on_trial,
+                default: Some(default),
+                image: Some("ee"),
+            };
+            match (facts.decide(Wishes::default()), expected) {
+                (Err(error), Err(expected)) => {
+                    assert!(error.to_string().contains(expected), "{default}: {error}");
+                }
+                (found, expected) => assert_eq!(found.is_ok(), expected.is_ok(), "{default}"),
+            }
+        }
     }
 }

@@ -10,5 +10,7 @@ echo changed >/etc/issue
 chmod 600 /etc/shells
 rm /etc/networks
 systemctl mask --quiet apt-daily.service
-mkdir -p /etc/sysctl.d
+mkdir -p /etc/sysctl.d /opt/own
+echo before >/opt/own/data
+echo key >/root/key
 echo 'kernel.sysrq = 1' >/etc/sysctl.d/90-admin.conf

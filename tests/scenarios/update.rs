@@ -70,6 +70,7 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
     // What is edited from now on comes along as well.
     vm.ok("echo later >/etc/later && sed -i 's/$/ imgbased.test=later/' /etc/kernel/cmdline")?;
     assert_eq!(json(&mut vm, "status")?["update"]["edited"], 3);
+    vm.ok("useradd bob && echo later | tee /opt/own/data >/home/admin/later")?;
 
     restart(&mut vm)?;
     has_root(&mut vm, "HostVG", "Base-1.1")?;
@@ -100,6 +101,17 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
             "imgbased.test=later",
         ),
         ("ls -A / | grep -c again", "0"),
+        ("cat /root/key", "key"),
+        ("cat /opt/own/data", "later"),
+        (
+            "stat -c %U /home/admin/later && cat /home/admin/later",
+            "root\nlater",
+        ),
+        ("getent passwd bob | cut -d : -f 1", "bob"),
+        (
+            "grep -c '\"pending\": false' /usr/lib/sysimage/imgbased/merge.json",
+            "1",
+        ),
         // What the image has.
         ("grep -c IMAGE_VERSION=2 /etc/os-release", "1"),
         ("cat /etc/issue.net/below", "below"),

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::merge::{Sides, Told};
+use super::merge::{Merged, Sides, Told};
+use crate::admin::boot::MOTD;
 use crate::admin::merge_report::MergeReport;
 use crate::admin::roots::{self, Tree};
 use crate::admin::{Context, LOCK_WAIT, after_merge, hooks, layer, new_entries};
+use crate::boot::Selection;
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
 use crate::boot::root::Root;
@@ -30,8 +32,9 @@ pub struct Waiting {
     /// See [`merge::listing`].
     pub list: String,
     /// What is knowingly left behind.
-    #[serde(default)]
     leave: Vec<PathBuf>,
+    /// What was carried, by the directories that are.
+    carried: Vec<PathBuf>,
     /// The numbers that were changed in the layer.
     users: BTreeMap<u32, u32>,
     groups: BTreeMap<u32, u32>,
@@ -41,20 +44,16 @@ pub struct Waiting {
 const SCRATCH: &str = ".imgbased-again";
 
 impl Waiting {
-    pub fn new(
-        layer: &LvName,
-        base: &LvName,
-        list: String,
-        ids: &Ids,
-        leave: Vec<PathBuf>,
-    ) -> Self {
+    pub fn new(layer: &LvName, base: &LvName, merged: &Merged, leave: Vec<PathBuf>) -> Self {
+        let carried = merged.outside.carried.iter();
         Self {
             layer: layer.to_string(),
             base: base.to_string(),
-            list,
+            list: merged.list.clone(),
             leave,
-            users: ids.users.clone(),
-            groups: ids.groups.clone(),
+            carried: carried.map(|of| Path::new("/").join(&of.path)).collect(),
+            users: merged.ids.users.clone(),
+            groups: merged.ids.groups.clone(),
         }
     }
 
@@ -63,8 +62,9 @@ impl Waiting {
     }
 
     /// Has the shutdown know of it.
-    pub fn write(&self) -> Result<()> {
-        run::write_json(run::UPDATE, self)
+    pub fn write(&self, tx: &mut Transaction) -> Result<()> {
+        tx.create_dir(Path::new(run::DIR))?;
+        tx.write(Path::new(run::UPDATE), &serde_json::to_vec(self)?, 0o600)
     }
 
     /// Removes what a power cut at shutdown has left in the layer that runs.
@@ -82,7 +82,7 @@ impl Waiting {
     }
 }
 
-/// Takes edits along, if an update waits and there are any. Where that fails, the first merge stays as it is.
+/// Takes along what was changed since, if an update waits. Where that fails, the first merge stays as it is.
 pub fn at_shutdown(context: &Context) -> Result<()> {
     let Some(waiting) = Waiting::read() else {
         return Ok(());
@@ -112,11 +112,17 @@ fn merge_again(
     let group = context.load()?;
     let boot = context.boot_partition()?;
     let (layer, base): (LvName, LvName) = (waiting.layer.parse()?, waiting.base.parse()?);
+    let Selection { default, trial, .. } = boot.selection()?;
+    let chosen = [default, trial.map(|trial| trial.name)];
+    if !chosen.contains(&Some(layer.to_string())) {
+        // Somebody has gone back from it, or has removed it.
+        return Ok(());
+    }
     let volume = group.volume(layer.as_str());
     let volume = volume.with_context(|| format!("{layer} is gone"))?;
     ensure!(!volume.is_good(), "{layer} has booted already");
     let sides = Sides::of(&group)?;
-    let told = Told::of(context, tx, &group, &waiting.leave)?;
+    let told = Told::of(context, tx, &group, waiting.leave.clone())?.again(&waiting.carried);
     let new = Tree::Volume(base);
     let before = boot.entries_of(&layer)?;
     let options = context.activated(tx, &layer, volume.active, |tx| {
@@ -126,11 +132,17 @@ fn merge_again(
             let own_root = |tx: &mut Transaction, etc: &Path| {
                 layer::own_root_line(tx, etc, &device, filesystem.kind)
             };
+            // What is wrong with one is no reason to leave out the other.
+            let carried = sides.carry_again(context, tx, &group, &told, root);
             if is_edited {
                 let roots = (&new, root);
                 replace_etc(context, tx, &group, &sides, roots, waiting, own_root)?;
             }
-            sides.carry_again(context, tx, &group, &told, root)?;
+            carried?;
+            if let Some(mut report) = MergeReport::read(root)? {
+                report.pending = false;
+                report.write(tx, root)?;
+            }
             Root::at(root).options()
         })
     })?;
@@ -172,11 +184,8 @@ fn replace_etc(
             let new = Dir::root(base)?;
             let plan = Plan::of([old, layer, &new], sides.is_snapshot)?;
             let ids = &plan.users.ids;
-            ensure!(
-                (&ids.users, &ids.groups) == (&waiting.users, &waiting.groups),
-                "an account that was added since has the number of one of the image"
-            );
             let target = Dir::root(root)?;
+            merge::reown(&target, &moved(waiting, ids))?;
             let name = SCRATCH.as_ref();
             target.remove_all(name)?;
             target.make_dir(name)?;
@@ -205,9 +214,71 @@ fn replace_etc(
             }
             asked?;
             target.remove_all(SCRATCH.as_ref())?;
-            Ok(MergeReport::of(names, &plan))
+            let mut report = MergeReport::of(names, &plan);
+            report.pending = true;
+            Ok(report)
         })?;
         report.context("this is no dry run")
     })?;
     report.write(tx, root)
+}
+
+/// The numbers in the layer that an account which was added since has made others.
+fn moved(waiting: &Waiting, now: &Ids) -> Ids {
+    let moved = |before: &BTreeMap<u32, u32>, now: &BTreeMap<u32, u32>| {
+        let ids = before.keys().chain(now.keys());
+        let of = |ids: &BTreeMap<u32, u32>, id: u32| ids.get(&id).copied().unwrap_or(id);
+        let moved = ids.map(|id| (of(before, *id), of(now, *id)));
+        moved.filter(|(before, now)| before != now).collect()
+    };
+    Ids {
+        users: moved(&waiting.users, &now.users),
+        groups: moved(&waiting.groups, &now.groups),
+    }
+}
+
+/// Says so where the restart after an update was no orderly one: what was changed after the update is not here.
+pub fn tell_of_lost_changes(tx: &mut Transaction) -> Result<()> {
+    let root = Path::new("/");
+    let Some(mut report) = MergeReport::read(root)?.filter(|report| report.pending) else {
+        return Ok(());
+    };
+    let old = &report.layer;
+    let message = format!(
+        "what was changed in {old} between the update and a restart without a shutdown is not here; \
+         `imgbased-helper diff {old} .` shows it, `imgbased-helper persist pull PATH` fetches it"
+    );
+    log::warn!("{message}");
+    let motd = Path::new(MOTD);
+    tx.create_dir(motd)?;
+    let line = format!("imgbased: {message}\n");
+    tx.write(&motd.join("imgbased-update"), line.as_bytes(), 0o644)?;
+    report.pending = false;
+    report.write(tx, root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_move_once_more_where_an_account_has_come_between() {
+        let ids = |pairs: &[(u32, u32)]| pairs.iter().copied().collect::<BTreeMap<_, _>>();
+        let waiting = Waiting {
+            layer: String::new(),
+            base: String::new(),
+            list: String::new(),
+            leave: Vec::new(),
+            carried: Vec::new(),
+            users: ids(&[(1000, 1001), (5, 6)]),
+            groups: ids(&[(1000, 1001)]),
+        };
+        let now = Ids {
+            users: ids(&[(1000, 1002), (5, 6), (7, 8)]),
+            groups: ids(&[]),
+        };
+        let moved = moved(&waiting, &now);
+        assert_eq!(moved.users, ids(&[(1001, 1002), (7, 8)]));
+        assert_eq!(moved.groups, ids(&[(1001, 1000)]));
+    }
 }

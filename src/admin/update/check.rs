@@ -14,6 +14,7 @@ use crate::admin::look::Look;
 use crate::admin::merge_report::MergeReport;
 use crate::admin::view::JSON_VERSION;
 use crate::admin::{Context, FOUND, LOCK_WAIT, base, text};
+use crate::boot::Selection;
 use crate::boot::root::Root;
 use crate::image::tree::Tree as ImageTree;
 use crate::image::{Image, Opened};
@@ -77,11 +78,12 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         refuse(boot.check_ready());
         let opened = base::open(tx, update.image())?;
         let digest = digest_of(tx, update)?;
-        let trial = boot.selection()?.trial;
+        let Selection { default, trial, .. } = boot.selection()?;
         let facts = Facts {
             group: &group,
             booted: &booted,
             trial: trial.as_ref(),
+            default: default.as_deref(),
             image: digest.as_deref(),
         };
         let standing = facts.standing();
@@ -93,7 +95,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         // What is looked at is activated.
         tx.lock()?;
         let running = Root::at(Path::new("/"));
-        let told = Told::of(context, tx, &group, &update.leave)?;
+        let told = Told::of(context, tx, &group, update.leave())?;
         let (mut version, mut merge, mut packages) = (None, None, Vec::new());
         let (mut carried, mut left_behind) = (Vec::new(), Vec::new());
         looked_into(tx, &opened, |tx, root| {

@@ -7,7 +7,7 @@ use nix::sys::statvfs::statvfs;
 
 use crate::admin::merge_report::MergeReport;
 use crate::admin::roots::{self, Tree};
-use crate::admin::{Context, packages, persist, text};
+use crate::admin::{Context, packages, persist, pool_with_room, text};
 use crate::merge::{self, Ids, LAYER, NEW, OLD, Outside, Plan};
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
@@ -56,7 +56,7 @@ impl Sides {
                 let go_on = || interrupt.check();
                 let roots = [old, layer, &copy];
                 let planned = plan(roots, self.is_snapshot, told, &go_on)?;
-                planned.check_room(room_in(root)?)?;
+                planned.check_room(room_in(context, root)?)?;
                 warn_of("/", &planned.outside.apply(roots, &go_on)?);
                 Ok(())
             })
@@ -85,6 +85,8 @@ pub struct Told {
     listed: Rules,
     volumes: Vec<PathBuf>,
     leave: Vec<PathBuf>,
+    /// What was carried before.
+    carried: Vec<PathBuf>,
 }
 
 impl Told {
@@ -92,19 +94,29 @@ impl Told {
         context: &Context,
         tx: &mut Transaction,
         group: &Group,
-        leave: &[PathBuf],
+        leave: Vec<PathBuf>,
     ) -> Result<Self> {
         Ok(Self {
             listed: persist::listed(context, tx, group)?,
             volumes: shared_paths(group),
-            leave: leave.to_owned(),
+            leave,
+            carried: Vec::new(),
         })
+    }
+
+    /// Has these paths be carried as well, which were carried to a layer that is made.
+    pub fn again(self, carried: &[PathBuf]) -> Self {
+        Self {
+            carried: carried.to_owned(),
+            ..self
+        }
     }
 
     /// The paths that are carried. Those of the old base as well, so that what the layer has deleted is seen.
     fn carried(&self, [old, layer]: [&Dir; 2]) -> Result<Vec<PathBuf>> {
         // What people have at home is theirs, and never the image's.
         let mut paths = vec![PathBuf::from("/home")];
+        paths.extend_from_slice(&self.carried);
         for rule in &self.listed.0 {
             for root in [old, layer] {
                 paths.extend(persist::matching(root, rule)?);
@@ -219,7 +231,7 @@ pub fn into(
                 let list = merge::listing(layer)?;
                 let planned = plan(roots, sides.is_snapshot, told, &go_on)?;
                 planned.check_left()?;
-                planned.check_room(room_in(root)?)?;
+                planned.check_room(room_in(context, root)?)?;
                 merge::reown(&copy, &planned.plan.users.ids)?;
                 go_on()?;
                 let left = merge::apply(&planned.plan, layer, &copy)?;
@@ -235,16 +247,18 @@ pub fn into(
                 Ok(())
             })
         })?;
-        let merged = found.context("the work is done")?;
+        let mut merged = found.context("the work is done")?;
+        merged.report.pending = true;
         merged.report.write(tx, root)?;
         Ok(merged)
     })
 }
 
-/// The bytes that can be written to the filesystem that is mounted at `root`.
-fn room_in(root: &Path) -> Result<u64> {
+/// The bytes that can be written to the filesystem of a layer that is mounted at `root`: there, and in its pool.
+fn room_in(context: &Context, root: &Path) -> Result<u64> {
     let stat = statvfs(root).with_context(|| format!("cannot look at {}", root.display()))?;
-    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+    Ok(free.min(pool_with_room(&context.load()?)?))
 }
 
 fn warn_of(above: &str, paths: &[PathBuf]) {
@@ -285,6 +299,7 @@ mod tests {
             listed: Rules::default(),
             volumes: Vec::new(),
             leave: leave.iter().map(PathBuf::from).collect(),
+            carried: Vec::new(),
         };
         let [old, layer, new] = roots.each_ref().map(|root| Dir::root(root).unwrap());
         plan([&old, &layer, &new], false, &told, &|| Ok(())).unwrap()

@@ -16,6 +16,7 @@ use super::boot::trial_begins;
 use super::merge_report::MergeReport;
 use super::view::{self, JSON_VERSION};
 use super::{Context, LOCK_WAIT, after_merge, gc, hooks, layer, text};
+use crate::boot::Selection;
 use crate::boot::root::Root;
 use crate::image::digest;
 use crate::merge::Outside;
@@ -27,7 +28,7 @@ use crate::model::update::{Decision, Facts, Standing, Wishes};
 use crate::sys::cmd::Cmd;
 use crate::sys::transaction::Transaction;
 use crate::tree::escaped;
-pub use again::Waiting;
+pub use again::{Waiting, tell_of_lost_changes};
 use merge::{Sides, Told};
 
 /// What `update` is told. Sizes are bytes.
@@ -77,7 +78,7 @@ pub struct Update {
     /// Refuse an image with another SHA-256 than this
     #[arg(long, value_name = "SHA256")]
     require_digest: Option<String>,
-    /// Take along what was edited since the update, as imgbased-refresh.service does at shutdown
+    /// Take along what was edited since the update, as imgbased-update.service does at shutdown
     #[arg(long, hide = true, exclusive = true)]
     at_shutdown: bool,
     /// Remove old bases afterwards: keep so many of the latest
@@ -104,6 +105,13 @@ impl Update {
         }
     }
 
+    /// What is left behind knowingly: also the image itself.
+    fn leave(&self) -> Vec<PathBuf> {
+        let image = self.image().canonicalize().ok();
+        let image = image.filter(|image| image != Path::new("/"));
+        self.leave.iter().cloned().chain(image).collect()
+    }
+
     fn image(&self) -> &Path {
         self.image.as_deref().unwrap_or(Path::new(""))
     }
@@ -128,14 +136,14 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
     }
     let writer = context.writer("update", LOCK_WAIT)?;
     let done = writer.transaction(|tx| take(context, tx, update))?;
-    if let Some(waiting) = &done.waiting {
-        waiting.write()?;
-    }
     if let (Some(base), Some(layer)) = (&done.base, &done.layer) {
         hooks::after_update(context, &writer, [base, layer]);
     }
     // What follows takes the lock itself.
     drop(writer);
+    if done.layer.is_some() {
+        watch_for_changes();
+    }
     if let (Some(replaced), Some(_)) = (&done.replaced, &done.layer) {
         drop_replaced(context, replaced);
     }
@@ -152,7 +160,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
 }
 
 /// What an update has done.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Done {
     version: u32,
     image: String,
@@ -175,8 +183,6 @@ struct Done {
     packages: Vec<String>,
     #[serde(skip)]
     tries: u32,
-    #[serde(skip)]
-    waiting: Option<Waiting>,
 }
 
 impl Done {
@@ -296,28 +302,18 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     boot.check_ready()?;
     let opened = base::open(tx, update.image())?;
     let digest = digest_of(tx, update)?;
-    let trial = boot.selection()?.trial;
+    let Selection { default, trial, .. } = boot.selection()?;
     let facts = Facts {
         group: &group,
         booted: &booted,
         trial: trial.as_ref(),
+        default: default.as_deref(),
         image: digest.as_deref(),
     };
     let mut done = Done {
         version: JSON_VERSION,
         image: update.shown(),
-        nothing: None,
-        base: None,
-        layer: None,
-        waits: false,
-        fallback: None,
-        replaced: None,
-        merge: None,
-        carried: Vec::new(),
-        left_behind: Vec::new(),
-        packages: Vec::new(),
-        tries: 0,
-        waiting: None,
+        ..Done::default()
     };
     let made = match facts.decide(update.wishes())? {
         Decision::Nothing(standing) => {
@@ -345,14 +341,29 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         base::make(context, tx, &update.add(), &opened, &mut judge)?
     };
     tx.lock()?;
+    // Another command may have made something else wait meanwhile.
+    let group = context.load()?;
+    let Selection { default, trial, .. } = boot.selection()?;
+    let now = Facts {
+        group: &group,
+        booted: &booted,
+        trial: trial.as_ref(),
+        default: default.as_deref(),
+        image: None,
+    };
+    ensure!(
+        now.waiting() == done.replaced,
+        "another command has changed what boots next; nothing was updated"
+    );
     let sides = Sides::of(&group)?;
-    let told = Told::of(context, tx, &group, &update.leave)?;
+    let told = Told::of(context, tx, &group, update.leave())?;
     let mut found = None;
     let new = layer::make(
         context,
         tx,
         Some(base.clone()),
         Some(&mut |tx, new, root| {
+            judge(update, &running, &Root::at(root))?;
             found = Some(merge::into(
                 context,
                 tx,
@@ -373,9 +384,7 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     if let Some(merged) = found {
         done.carried = Amount::carried(&merged.outside);
         done.left_behind = Amount::left(&merged.outside);
-        let leave = update.leave.clone();
-        let waiting = Waiting::new(&new, &base, merged.list, &merged.ids, leave);
-        done.waiting = Some(waiting);
+        Waiting::new(&new, &base, &merged, update.leave()).write(tx)?;
         (done.merge, done.packages) = (Some(merged.report), merged.packages);
     }
     (done.base, done.layer) = (Some(base), Some(new));
@@ -415,6 +424,14 @@ fn tags(digest: Option<&str>, release: &OsRelease) -> Vec<String> {
     let version = version.filter(|version| version.len() < 200);
     let version = version.map(|version| format!("{}{}", tag::VERSION, in_tag(version)));
     digest.into_iter().chain(version).collect()
+}
+
+/// Starts the unit that takes along at shutdown what is changed until then.
+fn watch_for_changes() {
+    const UNIT: &str = "imgbased-update.service";
+    if let Err(error) = Cmd::new("systemctl").args(["start", UNIT]).run() {
+        log::warn!("what is changed from now on does not come along: {error:#}");
+    }
 }
 
 /// Removes the layer of an update that another one took the place of.

@@ -7,14 +7,15 @@ use anyhow::{Context as _, Result, ensure};
 use super::copied::Copied;
 use super::place::{check_free, look_at, shown, users_of};
 use super::{NEW_INITRAMFS, hand_over, mounts_of, systemctl, transaction};
-use crate::admin::filesystem::Filesystem;
+use crate::admin::filesystem::{Filesystem, mount_point};
 use crate::admin::{Context, LOCK_WAIT, hooks, pool_with_room, say, text, view};
 use crate::image::superblock::FsKind;
 use crate::image::tree::Content;
-use crate::model::layout::{Group, Role};
+use crate::model::layout::{Group, Role, tag};
 use crate::model::mount_unit;
 use crate::model::name::LvName;
 use crate::model::volume::{self, Mount};
+use crate::sys::cmd::Cmd;
 use crate::sys::run;
 use crate::sys::transaction::Transaction;
 
@@ -77,9 +78,14 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
             options: add.options.to_owned(),
             moving: when == When::Moved,
         };
-        let tags = mount.tags()?;
+        let mut tags = mount.tags()?;
+        if mount.moving {
+            // Another layer has other files there.
+            tags.extend(view::booted(&group)?.map(|layer| format!("{}{layer}", tag::OF)));
+        }
         check_room(&path, source.as_ref(), pool_with_room(&group)?)?;
         let filesystem = create(context, tx, &group, &mount, add)?;
+        try_options(tx, &filesystem, &mount, is_there)?;
         let room = context.room_when_active(&group)?;
         let copy = match &source {
             Some(source) if when == When::Now => {
@@ -173,6 +179,32 @@ fn create(
     let create = lvm.create_thin(&name, &pool.name.parse()?, add.size, false);
     tx.run_undoable(&create, lvm.remove(&name))?;
     make(tx, add.fstype, &lvm.device(&name)?, pool.zeroes, mount)
+}
+
+/// Mounts the volume as layers will: they do not come up where that fails. It gets the owner and the mode of the
+/// directory, if that is there.
+fn try_options(
+    tx: &mut Transaction,
+    filesystem: &Filesystem,
+    mount: &Mount,
+    is_there: bool,
+) -> Result<()> {
+    let dir = mount_point(&mount.name);
+    let options = match mount.options.as_str() {
+        "" => "rw",
+        options => options,
+    };
+    let mounted = filesystem.mount(tx, &dir, options)?;
+    mounted.unmount(tx)?;
+    if !is_there {
+        return Ok(());
+    }
+    let mounted = filesystem.mount(tx, &dir, "rw")?;
+    for program in ["chown", "chmod"] {
+        let reference = format!("--reference={}", mount.path);
+        tx.run(&Cmd::new(program).arg(reference).arg(&dir))?;
+    }
+    mounted.unmount(tx)
 }
 
 pub fn make(

@@ -1,8 +1,9 @@
 //! A directory of the layer that runs, and its copy on a volume.
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::unlocked;
 use crate::admin::Context;
@@ -12,6 +13,9 @@ use crate::model::volume::Mount;
 use crate::sys::progress::Progress;
 use crate::sys::transaction::Transaction;
 use crate::tree::{Below, Dir, Kind, Place, Stat, Visit, escaped, walk};
+
+/// There as long as a copy is not complete.
+const PARTIAL: &str = ".imgbased-partial";
 
 /// A directory of the layer that runs, without what is mounted below it.
 pub struct Copied {
@@ -47,10 +51,15 @@ impl Copied {
         let to = mount_point(&mount.name);
         let volume = filesystem.mount(tx, &to, "rw")?;
         let source = Tree::Directory(self.dir.clone());
+        let mark = to.join(PARTIAL);
         unlocked(tx, &mut |tx| {
             tx.work(&source.copy_line(&to), |interrupt| {
                 let mut progress = Progress::new(&mount.path, self.size.bytes);
-                source.copy(&to, room, interrupt, &mut progress)
+                let failed = || format!("cannot write {}", mark.display());
+                let marked = File::create(&mark).and_then(|mark| mark.sync_all());
+                marked.with_context(failed)?;
+                source.copy(&to, room, interrupt, &mut progress)?;
+                fs::remove_file(&mark).with_context(failed)
             })?;
             tx.flush(&to)
         })?;
@@ -75,6 +84,25 @@ impl Copied {
             Ok(Below::Visit)
         })
     }
+}
+
+/// Refuses a volume that holds more than a part of a copy: what is mounted by a layer holds its data.
+pub fn check_overwritable(tx: &mut Transaction, name: &str, filesystem: &Filesystem) -> Result<()> {
+    let dir = mount_point(name);
+    let mounted = filesystem.mount(tx, &dir, "ro")?;
+    let failed = || format!("cannot read {}", dir.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&dir).with_context(failed)? {
+        names.push(entry.with_context(failed)?.file_name());
+    }
+    mounted.unmount(tx)?;
+    let is_partial = names.iter().any(|name| name == PARTIAL);
+    names.retain(|name| name != "lost+found");
+    ensure!(
+        is_partial || names.is_empty(),
+        "{name} holds files already, and nothing is written over them; `imgbased-helper volume remove` keeps the volume"
+    );
+    Ok(())
 }
 
 /// Whether a path is the same in both trees, by what shows without reading it.

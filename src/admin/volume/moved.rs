@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::add::{check_room, make};
-use super::copied::Copied;
+use super::copied::{Copied, check_overwritable};
 use super::{find, mounts_of, transaction, write_volumes};
 use crate::admin::filesystem::Filesystem;
-use crate::admin::{Context, pool_with_room};
+use crate::admin::{Context, pool_with_room, view};
 use crate::image::superblock::FsKind;
+use crate::model::layout::tag;
 use crate::model::name::LvName;
 use crate::model::volume::{Mount, Volumes};
 use crate::sys::cmd::Cmd;
@@ -51,6 +52,13 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
     context.check_pool(&group)?;
     let room = pool_with_room(&group)?;
     let (volume, _) = find(&group, std::slice::from_ref(mount), &mount.path)?;
+    let booted = view::booted(&group)?;
+    if let Some(of) = volume.of().filter(|of| Some(*of) != booted.as_deref()) {
+        bail!(
+            "{} waits for what {of} has there, and another layer runs",
+            mount.name
+        );
+    }
     let (lvm, name) = (&context.lvm, mount.name.parse::<LvName>()?);
     let device = lvm.device(&name)?;
     if !volume.active {
@@ -63,8 +71,14 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
     }
     let source = Copied::open(context, tx, &mount.path)?;
     check_room(&mount.path, Some(&source), room)?;
-    // An attempt that was interrupted has left its part.
-    let kind = Filesystem::on(&device).map_or(FsKind::Ext4, |found| found.kind);
+    // An attempt that was interrupted has left its part, or half a filesystem.
+    let kind = match Filesystem::on(&device) {
+        Ok(found) => {
+            check_overwritable(tx, &mount.name, &found)?;
+            found.kind
+        }
+        Err(_) => FsKind::Ext4,
+    };
     tx.run(&Cmd::new("blkdiscard").arg("--force").arg(&device))?;
     let zeroes = group.pool().is_some_and(|pool| pool.zeroes);
     let filesystem = make(tx, kind, &device, zeroes, mount)?;
@@ -79,5 +93,8 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
     others.retain(|other| other.path != mount.path);
     // What starts next without an initramfs, after a soft reboot, mounts it.
     write_volumes(context, tx, others, Some(moved.clone()))?;
-    tx.run(&lvm.retag(&name, &[&mount.path_tag()], Some(&moved.path_tag())))
+    let of = volume.of().map(|of| format!("{}{of}", tag::OF));
+    let path = mount.path_tag();
+    let old: Vec<&str> = [path.as_str()].into_iter().chain(of.as_deref()).collect();
+    tx.run(&lvm.retag(&name, &old, Some(&moved.path_tag())))
 }
