@@ -18,6 +18,54 @@ scenarios![
     an_update_that_does_not_come_up_is_not_taken_again,
 ];
 
+/// What is so in the new layer: a command, and what it prints.
+const AFTERWARDS: &[(&str, &str)] = &[
+    // What the merge after that has left of the libraries.
+    ("test -s /etc/ld.so.cache && echo found", "found"),
+    // What the admin has changed.
+    (
+        "id admin",
+        "uid=1000(admin) gid=1000(admin) groups=1000(admin)",
+    ),
+    ("stat -c %a /etc/shells", "600"),
+    ("cat /etc/issue", "changed"),
+    (
+        "ls /etc/networks 2>&1 | wc -l && test ! -e /etc/networks",
+        "1",
+    ),
+    (
+        "readlink /etc/systemd/system/apt-daily.service",
+        "/dev/null",
+    ),
+    ("cat /proc/sys/kernel/sysrq", "1"),
+    ("cat /etc/later", "later"),
+    (
+        "grep -o imgbased.test=later /proc/cmdline",
+        "imgbased.test=later",
+    ),
+    ("ls -A / | grep -c again", "0"),
+    ("cat /root/key", "key"),
+    ("cat /opt/own/data", "later"),
+    (
+        "stat -c %U /home/admin/later && cat /home/admin/later",
+        "root\nlater",
+    ),
+    ("getent passwd bob | cut -d : -f 1", "bob"),
+    (
+        "grep -c '\"pending\": false' /usr/lib/sysimage/imgbased/merge.json",
+        "1",
+    ),
+    // What the image has.
+    ("grep -c IMAGE_VERSION=2 /etc/os-release", "1"),
+    ("cat /etc/issue.net/below", "below"),
+    ("test ! -e /etc/debian_version && echo gone", "gone"),
+    ("systemctl is-active second.service", "active"),
+    // Its account has made room for the person's, and its files with it.
+    ("stat -c %U /var/lib/second", "second"),
+    ("id -u second | grep -cx 1000", "0"),
+    ("systemctl is-system-running --wait", "running"),
+];
+
 fn an_update_takes_the_configuration_along_and_is_tried() -> Result<()> {
     update_and_restart(Loader::Grub, "update")
 }
@@ -76,54 +124,9 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
     has_root(&mut vm, "HostVG", "Base-1.1")?;
     has_come_up(&mut vm)?;
     assert_eq!(json(&mut vm, "status")?["default"], "Base-1.1");
-    for (command, wanted) in [
-        // What the merge after that has left of the libraries.
-        ("test -s /etc/ld.so.cache && echo found", "found"),
-        // What the admin has changed.
-        (
-            "id admin",
-            "uid=1000(admin) gid=1000(admin) groups=1000(admin)",
-        ),
-        ("stat -c %a /etc/shells", "600"),
-        ("cat /etc/issue", "changed"),
-        (
-            "ls /etc/networks 2>&1 | wc -l && test ! -e /etc/networks",
-            "1",
-        ),
-        (
-            "readlink /etc/systemd/system/apt-daily.service",
-            "/dev/null",
-        ),
-        ("cat /proc/sys/kernel/sysrq", "1"),
-        ("cat /etc/later", "later"),
-        (
-            "grep -o imgbased.test=later /proc/cmdline",
-            "imgbased.test=later",
-        ),
-        ("ls -A / | grep -c again", "0"),
-        ("cat /root/key", "key"),
-        ("cat /opt/own/data", "later"),
-        (
-            "stat -c %U /home/admin/later && cat /home/admin/later",
-            "root\nlater",
-        ),
-        ("getent passwd bob | cut -d : -f 1", "bob"),
-        (
-            "grep -c '\"pending\": false' /usr/lib/sysimage/imgbased/merge.json",
-            "1",
-        ),
-        // What the image has.
-        ("grep -c IMAGE_VERSION=2 /etc/os-release", "1"),
-        ("cat /etc/issue.net/below", "below"),
-        ("test ! -e /etc/debian_version && echo gone", "gone"),
-        ("systemctl is-active second.service", "active"),
-        // Its account has made room for the person's, and its files with it.
-        ("stat -c %U /var/lib/second", "second"),
-        ("id -u second | grep -cx 1000", "0"),
-        ("systemctl is-system-running --wait", "running"),
-    ] {
+    for (command, wanted) in AFTERWARDS {
         let found = vm.run(command)?;
-        assert_eq!(found.text.trim(), wanted, "{command}");
+        assert_eq!(found.text.trim(), *wanted, "{command}");
     }
     // The conflict is settled, and settled the other way.
     let conflicts = vm.ok("imgbased-helper persist conflicts")?;
