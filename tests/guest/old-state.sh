@@ -5,7 +5,8 @@ set -eu
 
 lvm lvs --noheadings -o lv_name,lv_attr,lv_tags,origin --select \
     'vg_name=HostVG && (lv_name=Base-0 || lv_name=Base-0.1 || lv_name=Base-0.2 || lv_name=Config)' |
-    sed 's/,imgbased:good[^, ]*//; s/imgbased:good[^, ]*,//' | tr -s ' '
+    # A kill leaves a base active that was read.
+    sed 's/Vri-a-tz-k/Vri---tz-k/; s/,imgbased:good[^, ]*//; s/imgbased:good[^, ]*,//' | tr -s ' '
 cd /boot
 if [ "$1" = Base-0.2 ]; then
     # What boots: those variables, the options of the entry, and whether the layer has come up.
