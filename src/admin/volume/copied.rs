@@ -59,7 +59,11 @@ impl Copied {
                 let marked = File::create(&mark).and_then(|mark| mark.sync_all());
                 marked.with_context(failed)?;
                 source.copy(&to, room, interrupt, &mut progress)?;
-                fs::remove_file(&mark).with_context(failed)
+                fs::remove_file(&mark).with_context(failed)?;
+                // That has changed the time of the directory.
+                let time = fs::metadata(&self.dir).and_then(|dir| dir.modified());
+                let set = time.and_then(|time| File::open(&to)?.set_modified(time));
+                set.with_context(|| format!("cannot write {}", to.display()))
             })?;
             tx.flush(&to)
         })?;
