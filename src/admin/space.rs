@@ -65,7 +65,7 @@ impl Spaces {
 }
 
 impl Space {
-    fn at(path: &Path) -> Result<Self> {
+    pub fn at(path: &Path) -> Result<Self> {
         let stat = statvfs(path).with_context(|| format!("cannot look at {}", path.display()))?;
         let used = stat.blocks().saturating_sub(stat.blocks_free());
         let available = stat.blocks_available();

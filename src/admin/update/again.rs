@@ -30,7 +30,7 @@ pub struct Waiting {
     pub layer: String,
     pub base: String,
     /// See [`merge::listing`].
-    pub list: String,
+    list: String,
     /// What is knowingly left behind.
     leave: Vec<PathBuf>,
     /// What was carried, by the directories that are.
@@ -74,11 +74,10 @@ impl Waiting {
             .with_context(|| format!("cannot remove /{SCRATCH}"))
     }
 
-    /// The paths that were edited since.
-    pub fn edited(&self) -> Result<Vec<String>> {
+    /// How many paths of /etc were edited since.
+    pub fn edited(&self) -> Result<usize> {
         let now = merge::listing(&Dir::root(Path::new("/"))?)?;
-        let edited = merge::edited(&self.list, &now).into_iter();
-        Ok(edited.map(str::to_owned).collect())
+        Ok(merge::edited(&self.list, &now).len())
     }
 }
 
@@ -87,7 +86,7 @@ pub fn at_shutdown(context: &Context) -> Result<()> {
     let Some(waiting) = Waiting::read() else {
         return Ok(());
     };
-    let is_edited = !waiting.edited()?.is_empty();
+    let is_edited = waiting.edited()? > 0;
     context
         .writer("update", LOCK_WAIT)?
         .transaction(|tx| {
@@ -172,11 +171,7 @@ fn replace_etc(
     waiting: &Waiting,
     finish: impl FnOnce(&mut Transaction, &Path) -> Result<()>,
 ) -> Result<()> {
-    let names = [
-        sides.old.to_string(),
-        sides.layer.to_string(),
-        base.to_string(),
-    ];
+    let names = sides.names(base);
     let scratch = root.join(SCRATCH);
     let volumes: [LvName; 2] = [waiting.base.parse()?, waiting.layer.parse()?];
     let report = sides.opened(context, tx, group, |tx, [old, layer]| {

@@ -8,18 +8,17 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::merge::{Sides, Told, plan};
-use super::{Amount, Update, amounts, digest_of, judge, running_layer};
+use super::{Amount, Update, amounts, digest_of, facts, judge, running_layer};
 use crate::admin::filesystem::mount_point;
 use crate::admin::look::Look;
 use crate::admin::merge_report::MergeReport;
 use crate::admin::view::JSON_VERSION;
 use crate::admin::{Context, FOUND, LOCK_WAIT, base, text};
-use crate::boot::Selection;
 use crate::boot::root::Root;
 use crate::image::tree::Tree as ImageTree;
 use crate::image::{Image, Opened};
 use crate::model::name::LvName;
-use crate::model::update::{Facts, Standing};
+use crate::model::update::Standing;
 use crate::sys::transaction::Transaction;
 use crate::tree::Dir;
 
@@ -78,14 +77,8 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         refuse(boot.check_ready());
         let opened = base::open(tx, update.image())?;
         let digest = digest_of(tx, update)?;
-        let Selection { default, trial, .. } = boot.selection()?;
-        let facts = Facts {
-            group: &group,
-            booted: &booted,
-            trial: trial.as_ref(),
-            default: default.as_deref(),
-            image: digest.as_deref(),
-        };
+        let selection = boot.selection()?;
+        let facts = facts(&group, &booted, &selection, digest.as_deref());
         let standing = facts.standing();
         refuse(facts.decide(update.wishes()).map(drop));
         let is_new = standing == Standing::New;
@@ -102,11 +95,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
             version = version_of(&Root::at(root));
             refuse(judge(update, &running, &Root::at(root)).map(drop));
             let new = Dir::root(root)?;
-            let names = [
-                sides.old.to_string(),
-                sides.layer.to_string(),
-                update.shown(),
-            ];
+            let names = sides.names(&update.shown());
             sides.opened(context, tx, &group, |tx, [old, layer]| {
                 let roots = [old, layer, &new];
                 let go_on = || tx.interrupt().check();

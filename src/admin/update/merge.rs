@@ -1,15 +1,16 @@
 //! The merge of what the running layer has changed into the root of the next one.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::statvfs::statvfs;
 
 use crate::admin::merge_report::MergeReport;
 use crate::admin::roots::{self, Tree};
+use crate::admin::space::Space;
 use crate::admin::{Context, packages, persist, pool_with_room, text};
 use crate::merge::{self, Ids, LAYER, NEW, OLD, Outside, Plan};
-use crate::model::layout::{Group, Role};
+use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::model::persist::Rules;
 use crate::model::volume;
@@ -38,6 +39,15 @@ impl Sides {
             layer,
             is_snapshot,
         })
+    }
+
+    /// Their names, and that of the new base.
+    pub fn names(&self, new: &dyn Display) -> [String; 3] {
+        [
+            self.old.to_string(),
+            self.layer.to_string(),
+            new.to_string(),
+        ]
     }
 
     /// Carries once more what the layer has changed outside of /etc since `root` was made. What was deleted since
@@ -216,11 +226,7 @@ pub fn into(
     base: &LvName,
     root: &Path,
 ) -> Result<Merged> {
-    let names = [
-        sides.old.to_string(),
-        sides.layer.to_string(),
-        base.to_string(),
-    ];
+    let names = sides.names(base);
     sides.opened(context, tx, group, |tx, [old, layer]| {
         let copy = Dir::root(root)?;
         let mut found = None;
@@ -256,8 +262,7 @@ pub fn into(
 
 /// The bytes that can be written to the filesystem of a layer that is mounted at `root`: there, and in its pool.
 fn room_in(context: &Context, root: &Path) -> Result<u64> {
-    let stat = statvfs(root).with_context(|| format!("cannot look at {}", root.display()))?;
-    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+    let Space { free, .. } = Space::at(root)?;
     Ok(free.min(pool_with_room(&context.load()?)?))
 }
 
@@ -269,11 +274,7 @@ fn warn_of(above: &str, paths: &[PathBuf]) {
 
 /// Where volumes are mounted that all layers share.
 fn shared_paths(group: &Group) -> Vec<PathBuf> {
-    let shared = group.with_role(Role::Volume);
-    let shared: Vec<(&str, &[String])> = shared
-        .map(|volume| (volume.name.as_str(), volume.tags.as_slice()))
-        .collect();
-    let mounts = volume::mounts(&shared, &mut |text| log::warn!("{text}"));
+    let mounts = volume::mounts_of(group, &mut |text| log::warn!("{text}"));
     let mounted = mounts.into_iter().filter(|mount| !mount.moving);
     mounted.map(|mount| mount.path.into()).collect()
 }

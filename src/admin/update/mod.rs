@@ -26,7 +26,7 @@ use crate::model::os_release::OsRelease;
 use crate::model::trial::State;
 use crate::model::update::{Decision, Facts, Standing, Wishes};
 use crate::sys::cmd::Cmd;
-use crate::sys::transaction::Transaction;
+use crate::sys::transaction::{Transaction, Writer};
 use crate::tree::escaped;
 pub use again::{Waiting, tell_of_lost_changes};
 use merge::{Sides, Told};
@@ -136,27 +136,31 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
     }
     let writer = context.writer("update", LOCK_WAIT)?;
     let done = writer.transaction(|tx| take(context, tx, update))?;
-    if let (Some(base), Some(layer)) = (&done.base, &done.layer) {
-        hooks::after_update(context, &writer, [base, layer]);
-    }
-    // What follows takes the lock itself.
-    drop(writer);
-    if done.layer.is_some() {
-        watch_for_changes();
-    }
-    if let (Some(replaced), Some(_)) = (&done.replaced, &done.layer) {
-        drop_replaced(context, replaced);
-    }
-    if let (Some(keep), Some(_)) = (update.keep, &done.layer) {
-        if let Err(error) = gc::collect(context, keep, true) {
-            log::warn!("the update is done, but old bases are still there: {error:#}");
-        }
-    }
+    clean_up(context, writer, update, &done);
     context.show(&done, || done.lines())?;
     if update.apply && done.waits {
         Cmd::new("systemctl").arg("reboot").run()?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Does what follows from an update that is done, if there is one. Failures are told, and change nothing of that.
+fn clean_up(context: &Context, writer: Writer, update: &Update, done: &Done) {
+    let (Some(base), Some(layer)) = (&done.base, &done.layer) else {
+        return;
+    };
+    hooks::after_update(context, &writer, [base, layer]);
+    // What follows takes the lock itself.
+    drop(writer);
+    watch_for_changes();
+    if let Some(replaced) = &done.replaced {
+        drop_replaced(context, replaced);
+    }
+    if let Some(keep) = update.keep {
+        if let Err(error) = gc::collect(context, keep, true) {
+            log::warn!("the update is done, but old bases are still there: {error:#}");
+        }
+    }
 }
 
 /// What an update has done.
@@ -272,6 +276,22 @@ fn running_layer(group: &Group) -> Result<LvName> {
     name.parse()
 }
 
+/// What an update of this group, where the layer `booted` runs, begins with.
+fn facts<'a>(
+    group: &'a Group,
+    booted: &'a LvName,
+    selection: &'a Selection,
+    image: Option<&'a str>,
+) -> Facts<'a> {
+    Facts {
+        group,
+        booted,
+        trial: selection.trial.as_ref(),
+        default: selection.default.as_deref(),
+        image,
+    }
+}
+
 /// The SHA-256 of an image in one file or device.
 fn digest_of(tx: &Transaction, update: &Update) -> Result<Option<String>> {
     if update.image().is_dir() {
@@ -302,20 +322,14 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     boot.check_ready()?;
     let opened = base::open(tx, update.image())?;
     let digest = digest_of(tx, update)?;
-    let Selection { default, trial, .. } = boot.selection()?;
-    let facts = Facts {
-        group: &group,
-        booted: &booted,
-        trial: trial.as_ref(),
-        default: default.as_deref(),
-        image: digest.as_deref(),
-    };
+    let selection = boot.selection()?;
+    let before = facts(&group, &booted, &selection, digest.as_deref());
     let mut done = Done {
         version: JSON_VERSION,
         image: update.shown(),
         ..Done::default()
     };
-    let made = match facts.decide(update.wishes())? {
+    let made = match before.decide(update.wishes())? {
         Decision::Nothing(standing) => {
             opened.close(tx)?;
             done.waits = matches!(standing, Standing::Waits(_));
@@ -324,7 +338,7 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         }
         Decision::Go(made) => made,
     };
-    done.replaced = facts.waiting();
+    done.replaced = before.waiting();
     let tries = match update.tries {
         Some(tries) => tries,
         None => layer::tries(context)?,
@@ -343,16 +357,9 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     tx.lock()?;
     // Another command may have made something else wait meanwhile.
     let group = context.load()?;
-    let Selection { default, trial, .. } = boot.selection()?;
-    let now = Facts {
-        group: &group,
-        booted: &booted,
-        trial: trial.as_ref(),
-        default: default.as_deref(),
-        image: None,
-    };
+    let selection = boot.selection()?;
     ensure!(
-        now.waiting() == done.replaced,
+        facts(&group, &booted, &selection, None).waiting() == done.replaced,
         "another command has changed what boots next; nothing was updated"
     );
     let sides = Sides::of(&group)?;
