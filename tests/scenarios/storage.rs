@@ -14,7 +14,7 @@ use crate::vm::verbs::{
     ADD_LAYER_OF_LAYER, ADOPT, BLESS, COLLECT, KILLED, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER,
     ROLL_BACK, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT, TRY, UPDATE, Verb, interrupted,
 };
-use crate::vm::{Host, HostDisk, Loader, Saved, Vm, say};
+use crate::vm::{Host, HostDisk, Loader, Output, Saved, Vm, say};
 
 scenarios![
     layers_killed_after_some_step,
@@ -152,6 +152,8 @@ struct Ready<'a> {
     disk: HostDisk,
     /// What the verb must not change.
     before: String,
+    /// What `check` says before the verb: of a group that becomes one of ours only then, also findings.
+    found_before: Output,
 }
 
 impl<'a> Ready<'a> {
@@ -161,12 +163,14 @@ impl<'a> Ready<'a> {
         vm.ok(&verb.prepare()?)
             .with_context(|| format!("before `{}`", verb.run))?;
         let before = old_state(&mut vm, verb)?;
+        let found_before = vm.run(&format!("imgbased-helper --vg {} check", verb.vg))?;
         vm.ok("udevadm settle; sync")?;
         Ok(Self {
             verb,
             saved: Saved::of(disk, vm)?,
             disk: host.disk(&format!("{name}-again"))?,
             before,
+            found_before,
         })
     }
 
@@ -242,8 +246,7 @@ impl<'a> Ready<'a> {
         }
         let helper = format!("imgbased-helper --vg {vg}");
         let found = vm.run(&format!("{helper} check"))?;
-        // A group that was not finished is undone as a whole.
-        if found.text.contains("there is no volume group New") {
+        if self.is_no_group_yet(&found) {
             return Ok(got.status);
         }
         ensure!(
@@ -263,10 +266,8 @@ impl<'a> Ready<'a> {
         vm.ok(&format!("{helper} check --repair"))
             .with_context(|| what.clone())?;
         let left = vm.run(&format!("{helper} check"))?;
-        // A group that was not finished is gone as a whole.
         ensure!(
-            left.status == 0 && left.text.is_empty()
-                || left.text.contains("there is no volume group New"),
+            left.status == 0 && left.text.is_empty() || self.is_no_group_yet(&left),
             "{what}: {left:?}"
         );
         self.is_kept(&mut vm, &what)?;
@@ -276,6 +277,11 @@ impl<'a> Ready<'a> {
             "{what}"
         );
         Ok(got.status)
+    }
+
+    /// Whether all is undone of a verb that makes a group, or makes a group one of ours.
+    fn is_no_group_yet(&self, found: &Output) -> bool {
+        found.status != 0 && *found == self.found_before
     }
 
     fn is_kept(&self, vm: &mut Vm, what: &str) -> Result<()> {

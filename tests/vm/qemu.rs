@@ -422,6 +422,10 @@ static RUNS_ALONE: AtomicBool = AtomicBool::new(true);
 
 /// Gives each machine one processor instead of two from here on: two machines run at a time, and would only
 /// wait for each other.
+///
+/// A second one could be plugged in. With none to come, QEMU translates a locked instruction of the guest as one
+/// that is not locked. Linux takes such a one for a memory barrier, and without that the interrupt of a disk is lost
+/// now and then: the machine waits for ever.
 pub fn run_two_at_a_time() {
     RUNS_ALONE.store(false, Ordering::Relaxed);
 }
@@ -430,7 +434,7 @@ fn machine_arguments() -> Vec<&'static str> {
     let processors = if RUNS_ALONE.load(Ordering::Relaxed) {
         "2"
     } else {
-        "1"
+        "1,maxcpus=2"
     };
     let mut arguments = vec!["-machine", "q35", "-m", "1G", "-smp", processors];
     arguments.extend(if has_kvm() {
