@@ -5,18 +5,25 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::claims;
 use crate::seed;
-use crate::vm::examine::{Examiner, State};
+use crate::vm::examine::{Before, Examiner, State};
+use crate::vm::guest::script;
 use crate::vm::verbs::{
     ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_LAYER, BLESS, COLLECT, KILLED,
-    REMOVE_BASE, REMOVE_LAYER, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT, Verb, interrupted,
+    REMOVE_BASE, REMOVE_LAYER, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT, UPDATE, Verb, interrupted,
 };
 use crate::vm::write_log::{self, Change, Epoch};
-use crate::vm::{Disk, Host, Rescue, Start, Vm, convert_to_raw, create_overlay, say, scratch};
+use crate::vm::{
+    Disk, Host, Loader, Rescue, Saved, Start, Vm, convert_to_raw, create_overlay, say, scratch,
+};
+
+/// For a verb that copies an image, under software emulation.
+const SLOW: Duration = Duration::from_secs(600);
 
 /// In how many epochs of a verb the power is also cut when about half of the writes are on the disk.
 const HALVED: usize = 6;
@@ -36,6 +43,7 @@ scenarios![
     power_cuts_while_a_trial_begins,
     power_cuts_while_a_trial_ends,
     power_cuts_while_the_default_changes,
+    power_cuts_while_an_update_is_made,
     what_boots_killed_after_any_step_and_the_machine_reset,
     a_base_killed_while_it_is_added_and_the_machine_reset,
     a_base_killed_while_it_is_removed_and_the_machine_reset,
@@ -106,6 +114,29 @@ fn power_cuts_while_the_default_changes() -> Result<()> {
     cut_at_flushes(&SWITCH_DEFAULT, Extent::All)
 }
 
+fn power_cuts_while_an_update_is_made() -> Result<()> {
+    let name = "cut-update-host";
+    let (disk, mut vm) = Host::running(Loader::Grub, name)?;
+    vm.ok(&script("make-extra")?)?;
+    vm.ok(&UPDATE.prepare()?)?;
+    vm.ok("udevadm settle; sync")?;
+    let host = Saved::of(disk, vm)?;
+
+    let disk = host.disk("cut-update-recorded")?;
+    let log = disk.path().with_file_name("log");
+    let mut vm = host.go_on_logged(&disk, &log)?;
+    let lvm = area_of_lvm(&mut vm, "/dev/disk/by-id/virtio-host-part3")?;
+    vm.ok_for(UPDATE.run, SLOW)?;
+    drop(vm);
+    let recorded = Recorded {
+        start: host.disk_path(),
+        epochs: write_log::read(&log)?,
+        lvm,
+    };
+    let before = Before::running(&recorded.start, disk.path(), &["Extra.1"])?;
+    recorded.cut(&UPDATE, &before, Extent::All)
+}
+
 fn what_boots_killed_after_any_step_and_the_machine_reset() -> Result<()> {
     for verb in [&START_TRIAL, &BLESS, &SWITCH_DEFAULT] {
         reset_after_steps(verb, Extent::All)?;
@@ -134,82 +165,108 @@ fn layers_killed_after_any_step_and_the_machine_reset() -> Result<()> {
     Ok(())
 }
 
-/// Records what a verb writes, and looks at the disk as it was before, at each flush and at the end,
-/// and at some disks on which, between two flushes, half of the writes had arrived.
+/// Records what a verb writes to the disk of a host that is off, and cuts the power.
 fn cut_at_flushes(verb: &Verb, extent: Extent) -> Result<()> {
-    let name = format!("cut-{}", verb.name);
-    let directory = scratch(&name)?;
+    let directory = scratch(&format!("record-{}", verb.name))?;
     let start = start_disk(verb, &directory)?;
-    let (epochs, lvm) = record(verb, &start, &directory)?;
-    let changes: usize = epochs.iter().map(Vec::len).sum();
-    say(&format!(
-        "{name}: {changes} writes and discards in {} epochs",
-        epochs.len()
-    ));
-    let disk = directory.join("disk.raw");
-    convert_to_raw(&start, &disk)?;
-    let image = File::options().write(true).open(&disk)?;
-
-    let mut random = seed::rng(&name);
-    let is_whole = extent == Extent::All;
-    let several = (0..epochs.len()).filter(|&number| epochs[number].len() > 1);
-    let halved = random.choose_multiple(several, if is_whole { HALVED } else { HALVED_OF_SAMPLE });
-    let flushed: BTreeSet<usize> = if is_whole {
-        (0..epochs.len()).collect()
-    } else {
-        random
-            .choose_multiple(0..epochs.len(), SAMPLED)
-            .into_iter()
-            .collect()
-    };
-    let booted = is_whole.then(|| random.usize(..epochs.len()));
-    let mut cuts = Cuts {
-        examiner: Examiner::new(&name, verb),
-        disk: &disk,
-        boots: 0,
-        boots_new: is_whole,
-    };
-    let mut last = None;
-    if is_whole {
-        last = cuts.look("before the first write", false);
-    }
-    for (number, epoch) in epochs.iter().enumerate() {
-        if halved.contains(&number) {
-            // lvm2 does not flush between its metadata and the header that points there: a disk that
-            // keeps back the first alone loses the group, whoever calls lvm2.
-            let arrives = |change: &&Change| lvm.contains(&change.offset()) || random.bool();
-            apply(epoch.iter().filter(arrives), &image)?;
-            cuts.look(&format!("after half of epoch {number}"), false);
-        }
-        apply(epoch, &image)?;
-        if flushed.contains(&number) {
-            last = cuts.look(&format!("after epoch {number}"), booted == Some(number));
-        }
-    }
-    if let Some(state) = last.filter(|_| is_whole) {
-        let done = cuts.boot_when_done(verb, &state);
-        cuts.examiner.judge("when it was done", done);
-    }
-    say(&format!("{name}: {} boots", cuts.boots));
-    cuts.examiner.finish()
+    Recorded::of(verb, start, &directory)?.cut(verb, Before::installed()?, extent)
 }
 
-/// Runs the verb with a log of all that it writes. The machine is stopped as soon as it is done.
-/// Returns what was written, and where on the disk LVM's metadata are, in bytes.
-fn record(verb: &Verb, start: &Path, directory: &Path) -> Result<(Vec<Epoch>, Range<u64>)> {
-    let (disk, log) = (directory.join("recorded.qcow2"), directory.join("log"));
-    create_overlay(&disk, start, "qcow2")?;
-    let disk = Disk::logged(&disk, &log, "host")?;
-    let mut vm = Rescue::prepared()?.with(&format!("record-{}", verb.name), disk)?;
-    vm.ok(MOUNT_BOOT)?;
-    let sector: u64 = vm.ok("cat /sys/class/block/vdb3/start")?.parse()?;
-    let data = vm.ok("lvm pvs --noheadings --nosuffix --units b -o pe_start /dev/vdb3")?;
-    let lvm = sector * 512..sector * 512 + data.parse::<u64>()?;
-    vm.ok(verb.run)?;
-    drop(vm);
-    let epochs = write_log::read(&log)?;
-    ensure!(!epochs.is_empty(), "`{}` wrote nothing", verb.run);
-    Ok((epochs, lvm))
+/// What a verb has written to a disk, and how the disk was before.
+struct Recorded {
+    start: PathBuf,
+    epochs: Vec<Epoch>,
+    /// Where on the disk LVM's metadata are, in bytes.
+    lvm: Range<u64>,
+}
+
+impl Recorded {
+    /// Runs the verb with a log of all that it writes. The machine is stopped as soon as it is done.
+    fn of(verb: &Verb, start: PathBuf, directory: &Path) -> Result<Self> {
+        let (disk, log) = (directory.join("recorded.qcow2"), directory.join("log"));
+        create_overlay(&disk, &start, "qcow2")?;
+        let disk = Disk::logged(&disk, &log, "host")?;
+        let mut vm = Rescue::prepared()?.with(&format!("record-{}", verb.name), disk)?;
+        vm.ok(MOUNT_BOOT)?;
+        let lvm = area_of_lvm(&mut vm, "/dev/disk/by-id/virtio-host-part3")?;
+        vm.ok(verb.run)?;
+        drop(vm);
+        let epochs = write_log::read(&log)?;
+        Ok(Self { start, epochs, lvm })
+    }
+
+    /// Looks at the disk as it was before, at each flush and at the end, and at some disks on which, between two
+    /// flushes, half of the writes had arrived.
+    fn cut(&self, verb: &Verb, before: &Before, extent: Extent) -> Result<()> {
+        let Self { start, epochs, lvm } = self;
+        ensure!(!epochs.is_empty(), "`{}` wrote nothing", verb.run);
+        let name = format!("cut-{}", verb.name);
+        let changes: usize = epochs.iter().map(Vec::len).sum();
+        say(&format!(
+            "{name}: {changes} writes and discards in {} epochs",
+            epochs.len()
+        ));
+        let disk = scratch(&name)?.join("disk.raw");
+        convert_to_raw(start, &disk)?;
+        let image = File::options().write(true).open(&disk)?;
+
+        let mut random = seed::rng(&name);
+        let is_whole = extent == Extent::All;
+        let several = (0..epochs.len()).filter(|&number| epochs[number].len() > 1);
+        let halved =
+            random.choose_multiple(several, if is_whole { HALVED } else { HALVED_OF_SAMPLE });
+        let flushed: BTreeSet<usize> = if is_whole {
+            (0..epochs.len()).collect()
+        } else {
+            random
+                .choose_multiple(0..epochs.len(), SAMPLED)
+                .into_iter()
+                .collect()
+        };
+        let booted = is_whole.then(|| random.usize(..epochs.len()));
+        let mut cuts = Cuts {
+            examiner: Examiner::new(&name, verb, before),
+            disk: &disk,
+            boots: 0,
+            boots_new: is_whole,
+        };
+        let mut last = None;
+        if is_whole {
+            last = cuts.look("before the first write", false);
+        }
+        for (number, epoch) in epochs.iter().enumerate() {
+            if halved.contains(&number) {
+                // lvm2 does not flush between its metadata and the header that points there: a disk that
+                // keeps back the first alone loses the group, whoever calls lvm2.
+                let arrives = |change: &&Change| lvm.contains(&change.offset()) || random.bool();
+                apply(epoch.iter().filter(arrives), &image)?;
+                cuts.look(&format!("after half of epoch {number}"), false);
+            }
+            apply(epoch, &image)?;
+            if flushed.contains(&number) {
+                last = cuts.look(&format!("after epoch {number}"), booted == Some(number));
+            }
+        }
+        if let Some(state) = last.filter(|_| is_whole) {
+            let done = cuts.boot_when_done(verb, &state);
+            cuts.examiner.judge("when it was done", done);
+        }
+        say(&format!("{name}: {} boots", cuts.boots));
+        cuts.examiner.finish()
+    }
+}
+
+/// Where LVM's metadata are on the disk of this partition, in bytes.
+fn area_of_lvm(vm: &mut Vm, partition: &str) -> Result<Range<u64>> {
+    let sector: u64 = vm
+        .ok(&format!(
+            "cat /sys/class/block/$(basename $(realpath {partition}))/start"
+        ))?
+        .parse()?;
+    let data = vm.ok(&format!(
+        "lvm pvs --noheadings --nosuffix --units b -o pe_start {partition}"
+    ))?;
+    Ok(sector * 512..sector * 512 + data.parse::<u64>()?)
 }
 
 fn apply<'a>(changes: impl IntoIterator<Item = &'a Change>, image: &File) -> Result<()> {
@@ -276,7 +333,7 @@ fn reset_after_steps(verb: &Verb, extent: Extent) -> Result<()> {
     let directory = scratch(&name)?;
     let start = start_disk(verb, &directory)?;
     let disk = directory.join("disk.qcow2");
-    let mut examiner = Examiner::new(&name, verb);
+    let mut examiner = Examiner::new(&name, verb, Before::installed()?);
     let mut reset = |step: u32| -> Result<bool> {
         create_overlay(&disk, &start, "qcow2")?;
         let mut vm = Rescue::prepared()?.with(&name, Disk::writable(&disk, "host"))?;

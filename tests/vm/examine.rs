@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -114,22 +115,44 @@ impl Display for State {
     }
 }
 
-/// The installed host: what no verb of the tests may change.
-struct Before {
+/// A host before the verb: what no verb of the tests may change.
+pub struct Before {
     state: State,
     /// The content of each layer and base, and of what bases are made from, by name.
     content: BTreeMap<String, String>,
+    /// Whether it runs one of its layers. The rescue system runs none, so some verbs cannot run again there.
+    runs: bool,
 }
 
 impl Before {
-    fn known() -> Result<&'static Self> {
+    /// The installed host, while it is off.
+    pub fn installed() -> Result<&'static Self> {
         static BEFORE: OnceLock<Result<Before, String>> = OnceLock::new();
-        store::once(&BEFORE, Self::read)
+        store::once(&BEFORE, || {
+            let host = Host::prepared()?.disk("before")?;
+            Self::read(host.path(), false)
+        })
     }
 
-    fn read() -> Result<Self> {
-        let host = Host::prepared()?.disk("before")?;
-        let disk = Disk::forgetful(host.path(), "qcow2", "host");
+    /// The host that was running, by its disk at that moment. Of what the verb makes, the `made` is known by the
+    /// disk `done` on which the verb has come to its end.
+    pub fn running(disk: &Path, done: &Path, made: &[&str]) -> Result<Self> {
+        let mut before = Self::read(disk, true)?;
+        let disk = Disk::forgetful(done, "qcow2", "host");
+        let mut vm = Rescue::prepared()?.with("done", disk)?;
+        let state = look(&mut vm)?;
+        let mut content = contents(&mut vm, &state)?;
+        for name in made {
+            let made = content.remove_entry(*name);
+            before
+                .content
+                .extend([made.with_context(|| format!("{name} was not made"))?]);
+        }
+        Ok(before)
+    }
+
+    fn read(disk: &Path, runs: bool) -> Result<Self> {
+        let disk = Disk::forgetful(disk, "qcow2", "host");
         let mut vm = Rescue::prepared()?.with("before", disk)?;
         let state = look(&mut vm)?;
         let mut content = contents(&mut vm, &state)?;
@@ -137,7 +160,11 @@ impl Before {
         // Two digests of nothing would be the same.
         ensure!(content.values().all(|other| *other != image), "{content:?}");
         content.insert("Extra".into(), image);
-        Ok(Self { state, content })
+        Ok(Self {
+            state,
+            content,
+            runs,
+        })
     }
 
     /// Refuses a state in which something is missing or changed that is none of the verb's business.
@@ -179,6 +206,7 @@ impl Before {
 pub struct Examiner<'a> {
     name: String,
     verb: &'a Verb,
+    before: &'a Before,
     kinds: BTreeSet<State>,
     looked: usize,
     failed: Vec<String>,
@@ -193,10 +221,11 @@ pub struct Seen {
 
 impl<'a> Examiner<'a> {
     /// `name` is that of the scenario, in what is printed and in the names of logs.
-    pub fn new(name: &str, verb: &'a Verb) -> Self {
+    pub fn new(name: &str, verb: &'a Verb, before: &'a Before) -> Self {
         Self {
             name: name.into(),
             verb,
+            before,
             kinds: BTreeSet::new(),
             looked: 0,
             failed: Vec::new(),
@@ -205,7 +234,7 @@ impl<'a> Examiner<'a> {
 
     /// Looks at a disk. All that the menu lists has to be whole, as has all that was there before the
     /// verb, and `check --repair` has to leave nothing to repair. On the first disk of each kind the
-    /// verb then has to succeed. `what` tells the disk from others. Returns nothing if it is not so.
+    /// verb then has to succeed, if the host was off. `what` tells the disk from others. Returns nothing if it is not so.
     pub fn look(&mut self, what: &str, disk: Disk) -> Option<Seen> {
         self.looked += 1;
         let started = Instant::now();
@@ -251,7 +280,7 @@ impl<'a> Examiner<'a> {
     }
 
     fn examine(&mut self, disk: Disk) -> Result<Seen> {
-        let before = Before::known()?;
+        let before = self.before;
         let mut vm = Rescue::prepared()?.with(&self.name, disk)?;
         let state = look(&mut vm)?;
         let is_new = self.kinds.insert(state.clone());
@@ -259,7 +288,7 @@ impl<'a> Examiner<'a> {
             .is_kept(&state, self.verb)
             .and_then(|()| has_kernels(&mut vm, &state))
             .and_then(|()| is_whole(&mut vm, before, &state))
-            .and_then(|()| go_on(&mut vm, before, self.verb, is_new));
+            .and_then(|()| go_on(&mut vm, before, self.verb, is_new && !before.runs));
         whole.with_context(|| state.to_string())?;
         Ok(Seen { state, is_new })
     }

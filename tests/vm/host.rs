@@ -181,7 +181,8 @@ impl Saved {
         Self { directory, is_uefi }
     }
 
-    fn disk_path(&self) -> PathBuf {
+    /// The disk of the host, as it was at that moment.
+    pub fn disk_path(&self) -> PathBuf {
         self.directory.join("disk.qcow2")
     }
 
@@ -230,17 +231,24 @@ impl Saved {
 
     /// The machine as it was. Its spare disks may hold something else than they did.
     pub fn go_on(&self, disk: &HostDisk, restarts: bool) -> Result<Vm> {
+        self.go_on_with(disk, Disk::writable(&disk.path, "host"), restarts)
+    }
+
+    /// The machine as it was, with a log of what it writes to the disk of the host from here on.
+    pub fn go_on_logged(&self, disk: &HostDisk, log: &Path) -> Result<Vm> {
+        self.go_on_with(disk, Disk::logged(&disk.path, log, "host")?, false)
+    }
+
+    fn go_on_with(&self, disk: &HostDisk, host: Disk, restarts: bool) -> Result<Vm> {
         let start = Start {
             variables: disk.variables.as_deref(),
             saved: Some(&self.state_path()),
             restarts,
             ..Start::default()
         };
-        Vm::start(
-            &format!("{}-running", disk.name),
-            &disk.with_spares(),
-            &start,
-        )
+        let spares = SPARES.map(|(serial, _)| disk.existing(serial));
+        let disks: Vec<Disk> = [host].into_iter().chain(spares).collect();
+        Vm::start(&format!("{}-running", disk.name), &disks, &start)
     }
 
     /// Saves a machine that [`Host::running`] or [`Saved::again`] has returned, with its disks, under the
@@ -329,12 +337,6 @@ impl HostDisk {
 
     fn spare_path(&self, serial: &str) -> PathBuf {
         self.path.with_file_name(serial).with_extension("qcow2")
-    }
-
-    fn with_spares(&self) -> Vec<Disk> {
-        let host = Disk::writable(&self.path, "host");
-        let spares = SPARES.map(|(serial, _)| self.existing(serial));
-        [host].into_iter().chain(spares).collect()
     }
 }
 
