@@ -6,13 +6,14 @@ mod bench;
 mod vm;
 
 use std::env;
-use std::fs;
-use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use bench::table::{Limit, Row, Samples, Unit, render};
-use bench::{Subject, image, number, shell, times};
+use bench::table::{Limit, Row, Samples, Unit};
+use bench::{
+    FORGET, REMOVE_FLOOR, Subject, UNPACK_TOOLS, image, memory_row, number, peak_memory, pool_data,
+    report, shell, times, tools,
+};
 use vm::qemu::{Disk, Vm};
 use vm::{Host, say, store};
 
@@ -35,7 +36,6 @@ const MORE_ENTRIES: &str = "/boot/more";
 /// What a layer cannot be made without.
 const SNAPSHOT: &str = "lvm lvcreate --yes --snapshot --permission rw --setactivationskip y -K -ay \
                         --name Floor HostVG/Base-0";
-const REMOVE_FLOOR: &str = "lvm lvremove --yes HostVG/Floor";
 /// Removes the layer that was made last.
 const REMOVE_LAYER: &str = "imgbased-helper layer remove $(imgbased-helper layer latest)";
 
@@ -63,7 +63,7 @@ fn main() -> Result<()> {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
             rows.extend(part(&mut vm)?);
             // What comes later may fail.
-            report(&mut vm, &rows)?;
+            report(&mut vm, "storage", &rows)?;
         }
     }
     Ok(())
@@ -72,14 +72,11 @@ fn main() -> Result<()> {
 /// A running host with the other tools and the large images.
 fn start() -> Result<Vm> {
     let host = Host::prepared()?;
-    let recipe = include_bytes!("../ci/bench-tools");
-    let tools = store::cached("tools", &[recipe], |new| {
-        store::run_script("bench-tools", &[new]).map(drop)
-    })?;
+    let tools = tools()?;
     say("large images: making them");
     let images = image::make(&store::scratch("bench-images")?)?;
     let disks = vec![
-        Disk::raw_read_only(&tools.join("tools.tar"), "tools"),
+        tools,
         Disk::raw_read_only(&images.first, "first"),
         Disk::raw_read_only(&images.second, "second"),
     ];
@@ -87,9 +84,7 @@ fn start() -> Result<Vm> {
     let mut vm = disk.boot_with("once", disks)?;
     vm.log_in()?;
     for command in [
-        // What the host has already stays as it is.
-        "tar --extract --skip-old-files --keep-directory-symlink --directory / \
-             --file /dev/disk/by-id/virtio-tools; ldconfig",
+        UNPACK_TOOLS,
         // boom and snapm boot the kernel that a package manager puts here.
         "cp /boot/imgbased/vmlinuz-* /boot/vmlinuz-$(uname -r)",
         "cp /boot/imgbased/initrd-* /boot/initrd.img-$(uname -r)",
@@ -276,7 +271,6 @@ fn base_add(vm: &mut Vm) -> Result<Vec<Row>> {
         ""
     };
     let add = format!("imgbased-helper base add --name Large {whole} /dev/disk/by-id/virtio-first");
-    let cold = "echo 3 > /proc/sys/vm/drop_caches";
     let create_floor = "size=$(blockdev --getsize64 /dev/disk/by-id/virtio-first); \
                         lvm lvcreate --yes --type thin --virtualsize ${size}b --thinpool ImagePool \
                         --setactivationskip y -K -ay --name Floor HostVG";
@@ -286,12 +280,12 @@ fn base_add(vm: &mut Vm) -> Result<Vec<Row>> {
         COPIES,
         &[
             Subject {
-                prepare: cold.into(),
+                prepare: FORGET.into(),
                 run: format!("{add}; sync"),
                 clean: "imgbased-helper base remove --yes Large".into(),
             },
             Subject {
-                prepare: format!("{create_floor}; {cold}"),
+                prepare: format!("{create_floor}; {FORGET}"),
                 run: copy.into(),
                 clean: REMOVE_FLOOR.into(),
             },
@@ -326,13 +320,6 @@ fn base_add(vm: &mut Vm) -> Result<Vec<Row>> {
         other: Some((name, Samples::one(other))),
         limit: Limit::AtMost(limit),
     };
-    let memory = |what, measured| Row {
-        what,
-        unit: Unit::Bytes,
-        measured: Samples::one(measured),
-        other: None,
-        limit: Limit::AtMost(f64::from(64 << 20)),
-    };
     Ok(vec![
         Row {
             what: "base add, 4 GiB",
@@ -362,8 +349,8 @@ fn base_add(vm: &mut Vm) -> Result<Vec<Row>> {
             data,
             0.1,
         ),
-        memory("base add: memory of the helper", own),
-        memory(
+        memory_row("base add: memory of the helper", own),
+        memory_row(
             "base add: memory of the largest of it and its programs",
             all,
         ),
@@ -434,18 +421,6 @@ fn lvm_processes(vm: &mut Vm, command: &str) -> Result<f64> {
     )
 }
 
-/// The space that the pool has given to its volumes, in bytes. dmsetup(8) counts blocks, where lvs(8)
-/// rounds to a percentage.
-fn pool_data(vm: &mut Vm) -> Result<f64> {
-    let pool = "HostVG-ImagePool-tpool";
-    let used: f64 = number(
-        vm,
-        &format!("dmsetup status {pool} | cut -d ' ' -f 6 | cut -d / -f 1"),
-    )?;
-    let sectors: f64 = number(vm, &format!("dmsetup table {pool} | cut -d ' ' -f 6"))?;
-    Ok(used * sectors * 512.0)
-}
-
 /// What was written to the pool's data since the machine was started, in bytes.
 fn written_to_pool(vm: &mut Vm) -> Result<f64> {
     let sectors: f64 = number(
@@ -454,41 +429,4 @@ fn written_to_pool(vm: &mut Vm) -> Result<f64> {
          echo ${stat[6]}",
     )?;
     Ok(sectors * 512.0)
-}
-
-/// The largest resident set of `command`'s own process, looked at until it ends, and that of the
-/// largest of it and its children, as the kernel accounts it; in bytes.
-fn peak_memory(vm: &mut Vm, command: &str) -> Result<[f64; 2]> {
-    let watch = "own=0; while kill -0 $! 2> /dev/null; do \
-                 for pid in $(cat /proc/$!/task/$!/children 2> /dev/null || true); do \
-                 now=$(sed -n 's/^VmHWM:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$pid/status 2> /dev/null || true); \
-                 [ -z $now ] || own=$now; done; sleep 0.02; done; wait $!; echo $own > /run/own";
-    shell(
-        vm,
-        &format!(
-            "/usr/bin/time --format %M --output /run/all {command} > /run/output 2>&1 & {watch}"
-        ),
-    )?;
-    let kibibytes: [f64; 2] = [number(vm, "cat /run/own")?, number(vm, "cat /run/all")?];
-    Ok(kibibytes.map(|value| value * 1024.0))
-}
-
-/// Shows the table and keeps it and the values.
-fn report(vm: &mut Vm, rows: &[Row]) -> Result<()> {
-    let machine = shell(
-        vm,
-        "echo $(imgbased-helper --version), Linux $(uname -r), lvm2 $(dpkg-query -Wf '${Version}' lvm2), \
-         $(systemd-detect-virt)",
-    )?;
-    let table = format!("{machine}\n\n{}", render(rows));
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    fs::create_dir_all(&directory)?;
-    let text = directory.join("storage.txt");
-    fs::write(&text, &table).with_context(|| text.display().to_string())?;
-    fs::write(
-        text.with_extension("json"),
-        serde_json::to_vec_pretty(rows)?,
-    )?;
-    say(&format!("{table}\nalso in {}", text.display()));
-    Ok(())
 }

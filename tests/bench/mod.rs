@@ -4,17 +4,37 @@
 pub mod image;
 pub mod table;
 
+use std::fs;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::vm::qemu::Vm;
-use table::Samples;
+use crate::vm::qemu::{Disk, Vm};
+use crate::vm::{say, store};
+use table::{Limit, Row, Samples, Unit, render};
 
 /// No command takes longer, not even one that copies gigabytes or makes hundreds of volumes under
 /// emulation.
 const LIMIT: Duration = Duration::from_secs(1800);
+
+/// Puts the programs of [`tools`] beside those of the host, which stay as they are.
+pub const UNPACK_TOOLS: &str = "tar --extract --skip-old-files --keep-directory-symlink --directory / \
+                                --file /dev/disk/by-id/virtio-tools; ldconfig";
+/// Removes the volume that others than the helper work on.
+pub const REMOVE_FLOOR: &str = "lvm lvremove --yes HostVG/Floor";
+/// Has what is read next come from the disks.
+pub const FORGET: &str = "sync; echo 3 > /proc/sys/vm/drop_caches";
+
+/// A disk with programs that a host does not have.
+pub fn tools() -> Result<Disk> {
+    let recipe = include_bytes!("../../ci/bench-tools");
+    let tools = store::cached("tools", &[recipe], |new| {
+        store::run_script("bench-tools", &[new]).map(drop)
+    })?;
+    Ok(Disk::raw_read_only(&tools.join("tools.tar"), "tools"))
+}
 
 /// What is measured, as commands for bash.
 pub struct Subject {
@@ -76,4 +96,62 @@ pub fn number<T: FromStr>(vm: &mut Vm, command: &str) -> Result<T> {
 pub fn shell(vm: &mut Vm, command: &str) -> Result<String> {
     let quoted = command.replace('\'', r"'\''");
     vm.ok_for(&format!("bash -euo pipefail -c '{quoted}'"), LIMIT)
+}
+
+/// The space that the pool has given to its volumes, in bytes. dmsetup(8) counts blocks, where lvs(8)
+/// rounds to a percentage.
+pub fn pool_data(vm: &mut Vm) -> Result<f64> {
+    let pool = "HostVG-ImagePool-tpool";
+    let used: f64 = number(
+        vm,
+        &format!("dmsetup status {pool} | cut -d ' ' -f 6 | cut -d / -f 1"),
+    )?;
+    let sectors: f64 = number(vm, &format!("dmsetup table {pool} | cut -d ' ' -f 6"))?;
+    Ok(used * sectors * 512.0)
+}
+
+/// The largest resident set of `command`'s own process, looked at until it ends, and that of the
+/// largest of it and its children, as the kernel accounts it; in bytes.
+pub fn peak_memory(vm: &mut Vm, command: &str) -> Result<[f64; 2]> {
+    let watch = "own=0; while kill -0 $! 2> /dev/null; do \
+                 for pid in $(cat /proc/$!/task/$!/children 2> /dev/null || true); do \
+                 now=$(sed -n 's/^VmHWM:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$pid/status 2> /dev/null || true); \
+                 [ -z $now ] || own=$now; done; sleep 0.02; done; wait $!; echo $own > /run/own";
+    shell(
+        vm,
+        &format!("env time --format %M --output /run/all {command} > /run/output 2>&1 & {watch}"),
+    )?;
+    let kibibytes: [f64; 2] = [number(vm, "cat /run/own")?, number(vm, "cat /run/all")?];
+    Ok(kibibytes.map(|value| value * 1024.0))
+}
+
+/// What a process may take of memory, in bytes.
+pub fn memory_row(what: &'static str, measured: f64) -> Row {
+    Row {
+        what,
+        unit: Unit::Bytes,
+        measured: Samples::one(measured),
+        other: None,
+        limit: Limit::AtMost(f64::from(64 << 20)),
+    }
+}
+
+/// Shows the table, and keeps it and the values under this name.
+pub fn report(vm: &mut Vm, name: &str, rows: &[Row]) -> Result<()> {
+    let machine = shell(
+        vm,
+        "echo $(imgbased-helper --version), Linux $(uname -r), lvm2 $(dpkg-query -Wf '${Version}' lvm2), \
+         $(systemd-detect-virt)",
+    )?;
+    let table = format!("{machine}\n\n{}", render(rows));
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    fs::create_dir_all(&directory)?;
+    let text = directory.join(name).with_extension("txt");
+    fs::write(&text, &table).with_context(|| text.display().to_string())?;
+    fs::write(
+        text.with_extension("json"),
+        serde_json::to_vec_pretty(rows)?,
+    )?;
+    say(&format!("{table}\nalso in {}", text.display()));
+    Ok(())
 }
