@@ -265,6 +265,9 @@ mod tests {
             "# note",
             "",
             "e none swap",
+            "GRUB_TIMEOUT=1",
+            "GRUB_CMDLINE_LINUX=\"a=1 b\"",
+            "GRUB_CMDLINE_LINUX='a=2'",
         ];
         let mut file = || -> Vec<u8> {
             let count = random.usize(..7);
@@ -284,6 +287,7 @@ mod tests {
                 Format::Fstab,
                 Format::Crypttab,
                 Format::KernelOptions,
+                Format::GrubDefaults,
             ] {
                 let merge = |old: &[u8], layer: &[u8], new: &[u8]| {
                     by_entry(format, old, layer, new).unwrap().content

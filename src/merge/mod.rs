@@ -25,7 +25,7 @@ pub use lines::{Format, by_entry};
 pub use outside::{Amount, Left, Outside, Package, Rules};
 pub use plan::{Action, Content, Item, Plan, Put, Verdict};
 pub use reown::reown;
-pub use users::{Ids, Merged, Name, SystemIds, UserFiles, faults, merge_users};
+pub use users::{Ids, Merged, Name, SystemIds, UserFiles, entries, faults, merge_users};
 
 /// The sides of a merge, in this order everywhere.
 pub const OLD: usize = 0;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::decide::Owner;
-use super::users::{Merged, Name, UserFiles};
+use super::users::{GROUP, Merged, Name, PASSWD, UserFiles, numbered};
 use super::{LAYER, NEW, OLD};
 use crate::tree::{Meta, Stat};
 
@@ -96,18 +96,14 @@ impl Names {
         let names = |file: usize| {
             let content = files.0[file].as_deref().unwrap_or_default();
             let mut names = BTreeMap::new();
-            for line in String::from_utf8_lossy(content).lines() {
-                let mut fields = line.split(':');
-                let (name, id) = (fields.next(), fields.nth(1));
-                if let (Some(name), Some(Ok(id))) = (name, id.map(str::parse)) {
-                    names.entry(id).or_insert_with(|| name.to_owned());
-                }
+            for (name, id) in numbered(file, content) {
+                names.entry(id).or_insert(name);
             }
             names
         };
         Self {
-            users: names(0),
-            groups: names(1),
+            users: names(PASSWD),
+            groups: names(GROUP),
         }
     }
 

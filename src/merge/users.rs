@@ -5,14 +5,17 @@
 //! elsewhere has a line there: systemd-sysusers(8) and others stop at the first that has none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
 use super::lines::split;
 use super::{LAYER, NEW, OLD};
+use crate::tree::escaped;
 
 /// The files, in the order of [`UserFiles`].
 pub const FILES: [&str; 6] = ["passwd", "group", "shadow", "gshadow", "subuid", "subgid"];
-const PASSWD: usize = 0;
-const GROUP: usize = 1;
+pub(super) const PASSWD: usize = 0;
+pub(super) const GROUP: usize = 1;
 const SHADOW: usize = 2;
 const GSHADOW: usize = 3;
 /// The fewest fields of a line, and how many it has (passwd(5), group(5), shadow(5), gshadow(5), subuid(5)).
@@ -284,8 +287,9 @@ fn id_of(fields: &Fields) -> u32 {
     number(&fields[2]).unwrap_or(NOBODY)
 }
 
+/// No two names are shown alike.
 fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
+    escaped(OsStr::from_bytes(name))
 }
 
 struct Merge<'a> {
@@ -473,15 +477,27 @@ impl<'a> Merge<'a> {
         users
     }
 
+    /// The line of the layer for a name of its own. Where it has no line, and had none before, it is that of the new base.
+    fn secrets_of(&self, name: &Name, names: usize, secrets: usize) -> Option<&'a Fields> {
+        let has = |side| self.table(side, names).get(name).is_some();
+        let line = |side| self.table(side, secrets).get(name);
+        let had_none = has(OLD) && line(OLD).is_none();
+        if has(LAYER) && (line(LAYER).is_some() || !had_none) {
+            line(LAYER)
+        } else {
+            line(NEW)
+        }
+    }
+
     /// For each user whose password is there. A user without one is locked.
     fn shadow(&mut self, users: &[Fields]) -> Vec<Fields> {
-        let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, SHADOW));
+        let [old, new] = [OLD, NEW].map(|side| self.table(side, SHADOW));
         let mut shadow = Vec::new();
         for user in users {
             let name = &user[0];
             let is_ours = self.table(LAYER, PASSWD).get(name).is_some();
-            let (before, ours, theirs) = (old.get(name), layer.get(name), new.get(name));
-            let mut line = match if is_ours { ours } else { theirs } {
+            let (before, theirs) = (old.get(name), new.get(name));
+            let mut line = match self.secrets_of(name, PASSWD, SHADOW) {
                 Some(line) => line.clone(),
                 None if user[1] == b"x" => locked(name),
                 None => continue,
@@ -511,15 +527,16 @@ impl<'a> Merge<'a> {
 
     fn gshadow(&mut self, groups: &[Fields]) -> Vec<Fields> {
         let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, GSHADOW));
-        if layer.lines.is_empty() && new.lines.is_empty() {
+        let is_emptied = !old.lines.is_empty();
+        if layer.lines.is_empty() && (is_emptied || new.lines.is_empty()) {
             return Vec::new();
         }
         let mut gshadow = Vec::new();
         for group in groups {
             let name = &group[0];
             let is_ours = self.table(LAYER, GROUP).get(name).is_some();
-            let (before, ours, theirs) = (old.get(name), layer.get(name), new.get(name));
-            let mut line = match if is_ours { ours } else { theirs } {
+            let (before, theirs) = (old.get(name), new.get(name));
+            let mut line = match self.secrets_of(name, GROUP, GSHADOW) {
                 Some(line) => line.clone(),
                 None if group[1] == b"x" => {
                     vec![name.clone(), b"!".to_vec(), Vec::new(), group[3].clone()]
@@ -541,14 +558,20 @@ impl<'a> Merge<'a> {
         gshadow
     }
 
-    /// The ranges of subuid or subgid. Two users never get the same ones.
+    /// The ranges of subuid or subgid. Two users get the same ones only where they have them in the layer.
     fn ranges(&mut self, file: usize) -> Vec<Fields> {
         let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, file));
-        let mut ranges = Vec::new();
+        let (mut ranges, mut kept) = (Vec::new(), Vec::new());
         for name in layer.names() {
             let (ours, theirs) = (layer.all(&name), new.all(&name));
             let is_unchanged = ours == old.all(&name) && !theirs.is_empty();
             ranges.extend_from_slice(if is_unchanged { theirs } else { ours });
+            kept.extend_from_slice(ours);
+        }
+        // Where one would get what another has, all stay where they are.
+        if let (Some(name), None) = (shared_by(&ranges), shared_by(&kept)) {
+            self.say(file, format!("the new range of {} is in use", shown(name)));
+            ranges = kept;
         }
         let mut taken: Vec<(u64, u64)> = ranges.iter().map(range).collect();
         for name in new.names() {
@@ -616,6 +639,19 @@ fn numbers_of(entries: &[Fields]) -> (BTreeMap<Name, u32>, BTreeSet<u32>) {
     (named, taken)
 }
 
+/// The users or groups of a file with their numbers, as they are shown, in its order.
+pub(super) fn numbered(file: usize, content: &[u8]) -> Vec<(String, u32)> {
+    let table = Table::parse(file, content);
+    let names = table.names().into_iter();
+    let id = |name: &Name| table.get(name).map_or(NOBODY, id_of);
+    names.map(|name| (shown(&name), id(&name))).collect()
+}
+
+/// The lines of each name in one of the [`FILES`], by their fields.
+pub fn entries(file: usize, content: &[u8]) -> BTreeMap<Name, Vec<Vec<Vec<u8>>>> {
+    Table::parse(file, content).by_name
+}
+
 /// What is wrong with files as a set, such as makes systemd-sysusers(8) stop. Nothing is in merged ones.
 pub fn faults(files: &UserFiles) -> Vec<String> {
     let table = |file: usize| Table::parse(file, files.0[file].as_deref().unwrap_or_default());
@@ -663,6 +699,28 @@ fn locked(name: &[u8]) -> Fields {
 fn range(fields: &Fields) -> (u64, u64) {
     let start = number(&fields[1]).map_or(0, u64::from);
     (start, start + number(&fields[2]).map_or(0, u64::from))
+}
+
+/// A user with numbers that another one has as well.
+fn shared_by(ranges: &[Fields]) -> Option<&Name> {
+    let with_name = |fields| (range(fields), &fields[0]);
+    let mut sorted: Vec<((u64, u64), &Name)> = ranges.iter().map(with_name).collect();
+    sorted.sort_unstable();
+    // The one that reaches furthest so far.
+    let mut last: Option<(u64, &Name)> = None;
+    for ((start, end), name) in sorted {
+        let Some((reach, other)) = last else {
+            last = Some((end, name));
+            continue;
+        };
+        if start < reach.min(end) && other != name {
+            return Some(name);
+        }
+        if end > reach {
+            last = Some((end, name));
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -848,6 +906,103 @@ mod tests {
     }
 
     #[test]
+    fn a_range_that_moves_to_one_in_use_stays() {
+        let side = |subuid: &str| {
+            let passwd = "a:x:1000:1000:::\nb:x:1001:1001:::\n";
+            let mut files = files([passwd, "-", "-", "-"]);
+            files.0[4] = Some(subuid.into());
+            files
+        };
+        for (old, layer, new, wanted) in [
+            // The administrator has moved the other one there.
+            (
+                "a:1:5\nb:6:5\n",
+                "a:1:5\nb:21:5\n",
+                "a:21:5\nb:6:5\n",
+                "a:1:5\nb:21:5\n",
+            ),
+            (
+                "a:1:5\nb:6:5\n",
+                "a:1:5\nb:21:5\n",
+                "a:31:5\nb:6:5\n",
+                "a:31:5\nb:21:5\n",
+            ),
+            // They change places, and they are in each other's place in the layer already.
+            (
+                "a:1:5\nb:6:5\n",
+                "a:1:5\nb:6:5\n",
+                "a:6:5\nb:1:5\n",
+                "a:6:5\nb:1:5\n",
+            ),
+            ("a:1:5\n", "a:1:5\nb:3:1\n", "a:2:5\n", "a:2:5\nb:3:1\n"),
+        ] {
+            let merged = merge_users([&side(old), &side(layer), &side(new)], SYSTEM);
+            assert_eq!(text(&merged, 4), wanted, "{old:?} {layer:?} {new:?}");
+            let is_kept = wanted == layer;
+            assert_eq!(merged.conflicts.len(), usize::from(is_kept), "{new:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_that_the_new_base_has_first_come() {
+        let passwd = "root:x:0:0:::\nsvc:x:101:101:::\n";
+        let group = "root:x:0:\nsvc:x:101:\n";
+        let shadow = "root:*:19000::::::\nsvc:!:19000::::::\n";
+        let gshadow = "root:*::\nsvc:!:root:\n";
+        let plain = passwd.replace(":x:", ":hash:");
+        let with = files([passwd, group, shadow, gshadow]);
+        for without in [
+            files([&plain, group, "", "-"]),
+            files([&plain, group, "-", ""]),
+            files([passwd, group, shadow, ""]),
+        ] {
+            let merged = merge_users([&without, &without, &with], SYSTEM);
+            assert_eq!(merged.files, with);
+            assert_eq!(merged.conflicts, []);
+        }
+        // One who came in the layer without a password gets none.
+        let mine = passwd.to_owned() + "mine:x:1000:1000:::\n";
+        let layer = files([&mine, group, shadow, gshadow]);
+        let secret = shadow.to_owned() + "mine:$y$known:20000::::::\n";
+        let new = files([&mine, group, &secret, gshadow]);
+        let merged = merge_users([&with, &layer, &new], SYSTEM);
+        assert!(text(&merged, SHADOW).contains("mine:!*:"), "{merged:?}");
+    }
+
+    #[test]
+    fn secrets_of_groups_that_the_layer_has_emptied_stay_away() {
+        let with = files(BASE);
+        let without = files([BASE[0], BASE[1], BASE[2], ""]);
+        for new in [&with, &without] {
+            let merged = merge_users([&with, &without, new], SYSTEM);
+            assert_eq!(text(&merged, GSHADOW), "");
+        }
+    }
+
+    #[test]
+    fn names_of_any_bytes_keep_their_numbers() {
+        // Shown as text, both are alike.
+        let names: [&[u8]; 2] = [b"a\xe4", b"a\xf6"];
+        let side = |ids: [u32; 2]| {
+            let lines = |rest: &str| -> Vec<u8> {
+                let of = names.iter().zip(ids);
+                let line = |(name, id): (&&[u8], u32)| {
+                    [name, format!(":x:{id}:{rest}\n").as_bytes()].concat()
+                };
+                of.flat_map(line).collect()
+            };
+            let mut files = UserFiles::default();
+            files.0[PASSWD] = Some(lines("5:::"));
+            files.0[GROUP] = Some(lines(""));
+            files
+        };
+        let merged = merge_users([&side([5, 6]), &side([5, 6]), &side([7, 8])], SYSTEM);
+        assert_eq!(merged.ids.users, [(7, 5), (8, 6)].into());
+        assert_eq!(merged.ids.groups, [(7, 5), (8, 6)].into());
+        assert_eq!(merged.users.len(), 2);
+    }
+
+    #[test]
     fn numbers_of_the_system_are_read() {
         let ids = SystemIds::of(b"# SYS_UID_MAX 5\nSYS_UID_MIN\t\t201\nSYS_UID_MAX 5000\n");
         assert_eq!((ids.users, ids.groups), ((201, 999), (100, 999)));
@@ -893,7 +1048,10 @@ mod tests {
             // What came out of it, merged once more, is what it was.
             let again = merge_users([&sides[OLD], &merged.files, &sides[NEW]], SYSTEM);
             let shown = |files: &UserFiles| {
-                let text = |content: &Option<Vec<u8>>| content.as_deref().map(shown);
+                let text = |content: &Option<Vec<u8>>| {
+                    let content = content.as_deref().map(String::from_utf8_lossy);
+                    content.map(std::borrow::Cow::into_owned)
+                };
                 files.0.each_ref().map(text)
             };
             let [old, layer, new] = sides.each_ref().map(shown);
@@ -915,6 +1073,44 @@ mod tests {
                 let name = &fields[0];
                 let id = merged.users.get(name);
                 assert_eq!(id, Some(&id_of(fields)), "{users}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unchanged_side_gives_the_other() {
+        let mut random = fastrand::Rng::with_seed(9);
+        let merge = |sides: [&UserFiles; 3]| merge_users(sides, SYSTEM).files;
+        let all = |files: &UserFiles| -> Vec<_> {
+            let content = |file: usize| files.0[file].as_deref().unwrap_or_default();
+            (0..6)
+                .map(|file| super::entries(file, content(file)))
+                .collect()
+        };
+        for _ in 0..2_000 {
+            // As they are in an image: consistent, and all there.
+            let [old, other] = [(); 2].map(|()| {
+                let mut files = random_files(&mut random);
+                for content in &mut files.0 {
+                    content.get_or_insert_default();
+                }
+                merge([&files, &files, &files])
+            });
+            let seen = format!("{old:?}\n{other:?}");
+            assert_eq!(all(&merge([&old, &other, &old])), all(&other), "{seen}");
+            assert_eq!(all(&merge([&old, &other, &other])), all(&other), "{seen}");
+            // But for numbers, and for users who are gone in the new base.
+            let (wanted, found) = (all(&other), all(&merge([&old, &old, &other])));
+            for (name, lines) in &wanted[SHADOW] {
+                assert_eq!(found[SHADOW].get(name), Some(lines), "{seen}");
+            }
+            for (name, lines) in &wanted[PASSWD] {
+                let found = &found[PASSWD][name][0];
+                assert_eq!(
+                    (&found[1], &found[4..]),
+                    (&lines[0][1], &lines[0][4..]),
+                    "{seen}"
+                );
             }
         }
     }

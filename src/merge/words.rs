@@ -182,8 +182,11 @@ impl<'a> Script<'a> {
                 None => {}
             }
         }
-        let mut content = lines.join(&b'\n');
-        content.push(b'\n');
+        let mut content = Vec::new();
+        for line in lines {
+            content.extend(line);
+            content.push(b'\n');
+        }
         content
     }
 }
