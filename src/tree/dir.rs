@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use anyhow::{Context, Result};
@@ -120,21 +120,33 @@ impl Dir {
     /// The names in it, in the order of their bytes.
     pub fn names(&self) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
+        self.each_name(&mut |name| names.push(name.to_owned()))?;
+        sort_names(&mut names);
+        Ok(names)
+    }
+
+    /// The names in it, in any order.
+    pub(super) fn each_name(&self, each: &mut dyn FnMut(&OsStr)) -> io::Result<()> {
         for entry in fs::Dir::read_from(&self.fd)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                names.push(OsString::from_vec(name.to_vec()));
+                each(OsStr::from_bytes(name));
             }
         }
-        sort_names(&mut names);
-        Ok(names)
+        Ok(())
     }
 }
 
 /// In the order of their bytes.
 pub(super) fn sort_names(names: &mut [OsString]) {
     names.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
+}
+
+/// Whether a name is among sorted ones.
+pub(super) fn has_name(names: &[OsString], name: &OsStr) -> bool {
+    let compare = |other: &OsString| other.as_bytes().cmp(name.as_bytes());
+    names.binary_search_by(compare).is_ok()
 }
 
 /// Whether an error says that there is no such directory here: it is gone, or something else now.

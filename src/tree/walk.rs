@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::dir::{Dir, is_no_dir, sort_names};
+use super::dir::{Dir, has_name, is_no_dir, sort_names};
 use super::name::escaped;
 use super::node::{Id, Kind, Node, Stat};
 
@@ -94,9 +94,16 @@ impl Level {
             names.push(only.to_owned());
         } else {
             for dir in dirs.iter().flatten() {
-                names.extend(dir.names()?);
+                // Most of them are there already, and a directory can have very many.
+                let mut added = Vec::new();
+                dir.each_name(&mut |name| {
+                    if !has_name(&names, name) {
+                        added.push(name.to_owned());
+                    }
+                })?;
+                names.append(&mut added);
+                sort_names(&mut names);
             }
-            sort_names(&mut names);
             names.dedup();
             names.reverse();
         }

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{
     FileExt, FileTypeExt, MetadataExt, PermissionsExt, chown, lchown, symlink,
 };
@@ -437,6 +438,23 @@ fn no_link_leads_out_of_either_tree() {
         fs::write(trees.to("link"), "inside").unwrap();
         trees.become_equal();
     }
+}
+
+#[test]
+fn names_are_of_any_bytes() {
+    let trees = Trees::new();
+    for (dir, names) in [
+        ("from", [&b"two\nlines"[..], b"latin\xe4", b"-rf", b"\x1b[2J"]),
+        ("to", [b"two\nlines", b"latin\xf6", b" ", b"\xff"]),
+    ] {
+        for name in names {
+            let at = trees.dir.path().join(dir).join(OsStr::from_bytes(name));
+            fs::create_dir(&at).unwrap();
+            fs::write(at.join(OsStr::from_bytes(name)), dir).unwrap();
+        }
+    }
+    let done = trees.become_equal();
+    assert_eq!(done.removed, 3);
 }
 
 #[test]
