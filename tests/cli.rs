@@ -252,3 +252,51 @@ fn two_directories_are_compared_without_a_group() {
     assert_eq!(data["entries"][1]["parts"][0], "content");
     assert_eq!(data["counts"]["added"], 1);
 }
+
+#[test]
+fn trees_that_are_made_to_harm_are_compared_and_not_left() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // What is outside would be listed, or wait for ever, if it were opened.
+    let script = r#"
+        cd "$0"
+        mkdir outside a b a/x b/y
+        echo outside >outside/file
+        mkfifo outside/pipe outside/new
+        for root in a b; do
+            cd $root
+            mkfifo pipe
+            ln -s ../outside out
+            ln -s / root
+            ln -s .. up
+            ln -s loop loop
+            echo inside >first
+            ln first second
+            cd ..
+        done
+        ln ./outside/file a/shared
+        echo other >b/shared
+        ln -s ../outside b/x
+        ln -s "$PWD/outside" a/y
+        touch a/x/file b/y/file a/kind "b/$(printf 'two\nlines')" "b/$(printf 'latin\344')"
+        mkfifo b/kind
+        ln -sfn ../outside/pipe b/loop
+        truncate -s 1T a/sparse b/sparse
+        echo end >>b/sparse
+    "#;
+    let mut shell = Command::new("sh");
+    let status = shell.args(["-ec", script]).arg(dir.path()).status();
+    assert!(status.expect("a shell").success());
+    let output = Command::new("timeout")
+        .args(["60", env!("CARGO_BIN_EXE_imgbased-helper"), "diff"])
+        .args([dir.path().join("a"), dir.path().join("b")])
+        .output()
+        .expect("timeout(1)");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "M t..... /kind\nA ...... /latin\\344\nM ..l... /loop\nM .c.... /shared\nM .c.... /sparse\n\
+         A ...... /two\\nlines\nM t..... /x\nD ...... /x/file\nM t..... /y\nA ...... /y/file\n"
+    );
+    let outside = std::fs::read_to_string(dir.path().join("outside/file"));
+    assert_eq!(outside.expect("a file"), "outside\n");
+}

@@ -459,6 +459,84 @@ fn properties_of_any_three_trees() {
 }
 
 #[test]
+fn a_line_that_counts_for_nothing_names_no_owner() {
+    for line in ["#gone:x:44:44:::\n", "+gone:x:44:44:::\n", "gone:x:44\n"] {
+        let merge = Merge::new();
+        let users = USERS.to_owned() + line;
+        write(&merge, "passwd", [USERS, &users, USERS]);
+        make(&merge.etc("layer").join("mine"), "f1 owner=44:0");
+        merge.run();
+        let mine = describe(&merge.etc("copy").join("mine"));
+        assert_eq!(mine, "f1 owner=44:0", "{line}");
+    }
+}
+
+/// Makes all paths of a directory once more, in another one and in another order.
+fn make_again(from: &Path, to: &Path, random: &mut fastrand::Rng) {
+    let mut names: Vec<OsString> = fs::read_dir(from)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    random.shuffle(&mut names);
+    for name in names {
+        let (from, to) = (from.join(&name), to.join(&name));
+        if from.is_dir() && !from.is_symlink() {
+            fs::create_dir(&to).expect("a directory");
+            make_again(&from, &to, random);
+            let metadata = fs::metadata(&from).expect("a directory");
+            fs::set_permissions(&to, metadata.permissions()).expect("a mode");
+        } else {
+            run("cp", &["-a".as_ref(), from.as_os_str(), to.as_os_str()]);
+        }
+    }
+}
+
+#[test]
+fn the_order_of_directory_entries_does_not_matter() {
+    let mut random = fastrand::Rng::with_seed(17);
+    for _ in 0..15 {
+        let (merge, again) = (Merge::new(), Merge::new());
+        for side in ["old", "layer", "new"] {
+            make_some(&merge.etc(side), &mut random);
+            make_some(&merge.etc(side), &mut random);
+            for file in ["passwd", "group", "shadow"] {
+                fs::remove_file(again.etc(side).join(file)).expect("a file");
+            }
+            make_again(&merge.etc(side), &again.etc(side), &mut random);
+        }
+        let (once, other) = (merge.run(), again.run());
+        assert_eq!(other.listed, once.listed);
+        assert_eq!(other.etc, once.etc);
+    }
+}
+
+#[test]
+fn where_nothing_conflicts_it_does_not_matter_which_side_is_which() {
+    let mut random = fastrand::Rng::with_seed(19);
+    let mut count = 0;
+    for _ in 0..40 {
+        let merge = Merge::new();
+        let old = merge.etc("old");
+        make_some(&old, &mut random);
+        for side in ["layer", "new"] {
+            let etc = merge.etc(side);
+            fs::remove_dir_all(&etc).expect("a directory");
+            run("cp", &["-a".as_ref(), old.as_os_str(), etc.as_os_str()]);
+            let gone = etc.join(["a/c", "a/d", "b", "none"][random.usize(..4)]);
+            let _ = fs::remove_file(&gone).or_else(|_| fs::remove_dir_all(&gone));
+            make_some(&etc, &mut random);
+        }
+        let once = merge.run();
+        if once.listed.iter().all(|line| !line.contains("conflict")) {
+            let other = merge.run_with(["old", "new", "layer"]);
+            assert_eq!(other.etc, once.etc, "{once:?} {other:?}");
+            count += 1;
+        }
+    }
+    assert!(count > 5, "{count} of them have no conflict");
+}
+
+#[test]
 fn names_of_any_bytes_are_carried() {
     let merge = Merge::new();
     let names = [&b"two\nlines"[..], b"latin\xe4", b"-rf", b" ", b"\x1b[2J"];
