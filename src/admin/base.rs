@@ -422,12 +422,19 @@ impl Plan {
                 Image::Filesystem { .. } => Shared::Blocks,
             };
         }
-        let near = match shared {
-            Shared::Nothing => Vec::new(),
-            Shared::Blocks => group.nearest(&name, fit.size),
+        let most = match shared {
             // Unless a size is asked for, it can be larger than by itself.
-            Shared::Files => group.nearest(&name, add.size.map_or(u64::MAX, |_| fit.size)),
+            Shared::Files if add.size.is_none() => u64::MAX,
+            _ => fit.size,
         };
+        let mut near = group.nearest(&name, most);
+        if shared == Shared::Nothing {
+            near.clear();
+        } else if let (true, Some(base)) = (near.is_empty(), group.nearest(&name, u64::MAX).first())
+        {
+            let (base, have) = (base.name.as_str(), base.volume.size);
+            log::warn!("{}", judge::of_larger(&shown, base, have, fit.size));
+        }
         let unpacked = if shared == Shared::Files && is_unpacked && !near.is_empty() {
             let beside = format!("{name}{UNPACKED}").parse()?;
             Some(new_name_beside(group, beside)?)

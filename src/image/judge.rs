@@ -239,30 +239,78 @@ pub fn of_place(name: &str, what: &What, size: Option<u64>, place: &Place) -> Re
     })
 }
 
-/// The size in bytes of a base that begins as a snapshot of another one, and whose files become those of a source then.
+/// The size in bytes of a base that begins as a snapshot of `name`, and whose files become those of a source then.
 /// `origin` is the filesystem of that other one, on a volume of `have` bytes, and `fit` what the base would get by
-/// itself. Nothing where its filesystem is another one, has no place for the files, or cannot be grown for them; where
-/// it holds far more, and is not worth it; or where it holds so little that the pool has no room for the rest.
+/// itself.
+///
+/// Refuses a filesystem of another kind, one that has no place for the files or cannot be grown for them, one that
+/// holds far more, and is not worth it, or so little that the pool has no room for the rest.
 pub fn of_origin(
+    name: &str,
     what: &What,
     fit: &Fit,
     origin: &Superblock,
     have: u64,
     place: &Place,
-) -> Option<u64> {
+) -> Result<u64> {
+    let (own, other) = (fit.kind.name(), origin.kind.name());
     let needed = match what {
-        What::Filesystem { superblock, .. } => superblock.inodes.map_or(0, |(_, used)| used),
-        What::Tree { content, .. } => content.files,
+        What::Filesystem { superblock, .. } => {
+            ensure!(
+                own == other,
+                "that has an {other} filesystem and the image an {own}; to share, mount the image and give the directory, \
+                 with --fstype {other}"
+            );
+            superblock.inodes.map_or(0, |(_, used)| used)
+        }
+        What::Tree { content, .. } => {
+            ensure!(
+                own == other,
+                "that has an {other} filesystem and this one gets an {own}; --fstype {other} shares them"
+            );
+            content.files
+        }
     };
     let most = fit.content.saturating_mul(FAR_MORE).saturating_add(LITTLE);
-    let is_fit = origin.kind == fit.kind
-        && origin.inodes.is_none_or(|(all, _)| needed < all)
-        && origin.used <= most
-        && fit.content.saturating_sub(origin.used) <= place.room;
+    ensure!(
+        origin.used <= most,
+        "that holds {}, far more than the {} of this one, and can have little in common with it; nothing is to be done",
+        mebibytes(origin.used),
+        mebibytes(fit.content)
+    );
+    let lacks = fit.content.saturating_sub(origin.used);
+    ensure!(
+        lacks <= place.room,
+        "that lacks {} of this one at least, and the thin pool has room for {}; extend it with lvextend(8) or remove \
+         layers",
+        mebibytes(lacks),
+        mebibytes(place.room)
+    );
     let size = fit.size.max(have);
     // A volume that stays as it is needs no larger filesystem.
     let wanted = if size > have { size } else { origin.size };
-    (is_fit && of_filesystem("", origin, wanted, place).is_ok()).then_some(size)
+    of_filesystem(name, origin, wanted, place)?;
+    if let Some((all, _)) = origin.inodes {
+        // Each part that is added has as many as the others.
+        let all = u128::from(all) * u128::from(wanted) / u128::from(origin.size.max(1));
+        ensure!(
+            u128::from(needed) < all,
+            "that has inodes for {all} files, and this one has {needed}; a larger --size has more"
+        );
+    }
+    Ok(size)
+}
+
+/// Why a base shares nothing with `base`, the nearest one, whose volume of `have` bytes is larger than the `size` that
+/// the new one gets.
+pub fn of_larger(name: &str, base: &str, have: u64, size: u64) -> String {
+    format!(
+        "{name} shares nothing with {base}: the new base gets {}, and a snapshot of {base} has {} at least; `--size {}M` \
+         shares what is equal",
+        mebibytes(size),
+        mebibytes(have),
+        have.div_ceil(1 << 20)
+    )
 }
 
 /// Refuses a filesystem that cannot be mounted, changed or grown as a base has to be.
@@ -572,8 +620,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_base_that_is_alike_and_large_enough_is_an_origin() {
+    /// What becomes of a base on a volume of `have` MiB, with room for 400 MiB, as the origin of one for which a
+    /// volume of `size` MiB is fit, and `content` MiB in 900 files.
+    fn judged_origin(
+        [content, size, have]: [u64; 3],
+        image: Option<&Superblock>,
+        origin: &Superblock,
+    ) -> Result<u64> {
         let host = Host {
             sector: 512,
             page: 4096,
@@ -585,50 +638,116 @@ mod tests {
             room: 400 << 20,
             shares: true,
         };
-        let big_allocation = |superblock: &mut Superblock| superblock.features.read_only = 0x200;
-        let usual = |_: &mut Superblock| {};
-        // In MiB: the content, the size that it would get, and that of the other volume.
-        for (content, size, have, change, expected) in [
-            (100, 300, 1024, usual as fn(&mut Superblock), Some(1024)),
-            (100, 1024, 1024, usual, Some(1024)),
-            (100, 2048, 1024, usual, Some(2048)),
-            // It holds 100 MiB.
-            (9, 300, 1024, usual, Some(1024)),
-            (8, 300, 1024, usual, None),
-            (500, 1024, 1024, usual, Some(1024)),
-            // There is room for 400 MiB.
-            (501, 1024, 1024, usual, None),
-            (100, 300, 1024, |origin| origin.kind = FsKind::Xfs, None),
-            (
-                100,
-                300,
-                1024,
-                |origin| origin.inodes = Some((900, 0)),
-                None,
-            ),
-            (100, 300, 1024, |origin| origin.inodes = None, Some(1024)),
-            // It cannot be grown.
-            (100, 300, 1024, big_allocation, Some(1024)),
-            (100, 2048, 1024, big_allocation, None),
-        ] {
-            let content = Content {
-                bytes: content << 20,
-                files: 900,
-            };
-            let what = What::Tree {
-                content,
+        let fit = Fit {
+            kind: FsKind::Ext4,
+            size: size << 20,
+            content: content << 20,
+        };
+        let what = match image {
+            Some(superblock) => What::Filesystem {
+                superblock,
+                length: None,
+            },
+            None => What::Tree {
+                content: Content {
+                    bytes: fit.content,
+                    files: 900,
+                },
                 kind: None,
-            };
-            let fit = Fit {
-                kind: FsKind::Ext4,
-                size: size << 20,
-                content: content.bytes,
-            };
+            },
+        };
+        let size = of_origin("Base-1", &what, &fit, origin, have << 20, &place)?;
+        Ok(size >> 20)
+    }
+
+    /// The sizes, what the base has that is not usual, and what is said.
+    type Row = ([u64; 3], fn(&mut Superblock), Result<u64, &'static str>);
+
+    #[test]
+    fn a_base_that_is_alike_and_large_enough_is_an_origin() {
+        let usual = |_: &mut Superblock| {};
+        let big_allocation = |origin: &mut Superblock| origin.features.read_only = 0x200;
+        let xfs = |origin: &mut Superblock| origin.kind = FsKind::Xfs;
+        let few_inodes = |origin: &mut Superblock| origin.inodes = Some((900, 0));
+        let any_inodes = |origin: &mut Superblock| origin.inodes = None;
+        let small_sectors = |origin: &mut Superblock| origin.sector = 256;
+        let rows: [Row; 14] = [
+            ([100, 300, 1024], usual, Ok(1024)),
+            ([100, 1024, 1024], usual, Ok(1024)),
+            ([100, 2048, 1024], usual, Ok(2048)),
+            // It holds 100 MiB.
+            ([9, 300, 1024], usual, Ok(1024)),
+            (
+                [8, 300, 1024],
+                usual,
+                Err("holds 100 MiB, far more than the 8 MiB"),
+            ),
+            ([500, 1024, 1024], usual, Ok(1024)),
+            (
+                [501, 1024, 1024],
+                usual,
+                Err("lacks 401 MiB of this one at least"),
+            ),
+            (
+                [100, 300, 1024],
+                xfs,
+                Err("an xfs filesystem and this one gets an ext4; --fstype xfs"),
+            ),
+            (
+                [100, 300, 1024],
+                few_inodes,
+                Err("inodes for 900 files, and this one has 900; a larger"),
+            ),
+            // Twice as large it has twice as many.
+            ([100, 2048, 1024], few_inodes, Ok(2048)),
+            ([100, 300, 1024], any_inodes, Ok(1024)),
+            // It cannot be grown.
+            ([100, 300, 1024], big_allocation, Ok(1024)),
+            (
+                [100, 2048, 1024],
+                big_allocation,
+                Err("Base-1 holds an ext4 with the feature bigalloc"),
+            ),
+            (
+                [100, 300, 1024],
+                small_sectors,
+                Err("Base-1 holds an ext4 for disks with sectors of 256"),
+            ),
+        ];
+        for (sizes, change, expected) in rows {
             let mut origin = ext4();
             change(&mut origin);
-            let found = of_origin(&what, &fit, &origin, have << 20, &place);
-            assert_eq!(found.map(|size| size >> 20), expected, "{content:?} {size}");
+            let found = judged_origin(sizes, None, &origin).map_err(|error| error.to_string());
+            match (&found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(*found, expected, "{sizes:?}"),
+                (Err(said), Err(text)) => {
+                    let is_line = said.len() < 280 && !said.contains('\n');
+                    assert!(said.contains(text) && is_line, "{said}");
+                }
+                _ => panic!("{sizes:?}: {found:?}"),
+            }
         }
+    }
+
+    #[test]
+    fn an_image_with_another_filesystem_than_a_base_is_to_be_mounted() {
+        let said = judged_origin([100, 1024, 1024], Some(&ext4()), &xfs()).unwrap_err();
+        let said = said.to_string();
+        assert!(
+            said.contains("give the directory, with --fstype xfs"),
+            "{said}"
+        );
+        let found = judged_origin([100, 1024, 1024], Some(&ext4()), &ext4());
+        assert_eq!(found.unwrap(), 1024);
+    }
+
+    #[test]
+    fn a_base_that_is_too_large_to_be_shared_is_named_with_its_size() {
+        assert_eq!(
+            of_larger("tree.squashfs", "Base-0", GIB - 1, 500 << 20),
+            "tree.squashfs shares nothing with Base-0: the new base gets 500 MiB, and a snapshot of Base-0 has 1023 MiB at \
+             least; `--size 1024M` shares what is equal"
+        );
     }
 
     /// Bytes as a row has them, with `\x20` for a space.

@@ -74,6 +74,13 @@ pub struct Wanted<'a> {
     pub zeros_are_holes: bool,
 }
 
+/// What is read of two files that are compared. Kept from file to file, as most are small.
+#[derive(Default)]
+pub struct Blocks {
+    new: Vec<u8>,
+    old: Vec<u8>,
+}
+
 /// Makes `there` hold what is wanted, and writes only what differs: where both are zeros, a file that is not empty keeps
 /// its holes. `open` opens it to be written to, where that is needed. A file that has become shorter meanwhile ends
 /// there. `tell` is told how many bytes were compared, and how many of them were in blocks of which something was
@@ -81,6 +88,7 @@ pub struct Wanted<'a> {
 pub fn update(
     wanted: &Wanted,
     there: &File,
+    Blocks { new, old }: &mut Blocks,
     open: &mut dyn FnMut() -> io::Result<File>,
     tell: &mut dyn FnMut(u64, u64) -> Result<()>,
 ) -> Result<()> {
@@ -88,7 +96,6 @@ pub fn update(
     let is_empty = length == 0;
     let mut writer = None;
     let mut end = wanted.size;
-    let (mut new, mut old) = (Vec::new(), Vec::new());
     let mut at = 0;
     loop {
         let in_old = if is_empty {
@@ -100,19 +107,24 @@ pub fn update(
         let Some(from) = next.filter(|from| *from < end) else {
             break;
         };
-        let count = fill(wanted.file, from, BLOCK.min(end - from), &mut new)?;
+        let count = fill(wanted.file, from, BLOCK.min(end - from), new)?;
         if count < new.len() {
             end = from + count as u64;
             new.truncate(count);
         }
+        at = from + new.len() as u64;
         if is_empty {
             old.clear();
             old.resize(new.len(), 0);
         } else {
-            fill(there, from, new.len() as u64, &mut old)?;
+            fill(there, from, new.len() as u64, old)?;
+            if new == old {
+                tell(new.len() as u64, 0)?;
+                continue;
+            }
         }
         let mut is_written = false;
-        for Run { what, start, bytes } in runs(&new, &old, is_empty) {
+        for Run { what, start, bytes } in runs(new, old, is_empty) {
             let offset = from + start as u64;
             if writer.is_none() && what != Piece::Same {
                 writer = Some(open()?);
@@ -129,7 +141,6 @@ pub fn update(
                 make_hole(writer, offset, bytes)?;
             }
         }
-        at = from + new.len() as u64;
         tell(
             new.len() as u64,
             if is_written { new.len() as u64 } else { 0 },
@@ -226,7 +237,6 @@ fn read_block(file: &File, at: u64, length: u64, block: &mut Vec<u8>) -> io::Res
 /// Reads up to `length` bytes, and returns how many there are. The rest of the block is zeros.
 #[allow(clippy::cast_possible_truncation, reason = "it is a block at most")]
 fn fill(file: &File, at: u64, length: u64, block: &mut Vec<u8>) -> io::Result<usize> {
-    block.clear();
     block.resize(length as usize, 0);
     let mut count = 0;
     while count < block.len() {
@@ -237,6 +247,7 @@ fn fill(file: &File, at: u64, length: u64, block: &mut Vec<u8>) -> io::Result<us
             Err(error) => return Err(error),
         }
     }
+    block[count..].fill(0);
     Ok(count)
 }
 

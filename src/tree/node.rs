@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use rustix::fs::{self, FileType, IFlags, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FileType, IFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::content;
@@ -217,6 +217,19 @@ impl Node {
         if !matches!(self.stat.kind, Kind::File | Kind::Dir) {
             return Ok(IFlags::empty());
         }
+        let all = [
+            (StatxAttributes::IMMUTABLE, IFlags::IMMUTABLE),
+            (StatxAttributes::APPEND, IFlags::APPEND),
+        ];
+        let found = fs::statx(&self.fd, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
+        if all
+            .iter()
+            .all(|(told, _)| found.stx_attributes_mask.contains(*told))
+        {
+            let is_set = |(told, _): &&(_, _)| found.stx_attributes.contains(*told);
+            return Ok(all.iter().filter(is_set).map(|(_, flag)| *flag).collect());
+        }
+        // A filesystem that does not tell them so has to be asked by a descriptor that can read.
         let flags = fs::ioctl_getflags(self.open()?).unwrap_or(IFlags::empty());
         Ok(flags & (IFlags::IMMUTABLE | IFlags::APPEND))
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::syncfs;
 
-use super::content::{Wanted, update};
+use super::content::{Blocks, Wanted, update};
 use super::dir::Dir;
 use super::name::escaped;
 use super::node::{Id, Kind, Node, Stat};
@@ -72,6 +72,7 @@ pub fn sync(
         to,
         zeros_are_holes: source.zeros_are_holes,
         meter,
+        blocks: Blocks::default(),
         names: BTreeMap::new(),
         taken: BTreeSet::new(),
         kept: 0,
@@ -137,6 +138,7 @@ struct Syncer<'a> {
     to: &'a Dir,
     zeros_are_holes: bool,
     meter: Meter<'a>,
+    blocks: Blocks,
     /// Files of several names in the source: the first name, and the file that it is now.
     names: BTreeMap<Id, (PathBuf, Id)>,
     /// Files of several names that are made equal to one file of the source already.
@@ -253,7 +255,7 @@ impl Syncer<'_> {
         }
         // Where two files of the source are one file here, each but the first becomes a file of its own.
         let there = there.filter(|there| there.links < 2 || self.taken.insert(there.id));
-        let meter = &mut self.meter;
+        let (meter, blocks) = (&mut self.meter, &mut self.blocks);
         let wanted = Wanted {
             file: &node.open()?,
             size: stat.size,
@@ -267,11 +269,11 @@ impl Syncer<'_> {
                 is_changed = true;
                 to.unlocked(name, || to.node(name)?.open_to_write())
             };
-            update(&wanted, &old, &mut open, &mut tell)?;
+            update(&wanted, &old, blocks, &mut open, &mut tell)?;
         } else {
             to.remove(name)?;
             let new = to.unlocked(name, || to.create(name))?;
-            update(&wanted, &new, &mut || new.try_clone(), &mut tell)?;
+            update(&wanted, &new, blocks, &mut || new.try_clone(), &mut tell)?;
         }
         if has_more_names {
             let made = to.stat_of(name)?.context("it is gone")?;
@@ -288,9 +290,9 @@ fn complete(from: &Node, to: &Dir, name: &OsStr) -> io::Result<bool> {
     let there = to.node(name)?;
     let (wanted, locks) = (from.meta()?, from.locks()?);
     let is_other = there.meta()? != wanted;
-    let is_locked = !there.locks()?.is_empty();
+    let locked = there.locks()?;
+    let (is_locked, has_other_locks) = (!locked.is_empty(), locked != locks);
     let has_other_time = there.stat.mtime != from.stat.mtime;
-    let has_other_locks = there.locks()? != locks;
     if is_other {
         to.set_meta(name, &wanted, None)?;
     }

@@ -62,11 +62,18 @@ impl Filling<'_> {
             }
             Ok::<_, anyhow::Error>(have < size)
         };
-        for (origin, have) in plan.near.iter().take(NEAR_MOST) {
+        let shown = self.add.image.display().to_string();
+        for (at, (origin, have)) in plan.near.iter().take(NEAR_MOST).enumerate() {
             if plan.shared == Shared::Files {
-                let found = self.snapshot_that_fits(tx, group, origin, *have)?;
-                let Some((superblock, size)) = found else {
-                    continue;
+                let (superblock, size) = match self.snapshot_that_fits(tx, group, origin, *have)? {
+                    Ok(found) => found,
+                    Err(reason) => {
+                        // Of the nearest it is of interest, also where another one will do.
+                        if at == 0 {
+                            log::warn!("{shown} shares nothing with {origin}: {reason:#}");
+                        }
+                        continue;
+                    }
                 };
                 let unpacked = plan.unpacked.as_ref().map(|unpacked| {
                     let create = lvm.create_thin(unpacked, &plan.pool, plan.fit.size, true);
@@ -85,7 +92,6 @@ impl Filling<'_> {
             return Ok(Origin::Blocks(origin.clone()));
         }
         // By itself it needs more room than with another one.
-        let shown = self.add.image.display().to_string();
         self.needs
             .judge(&shown, self.add, self.image, self.room, false)?;
         let create = lvm.create_thin(name, &plan.pool, size, true);
@@ -94,7 +100,7 @@ impl Filling<'_> {
     }
 
     /// Makes the volume as a snapshot of `origin`, whose volume has `have` bytes. Returns its filesystem, and the size
-    /// that it needs; nothing, with the snapshot gone again, where that filesystem is of no use. A base stays inactive,
+    /// that it needs; why not, with the snapshot gone again, where that filesystem is of no use. A base stays inactive,
     /// so this shows in the snapshot only; a dry run looks at the base.
     fn snapshot_that_fits(
         self,
@@ -102,30 +108,31 @@ impl Filling<'_> {
         group: &Group,
         origin: &LvName,
         have: u64,
-    ) -> Result<Option<(Superblock, u64)>> {
+    ) -> Result<Result<(Superblock, u64)>> {
         let (lvm, name) = (&self.context.lvm, &self.plan.name);
         let what = what(self.add, self.image, self.needs.content);
         let look_at = |name: &LvName| -> Result<_> {
-            let superblock = superblock_on(&lvm.device(name)?);
-            let superblock = superblock.inspect_err(|error| log::debug!("{origin}: {error:#}"));
-            Ok(superblock.ok().and_then(|superblock| {
+            let device = lvm.device(name)?;
+            let judge = |superblock: Superblock| {
                 let place = self.needs.place(self.room, true);
-                let size = judge::of_origin(&what, &self.plan.fit, &superblock, have, &place)?;
-                Some((superblock, size))
-            }))
+                let fit = &self.plan.fit;
+                let size = judge::of_origin(origin.as_str(), &what, fit, &superblock, have, &place);
+                Ok((superblock, size?))
+            };
+            Ok(superblock_on(&device).and_then(judge))
         };
         let create = lvm.create_snapshot(name, origin, None);
         if let Some(look) = self.context.look(group, origin)? {
             let found = look_at(origin)?;
             drop(look);
-            if found.is_some() {
+            if found.is_ok() {
                 tx.run_undoable(&create, lvm.remove(name))?;
             }
             return Ok(found);
         }
         let step = tx.run_undoable(&create, lvm.remove(name))?;
         let found = look_at(name)?;
-        if found.is_none() {
+        if found.is_err() {
             tx.undo_now(&step)?;
         }
         Ok(found)
