@@ -32,6 +32,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             &["base", "add", "x", "--name", "snapshot"],
             "lvm2 keeps names that start with",
         ),
+        (&["base", "find"], "<SHA256>"),
+        (&["base", "find", "e3b0c4"], "64 hexadecimal digits"),
         (
             &["base", "add", "x", "--by-content", "--no-share"],
             "'--by-content' cannot be used with '--no-share'",

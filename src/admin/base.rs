@@ -1,6 +1,7 @@
 //! `base`: read-only images that layers start from.
 
 mod fill;
+pub mod listings;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -79,14 +80,28 @@ enum Shared {
 /// Makes a base from an image. The lock is free while the image is read and the volume is filled.
 pub fn add(context: &Context, add: &Add) -> Result<()> {
     let writer = context.writer("base add", LOCK_WAIT)?;
-    let name = writer.transaction(|tx| {
+    let made = writer.transaction(|tx| {
         let opened = open(tx, &add.image)?;
         make(context, tx, add, &opened, &mut |_| Ok(Vec::new()))
     })?;
     if !context.dry_run {
-        say(&format!("{name}\n"))?;
+        say(&format!("{}\n", made.name))?;
+    }
+    drop(writer);
+    // To read the files of what was copied block by block would take as long again.
+    if made.is_of_files {
+        listings::keep(context, &made.name, made.origin.as_ref());
     }
     Ok(())
+}
+
+/// A base that was made.
+pub struct Made {
+    pub name: LvName,
+    /// The base that it began as a snapshot of, if their files were compared.
+    pub origin: Option<LvName>,
+    /// Whether it was made file by file.
+    is_of_files: bool,
 }
 
 /// Opens an image, to be read for a base.
@@ -97,7 +112,7 @@ pub fn open(tx: &mut Transaction, image: &Path) -> Result<Opened> {
 /// Judges the root of a new base, and returns tags to give to it.
 pub type Judge<'a> = dyn FnMut(&Path) -> Result<Vec<String>> + 'a;
 
-/// Does what [`add`] does, as a part of a verb, and returns the name of the base. The image is closed. `judge` is
+/// Does what [`add`] does, as a part of a verb, but for the listing. The image is closed. `judge` is
 /// asked before the first byte is copied, where the image is a directory or squashfs, and when its root is in the
 /// volume.
 pub fn make(
@@ -106,7 +121,7 @@ pub fn make(
     add: &Add,
     opened: &Opened,
     judge: &mut Judge,
-) -> Result<LvName> {
+) -> Result<Made> {
     let image = &opened.image;
     if let Image::Tree(Tree::Directory(dir) | Tree::Squashfs(dir)) = image {
         judge(dir)?;
@@ -142,7 +157,12 @@ pub fn make(
     opened.close(tx)?;
     finish(context, tx, &boot, &plan.name, &filesystem, &options, judge)
         .with_context(|| format!("{} did not become a base", add.image.display()))?;
-    Ok(plan.name)
+    let origin = origin.of_files();
+    Ok(Made {
+        name: plan.name,
+        is_of_files: origin.is_some() || matches!(image, Image::Tree(_)),
+        origin,
+    })
 }
 
 /// Refuses what [`make`] would refuse before the first byte.
@@ -537,7 +557,7 @@ struct Report {
 }
 
 /// Reads bases, all if none are named, and says which are not what they were when they were made. Of what has no
-/// digest, one is recorded if `is_recorded` says so. The exit status tells whether one was altered.
+/// digest, one is recorded if `is_recorded` says so. What is right gets the listing that it lacks. The exit status tells whether one was altered.
 pub fn verify(context: &Context, names: &[LvName], is_recorded: bool) -> Result<ExitCode> {
     let read = |tx: &mut Transaction| read_bases(context, tx, names, is_recorded);
     let report = context.change("base verify", read)?;
@@ -591,12 +611,14 @@ fn read_bases(
         let verdict = match base.digest() {
             None if is_recorded => {
                 record_digest(context, tx, &name, base.active)?;
+                listings::keep_read(context, tx, &name);
                 Verdict::Recorded
             }
             None => Verdict::Unknown,
             Some(wanted) => {
                 let found = read_digest(context, tx, &name, base.active)?;
                 if found.is_none_or(|found| found == wanted) {
+                    listings::keep_read(context, tx, &name);
                     Verdict::Unchanged
                 } else {
                     Verdict::Altered

@@ -81,6 +81,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
         &[
             "layout",
             "base list",
+            "base find",
             "base verify",
             "layer list",
             "boot list",
@@ -270,6 +271,15 @@ enum BaseVerb {
         /// Record what those hold now of which nothing was recorded, such as the bases of imgbased
         #[arg(long)]
         record: bool,
+    },
+    /// Find files in bases by their content, such as a library with a known fault
+    ///
+    /// What a base holds is listed by an update, when it is made file by file, or when it is verified, so that no
+    /// base is read.
+    Find {
+        /// SHA-256 of the content, as sha256sum(1) prints it
+        #[arg(required = true, value_parser = base::listings::parse_digest)]
+        sha256: Vec<String>,
     },
     /// Remove a base and its layers, except what is booted or the default
     Remove {
@@ -466,6 +476,7 @@ impl Cli {
             }
             Noun::Base(BaseVerb::List) => base::list(&context)?,
             Noun::Base(BaseVerb::Latest) => base::latest(&context)?,
+            Noun::Base(BaseVerb::Find { sha256 }) => base::listings::find(&context, &sha256)?,
             Noun::Layer(LayerVerb::Add { origin }) => layer::add(&context, origin)?,
             Noun::Base(BaseVerb::Remove { name, yes }) => base::remove(&context, &name, yes)?,
             Noun::Layer(LayerVerb::List) => layer::list(&context)?,
@@ -545,12 +556,13 @@ mod tests {
     use super::*;
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
-    const VERBS: [(&str, &[&str]); 39] = [
+    const VERBS: [(&str, &[&str]); 40] = [
         ("layout", &["dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),
         ("base list", &["json", "root"]),
         ("base latest", &[]),
+        ("base find", &["json"]),
         ("base verify", &["dry_run", "json"]),
         ("base remove", &["dry_run", "root"]),
         ("layer add", &["dry_run", "root"]),

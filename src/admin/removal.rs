@@ -4,6 +4,7 @@ use std::io::{self, BufRead, IsTerminal};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
+use super::base::listings;
 use super::{Context, hooks, say, view};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
@@ -42,7 +43,18 @@ pub fn remove(context: &Context, request: &Request, question: Option<&Question>)
         })?;
         hooks::after_removal(context, &writer, &group, name);
     }
+    if names.iter().any(|name| is_base(&group, name)) {
+        let tidied = writer.transaction(|tx| listings::tidy(context, tx, &names));
+        if let Err(error) = tidied {
+            log::warn!("the listing of a base that is gone may still be there: {error:#}");
+        }
+    }
     Ok(())
+}
+
+fn is_base(group: &Group, name: &LvName) -> bool {
+    let volume = group.volume(name.as_str());
+    volume.is_some_and(|volume| volume.role == Role::Base)
 }
 
 /// The names of volumes, for people.

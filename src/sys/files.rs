@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::flush::flush;
+use super::run;
 
 /// What temporary files are called. A boot loader that lists the directory must not take one for an
 /// entry, so they do not end in `.conf`.
@@ -73,6 +74,11 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
+}
+
+/// An empty file without a name, in memory as all of /run. It is gone when it is closed.
+pub fn nameless() -> Result<File> {
+    tempfile::tempfile_in(run::DIR).with_context(|| format!("cannot make a file in {}", run::DIR))
 }
 
 /// A file in memory, for a program to read by its descriptor: it has no name, and is gone when both have closed it.

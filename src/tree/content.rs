@@ -7,9 +7,12 @@ use std::os::unix::fs::FileExt;
 use anyhow::Result;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
+use sha2::{Digest, Sha256};
 
 /// How much is read at once.
 const BLOCK: u64 = 128 << 10;
+/// The same for a digest.
+const SUMMED: usize = 128 << 10;
 /// What is compared by itself, in bytes: a block of most filesystems.
 const PIECE: usize = 4096;
 
@@ -65,6 +68,29 @@ pub fn copy(from: &File, to: &File, mut size: u64) -> io::Result<()> {
     to.set_len(size)
 }
 
+/// The SHA-256 of a file, as hexadecimal digits. `tell` is told how many bytes were read.
+pub fn sum(
+    file: &File,
+    block: &mut Vec<u8>,
+    tell: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<String> {
+    block.resize(SUMMED, 0);
+    let mut sum = Sha256::new();
+    let mut at = 0;
+    loop {
+        match file.read_at(block, at) {
+            Ok(0) => return Ok(format!("{:x}", sum.finalize())),
+            Ok(count) => {
+                sum.update(&block[..count]);
+                at += count as u64;
+                tell(count as u64)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// A file that another one is made equal to.
 pub struct Wanted<'a> {
     pub file: &'a File,
@@ -97,7 +123,7 @@ pub fn update(
     let mut writer = None;
     let mut end = wanted.size;
     let mut at = 0;
-    loop {
+    while at < end {
         let in_old = if is_empty {
             None
         } else {

@@ -7,6 +7,7 @@
 
 mod content;
 mod dir;
+mod listing;
 mod name;
 mod node;
 mod pattern;
@@ -15,6 +16,7 @@ mod walk;
 mod write;
 
 pub use dir::Dir;
+pub use listing::{Listing, write as list};
 pub use name::escaped;
 pub use node::{Id, Kind, Node, Stat, Time, Xattrs};
 pub use pattern::Globs;

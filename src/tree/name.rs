@@ -1,7 +1,7 @@
 //! How names are written for people.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// A path on one line, as in C: control characters, backslashes, and bytes that are no UTF-8.
 pub fn escaped(path: impl AsRef<OsStr>) -> String {
@@ -29,6 +29,35 @@ fn octal(byte: u8) -> String {
     format!("\\{byte:03o}")
 }
 
+/// The path of which [`escaped`] has made this; `None` if it has not.
+pub fn unescaped(text: &[u8]) -> Option<OsString> {
+    let mut path = Vec::new();
+    let mut rest = text;
+    while let Some((first, more)) = rest.split_first() {
+        rest = more;
+        if *first != b'\\' {
+            path.push(*first);
+            continue;
+        }
+        let (kind, more) = rest.split_first()?;
+        rest = more;
+        path.push(match kind {
+            b'\\' => b'\\',
+            b'n' => b'\n',
+            b't' => b'\t',
+            b'r' => b'\r',
+            b'0'..=b'7' => {
+                let (last, more) = rest.split_at_checked(2)?;
+                rest = more;
+                let digits = [*kind, last[0], last[1]];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 8).ok()?
+            }
+            _ => return None,
+        });
+    }
+    Some(OsString::from_vec(path))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,7 +73,12 @@ mod tests {
             ("b\u{e4}r".as_bytes(), "b\u{e4}r"),
             (b"latin\xe4", "latin\\344"),
         ] {
-            assert_eq!(escaped(OsStr::from_bytes(name)), text);
+            let name = OsStr::from_bytes(name);
+            assert_eq!(escaped(name), text);
+            assert_eq!(unescaped(text.as_bytes()).as_deref(), Some(name));
+        }
+        for text in ["\\", "\\x", "\\0", "\\01", "\\777", "\\08x", "\\+12"] {
+            assert_eq!(unescaped(text.as_bytes()), None, "{text}");
         }
     }
 }

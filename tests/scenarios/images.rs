@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::claims::{is_clean, is_refused};
 use crate::vm::guest::{script, script_with};
+use crate::vm::verbs::{KILLED, STEPS_MAX, interrupted};
 use crate::vm::{Host, Loader, Vm};
 
 /// For copying images, under software emulation.
@@ -20,6 +21,7 @@ scenarios![
     bases_over_used_space_hold_what_their_images_hold,
     the_subvolumes_of_a_directory_are_copied,
     equal_files_are_stored_once_whatever_the_image,
+    what_bases_hold_is_listed_and_found,
 ];
 
 /// An image of the tree, and how the times of its files are compared.
@@ -347,6 +349,12 @@ fn equal_files_are_stored_once_whatever_the_image() -> Result<()> {
     vm.ok(&script("make-tree")?)?;
     vm.ok_for(&script("make-builds")?, SLOW)?;
     let wanted = listing(&mut vm, "/root/second", "s")?;
+    // Base-0 is larger than what a size is asked for.
+    vm.ok_for(
+        "imgbased-helper base add --no-share --name First /root/first",
+        SLOW,
+    )?;
+    what_shares_nothing_is_told(&mut vm)?;
     for (kind, options, first) in [
         ("", "", "First"),
         (".tar", "", "First"),
@@ -358,9 +366,10 @@ fn equal_files_are_stored_once_whatever_the_image() -> Result<()> {
         vm.say(&format!("second{kind} {options}"));
         let is_there = vm.run(&format!("imgbased-helper base list | grep -qx {first}"))?;
         if is_there.status != 0 {
-            let fstype = if first == "X" { "xfs" } else { "ext4" };
-            let add = "imgbased-helper base add --fstype";
-            vm.ok_for(&format!("{add} {fstype} --name {first} /root/first"), SLOW)?;
+            vm.ok_for(
+                "imgbased-helper base add --fstype xfs --name X /root/first",
+                SLOW,
+            )?;
         }
         vm.ok_for(&script_with("pack-build", &[kind])?, SLOW)?;
         let before = used(&mut vm)?;
@@ -402,6 +411,123 @@ fn equal_files_are_stored_once_whatever_the_image() -> Result<()> {
         mounted_listing(&mut vm, "HostVG", "First2", "ns")?,
         listing(&mut vm, "/root/second", "ns")?
     );
+    is_clean(&mut vm)
+}
+
+/// Beside the base First, before there is one with XFS.
+fn what_shares_nothing_is_told(vm: &mut Vm) -> Result<()> {
+    for (arguments, reason) in [
+        (
+            "--size 250M /root/second",
+            "second shares nothing with First: the new base gets 250 MiB",
+        ),
+        ("--fstype xfs /root/second", "--fstype ext4 shares them"),
+        ("/root/tree", "can have little in common with it"),
+        ("/root/second", ""),
+        ("--no-share --size 250M /root/second", ""),
+    ] {
+        let add = format!("imgbased-helper -n base add --name First1 {arguments}");
+        let said = vm.ok_for(&format!("{add} 2>&1 >/dev/null"), SLOW)?;
+        let is_told =
+            said.contains(reason) && said.lines().count() == usize::from(!reason.is_empty());
+        ensure!(is_told, "{arguments}: {said}");
+    }
+    Ok(())
+}
+
+/// Each base has a listing in the Config volume, by which files are found. It comes and goes with the base.
+fn what_bases_hold_is_listed_and_found() -> Result<()> {
+    const EXTRA: &str = "/config/bases/Extra.listing";
+    const MOUNT: &str = "mkdir -p /config && mount /dev/HostVG/Config /config";
+    let (_disk, mut vm) = Host::running(Loader::Grub, "listings")?;
+    vm.ok(&script("make-extra")?)?;
+    vm.ok_for("imgbased-helper base add --name Extra /root/Extra", SLOW)?;
+    vm.ok(
+        "echo changed >/root/Extra/etc/changed && ln /root/Extra/etc/changed /root/Extra/boot/same",
+    )?;
+    vm.ok_for("imgbased-helper base add --name Extra2 /root/Extra", SLOW)?;
+    vm.ok("mke2fs -q -t ext4 -d /root/Extra /root/Other.img 16M")?;
+    vm.ok_for(
+        "imgbased-helper base add --name Other /root/Other.img",
+        SLOW,
+    )?;
+    let said = vm.ok(&format!(
+        "imgbased-helper base find {} 2>&1",
+        "0".repeat(64)
+    ))?;
+    ensure!(
+        said.contains("base verify --record Other` lists it"),
+        "{said}"
+    );
+    vm.ok_for("imgbased-helper base verify Other", SLOW)?;
+    let find = |file: &str| {
+        format!("imgbased-helper base find $(sha256sum <{file} | cut -d ' ' -f 1) 2>/dev/null")
+    };
+    let found = vm.ok(&find("/root/Extra/etc/data"))?;
+    assert_eq!(
+        found,
+        "Extra: /etc/data\nExtra2: /etc/data\nOther: /etc/data"
+    );
+    let found = vm.ok(&find("/root/Extra/etc/changed"))?;
+    assert_eq!(
+        found,
+        "Extra2: /boot/same\nExtra2: /etc/changed\nOther: /boot/same\nOther: /etc/changed"
+    );
+
+    vm.say("what was taken from the listing of the base before is what is read");
+    vm.ok(&format!("{MOUNT} && mv /config/bases/Extra2.listing /root"))?;
+    vm.ok_for("imgbased-helper base verify Extra2", SLOW)?;
+    vm.ok("cmp /root/Extra2.listing /config/bases/Extra2.listing")?;
+
+    vm.say("a listing that is damaged, and a verb that is killed while it makes another");
+    vm.ok(&format!("sed -i s/data/date/ {EXTRA}"))?;
+    for step in 1..STEPS_MAX {
+        let kill = format!("IMGBASED_KILL_AFTER={step}");
+        let got = vm.run_for(
+            &interrupted(&kill, "imgbased-helper base verify Extra"),
+            SLOW,
+        )?;
+        let is_found = vm.ok(&find("/root/Extra/etc/data"))?.contains("Extra: ");
+        is_clean(&mut vm)?;
+        if got.status == 0 {
+            ensure!(is_found && step > 2, "{step}");
+            break;
+        }
+        assert_eq!(got.status, KILLED, "{step}: {got:?}");
+    }
+    assert_eq!(
+        vm.ok("ls -A /config/bases")?,
+        "Extra.listing\nExtra2.listing\nOther.listing"
+    );
+
+    vm.say("what is left of bases that are gone");
+    vm.ok(&format!(
+        "cp {EXTRA} /config/bases/Gone.listing && touch /config/bases/notes"
+    ))?;
+    vm.ok("touch /config/bases/.imgbased-x1.tmp && umount /config")?;
+    let left = vm.run("imgbased-helper check")?;
+    let problem = "has listings of bases that are gone: .imgbased-x1.tmp Gone.listing";
+    ensure!(left.status == 3 && left.text.contains(problem), "{left:?}");
+    vm.ok("imgbased-helper check --repair")?;
+    is_clean(&mut vm)?;
+    vm.ok("imgbased-helper base remove --yes Extra2")?;
+    assert_eq!(vm.ok("findmnt -S /dev/mapper/HostVG-Config || true")?, "");
+    let names = vm.ok(&format!("{MOUNT} && ls -A /config/bases; umount /config"))?;
+    assert_eq!(names, "Extra.listing\nOther.listing\nnotes");
+
+    vm.say("a group without the volume");
+    vm.ok("lvm lvrename -qq HostVG Config Renamed")?;
+    let said = vm.ok_for(
+        "imgbased-helper base add --name Extra2 /root/Extra 2>&1",
+        SLOW,
+    )?;
+    ensure!(!said.contains("listed"), "{said}");
+    is_refused(
+        &mut vm,
+        &format!("base find {}", "0".repeat(64)),
+        "HostVG has no volume Config",
+    )?;
+    vm.ok("lvm lvrename -qq HostVG Renamed Config")?;
     is_clean(&mut vm)
 }
 

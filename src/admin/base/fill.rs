@@ -31,6 +31,16 @@ pub enum Origin {
     Files(FilesOrigin),
 }
 
+impl Origin {
+    /// The base whose files were compared.
+    pub fn of_files(self) -> Option<LvName> {
+        match self {
+            Self::Files(origin) => Some(origin.name),
+            Self::None | Self::Blocks(_) => None,
+        }
+    }
+}
+
 pub struct FilesOrigin {
     name: LvName,
     superblock: Superblock,

@@ -48,6 +48,8 @@ pub enum Repair {
     SkipActivation(LvName),
     AutoExtend(LvName),
     ImportDevices,
+    /// Of bases that are gone.
+    RemoveListings,
     Rename,
     Identify(LvName),
     WriteEntry(LvName),
@@ -86,7 +88,8 @@ impl Repair {
             | Self::MakeReadOnly(_)
             | Self::SkipActivation(_)
             | Self::AutoExtend(_)
-            | Self::ImportDevices => Phase::Volumes,
+            | Self::ImportDevices
+            | Self::RemoveListings => Phase::Volumes,
             Self::SetDefault(_)
             | Self::Confirm(..)
             | Self::EndTrial
@@ -111,6 +114,7 @@ impl fmt::Display for Repair {
             Self::SkipActivation(name) => write!(f, "have {name} stay inactive until it is booted"),
             Self::AutoExtend(name) => write!(f, "have {name} extended before it is full"),
             Self::ImportDevices => f.write_str("enter them in the devices file"),
+            Self::RemoveListings => f.write_str("remove them"),
             Self::Rename => f.write_str(
                 "give them, what boots, and the fstab of each layer the name that it has",
             ),

@@ -13,6 +13,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::base::listings;
+use super::layout_init::CONFIG;
 use super::space::Spaces;
 use super::view::JSON_VERSION;
 use super::{Context, found_status, volume};
@@ -21,6 +23,7 @@ use crate::model::layout::{Group, Volume};
 use crate::model::pool::Mismatch;
 use crate::sys::probe;
 use crate::sys::transaction::{Transaction, Writer};
+use crate::tree::escaped;
 use finding::{Finding, Findings, Phase, Repair};
 use repair::Host;
 
@@ -142,6 +145,15 @@ fn find(context: &Context, damaged: &[PathBuf]) -> Result<Vec<Finding>> {
     for (mount, advice) in volume::unmounted(context, &group)? {
         let problem = format!("is not mounted at {}", mount.path);
         findings.advise(&mount.name, &problem, &advice);
+    }
+    match listings::find_left(context, &group) {
+        Ok(left) if left.is_empty() => {}
+        Ok(left) => {
+            let left: Vec<String> = left.iter().map(escaped).collect();
+            let problem = format!("has listings of bases that are gone: {}", left.join(" "));
+            findings.add(&CONFIG, &problem, Repair::RemoveListings);
+        }
+        Err(error) => log::debug!("{CONFIG} is not looked into: {error:#}"),
     }
     // What is wrong there must not keep the volumes from being repaired.
     if let Err(error) = boot::find(context, &group, damaged, &mut findings) {

@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow, bail};
 
 use super::finding::{Finding, Phase, Repair};
+use crate::admin::base::listings;
 use crate::admin::{Context, boot, comment, layer, say};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
@@ -90,6 +91,7 @@ pub fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result
         Repair::SkipActivation(name) => tx.run(&lvm.skip_activation(name)),
         Repair::AutoExtend(name) => tx.run(&lvm.auto_extend(name)),
         Repair::ImportDevices => tx.run(&lvm.import_devices()),
+        Repair::RemoveListings => listings::tidy(context, tx, &[]),
         Repair::WriteEntry(name) => {
             let all = layer::KernelChange::default();
             layer::write_entries(context, tx, &context.load()?, &ready()?, name, &all).map(drop)

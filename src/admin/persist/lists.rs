@@ -166,15 +166,22 @@ fn parsed(texts: &[String]) -> Result<Vec<Rule>> {
     Ok(rules)
 }
 
-fn config(group: &Group) -> Option<LvName> {
+/// The Config volume, if the group has one.
+pub fn config(group: &Group) -> Option<LvName> {
     let volume = group
         .volume(CONFIG)
         .filter(|volume| volume.role == Role::Volume);
     volume.and_then(|volume| volume.name.parse().ok())
 }
 
-/// Hands over where the Config volume is mounted. No start of a host needs that.
-fn in_config(
+/// Where all see the Config volume mounted, if they do. No start of a host needs that.
+pub fn mounted_config(group: &Group, config: &LvName) -> Result<Option<&'static Path>> {
+    let mounted = mounts::dm_name_at(Path::new(MOUNTED)).unwrap_or_default();
+    Ok((mounted == Some(group.name.dm_name(config)?)).then_some(Path::new(MOUNTED)))
+}
+
+/// Hands over where the Config volume is mounted.
+pub fn in_config(
     context: &Context,
     tx: &mut Transaction,
     group: &Group,
@@ -187,9 +194,8 @@ fn in_config(
             group.name
         )
     })?;
-    let mounted = mounts::dm_name_at(Path::new(MOUNTED)).unwrap_or_default();
-    if mounted == Some(group.name.dm_name(&name)?) {
-        return look(tx, Path::new(MOUNTED));
+    if let Some(mounted) = mounted_config(group, &name)? {
+        return look(tx, mounted);
     }
     inside(context, tx, group, &name, options, look)
 }

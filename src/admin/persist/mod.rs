@@ -5,7 +5,7 @@ mod conflicts;
 mod lists;
 mod restore;
 
-pub use lists::{listed, matching};
+pub use lists::{config, in_config, listed, matching, mounted_config};
 
 use std::path::{Path, PathBuf};
 

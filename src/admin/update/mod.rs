@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::base::{self, Add};
+use super::base::{self, Add, Made, listings};
 use super::boot::trial_begins;
 use super::merge_report::MergeReport;
 use super::view::{self, JSON_VERSION};
@@ -153,6 +153,7 @@ fn clean_up(context: &Context, writer: Writer, update: &Update, done: &Done) {
     // What follows takes the lock itself.
     drop(writer);
     watch_for_changes();
+    listings::keep(context, base, done.origin.as_ref());
     if let Some(replaced) = &done.replaced {
         drop_replaced(context, replaced);
     }
@@ -172,6 +173,9 @@ struct Done {
     #[serde(skip)]
     nothing: Option<String>,
     base: Option<LvName>,
+    /// See [`Made::origin`].
+    #[serde(skip)]
+    origin: Option<LvName>,
     layer: Option<LvName>,
     /// Whether a restart boots the new layer.
     waits: bool,
@@ -352,7 +356,10 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
             let release = judge(update, &running, &Root::at(root))?;
             Ok(tags(digest.as_deref(), &release))
         };
-        base::make(context, tx, &update.add(), &opened, &mut judge)?
+        let Made { name, origin, .. } =
+            base::make(context, tx, &update.add(), &opened, &mut judge)?;
+        done.origin = origin;
+        name
     };
     tx.lock()?;
     // Another command may have made something else wait meanwhile.
