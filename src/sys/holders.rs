@@ -1,9 +1,11 @@
-//! Which processes have files of a directory in hand, or work in it.
+//! Who has files of a directory in hand: processes that use them or work in it, and the kernel.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use super::mounts::unescape;
 
 /// The processes that use something at or below `dir`, as `123 (name)`. This one does not count.
 pub fn of(dir: &Path) -> Vec<String> {
@@ -39,6 +41,72 @@ fn holds(process: &Path, dir: &Path) -> bool {
         let path = line.iter().position(|byte| *byte == b'/');
         path.is_some_and(|at| Path::new(OsStr::from_bytes(&line[at..])).starts_with(dir))
     })
+}
+
+/// What the kernel uses at or below `dir`: files that are disks or swap, and sockets that somebody listens at.
+pub fn of_kernel(dir: &Path) -> Vec<String> {
+    let mut found: Vec<String> = swap_files(dir)
+        .iter()
+        .map(|file| format!("the swap file {}", file.display()))
+        .collect();
+    for (device, file) in loops(Path::new("/sys/block")) {
+        if file.starts_with(dir) {
+            found.push(format!("the loop device {device} of {}", file.display()));
+        }
+    }
+    // Of the namespace of the host.
+    let list = fs::read("/proc/1/net/unix").unwrap_or_default();
+    let here = sockets(&list)
+        .into_iter()
+        .filter(|socket| socket.starts_with(dir));
+    found.extend(here.map(|socket| format!("the socket {}", socket.display())));
+    found
+}
+
+/// The files at or below `dir` that are swap now.
+pub fn swap_files(dir: &Path) -> Vec<PathBuf> {
+    let list = fs::read("/proc/swaps").unwrap_or_default();
+    let mut files = swaps(&list);
+    files.retain(|file| file.starts_with(dir));
+    files
+}
+
+/// The files and devices of `/proc/swaps`, whose first line is a heading (`proc_swaps(5)`).
+fn swaps(list: &[u8]) -> Vec<PathBuf> {
+    let lines = list.split(|byte| *byte == b'\n').skip(1);
+    let names = lines.filter_map(|line| line.split(u8::is_ascii_whitespace).next());
+    let names = names.filter(|name| !name.is_empty());
+    names
+        .map(|name| OsString::from_vec(unescape(name)).into())
+        .collect()
+}
+
+/// The loop devices and their files (loop(4)).
+fn loops(block: &Path) -> Vec<(String, PathBuf)> {
+    let mut found = Vec::new();
+    for device in entries(block) {
+        let Ok(file) = fs::read(device.join("loop/backing_file")) else {
+            continue;
+        };
+        let file = OsStr::from_bytes(file.strip_suffix(b"\n").unwrap_or(&file));
+        let name = device.file_name().unwrap_or_default().to_string_lossy();
+        found.push((name.into_owned(), file.into()));
+    }
+    found.sort();
+    found
+}
+
+/// The sockets that have a path, each once. The path is the last of eight fields (unix(7)).
+fn sockets(list: &[u8]) -> Vec<PathBuf> {
+    let path = |line: &[u8]| {
+        let at = line.windows(2).position(|bytes| bytes == b" /")?;
+        Some(PathBuf::from(OsStr::from_bytes(&line[at + 1..])))
+    };
+    let lines = list.split(|byte| *byte == b'\n');
+    let mut found: Vec<PathBuf> = lines.filter_map(path).collect();
+    found.sort();
+    found.dedup();
+    found
 }
 
 /// What is in a directory. A process can end meanwhile.
@@ -84,5 +152,39 @@ mod tests {
         found.sort();
         assert_eq!(found, ["2 (name2)", "5 (name5)", "6 (name6)"]);
         assert_eq!(of(Path::new("/nonexistent")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_the_kernel_uses_is_told_by_its_lists() {
+        let swaps_list = b"Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n\
+            /dev/dm-1                               partition\t8\t0\t-2\n\
+            /srv/a\\040b/swap                         file\t8\t0\t-3\n";
+        assert_eq!(
+            swaps(swaps_list),
+            ["/dev/dm-1", "/srv/a b/swap"].map(PathBuf::from)
+        );
+        assert!(swaps(b"").is_empty());
+        let unix = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
+            00000000: 00000002 00000000 00010000 0001 01 18331 /srv/a b.sock\n\
+            00000000: 00000003 00000000 00000000 0001 03 18332 /srv/a b.sock\n\
+            00000000: 00000002 00000000 00010000 0001 01 18333 @/srv/x\n\
+            00000000: 00000003 00000000 00000000 0001 03 18334\n";
+        assert_eq!(sockets(unix), [PathBuf::from("/srv/a b.sock")]);
+        let block = tempfile::tempdir().unwrap();
+        for (name, file) in [
+            ("loop1", Some("/srv/disk\n")),
+            ("loop0", None),
+            ("sda", None),
+        ] {
+            let dir = block.path().join(name).join("loop");
+            fs::create_dir_all(&dir).unwrap();
+            if let Some(file) = file {
+                fs::write(dir.join("backing_file"), file).unwrap();
+            }
+        }
+        assert_eq!(
+            loops(block.path()),
+            [("loop1".to_owned(), PathBuf::from("/srv/disk"))]
+        );
     }
 }

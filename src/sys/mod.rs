@@ -12,6 +12,7 @@ pub mod limited;
 pub mod lock;
 pub mod logger;
 pub mod mounts;
+pub mod namespaces;
 pub mod probe;
 pub mod process;
 pub mod progress;

@@ -10,6 +10,7 @@ use rustix::fs::OFlags;
 use super::OWN_UNITS;
 use crate::model::volume::Mount;
 use crate::model::{fstab, mount_unit};
+use crate::sys::namespaces::Namespaces;
 use crate::sys::{holders, mounts, rooted};
 
 /// So many processes are named in a message.
@@ -46,16 +47,23 @@ pub fn look_at(path: &str) -> Result<bool> {
 
 /// Who uses a directory, so that nothing can be mounted there, or unmounted. Of /var there is always somebody.
 pub fn users_of(path: &str) -> Result<Vec<String>> {
-    let mut users = holders::of(Path::new(path));
-    for mount in mounts::all()? {
-        if mount.point != Path::new(path) && mount.point.starts_with(path) {
-            users.push(format!("the mount at {}", mount.point.display()));
-        }
-    }
+    let dir = Path::new(path);
+    let mut users = holders::of(dir);
+    users.extend(holders::of_kernel(dir));
+    users.extend(Namespaces::read()?.users(dir));
     if users.is_empty() && path == "/var" {
         users.push("the system".to_owned());
     }
     Ok(users)
+}
+
+/// Refuses a directory with a file that is swap: what is in it changes at all times, and where its blocks are counts.
+pub fn check_no_swap(path: &str) -> Result<()> {
+    if let Some(file) = holders::swap_files(Path::new(path)).first() {
+        let file = file.display();
+        bail!("{file} is swap, which cannot move while it is used; run `swapoff {file}` first");
+    }
+    Ok(())
 }
 
 /// The first of them, and how many there are.
