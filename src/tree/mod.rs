@@ -20,7 +20,7 @@ pub use listing::{Listing, write as list};
 pub use name::escaped;
 pub use node::{Id, Kind, Node, Stat, Time, Xattrs};
 pub use pattern::Globs;
-pub use sync::{Source, Synced, sync};
+pub use sync::{Again, Source, Synced, sync, sync_again};
 pub use walk::{Below, Place, Visit, walk};
 pub use write::Meta;
 

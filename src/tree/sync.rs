@@ -28,6 +28,22 @@ pub struct Source<'a> {
     pub zeros_are_holes: bool,
 }
 
+/// A tree that is made equal to one that is used meanwhile, once ahead and once when nobody writes any more.
+pub struct Again<'a> {
+    /// A name at its top that stays, whatever the source has there.
+    pub mark: &'a OsStr,
+    /// When it was begun to copy ahead, in seconds since 1970, with all flushed that was written by then. A file that
+    /// was not changed since, and has the same size and time, is not read: what changes a file sets its ctime.
+    pub begun: Option<i64>,
+}
+
+impl Again<'_> {
+    fn is_settled(&self, from: &Stat, to: &Stat) -> bool {
+        self.begun.is_some_and(|begun| from.ctime.0 < begun)
+            && (from.size, from.mtime) == (to.size, to.mtime)
+    }
+}
+
 /// What was done to a tree. Directories and links count as files do.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Synced {
@@ -54,6 +70,29 @@ pub fn sync(
     interrupt: &Interrupt,
     progress: &mut Progress,
 ) -> Result<Synced> {
+    bring(source, to, None, room, interrupt, progress)
+}
+
+/// The same for a tree that is copied in two steps.
+pub fn sync_again(
+    source: &Source,
+    to: &Dir,
+    again: &Again,
+    room: u64,
+    interrupt: &Interrupt,
+    progress: &mut Progress,
+) -> Result<Synced> {
+    bring(source, to, Some(again), room, interrupt, progress)
+}
+
+fn bring(
+    source: &Source,
+    to: &Dir,
+    again: Option<&Again>,
+    room: u64,
+    interrupt: &Interrupt,
+    progress: &mut Progress,
+) -> Result<Synced> {
     let roots = [Some(source.root.again()?), Some(to.again()?)];
     let meter = Meter {
         interrupt,
@@ -66,10 +105,14 @@ pub fn sync(
     let mut removed = 0;
     walk(&roots, None, &mut |visit| {
         meter.interrupt.check()?;
+        if is_mark(again, visit.path) {
+            return Ok(Below::Skip);
+        }
         remove(visit, &mut removed)
     })?;
     let mut syncer = Syncer {
         to,
+        again,
         zeros_are_holes: source.zeros_are_holes,
         meter,
         blocks: Blocks::default(),
@@ -87,6 +130,10 @@ pub fn sync(
         removed,
         bytes: syncer.meter.written,
     })
+}
+
+fn is_mark(again: Option<&Again>, path: &Path) -> bool {
+    again.is_some_and(|again| path == Path::new(again.mark))
 }
 
 /// Removes what the source does not have, or what is something else there.
@@ -127,7 +174,7 @@ impl Meter<'_> {
         self.progress.show(self.compared);
         ensure!(
             self.written <= self.room,
-            "the thin pool has no room: the image needs more than the {} MiB that are left",
+            "the thin pool has no room: what is copied needs more than the {} MiB that are left",
             self.room >> 20
         );
         Ok(())
@@ -136,6 +183,7 @@ impl Meter<'_> {
 
 struct Syncer<'a> {
     to: &'a Dir,
+    again: Option<&'a Again<'a>>,
     zeros_are_holes: bool,
     meter: Meter<'a>,
     blocks: Blocks,
@@ -183,6 +231,19 @@ impl Syncer<'_> {
         let [Some(from), there] = visit.places else {
             return Ok(Below::Skip);
         };
+        if is_mark(self.again, visit.path) {
+            return Ok(Below::Skip);
+        }
+        let is_settled = |again: &Again| {
+            let to = there.as_ref().filter(|to| to.stat.kind == Kind::File);
+            from.stat.kind == Kind::File
+                && to.is_some_and(|to| again.is_settled(&from.stat, &to.stat))
+        };
+        if self.again.is_some_and(is_settled) {
+            self.count(false);
+            self.meter.count(from.stat.used, 0)?;
+            return Ok(Below::Skip);
+        }
         let name = from.name;
         let to = visit.dir(1).context("its directory is gone")?;
         let there = there.as_ref().map(|there| there.stat);

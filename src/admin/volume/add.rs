@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 use super::copied::Copied;
-use super::place::{check_free, look_at, shown, users_of};
+use super::place::{check_free, check_no_swap, look_at, shown, users_of};
 use super::{NEW_INITRAMFS, hand_over, mounts_of, systemctl, transaction};
 use crate::admin::filesystem::{Filesystem, mount_point};
 use crate::admin::{Context, LOCK_WAIT, hooks, pool_with_room, say, text, view};
@@ -56,6 +56,7 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         // Refused again with the lock, but no file is counted in vain.
         ready(context, &path)?;
         let is_there = look_at(&path)?;
+        check_no_swap(&path)?;
         let users = users_of(&path)?;
         let source = if is_there && !add.empty {
             Some(Copied::open(context, tx, &path)?)
@@ -90,6 +91,10 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         let copy = match &source {
             Some(source) if when == When::Now => {
                 Some(source.copy(tx, &mount, &filesystem, room)?)
+            }
+            Some(source) if when == When::Moved => {
+                source.copy_ahead(tx, &mount, &filesystem, room)?;
+                None
             }
             _ => None,
         };

@@ -2,20 +2,26 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::fs::syncfs;
 
 use super::unlocked;
 use crate::admin::Context;
 use crate::admin::filesystem::{self, Filesystem, Mounted, mount_point};
 use crate::image::tree::{Content, Tree};
 use crate::model::volume::Mount;
+use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
 use crate::sys::transaction::Transaction;
-use crate::tree::{Below, Dir, Kind, Place, Stat, Visit, escaped, walk};
+use crate::tree::{Again, Below, Dir, Kind, Place, Source, Stat, Visit, escaped, sync_again, walk};
 
-/// There as long as a copy is not complete.
+/// There as long as a copy is not complete. It holds the time from which on files may have changed, in seconds since
+/// 1970, once all was copied ahead.
 const PARTIAL: &str = ".imgbased-partial";
+/// So much earlier than it was begun to copy counts what was changed, in seconds: the kernel's own time is late.
+const MARGIN: u64 = 2;
 
 /// A directory of the layer that runs, without what is mounted below it.
 pub struct Copied {
@@ -51,23 +57,102 @@ impl Copied {
         let to = mount_point(&mount.name);
         let volume = filesystem.mount(tx, &to, "rw")?;
         let source = Tree::Directory(self.dir.clone());
-        let mark = to.join(PARTIAL);
         unlocked(tx, &mut |tx| {
             tx.work(&source.copy_line(&to), |interrupt| {
                 let mut progress = Progress::new(&mount.path, self.size.bytes);
-                let failed = || format!("cannot write {}", mark.display());
-                let marked = File::create(&mark).and_then(|mark| mark.sync_all());
-                marked.with_context(failed)?;
+                write_mark(&to, "")?;
                 source.copy(&to, room, interrupt, &mut progress)?;
-                fs::remove_file(&mark).with_context(failed)?;
-                // That has changed the time of the directory.
-                let time = fs::metadata(&self.dir).and_then(|dir| dir.modified());
-                let set = time.and_then(|time| File::open(&to)?.set_modified(time));
-                set.with_context(|| format!("cannot write {}", to.display()))
+                self.complete(&to)
             })?;
             tx.flush(&to)
         })?;
         Ok(volume)
+    }
+
+    /// Copies it to the volume while programs use it, so that little is left for when the system goes down. The lock is
+    /// free meanwhile.
+    pub fn copy_ahead(
+        &self,
+        tx: &mut Transaction,
+        mount: &Mount,
+        filesystem: &Filesystem,
+        room: u64,
+    ) -> Result<()> {
+        let to = mount_point(&mount.name);
+        let volume = filesystem.mount(tx, &to, "rw")?;
+        unlocked(tx, &mut |tx| {
+            tx.work(&self.line(&to), |interrupt| {
+                write_mark(&to, "")?;
+                let begun = SystemTime::now().duration_since(UNIX_EPOCH)?;
+                // What is changed in memory only has the time of an earlier change.
+                let flushed = File::open(&self.dir).and_then(|dir| Ok(syncfs(dir)?));
+                flushed.with_context(|| format!("cannot flush {}", mount.path))?;
+                self.sync(&to, None, room, interrupt, mount)?;
+                write_mark(&to, &begun.as_secs().saturating_sub(MARGIN).to_string())
+            })?;
+            tx.flush(&to)
+        })?;
+        volume.unmount(tx)
+    }
+
+    /// Copies what was changed since it was copied ahead, which began at this time.
+    pub fn copy_rest(
+        &self,
+        tx: &mut Transaction,
+        mount: &Mount,
+        filesystem: &Filesystem,
+        room: u64,
+        begun: i64,
+    ) -> Result<Mounted> {
+        let to = mount_point(&mount.name);
+        let volume = filesystem.mount(tx, &to, "rw")?;
+        unlocked(tx, &mut |tx| {
+            tx.work(&self.line(&to), |interrupt| {
+                self.sync(&to, Some(begun), room, interrupt, mount)?;
+                self.complete(&to)
+            })?;
+            tx.flush(&to)
+        })?;
+        Ok(volume)
+    }
+
+    /// What does the same, for a shell.
+    fn line(&self, to: &Path) -> String {
+        let source = Tree::Directory(self.dir.clone());
+        source.replace_line(to)
+    }
+
+    fn sync(
+        &self,
+        to: &Path,
+        begun: Option<i64>,
+        room: u64,
+        interrupt: &Interrupt,
+        mount: &Mount,
+    ) -> Result<()> {
+        let mut progress = Progress::new(&mount.path, self.size.bytes);
+        let source = Source {
+            root: &Dir::root(&self.dir)?,
+            zeros_are_holes: false,
+        };
+        let again = Again {
+            mark: PARTIAL.as_ref(),
+            begun,
+        };
+        let to = Dir::root(to)?;
+        let done = sync_again(&source, &to, &again, room, interrupt, &mut progress)?;
+        log::debug!("{}: {done:?}", mount.path);
+        Ok(())
+    }
+
+    /// Takes the mark off what is copied.
+    fn complete(&self, to: &Path) -> Result<()> {
+        let mark = to.join(PARTIAL);
+        fs::remove_file(&mark).with_context(|| format!("cannot remove {}", mark.display()))?;
+        // That has changed the time of the directory.
+        let time = fs::metadata(&self.dir).and_then(|dir| dir.modified());
+        let set = time.and_then(|time| File::open(to)?.set_modified(time));
+        set.with_context(|| format!("cannot write {}", to.display()))
     }
 
     /// Refuses where something was changed since it was copied.
@@ -90,8 +175,20 @@ impl Copied {
     }
 }
 
-/// Refuses a volume that holds more than a part of a copy: what is mounted by a layer holds its data.
-pub fn check_overwritable(tx: &mut Transaction, name: &str, filesystem: &Filesystem) -> Result<()> {
+/// Marks a copy that is not complete.
+fn write_mark(to: &Path, text: &str) -> Result<()> {
+    let mark = to.join(PARTIAL);
+    let marked = fs::write(&mark, text).and_then(|()| File::open(&mark)?.sync_all());
+    marked.with_context(|| format!("cannot write {}", mark.display()))
+}
+
+/// Since when files may have changed that were copied ahead; nothing where only a part of them was. Refuses a volume
+/// that holds more than a part of a copy: what is mounted by a layer holds its data.
+pub fn copied_ahead(
+    tx: &mut Transaction,
+    name: &str,
+    filesystem: &Filesystem,
+) -> Result<Option<i64>> {
     let dir = mount_point(name);
     let mounted = filesystem.mount(tx, &dir, "ro")?;
     let failed = || format!("cannot read {}", dir.display());
@@ -99,6 +196,7 @@ pub fn check_overwritable(tx: &mut Transaction, name: &str, filesystem: &Filesys
     for entry in fs::read_dir(&dir).with_context(failed)? {
         names.push(entry.with_context(failed)?.file_name());
     }
+    let mark = fs::read_to_string(dir.join(PARTIAL)).unwrap_or_default();
     mounted.unmount(tx)?;
     let is_partial = names.iter().any(|name| name == PARTIAL);
     names.retain(|name| name != "lost+found");
@@ -106,7 +204,7 @@ pub fn check_overwritable(tx: &mut Transaction, name: &str, filesystem: &Filesys
         is_partial || names.is_empty(),
         "{name} holds files already, and nothing is written over them; `imgbased-helper volume remove` keeps the volume"
     );
-    Ok(())
+    Ok(mark.parse().ok())
 }
 
 /// Whether a path is the same in both trees, by what shows without reading it.

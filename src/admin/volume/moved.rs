@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 
 use super::add::{check_room, make};
-use super::copied::{Copied, check_overwritable};
+use super::copied::{Copied, copied_ahead};
 use super::{find, mounts_of, transaction, write_volumes};
 use crate::admin::filesystem::Filesystem;
 use crate::admin::{Context, pool_with_room, view};
@@ -70,19 +70,23 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
         tx.run_undoable(&journal("--relinquish-var"), journal("--flush"))?;
     }
     let source = Copied::open(context, tx, &mount.path)?;
-    check_room(&mount.path, Some(&source), room)?;
     // An attempt that was interrupted has left its part, or half a filesystem.
-    let kind = match Filesystem::on(&device) {
-        Ok(found) => {
-            check_overwritable(tx, &mount.name, &found)?;
-            found.kind
-        }
-        Err(_) => FsKind::Ext4,
+    let found = Filesystem::on(&device).ok();
+    let begun = match &found {
+        Some(found) => copied_ahead(tx, &mount.name, found)?,
+        None => None,
     };
-    tx.run(&Cmd::new("blkdiscard").arg("--force").arg(&device))?;
-    let zeroes = group.pool().is_some_and(|pool| pool.zeroes);
-    let filesystem = make(tx, kind, &device, zeroes, mount)?;
-    let copy = source.copy(tx, mount, &filesystem, room)?;
+    let copy = match (found, begun) {
+        (Some(filesystem), Some(begun)) => source.copy_rest(tx, mount, &filesystem, room, begun)?,
+        (found, _) => {
+            check_room(&mount.path, Some(&source), room)?;
+            let kind = found.map_or(FsKind::Ext4, |found| found.kind);
+            tx.run(&Cmd::new("blkdiscard").arg("--force").arg(&device))?;
+            let zeroes = group.pool().is_some_and(|pool| pool.zeroes);
+            let filesystem = make(tx, kind, &device, zeroes, mount)?;
+            source.copy(tx, mount, &filesystem, room)?
+        }
+    };
     copy.unmount(tx)?;
     source.mounted.unmount(tx)?;
     let moved = Mount {

@@ -651,3 +651,54 @@ fn many_files_are_compared() {
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "y");
 }
+
+#[test]
+fn what_was_not_changed_since_it_was_copied_ahead_is_not_read() {
+    let trees = Trees::new();
+    let mark = OsStr::new(".mark");
+    for name in ["kept", "changed", "grown", ".mark"] {
+        fs::write(trees.from(name), "of the source").unwrap();
+    }
+    fs::write(trees.to(".mark"), "mark").unwrap();
+    let (from, to) = (
+        Dir::root(&trees.from("")).unwrap(),
+        Dir::root(&trees.to("")).unwrap(),
+    );
+    let run = |begun: Option<i64>| {
+        let source = Source {
+            root: &from,
+            zeros_are_holes: false,
+        };
+        let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
+        let again = Again { mark, begun };
+        sync_again(&source, &to, &again, u64::MAX, &interrupt, &mut progress).unwrap()
+    };
+    assert_eq!(run(None).written, 4);
+    // As if a program had written to it, and had put its time back.
+    let change = |path: PathBuf, text: &str| {
+        let time = fs::metadata(&path).unwrap().modified().unwrap();
+        fs::write(&path, text).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
+    };
+    for name in ["kept", "changed", "grown"] {
+        change(trees.to(name), "of the volume");
+    }
+    change(trees.from("grown"), "of the source, which has grown");
+    let ctime = fs::metadata(trees.from("changed")).unwrap().ctime();
+    let read = |name: &str| fs::read_to_string(trees.to(name)).unwrap();
+    // All were changed long before: only the size of one differs.
+    run(Some(ctime + 1000));
+    assert_eq!(read("kept"), "of the volume");
+    assert_eq!(read("changed"), "of the volume");
+    assert_eq!(read("grown"), "of the source, which has grown");
+    // All were changed since.
+    run(Some(ctime));
+    assert_eq!(read("changed"), "of the source");
+    assert_eq!(read("kept"), "of the source");
+    assert_eq!(read(".mark"), "mark");
+}
