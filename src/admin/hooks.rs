@@ -31,7 +31,7 @@ use crate::sys::transaction::{Transaction, Writer};
 
 /// A file in the first is there instead of one of the same name in the second.
 const DIRECTORIES: [&str; 2] = ["/etc/imgbased/hooks.d", "/usr/lib/imgbased/hooks.d"];
-/// How long a hook may run, in seconds.
+/// How long a hook may run, in seconds. Who waits for the lock meanwhile has more time for each.
 const TIME_LIMIT: u32 = 90;
 /// What editors and packages call what they leave beside a file that they replace.
 const LEFT_BEHIND: [&str; 8] = [
@@ -309,7 +309,9 @@ fn full_names(context: &Context, names: &[&LvName]) -> Vec<String> {
 /// Runs a hook, whose line a dry run ends with `tail`. What it says is for the journal, and for `--verbose`.
 fn run(tx: &mut Transaction, hook: &Path, event: &Event, tail: &str) -> Result<()> {
     let cmd = command(hook, event);
-    tx.work(&format!("{cmd}{tail}"), |interrupt| {
+    let told = format!("runs the hook {} at {}", hook.display(), event.name);
+    tx.tell_waiting(Some(&told));
+    let done = tx.work(&format!("{cmd}{tail}"), |interrupt| {
         let said = limited::run(&cmd, TIME_LIMIT, interrupt)?;
         if !said.is_empty() {
             let hook = hook.to_string_lossy();
@@ -317,7 +319,9 @@ fn run(tx: &mut Transaction, hook: &Path, event: &Event, tail: &str) -> Result<(
             journal::tell(&HOOK_SAID, &text, &fields(&hook, event));
         }
         Ok(())
-    })
+    });
+    tx.tell_waiting(None);
+    done
 }
 
 fn fields<'a>(hook: &'a str, event: &Event) -> [(&'static str, &'a str); 2] {
@@ -438,6 +442,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::admin::LOCK_WAIT;
     use crate::sys::transaction::change;
 
     /// Two directories, `etc` and `usr`.
@@ -555,6 +560,12 @@ mod tests {
             new_root: Some("/mnt/a b".into()),
             ..Event::default()
         }
+    }
+
+    #[test]
+    fn whoever_waits_for_the_lock_outlasts_a_hook() {
+        let limit = Duration::from_secs(TIME_LIMIT.into());
+        assert!(LOCK_WAIT > limit, "{LOCK_WAIT:?}");
     }
 
     #[test]

@@ -53,8 +53,8 @@ use crate::sys::cmd::Cmd;
 use crate::sys::mounts;
 use crate::sys::transaction::{Transaction, Writer};
 
-/// How long a second caller waits for the first.
-const LOCK_WAIT: Duration = Duration::from_secs(60);
+/// How long a second caller waits for the first, and for each hook that this one runs.
+const LOCK_WAIT: Duration = Duration::from_secs(120);
 /// The exit status where something was found and is not repaired.
 const FOUND: u8 = 3;
 

@@ -1,8 +1,8 @@
 //! One writer at a time.
 
 use std::fs::{DirBuilder, File, OpenOptions, symlink_metadata};
-use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use super::run;
 const NAME: &str = "lock";
 const RETRY: Duration = Duration::from_millis(100);
 
-/// What the file says, before the number of the holder.
+/// What the file says, before the number of the holder. After that and a comma can come what it does.
 const HOLDER: &str = "process ";
 
 /// Held while it lives, except between [`Lock::release`] and [`Lock::retake`].
@@ -52,6 +52,21 @@ impl Lock {
 
     pub fn is_held(&self) -> bool {
         self.held.is_some()
+    }
+
+    /// Tells those that wait what the holder does now, if there is something to say. Whenever that is something else,
+    /// they wait as long as for another holder.
+    pub fn tell(&self, what: Option<&str>) -> io::Result<()> {
+        let Some(held) = &self.held else {
+            return Ok(());
+        };
+        let mut text = format!("{HOLDER}{}", std::process::id());
+        if let Some(what) = what {
+            text += &format!(", which {what}");
+        }
+        // At each moment it begins with the holder.
+        held.write_all_at(text.as_bytes(), 0)?;
+        held.set_len(text.len() as u64)
     }
 
     /// Takes it again, with the same patience. Fails at once where the holder waits for this process.
@@ -107,10 +122,11 @@ impl Lock {
 /// Refuses to wait for a holder that has started this process, as a command starts a hook: that waits for this one.
 /// What was started in another way, and belongs to nobody's hook any more, waits as everybody does.
 fn refuse_below(holder: &str) -> Result<()> {
-    let pid = holder.strip_prefix(HOLDER).and_then(|pid| pid.parse().ok());
+    let pid = holder.strip_prefix(HOLDER).unwrap_or_default();
+    let pid = pid.split(',').next().unwrap_or_default();
     ensure!(
-        !pid.is_some_and(is_below),
-        "a hook of {holder} cannot change the host as well; systemd-run(1) can have it done after that process"
+        !pid.parse().is_ok_and(is_below),
+        "a hook of {HOLDER}{pid} cannot change the host as well; systemd-run(1) can have it done after that process"
     );
     Ok(())
 }
@@ -159,6 +175,32 @@ mod tests {
         assert!(second().is_some());
         drop(held);
         assert!(second().is_none());
+    }
+
+    #[test]
+    fn whoever_waits_is_told_what_the_holder_does_and_waits_for_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("imgbased");
+        let held = Lock::take_in(&dir, Duration::ZERO).unwrap();
+        let wait = Duration::from_millis(500);
+        let waiting = std::thread::spawn({
+            let dir = dir.clone();
+            move || Lock::take_in(&dir, wait).map(drop)
+        });
+        // Each of these takes less time than it waits, and all together take more.
+        for what in ["runs one", "runs another", "runs one", "runs another"] {
+            held.tell(Some(what)).unwrap();
+            sleep(wait / 2);
+        }
+        let error = Lock::take_in(&dir, Duration::ZERO).err().unwrap();
+        let pid = std::process::id();
+        let named = format!("made by process {pid}, which runs another, gave up");
+        assert!(error.to_string().contains(&named), "{error}");
+        held.tell(None).unwrap();
+        let text = std::fs::read_to_string(dir.join(NAME)).unwrap();
+        assert_eq!(text, format!("process {pid}"));
+        drop(held);
+        waiting.join().unwrap().unwrap();
     }
 
     /// The name of a test, which runs itself once more below the holder.

@@ -160,6 +160,17 @@ impl Transaction<'_> {
         self.writer.lock()
     }
 
+    /// Tells others that wait for the lock what takes long now, if something does. They go on waiting then.
+    pub fn tell_waiting(&self, what: Option<&str>) {
+        let told = match &*self.writer.lock.borrow() {
+            Some(lock) => lock.tell(what),
+            None => Ok(()),
+        };
+        if let Err(error) = told {
+            log::debug!("others wait for the lock, and are not told: {error}");
+        }
+    }
+
     /// Lets others change the host while `work` goes on for minutes. What was read before has to be read
     /// again after it. `work` may change volumes that name this process as their maker, and nothing else.
     ///
