@@ -63,6 +63,7 @@ fn initrd(verb: Option<&OsString>, dir: Option<OsString>) -> Result<ExitCode> {
         Some("drivers") => early::load_drivers()?,
         Some("activate") => early::activate_early()?,
         Some("mount") => early::mount_sysroot()?,
+        Some("hand-over") => early::hand_over()?,
         Some("retry") => early::retry()?,
         Some("generate-mounts") => {
             let dir = dir.context("it is run by a generator, with its first directory")?;

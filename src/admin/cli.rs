@@ -72,6 +72,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "volume grow",
             "volume remove",
             "volume move",
+            "volume complete",
             "check",
             "gc",
         ],
@@ -595,6 +596,7 @@ mod tests {
         ("volume grow", &["dry_run"]),
         ("volume remove", &["dry_run"]),
         ("volume move", &["dry_run"]),
+        ("volume complete", &["dry_run"]),
         ("status", &["json", "root"]),
         ("check", &["dry_run", "json", "root"]),
     ];

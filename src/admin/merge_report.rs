@@ -14,7 +14,7 @@ use crate::sys::transaction::Transaction;
 use crate::tree::{Dir, Meta, READ_MAX, escaped};
 
 /// Where a layer keeps it, from its root.
-const DIR: &str = "usr/lib/sysimage/imgbased";
+pub const DIR: &str = "usr/lib/sysimage/imgbased";
 const NAME: &str = "merge.json";
 
 /// What became of /etc when the base `new` came into the place of `old`, and `layer` was there.
@@ -139,7 +139,7 @@ impl MergeReport {
 
     fn put(&self, root: &Path) -> Result<()> {
         let content = serde_json::to_string_pretty(self)? + "\n";
-        put(&Dir::root(root)?, content.as_bytes())
+        put(&Dir::root(root)?, NAME, content.as_bytes())
             .with_context(|| format!("cannot write /{DIR}/{NAME}"))
     }
 
@@ -195,15 +195,15 @@ pub fn directory(root: &Dir) -> io::Result<Dir> {
     Ok(dir)
 }
 
-/// Puts the file there. It takes its place when it is complete.
-fn put(root: &Dir, content: &[u8]) -> io::Result<()> {
+/// Puts a file of that name there. It takes its place when it is complete.
+pub fn put(root: &Dir, name: &str, content: &[u8]) -> io::Result<()> {
     let dir = directory(root)?;
     let temporary = dir.free_name()?;
     let written = dir.create(&temporary).and_then(|mut file| {
         file.write_all(content)?;
         set_mode(&dir, &temporary, 0o644)?;
         file.sync_all()?;
-        dir.rename(&temporary, NAME.as_ref())
+        dir.rename(&temporary, name.as_ref())
     });
     if written.is_err() {
         // It may not be there.

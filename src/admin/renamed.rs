@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{Context, view};
+use super::{Context, view, volume};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::boot::renamed::Known;
@@ -127,7 +127,8 @@ pub fn repair(context: &Context, writer: &Writer) -> Result<()> {
         }
     }
     let uuid = group.uuid.parse().ok();
-    writer.transaction(|tx| boot.rename(tx, &old, uuid.as_ref()))
+    writer.transaction(|tx| boot.rename(tx, &old, uuid.as_ref()))?;
+    volume::hand_over_renamed(context, writer, &group)
 }
 
 /// Has the fstab of a layer name the volumes of the group by its new name.

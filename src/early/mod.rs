@@ -43,6 +43,16 @@ pub fn mount_sysroot() -> Result<()> {
     result
 }
 
+/// Leaves word of the volumes of a layer that a person has mounted at /sysroot. Where systemd is in the initramfs,
+/// [`mount_sysroot`] does it.
+pub fn hand_over() -> Result<()> {
+    logger::start_for_console(false)?;
+    if let Ok(Some(request)) = cmdline::parse(&read_cmdline()?) {
+        mount::hand_over_mounted(&request)?;
+    }
+    Ok(())
+}
+
 /// Runs beside all else where a failed boot restarts: nothing that hangs or waits keeps the machine in the
 /// initramfs for longer than the command line says. Does nothing for other boots.
 pub fn limit_time() -> Result<()> {
@@ -130,7 +140,8 @@ pub fn generate(early_dir: &Path) -> Result<()> {
 /// The generator of the running system: `dir` is its first argument.
 pub fn generate_mounts(dir: &Path) -> Result<()> {
     logger::start_for_console(false)?;
-    volumes::write_units(dir, run::VOLUMES, Path::new("/etc/fstab"))
+    let now = volumes::running_group();
+    volumes::write_units(dir, run::VOLUMES, now, Path::new("/etc/fstab"))
         .inspect_err(|error| log::error!("generator of mounts: {error:#}"))
 }
 

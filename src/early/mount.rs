@@ -25,13 +25,9 @@ pub fn mount_requested(cmdline: &[u8]) -> Result<()> {
     for remark in &request.remarks {
         log::warn!("{remark}");
     }
-    // Also the fallback, by a person in the emergency shell: systemd starts this again when the boot goes on.
-    for layer in [&request.layer].into_iter().chain(&request.fallback) {
-        let dm_name = request.vg.dm_name(layer)?;
-        if sysroot::is_mounted(&dm_name) {
-            log::info!("{dm_name} is mounted already");
-            return Ok(());
-        }
+    // systemd starts this again when the boot goes on.
+    if hand_over_mounted(&request)? {
+        return Ok(());
     }
     ensure!(
         !sysroot::is_taken(),
@@ -53,6 +49,52 @@ pub fn mount_requested(cmdline: &[u8]) -> Result<()> {
     mount(&second, Some(&request))
         .inspect_err(|_| sysroot::unmount())
         .with_context(|| format!("the fallback {} failed too", second.layer))
+}
+
+/// Leaves word for the running system of a layer that is mounted already: by an earlier run, which has done so, or by a
+/// person in the emergency shell, also of the fallback. Returns whether one is. What of that fails is told, and keeps no
+/// layer from being booted.
+pub fn hand_over_mounted(request: &Request) -> Result<bool> {
+    for layer in [&request.layer].into_iter().chain(&request.fallback) {
+        let dm_name = request.vg.dm_name(layer)?;
+        if !sysroot::is_mounted(&dm_name) {
+            continue;
+        }
+        log::info!("{dm_name} is mounted already");
+        let told: Option<BootRecord> = run::read_json(run::BOOT_RECORD);
+        if told.is_none_or(|told| told.layer != layer.as_str()) {
+            let mounted = Request {
+                layer: layer.clone(),
+                ..request.clone()
+            };
+            let other = (*layer != request.layer).then_some(request);
+            if let Err(error) = tell_of_mounted(&mounted, other) {
+                log::warn!("no volume will be mounted beside {layer}: {error:#}");
+            }
+        }
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// Activates the volumes of a layer that a person has mounted, as far as its group is known now.
+fn tell_of_mounted(request: &Request, instead_of: Option<&Request>) -> Result<()> {
+    let Request { vg, layer, .. } = request;
+    let group = wait::group_now(request)?;
+    let role = find(request, &group)?;
+    let lvm = Lvm::on_devices(vg.clone(), group.devices);
+    let shared = volumes::of(&group.metadata, role);
+    let names = volumes::with_layer(layer, &shared);
+    if volumes::any_inactive(&lvm, &names)? {
+        volumes::activate(&lvm, &names, &lvm.activate_at_boot(&names))?;
+    }
+    tell(
+        request,
+        &group.metadata,
+        (role, shared),
+        instead_of,
+        Clock::start(),
+    )
 }
 
 /// Waits for the disks, activates the layer, checks its filesystem and mounts it, if need be
@@ -91,15 +133,28 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
             "{layer} has no modules for the kernel {release}"
         );
     }
+    tell(request, &group.metadata, (role, shared), instead_of, clock)
+}
+
+/// Leaves word of the layer and its volumes for the running system.
+fn tell(
+    request: &Request,
+    metadata: &Metadata,
+    (role, shared): (Role, Vec<Mount>),
+    instead_of: Option<&Request>,
+    clock: Clock,
+) -> Result<()> {
+    let Request { vg, layer, .. } = request;
+    let dm_name = vg.dm_name(layer)?;
     volumes::hand_over(vg, role, shared);
     let times = clock.times();
     let record = BootRecord {
         version: 1,
         vg: vg.to_string(),
-        vgid: Some(group.metadata.uuid),
+        vgid: Some(metadata.uuid.clone()),
         layer: layer.to_string(),
         role: if role == Role::Base { "base" } else { "layer" }.to_owned(),
-        device: device.display().to_string(),
+        device: format!("/dev/mapper/{dm_name}"),
         instead_of: instead_of.map(|first| first.layer.to_string()),
         milliseconds: times.phases.iter().map(|phase| phase.milliseconds).sum(),
         own_microseconds: times.own_microseconds,
@@ -114,7 +169,8 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
 
 fn activate(lvm: &Lvm, layer: &LvName, shared: &[Mount], metadata: &Metadata) -> Result<()> {
     let names = volumes::with_layer(layer, shared);
-    if !lvm.device(layer)?.exists() {
+    // A person can have activated the layer alone.
+    if volumes::any_inactive(lvm, &names)? {
         volumes::activate(lvm, &names, &lvm.activate_at_boot(&names))?;
     }
     let mut pools = metadata

@@ -11,13 +11,14 @@ use rustix::fs::OFlags;
 use super::generator::{UNIT_DIR, link};
 use crate::lvm::Lvm;
 use crate::lvm::disk::Metadata;
+use crate::model::boot_record::BootRecord;
 use crate::model::layout::Role;
 use crate::model::name::{LvName, VgName};
 use crate::model::volume::{self, Mount, Volumes};
 use crate::model::{fstab, mount_unit};
 use crate::sys::cmd::Cmd;
 use crate::sys::rooted::open_beneath;
-use crate::sys::run;
+use crate::sys::{mounts, run};
 
 /// Where packages are recorded, and by which programs: dpkg and apt, rpm and dnf, with what goes with them.
 const PACKAGES: &str = "/var/lib";
@@ -68,6 +69,16 @@ pub fn activate(lvm: &Lvm, names: &[LvName], command: &Cmd) -> Result<()> {
     Ok(())
 }
 
+/// Whether any of these volumes is not active.
+pub fn any_inactive(lvm: &Lvm, names: &[LvName]) -> Result<bool> {
+    for name in names {
+        if !lvm.device(name)?.exists() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Leaves word of the volumes of a layer for the generator, also where there are none: that this initramfs does so
 /// is what a new volume needs.
 pub fn hand_over(vg: &VgName, role: Role, mounts: Vec<Mount>) {
@@ -84,15 +95,23 @@ pub fn hand_over(vg: &VgName, role: Role, mounts: Vec<Mount>) {
     }
 }
 
+/// What the group of the layer that runs is called now: vgrename(8) has device-mapper rename what is active.
+pub fn running_group() -> Option<VgName> {
+    let record: BootRecord = run::read_json(run::BOOT_RECORD)?;
+    let mounted = mounts::dm_name_at(Path::new("/")).ok()??;
+    VgName::of_dm_name(&mounted, &record.layer.parse().ok()?)
+}
+
 /// Writes a unit for each volume that the file `source` tells of into the directory `dir` of a generator
-/// (systemd.generator(7)). Where the layer itself mounts something at that path, in its `fstab`, that counts.
-pub fn write_units(dir: &Path, source: &str, fstab: &Path) -> Result<()> {
+/// (systemd.generator(7)). The group is called `now`, if that is known, and else as it was when the file was written.
+/// Where the layer itself mounts something at that path, in its `fstab`, that counts.
+pub fn write_units(dir: &Path, source: &str, now: Option<VgName>, fstab: &Path) -> Result<()> {
     let Some(Volumes { vg, volumes, .. }) = run::read_json(source) else {
         return Ok(());
     };
-    let vg: VgName = vg.parse()?;
+    let vg = now.map_or_else(|| vg.parse(), Ok)?;
     let fstab = fs::read(fstab).unwrap_or_default();
-    let mut hides_packages = false;
+    let (mut hides_packages, mut is_var_shared) = (false, false);
     for mount in volumes {
         let (name, path) = (&mount.name, &mount.path);
         let written = if mount.moving {
@@ -106,18 +125,21 @@ pub fn write_units(dir: &Path, source: &str, fstab: &Path) -> Result<()> {
             Ok(())
         } else {
             hides_packages |= Path::new(PACKAGES).starts_with(path);
+            is_var_shared |= mount.is_required();
             write_unit(dir, source, &vg, &mount)
         };
         if let Err(error) = written {
             log::error!("{name} is not mounted at {path}: {error:#}");
         }
     }
-    if hides_packages {
-        let unit = Path::new(UNIT_DIR).join(PACKAGES_UNIT);
-        link(
-            &unit,
-            &dir.join("local-fs.target.wants").join(PACKAGES_UNIT),
-        )?;
+    for (unit, is_wanted) in [
+        (PACKAGES_UNIT, hides_packages),
+        (mount_unit::COMPLETE, is_var_shared),
+    ] {
+        if is_wanted {
+            let wanted = dir.join("local-fs.target.wants").join(unit);
+            link(&Path::new(UNIT_DIR).join(unit), &wanted)?;
+        }
     }
     Ok(())
 }
@@ -212,7 +234,7 @@ mod tests {
         let fstab = dir.path().join("fstab");
         fs::write(&fstab, "/dev/sdb1 /srv ext4 defaults 0 2\n").unwrap();
         // Without the file there is nothing to be done.
-        write_units(dir.path(), source, &fstab).unwrap();
+        write_units(dir.path(), source, None, &fstab).unwrap();
         let bad = mount("/bad", "a b");
         let volumes = Volumes {
             version: 1,
@@ -229,7 +251,7 @@ mod tests {
         let units = dir.path().join("units");
         fs::create_dir(&units).unwrap();
         for _ in 0..2 {
-            write_units(&units, source, &fstab).unwrap();
+            write_units(&units, source, None, &fstab).unwrap();
         }
         let mut there: Vec<String> = Vec::new();
         for place in [
@@ -253,6 +275,7 @@ mod tests {
                 "/srv-data.mount",
                 "/var.mount",
                 "local-fs.target.requires/var.mount",
+                "local-fs.target.wants/imgbased-complete.service",
                 "local-fs.target.wants/imgbased-packages.service",
                 "local-fs.target.wants/srv-data.mount",
                 "sysinit.target.wants/imgbased-move.service",
@@ -264,5 +287,9 @@ mod tests {
             linked.contains("What=/dev/mapper/Host--VG-srv--data\n"),
             "{linked}"
         );
+        // The group was renamed since.
+        write_units(&units, source, "New".parse().ok(), &fstab).unwrap();
+        let unit = fs::read_to_string(units.join("var.mount")).unwrap();
+        assert!(unit.contains("What=/dev/mapper/New-var\n"), "{unit}");
     }
 }

@@ -28,6 +28,16 @@ pub fn complete_group(request: &Request) -> Option<Group> {
     group::first_choice(group::candidates(&disks.read, request), request)
 }
 
+/// The group as its disks describe it now, complete or not. Refuses when there is no such group, or several with that
+/// layer.
+pub fn group_now(request: &Request) -> Result<Group> {
+    let mut disks = Disks::default();
+    disks.look_at(disks.all(), &request.vg);
+    let candidates = group::candidates(&disks.read, request);
+    let found = group::last_choice(candidates, request)?;
+    found.with_context(|| group::describe(&disks.read, request))
+}
+
 /// Waits until all disks of the group are there, for the time that the command line gives.
 ///
 /// A group that is still incomplete then is returned as well, since the layer may be whole. Refuses

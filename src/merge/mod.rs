@@ -5,6 +5,7 @@
 //! listed. No path keeps the others from being merged; only errors of a disk do. So /etc is merged, and outside of
 //! it what is carried; what is neither is looked for, so that nothing is left behind unasked.
 
+mod additions;
 mod apply;
 mod class;
 mod decide;
@@ -17,6 +18,7 @@ mod reown;
 mod users;
 mod words;
 
+pub use additions::{Additions, new_in_var};
 pub use apply::{apply, copy, ids_between, owned};
 pub use class::{Class, class};
 pub use decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose, decide};

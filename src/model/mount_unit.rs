@@ -4,6 +4,8 @@ use super::volume::Mount;
 
 /// Copies what moves to a volume when the system goes down.
 pub const MOVE: &str = "imgbased-move.service";
+/// Adds to the volumes below /var what is new in the image of a layer.
+pub const COMPLETE: &str = "imgbased-complete.service";
 
 /// The name of the unit that mounts something at `path`.
 pub fn name(path: &str) -> String {
@@ -18,6 +20,11 @@ pub fn render(mount: &Mount, device: &str, source: &str) -> String {
     let path = without_specifiers(&mount.path);
     let fsck = format!("systemd-fsck@{}.service", escaped(device));
     let device = without_specifiers(device);
+    let before = if mount.is_required() {
+        format!("local-fs.target {COMPLETE}")
+    } else {
+        "local-fs.target".to_owned()
+    };
     let options = match mount.options.as_str() {
         "" => String::new(),
         options => format!("Options={}\n", without_specifiers(options)),
@@ -28,7 +35,7 @@ pub fn render(mount: &Mount, device: &str, source: &str) -> String {
          Description=The volume of all layers at {path}\n\
          Documentation=man:imgbased-helper-volume(1)\n\
          SourcePath={source}\n\
-         Before=local-fs.target\n\
+         Before={before}\n\
          Requires={fsck}\n\
          After={fsck}\n\
          \n\
@@ -117,6 +124,10 @@ mod tests {
         assert_eq!(read, Some((device, "/srv/100%% a-b")));
         mount.options.clear();
         assert!(!render(&mount, device, "/x").contains("Options="));
+        mount.path = "/var/log".to_owned();
+        let unit = render(&mount, device, "/x");
+        let order = "Before=local-fs.target imgbased-complete.service";
+        assert!(unit.lines().any(|line| line == order), "{unit}");
     }
 
     #[test]

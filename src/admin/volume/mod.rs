@@ -1,6 +1,7 @@
 //! `volume`: directories that all layers share, each on a volume of its own.
 
 mod add;
+mod complete;
 mod copied;
 mod list;
 mod moved;
@@ -23,6 +24,7 @@ use crate::sys::cmd::Cmd;
 use crate::sys::transaction::{Transaction, Writer};
 use crate::sys::{mounts, run};
 use add::Add;
+pub use complete::record as record_new_in_var;
 use place::{shown, users_of};
 
 /// Units of the administrator, which come before those of a generator.
@@ -74,6 +76,8 @@ pub enum Verb {
     },
     /// Copy what moves to a volume, as imgbased-move.service does when the system goes down
     Move,
+    /// Add what is new in the image of the layer that runs, as imgbased-complete.service does at its first start
+    Complete,
 }
 
 pub fn run(context: &Context, verb: Verb) -> Result<()> {
@@ -98,6 +102,7 @@ pub fn run(context: &Context, verb: Verb) -> Result<()> {
         Verb::Grow { path, size } => grow(context, &path, size),
         Verb::Remove { path, delete } => remove(context, &path, delete),
         Verb::Move => moved::move_all(context),
+        Verb::Complete => complete::complete(context),
     }
 }
 
@@ -157,6 +162,30 @@ fn hand_over(
     tx.on_failure(reload.clone());
     write_volumes(context, tx, volumes, new)?;
     tx.run(&reload)
+}
+
+/// Has systemd know of the volumes that are there already by the name that their group has got since the layer was
+/// booted.
+pub fn hand_over_renamed(context: &Context, writer: &Writer, group: &Group) -> Result<()> {
+    let is_running = context.root == Path::new("/") && view::booted(group)?.is_some();
+    let handed: Option<Volumes> = run::read_json(run::VOLUMES).filter(|_| is_running);
+    let Some(Volumes { vg, volumes, .. }) = handed else {
+        return Ok(());
+    };
+    if vg == group.name.as_str() || volumes.is_empty() {
+        return Ok(());
+    }
+    transaction(writer, &mut |tx| {
+        hand_over(context, tx, volumes.clone(), None)?;
+        for mount in volumes.iter().filter(|mount| !mount.moving) {
+            // Where nobody used it, systemd may have unmounted it as its device has another name.
+            let unit = mount_unit::name(&mount.path);
+            if let Err(error) = tx.run(&systemctl("start", &unit)) {
+                log::warn!("{} is not mounted: {error:#}", mount.path);
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Leaves word of them for the generator of mount units.

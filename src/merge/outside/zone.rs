@@ -171,6 +171,23 @@ impl Zones {
         Self::of_roots(roots, &rules)
     }
 
+    /// Whether a path is one that an image and its host may have something of their own at.
+    pub fn is_carried(&self, path: &Path) -> bool {
+        self.of(path) == Zone::Carried
+    }
+
+    /// Those of what an image has, where nobody has said anything.
+    pub fn of_image() -> Result<Self> {
+        let none = BTreeMap::new();
+        let rules = Rules {
+            carried: &[],
+            volumes: &[],
+            leave: &[],
+            packages: [&none; 3],
+        };
+        Self::new(&[], &rules)
+    }
+
     /// Those of these roots. What is to be carried into a directory that is none in the new base has no place
     /// there, and is left behind.
     pub fn of_roots(roots: [&Dir; 3], rules: &Rules) -> Result<Self> {
