@@ -86,5 +86,40 @@ fn caches_are_refreshed() -> Result<()> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         ensure!(!mounts.contains("caches"), "{mounts}");
     }
+    trusted_authorities_are_those_of_the_host()
+}
+
+/// The program that lists them runs where the host has something of its own to say.
+fn trusted_authorities_are_those_of_the_host() -> Result<()> {
+    let debian = "usr/sbin/update-ca-certificates";
+    let fedora = "usr/bin/update-ca-trust";
+    for (own, program, is_run) in [
+        ("usr/local/share/ca-certificates/own/ca.crt", debian, true),
+        ("usr/local/share/ca-certificates/README", debian, false),
+        ("etc/ca-certificates.conf", debian, true),
+        ("etc/ssl/certs/own.pem", debian, false),
+        ("etc/pki/ca-trust/source/anchors/ca.pem", fedora, true),
+        (
+            "etc/pki/ca-trust/source/ca-bundle.legacy.crt",
+            fedora,
+            false,
+        ),
+        ("usr/local/share/ca-certificates/ca.crt", fedora, false),
+    ] {
+        let root = root(None)?;
+        for (path, text) in [
+            (own, "!mozilla/x.crt\n"),
+            (program, "#!/bin/sh\necho made >/etc/list\n"),
+        ] {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().context("it has a name")?)?;
+            fs::write(&path, text)?;
+            sh("chmod 755 \"$0\"", &path)?;
+        }
+        let writer = Writer::new("test", Duration::ZERO, false)?;
+        writer.transaction(|tx| refresh_caches(tx, root.path()))?;
+        let found = root.path().join("etc/list").exists();
+        ensure!(found == is_run, "{own} {program}: {found}");
+    }
     Ok(())
 }

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{comment, filesystem};
 use crate::boot::entry::BootSpec;
+use crate::boot::root::Root;
 use crate::boot::{BootPartition, Kernels, Known};
 use crate::sys::cmd::Cmd;
 use crate::sys::limited::{Limits, run_within};
@@ -20,6 +21,28 @@ const MODULE: &str = "imgbased";
 const LIST_SECONDS: u32 = 300;
 /// Where that is mounted which dracut can write to.
 const SCRATCH: &str = "dracut";
+
+/// What dracut(8) itself reads of /etc, with what is below: what it makes depends on that.
+const DRACUT: [&str; 2] = ["dracut.conf", "dracut.conf.d"];
+/// What of /etc it can put into an initramfs, with what is below.
+const HELD: [&str; 16] = [
+    "crypttab",
+    "default/keyboard",
+    "iscsi",
+    "lvm/devices",
+    "lvm/lvm.conf",
+    "lvm/lvmlocal.conf",
+    "mdadm",
+    "mdadm.conf",
+    "mdadm.conf.d",
+    "modprobe.d",
+    "modules-load.d",
+    "multipath",
+    "multipath.conf",
+    "nvme",
+    "udev/rules.d",
+    "vconsole.conf",
+];
 
 /// Kernels of a mounted root that can boot a layer. They are on their way to the boot partition: what was
 /// read of that before has to be read again.
@@ -78,6 +101,69 @@ fn close(tx: &mut Transaction, sandbox: Option<&Sandbox>) -> Result<()> {
     sandbox.map_or(Ok(()), |sandbox| sandbox.close(tx))
 }
 
+/// Whether an initramfs can hold a path of /etc, or depend on it.
+pub fn can_hold(path: &Path) -> bool {
+    let mut all = DRACUT.iter().chain(&HELD);
+    all.any(|name| path.starts_with(name))
+}
+
+/// Makes the initramfs images of a root anew that hold other files than these of its /etc, which are the host's own, and
+/// puts them into its /boot. Where that fails, those of the image stay: they boot as well. That can take minutes, for
+/// which the lock is free. Returns whether any was made.
+pub fn make_for_host(
+    tx: &mut Transaction,
+    boot: &BootPartition,
+    root: &Path,
+    host: &[PathBuf],
+) -> Result<bool> {
+    if host.is_empty() {
+        return Ok(false);
+    }
+    let mut maker = Maker::of(root);
+    let mut is_made = false;
+    for kernel in Root::at(root).kernels() {
+        let Some(initrd) = kernel.initrd else {
+            continue;
+        };
+        let version = kernel.version;
+        let made = tx.unlocked(|tx| maker.add(tx, boot, &version, &initrd.path, host));
+        tx.interrupt().check()?;
+        match made {
+            Ok(made) => is_made |= made,
+            Err(error) => log::warn!(
+                "the initramfs of Linux {version} stays as in the image, without what this host has changed: {error:#}"
+            ),
+        }
+    }
+    close(tx, maker.sandbox.as_ref())?;
+    Ok(is_made)
+}
+
+/// Those of the host's files that belong into an initramfs which holds these paths, or what its dracut made it by.
+fn wanted<'a>(host: &'a [PathBuf], held: &[PathBuf]) -> Vec<&'a Path> {
+    let is_wanted = |path: &&Path| {
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+        // Of a directory that it has files of, it would have this one as well.
+        let is_held = held
+            .iter()
+            .any(|held| held == path || above.is_some_and(|above| held.starts_with(above)));
+        is_held || DRACUT.iter().any(|name| path.starts_with(name))
+    };
+    host.iter()
+        .map(PathBuf::as_path)
+        .filter(is_wanted)
+        .collect()
+}
+
+/// The paths below /etc in the listing of an initramfs, as lsinitrd(1) prints it: as `ls -l` does.
+fn held(listing: &str) -> Vec<PathBuf> {
+    let path = |line: &str| {
+        let name = line.split(" -> ").next()?.split(' ').next_back()?;
+        name.strip_prefix("etc/").map(PathBuf::from)
+    };
+    listing.lines().filter_map(path).collect()
+}
+
 /// The root whose initramfs images are looked at.
 struct Maker<'a> {
     root: &'a Path,
@@ -111,33 +197,60 @@ impl<'a> Maker<'a> {
             Ok(_) => format!("it has no dracut module {MODULE}"),
             Err(error) => format!("lsinitrd(1) cannot read it: {error:#}"),
         };
-        self.make(tx, version, found, &reason)
+        let reason = format!("{} cannot boot a layer, {reason}", found.display());
+        self.make(tx, version, &reason, &[])
     }
 
-    /// Has dracut make another one than `found`, which is not used for a reason. A dry run leaves it out.
+    /// Has dracut add what of these files of the host belongs into an initramfs, which another one takes the place of
+    /// then. Returns whether that is so.
+    fn add(
+        &mut self,
+        tx: &mut Transaction,
+        boot: &BootPartition,
+        version: &str,
+        initrd: &Path,
+        host: &[PathBuf],
+    ) -> Result<bool> {
+        let held = held(&files_of_etc(tx, initrd)?);
+        let wanted = wanted(host, &held);
+        let Some(first) = wanted.first() else {
+            return Ok(false);
+        };
+        let reason = format!(
+            "the initramfs of Linux {version} lacks what this host has changed, such as /etc/{}",
+            first.display()
+        );
+        let Some(made) = self.make(tx, version, &reason, &wanted)? else {
+            return Ok(false);
+        };
+        boot.check_room_for(&made)?;
+        // In its place when it is complete.
+        tx.copy(&made, initrd, 0o600)?;
+        Ok(true)
+    }
+
+    /// Has dracut make an initramfs, for a reason, with these files of /etc if they are there. A dry run leaves it out.
     fn make(
         &mut self,
         tx: &mut Transaction,
         version: &str,
-        found: &Path,
         reason: &str,
+        files: &[&Path],
     ) -> Result<Option<PathBuf>> {
-        let shown = found.display();
         for needed in ["usr/bin/dracut", "usr/lib/dracut/modules.d/50imgbased"] {
             ensure!(
                 real_path(self.root, needed).is_ok(),
-                "{shown} cannot boot a layer, {reason}, and the root has no /{needed} to make one that can: \
-                 install dracut and imgbased-helper in it"
+                "{reason}, and the root has no /{needed} to make another: install dracut and imgbased-helper in it"
             );
         }
         if tx.is_dry_run() {
             self.has_left_out = true;
             comment(&format!(
-                "{shown} cannot boot a layer, {reason}: dracut makes another, which takes minutes"
+                "{reason}: dracut makes another, which takes minutes"
             ))?;
             return Ok(None);
         }
-        log::warn!("{shown} is not used, {reason}; dracut makes another, which can take minutes");
+        log::warn!("{reason}; dracut makes another, which can take minutes");
         let sandbox = match &mut self.sandbox {
             Some(sandbox) => sandbox,
             none => {
@@ -146,7 +259,16 @@ impl<'a> Maker<'a> {
             }
         };
         let file = format!("run/initrd-{version}");
-        let dracut = [
+        let target = format!("/{file}");
+        // It takes a list with blanks, and leaves out what is for one host alone where it is not told of that.
+        let is_plain = |path: &&&Path| path.to_str().is_some_and(|path| !path.contains(' '));
+        let is_there =
+            |path: &&&Path| real_path(self.root, &format!("etc/{}", path.display())).is_ok();
+        let files = files.iter().filter(is_plain).filter(is_there);
+        let files: Vec<String> = files
+            .map(|path| format!("/etc/{}", path.display()))
+            .collect();
+        let mut dracut = vec![
             "dracut",
             "--quiet",
             "--force",
@@ -154,12 +276,14 @@ impl<'a> Maker<'a> {
             "/run",
             "--no-hostonly",
             "--no-hostonly-cmdline",
-            &format!("/{file}"),
-            version,
         ];
+        for file in &files {
+            dracut.extend(["--install", file]);
+        }
+        dracut.extend([target.as_str(), version]);
         sandbox
             .run(tx, &dracut)
-            .with_context(|| format!("{shown} cannot boot a layer, {reason}"))?;
+            .with_context(|| reason.to_owned())?;
         let made = sandbox.file(&file)?;
         ensure!(
             modules(tx, &made)?.is_ok_and(|modules| modules.iter().any(|module| module == MODULE)),
@@ -175,15 +299,27 @@ impl<'a> Maker<'a> {
 fn modules(tx: &Transaction, initramfs: &Path) -> Result<Result<Vec<String>>> {
     let list = Cmd::new("lsinitrd").arg("--mod").arg(initramfs);
     list.check_installed()?;
+    let said = limited(tx, &list)?;
+    let lines = |text: String| text.lines().map(|line| line.trim().to_owned()).collect();
+    Ok(said.map(lines))
+}
+
+/// The lines for what it holds below /etc. All of them would be too many.
+fn files_of_etc(tx: &Transaction, initramfs: &Path) -> Result<String> {
+    Cmd::new("lsinitrd").check_installed()?;
+    let list = Cmd::new("sh").args(["-c", "lsinitrd \"$0\" | { grep ' etc/' || true; }"]);
+    limited(tx, &list.arg(initramfs))?.context("lsinitrd(1) cannot read it")
+}
+
+fn limited(tx: &Transaction, list: &Cmd) -> Result<Result<String>> {
     let limits = Limits {
         seconds: LIST_SECONDS,
         memory: process_memory()?,
         file: FILE_MAX,
     };
-    let said = run_within(&list, &limits, tx.interrupt());
+    let said = run_within(list, &limits, tx.interrupt());
     tx.interrupt().check()?;
-    let lines = |text: String| text.lines().map(|line| line.trim().to_owned()).collect();
-    Ok(said.map(lines))
+    Ok(said)
 }
 
 #[cfg(test)]
@@ -199,8 +335,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let make = |maker: &mut Maker| {
             let writer = Writer::new("test", Duration::ZERO, true).unwrap();
-            let initrd = dir.path().join("boot/initrd.img-9.9");
-            writer.transaction(|tx| maker.make(tx, "9.9", &initrd, "it is odd"))
+            writer.transaction(|tx| maker.make(tx, "9.9", "it is odd", &[]))
         };
         let mut maker = Maker::of(dir.path());
         let error = make(&mut maker).unwrap_err().to_string();
@@ -211,5 +346,34 @@ mod tests {
         }
         assert_eq!(make(&mut maker).unwrap(), None);
         assert!(maker.has_left_out && maker.sandbox.is_none());
+    }
+
+    #[test]
+    fn an_initramfs_is_made_anew_for_what_it_holds_of_the_host() {
+        let listing = "drwxr-xr-x   3 root     root            0 Jan  1  1970 etc\n\
+            -rw-r--r--   1 root     root           20 Jan  1  1970 etc/vconsole.conf\n\
+            -rw-r--r--   1 root     root           20 Jan  1  1970 etc/modprobe.d/lvm.conf\n\
+            lrwxrwxrwx   1 root     root           20 Jan  1  1970 etc/iscsi/x -> ../y\n\
+            lrwxrwxrwx   1 root     root           20 Jan  1  1970 usr/x -> etc/crypttab\n";
+        let held = held(listing);
+        let shown = ["vconsole.conf", "modprobe.d/lvm.conf", "iscsi/x"].map(PathBuf::from);
+        assert_eq!(held, shown);
+        for (path, can, is_wanted) in [
+            ("vconsole.conf", true, true),
+            ("vconsole.conf.d", false, false),
+            ("modprobe.d/own.conf", true, true),
+            ("iscsi/initiatorname.iscsi", true, true),
+            // The image is for a host without.
+            ("crypttab", true, false),
+            ("nvme/hostnqn", true, false),
+            ("dracut.conf.d/own.conf", true, true),
+            ("hostname", false, false),
+            ("lvm/lvm.conf", true, false),
+            ("lvm/backup", false, false),
+        ] {
+            let host = [PathBuf::from(path)];
+            assert_eq!(can_hold(&host[0]), can, "{path}");
+            assert_eq!(!wanted(&host, &held).is_empty(), is_wanted, "{path}");
+        }
     }
 }

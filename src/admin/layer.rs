@@ -1,7 +1,7 @@
 //! `layer`: writable snapshots that the host boots.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
@@ -37,8 +37,8 @@ pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
     Ok(())
 }
 
-/// Changes the root of a new layer before anybody boots it.
-pub type Change<'a> = dyn FnMut(&mut Transaction, &LvName, &Path) -> Result<()> + 'a;
+/// Changes the root of a new layer before anybody boots it. Returns what of /etc its initramfs lacks by that, perhaps.
+pub type Change<'a> = dyn FnMut(&mut Transaction, &LvName, &Path) -> Result<Vec<PathBuf>> + 'a;
 
 /// Does what [`add`] does, as a part of a verb, and returns the name of the layer.
 pub fn make(
@@ -193,12 +193,14 @@ impl Plan {
         };
         let kernels = context.mounted(tx, layer, &filesystem, "rw", look, |tx, root| {
             let is_changed = change.is_some();
+            let mut for_initramfs = Vec::new();
             if let Some(change) = change {
-                change(tx, layer, root)?;
+                for_initramfs = change(tx, layer, root)?;
             }
             own_root_line(tx, root, &context.lvm.device(layer)?, filesystem.kind)?;
+            let is_made = initramfs::make_for_host(tx, boot, root, &for_initramfs)?;
             match kernels {
-                Some(kernels) if kernels.iter().all(|k| boot.has_kernel(k)) => {
+                Some(kernels) if !is_made && kernels.iter().all(|k| boot.has_kernel(k)) => {
                     if is_changed {
                         return with_options(kernels, root).map(Some);
                     }

@@ -301,6 +301,15 @@ impl Store<'_> {
         self.check_room(&[])
     }
 
+    /// Refuses a boot partition without room for this file and another entry.
+    pub fn check_room_for(&self, source: &Path) -> Result<()> {
+        self.check_room(&[KernelFile {
+            source: source.to_owned(),
+            target: PathBuf::new(),
+            is_there: false,
+        }])
+    }
+
     /// Refuses a boot partition without room for copies of these files.
     fn check_room<'a>(&self, files: impl IntoIterator<Item = &'a KernelFile>) -> Result<()> {
         let (mut needed, mut inodes) = (RESERVE, RESERVED_INODES);

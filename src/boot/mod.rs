@@ -198,6 +198,11 @@ impl BootPartition {
         self.store().kernels_of(tx, root, known, replace)
     }
 
+    /// See [`Store::check_room_for`].
+    pub fn check_room_for(&self, source: &Path) -> Result<()> {
+        self.store().check_room_for(source)
+    }
+
     /// See [`Store::has_files_of`].
     pub fn has_files_of(&self, version: &str) -> Result<[bool; 2]> {
         self.store().has_files_of(version)

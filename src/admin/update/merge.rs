@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::admin::merge_report::MergeReport;
 use crate::admin::roots::{self, Tree};
 use crate::admin::space::Space;
-use crate::admin::{Context, packages, persist, pool_with_room, text};
+use crate::admin::volume::record_new_in_var;
+use crate::admin::{Context, initramfs, packages, persist, pool_with_room, text};
 use crate::merge::{self, Ids, LAYER, NEW, OLD, Outside, Plan};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
@@ -215,6 +216,8 @@ pub struct Merged {
     /// What was merged in /etc, to tell what is edited later.
     pub list: String,
     pub ids: Ids,
+    /// What of /etc is not as in the image, and belongs into an initramfs.
+    pub for_initramfs: Vec<PathBuf>,
 }
 
 /// Puts what the running layer has changed into the root of the new one, which is as its base still.
@@ -227,14 +230,20 @@ pub fn into(
     root: &Path,
 ) -> Result<Merged> {
     let names = sides.names(base);
+    let mounts = volume::mounts_of(group, &mut |_| ());
+    let has_var = mounts.iter().any(volume::Mount::is_required);
     sides.opened(context, tx, group, |tx, [old, layer]| {
         let copy = Dir::root(root)?;
+        let mut new_in_var = Vec::new();
         let mut found = None;
         tx.unlocked(|tx| {
             tx.work(&"the merge of what was changed", |interrupt| {
                 let go_on = || interrupt.check();
                 let roots = [old, layer, &copy];
                 let list = merge::listing(layer)?;
+                if has_var {
+                    new_in_var = merge::new_in_var(old, &copy, &go_on)?;
+                }
                 let planned = plan(roots, sides.is_snapshot, told, &go_on)?;
                 planned.check_left()?;
                 planned.check_room(room_in(context, root)?)?;
@@ -248,6 +257,7 @@ pub fn into(
                     outside: planned.outside,
                     packages: planned.packages,
                     list,
+                    for_initramfs: for_initramfs(&planned.plan),
                     ids: planned.plan.users.ids,
                 });
                 Ok(())
@@ -256,8 +266,17 @@ pub fn into(
         let mut merged = found.context("the work is done")?;
         merged.report.pending = true;
         merged.report.write(tx, root)?;
+        record_new_in_var(tx, root, &new_in_var)?;
         Ok(merged)
     })
+}
+
+/// The paths of /etc that an initramfs can hold, and that are not as in the new base.
+fn for_initramfs(plan: &Plan) -> Vec<PathBuf> {
+    let changed = plan.items.iter();
+    let changed = changed.filter(|item| !matches!(item.action, merge::Action::Nothing));
+    let paths = changed.map(|item| item.path.clone());
+    paths.filter(|path| initramfs::can_hold(path)).collect()
 }
 
 /// The bytes that can be written to the filesystem of a layer that is mounted at `root`: there, and in its pool.

@@ -378,17 +378,13 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         Some(base.clone()),
         Some(&mut |tx, new, root| {
             judge(update, &running, &Root::at(root))?;
-            found = Some(merge::into(
-                context,
-                tx,
-                &group,
-                (&sides, &told),
-                &base,
-                root,
-            )?);
+            let merged = merge::into(context, tx, &group, (&sides, &told), &base, root)?;
             after_merge::refresh_caches(tx, root)?;
             let events = ["post-merge", "os-upgraded"];
-            hooks::merged(context, tx, &group, &events, [&base, new], root)
+            hooks::merged(context, tx, &group, &events, [&base, new], root)?;
+            let for_initramfs = merged.for_initramfs.clone();
+            found = Some(merged);
+            Ok(for_initramfs)
         }),
     )?;
     let entry = boot.entry_of(&new)?.context("it was written")?;
