@@ -16,6 +16,7 @@ scenarios![
     long:
     an_update_of_a_host_with_systemd_boot,
     an_update_that_does_not_come_up_is_not_taken_again,
+    an_update_makes_the_initramfs_anew_for_what_the_host_has_changed,
 ];
 
 /// What is so in the new layer: a command, and what it prints.
@@ -170,5 +171,27 @@ fn an_update_that_does_not_come_up_is_not_taken_again() -> Result<()> {
         "update /var/tmp/next.tar",
         "--retry takes it again",
     )?;
+    is_clean(&mut vm)
+}
+
+fn an_update_makes_the_initramfs_anew_for_what_the_host_has_changed() -> Result<()> {
+    let (_disk, mut vm) = Host::running_unattended(Loader::Grub, "update-initramfs")?;
+    vm.ok(
+        "echo text >/etc/own-file && mkdir -p /etc/dracut.conf.d && \
+         echo 'install_items+=\" /etc/own-file \"' >/etc/dracut.conf.d/own.conf",
+    )?;
+    vm.ok(&script("make-next")?)?;
+    vm.ok_for("imgbased-helper update /mnt/next", SLOW)?;
+    let initrd = vm.ok("sed -n 's/^initrd *//p' /boot/loader/entries/imgbased-Base-1.1.conf")?;
+    let held = format!("lsinitrd --file etc/own-file /boot{initrd}");
+    assert_eq!(vm.ok_for(&held, SLOW)?, "text");
+    is_clean(&mut vm)?;
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "Base-1.1")?;
+    has_come_up(&mut vm)?;
+    // It is the layer's own, so that it stays when its entry is written once more.
+    vm.ok_for("imgbased-helper boot refresh", SLOW)?;
+    let again = vm.ok("sed -n 's/^initrd *//p' /boot/loader/entries/imgbased-Base-1.1.conf")?;
+    assert_eq!(again, initrd);
     is_clean(&mut vm)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::claims::{device, has_root, is_clean, is_refused, json, runs};
+use crate::claims::{device, has_come_up, has_root, is_clean, is_refused, json, restart, runs};
 use crate::vm::guest::script;
 use crate::vm::verbs::{KILLED, STEPS_MAX, interrupted};
 use crate::vm::{Host, Loader, Vm};
@@ -17,6 +17,11 @@ scenarios![
     a_volume_is_whole_or_not_there_whatever_step_is_the_last,
     a_volume_that_is_damaged_or_nobody_may_mount_keeps_no_layer_from_booting,
     a_move_that_is_cut_off_is_made_at_the_next_way_down,
+    most_of_what_is_busy_is_copied_ahead,
+    who_uses_a_directory_in_another_way_keeps_it_where_it_is,
+    a_layer_that_is_mounted_by_hand_gets_its_volumes,
+    volumes_are_there_when_their_group_was_renamed,
+    what_is_new_in_the_var_of_an_image_is_added_to_the_volume,
 ];
 
 /// For copying /var under software emulation.
@@ -279,9 +284,13 @@ fn a_volume_that_is_damaged_or_nobody_may_mount_keeps_no_layer_from_booting() ->
 
 fn a_move_that_is_cut_off_is_made_at_the_next_way_down() -> Result<()> {
     let (disk, mut vm) = Host::running(Loader::Grub, "volume-cut")?;
+    vm.ok_for(
+        "imgbased-helper volume add /var --size 1G 2>/dev/null",
+        SLOW,
+    )?;
+    // What there was before is copied already.
     vm.ok("head -c 40M /dev/urandom >/var/lib/large && sync")?;
     let large = vm.ok("sha256sum </var/lib/large")?;
-    vm.ok("imgbased-helper volume add /var --size 1G 2>/dev/null")?;
     vm.type_line("systemctl poweroff")?;
     vm.wait_for("Move directories")?;
     std::thread::sleep(PART_OF_THE_COPY);
@@ -304,6 +313,198 @@ fn a_move_that_is_cut_off_is_made_at_the_next_way_down() -> Result<()> {
     is_on(&mut vm, "/var", "var")?;
     assert_eq!(vm.ok("sha256sum </var/lib/large")?, large);
     assert_eq!(vm.ok("cat /var/lib/later")?, "later");
+    is_clean(&mut vm)
+}
+
+fn most_of_what_is_busy_is_copied_ahead() -> Result<()> {
+    let (disk, mut vm) = Host::running(Loader::Grub, "volume-ahead")?;
+    vm.ok("mkdir /var/lib/app && cd /var/lib/app && head -c 20M /dev/urandom >large && echo one >small && echo x >gone")?;
+    vm.ok_for(
+        "imgbased-helper volume add /var --size 1G 2>/dev/null",
+        SLOW,
+    )?;
+    let large = vm.ok("sha256sum </var/lib/app/large")?;
+    vm.ok("mkdir -p /mnt/look && mount -o ro /dev/HostVG/var /mnt/look")?;
+    assert_eq!(vm.ok("sha256sum </mnt/look/lib/app/large")?, large);
+    vm.ok("umount /mnt/look")?;
+    // With the size and the time that it had.
+    vm.ok("cd /var/lib/app && touch -r small time && echo two >small && touch -r time small && rm gone")?;
+    vm.type_line("systemctl poweroff")?;
+    vm.wait_for_power_off(SLOW)?;
+
+    let mut vm = disk.boot("moved")?;
+    vm.log_in()?;
+    runs(&mut vm, "Base-0.1")?;
+    is_on(&mut vm, "/var", "var")?;
+    assert_eq!(vm.ok("sha256sum </var/lib/app/large")?, large);
+    assert_eq!(
+        vm.ok("cd /var/lib/app && cat small && ls")?,
+        "two\nlarge\nsmall\ntime"
+    );
+    assert_eq!(vm.ok("ls -A /var | grep imgbased || true")?, "");
+    is_clean(&mut vm)
+}
+
+fn who_uses_a_directory_in_another_way_keeps_it_where_it_is() -> Result<()> {
+    const HOLDER: &str = "systemd-run --quiet --unit=holder --property=Type=exec";
+    let (_disk, mut vm) = Host::running(Loader::Grub, "volume-users")?;
+    vm.ok(
+        "mkdir -p /srv/data/sub /mnt/sub && echo text >/srv/data/sub/file && \
+         dd if=/dev/zero of=/srv/data/disk bs=1M count=16 status=none && modprobe loop",
+    )?;
+    for (begin, end, user) in [
+        (
+            "mount --bind /srv/data/sub /mnt/sub".to_owned(),
+            "umount /mnt/sub",
+            "the mount at /mnt/sub",
+        ),
+        (
+            format!("{HOLDER} --property=BindPaths=/srv/data/sub:/opt sleep infinity"),
+            "systemctl stop holder.service",
+            "the mount at /opt of ",
+        ),
+        (
+            format!("{HOLDER} unshare --mount --propagation private sleep infinity && sleep 2"),
+            "systemctl stop holder.service",
+            "which has mounts of its own",
+        ),
+        (
+            "losetup /dev/loop7 /srv/data/disk".to_owned(),
+            "losetup --detach /dev/loop7",
+            "the loop device loop7 of /srv/data/disk",
+        ),
+    ] {
+        vm.ok(&begin)?;
+        let said = vm.ok("imgbased-helper volume add /srv/data --size 100M 2>/dev/null")?;
+        ensure!(
+            said.contains(user) && said.contains("when this system goes down"),
+            "{begin}: {said}"
+        );
+        vm.ok("imgbased-helper volume remove /srv/data --delete")?;
+        vm.ok(end)?;
+    }
+    vm.ok("chmod 600 /srv/data/disk && mkswap /srv/data/disk && swapon /srv/data/disk")?;
+    is_refused(
+        &mut vm,
+        "volume add /srv/data --size 100M",
+        "/srv/data/disk is swap",
+    )?;
+    vm.ok("swapoff /srv/data/disk")?;
+    let add = "imgbased-helper volume add /srv/data --size 100M 2>/dev/null";
+    assert_eq!(vm.ok(add)?, "/srv/data is on HostVG/srv-data now");
+    assert_eq!(vm.ok("cat /srv/data/sub/file")?, "text");
+    vm.ok("mount --bind /srv/data/sub /mnt/sub")?;
+    is_refused(
+        &mut vm,
+        "volume remove /srv/data --delete",
+        "the mount at /mnt/sub",
+    )?;
+    vm.ok("umount /mnt/sub && imgbased-helper volume remove /srv/data --delete")?;
+    is_clean(&mut vm)
+}
+
+fn a_layer_that_is_mounted_by_hand_gets_its_volumes() -> Result<()> {
+    let (disk, mut vm) = Host::running(Loader::Grub, "volume-by-hand")?;
+    vm.ok("imgbased-helper volume add /srv/good --size 100M && echo good >/srv/good/file")?;
+    vm.power_off()?;
+
+    let mut vm = disk.boot("by-hand")?;
+    vm.menu()?.boot_with("rd.break=mount")?;
+    vm.enter_emergency_shell()?;
+    // The volume may be active already; it is activated again.
+    vm.run("lvm lvchange -qq -an HostVG/srv-good")?;
+    vm.ok(
+        "lvm lvchange -qq -K -ay HostVG/Base-0.1 && mount /dev/mapper/HostVG-Base--0.1 /sysroot",
+    )?;
+    vm.type_line("exit")?;
+    vm.log_in()?;
+    has_root(&mut vm, "HostVG", "Base-0.1")?;
+    is_on(&mut vm, "/srv/good", "srv-good")?;
+    assert_eq!(vm.ok("cat /srv/good/file")?, "good");
+    assert_eq!(json(&mut vm, "status")?["booted"], "Base-0.1");
+    has_come_up(&mut vm)?;
+    is_clean(&mut vm)
+}
+
+fn volumes_are_there_when_their_group_was_renamed() -> Result<()> {
+    let (disk, mut vm) = Host::running(Loader::Grub, "volume-renamed")?;
+    vm.ok("imgbased-helper volume add /srv/good --size 100M && echo good >/srv/good/file")?;
+    vm.ok_for(
+        "imgbased-helper volume add /var --size 1G 2>/dev/null",
+        SLOW,
+    )?;
+    vm.type_line("systemctl poweroff")?;
+    vm.wait_for_power_off(SLOW)?;
+
+    let mut vm = disk.boot("moved")?;
+    vm.log_in()?;
+    is_on(&mut vm, "/var", "var")?;
+    vm.ok("vgrename -qq HostVG Renamed && udevadm settle")?;
+    vm.ok("imgbased-helper check --repair")?;
+    let is_there = |vm: &mut Vm| -> Result<()> {
+        for (path, name) in [("/var", "var"), ("/srv/good", "srv-good")] {
+            let found = vm.ok(&format!(
+                "cat /sys/dev/block/$(mountpoint -d {path})/dm/name"
+            ))?;
+            assert_eq!(
+                format!("/dev/mapper/{found}"),
+                device("Renamed", name)?,
+                "{path}"
+            );
+            assert_eq!(row(vm, path)?["mounted"], true, "{path}");
+        }
+        assert_eq!(vm.ok("cat /srv/good/file")?, "good");
+        is_clean(vm)
+    };
+    is_there(&mut vm)?;
+    vm.ok("systemctl daemon-reload && systemctl restart srv-good.mount")?;
+    is_there(&mut vm)?;
+    vm.ok("imgbased-helper volume add /srv/more --size 100M")?;
+    vm.power_off()?;
+
+    let mut vm = disk.boot("renamed")?;
+    vm.log_in()?;
+    has_root(&mut vm, "Renamed", "Base-0.1")?;
+    is_there(&mut vm)?;
+    has_come_up(&mut vm)
+}
+
+fn what_is_new_in_the_var_of_an_image_is_added_to_the_volume() -> Result<()> {
+    let (_disk, mut vm) = Host::running_unattended(Loader::Grub, "volume-new")?;
+    vm.ok(&script("change-host")?)?;
+    vm.ok_for(
+        "imgbased-helper volume add /var --size 1G 2>/dev/null",
+        SLOW,
+    )?;
+    restart(&mut vm)?;
+    is_on(&mut vm, "/var", "var")?;
+    vm.ok(&script("make-next")?)?;
+    vm.ok(
+        "cd /mnt/next/var && mkdir cache/second && echo image | tee lib/second/file >lib/own && \
+         rm -r tmp && echo own >/var/lib/own",
+    )?;
+    vm.ok_for("imgbased-helper update /mnt/next", SLOW)?;
+    vm.ok("test ! -e /var/lib/second")?;
+
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "Base-1.1")?;
+    is_on(&mut vm, "/var", "var")?;
+    has_come_up(&mut vm)?;
+    for (command, wanted) in [
+        // The account has another number here than in the image.
+        ("stat -c %U /var/lib/second", "second"),
+        ("cat /var/lib/second/file /var/lib/own", "image\nown"),
+        ("ls -d /var/cache/second /var/tmp 2>/dev/null", "/var/tmp"),
+        ("ls /usr/lib/sysimage/imgbased | grep var", "added-to-var"),
+    ] {
+        assert_eq!(vm.run(command)?.text.trim(), wanted, "{command}");
+    }
+    // What is removed stays so, and the layer before goes on with the rest.
+    vm.ok("rm /var/lib/second/file && imgbased-helper rollback")?;
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "Base-0.1")?;
+    has_come_up(&mut vm)?;
+    assert_eq!(vm.ok("ls -A /var/lib/second; cat /var/lib/own")?, "own");
     is_clean(&mut vm)
 }
 
