@@ -63,6 +63,14 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["volume", "grow", "/home", "1X"], "unknown unit"),
         (&["rollback", "Base-0.1"], "unexpected argument 'Base-0.1'"),
         (&["rollback", "--to", "../x"], "contains '/'"),
+        (
+            &["update", "x", "--check", "--snapshot-volumes"],
+            "cannot be used with",
+        ),
+        (
+            &["volume", "complete", "/var"],
+            "unexpected argument '/var'",
+        ),
         (&[], "Usage: imgbased-helper"),
     ] {
         let output = helper(args);

@@ -165,12 +165,16 @@ enum Noun {
     ///
     /// What is on trial, or waits for its first try, is tried no more, and the default boots. Else the layer that came
     /// up last before the default becomes the default again. Its /etc is as it was left; volumes that layers share
-    /// are not rolled back. The base that is left is held: `update` takes its image again only with
+    /// are rolled back with `--with-volumes` only. The base that is left is held: `update` takes its image again only with
     /// `--retry`.
     Rollback {
         /// Layer to go back to; one that never came up is tried, as by `boot default`
         #[arg(long, value_name = "LAYER")]
         to: Option<LvName>,
+        /// Have the volumes that layers share be as they were before the update, from the next start on: what was
+        /// written to them since is kept in volumes of its own. Needs `update --snapshot-volumes`
+        #[arg(long)]
+        with_volumes: bool,
         /// Restart the host, if something else runs
         #[arg(long, visible_alias = "reboot")]
         apply: bool,
@@ -509,7 +513,11 @@ impl Cli {
                 };
                 boot::refresh(&context, name, &change)?;
             }
-            Noun::Rollback { to, apply } => rollback::run(&context, to.as_ref(), apply)?,
+            Noun::Rollback {
+                to,
+                with_volumes,
+                apply,
+            } => rollback::run(&context, to.as_ref(), with_volumes, apply)?,
             Noun::Status => status::show(&context)?,
             Noun::Update(update) => return update::run(&context, &update),
             Noun::Diff(diff) => return diff::run(&context, &diff),
@@ -557,7 +565,7 @@ mod tests {
     use super::*;
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
-    const VERBS: [(&str, &[&str]); 40] = [
+    const VERBS: [(&str, &[&str]); 41] = [
         ("layout", &["dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),

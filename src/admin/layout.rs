@@ -42,6 +42,7 @@ fn tree(view: &View, style: &TreeStyle) -> String {
                 Some(path) => &format!("shared volume, at {path}"),
                 None => "shared volume",
             },
+            Role::Snapshot => "snapshot of a shared volume, from before an update",
             Role::Layer => "layer of a base that is gone",
             _ => "not managed",
         };

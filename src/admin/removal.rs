@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use super::base::listings;
-use super::{Context, hooks, say, view};
+use super::{Context, hooks, say, view, volume};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::model::layout::{Group, Role};
@@ -49,7 +49,7 @@ pub fn remove(context: &Context, request: &Request, question: Option<&Question>)
             log::warn!("the listing of a base that is gone may still be there: {error:#}");
         }
     }
-    Ok(())
+    volume::drop_saved(context, &writer, &group, &names)
 }
 
 fn is_base(group: &Group, name: &LvName) -> bool {

@@ -7,11 +7,12 @@ use serde::Serialize;
 
 use super::boot::{bootable, running_entry, trial_begins};
 use super::view::{self, JSON_VERSION};
-use super::{Context, comment, layer, removal};
+use super::{Context, comment, layer, removal, volume};
 use crate::boot::BootPartition;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::LvName;
 use crate::model::rollback::{Change, Known, Plan, plan};
+use crate::model::saved::{self, Swap};
 use crate::model::trial::State;
 use crate::sys::cmd::Cmd;
 use crate::sys::transaction::Transaction;
@@ -35,15 +36,15 @@ struct Report {
     needs_restart: bool,
 }
 
-/// Goes back to the layer `to`, or to the one that came up last before the default. Restarts the host if `apply` is
-/// set and something else runs.
-pub fn run(context: &Context, to: Option<&LvName>, apply: bool) -> Result<()> {
+/// Goes back to the layer `to`, or to the one that came up last before the default, and `with_volumes` to those as they
+/// were then. Restarts the host if `apply` is set and something else runs.
+pub fn run(context: &Context, to: Option<&LvName>, with_volumes: bool, apply: bool) -> Result<()> {
     ensure!(
         !apply || context.root == Path::new("/"),
         "--apply restarts the system that runs, and --root names another one; leave one of them out"
     );
     let writer = context.locked_writer("rollback")?;
-    let report = writer.transaction(|tx| go_back(context, tx, to))?;
+    let report = writer.transaction(|tx| go_back(context, tx, to, with_volumes))?;
     if context.dry_run {
         report.lines.iter().try_for_each(|line| comment(line))?;
     } else {
@@ -60,12 +61,23 @@ pub fn run(context: &Context, to: Option<&LvName>, apply: bool) -> Result<()> {
 
 /// Marks come first and the default last: a kill between leaves a base held too early, which ends when the layer that
 /// was not left comes up again.
-fn go_back(context: &Context, tx: &mut Transaction, to: Option<&LvName>) -> Result<Report> {
+fn go_back(
+    context: &Context,
+    tx: &mut Transaction,
+    to: Option<&LvName>,
+    with_volumes: bool,
+) -> Result<Report> {
     let boot = context.boot_partition()?;
     boot.check_writable()?;
     let group = context.load()?;
     let known = known(&group, &boot)?;
     let plan = plan(&group, &known, to)?;
+    let swaps = if with_volumes {
+        context.check_pool(&group)?;
+        saved::swaps(&group, plan.from.as_deref())?
+    } else {
+        Vec::new()
+    };
     let chosen = plan.to.as_ref().filter(|_| plan.change.chooses());
     let entry = chosen.map(|name| bootable(&group, &boot, name, None));
     let entry = entry.transpose()?;
@@ -85,6 +97,9 @@ fn go_back(context: &Context, tx: &mut Transaction, to: Option<&LvName>) -> Resu
     }
     if let Some(base) = &plan.release {
         tx.run_undoable(&remove(base), add(base))?;
+    }
+    for swap in &swaps {
+        volume::swap(context, tx, &group, swap)?;
     }
     if plan.drops_once {
         boot.set_once(tx, None)?;
@@ -107,7 +122,7 @@ fn go_back(context: &Context, tx: &mut Transaction, to: Option<&LvName>) -> Resu
     };
     let trial = fallback.zip(plan.to.as_ref());
     let trial = trial.map(|(fallback, name)| trial_begins(name, None, tries, &fallback));
-    let mut lines = lines(&group, &known, &plan, trial.as_deref());
+    let mut lines = lines(&group, &known, &plan, trial.as_deref(), &swaps);
     let boots = boots.as_deref().unwrap_or("another system");
     lines.push(format!("next start: {boots}"));
     let bases = group.with_role(Role::Base);
@@ -122,7 +137,7 @@ fn go_back(context: &Context, tx: &mut Transaction, to: Option<&LvName>) -> Resu
         next: next.to_string(),
         held: held.filter(|name| is_held(name)).collect(),
         lines,
-        needs_restart: runs_another(&known, &plan),
+        needs_restart: runs_another(&known, &plan) || !swaps.is_empty(),
         to: plan.to.map(|name| name.to_string()),
         from: plan.from,
     })
@@ -165,8 +180,27 @@ fn runs_another(known: &Known, plan: &Plan) -> bool {
     !is_same || known.is_trial_running
 }
 
+/// What becomes of a volume, for people.
+fn swapped(group: &Group, Swap { saved, old }: &Swap) -> String {
+    let (vg, path, new) = (&group.name, &saved.mount.path, &saved.mount.name);
+    let old = old.as_ref().map_or_else(String::new, |old| {
+        format!(
+            "; {vg}/{} is mounted until then, and is kept; lvremove(8) removes it",
+            old.name
+        )
+    });
+    let before = &saved.before;
+    format!("{path} is on {vg}/{new} from the next start on, as it was before {before}{old}")
+}
+
 /// What people are told, before what boots next. `trial` tells of the trial that begins.
-fn lines(group: &Group, known: &Known, plan: &Plan, trial: Option<&str>) -> Vec<String> {
+fn lines(
+    group: &Group,
+    known: &Known,
+    plan: &Plan,
+    trial: Option<&str>,
+    swaps: &[Swap],
+) -> Vec<String> {
     let to = plan.to.as_ref().map_or("another system", LvName::as_str);
     let mut lines = Vec::new();
     match (&known.trial, plan.change) {
@@ -200,12 +234,17 @@ fn lines(group: &Group, known: &Known, plan: &Plan, trial: Option<&str>) -> Vec<
             "/etc of {to} is as it was left there; what was changed in {from} stays in that"
         ));
         let shared = group.with_role(Role::Volume).map(|v| v.name.as_str());
-        let shared: Vec<&str> = shared.collect();
+        let is_swapped = |name: &&str| {
+            let mut old = swaps.iter().filter_map(|swap| swap.old.as_ref());
+            old.any(|old| old.name == *name)
+        };
+        let shared: Vec<&str> = shared.filter(|name| !is_swapped(name)).collect();
         if !shared.is_empty() {
             let shared = shared.join(" ");
             lines.push(format!("layers share {shared}, which stays as it is"));
         }
     }
+    lines.extend(swaps.iter().map(|swap| swapped(group, swap)));
     if let (Change::Nothing, Some(booted), true) = (
         plan.change,
         &known.booted,
@@ -312,8 +351,35 @@ mod tests {
             ),
         ] {
             let plan = plan(&group, &known, None).unwrap();
-            assert_eq!(lines(&group, &known, &plan, None), expected);
+            assert_eq!(lines(&group, &known, &plan, None, &[]), expected);
             assert_eq!(runs_another(&known, &plan), needs_restart, "{expected:?}");
+        }
+    }
+
+    #[test]
+    fn people_are_told_which_volumes_are_as_they_were_before() {
+        let group = Group::with(vec![
+            Volume::tagged("Config", &[tag::VOLUME]),
+            Volume::tagged("var", &[tag::VOLUME, "imgbased:mount=/var"]),
+            Volume::tagged(
+                "saved",
+                &["imgbased:snapshot=/var", "imgbased:before=Base-1.1"],
+            ),
+            Volume::tagged("Base-0", &[tag::BASE]),
+            Volume::tagged("Base-0.1", &[tag::LAYER, tag::GOOD]),
+            Volume::tagged("Base-1", &[tag::BASE]),
+            Volume::tagged("Base-1.1", &[tag::LAYER, tag::GOOD]),
+        ]);
+        let known = known("Base-1.1", "Base-1.1");
+        let plan = plan(&group, &known, None).unwrap();
+        let swaps = saved::swaps(&group, plan.from.as_deref()).unwrap();
+        let told = lines(&group, &known, &plan, None, &swaps);
+        for line in [
+            "layers share Config, which stays as it is",
+            "/var is on HostVG/saved from the next start on, as it was before Base-1.1; HostVG/var is mounted until \
+             then, and is kept; lvremove(8) removes it",
+        ] {
+            assert!(told.iter().any(|told| told == line), "{told:?}");
         }
     }
 }

@@ -196,6 +196,17 @@ impl Lvm {
         cmd.arg(self.full_name(lv))
     }
 
+    /// The same with several tags.
+    pub fn exchange_tags(&self, lv: &LvName, remove: &[String], add: &[String]) -> Cmd {
+        let mut cmd = self.lvm("lvchange");
+        for (option, tags) in [("--addtag", add), ("--deltag", remove)] {
+            for tag in tags {
+                cmd = cmd.args([option, tag]);
+            }
+        }
+        cmd.arg(self.full_name(lv))
+    }
+
     pub fn make_read_only(&self, lv: &LvName) -> Cmd {
         self.lvm("lvchange")
             .args(["--permission", "r"])
@@ -349,6 +360,10 @@ mod tests {
             (
                 lvm.retag(&layer, &["a", "b"], Some("c")),
                 "lvm lvchange --addtag c --deltag a --deltag b HostVG/Base-0.1",
+            ),
+            (
+                lvm.exchange_tags(&layer, &["a".to_owned()], &["b".to_owned(), "c".to_owned()]),
+                "lvm lvchange --addtag b --addtag c --deltag a HostVG/Base-0.1",
             ),
             (
                 lvm.make_read_only(&base),

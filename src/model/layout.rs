@@ -20,6 +20,10 @@ pub mod tag {
     pub const MOUNT_OPTIONS: &str = "imgbased:mountopts=";
     /// Instead of the first, until the content of that path is copied when the system goes down.
     pub const MOVING: &str = "imgbased:moving=";
+    /// On a snapshot of such a volume, followed by its path; the options are as on that.
+    pub const SNAPSHOT: &str = "imgbased:snapshot=";
+    /// Beside it, followed by the layer that an update made when it was taken.
+    pub const BEFORE: &str = "imgbased:before=";
     /// On a layer, followed by the name of its base.
     pub const OF: &str = "imgbased:of=";
     /// On a base, followed by the digest of its content.
@@ -59,6 +63,8 @@ pub enum Role {
     Layer,
     /// A volume that layers share, such as Config.
     Volume,
+    /// Such a volume as it was before an update.
+    Snapshot,
     Incomplete,
     #[default]
     Foreign,
@@ -81,6 +87,8 @@ impl Role {
             Self::Layer
         } else if has(tag::VOLUME) {
             Self::Volume
+        } else if tags.iter().any(|t| t.as_ref().starts_with(tag::SNAPSHOT)) {
+            Self::Snapshot
         } else {
             Self::Foreign
         }

@@ -12,6 +12,7 @@ pub mod persist;
 pub mod pool;
 pub mod removal;
 pub mod rollback;
+pub mod saved;
 pub mod trial;
 pub mod update;
 pub mod volume;

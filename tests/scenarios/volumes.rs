@@ -22,6 +22,7 @@ scenarios![
     a_layer_that_is_mounted_by_hand_gets_its_volumes,
     volumes_are_there_when_their_group_was_renamed,
     what_is_new_in_the_var_of_an_image_is_added_to_the_volume,
+    volumes_go_back_with_their_layer_where_that_is_asked_for,
 ];
 
 /// For copying /var under software emulation.
@@ -505,6 +506,54 @@ fn what_is_new_in_the_var_of_an_image_is_added_to_the_volume() -> Result<()> {
     has_root(&mut vm, "HostVG", "Base-0.1")?;
     has_come_up(&mut vm)?;
     assert_eq!(vm.ok("ls -A /var/lib/second; cat /var/lib/own")?, "own");
+    is_clean(&mut vm)
+}
+
+fn volumes_go_back_with_their_layer_where_that_is_asked_for() -> Result<()> {
+    let (_disk, mut vm) = Host::running_unattended(Loader::Grub, "volume-back")?;
+    for (path, kind) in [("/srv/ext4", "ext4"), ("/srv/xfs", "xfs")] {
+        vm.ok(&format!(
+            "imgbased-helper volume add {path} --size 320M --fstype {kind} && echo before >{path}/file"
+        ))?;
+    }
+    is_refused(
+        &mut vm,
+        "rollback --with-volumes --to Base-0.1",
+        "no snapshots",
+    )?;
+    vm.ok(&script("make-next")?)?;
+    vm.ok_for("imgbased-helper update --snapshot-volumes /mnt/next", SLOW)?;
+    let tree = vm.ok("imgbased-helper layout")?;
+    for name in ["srv-ext4-before-Base-1.1", "srv-xfs-before-Base-1.1"] {
+        ensure!(tree.contains(name), "{tree}");
+    }
+    is_clean(&mut vm)?;
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "Base-1.1")?;
+    has_come_up(&mut vm)?;
+    vm.ok("echo after | tee /srv/ext4/file >/srv/xfs/file")?;
+    let said = vm.ok("imgbased-helper rollback --with-volumes")?;
+    ensure!(
+        said.contains("/srv/ext4 is on HostVG/srv-ext4-before-Base-1.1"),
+        "{said}"
+    );
+    is_clean(&mut vm)?;
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "Base-0.1")?;
+    has_come_up(&mut vm)?;
+    for path in ["ext4", "xfs"] {
+        is_on(
+            &mut vm,
+            &format!("/srv/{path}"),
+            &format!("srv-{path}-before-Base-1.1"),
+        )?;
+    }
+    assert_eq!(vm.ok("cat /srv/ext4/file /srv/xfs/file")?, "before\nbefore");
+    is_clean(&mut vm)?;
+    // What was written since is still there.
+    vm.ok("lvm lvchange -qq -K -ay HostVG/srv-ext4 && mkdir -p /mnt/look && mount -o ro /dev/HostVG/srv-ext4 /mnt/look")?;
+    assert_eq!(vm.ok("cat /mnt/look/file")?, "after");
+    vm.ok("umount /mnt/look && lvm lvremove -qq --yes HostVG/srv-ext4 HostVG/srv-xfs")?;
     is_clean(&mut vm)
 }
 

@@ -6,7 +6,7 @@ use super::finding::{Findings, Repair};
 use crate::model::layout::{Group, Role, Volume};
 use crate::model::name::{LvName, VgName};
 use crate::model::pool::{self, Mismatch};
-use crate::model::volume;
+use crate::model::{saved, volume};
 
 /// What is wrong with a group that was interrupted while it was made.
 pub fn find_unfinished(group: &Group, findings: &mut Findings) {
@@ -53,6 +53,10 @@ pub fn find(group: &Group, is_being_made: &dyn Fn(&Volume) -> bool, findings: &m
             let problem = "was interrupted while it was made";
             findings.add(&volume.name, problem, Repair::RemoveVolume(name));
         }
+    }
+    for name in saved::orphans(group) {
+        let problem = "is a snapshot from before an update whose layer is gone";
+        findings.advise(&name, problem, "lvremove(8) removes it");
     }
     volume::mounts_of(group, &mut |problem| {
         findings.advise(

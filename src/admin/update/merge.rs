@@ -230,8 +230,6 @@ pub fn into(
     root: &Path,
 ) -> Result<Merged> {
     let names = sides.names(base);
-    let mounts = volume::mounts_of(group, &mut |_| ());
-    let has_var = mounts.iter().any(volume::Mount::is_required);
     sides.opened(context, tx, group, |tx, [old, layer]| {
         let copy = Dir::root(root)?;
         let mut new_in_var = Vec::new();
@@ -241,9 +239,7 @@ pub fn into(
                 let go_on = || interrupt.check();
                 let roots = [old, layer, &copy];
                 let list = merge::listing(layer)?;
-                if has_var {
-                    new_in_var = merge::new_in_var(old, &copy, &go_on)?;
-                }
+                new_in_var = merge::new_in_var(old, &copy, &go_on)?;
                 let planned = plan(roots, sides.is_snapshot, told, &go_on)?;
                 planned.check_left()?;
                 planned.check_room(room_in(context, root)?)?;

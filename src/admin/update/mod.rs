@@ -15,7 +15,7 @@ use super::base::{self, Add, Made, listings};
 use super::boot::trial_begins;
 use super::merge_report::MergeReport;
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, after_merge, gc, hooks, layer, text};
+use super::{Context, LOCK_WAIT, after_merge, gc, hooks, layer, text, volume};
 use crate::boot::Selection;
 use crate::boot::root::Root;
 use crate::image::digest;
@@ -78,6 +78,9 @@ pub struct Update {
     /// Refuse an image with another SHA-256 than this
     #[arg(long, value_name = "SHA256")]
     require_digest: Option<String>,
+    /// Take a snapshot of each volume that layers share, for `rollback --with-volumes`
+    #[arg(long, conflicts_with = "check")]
+    snapshot_volumes: bool,
     /// Take along what was edited since the update, as imgbased-update.service does at shutdown
     #[arg(long, hide = true, exclusive = true)]
     at_shutdown: bool,
@@ -189,6 +192,8 @@ struct Done {
     left_behind: Vec<Amount>,
     /// Packages of the layer that runs that the image does not have.
     packages: Vec<String>,
+    /// The snapshots of volumes, as they are now.
+    snapshots: Vec<LvName>,
     #[serde(skip)]
     tries: u32,
 }
@@ -212,6 +217,11 @@ impl Done {
         lines += &amounts("comes along", &self.carried);
         lines += &amounts("is left behind", &self.left_behind);
         lines += &missing_packages(&self.packages);
+        for snapshot in &self.snapshots {
+            lines += &format!(
+                "{snapshot} is a volume as it is now; `rollback --with-volumes` goes back to it\n"
+            );
+        }
         match &self.fallback {
             Some(fallback) => lines += &trial_begins(layer, None, self.tries, fallback),
             None => lines += &format!("{layer} boots from now on\n"),
@@ -391,6 +401,9 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     done.fallback = boot.make_default(tx, &new, &entry, State::New, tries)?;
     done.waits = true;
     done.tries = tries;
+    if update.snapshot_volumes {
+        done.snapshots = volume::save(context, tx, &new)?;
+    }
     if let Some(merged) = found {
         done.carried = Amount::carried(&merged.outside);
         done.left_behind = Amount::left(&merged.outside);

@@ -22,7 +22,7 @@ const NEW: &str = "new-in-var";
 /// What it is called when they are added.
 const DONE: &str = "added-to-var";
 
-/// Leaves the list in the layer at `root`, where volumes are below /var. It is undone together with the layer.
+/// Leaves the list in the layer at `root`, whether there is a volume below /var yet or not. It is undone together with the layer.
 pub fn record(tx: &mut Transaction, root: &Path, paths: &[PathBuf]) -> Result<()> {
     let mut list = Vec::new();
     for path in paths {

@@ -6,6 +6,7 @@ mod copied;
 mod list;
 mod moved;
 mod place;
+mod saved;
 
 use std::path::Path;
 
@@ -26,6 +27,7 @@ use crate::sys::{mounts, run};
 use add::Add;
 pub use complete::record as record_new_in_var;
 use place::{shown, users_of};
+pub use saved::{drop_saved, save, swap};
 
 /// Units of the administrator, which come before those of a generator.
 const OWN_UNITS: &str = "/etc/systemd/system";

@@ -1,0 +1,79 @@
+//! Snapshots of volumes: `update --snapshot-volumes` takes them, and `rollback --with-volumes` goes back to them.
+
+use anyhow::{Context as _, Result};
+
+use super::mounts_of;
+use crate::admin::Context;
+use crate::model::layout::{Group, tag};
+use crate::model::name::LvName;
+use crate::model::saved::{self, Saved, Swap};
+use crate::sys::transaction::{Transaction, Writer};
+
+/// Takes a snapshot of each volume that is mounted, before the layer `before` runs. Returns their names.
+pub fn save(context: &Context, tx: &mut Transaction, before: &LvName) -> Result<Vec<LvName>> {
+    let group = context.load()?;
+    let lvm = &context.lvm;
+    let mut names = Vec::new();
+    for mount in mounts_of(&group).iter().filter(|mount| !mount.moving) {
+        let is_taken = |name: &str| group.volume(name).is_some();
+        let saved = Saved::new(mount, before, &is_taken)?;
+        let (name, origin): (LvName, LvName) = (saved.mount.name.parse()?, mount.name.parse()?);
+        group.name.dm_name(&name)?;
+        let mut tags = saved.tags()?;
+        tags.extend(own_tags(&group, &mount.name, &[tag::MOUNT_OPTIONS]));
+        let create = lvm.create_snapshot(&name, &origin, None);
+        tx.run_undoable(&create, lvm.remove(&name))?;
+        tx.run(&lvm.commit(&name, &tags))?;
+        names.push(name);
+    }
+    Ok(names)
+}
+
+/// Has a snapshot be the volume of its path from the next start on. The old volume stays what is mounted until then, and
+/// is none of ours afterwards. The snapshot comes first: at each moment one of the two is mounted at a start.
+pub fn swap(context: &Context, tx: &mut Transaction, group: &Group, swap: &Swap) -> Result<()> {
+    let lvm = &context.lvm;
+    let Swap { saved, old } = swap;
+    let new: LvName = saved.mount.name.parse()?;
+    let tags = [tag::VOLUME.to_owned(), saved.mount.path_tag()];
+    let mut change = |name: &LvName, remove: &[String], add: &[String]| -> Result<()> {
+        let undo = lvm.exchange_tags(name, add, remove);
+        tx.run_undoable(&lvm.exchange_tags(name, remove, add), undo)
+            .map(drop)
+    };
+    change(&new, &[], &tags)?;
+    if let Some(old) = old {
+        let of_volume = [tag::VOLUME, tag::MOUNT, tag::MOUNT_OPTIONS];
+        let removed = own_tags(group, &old.name, &of_volume);
+        change(&old.name.parse()?, &removed, &[])?;
+    }
+    change(&new, &saved.tags()?, &[])?;
+    if let Some(old) = old {
+        // It has the UUID of the filesystem that the snapshot has, so it is not activated with the group.
+        tx.run(&lvm.skip_activation(&old.name.parse()?))?;
+    }
+    Ok(())
+}
+
+/// The tags of a volume that are one of these, or begin so.
+fn own_tags(group: &Group, name: &str, begins: &[&str]) -> Vec<String> {
+    let volume = group.volume(name);
+    let tags = volume.map(|volume| volume.tags.as_slice());
+    let tags = tags.unwrap_or_default().iter();
+    let is_one = |tag: &&String| begins.iter().any(|begin| tag.starts_with(begin));
+    tags.filter(is_one).cloned().collect()
+}
+
+/// Removes the snapshots that were taken before the layers ran that are removed.
+pub fn drop_saved(
+    context: &Context,
+    writer: &Writer,
+    group: &Group,
+    removed: &[LvName],
+) -> Result<()> {
+    for name in saved::left_by(group, removed) {
+        let dropped = writer.transaction(|tx| tx.run(&context.lvm.remove(&name)));
+        dropped.with_context(|| format!("the snapshot {name} is still there"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! Snapshots of the volumes that layers share, as they were before an update. A rollback can have them take the place of
+//! the volumes. Where a volume is mounted is said by its tags, so a few tags are all that changes.
+
+use anyhow::{Result, ensure};
+
+use super::layout::{Group, tag};
+use super::name::LvName;
+use super::volume::{self, Mount};
+
+/// A snapshot of a volume.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// The volume as it would be mounted; its name is that of the snapshot.
+    pub mount: Mount,
+    /// The layer that was made when it was taken.
+    pub before: String,
+}
+
+/// A snapshot that takes the place of a volume.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Swap {
+    pub saved: Saved,
+    /// The volume that is mounted there now, if one is.
+    pub old: Option<Mount>,
+}
+
+impl Saved {
+    /// What a snapshot of a mounted volume is to be, which is taken before the layer `before` runs.
+    pub fn new(mount: &Mount, before: &LvName, is_taken: &dyn Fn(&str) -> bool) -> Result<Self> {
+        let name = volume::name_for(&mount.path, &|_| false)?;
+        let name = format!("{name}-before-{before}");
+        let mut free: LvName = name.parse()?;
+        let mut number = 1;
+        while is_taken(free.as_str()) {
+            number += 1;
+            free = format!("{name}-{number}").parse()?;
+        }
+        Ok(Self {
+            mount: Mount {
+                name: free.to_string(),
+                ..mount.clone()
+            },
+            before: before.to_string(),
+        })
+    }
+
+    fn of(name: &str, tags: &[String]) -> Option<Self> {
+        let value = |prefix| tags.iter().find_map(|tag| tag.strip_prefix(prefix));
+        let before = value(tag::BEFORE)?.to_owned();
+        let mount = format!("{}{}", tag::MOUNT, value(tag::SNAPSHOT)?);
+        let options = tags
+            .iter()
+            .filter(|tag| tag.starts_with(tag::MOUNT_OPTIONS));
+        let tags: Vec<String> = options.cloned().chain([mount]).collect();
+        let mount = Mount::of(name, &tags).ok().flatten()?;
+        Some(Self { mount, before })
+    }
+
+    /// The tags that make it a snapshot, and no volume that is mounted.
+    pub fn tags(&self) -> Result<Vec<String>> {
+        let mount = self.mount.path_tag();
+        let path = mount.strip_prefix(tag::MOUNT).unwrap_or_default();
+        Ok(vec![
+            format!("{}{path}", tag::SNAPSHOT),
+            format!("{}{}", tag::BEFORE, self.before),
+        ])
+    }
+}
+
+/// The snapshots of a group. One with tags that nobody may have written is none.
+pub fn all(group: &Group) -> Vec<Saved> {
+    let volumes = group.volumes.iter();
+    volumes
+        .filter(|volume| !volume.has_tag(tag::INCOMPLETE))
+        .filter_map(|volume| Saved::of(&volume.name, &volume.tags))
+        .collect()
+}
+
+/// What is swapped where the layer `left` is gone back from: the snapshots that were taken before it ran. Where it is
+/// not known, or there are none of that, those of the only update that has any.
+///
+/// Refuses where there is none, and a volume that waits for its content.
+pub fn swaps(group: &Group, left: Option<&str>) -> Result<Vec<Swap>> {
+    let mut all = all(group);
+    let mut updates: Vec<String> = all.iter().map(|saved| saved.before.clone()).collect();
+    updates.sort_unstable();
+    updates.dedup();
+    let of_left = updates.iter().find(|before| Some(before.as_str()) == left);
+    let before = match (of_left, &updates[..]) {
+        (Some(before), _) | (None, [before]) => before.clone(),
+        _ => String::new(),
+    };
+    all.retain(|saved| saved.before == before);
+    ensure!(
+        !all.is_empty(),
+        "no snapshots of volumes were taken before {}; `update --snapshot-volumes` takes them",
+        left.unwrap_or("an update")
+    );
+    let mounts = volume::mounts_of(group, &mut |_| ());
+    let mut swaps = Vec::new();
+    for saved in all {
+        let old = mounts.iter().find(|mount| mount.path == saved.mount.path);
+        ensure!(
+            !old.is_some_and(|old| old.moving),
+            "{} waits to move to its volume; restart, or `imgbased-helper volume remove {}`",
+            saved.mount.path,
+            saved.mount.path
+        );
+        let old = old.filter(|old| old.name != saved.mount.name).cloned();
+        swaps.push(Swap { saved, old });
+    }
+    Ok(swaps)
+}
+
+/// The snapshots that were taken before these layers ran.
+pub fn left_by(group: &Group, layers: &[LvName]) -> Vec<LvName> {
+    let is_of = |before: &str| layers.iter().any(|name| name.as_str() == before);
+    names(group, &is_of)
+}
+
+/// The snapshots whose layer is gone: nobody goes back from it.
+pub fn orphans(group: &Group) -> Vec<LvName> {
+    names(group, &|before| group.volume(before).is_none())
+}
+
+/// Without those that are volumes already.
+fn names(group: &Group, is_wanted: &dyn Fn(&str) -> bool) -> Vec<LvName> {
+    let is_volume = |saved: &Saved| {
+        let volume = group.volume(&saved.mount.name);
+        volume.is_some_and(|volume| volume.has_tag(tag::VOLUME))
+    };
+    let mut found = all(group);
+    found.retain(|saved| is_wanted(&saved.before) && !is_volume(saved));
+    let names = found.into_iter();
+    names
+        .filter_map(|saved| saved.mount.name.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::layout::{Role, Volume};
+
+    const SNAPSHOT: [&str; 2] = ["imgbased:snapshot=/var", "imgbased:before=Base-1.1"];
+
+    fn group(volumes: &[(&str, &[&str])]) -> Group {
+        let volumes = volumes.iter();
+        Group::with(
+            volumes
+                .map(|(name, tags)| Volume::tagged(name, tags))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn a_snapshot_says_of_what_and_before_which_layer_it_is() {
+        let mount = Mount {
+            path: "/srv/a b".to_owned(),
+            name: "data".to_owned(),
+            options: "noatime,nodev".to_owned(),
+            moving: false,
+        };
+        let before = "Base-1.1".parse().unwrap();
+        for (taken, name) in [
+            (&[][..], "srv-a.b-before-Base-1.1"),
+            (&["srv-a.b-before-Base-1.1"], "srv-a.b-before-Base-1.1-2"),
+        ] {
+            let saved = Saved::new(&mount, &before, &|name| taken.contains(&name)).unwrap();
+            assert_eq!(saved.mount.name, name);
+            let mut tags = saved.tags().unwrap();
+            assert_eq!(Role::from_tags(&tags), Role::Snapshot);
+            let options = mount.tags().unwrap();
+            tags.extend(options.into_iter().filter(|tag| tag.contains("mountopts")));
+            assert_eq!(Saved::of(name, &tags), Some(saved));
+        }
+        for tags in [
+            &["imgbased:snapshot=/etc", "imgbased:before=x"][..],
+            &["imgbased:snapshot=/var"],
+            &["imgbased:before=x"],
+        ] {
+            let tags: Vec<String> = tags.iter().map(ToString::to_string).collect();
+            assert_eq!(Saved::of("x", &tags), None, "{tags:?}");
+        }
+    }
+
+    #[test]
+    fn a_volume_changes_places_with_the_snapshot_of_the_update_that_is_left() {
+        let var: (&str, &[&str]) = ("var", &[tag::VOLUME, "imgbased:mount=/var"]);
+        let moving: (&str, &[&str]) = ("var", &[tag::VOLUME, "imgbased:moving=/var"]);
+        let other: (&str, &[&str]) = (
+            "other",
+            &["imgbased:snapshot=/var", "imgbased:before=Base-2.1"],
+        );
+        let one: (&str, &[&str]) = ("one", &SNAPSHOT);
+        let begun: (&str, &[&str]) = (
+            "one",
+            &[SNAPSHOT[0], SNAPSHOT[1], tag::VOLUME, "imgbased:mount=/var"],
+        );
+        for (volumes, left, expected) in [
+            (
+                &[var, one][..],
+                Some("Base-1.1"),
+                Ok(&[("one", Some("var"))][..]),
+            ),
+            (
+                &[var, one, other],
+                Some("Base-1.1"),
+                Ok(&[("one", Some("var"))]),
+            ),
+            (
+                &[var, one, other],
+                Some("Base-2.1"),
+                Ok(&[("other", Some("var"))]),
+            ),
+            // Where that is not known, there is only one to choose.
+            (&[var, one], None, Ok(&[("one", Some("var"))])),
+            (&[var, one], Some("Base-9.9"), Ok(&[("one", Some("var"))])),
+            (&[var, one, other], None, Err("before an update")),
+            (&[var, one, other], Some("Base-9.9"), Err("before Base-9.9")),
+            (&[var], Some("Base-1.1"), Err("no snapshots")),
+            (&[moving, one], Some("Base-1.1"), Err("waits to move")),
+            // The volume was removed since.
+            (&[one], Some("Base-1.1"), Ok(&[("one", None)])),
+            // It was cut off before.
+            (&[begun, var], Some("Base-1.1"), Ok(&[("one", None)])),
+        ] {
+            let found = swaps(&group(volumes), left);
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => {
+                    let names: Vec<_> = found
+                        .iter()
+                        .map(|swap| {
+                            let old = swap.old.as_ref().map(|old| old.name.as_str());
+                            (swap.saved.mount.name.as_str(), old)
+                        })
+                        .collect();
+                    assert_eq!(names, expected, "{volumes:?}");
+                }
+                (Err(error), Err(expected)) => {
+                    assert!(error.to_string().contains(expected), "{error}");
+                }
+                (found, _) => panic!("{volumes:?} {left:?}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_goes_with_the_layer_that_came_after_it() {
+        let layer: (&str, &[&str]) = ("Base-1.1", &[tag::LAYER]);
+        let one: (&str, &[&str]) = ("one", &SNAPSHOT);
+        let removed: LvName = "Base-1.1".parse().unwrap();
+        let other: LvName = "Base-0.1".parse().unwrap();
+        let layers = [other, removed];
+        let used = [SNAPSHOT[0], SNAPSHOT[1], tag::VOLUME, "imgbased:mount=/var"];
+        for (volumes, is_left, is_orphan) in [
+            (&[layer, one][..], true, false),
+            (&[one], true, true),
+            // It is a volume already.
+            (&[layer, ("one", &used)], false, false),
+            (&[("one", &used)], false, false),
+        ] {
+            let group = group(volumes);
+            assert_eq!(!left_by(&group, &layers).is_empty(), is_left, "{volumes:?}");
+            assert!(left_by(&group, &layers[..1]).is_empty());
+            assert_eq!(!orphans(&group).is_empty(), is_orphan, "{volumes:?}");
+        }
+    }
+}
