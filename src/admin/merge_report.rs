@@ -116,13 +116,11 @@ impl MergeReport {
 
     /// What the layer at `root` keeps; `None` if there is nothing. Refuses what cannot be read.
     pub fn read(root: &Path) -> Result<Option<Self>> {
-        let failed = || format!("cannot read /{DIR}/{NAME}");
-        let found = Dir::root(root)?.resolve(&Path::new(DIR).join(NAME));
-        let Some(node) = found.with_context(failed)? else {
+        let Some(content) = content(&Dir::root(root)?, NAME)? else {
             return Ok(None);
         };
-        let content = node.read(READ_MAX).with_context(failed)?;
-        let report: Self = serde_json::from_slice(&content).with_context(failed)?;
+        let report = serde_json::from_slice(&content);
+        let report: Self = report.with_context(|| format!("cannot read /{DIR}/{NAME}"))?;
         ensure!(
             report.version == JSON_VERSION,
             "/{DIR}/{NAME} is of version {}, which this imgbased-helper does not know",
@@ -195,21 +193,24 @@ pub fn directory(root: &Dir) -> io::Result<Dir> {
     Ok(dir)
 }
 
-/// Puts a file of that name there. It takes its place when it is complete.
+/// The content of a file of this name there; `None` if there is none.
+pub fn content(root: &Dir, name: &str) -> Result<Option<Vec<u8>>> {
+    let failed = || format!("cannot read /{DIR}/{name}");
+    let found = root.resolve(&Path::new(DIR).join(name));
+    let node = found.with_context(failed)?;
+    let content = node.map(|node| node.read(READ_MAX)).transpose();
+    content.with_context(failed)
+}
+
+/// Puts a file of this name there. It takes its place when it is complete and on the disk.
 pub fn put(root: &Dir, name: &str, content: &[u8]) -> io::Result<()> {
     let dir = directory(root)?;
-    let temporary = dir.free_name()?;
-    let written = dir.create(&temporary).and_then(|mut file| {
+    dir.replace(name.as_ref(), &mut |temporary| {
+        let mut file = dir.create(temporary)?;
         file.write_all(content)?;
-        set_mode(&dir, &temporary, 0o644)?;
-        file.sync_all()?;
-        dir.rename(&temporary, name.as_ref())
-    });
-    if written.is_err() {
-        // It may not be there.
-        let _ = dir.remove(&temporary);
-    }
-    written
+        set_mode(&dir, temporary, 0o644)?;
+        file.sync_all()
+    })
 }
 
 fn set_mode(dir: &Dir, name: &OsStr, mode: u32) -> io::Result<()> {

@@ -299,6 +299,13 @@ fn found_status(is_found: bool) -> ExitCode {
     ExitCode::from(if is_found { FOUND } else { 0 })
 }
 
+/// Restarts the host once what was to be done is committed.
+fn restart_host(writer: &Writer, done: &str) -> Result<()> {
+    writer
+        .transaction(|tx| tx.run(&Cmd::new("systemctl").arg("reboot")))
+        .with_context(|| format!("the {done} is done, but not the restart"))
+}
+
 fn say(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())

@@ -2,19 +2,18 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
 use super::boot::{bootable, running_entry, trial_begins};
 use super::view::{self, JSON_VERSION};
-use super::{Context, comment, layer, removal, volume};
+use super::{Context, comment, layer, removal, restart_host, volume};
 use crate::boot::BootPartition;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::LvName;
 use crate::model::rollback::{Change, Known, Plan, plan};
 use crate::model::saved::{self, Swap};
 use crate::model::trial::State;
-use crate::sys::cmd::Cmd;
 use crate::sys::transaction::Transaction;
 
 #[derive(Serialize)]
@@ -51,10 +50,7 @@ pub fn run(context: &Context, to: Option<&LvName>, with_volumes: bool, apply: bo
         context.show(&report, || report.lines.join("\n") + "\n")?;
     }
     if apply && report.needs_restart {
-        // What boots next is committed.
-        writer
-            .transaction(|tx| tx.run(&Cmd::new("systemctl").arg("reboot")))
-            .context("the rollback is done, but not the restart")?;
+        restart_host(&writer, "rollback")?;
     }
     Ok(())
 }

@@ -94,18 +94,18 @@ pub fn ids_between(from: &Dir, to: &Dir) -> Result<Ids> {
 }
 
 /// A directory, and the one below it that was needed last: most paths follow each other.
-struct Opened {
+pub(super) struct Opened {
     root: Dir,
     last: Option<(PathBuf, Dir)>,
 }
 
 impl Opened {
-    fn new(root: Dir) -> Self {
+    pub fn new(root: Dir) -> Self {
         Self { root, last: None }
     }
 
     /// The directory that a path is in, and its name there.
-    fn place(&mut self, path: &Path) -> io::Result<Option<(Dir, OsString)>> {
+    pub fn place(&mut self, path: &Path) -> io::Result<Option<(Dir, OsString)>> {
         let above = path.parent().unwrap_or(Path::new(""));
         let last = self.last.as_ref();
         let near = last.and_then(|(path, dir)| Some((dir, above.strip_prefix(path).ok()?)));
@@ -217,7 +217,6 @@ impl Applier {
 
     fn put(&mut self, path: &Path, dir: &Dir, name: &OsStr, put: &Put) -> io::Result<()> {
         let found = dir.stat_of(name)?;
-        let there = found.map(|stat| stat.kind);
         match (&put.content, put.kind) {
             (Content::New, _) => match found {
                 // Its other names may be of files that stay as they are.
@@ -233,7 +232,7 @@ impl Applier {
                 }
             },
             (_, Kind::Dir) => {
-                if there != Some(Kind::Dir) {
+                if found.map(|stat| stat.kind) != Some(Kind::Dir) {
                     dir.remove_all(name)?;
                     dir.make_dir(name)?;
                 }
@@ -241,13 +240,10 @@ impl Applier {
                 self.open.extend(end.map(|end| (path.to_owned(), end)));
                 dir.set_meta(name, &put.meta, None)
             }
-            (Content::Bytes(content), _) => {
-                let temporary = dir.free_name()?;
-                let written = dir
-                    .create(&temporary)
-                    .and_then(|mut file| file.write_all(content));
-                written.and_then(|()| replace(dir, &temporary, name, there, put))
-            }
+            (Content::Bytes(content), _) => dir.replace(name, &mut |temporary| {
+                dir.create(temporary)?.write_all(content)?;
+                dir.set_meta(temporary, &put.meta, put.mtime)
+            }),
             (Content::Layer, _) => {
                 let from = match &mut self.layer {
                     Some(layer) => layer.place(path)?,
@@ -268,13 +264,14 @@ impl Applier {
                     self.left_out.push(path.to_owned());
                     return Ok(());
                 }
-                let temporary = dir.free_name()?;
-                if is_link {
-                    dir.make_link(&temporary, &node.target()?)?;
-                } else {
-                    dir.make_whiteout(&temporary)?;
-                }
-                replace(dir, &temporary, name, there, put)
+                dir.replace(name, &mut |temporary| {
+                    if is_link {
+                        dir.make_link(temporary, &node.target()?)?;
+                    } else {
+                        dir.make_whiteout(temporary)?;
+                    }
+                    dir.set_meta(temporary, &put.meta, put.mtime)
+                })
             }
         }
     }
@@ -288,7 +285,6 @@ impl Applier {
         (dir, name): (&Dir, &OsStr),
         put: &Put,
     ) -> io::Result<()> {
-        let there = dir.stat_of(name)?.map(|stat| stat.kind);
         // The layer can run meanwhile, so it can be gone, as if it had been deleted before.
         let Some(node) = node_of(from, of)? else {
             return Ok(());
@@ -297,18 +293,18 @@ impl Applier {
             self.left_out.push(path.to_owned());
             return Ok(());
         }
-        let temporary = dir.free_name()?;
         let has_more_names = node.stat.links > 1;
         if let Some((first, meta)) = self.copied.get(&node.stat.id).filter(|_| has_more_names) {
             if let (true, Some((first_dir, first))) = (*meta == put.meta, self.copy.place(first)?) {
-                dir.link(&temporary, &first_dir, &first)?;
-                return replace_with(dir, &temporary, name, there);
+                return dir.replace(name, &mut |temporary| {
+                    dir.link(temporary, &first_dir, &first)
+                });
             }
         }
-        let copied = dir.create(&temporary).and_then(|file| node.copy_to(&file));
-        copied?;
-        dir.set_meta(&temporary, &put.meta, Some(node.stat.mtime))?;
-        replace_with(dir, &temporary, name, there)?;
+        dir.replace(name, &mut |temporary| {
+            node.copy_to(&dir.create(temporary)?)?;
+            dir.set_meta(temporary, &put.meta, Some(node.stat.mtime))
+        })?;
         let locks = node.locks()?;
         if !locks.is_empty() {
             dir.node(name)?.set_locks(locks)?;
@@ -324,25 +320,4 @@ impl Applier {
 /// A path from the root, for people.
 fn shown(top: &str, path: &Path) -> String {
     escaped(Path::new("/").join(top).join(path))
-}
-
-/// Completes a new file and puts it into its place.
-fn replace(
-    dir: &Dir,
-    temporary: &OsStr,
-    name: &OsStr,
-    there: Option<Kind>,
-    put: &Put,
-) -> io::Result<()> {
-    dir.set_meta(temporary, &put.meta, put.mtime)?;
-    replace_with(dir, temporary, name, there)
-}
-
-fn replace_with(dir: &Dir, temporary: &OsStr, name: &OsStr, there: Option<Kind>) -> io::Result<()> {
-    if there == Some(Kind::Dir) {
-        dir.remove_all(name)?;
-    }
-    dir.rename(temporary, name)?;
-    // Where both are one file, rename(2) does nothing.
-    dir.remove(temporary).map(drop)
 }

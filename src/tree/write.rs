@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use rustix::fs::{
     self, AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps,
@@ -34,6 +35,22 @@ impl Dir {
 
     pub fn make_dir(&self, name: &OsStr) -> io::Result<()> {
         Ok(fs::mkdirat(&self.fd, name, Mode::RWXU)?)
+    }
+
+    /// The directory at `path` below it; `None` where something else is in the way. Those that are not there are made,
+    /// and only root can enter them.
+    pub fn make_dirs(&self, path: &Path) -> io::Result<Option<Self>> {
+        let mut dir = self.again()?;
+        for name in path {
+            if dir.stat_of(name)?.is_none() {
+                dir.make_dir(name)?;
+            }
+            dir = match dir.child(name) {
+                Err(error) if is_no_dir(&error) => return Ok(None),
+                child => child?,
+            };
+        }
+        Ok(Some(dir))
     }
 
     pub fn make_link(&self, name: &OsStr, target: &OsStr) -> io::Result<()> {
@@ -199,6 +216,25 @@ impl Dir {
             }
             done => done,
         }
+    }
+
+    /// Has what `make` makes under another name take the place of what has this one, when it is complete. Of a
+    /// directory there, all that is in it goes before.
+    pub fn replace(
+        &self,
+        name: &OsStr,
+        make: &mut dyn FnMut(&OsStr) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let temporary = self.free_name()?;
+        let done = make(&temporary).and_then(|()| {
+            if self.stat_of(name)?.map(|stat| stat.kind) == Some(Kind::Dir) {
+                self.remove_all(name)?;
+            }
+            self.rename(&temporary, name)
+        });
+        // What could not be completed. Where both are one file, rename(2) does nothing.
+        let removed = self.remove(&temporary);
+        done.and(removed.map(drop))
     }
 
     /// A name that nothing here has, for what takes another's place when it is complete.

@@ -346,7 +346,9 @@ impl Copier {
         for Change { path, act, .. } in &self.changes {
             let found = place(&self.here, path)?;
             let (dir, name) = found.with_context(|| format!("/{} is gone", escaped(path)))?;
-            let staged = made_above(&copies, path).context("cannot make a directory")?;
+            let above = path.parent().unwrap_or(Path::new(""));
+            let staged = copies.make_dirs(above)?;
+            let staged = staged.context("cannot make a directory for the copy")?;
             if *act == Act::Put {
                 let fstab = self.fstab.clone().filter(|_| path == Path::new(FSTAB));
                 let check = || interrupt.check();
@@ -377,18 +379,6 @@ impl Copier {
         dir.set_meta(&name, &wanted, None)?;
         Ok(Done::Meta(dir, name, old))
     }
-}
-
-/// The directories above a path, in a directory that only root can enter.
-fn made_above(dir: &Dir, path: &Path) -> io::Result<Dir> {
-    let mut dir = dir.again()?;
-    for name in path.parent().unwrap_or(Path::new("")) {
-        if dir.stat_of(name)?.is_none() {
-            dir.make_dir(name)?;
-        }
-        dir = dir.child(name)?;
-    }
-    Ok(dir)
 }
 
 /// Where copies are until they take their place, and after that what was there.
