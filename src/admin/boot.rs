@@ -230,7 +230,7 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
         writer.transaction(|tx| release_base(context, tx, &boot, &group, &name))?;
         writer.transaction(|tx| announce_failures(tx, &context.load()?))?;
         Waiting::clear()?;
-        writer.transaction(update::tell_of_lost_changes)?;
+        writer.transaction(|tx| update::tell_of_lost_changes(context, tx, &group))?;
     }
     hooks::after_bless(context, &writer, &group, &name);
     Ok(())

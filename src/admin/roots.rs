@@ -150,6 +150,73 @@ pub fn opened<T>(
     Ok(Some(found))
 }
 
+/// The roots of a merge, but for the new one.
+pub struct Sides {
+    pub old: Tree,
+    pub layer: Tree,
+    /// Whether the layer is a snapshot of the old base.
+    pub is_snapshot: bool,
+}
+
+impl Sides {
+    /// Those of what runs.
+    pub fn of(group: &Group) -> Result<Self> {
+        let old = Tree::Volume(base_of_running(group)?);
+        let layer = named(group, Tree::Running)?;
+        let is_snapshot = have_one_origin(group, &old, &layer);
+        Ok(Self {
+            old,
+            layer,
+            is_snapshot,
+        })
+    }
+
+    /// Their names, and that of the new base.
+    pub fn names(&self, new: &dyn fmt::Display) -> [String; 3] {
+        [
+            self.old.to_string(),
+            self.layer.to_string(),
+            new.to_string(),
+        ]
+    }
+
+    /// Hands over where the old base and the layer are mounted, to be read. In a dry run nothing is returned.
+    pub fn opened<T>(
+        &self,
+        context: &Context,
+        tx: &mut Transaction,
+        group: &Group,
+        look: impl FnOnce(&mut Transaction, [&Path; 2]) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let found = opened(context, tx, group, &self.layer, |tx, layer| {
+            opened(context, tx, group, &self.old, |tx, old| {
+                look(tx, [old, layer])
+            })
+        })?;
+        Ok(found.flatten())
+    }
+
+    /// The same with a new base.
+    pub fn opened_with<T>(
+        &self,
+        context: &Context,
+        tx: &mut Transaction,
+        group: &Group,
+        new: &Tree,
+        look: impl FnOnce(&mut Transaction, [&Path; 3]) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let found = self.opened(context, tx, group, |tx, [old, layer]| {
+            if *new == self.old {
+                return look(tx, [old, layer, old]).map(Some);
+            }
+            opened(context, tx, group, new, |tx, new| {
+                look(tx, [old, layer, new])
+            })
+        })?;
+        Ok(found.flatten())
+    }
+}
+
 /// Hands over where a root is mounted for a program that is given it, and that a dry run shows with its mounts.
 pub fn mounted<T>(
     context: &Context,

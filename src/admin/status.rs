@@ -92,7 +92,7 @@ pub fn show(context: &Context) -> Result<()> {
 fn update(view: &View) -> Option<Update> {
     let trial = view.trial.as_ref()?;
     let waiting = Waiting::read().filter(|waiting| waiting.layer == trial.name)?;
-    let edited = waiting.edited().unwrap_or(0);
+    let edited = Waiting::edited().unwrap_or(0);
     Some(Update {
         layer: waiting.layer,
         base: waiting.base,

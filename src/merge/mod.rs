@@ -3,13 +3,13 @@
 //! The parts of a path are merged one by one: type with content, mode, owner by name, and each attribute. What the
 //! layer has changed wins, what it has not changed is as in the new base, and what both have changed is
 //! listed. No path keeps the others from being merged; only errors of a disk do. So /etc is merged, and outside of
-//! it what is carried; what is neither is looked for, so that nothing is left behind unasked.
+//! it what is carried; what is neither is looked for, so that nothing is left behind unasked. What is changed until the
+//! new layer boots is found by a record of what was merged, and merged once more.
 
 mod additions;
 mod apply;
 mod class;
 mod decide;
-mod edits;
 mod lines;
 mod outside;
 mod owners;
@@ -22,11 +22,10 @@ pub use additions::{Additions, new_in_var};
 pub use apply::{apply, copy, ids_between, owned};
 pub use class::{Class, class};
 pub use decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose, decide};
-pub use edits::{edited, listing};
 pub use lines::{Format, by_entry};
-pub use outside::{Amount, Left, Outside, Package, Rules};
+pub use outside::{Again, Amount, Changed, Left, Outside, Package, Record, Rules, Staged, Zones};
 pub use plan::{Action, Content, Item, Plan, Put, Verdict};
-pub use reown::reown;
+pub use reown::{reown, reown_but};
 pub use users::{Ids, Merged, Name, SystemIds, UserFiles, entries, faults, merge_users};
 
 /// The sides of a merge, in this order everywhere.

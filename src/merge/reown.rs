@@ -1,6 +1,7 @@
 //! Gives the files of a new base the numbers that their owners have on the host.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 
 use anyhow::{Context, Result};
 
@@ -17,12 +18,20 @@ const ACL_GROUP: u16 = 0x08;
 /// Gives each file of a root, the copy of a new base, its owner's number on the host, also in ACLs. Set-uid bits
 /// and capabilities, which a new owner takes away, stay. Returns how many files were changed.
 pub fn reown(root: &Dir, ids: &Ids) -> Result<u64> {
+    reown_but(root, ids, OsStr::new(""))
+}
+
+/// The same without what has this name in the root.
+pub fn reown_but(root: &Dir, ids: &Ids, left_out: &OsStr) -> Result<u64> {
     if ids.users.is_empty() && ids.groups.is_empty() {
         return Ok(0);
     }
     let mut seen = BTreeSet::new();
     let mut changed = 0;
     walk(&[Some(root.again()?)], None, &mut |visit| {
+        if visit.path == left_out {
+            return Ok(Below::Skip);
+        }
         if let [Some(place)] = visit.places {
             // A second name of a file that has its new owner already.
             let is_first = place.stat.links < 2

@@ -22,6 +22,8 @@ pub const LIMIT: &str = "/run/imgbased/limit.pid";
 pub const BLESSED: &str = "/run/imgbased/blessed";
 /// What there is of an update that waits for a restart.
 pub const UPDATE: &str = "/run/imgbased/update.json";
+/// What was merged and carried by that, as the layer that runs had it then.
+pub const UPDATE_RECORD: &str = "/run/imgbased/update.record";
 /// There on hosts of the tests only: what makes a verb end at one of its steps counts where this is.
 pub const TESTING: &str = "/run/imgbased/testing";
 /// Where volumes are mounted while they are looked at.

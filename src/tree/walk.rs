@@ -28,6 +28,12 @@ impl<'a> Visit<'a> {
         Visit { path, ..*self }
     }
 
+    /// The same of the first of the trees only.
+    pub fn of_first(&self, count: usize) -> Visit<'_> {
+        let places = self.places.get(..count).unwrap_or(self.places);
+        Visit { places, ..*self }
+    }
+
     /// The directory that the path is in, if this one of the trees has it.
     pub fn dir(&self, tree: usize) -> Option<&'a Dir> {
         self.level.open_dir(tree)

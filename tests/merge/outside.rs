@@ -17,20 +17,20 @@ use crate::tree::{GROUPS, Merge, USERS, describe, describe_all, lacks, make, own
 use crate::whole::make_some;
 
 /// The sides, as the names of their directories.
-const SIDES: [&str; 3] = ["old", "layer", "new"];
+pub const SIDES: [&str; 3] = ["old", "layer", "new"];
 
 /// What the host and its admin say.
 #[derive(Default)]
-struct Told {
-    carried: Vec<PathBuf>,
-    volumes: Vec<PathBuf>,
-    leave: Vec<PathBuf>,
-    packages: [BTreeMap<String, String>; 3],
-    is_snapshot: bool,
+pub struct Told {
+    pub carried: Vec<PathBuf>,
+    pub volumes: Vec<PathBuf>,
+    pub leave: Vec<PathBuf>,
+    pub packages: [BTreeMap<String, String>; 3],
+    pub is_snapshot: bool,
 }
 
 impl Told {
-    fn new(carried: &[&str], volumes: &[&str], leave: &[&str]) -> Self {
+    pub fn new(carried: &[&str], volumes: &[&str], leave: &[&str]) -> Self {
         let paths = |of: &[&str]| of.iter().map(PathBuf::from).collect();
         Self {
             carried: paths(carried),
@@ -40,7 +40,7 @@ impl Told {
         }
     }
 
-    fn rules(&self) -> Rules<'_> {
+    pub fn rules(&self) -> Rules<'_> {
         Rules {
             carried: &self.carried,
             volumes: &self.volumes,
@@ -52,9 +52,9 @@ impl Told {
 
 /// What came out.
 #[derive(Debug)]
-struct Done {
+pub struct Done {
     /// The paths of the copy outside of /etc, with what they are.
-    copy: Vec<String>,
+    pub copy: Vec<String>,
     /// `PATH VERDICT`, and `NOTE` where there is one.
     said: Vec<String>,
     /// `PATH FILES`, and `known`.
@@ -69,14 +69,14 @@ struct Done {
 }
 
 /// Nobody ends the work.
-const GO_ON: fn() -> Result<()> = || Ok(());
+pub const GO_ON: fn() -> Result<()> = || Ok(());
 
-fn open(merge: &Merge, side: &str) -> Dir {
+pub fn open(merge: &Merge, side: &str) -> Dir {
     Dir::root(&merge.root(side)).expect("a directory")
 }
 
 /// Merges all, as an update does it: into a copy that is the new base as long as nothing was put into it.
-fn update(merge: &Merge, told: &Told) -> Done {
+pub fn update(merge: &Merge, told: &Told) -> Done {
     let copy = merge.root("copy");
     if copy.exists() {
         fs::remove_dir_all(&copy).expect("a directory");
@@ -128,14 +128,14 @@ fn update_in_place(merge: &Merge, told: &Told, sides: [&str; 3]) -> Done {
 }
 
 /// All that is in a root outside of /etc.
-fn all(root: &Path) -> Vec<String> {
+pub fn all(root: &Path) -> Vec<String> {
     let mut found = describe_all(root);
     found.retain(|line| line != "etc d" && !line.starts_with("etc/"));
     found
 }
 
 /// Makes paths: `PATH WHAT` for each.
-fn make_all(merge: &Merge, side: &str, paths: &[&str]) {
+pub fn make_all(merge: &Merge, side: &str, paths: &[&str]) {
     for line in paths {
         let (path, what) = line.split_once(' ').expect("a path and what it is");
         make(&merge.root(side).join(path), what);
@@ -143,7 +143,7 @@ fn make_all(merge: &Merge, side: &str, paths: &[&str]) {
 }
 
 /// The words of a list; none if it is empty.
-fn split(list: &str) -> Vec<&str> {
+pub fn split(list: &str) -> Vec<&str> {
     list.split(", ").filter(|word| !word.is_empty()).collect()
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Look, inside};
 use crate::admin::layout_init::CONFIG;
 use crate::admin::view::JSON_VERSION;
-use crate::admin::{Context, json_path, say};
+use crate::admin::{Context, json_path, say, update};
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
 use crate::model::persist::{Rule, Rules, with_line, without};
@@ -107,7 +107,8 @@ pub fn add(context: &Context, texts: &[String]) -> Result<()> {
                 tx.write(&dir.join(LIST), &ours, 0o644)?;
             }
             Ok(())
-        })
+        })?;
+        update::lists_changed(tx)
     })?;
     if context.dry_run {
         return Ok(());

@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 
 use super::Context;
 use super::merge_report::MergeReport;
-use super::roots::{self, Tree};
+use super::roots::{self, Sides, Tree};
 use crate::merge::Plan;
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
@@ -138,8 +138,7 @@ fn inside(
 fn preview(context: &Context, to: Option<LvName>) -> Result<()> {
     let preview = context.change("persist preview", |tx| {
         let group = context.load()?;
-        let old = Tree::Volume(roots::base_of_running(&group)?);
-        let layer = roots::named(&group, Tree::Running)?;
+        let sides = Sides::of(&group)?;
         let new = match to {
             Some(name) => name,
             None => roots::latest_base(&group)?,
@@ -151,23 +150,10 @@ fn preview(context: &Context, to: Option<LvName>) -> Result<()> {
             group.name
         );
         let new = Tree::Volume(new);
-        let is_snapshot = roots::have_one_origin(&group, &old, &layer);
-        let names = [&old, &layer, &new].map(ToString::to_string);
-        let is_same = old == new;
-        let plan = roots::opened(context, tx, &group, &layer, |tx, layer| {
-            roots::opened(context, tx, &group, &old, |tx, old| {
-                if is_same {
-                    return tx
-                        .unlocked(|_| plan([old, layer, old], is_snapshot))
-                        .map(Some);
-                }
-                roots::opened(context, tx, &group, &new, |tx, new| {
-                    tx.unlocked(|_| plan([old, layer, new], is_snapshot))
-                })
-            })
+        let plan = sides.opened_with(context, tx, &group, &new, |tx, roots| {
+            tx.unlocked(|_| plan(roots, sides.is_snapshot))
         })?;
-        let plan = plan.flatten().flatten();
-        Ok(plan.map(|plan| MergeReport::of(names, &plan)))
+        Ok(plan.map(|plan| MergeReport::of(sides.names(&new), &plan)))
     })?;
     match preview {
         Some(preview) => context.show(&preview, || preview.table()),
@@ -175,7 +161,7 @@ fn preview(context: &Context, to: Option<LvName>) -> Result<()> {
     }
 }
 
-fn plan(roots: [&std::path::Path; 3], is_snapshot: bool) -> Result<Plan> {
+fn plan(roots: [&Path; 3], is_snapshot: bool) -> Result<Plan> {
     let [old, layer, new] = roots.map(Dir::root);
     Plan::of([&old?, &layer?, &new?], is_snapshot)
 }

@@ -1,57 +1,75 @@
-//! What was edited between an update and the restart: at shutdown the merge is done once more, beside the one that is
-//! there, and the two change places. The layer has never booted, so nobody else has written to its /etc.
+//! What was changed between an update and the restart comes along at shutdown. Where nothing was, nothing is read and
+//! the new layer is not touched. The layer has never booted, so nobody else has written to it.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::merge::{Merged, Sides, Told};
+use super::merge::{Merged, Told, circumstances, needed, room_in, warn_of};
 use crate::admin::boot::MOTD;
-use crate::admin::merge_report::MergeReport;
-use crate::admin::roots::{self, Tree};
-use crate::admin::{Context, LOCK_WAIT, after_merge, hooks, layer, new_entries};
+use crate::admin::filesystem::mount_point;
+use crate::admin::look::Look;
+use crate::admin::merge_report::{self, MergeReport};
+use crate::admin::roots::{self, Sides, Tree};
+use crate::admin::{Context, LOCK_WAIT, after_merge, hooks, layer, new_entries, text, view};
 use crate::boot::Selection;
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
 use crate::boot::root::Root;
-use crate::merge::{self, Ids, Plan};
+use crate::image::superblock::FsKind;
+use crate::merge::{self, Changed, Ids, LAYER, NEW, Plan, Record, Staged, Zones};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
+use crate::model::persist::{Rule, Rules};
 use crate::sys::cmd::Cmd;
 use crate::sys::run;
 use crate::sys::transaction::Transaction;
 use crate::tree::Dir;
 
-/// What there is of an update that waits for a restart, in /run: another boot knows nothing of it.
+/// What there is of an update that waits for a restart, in /run: another boot knows nothing of it. What was merged and
+/// carried is in a record beside it.
 #[derive(Deserialize, Serialize)]
 pub struct Waiting {
     pub layer: String,
     pub base: String,
-    /// See [`merge::listing`].
-    list: String,
-    /// What is knowingly left behind.
-    leave: Vec<PathBuf>,
-    /// What was carried, by the directories that are.
-    carried: Vec<PathBuf>,
+    /// What is knowingly left behind. A path need not be text.
+    leave: Vec<OsString>,
+    /// What was listed to be carried.
+    listed: Vec<String>,
+    /// See [`circumstances`]. `None` where they have to be looked at anew.
+    circumstances: Option<String>,
+    /// Where what is recorded was.
+    zones: Zones,
     /// The numbers that were changed in the layer.
     users: BTreeMap<u32, u32>,
     groups: BTreeMap<u32, u32>,
 }
 
-/// Where the second /etc is made, in the root of the layer.
+/// Where the second /etc and the files are made, in the root of the layer.
 const SCRATCH: &str = ".imgbased-again";
+/// Beside the report in the layer that was updated: the layer that has all that was changed in it.
+const CARRIED: &str = "carried";
 
 impl Waiting {
-    pub fn new(layer: &LvName, base: &LvName, merged: &Merged, leave: Vec<PathBuf>) -> Self {
-        let carried = merged.outside.carried.iter();
+    pub fn new(
+        layer: &LvName,
+        base: &LvName,
+        merged: &Merged,
+        told: &Told,
+        leave: Vec<PathBuf>,
+    ) -> Self {
+        let listed = told.listed.0.iter();
         Self {
             layer: layer.to_string(),
             base: base.to_string(),
-            list: merged.list.clone(),
-            leave,
-            carried: carried.map(|of| Path::new("/").join(&of.path)).collect(),
+            leave: leave.into_iter().map(PathBuf::into_os_string).collect(),
+            listed: listed.map(|rule| rule.text.clone()).collect(),
+            circumstances: Some(merged.circumstances.clone()),
+            zones: merged.zones.clone(),
             users: merged.ids.users.clone(),
             groups: merged.ids.groups.clone(),
         }
@@ -62,8 +80,15 @@ impl Waiting {
     }
 
     /// Has the shutdown know of it.
-    pub fn write(&self, tx: &mut Transaction) -> Result<()> {
+    pub fn write(&self, tx: &mut Transaction, record: &Record) -> Result<()> {
         tx.create_dir(Path::new(run::DIR))?;
+        tx.write(Path::new(run::UPDATE_RECORD), &record.0, 0o600)?;
+        self.write_json(tx)?;
+        // Of an update before.
+        forget_carried(tx)
+    }
+
+    fn write_json(&self, tx: &mut Transaction) -> Result<()> {
         tx.write(Path::new(run::UPDATE), &serde_json::to_vec(self)?, 0o600)
     }
 
@@ -74,40 +99,111 @@ impl Waiting {
             .with_context(|| format!("cannot remove /{SCRATCH}"))
     }
 
-    /// How many paths of /etc were edited since.
-    pub fn edited(&self) -> Result<usize> {
-        let now = merge::listing(&Dir::root(Path::new("/"))?)?;
-        Ok(merge::edited(&self.list, &now).len())
+    /// How many paths of /etc were edited since the update.
+    pub fn edited() -> Result<usize> {
+        let root = Dir::root(Path::new("/"))?;
+        let changed = Zones::of_etc().changed(&record()?, &root, &|| Ok(()))?;
+        Ok(changed.edited())
     }
+
+    /// Whether anything may have been changed since. No file of the layer is read for that.
+    fn is_changed(&self) -> Result<bool> {
+        let dir = mount_point("running");
+        // What is mounted on the layer is no part of it.
+        let _mounted = Look::at_running().mounted(&dir)?;
+        let layer = Dir::root(&dir)?;
+        let rules = self
+            .listed
+            .iter()
+            .map(|text| Rule::new(text, Path::new("")));
+        let listed = Rules(rules.collect::<Result<_>>()?);
+        if self.circumstances != Some(circumstances(&listed, &layer)?) {
+            return Ok(true);
+        }
+        self.zones.is_changed(&record()?, &layer)
+    }
+
+    fn leave(&self) -> Vec<PathBuf> {
+        self.leave.iter().map(PathBuf::from).collect()
+    }
+
+    fn ids(&self) -> Ids {
+        Ids {
+            users: self.users.clone(),
+            groups: self.groups.clone(),
+        }
+    }
+}
+
+fn record() -> Result<Record> {
+    let path = run::UPDATE_RECORD;
+    let record = fs::read(path).with_context(|| format!("cannot read {path}"))?;
+    Ok(Record(record))
+}
+
+/// Removes what says that a layer has all that was changed in this one.
+fn forget_carried(tx: &mut Transaction) -> Result<()> {
+    let root = Dir::root(Path::new("/"))?;
+    if merge_report::content(&root, CARRIED)?.is_none() {
+        return Ok(());
+    }
+    tx.work(&"what came along is not known any more", |_| {
+        let dir = merge_report::directory(&root)?;
+        Ok(dir.remove(CARRIED.as_ref()).map(drop)?)
+    })
+}
+
+/// Has the shutdown look at what is listed by now, if an update waits.
+pub fn lists_changed(tx: &mut Transaction) -> Result<()> {
+    let Some(waiting) = Waiting::read() else {
+        return Ok(());
+    };
+    let waiting = Waiting {
+        circumstances: None,
+        ..waiting
+    };
+    waiting.write_json(tx)
 }
 
 /// Takes along what was changed since, if an update waits. Where that fails, the first merge stays as it is.
 pub fn at_shutdown(context: &Context) -> Result<()> {
     let Some(waiting) = Waiting::read() else {
+        ensure!(
+            !Path::new(run::UPDATE).exists(),
+            "{} cannot be read, so what was changed since the update is not in the new layer; \
+             `imgbased-helper persist pull` in it fetches that",
+            run::UPDATE
+        );
         return Ok(());
     };
-    let is_edited = waiting.edited()? > 0;
-    context
-        .writer("update", LOCK_WAIT)?
-        .transaction(|tx| {
+    let writer = context.writer("update", LOCK_WAIT)?;
+    let is_changed = waiting.is_changed().unwrap_or_else(|error| {
+        log::warn!("whether anything was changed since the update is not known: {error:#}");
+        true
+    });
+    let done = writer.transaction(|tx| {
+        if is_changed {
             tx.lock()?;
-            merge_again(context, tx, &waiting, is_edited)
+            forget_carried(tx)?;
+            return merge_again(context, tx, &waiting);
+        }
+        // The new layer looks here when it has come up. To activate and mount that one takes longer than all this.
+        tx.work(&"nothing was changed since the update", |_| {
+            let root = Dir::root(Path::new("/"))?;
+            let written = merge_report::put(&root, CARRIED, waiting.layer.as_bytes());
+            written.with_context(|| format!("cannot write {CARRIED}"))
         })
-        .with_context(|| {
-            format!(
-                "what was edited since the update is not in {}; `imgbased-helper persist pull` in it fetches that",
-                waiting.layer
-            )
-        })
+    });
+    done.with_context(|| {
+        format!(
+            "what was changed since the update is not in {}; `imgbased-helper persist pull` in it fetches that",
+            waiting.layer
+        )
+    })
 }
 
-/// Takes along what was written to carried paths, and the edits of /etc if there are any.
-fn merge_again(
-    context: &Context,
-    tx: &mut Transaction,
-    waiting: &Waiting,
-    is_edited: bool,
-) -> Result<()> {
+/// Merges /etc once more if it was edited, and takes along what was changed of carried paths.
+fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Result<()> {
     let group = context.load()?;
     let boot = context.boot_partition()?;
     let (layer, base): (LvName, LvName) = (waiting.layer.parse()?, waiting.base.parse()?);
@@ -121,27 +217,26 @@ fn merge_again(
     let volume = volume.with_context(|| format!("{layer} is gone"))?;
     ensure!(!volume.is_good(), "{layer} has booted already");
     let sides = Sides::of(&group)?;
-    let told = Told::of(context, tx, &group, waiting.leave.clone())?.again(&waiting.carried);
-    let new = Tree::Volume(base);
+    let told = Told::of(context, tx, &group, waiting.leave())?.again(&waiting.zones);
+    let new = Tree::Volume(base.clone());
     let before = boot.entries_of(&layer)?;
     let options = context.activated(tx, &layer, volume.active, |tx| {
         let filesystem = context.filesystem(&layer, &layer)?;
         context.mounted(tx, &layer, &filesystem, "rw", None, |tx, root| {
-            let device = context.lvm.device(&layer)?;
-            let own_root = |tx: &mut Transaction, etc: &Path| {
-                layer::own_root_line(tx, etc, &device, filesystem.kind)
+            let again = Again {
+                context,
+                group: &group,
+                waiting,
+                told: &told,
+                sides: &sides,
+                volumes: [&base, &layer],
+                device: &context.lvm.device(&layer)?,
+                kind: filesystem.kind,
+                root,
             };
-            // What is wrong with one is no reason to leave out the other.
-            let carried = sides.carry_again(context, tx, &group, &told, root);
-            if is_edited {
-                let roots = (&new, root);
-                replace_etc(context, tx, &group, &sides, roots, waiting, own_root)?;
-            }
-            carried?;
-            if let Some(mut report) = MergeReport::read(root)? {
-                report.pending = false;
-                report.write(tx, root)?;
-            }
+            let done =
+                sides.opened_with(context, tx, &group, &new, |tx, roots| again.run(tx, roots));
+            done?.context("this is no dry run")?;
             Root::at(root).options()
         })
     })?;
@@ -160,66 +255,190 @@ fn merge_again(
     Ok(())
 }
 
-/// Merges into a copy of the base's /etc, which takes the place of the one in the layer's root. `finish` gets the
-/// directory that the new one is in.
-fn replace_etc(
-    context: &Context,
-    tx: &mut Transaction,
-    group: &Group,
-    sides: &Sides,
-    (base, root): (&Tree, &Path),
-    waiting: &Waiting,
-    finish: impl FnOnce(&mut Transaction, &Path) -> Result<()>,
-) -> Result<()> {
-    let names = sides.names(base);
-    let scratch = root.join(SCRATCH);
-    let volumes: [LvName; 2] = [waiting.base.parse()?, waiting.layer.parse()?];
-    let report = sides.opened(context, tx, group, |tx, [old, layer]| {
-        let report = roots::opened(context, tx, group, base, |tx, base| {
-            let new = Dir::root(base)?;
-            let plan = Plan::of([old, layer, &new], sides.is_snapshot)?;
-            let ids = &plan.users.ids;
-            let target = Dir::root(root)?;
-            merge::reown(&target, &moved(waiting, ids))?;
-            let name = SCRATCH.as_ref();
-            target.remove_all(name)?;
-            target.make_dir(name)?;
-            let copy = Cmd::new("cp")
-                .args(["--recursive", "--no-dereference", "--no-target-directory"])
-                .arg("--preserve=mode,ownership,timestamps,links,xattr")
-                .args([base.join("etc"), scratch.join("etc")]);
-            tx.run(&copy)?;
-            let copy = Dir::root(&scratch)?;
-            merge::reown(&copy, ids)?;
-            merge::apply(&plan, layer, &copy)?;
-            finish(tx, &scratch)?;
-            tx.flush(root)?;
-            let exchange = || {
-                let name = "etc".as_ref();
-                target
-                    .exchange(name, &copy, name)
-                    .context("cannot exchange /etc")
-            };
-            tx.work(&"the two /etc change places", |_| exchange())?;
-            let volumes = [&volumes[0], &volumes[1]];
-            let asked = after_merge::refresh_caches(tx, root)
-                .and_then(|()| hooks::merged(context, tx, group, &["post-merge"], volumes, root));
-            if asked.is_err() {
-                exchange()?;
-            }
-            asked?;
-            target.remove_all(SCRATCH.as_ref())?;
-            let mut report = MergeReport::of(names, &plan);
-            report.pending = true;
-            Ok(report)
+/// A layer that takes along what was changed since it was made.
+struct Again<'a> {
+    context: &'a Context,
+    group: &'a Group,
+    waiting: &'a Waiting,
+    told: &'a Told,
+    sides: &'a Sides,
+    /// Its base, and itself.
+    volumes: [&'a LvName; 2],
+    /// Where it is, and its filesystem.
+    device: &'a Path,
+    kind: FsKind,
+    /// Where it is mounted.
+    root: &'a Path,
+}
+
+impl Again<'_> {
+    /// Gets where the old base, the layer that runs and the new base are mounted.
+    fn run(&self, tx: &mut Transaction, mounted: [&Path; 3]) -> Result<()> {
+        let [old, layer, new] = mounted.map(Dir::root);
+        let roots = [&old?, &layer?, &new?];
+        let interrupt = tx.interrupt().clone();
+        let go_on = || interrupt.check();
+        let zones = self.told.zones(roots)?;
+        let record = record().unwrap_or_else(|error| {
+            log::warn!("what was deleted since stays in the new layer: {error:#}");
+            Record::default()
+        });
+        let changed = zones.changed(&record, roots[LAYER], &go_on)?;
+        let plan = Plan::of(roots, self.sides.is_snapshot)?;
+        let root = Dir::root(self.root)?;
+        let name = SCRATCH.as_ref();
+        root.remove_all(name)?;
+        root.make_dir(name)?;
+        let place = Place {
+            scratch: root.child(name)?,
+            moved: moved(&self.waiting.ids(), &plan.users.ids),
+            root,
+        };
+        let again = merge::Again {
+            roots,
+            is_snapshot: self.sides.is_snapshot,
+            plan: &plan,
+            copy: &place.root,
+            scratch: &place.scratch,
+        };
+        let etc = (changed.edited() > 0).then(|| self.stage_etc(tx, mounted[NEW], &again));
+        let files = self.stage_files(tx, &again, &zones, &changed);
+        let done = self.put(tx, &plan, &place, etc, files);
+        let removed = place.root.remove_all(name);
+        done?;
+        removed.with_context(|| format!("cannot remove /{SCRATCH} of the new layer"))
+    }
+
+    /// Makes a second /etc ready, of a copy of the new base's.
+    fn stage_etc(&self, tx: &mut Transaction, base: &Path, again: &merge::Again) -> Result<()> {
+        let scratch = self.root.join(SCRATCH);
+        let copy = Cmd::new("cp")
+            .args(["--recursive", "--no-dereference", "--no-target-directory"])
+            .arg("--preserve=mode,ownership,timestamps,links,xattr")
+            .args([base.join("etc"), scratch.join("etc")]);
+        tx.run(&copy)?;
+        merge::reown(again.scratch, &again.plan.users.ids)?;
+        let left_out = merge::apply(again.plan, again.roots[LAYER], again.scratch)?;
+        warn_of("/etc/", &left_out);
+        layer::own_root_line(tx, &scratch, self.device, self.kind)
+    }
+
+    /// Makes what was changed elsewhere ready.
+    fn stage_files<'a>(
+        &self,
+        tx: &mut Transaction,
+        again: &merge::Again<'a>,
+        zones: &Zones,
+        changed: &Changed,
+    ) -> Result<Staged<'a>> {
+        let (needed, room) = (
+            needed(changed.bytes, changed.files),
+            room_in(self.context, self.root)?,
+        );
+        ensure!(
+            needed <= room,
+            "what was changed since the update takes {}, and the new layer has room for {}",
+            text::size(needed),
+            text::size(room)
+        );
+        let mut staged = None;
+        tx.work(&"what was changed since is copied", |interrupt| {
+            staged = Some(again.stage(zones, changed, &|| interrupt.check())?);
+            Ok(())
         })?;
-        report.context("this is no dry run")
-    })?;
-    report.write(tx, root)
+        staged.context("the work is done")
+    }
+
+    /// Puts what is ready in its place: first the accounts, then what can be theirs. What is wrong with one is no reason
+    /// to leave out the other. `etc` is `None` where nothing was edited.
+    fn put(
+        &self,
+        tx: &mut Transaction,
+        plan: &Plan,
+        place: &Place,
+        etc: Option<Result<()>>,
+        files: Result<Staged>,
+    ) -> Result<()> {
+        // Names change places in the journal, perhaps before the content of a file is on the disk.
+        tx.flush(self.root)?;
+        let is_edited = etc.is_some();
+        let etc = etc.map_or(Ok(()), |staged| {
+            staged?;
+            tx.work(&"the two /etc change places", |_| place.exchange())
+        });
+        let files = files.and_then(|staged| {
+            ensure!(
+                etc.is_ok() || place.moved == Ids::default(),
+                "without /etc, what was written since would belong to other accounts"
+            );
+            tx.work(&"what was changed since takes its place", |_| {
+                warn_of("/", &staged.put()?);
+                Ok(())
+            })
+        });
+        etc?;
+        let (context, group, [base, _]) = (self.context, self.group, self.volumes);
+        let mut asked = after_merge::refresh_caches(tx, self.root);
+        if is_edited {
+            let events = ["post-merge"];
+            asked = asked
+                .and_then(|()| hooks::merged(context, tx, group, &events, self.volumes, self.root));
+            if asked.is_err() {
+                place.take_back()?;
+            }
+        }
+        asked?;
+        let report = if is_edited {
+            Some(MergeReport::of(self.sides.names(base), plan))
+        } else {
+            MergeReport::read(self.root)?
+        };
+        if let Some(mut report) = report {
+            report.pending = files.is_err();
+            report.write(tx, self.root)?;
+        }
+        files
+    }
+}
+
+/// The root of the layer, and what is ready to be put there.
+struct Place {
+    root: Dir,
+    scratch: Dir,
+    /// The numbers in the root that are others with the second /etc.
+    moved: Ids,
+}
+
+impl Place {
+    /// Puts the second /etc in its place, and gives the files of accounts the numbers that they have there.
+    fn exchange(&self) -> Result<()> {
+        let done = self
+            .reown(&self.moved)
+            .and_then(|()| Ok(self.change_places()?))
+            .context("cannot exchange /etc");
+        if done.is_err() {
+            self.reown(&inverse(&self.moved))?;
+        }
+        done
+    }
+
+    fn take_back(&self) -> Result<()> {
+        self.change_places().context("cannot exchange /etc")?;
+        self.reown(&inverse(&self.moved))
+    }
+
+    fn change_places(&self) -> io::Result<()> {
+        let etc = OsStr::new("etc");
+        self.root.exchange(etc, &self.scratch, etc)
+    }
+
+    fn reown(&self, ids: &Ids) -> Result<()> {
+        merge::reown_but(&self.root, ids, SCRATCH.as_ref()).map(drop)
+    }
 }
 
 /// The numbers in the layer that an account which was added since has made others.
-fn moved(waiting: &Waiting, now: &Ids) -> Ids {
+fn moved(before: &Ids, now: &Ids) -> Ids {
     let moved = |before: &BTreeMap<u32, u32>, now: &BTreeMap<u32, u32>| {
         let ids = before.keys().chain(now.keys());
         let of = |ids: &BTreeMap<u32, u32>, id: u32| ids.get(&id).copied().unwrap_or(id);
@@ -227,53 +446,131 @@ fn moved(waiting: &Waiting, now: &Ids) -> Ids {
         moved.filter(|(before, now)| before != now).collect()
     };
     Ids {
-        users: moved(&waiting.users, &now.users),
-        groups: moved(&waiting.groups, &now.groups),
+        users: moved(&before.users, &now.users),
+        groups: moved(&before.groups, &now.groups),
+    }
+}
+
+fn inverse(ids: &Ids) -> Ids {
+    let inverse = |ids: &BTreeMap<u32, u32>| ids.iter().map(|(from, to)| (*to, *from)).collect();
+    Ids {
+        users: inverse(&ids.users),
+        groups: inverse(&ids.groups),
     }
 }
 
 /// Says so where the restart after an update was no orderly one: what was changed after the update is not here.
-pub fn tell_of_lost_changes(tx: &mut Transaction) -> Result<()> {
+pub fn tell_of_lost_changes(context: &Context, tx: &mut Transaction, group: &Group) -> Result<()> {
     let root = Path::new("/");
     let Some(mut report) = MergeReport::read(root)?.filter(|report| report.pending) else {
         return Ok(());
     };
-    let old = &report.layer;
-    let message = format!(
-        "what was changed in {old} between the update and a restart without a shutdown is not here; \
-         `imgbased-helper diff {old} .` shows it, `imgbased-helper persist pull PATH` fetches it"
-    );
-    log::warn!("{message}");
-    let motd = Path::new(MOTD);
-    tx.create_dir(motd)?;
-    let line = format!("imgbased: {message}\n");
-    tx.write(&motd.join("imgbased-update"), line.as_bytes(), 0o644)?;
     report.pending = false;
+    let old = &report.layer;
+    let has_all = has_all(context, tx, group, old).unwrap_or_else(|error| {
+        log::debug!("{old} does not tell what came along: {error:#}");
+        false
+    });
+    if !has_all {
+        let message = format!(
+            "what was changed in {old} between the update and a restart without a shutdown is not here; \
+             `imgbased-helper diff {old} .` shows it, `imgbased-helper persist pull PATH` fetches it"
+        );
+        log::warn!("{message}");
+        let motd = Path::new(MOTD);
+        tx.create_dir(motd)?;
+        let line = format!("imgbased: {message}\n");
+        tx.write(&motd.join("imgbased-update"), line.as_bytes(), 0o644)?;
+    }
     report.write(tx, root)
+}
+
+/// Whether the layer before says that nothing was changed in it that the layer which runs does not have.
+fn has_all(context: &Context, tx: &mut Transaction, group: &Group, old: &str) -> Result<bool> {
+    let booted = view::booted(group)?;
+    let old = roots::named(group, Tree::Volume(old.parse()?))?;
+    let found = roots::opened(context, tx, group, &old, |_, root| {
+        merge_report::content(&Dir::root(root)?, CARRIED)
+    })?;
+    let layer = found.flatten();
+    Ok(layer.is_some() && layer == booted.map(String::into_bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStringExt;
+    use std::os::unix::fs::{MetadataExt, chown};
+
+    fn ids(users: &[(u32, u32)], groups: &[(u32, u32)]) -> Ids {
+        Ids {
+            users: users.iter().copied().collect(),
+            groups: groups.iter().copied().collect(),
+        }
+    }
 
     #[test]
     fn numbers_move_once_more_where_an_account_has_come_between() {
-        let ids = |pairs: &[(u32, u32)]| pairs.iter().copied().collect::<BTreeMap<_, _>>();
+        let before = ids(&[(1000, 1001), (5, 6)], &[(1000, 1001)]);
+        let now = ids(&[(1000, 1002), (5, 6), (7, 8)], &[]);
+        let moved = moved(&before, &now);
+        assert_eq!(moved, ids(&[(1001, 1002), (7, 8)], &[(1001, 1000)]));
+        assert_eq!(
+            inverse(&moved),
+            ids(&[(1002, 1001), (8, 7)], &[(1000, 1001)])
+        );
+        assert_eq!(super::moved(&before, &before), Ids::default());
+    }
+
+    #[test]
+    fn what_waits_can_have_paths_that_are_no_text() {
+        let latin = OsString::from_vec(b"/opt/latin\xe4".to_vec());
         let waiting = Waiting {
-            layer: String::new(),
-            base: String::new(),
-            list: String::new(),
-            leave: Vec::new(),
-            carried: Vec::new(),
-            users: ids(&[(1000, 1001), (5, 6)]),
-            groups: ids(&[(1000, 1001)]),
+            layer: "Base-1.1".to_owned(),
+            base: "Base-1".to_owned(),
+            leave: vec![latin.clone()],
+            listed: vec!["/srv/*".to_owned()],
+            circumstances: None,
+            zones: Zones::of_etc(),
+            users: BTreeMap::new(),
+            groups: BTreeMap::new(),
         };
-        let now = Ids {
-            users: ids(&[(1000, 1002), (5, 6), (7, 8)]),
-            groups: ids(&[]),
+        let text = serde_json::to_string(&waiting).unwrap();
+        let read: Waiting = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.leave, [latin]);
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+    }
+
+    #[test]
+    fn the_second_etc_comes_with_the_numbers_of_its_accounts_and_goes_with_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let (new, old, file) = (format!("{SCRATCH}/etc/new"), "etc/old", "var/file");
+        for path in [new.as_str(), old, file] {
+            let path = dir.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        // Only root can give files away.
+        let is_root = chown(dir.join(file), Some(1001), None).is_ok();
+        let moved = ids(&[(1001, 1002)], &[]);
+        let root = Dir::root(dir).unwrap();
+        let place = Place {
+            scratch: root.child(SCRATCH.as_ref()).unwrap(),
+            root,
+            moved: if is_root { moved } else { Ids::default() },
         };
-        let moved = moved(&waiting, &now);
-        assert_eq!(moved.users, ids(&[(1001, 1002), (7, 8)]));
-        assert_eq!(moved.groups, ids(&[(1001, 1000)]));
+        if is_root {
+            chown(dir.join(&new), Some(1001), None).unwrap();
+        }
+        let has = |path: &str| dir.join(path).exists();
+        let owner = |path: &str| fs::metadata(dir.join(path)).unwrap().uid();
+        place.exchange().unwrap();
+        assert!(has("etc/new") && !has(old));
+        // What has its number already keeps it.
+        assert!(!is_root || owner(file) == 1002 && owner("etc/new") == 1001);
+        place.take_back().unwrap();
+        assert!(has(old) && !has("etc/new"));
+        assert!(!is_root || owner(file) == 1001 && owner(&new) == 1001);
     }
 }

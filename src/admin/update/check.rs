@@ -4,14 +4,15 @@ use std::fs::{self, Metadata};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::merge::{Sides, Told, plan};
+use super::merge::{Told, plan};
 use super::{Amount, Update, amounts, digest_of, facts, judge, running_layer};
 use crate::admin::filesystem::mount_point;
 use crate::admin::look::Look;
 use crate::admin::merge_report::MergeReport;
+use crate::admin::roots::Sides;
 use crate::admin::view::JSON_VERSION;
 use crate::admin::{Context, FOUND, LOCK_WAIT, base, text};
 use crate::boot::root::Root;
@@ -96,8 +97,9 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
             refuse(judge(update, &running, &Root::at(root)).map(drop));
             let new = Dir::root(root)?;
             let names = sides.names(&update.shown());
-            sides.opened(context, tx, &group, |tx, [old, layer]| {
-                let roots = [old, layer, &new];
+            let looked = sides.opened(context, tx, &group, |tx, [old, layer]| {
+                let [old, layer] = [old, layer].map(Dir::root);
+                let roots = [&old?, &layer?, &new];
                 let go_on = || tx.interrupt().check();
                 let planned = plan(roots, sides.is_snapshot, &told, &go_on)?;
                 refuse(planned.check_left());
@@ -106,7 +108,8 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
                 left_behind = Amount::left(&planned.outside);
                 packages = planned.packages;
                 Ok(())
-            })
+            })?;
+            looked.context("this is no dry run")
         })?;
         opened.close(tx)?;
         let size = fs::metadata(update.image()).ok();

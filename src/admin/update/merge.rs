@@ -1,20 +1,25 @@
 //! The merge of what the running layer has changed into the root of the next one.
 
-use std::fmt::Display;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::admin::merge_report::MergeReport;
-use crate::admin::roots::{self, Tree};
+use crate::admin::roots::Sides;
 use crate::admin::space::Space;
 use crate::admin::volume::record_new_in_var;
 use crate::admin::{Context, initramfs, packages, persist, pool_with_room, text};
-use crate::merge::{self, Ids, LAYER, NEW, OLD, Outside, Plan};
+use crate::merge::{self, Ids, LAYER, NEW, OLD, Outside, Plan, Record, Zones};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::model::persist::Rules;
 use crate::model::volume;
+use crate::sys::files::read_if_there;
+use crate::sys::flush::flush;
+use crate::sys::run;
 use crate::sys::transaction::Transaction;
 use crate::tree::{Dir, escaped};
 
@@ -22,78 +27,12 @@ use crate::tree::{Dir, escaped};
 const LEFT_MAX: u64 = 1 << 20;
 /// What a file takes beside its content, in bytes.
 const FILE: u64 = 4096;
-
-/// The roots of a merge by their names.
-pub struct Sides {
-    pub old: Tree,
-    pub layer: Tree,
-    pub is_snapshot: bool,
-}
-
-impl Sides {
-    pub fn of(group: &Group) -> Result<Self> {
-        let old = Tree::Volume(roots::base_of_running(group)?);
-        let layer = roots::named(group, Tree::Running)?;
-        let is_snapshot = roots::have_one_origin(group, &old, &layer);
-        Ok(Self {
-            old,
-            layer,
-            is_snapshot,
-        })
-    }
-
-    /// Their names, and that of the new base.
-    pub fn names(&self, new: &dyn Display) -> [String; 3] {
-        [
-            self.old.to_string(),
-            self.layer.to_string(),
-            new.to_string(),
-        ]
-    }
-
-    /// Carries once more what the layer has changed outside of /etc since `root` was made. What was deleted since
-    /// stays there.
-    pub fn carry_again(
-        &self,
-        context: &Context,
-        tx: &mut Transaction,
-        group: &Group,
-        told: &Told,
-        root: &Path,
-    ) -> Result<()> {
-        self.opened(context, tx, group, |tx, [old, layer]| {
-            let copy = Dir::root(root)?;
-            tx.work(&"what was written since comes along", |interrupt| {
-                let go_on = || interrupt.check();
-                let roots = [old, layer, &copy];
-                let planned = plan(roots, self.is_snapshot, told, &go_on)?;
-                planned.check_room(room_in(context, root)?)?;
-                warn_of("/", &planned.outside.apply(roots, &go_on)?);
-                Ok(())
-            })
-        })
-    }
-
-    /// Hands over the roots of the old base and of the layer, to be read.
-    pub fn opened<T>(
-        &self,
-        context: &Context,
-        tx: &mut Transaction,
-        group: &Group,
-        look: impl FnOnce(&mut Transaction, [&Dir; 2]) -> Result<T>,
-    ) -> Result<T> {
-        let found = roots::opened(context, tx, group, &self.layer, |tx, layer| {
-            roots::opened(context, tx, group, &self.old, |tx, old| {
-                look(tx, [&Dir::root(old)?, &Dir::root(layer)?])
-            })
-        })?;
-        found.flatten().context("this is no dry run")
-    }
-}
+/// The longest tick of a kernel's clock, twice.
+const TICK: Duration = Duration::from_millis(20);
 
 /// What is to be done with the paths outside of /etc, beside what is usual.
 pub struct Told {
-    listed: Rules,
+    pub listed: Rules,
     volumes: Vec<PathBuf>,
     leave: Vec<PathBuf>,
     /// What was carried before.
@@ -115,11 +54,31 @@ impl Told {
         })
     }
 
-    /// Has these paths be carried as well, which were carried to a layer that is made.
-    pub fn again(self, carried: &[PathBuf]) -> Self {
+    /// Has be carried as well what was carried by these zones, also what is gone since.
+    pub fn again(self, zones: &Zones) -> Self {
         Self {
-            carried: carried.to_owned(),
+            carried: zones.carried(),
             ..self
+        }
+    }
+
+    /// What becomes of each path of these roots.
+    pub fn zones(&self, roots: [&Dir; 3]) -> Result<Zones> {
+        let carried = self.carried([roots[OLD], roots[LAYER]])?;
+        let none = BTreeMap::new();
+        Zones::of_roots(roots, &self.rules(&carried, [&none; 3]))
+    }
+
+    fn rules<'a>(
+        &'a self,
+        carried: &'a [PathBuf],
+        packages: [&'a BTreeMap<String, String>; 3],
+    ) -> merge::Rules<'a> {
+        merge::Rules {
+            carried,
+            volumes: &self.volumes,
+            leave: &self.leave,
+            packages,
         }
     }
 
@@ -157,12 +116,7 @@ pub fn plan(
     let plan = Plan::of(roots, is_snapshot)?;
     go_on()?;
     let carried = told.carried([roots[OLD], roots[LAYER]])?;
-    let rules = merge::Rules {
-        carried: &carried,
-        volumes: &told.volumes,
-        leave: &told.leave,
-        packages: [&old, &layer, &new],
-    };
+    let rules = told.rules(&carried, [&old, &layer, &new]);
     let outside = Outside::of(roots, is_snapshot, &rules, &plan, go_on)?;
     let is_left = |name: &&String| !old.contains_key(*name) && !new.contains_key(*name);
     Ok(Planned {
@@ -192,9 +146,9 @@ impl Planned {
 
     /// Refuses to carry more than there is room for, in bytes.
     fn check_room(&self, room: u64) -> Result<()> {
-        let files = self.outside.carried_files.saturating_mul(FILE);
-        let needed = self.outside.carried_bytes.saturating_add(files);
-        let largest = self.outside.carried.iter().max_by_key(|of| of.bytes);
+        let outside = &self.outside;
+        let needed = needed(outside.carried_bytes, outside.carried_files);
+        let largest = outside.carried.iter().max_by_key(|of| of.bytes);
         let Some(largest) = largest.filter(|_| needed > room) else {
             return Ok(());
         };
@@ -208,13 +162,20 @@ impl Planned {
     }
 }
 
+/// The bytes that so many files with so many bytes take.
+pub fn needed(bytes: u64, files: u64) -> u64 {
+    bytes.saturating_add(files.saturating_mul(FILE))
+}
+
 /// What a merge has done.
 pub struct Merged {
     pub report: MergeReport,
     pub outside: Outside,
     pub packages: Vec<String>,
-    /// What was merged in /etc, to tell what is edited later.
-    pub list: String,
+    /// What was merged and carried, to tell what is changed later.
+    pub zones: Zones,
+    pub record: Record,
+    pub circumstances: String,
     pub ids: Ids,
     /// What of /etc is not as in the image, and belongs into an initramfs.
     pub for_initramfs: Vec<PathBuf>,
@@ -230,30 +191,34 @@ pub fn into(
     root: &Path,
 ) -> Result<Merged> {
     let names = sides.names(base);
-    sides.opened(context, tx, group, |tx, [old, layer]| {
-        let copy = Dir::root(root)?;
+    let merged = sides.opened(context, tx, group, |tx, [old, layer]| {
+        let [old, layer, copy] = [old, layer, root].map(Dir::root);
+        let roots = [&old?, &layer?, &copy?];
         let mut new_in_var = Vec::new();
         let mut found = None;
         tx.unlocked(|tx| {
             tx.work(&"the merge of what was changed", |interrupt| {
                 let go_on = || interrupt.check();
-                let roots = [old, layer, &copy];
-                let list = merge::listing(layer)?;
-                new_in_var = merge::new_in_var(old, &copy, &go_on)?;
+                new_in_var = merge::new_in_var(roots[OLD], roots[NEW], &go_on)?;
+                let zones = told.zones(roots)?;
+                let circumstances = circumstances(&told.listed, roots[LAYER])?;
+                let record = recorded(&zones, roots[LAYER], &go_on)?;
                 let planned = plan(roots, sides.is_snapshot, told, &go_on)?;
                 planned.check_left()?;
                 planned.check_room(room_in(context, root)?)?;
-                merge::reown(&copy, &planned.plan.users.ids)?;
+                merge::reown(roots[NEW], &planned.plan.users.ids)?;
                 go_on()?;
-                let left = merge::apply(&planned.plan, layer, &copy)?;
+                let left = merge::apply(&planned.plan, roots[LAYER], roots[NEW])?;
                 warn_of("/etc/", &left);
                 warn_of("/", &planned.outside.apply(roots, &go_on)?);
                 found = Some(Merged {
                     report: MergeReport::of(names, &planned.plan),
                     outside: planned.outside,
                     packages: planned.packages,
-                    list,
                     for_initramfs: for_initramfs(&planned.plan),
+                    zones,
+                    record,
+                    circumstances,
                     ids: planned.plan.users.ids,
                 });
                 Ok(())
@@ -264,7 +229,33 @@ pub fn into(
         merged.report.write(tx, root)?;
         record_new_in_var(tx, root, &new_in_var)?;
         Ok(merged)
-    })
+    })?;
+    merged.context("this is no dry run")
+}
+
+/// Records what is merged and carried of the layer, so that each later change of it is seen.
+fn recorded(zones: &Zones, layer: &Dir, go_on: &dyn Fn() -> Result<()>) -> Result<Record> {
+    // What a program has mapped and writes to gets a new time only when it has been on the disk in between.
+    flush(Path::new("/"))?;
+    let record = zones.record(layer, go_on)?;
+    // What is changed within one tick of the kernel's clock has one time. What is read from here on is of a later one.
+    thread::sleep(TICK);
+    Ok(record)
+}
+
+/// What decides which paths of a layer are carried, beside what was so when it was updated: those that are listed, and
+/// the volumes.
+pub fn circumstances(listed: &Rules, layer: &Dir) -> Result<String> {
+    let mut circumstances = String::new();
+    for rule in &listed.0 {
+        for path in persist::matching(layer, rule)? {
+            circumstances += &escaped(path);
+            circumstances.push('\n');
+        }
+    }
+    let volumes = read_if_there(Path::new(run::VOLUMES))?.unwrap_or_default();
+    circumstances += &String::from_utf8_lossy(&volumes);
+    Ok(circumstances)
 }
 
 /// The paths of /etc that an initramfs can hold, and that are not as in the new base.
@@ -276,12 +267,12 @@ fn for_initramfs(plan: &Plan) -> Vec<PathBuf> {
 }
 
 /// The bytes that can be written to the filesystem of a layer that is mounted at `root`: there, and in its pool.
-fn room_in(context: &Context, root: &Path) -> Result<u64> {
+pub fn room_in(context: &Context, root: &Path) -> Result<u64> {
     let Space { free, .. } = Space::at(root)?;
     Ok(free.min(pool_with_room(&context.load()?)?))
 }
 
-fn warn_of(above: &str, paths: &[PathBuf]) {
+pub fn warn_of(above: &str, paths: &[PathBuf]) {
     for path in paths {
         log::warn!("{above}{} found no place in the new layer", escaped(path));
     }

@@ -14,8 +14,9 @@ use serde::Serialize;
 use super::base::{self, Add, Made, listings};
 use super::boot::trial_begins;
 use super::merge_report::MergeReport;
+use super::roots::Sides;
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, after_merge, gc, hooks, layer, text, volume};
+use super::{Context, LOCK_WAIT, after_merge, gc, hooks, layer, restart_host, text, volume};
 use crate::boot::Selection;
 use crate::boot::root::Root;
 use crate::image::digest;
@@ -28,8 +29,8 @@ use crate::model::update::{Decision, Facts, Standing, Wishes};
 use crate::sys::cmd::Cmd;
 use crate::sys::transaction::{Transaction, Writer};
 use crate::tree::escaped;
-pub use again::{Waiting, tell_of_lost_changes};
-use merge::{Sides, Told};
+pub use again::{Waiting, lists_changed, tell_of_lost_changes};
+use merge::Told;
 
 /// What `update` is told. Sizes are bytes.
 #[derive(Args)]
@@ -81,7 +82,7 @@ pub struct Update {
     /// Take a snapshot of each volume that layers share, for `rollback --with-volumes`
     #[arg(long, conflicts_with = "check")]
     snapshot_volumes: bool,
-    /// Take along what was edited since the update, as imgbased-update.service does at shutdown
+    /// Take along what was changed since the update, as imgbased-update.service does at shutdown
     #[arg(long, hide = true, exclusive = true)]
     at_shutdown: bool,
     /// Remove old bases afterwards: keep so many of the latest
@@ -142,7 +143,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
     clean_up(context, writer, update, &done);
     context.show(&done, || done.lines())?;
     if update.apply && done.waits {
-        Cmd::new("systemctl").arg("reboot").run()?;
+        restart_host(&context.writer("update", LOCK_WAIT)?, "update")?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -407,7 +408,7 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     if let Some(merged) = found {
         done.carried = Amount::carried(&merged.outside);
         done.left_behind = Amount::left(&merged.outside);
-        Waiting::new(&new, &base, &merged, update.leave()).write(tx)?;
+        Waiting::new(&new, &base, &merged, &told, update.leave()).write(tx, &merged.record)?;
         (done.merge, done.packages) = (Some(merged.report), merged.packages);
     }
     (done.base, done.layer) = (Some(base), Some(new));

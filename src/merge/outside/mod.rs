@@ -4,13 +4,18 @@
 //! A tree can be larger than memory has room for. So nothing is kept of what is simply carried: it is decided on
 //! once to count it, and once more when it is done.
 
+mod again;
 mod left;
 mod packages;
+mod record;
 mod zone;
 
+pub use again::{Again, Staged};
 pub use left::Left;
 pub use packages::Package;
-pub(super) use zone::{Zones, as_written};
+pub use record::{Changed, Record};
+pub use zone::Zones;
+pub(super) use zone::as_written;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,8 +36,8 @@ use crate::tree::{Below, Dir, Kind, Stat, Visit, escaped, walk};
 /// So many items are kept for people; the others are counted.
 const ITEMS_MAX: usize = 1000;
 
-/// Takes where it was begun to carry, what the layer has at the path, and what is done there.
-type Each<'a> = dyn FnMut(&Path, Option<&Stat>, Item) -> Result<()> + 'a;
+/// Takes where it was begun to carry, a path, and what is done there and above it.
+type Each<'a> = dyn FnMut(&Path, &Visit, Vec<Item>) -> Result<()> + 'a;
 
 /// What a host and its admin say about paths, which are absolute.
 pub struct Rules<'a> {
@@ -122,12 +127,11 @@ impl Outside {
     ) -> Result<Vec<PathBuf>> {
         let (layer, copy) = (roots[LAYER].again()?, roots[NEW].again()?);
         let mut applier = Applier::new("", Some(layer), copy);
-        self.carry(
-            roots,
-            &self.owners.on_host(),
-            interrupt,
-            &mut |_, _, item| applier.item(&item.path, &item.action),
-        )?;
+        let owners = self.owners.on_host();
+        self.carry(roots, &owners, interrupt, &mut |_, _, items| {
+            let mut items = items.iter();
+            items.try_for_each(|item| applier.item(&item.path, &item.action))
+        })?;
         applier.finish()
     }
 
@@ -148,8 +152,13 @@ impl Outside {
             left,
             ..Tally::default()
         };
-        self.carry(roots, &self.owners, interrupt, &mut |top, stat, item| {
-            tally.add(top, stat, item);
+        self.carry(roots, &self.owners, interrupt, &mut |top, visit, items| {
+            let layer = visit.places.get(LAYER).and_then(Option::as_ref);
+            for item in items {
+                let is_of_path = item.path == visit.path;
+                let stat = layer.map(|place| &place.stat).filter(|_| is_of_path);
+                tally.add(top, stat, item);
+            }
             Ok(())
         })?;
         (self.items, self.more_items) = (tally.items, tally.more_items);
@@ -162,12 +171,39 @@ impl Outside {
         Ok(())
     }
 
-    /// Decides on what is carried.
     fn carry(
         &self,
         roots: [&Dir; 3],
         owners: &Owners,
         interrupt: &dyn Fn() -> Result<()>,
+        each: &mut Each,
+    ) -> Result<()> {
+        let carrier = Carrier {
+            zones: &self.zones,
+            owners,
+            is_snapshot: self.is_snapshot,
+            interrupt,
+        };
+        carrier.run(roots, None, &|_| true, each)
+    }
+}
+
+/// Decides on what is carried.
+struct Carrier<'a> {
+    zones: &'a Zones,
+    owners: &'a Owners,
+    is_snapshot: bool,
+    interrupt: &'a dyn Fn() -> Result<()>,
+}
+
+impl Carrier<'_> {
+    /// Decides on the paths that are wanted: with one also those above it are. In `beside`, which is visited as a
+    /// fourth tree, can be what the three have no more.
+    fn run(
+        &self,
+        roots: [&Dir; 3],
+        beside: Option<&Dir>,
+        is_wanted: &dyn Fn(&Path) -> bool,
         each: &mut Each,
     ) -> Result<()> {
         let comes = |target: &Path| -> Result<bool> {
@@ -179,23 +215,21 @@ impl Outside {
             class: |_| Class::Plain,
             comes: &comes,
         };
-        let mut planner = Planner::new(roots, owners, self.is_snapshot, scope);
-        for top in self.zones.tops(|zone| zone == Zone::Carried) {
+        let mut planner = Planner::new(roots, self.owners, self.is_snapshot, scope);
+        let trees: Vec<&Dir> = roots.into_iter().chain(beside).collect();
+        let tops = self.zones.tops(|zone| zone == Zone::Carried).into_iter();
+        for top in tops.filter(|top| is_wanted(top)) {
             let cannot = |path: &Path| format!("cannot carry /{}", escaped(path));
             planner.begin(top).with_context(|| cannot(top))?;
-            walk_below(&roots, top, &mut |visit| {
-                interrupt()?;
+            walk_below(&trees, top, &mut |visit| {
+                (self.interrupt)()?;
                 let zone = self.zones.at(visit.path).unwrap_or(Zone::Carried);
-                if !matches!(zone, Zone::Carried | Zone::Volume) {
+                if !matches!(zone, Zone::Carried | Zone::Volume) || !is_wanted(visit.path) {
                     return Ok(Below::Skip);
                 }
-                let below = planner.visit(visit).with_context(|| cannot(visit.path))?;
-                let layer = visit.places.get(LAYER).and_then(Option::as_ref);
-                for item in planner.taken() {
-                    let is_of_path = item.path == visit.path;
-                    let stat = layer.map(|place| &place.stat).filter(|_| is_of_path);
-                    each(top, stat, item)?;
-                }
+                let below = planner.visit(&visit.of_first(roots.len()));
+                let below = below.with_context(|| cannot(visit.path))?;
+                each(top, visit, planner.taken())?;
                 // A volume is mounted on the directory as it is in the layer.
                 Ok(if zone == Zone::Volume {
                     Below::Skip
@@ -220,7 +254,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// As [`Each`].
+    /// Takes where it was begun to carry, and what the layer has at the path.
     fn add(&mut self, top: &Path, stat: Option<&Stat>, item: Item) {
         let path = &item.path;
         let is_lost = item.verdict == Verdict::Conflict(Clash::Type)

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::ops::Bound;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::Rules;
 use crate::merge::{LAYER, NEW, OLD};
 use crate::tree::{Dir, Kind, escaped};
 
 /// What becomes of a path and of what is below it, up to the next path that has a zone of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Zone {
     /// As in the new base. What the layer has changed there is left behind.
     Image,
@@ -91,6 +93,9 @@ const DEFAULTS: [(&str, Zone); 43] = [
     ("var/lib/imgbased/spool", Zone::Fleeting),
 ];
 
+/// Where what no image has is carried.
+const OPT: &str = "opt";
+
 /// Lists of what is in a directory or tree, which a program makes again whenever something there changes.
 const INDEXES: [&str; 7] = [
     "gconv-modules.cache",
@@ -118,7 +123,30 @@ pub fn is_made(path: &Path) -> bool {
 }
 
 /// The zones of a host, by the paths where they begin.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(from = "Vec<(OsString, Zone)>", into = "Vec<(OsString, Zone)>")]
 pub struct Zones(BTreeMap<PathBuf, Zone>);
+
+impl FromIterator<(PathBuf, Zone)> for Zones {
+    fn from_iter<T: IntoIterator<Item = (PathBuf, Zone)>>(zones: T) -> Self {
+        Self(zones.into_iter().collect())
+    }
+}
+
+// What is no text is a list of bytes then.
+impl From<Vec<(OsString, Zone)>> for Zones {
+    fn from(zones: Vec<(OsString, Zone)>) -> Self {
+        let zones = zones.into_iter();
+        zones.map(|(path, zone)| (path.into(), zone)).collect()
+    }
+}
+
+impl From<Zones> for Vec<(OsString, Zone)> {
+    fn from(zones: Zones) -> Self {
+        let zones = zones.0.into_iter();
+        zones.map(|(path, zone)| (path.into(), zone)).collect()
+    }
+}
 
 impl Zones {
     /// `own` are the names in /opt that no image has. Refuses paths that are not absolute.
@@ -128,7 +156,7 @@ impl Zones {
             .map(|(path, zone)| (PathBuf::from(path), *zone));
         let mut zones = Self(defaults.collect());
         zones.0.insert(PathBuf::new(), Zone::Image);
-        let opt = Path::new("opt");
+        let opt = Path::new(OPT);
         for name in own {
             zones.0.insert(opt.join(name), Zone::Carried);
         }
@@ -221,9 +249,24 @@ impl Zones {
         matches!(zone, Zone::Carried | Zone::Merged | Zone::Volume)
     }
 
+    /// The absolute paths where something that is carried begins.
+    pub fn carried(&self) -> Vec<PathBuf> {
+        let tops = self.tops(|zone| zone == Zone::Carried).into_iter();
+        tops.map(|top| Path::new("/").join(top)).collect()
+    }
+
     /// The zone that begins at a path.
     pub fn at(&self, path: &Path) -> Option<Zone> {
         self.0.get(path).copied()
+    }
+
+    /// Whether something below a path that is neither merged nor carried is that, or can be once it is there.
+    pub fn leads_on(&self, path: &Path) -> bool {
+        let below = (Bound::Excluded(path), Bound::Unbounded);
+        let below = self.0.range::<Path, _>(below);
+        let mut below = below.take_while(|(below, _)| below.starts_with(path));
+        path == Path::new(OPT)
+            || below.any(|(_, zone)| matches!(zone, Zone::Carried | Zone::Merged))
     }
 
     /// Where zones begin that are wanted, and that are in none that is.
@@ -239,7 +282,7 @@ impl Zones {
 /// The names in /opt that only the layer has.
 fn own_in_opt(roots: [&Dir; 3]) -> Result<Vec<OsString>> {
     let names = |side: usize| -> io::Result<Vec<OsString>> {
-        let opt = roots[side].descend(Path::new("opt"))?;
+        let opt = roots[side].descend(Path::new(OPT))?;
         opt.map_or(Ok(Vec::new()), |opt| opt.names())
     };
     let names = |side| names(side).context("cannot read /opt of a root");
@@ -368,6 +411,41 @@ mod tests {
             carried,
             ["opt/own", "root", "srv", "usr/local"].map(Path::new)
         );
+    }
+
+    #[test]
+    fn zones_of_any_names_are_written_and_read() {
+        use std::os::unix::ffi::OsStringExt;
+        let latin = OsString::from_vec(b"latin\xe4".to_vec());
+        let none = BTreeMap::new();
+        let rules = Rules {
+            carried: &[],
+            volumes: &[],
+            leave: &[],
+            packages: [&none; 3],
+        };
+        let zones = Zones::new(&[latin], &rules).unwrap();
+        let text = serde_json::to_string(&zones).unwrap();
+        let read: Zones = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.0, zones.0);
+    }
+
+    #[test]
+    fn directories_lead_on_to_what_is_carried_in_them() {
+        let zones = zones(&["/var/cache/keep"], &[], &["/srv"]).unwrap();
+        for (path, wanted) in [
+            ("usr", true),
+            ("usr/bin", false),
+            ("usr/local", false),
+            ("var/cache", true),
+            ("var/cach", false),
+            ("opt", true),
+            ("opt/other", false),
+            ("srv", false),
+            ("home", false),
+        ] {
+            assert_eq!(zones.leads_on(Path::new(path)), wanted, "{path}");
+        }
     }
 
     #[test]

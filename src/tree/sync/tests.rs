@@ -444,7 +444,10 @@ fn no_link_leads_out_of_either_tree() {
 fn names_are_of_any_bytes() {
     let trees = Trees::new();
     for (dir, names) in [
-        ("from", [&b"two\nlines"[..], b"latin\xe4", b"-rf", b"\x1b[2J"]),
+        (
+            "from",
+            [&b"two\nlines"[..], b"latin\xe4", b"-rf", b"\x1b[2J"],
+        ),
         ("to", [b"two\nlines", b"latin\xf6", b" ", b"\xff"]),
     ] {
         for name in names {
