@@ -13,4 +13,5 @@ systemctl mask --quiet apt-daily.service
 mkdir -p /etc/sysctl.d /opt/own
 echo before >/opt/own/data
 echo key >/root/key
+echo gone >/root/gone
 echo 'kernel.sysrq = 1' >/etc/sysctl.d/90-admin.conf

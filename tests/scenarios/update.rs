@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::claims::{has_come_up, has_root, is_clean, is_refused, json, restart};
 use crate::vm::guest::{script, script_with};
-use crate::vm::{Host, Loader, Vm};
+use crate::vm::{Host, HostDisk, Loader, Vm};
 
 /// For copying images, under software emulation.
 const SLOW: Duration = Duration::from_secs(900);
@@ -14,6 +14,8 @@ const SLOW: Duration = Duration::from_secs(900);
 scenarios![
     an_update_takes_the_configuration_along_and_is_tried;
     long:
+    what_was_changed_since_an_update_comes_along_and_nothing_else_is_read,
+    a_restart_after_an_update_without_a_change_tells_of_no_loss,
     an_update_of_a_host_with_systemd_boot,
     an_update_that_does_not_come_up_is_not_taken_again,
     an_update_makes_the_initramfs_anew_for_what_the_host_has_changed,
@@ -46,6 +48,7 @@ const AFTERWARDS: &[(&str, &str)] = &[
     ),
     ("ls -A / | grep -c again", "0"),
     ("cat /root/key", "key"),
+    ("test ! -e /root/gone && echo gone", "gone"),
     ("cat /opt/own/data", "later"),
     (
         "stat -c %U /home/admin/later && cat /home/admin/later",
@@ -119,7 +122,7 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
     // What is edited from now on comes along as well.
     vm.ok("echo later >/etc/later && sed -i 's/$/ imgbased.test=later/' /etc/kernel/cmdline")?;
     assert_eq!(json(&mut vm, "status")?["update"]["edited"], 3);
-    vm.ok("useradd bob && echo later | tee /opt/own/data >/home/admin/later")?;
+    vm.ok("useradd bob && echo later | tee /opt/own/data >/home/admin/later && rm /root/gone")?;
 
     restart(&mut vm)?;
     has_root(&mut vm, "HostVG", "Base-1.1")?;
@@ -142,6 +145,78 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
         assert_eq!(vm.ok("cat /etc/issue")?, wanted);
         let conflicts = vm.ok("imgbased-helper persist conflicts")?;
         ensure!(!conflicts.contains("/etc/issue "), "{conflicts}");
+    }
+    is_clean(&mut vm)
+}
+
+/// What imgbased-update.service runs at shutdown, and how many bytes that and what it starts read.
+const AT_SHUTDOWN: &str = "sh -c 'imgbased-helper update --at-shutdown && \
+     sed -n \"s/^rchar: //p\" /proc/$$/io'";
+/// The file that was not changed, in bytes.
+const LARGE: u64 = 32 << 20;
+
+/// Updates a host with files of its own, where no program writes to what is carried.
+fn update_a_quiet_host(name: &str) -> Result<(HostDisk, Vm)> {
+    let (disk, mut vm) = Host::running_unattended(Loader::Grub, name)?;
+    vm.ok(&script_with("make-own", &[&LARGE.to_string()])?)?;
+    vm.ok(&script("make-next")?)?;
+    vm.ok_for("imgbased-helper update --leave /var /mnt/next", SLOW)?;
+    Ok((disk, vm))
+}
+
+fn what_was_changed_since_an_update_comes_along_and_nothing_else_is_read() -> Result<()> {
+    const CARRIED: &str = "cat /usr/lib/sysimage/imgbased/carried";
+    let (_disk, mut vm) = update_a_quiet_host("since")?;
+    let read = |vm: &mut Vm| -> Result<u64> {
+        let read = vm.ok(AT_SHUTDOWN)?;
+        read.trim().parse().with_context(|| read.clone())
+    };
+    let bytes = read(&mut vm)?;
+    ensure!(bytes < LARGE / 4, "{bytes} bytes");
+    // That the new layer was not touched, which an LVM command alone takes longer for.
+    assert_eq!(vm.ok(CARRIED)?, "Base-1.1");
+
+    vm.ok(&script("change-since")?)?;
+    assert_eq!(json(&mut vm, "status")?["update"]["edited"], 2);
+    let look = script_with(
+        "look-into",
+        &[
+            "Base-1.1",
+            "cat root/added root/edited srv/new/x etc/later home/small etc/issue.net/below; \
+             stat -c %a home/small; stat -c %s home/large; \
+             for path in root/gone srv/site opt/own etc/gone.conf .imgbased-again; do \
+             test ! -e $path || echo $path; done",
+        ],
+    )?;
+    let wanted = format!("later\nlater\nlater\nlater\nsmall\nbelow\n600\n{LARGE}");
+    // The second time all of it is there already.
+    for _ in 0..2 {
+        let bytes = read(&mut vm)?;
+        ensure!(bytes < LARGE, "{bytes} bytes");
+        assert_eq!(vm.ok(&look)?.trim(), wanted);
+    }
+    is_clean(&mut vm)
+}
+
+fn a_restart_after_an_update_without_a_change_tells_of_no_loss() -> Result<()> {
+    let (_disk, mut vm) = update_a_quiet_host("quiet")?;
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "Base-1.1")?;
+    has_come_up(&mut vm)?;
+    let look = script_with(
+        "look-into",
+        &["Base-0.1", "cat usr/lib/sysimage/imgbased/carried"],
+    )?;
+    assert_eq!(vm.ok(&look)?, "Base-1.1");
+    for (command, wanted) in [
+        ("ls /run/motd.d/imgbased-update 2>/dev/null | wc -l", "0"),
+        (
+            "grep -c '\"pending\": false' /usr/lib/sysimage/imgbased/merge.json",
+            "1",
+        ),
+        ("cat /root/edited", "before"),
+    ] {
+        assert_eq!(vm.ok(command)?.trim(), wanted, "{command}");
     }
     is_clean(&mut vm)
 }
