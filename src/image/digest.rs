@@ -6,7 +6,7 @@
 //! numbers. Numbers and sizes are little-endian, of 64 bits.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::mem;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,6 +105,8 @@ pub fn of_image(image: &Path, label: &str, interrupt: &Interrupt) -> Result<Stri
     let failed = || format!("cannot read {}", image.display());
     let mut file = File::open(image).with_context(failed)?;
     let mut progress = Progress::new(label, probe::size(&file).with_context(failed)?);
+    // Its size was asked for by going to its end.
+    file.rewind().with_context(failed)?;
     let mut sum = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let mut done = 0;
@@ -242,6 +244,19 @@ mod tests {
         file.as_file().set_len((40 << 20) + 4096).unwrap();
         content(file.as_file());
         of(file.path(), "", &Interrupt::default()).unwrap()
+    }
+
+    #[test]
+    fn the_digest_of_an_image_is_that_of_its_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        std::fs::write(&image, "abc").unwrap();
+        let digest = of_image(&image, "test", &Interrupt::default()).unwrap();
+        // FIPS 180-2, appendix B.1.
+        assert_eq!(
+            digest,
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
     }
 
     #[test]
