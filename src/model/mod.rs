@@ -7,6 +7,7 @@ pub mod layout;
 pub mod mount_unit;
 pub mod name;
 pub mod os_release;
+pub mod package;
 pub mod percent;
 pub mod persist;
 pub mod pool;
