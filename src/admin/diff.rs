@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::roots::{self, Tree};
 use super::view::JSON_VERSION;
-use super::{Context, found_status, json_path, packages, text};
-use crate::sys::interrupt::Interrupt;
+use super::{Context, LOCK_WAIT, found_status, json_path, packages, text, text_diff};
+use crate::sys::transaction::{Transaction, Writer};
 use crate::tree::{Below, Dir, Globs, Kind, Place, Visit, escaped, walk};
 
 /// What `diff` is told.
@@ -34,7 +34,15 @@ pub struct Diff {
     /// several times
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
-    /// Compare the installed packages of dpkg as well
+    /// Show also how text files differ, as diff(1) does; other files are named
+    #[arg(long, conflicts_with = "stat")]
+    content: bool,
+    /// The largest file that is shown so, up to 16M
+    #[arg(long, value_name = "SIZE", value_parser = parse_max, default_value = "1M", requires = "content")]
+    max_size: u64,
+    /// Compare the installed packages of dpkg or rpm as well
+    ///
+    /// What rpm has installed is told by the rpm(8) of each root, which runs shut in.
     #[arg(long)]
     packages: bool,
     /// Count only
@@ -48,13 +56,31 @@ pub struct Diff {
     exit_code: bool,
 }
 
+/// Two of that size are in memory at once, with what diff(1) says of them, in bytes.
+const SHOWN_MAX: u64 = 16 << 20;
+
+fn parse_max(size: &str) -> Result<u64> {
+    let size = text::parse_size(size)?;
+    ensure!(size <= SHOWN_MAX, "the most is {}", text::size(SHOWN_MAX));
+    Ok(size)
+}
+
 /// Shows what `b` has different from `a`. The lock is free while they are read.
 pub fn run(context: &Context, diff: &Diff) -> Result<ExitCode> {
     let globs = Globs::new(&diff.exclude)?;
+    if diff.content {
+        text_diff::check_installed()?;
+    }
     if let (Some(Tree::Directory(a)), Some(Tree::Directory(b))) = (&diff.a, &diff.b) {
         let names = [a, b].map(|dir| dir.display().to_string());
         let of = Comparison::new(diff, &globs, names, false);
-        let counts = of.print(context.json, [a, b], &Interrupt::default())?;
+        // Only programs of a root need mounts of their own.
+        let writer = if diff.packages {
+            context.writer("diff", LOCK_WAIT)?
+        } else {
+            Writer::new("diff", LOCK_WAIT, context.dry_run)?
+        };
+        let counts = writer.transaction(|tx| of.print(context.json, [a, b], tx))?;
         return Ok(found_status(diff.exit_code && counts.is_any()));
     }
     let counts = context.change("diff", |tx| {
@@ -67,7 +93,7 @@ pub fn run(context: &Context, diff: &Diff) -> Result<ExitCode> {
             roots::opened(context, tx, &group, &b, |tx, root_b| {
                 let names = [a.to_string(), b.to_string()];
                 let of = Comparison::new(diff, &globs, names, is_snapshot);
-                tx.unlocked(|tx| of.print(context.json, [root_a, root_b], tx.interrupt()))
+                tx.unlocked(|tx| of.print(context.json, [root_a, root_b], tx))
             })
         })
     })?;
@@ -137,6 +163,9 @@ struct Entry {
     parts: Vec<Part>,
     a: Option<Side>,
     b: Option<Side>,
+    /// With `--content`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<Content>,
 }
 
 /// A path in one of the roots.
@@ -194,13 +223,8 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn print(
-        &self,
-        json: bool,
-        roots: [&(impl AsRef<Path> + ?Sized); 2],
-        interrupt: &Interrupt,
-    ) -> Result<Counts> {
-        let [a, b] = roots.map(|root| Dir::root(root.as_ref()));
+    fn print(&self, json: bool, paths: [&Path; 2], tx: &mut Transaction) -> Result<Counts> {
+        let [a, b] = paths.map(Dir::root);
         let roots = [a?, b?];
         let mut output = Output {
             out: BufWriter::new(io::stdout().lock()),
@@ -221,26 +245,80 @@ impl<'a> Comparison<'a> {
         let [from_a, from_b] = roots.each_ref().map(from);
         let is_stat_enough = self.is_stat_enough;
         walk(&[from_a?, from_b?], path.file_name(), &mut |visit| {
-            interrupt.check()?;
+            tx.interrupt().check()?;
             let path = above.join(visit.path);
             if self.globs.matches(&path) {
                 return Ok(Below::Skip);
             }
             let entry = entry(&path, visit, is_stat_enough)
                 .with_context(|| format!("cannot read /{}", escaped(&path)))?;
-            if let Some((entry, sizes)) = entry {
+            if let Some((mut entry, sizes)) = entry {
+                if self.diff.content {
+                    entry.content = self
+                        .content(&path, &entry, visit)
+                        .with_context(|| format!("cannot compare /{}", escaped(&path)))?;
+                }
                 output.entry(&path, &entry, sizes)?;
             }
             Ok(Below::Visit)
         })?;
-        if self.diff.packages {
-            let [a, b] = roots.each_ref().map(packages::of);
-            output.packages(different(a?, b?))?;
-        } else {
-            output.packages(Vec::new())?;
-        }
+        output.packages(self.packages(tx, paths)?)?;
         output.end()
     }
+
+    /// The packages that differ, if that is wanted and both roots tell theirs.
+    fn packages(&self, tx: &mut Transaction, [a, b]: [&Path; 2]) -> Result<Vec<Package>> {
+        if !self.diff.packages {
+            return Ok(Vec::new());
+        }
+        let (Some(a), Some(b)) = (packages::read(tx, a)?, packages::read(tx, b)?) else {
+            return Ok(Vec::new());
+        };
+        Ok(different(a, b))
+    }
+
+    /// How the content of a path differs, where that is one of files.
+    fn content(&self, path: &Path, entry: &Entry, visit: &Visit) -> Result<Option<Content>> {
+        let [a, b] = visit.places else {
+            return Ok(None);
+        };
+        if entry.change == Change::Modified && !entry.parts.contains(&Part::Content) {
+            return Ok(None);
+        }
+        let mut texts = [Vec::new(), Vec::new()];
+        let places = [a, b].into_iter().zip(&mut texts);
+        for (place, text) in places.filter_map(|(place, text)| Some((place.as_ref()?, text))) {
+            if place.stat.kind != Kind::File {
+                return Ok(None);
+            }
+            // What goes away meanwhile is as if it were empty.
+            let Some(node) = place.node()? else {
+                continue;
+            };
+            if node.stat.size > self.diff.max_size {
+                return Ok(Some(Content::NotShown("larger than --max-size")));
+            }
+            *text = node.read(self.diff.max_size)?;
+            if !text_diff::is_text(text) {
+                return Ok(Some(Content::NotShown("no text")));
+            }
+        }
+        let [from, to] = &texts;
+        let name = |root: &String| format!("{root}:/{}", escaped(path));
+        let [name_a, name_b] = self.names.each_ref().map(name);
+        let text = text_diff::unified(from, to, [&name_a, &name_b])?;
+        Ok(Some(Content::Diff(text)))
+    }
+}
+
+/// How the content of files differs.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Content {
+    /// In the unified format.
+    Diff(String),
+    /// Why it is not.
+    NotShown(&'static str),
 }
 
 /// What is different at one path, and the sizes of the files there.
@@ -274,6 +352,7 @@ fn entry(path: &Path, visit: &Visit, is_stat_enough: bool) -> Result<Option<(Ent
         parts,
         a: a.as_ref().map(side).transpose()?,
         b: b.as_ref().map(side).transpose()?,
+        content: None,
     };
     Ok(Some((entry, [size(a), size(b)])))
 }
@@ -382,7 +461,12 @@ impl Output<'_> {
             return self.write(&format!("{comma}\n{}", serde_json::to_string(entry)?));
         }
         let (letter, parts) = (entry.change.letter(), Part::letters(&entry.parts));
-        self.write(&format!("{letter} {parts} /{}\n", escaped(path)))
+        self.write(&format!("{letter} {parts} /{}\n", escaped(path)))?;
+        match &entry.content {
+            None => Ok(()),
+            Some(Content::Diff(text)) => self.write(text),
+            Some(Content::NotShown(why)) => self.write(&format!("not shown: {why}\n")),
+        }
     }
 
     fn packages(&mut self, packages: Vec<Package>) -> Result<()> {
@@ -394,16 +478,17 @@ impl Output<'_> {
         if self.is_quiet {
             return Ok(());
         }
-        for package in packages {
-            let line = match (&package.a, &package.b) {
-                (None, Some(version)) => format!("A package {} {version}\n", package.name),
-                (Some(version), None) => format!("D package {} {version}\n", package.name),
+        for Package { name, a, b } in packages {
+            let line = match (a, b) {
+                (None, Some(version)) => format!("A package {name} {version}"),
+                (Some(version), None) => format!("D package {name} {version}"),
                 (a, b) => {
                     let (a, b) = (text::shown(a.as_ref()), text::shown(b.as_ref()));
-                    format!("M package {} {a} -> {b}\n", package.name)
+                    format!("M package {name} {a} -> {b}")
                 }
             };
-            self.write(&line)?;
+            // A record can say anything.
+            self.write(&format!("{}\n", escaped(line)))?;
         }
         Ok(())
     }
@@ -442,6 +527,7 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::package::installed;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -498,6 +584,79 @@ mod tests {
     }
 
     #[test]
+    fn text_files_are_shown_and_others_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        for (root, changed) in [(&a, false), (&b, true)] {
+            let pick = |one, other| if changed { other } else { one };
+            fs::create_dir_all(root).unwrap();
+            fs::write(root.join("text"), pick("one\n", "two\n")).unwrap();
+            fs::write(root.join("binary"), pick("a\0", "b\0")).unwrap();
+            fs::write(root.join("large"), pick("a", "b").repeat(2000)).unwrap();
+            fs::write(root.join(pick("gone", "new")), "x\n").unwrap();
+            symlink(pick("x", "y"), root.join("link")).unwrap();
+        }
+        fs::write(b.join("text.mode"), "").unwrap();
+        fs::create_dir(b.join("dir")).unwrap();
+        let diff = Diff {
+            a: None,
+            b: None,
+            path: "/".into(),
+            exclude: Vec::new(),
+            content: true,
+            max_size: 1000,
+            packages: false,
+            stat: false,
+            verify: false,
+            exit_code: false,
+        };
+        let globs = Globs::new(&[]).unwrap();
+        let names = ["A", "B"].map(str::to_owned);
+        let of = Comparison::new(&diff, &globs, names, false);
+        let mut found = Vec::new();
+        let roots = [&a, &b].map(|dir| Some(Dir::root(dir).unwrap()));
+        walk(&roots, None, &mut |visit| {
+            if let Some((entry, _)) = entry(visit.path, visit, false)? {
+                let content = of.content(visit.path, &entry, visit)?;
+                found.push((entry.path, content));
+            }
+            Ok(Below::Visit)
+        })
+        .unwrap();
+        let shown = |text: &str| Some(Content::Diff(text.to_owned()));
+        for (path, wanted) in [
+            (
+                "/text",
+                shown("--- A:/text\n+++ B:/text\n@@ -1 +1 @@\n-one\n+two\n"),
+            ),
+            ("/binary", Some(Content::NotShown("no text"))),
+            ("/large", Some(Content::NotShown("larger than --max-size"))),
+            (
+                "/gone",
+                shown("--- A:/gone\n+++ B:/gone\n@@ -1 +0,0 @@\n-x\n"),
+            ),
+            ("/new", shown("--- A:/new\n+++ B:/new\n@@ -0,0 +1 @@\n+x\n")),
+            ("/text.mode", shown("")),
+            ("/link", None),
+            ("/dir", None),
+        ] {
+            let content = found.iter().find(|(of, _)| of == path);
+            assert_eq!(content.map(|(_, content)| content), Some(&wanted), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_size_of_what_is_shown_has_a_limit() {
+        for (text, wanted) in [
+            ("1M", Some(1 << 20)),
+            ("16M", Some(16 << 20)),
+            ("17M", None),
+        ] {
+            assert_eq!(parse_max(text).ok(), wanted, "{text}");
+        }
+    }
+
+    #[test]
     fn what_was_not_touched_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("x"), "1").unwrap();
@@ -511,7 +670,7 @@ mod tests {
             Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nMulti-Arch: same\nVersion: 2.41\n\n\
             Package: less\nStatus: install ok installed\nVersion: 643\nDescription: x\n y\n";
         let b = a.replace("5.2-1", "5.2-2").replace("less", "most");
-        let of = |status: &str| packages::installed(status.as_bytes());
+        let of = |status: &str| packages::versions(installed(status));
         let packages = different(of(a), of(&b));
         let shown: Vec<_> = packages
             .iter()

@@ -25,6 +25,7 @@ mod roots;
 mod space;
 mod status;
 mod text;
+mod text_diff;
 mod update;
 mod view;
 mod volume;

@@ -3,54 +3,175 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
+use super::filesystem::mount_point;
+use crate::model::package::{self, Package};
+use crate::sys::rooted::real_path;
+use crate::sys::sandbox::Sandbox;
+use crate::sys::transaction::Transaction;
 use crate::tree::{Dir, Kind, READ_MAX};
 
-/// The packages that dpkg(1) has installed in a root, with their versions.
-pub fn of(root: &Dir) -> Result<BTreeMap<String, String>> {
+/// The programs of a root that know what is installed there.
+pub const DPKG: &str = "/usr/bin/dpkg";
+pub const RPM: &str = "/usr/bin/rpm";
+/// Where that is mounted which they can write to.
+pub const SCRATCH: &str = "packages";
+
+/// Has rpm(8) write what is installed to `/run/packages`, a line for each: name with architecture, and version.
+const LIST_OF_RPM: &str = "exec rpm --query --all --queryformat \
+    '%{NAME}.%{ARCH}\\t%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\\n' >/run/packages";
+
+/// Packages with their versions.
+pub type Versions = BTreeMap<String, String>;
+
+/// The packages that dpkg(1) has installed in a root; `None` if nothing there tells.
+pub fn of_dpkg(root: &Dir) -> Result<Option<Vec<Package>>> {
     const STATUS: &str = "var/lib/dpkg/status";
     let status = root.resolve(Path::new(STATUS))?;
-    if let Some(status) = status.filter(|status| status.stat.kind == Kind::File) {
-        let content = status.read(READ_MAX);
-        return Ok(installed(
-            &content.with_context(|| format!("cannot read /{STATUS}"))?,
-        ));
+    let Some(status) = status.filter(|status| status.stat.kind == Kind::File) else {
+        return Ok(None);
+    };
+    let content = status.read(READ_MAX);
+    let content = content.with_context(|| format!("cannot read /{STATUS}"))?;
+    Ok(Some(package::installed(&String::from_utf8_lossy(&content))))
+}
+
+/// The same with their versions. A package of another architecture has that in its name.
+pub fn of(root: &Dir) -> Result<Versions> {
+    if let Some(packages) = of_dpkg(root)? {
+        return Ok(versions(packages));
     }
-    for dir in ["usr/lib/sysimage/rpm", "var/lib/rpm"] {
-        if root.resolve_dir(Path::new(dir))?.is_some() {
-            log::warn!("packages of rpm are not compared; `rpm --root DIR -qa` lists them");
-            break;
-        }
+    if has_rpm_database(root)? {
+        log::warn!("packages of rpm are not compared; `rpm --root DIR -qa` lists them");
     }
     Ok(BTreeMap::new())
 }
 
-/// Reads dpkg's record of packages (`deb-control(5)`). A package of another architecture has that in its name.
-pub fn installed(status: &[u8]) -> BTreeMap<String, String> {
-    let text = String::from_utf8_lossy(status);
-    let mut packages = BTreeMap::new();
-    for paragraph in text.split("\n\n") {
-        let field = |name: &str| {
-            let value = |line: &str| {
-                Some(
-                    line.strip_prefix(name)?
-                        .strip_prefix(':')?
-                        .trim()
-                        .to_owned(),
-                )
-            };
-            paragraph.lines().find_map(value)
-        };
-        let is_installed = field("Status").is_some_and(|status| status.ends_with(" installed"));
-        if let (Some(name), Some(version), true) =
-            (field("Package"), field("Version"), is_installed)
-        {
-            let foreign = field("Multi-Arch").filter(|kind| kind == "same");
-            let architecture = foreign.and_then(|_| field("Architecture"));
-            let name = architecture.map_or_else(|| name.clone(), |of| format!("{name}:{of}"));
-            packages.insert(name, version);
+/// The packages of the root that is mounted at `path`, also those of rpm, of which its own rpm(8) tells shut in. Where
+/// that cannot be, a warning says why, and nothing is returned.
+pub fn read(tx: &mut Transaction, path: &Path) -> Result<Option<Versions>> {
+    let root = Dir::root(path)?;
+    if let Some(packages) = of_dpkg(&root)? {
+        return Ok(Some(versions(packages)));
+    }
+    if !has_rpm_database(&root)? {
+        return Ok(Some(BTreeMap::new()));
+    }
+    let listed = of_rpm(tx, path)?;
+    if let Err(error) = &listed {
+        log::warn!("packages are not compared: {error:#}");
+    }
+    Ok(listed.ok())
+}
+
+pub fn versions(packages: Vec<Package>) -> Versions {
+    let version = |package: Package| (package.key(), package.version);
+    packages.into_iter().map(version).collect()
+}
+
+/// Whether the root that is mounted at `path` has such a program.
+pub fn has_program(path: &Path, program: &str) -> bool {
+    real_path(path, program).is_ok_and(|program| program.is_file())
+}
+
+fn has_rpm_database(root: &Dir) -> Result<bool> {
+    for dir in ["usr/lib/sysimage/rpm", "var/lib/rpm"] {
+        if root.resolve_dir(Path::new(dir))?.is_some() {
+            return Ok(true);
         }
     }
-    packages
+    Ok(false)
+}
+
+/// The inner error is that of its rpm(8).
+fn of_rpm(tx: &mut Transaction, path: &Path) -> Result<Result<Versions>> {
+    if !has_program(path, RPM) || tx.is_dry_run() {
+        return Ok(not_read(path));
+    }
+    let sandbox = Sandbox::open(tx, path, &mount_point(SCRATCH))?;
+    let listed = sandbox.attempt(tx, &["/bin/sh", "-c", LIST_OF_RPM])?;
+    let listed = listed.and_then(|()| {
+        let file = sandbox.file("run/packages")?;
+        let dir = Dir::root(&mount_point(SCRATCH).join("run"))?;
+        let name = file.file_name().context("it has a name")?;
+        let list = dir.node(name)?.read(READ_MAX)?;
+        Ok(listed_by_rpm(&String::from_utf8_lossy(&list)))
+    });
+    sandbox.close(tx)?;
+    Ok(listed.context("rpm(8) of the root does not list them"))
+}
+
+fn not_read(path: &Path) -> Result<Versions> {
+    bail!(
+        "{} has a database of rpm, and no {RPM} that can read it",
+        path.display()
+    )
+}
+
+/// Reads such a list. Several versions of a package can be there at once, as of kernels.
+fn listed_by_rpm(list: &str) -> Versions {
+    let mut versions = BTreeMap::new();
+    for (name, version) in list.lines().filter_map(|line| line.split_once('\t')) {
+        let of: &mut String = versions.entry(name.to_owned()).or_default();
+        if !of.is_empty() {
+            of.push_str(", ");
+        }
+        of.push_str(version);
+    }
+    versions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_list_of_rpm_has_all_versions_of_a_package() {
+        let list = "bash.x86_64\t5.2.26-4.fc41\nkernel.x86_64\t6.11-1\nkernel.x86_64\t6.12-1\n\
+            shadow-utils.x86_64\t2:4.15-1\nno version\n";
+        let found = listed_by_rpm(list);
+        let found: Vec<(&str, &str)> = found
+            .iter()
+            .map(|(name, version)| (name.as_str(), version.as_str()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("bash.x86_64", "5.2.26-4.fc41"),
+                ("kernel.x86_64", "6.11-1, 6.12-1"),
+                ("shadow-utils.x86_64", "2:4.15-1"),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_record_of_a_root_is_where_its_links_lead() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = |name: &str| {
+            let root = dir.path().join(name);
+            fs::create_dir_all(root.join("var/lib")).unwrap();
+            root
+        };
+        let of = |root: &Path| of_dpkg(&Dir::root(root).unwrap()).unwrap();
+        let status = "Package: a\nStatus: install ok installed\nVersion: 1\n";
+        let linked = root("linked");
+        fs::create_dir_all(linked.join("usr/lib/sysimage/dpkg")).unwrap();
+        fs::write(linked.join("usr/lib/sysimage/dpkg/status"), status).unwrap();
+        symlink("/usr/lib/sysimage/dpkg", linked.join("var/lib/dpkg")).unwrap();
+        assert_eq!(of(&linked).unwrap().len(), 1);
+        // No device is read, and no directory.
+        let device = root("device");
+        fs::create_dir(device.join("var/lib/dpkg")).unwrap();
+        symlink("/dev/zero", device.join("var/lib/dpkg/status")).unwrap();
+        assert!(of(&device).is_none());
+        let other = root("other");
+        assert!(of(&other).is_none());
+        assert!(!has_rpm_database(&Dir::root(&other).unwrap()).unwrap());
+        fs::create_dir(other.join("var/lib/rpm")).unwrap();
+        assert!(has_rpm_database(&Dir::root(&other).unwrap()).unwrap());
+        assert!(not_read(&other).unwrap_err().to_string().contains(RPM));
+    }
 }

@@ -6,13 +6,10 @@ use anyhow::{Context as _, Result};
 
 use super::conflicts::{self, RUNNING};
 use super::inside;
-use crate::admin::{Context, roots, say, text};
+use crate::admin::{Context, roots, say, text, text_diff};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::model::persist::below_etc;
-use crate::sys::cmd::Cmd;
-use crate::sys::files::in_memory;
-use crate::sys::rooted::descriptor;
 use crate::tree::{Dir, Kind, Stat, escaped};
 
 /// The largest file that is compared, in bytes.
@@ -29,7 +26,7 @@ struct Side {
 /// Shows the path in the old base, the layer before, the base and the layer that runs, and what diff(1) says of the
 /// files.
 pub fn diff(context: &Context, path: &Path) -> Result<()> {
-    Cmd::new("diff").check_installed()?;
+    text_diff::check_installed()?;
     let path = below_etc(path)?;
     let sides = context.change("persist diff", |tx| {
         let group = context.load()?;
@@ -96,7 +93,7 @@ impl Side {
             Kind::File if node.stat.size > TEXT_MAX => Err("too large"),
             Kind::File => {
                 let content = node.read(TEXT_MAX).with_context(failed)?;
-                if is_text(&content) {
+                if text_diff::is_text(&content) {
                     Ok(content)
                 } else {
                     Err("no text")
@@ -130,34 +127,9 @@ impl Side {
             (Err(why), _) => return Ok(format!("{} is not compared: {why}\n", self.name)),
             (_, Err(why)) => return Ok(format!("{} is not compared: {why}\n", to.name)),
         };
-        if from == to_text {
-            return Ok(String::new());
-        }
-        let files = [in_memory(from)?, in_memory(to_text)?];
-        let label = |side: &Self| format!("{}:/{}", side.name, escaped(path));
-        let cmd = Cmd::new("diff")
-            .args(["-u", "--label", &label(self), "--label", &label(to), "--"])
-            .args(files.each_ref().map(descriptor))
-            .accept(&[0, 1]);
-        Ok(shown(&cmd.run()?))
+        let name = |side: &Self| format!("{}:/{}", side.name, escaped(path));
+        text_diff::unified(from, to_text, [&name(self), &name(to)])
     }
-}
-
-/// Whether a terminal shows a file as it is, at least in parts.
-fn is_text(content: &[u8]) -> bool {
-    !content.contains(&0) && std::str::from_utf8(content).is_ok()
-}
-
-/// A text without what makes a terminal do something.
-fn shown(text: &str) -> String {
-    let harmless = |c: char| {
-        if c.is_control() && c != '\n' && c != '\t' {
-            char::REPLACEMENT_CHARACTER
-        } else {
-            c
-        }
-    };
-    text.chars().map(harmless).collect()
 }
 
 #[cfg(test)]
