@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::view::JSON_VERSION;
 use super::{json_path, text};
 use crate::merge::{Action, Clash, Item, Part, Plan, Verdict};
+use crate::model::package::Outcome;
 use crate::sys::transaction::Transaction;
 use crate::tree::{Dir, Meta, READ_MAX, escaped};
 
@@ -30,6 +31,12 @@ pub struct MergeReport {
     /// Whether what was changed after it, until the restart, has not come along.
     #[serde(default)]
     pub pending: bool,
+    /// What has become of the packages that the host keeps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_packages: Vec<Outcome>,
+    /// The packages of `layer`, and of those that the host keeps, that have not come along.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_packages: Vec<String>,
     /// The conflicts that a person has settled, as [`escaped`] writes their paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     done: Vec<String>,
@@ -110,6 +117,8 @@ impl MergeReport {
             counts,
             merge: plan.items.iter().map(Row::new).collect(),
             pending: false,
+            kept_packages: Vec::new(),
+            missing_packages: Vec::new(),
             done: Vec::new(),
         }
     }
@@ -328,6 +337,8 @@ mod tests {
                 latin,
             ],
             pending: false,
+            kept_packages: Vec::new(),
+            missing_packages: Vec::new(),
             done: Vec::new(),
         }
     }

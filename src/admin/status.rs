@@ -1,5 +1,7 @@
 //! `status`: what is booted, what boots next, and how full the pool is.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result};
 use nix::sys::utsname::uname;
 use serde::Serialize;
@@ -7,12 +9,13 @@ use serde::Serialize;
 use super::space::{Space, Spaces};
 use super::update::Waiting;
 use super::view::{self, JSON_VERSION, LayerView, PoolView, View};
-use super::{Context, check, text};
+use super::{Context, check, packages, persist, text};
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::Group;
 use crate::model::percent::Percent;
 use crate::model::pool::Mismatch;
 use crate::model::trial::OnTrial;
+use crate::tree::{Dir, escaped};
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -28,6 +31,8 @@ struct Status<'a> {
     next_problem: Option<&'a str>,
     /// An update that waits for a restart.
     update: Option<Update>,
+    /// Packages of the layer before that the update which made what runs has not taken along, and that are not here.
+    missing_packages: Option<Missing>,
     /// The layers whose last trial failed, or that of a kernel in them.
     failed: Vec<&'a LayerView>,
     /// The bases that a rollback has left.
@@ -51,6 +56,31 @@ struct Update {
     base: String,
     /// How many paths in /etc were edited since. They come along at shutdown.
     edited: usize,
+    /// The packages that do not come along.
+    missing_packages: Vec<String>,
+}
+
+impl Update {
+    fn words(&self) -> String {
+        let mut words = format!("{}, of {}, waits for a restart", self.layer, self.base);
+        if self.edited > 0 {
+            words += &format!(
+                "; paths edited in /etc since, which come along: {}",
+                self.edited
+            );
+        }
+        if !self.missing_packages.is_empty() {
+            let missing = names(&self.missing_packages);
+            words += &format!("; packages that do not come along: {missing}");
+        }
+        words
+    }
+}
+
+#[derive(Serialize)]
+struct Missing {
+    layer: String,
+    packages: Vec<String>,
 }
 
 /// Shows the state of the host on a few lines.
@@ -72,6 +102,7 @@ pub fn show(context: &Context) -> Result<()> {
         next: view.next.as_deref(),
         next_problem: view.next_problem.as_deref(),
         update: update(&view),
+        missing_packages: missing(&group),
         failed: view
             .layers()
             .filter(|layer| layer.failure.is_some() || !layer.failed_kernels.is_empty())
@@ -97,7 +128,28 @@ fn update(view: &View) -> Option<Update> {
         layer: waiting.layer,
         base: waiting.base,
         edited,
+        missing_packages: waiting.missing_packages,
     })
+}
+
+/// What is not known is not told.
+fn missing(group: &Group) -> Option<Missing> {
+    let look = || -> Result<Option<Missing>> {
+        let report = persist::report(group)?.filter(|report| !report.missing_packages.is_empty());
+        let Some(report) = report else {
+            return Ok(None);
+        };
+        let here = packages::of(&Dir::root(Path::new("/"))?)?;
+        let mut packages = report.missing_packages;
+        packages.retain(|name| !here.contains_key(name));
+        Ok(Some(Missing {
+            layer: report.layer,
+            packages,
+        }))
+    };
+    let missing = look().inspect_err(|error| log::debug!("packages are not told: {error:#}"));
+    let missing = missing.ok().flatten();
+    missing.filter(|missing| !missing.packages.is_empty())
 }
 
 /// Whether the pool is another one than LVM takes it for. What is active works, and is not looked at: that takes
@@ -154,16 +206,11 @@ fn render(status: &Status) -> String {
         ),
     ];
     if let Some(update) = &status.update {
-        let Update {
-            layer,
-            base,
-            edited,
-        } = update;
-        let mut waits = format!("{layer}, of {base}, waits for a restart");
-        if *edited > 0 {
-            waits += &format!("; paths edited in /etc since, which come along: {edited}");
-        }
-        rows.push(("Update".to_owned(), waits));
+        rows.push(("Update".to_owned(), update.words()));
+    }
+    if let Some(Missing { layer, packages }) = &status.missing_packages {
+        let row = format!("of {} not here: {}", escaped(layer), names(packages));
+        rows.push(("Packages".to_owned(), row));
     }
     for layer in &status.failed {
         rows.push((
@@ -211,6 +258,10 @@ fn render(status: &Status) -> String {
     text::columns(&rows)
 }
 
+fn names(packages: &[String]) -> String {
+    escaped(packages.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +290,11 @@ mod tests {
                 layer: "Base-1.1".to_owned(),
                 base: "Base-1".to_owned(),
                 edited: 2,
+                missing_packages: vec!["htop".to_owned()],
+            }),
+            missing_packages: Some(Missing {
+                layer: "Base-\u{1b}".to_owned(),
+                packages: vec!["vim".to_owned(), "x\ny".to_owned()],
             }),
             failed: Vec::new(),
             held: vec!["Base-1"],
@@ -257,7 +313,8 @@ Default      none, but Base-0.2 at the next start
 Next start   imgbased-Base-0.2, once
 Kernel       6.12
 Group        HostVG: bases 1, layers 2
-Update       Base-1.1, of Base-1, waits for a restart; paths edited in /etc since, which come along: 2
+Update       Base-1.1, of Base-1, waits for a restart; paths edited in /etc since, which come along: 2; packages that do not come along: htop
+Packages     of Base-\\033 not here: vim, x\\ny
 Held         Base-1: a rollback has left it, and `update` takes it again only with --retry
 Pool         ImagePool: 1.00 GiB, not active, so it does not tell how full it is
 Filesystems  root 97.0 % full, boot 20.0 % full

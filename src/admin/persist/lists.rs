@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
-use super::{Look, inside};
-use crate::admin::layout_init::CONFIG;
+use super::{Look, inside, packages};
+pub use crate::admin::layout_init::CONFIG;
 use crate::admin::view::JSON_VERSION;
 use crate::admin::{Context, json_path, say, update};
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
+use crate::model::package::Kept;
 use crate::model::persist::{Rule, Rules, with_line, without};
 use crate::sys::mounts;
 use crate::sys::transaction::Transaction;
@@ -26,10 +27,19 @@ const LIST_MAX: u64 = 1 << 20;
 /// Where fstab may have the volume mounted.
 const MOUNTED: &str = "/config";
 
+/// What is carried to layers of newer bases.
+#[derive(Default)]
+pub struct Carried {
+    pub rules: Rules,
+    /// With their sizes in bytes.
+    pub packages: Vec<(Kept, u64)>,
+}
+
 #[derive(Serialize)]
 struct Listed {
     version: u32,
     rules: Vec<Row>,
+    packages: Vec<packages::Row>,
 }
 
 #[derive(Serialize)]
@@ -49,16 +59,17 @@ struct Match {
 
 /// Shows what is carried; with `matches` also what that is now in the system that runs.
 pub fn list(context: &Context, matches: bool) -> Result<()> {
-    let rules = context.change("persist list", |tx| {
+    let carried = context.change("persist list", |tx| {
         let group = context.load()?;
         listed(context, tx, &group)
     })?;
     let mut listed = Listed {
         version: JSON_VERSION,
         rules: Vec::new(),
+        packages: carried.packages.iter().map(packages::Row::new).collect(),
     };
     let mut text = String::new();
-    for rule in rules.0 {
+    for rule in carried.rules.0 {
         text += &format!("{}\n", rule.text);
         let mut row = Row {
             list: rule.list.to_string_lossy().into_owned(),
@@ -78,6 +89,7 @@ pub fn list(context: &Context, matches: bool) -> Result<()> {
         }
         listed.rules.push(row);
     }
+    text.extend(listed.packages.iter().map(packages::Row::line));
     context.show(&listed, || text)
 }
 
@@ -144,16 +156,17 @@ pub fn remove(context: &Context, texts: &[String]) -> Result<()> {
     })
 }
 
-/// What is carried to layers of newer bases. A group without a volume for that has nothing.
-pub fn listed(context: &Context, tx: &mut Transaction, group: &Group) -> Result<Rules> {
-    let mut rules = Rules::default();
+/// What is carried. A group without a volume for that has nothing.
+pub fn listed(context: &Context, tx: &mut Transaction, group: &Group) -> Result<Carried> {
+    let mut carried = Carried::default();
     if config(group).is_some() {
         in_config(context, tx, group, "ro", &mut |_, dir| {
-            rules = all(&lists(dir)?);
+            carried.rules = all(&lists(dir)?);
+            carried.packages = packages::kept(dir)?;
             Ok(())
         })?;
     }
-    Ok(rules)
+    Ok(carried)
 }
 
 fn parsed(texts: &[String]) -> Result<Vec<Rule>> {
@@ -181,7 +194,7 @@ pub fn mounted_config(group: &Group, config: &LvName) -> Result<Option<&'static 
     Ok((mounted == Some(group.name.dm_name(config)?)).then_some(Path::new(MOUNTED)))
 }
 
-/// Hands over where the Config volume is mounted.
+/// Hands over where the Config volume is mounted. No start of a host needs that.
 pub fn in_config(
     context: &Context,
     tx: &mut Transaction,

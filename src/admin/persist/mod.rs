@@ -3,9 +3,12 @@
 mod compare;
 mod conflicts;
 mod lists;
+mod packages;
 mod restore;
 
+pub use conflicts::report;
 pub use lists::{config, in_config, listed, matching, mounted_config};
+pub use packages::{DIR as PACKAGES, control};
 
 use std::path::{Path, PathBuf};
 
@@ -57,13 +60,20 @@ pub enum Verb {
     Reset(Paths),
     /// Make paths what they are in the layer before, if that is still there
     Pull(Paths),
-    /// Have paths be carried to layers of newer bases
+    /// Have paths or packages be carried to layers of newer bases
     ///
-    /// /etc is merged, and needs no such line. The Config volume keeps the list, so it is the same for all layers.
+    /// /etc is merged, and needs no such line. The Config volume keeps the list and the files of packages, so they are
+    /// the same for all layers.
     Add {
         /// Path, or pattern as in a shell, with `**` for any directories; what is below a directory comes with it
         #[arg(required = true)]
         path: Vec<String>,
+        /// Each is a package: its file, or its name, which is taken from apt's cache or downloaded by apt-get(8)
+        ///
+        /// An update installs it in the new layer, without network, unless the image has it in the same or a newer
+        /// version.
+        #[arg(long)]
+        package: bool,
     },
     /// List what is carried to layers of newer bases
     List {
@@ -71,11 +81,14 @@ pub enum Verb {
         #[arg(long)]
         matches: bool,
     },
-    /// Carry paths no longer
+    /// Carry paths or packages no longer
     Remove {
         /// Path or pattern, as `persist list` shows it
         #[arg(required = true)]
         path: Vec<String>,
+        /// Each is the name of a package; it stays installed where it is
+        #[arg(long)]
+        package: bool,
     },
 }
 
@@ -98,9 +111,11 @@ pub fn run(context: &Context, verb: Verb) -> Result<()> {
         Verb::Keep { path } => conflicts::keep(context, &path),
         Verb::Reset(Paths { path, yes }) => restore(context, Source::Reset, &path, yes),
         Verb::Pull(Paths { path, yes }) => restore(context, Source::Pull, &path, yes),
-        Verb::Add { path } => lists::add(context, &path),
+        Verb::Add { path, package } if package => packages::add(context, &path),
+        Verb::Add { path, .. } => lists::add(context, &path),
         Verb::List { matches } => lists::list(context, matches),
-        Verb::Remove { path } => lists::remove(context, &path),
+        Verb::Remove { path, package } if package => packages::remove(context, &path),
+        Verb::Remove { path, .. } => lists::remove(context, &path),
     }
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::merge::{Merged, Told, circumstances, needed, room_in, warn_of};
+use super::packages;
 use crate::admin::boot::MOTD;
 use crate::admin::filesystem::mount_point;
 use crate::admin::look::Look;
@@ -44,6 +45,9 @@ pub struct Waiting {
     circumstances: Option<String>,
     /// Where what is recorded was.
     zones: Zones,
+    /// The packages that have not come along.
+    #[serde(default)]
+    pub missing_packages: Vec<String>,
     /// The numbers that were changed in the layer.
     users: BTreeMap<u32, u32>,
     groups: BTreeMap<u32, u32>,
@@ -70,6 +74,7 @@ impl Waiting {
             listed: listed.map(|rule| rule.text.clone()).collect(),
             circumstances: Some(merged.circumstances.clone()),
             zones: merged.zones.clone(),
+            missing_packages: merged.report.missing_packages.clone(),
             users: merged.ids.users.clone(),
             groups: merged.ids.groups.clone(),
         }
@@ -378,6 +383,13 @@ impl Again<'_> {
         });
         etc?;
         let (context, group, [base, _]) = (self.context, self.group, self.volumes);
+        let before = MergeReport::read(self.root)?;
+        if let Some(before) = before.as_ref().filter(|_| is_edited) {
+            // The layer boots without what packages have put into /etc, too.
+            if let Err(error) = packages::again(context, tx, group, before, self.root) {
+                log::warn!("what kept packages have put into /etc is not there: {error:#}");
+            }
+        }
         let mut asked = after_merge::refresh_caches(tx, self.root);
         if is_edited {
             let events = ["post-merge"];
@@ -389,9 +401,14 @@ impl Again<'_> {
         }
         asked?;
         let report = if is_edited {
-            Some(MergeReport::of(self.sides.names(base), plan))
+            let mut report = MergeReport::of(self.sides.names(base), plan);
+            if let Some(before) = before {
+                report.kept_packages = before.kept_packages;
+                report.missing_packages = before.missing_packages;
+            }
+            Some(report)
         } else {
-            MergeReport::read(self.root)?
+            before
         };
         if let Some(mut report) = report {
             report.pending = files.is_err();
@@ -532,6 +549,7 @@ mod tests {
             listed: vec!["/srv/*".to_owned()],
             circumstances: None,
             zones: Zones::of_etc(),
+            missing_packages: Vec::new(),
             users: BTreeMap::new(),
             groups: BTreeMap::new(),
         };

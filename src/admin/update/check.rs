@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::merge::{Told, plan};
-use super::{Amount, Update, amounts, digest_of, facts, judge, running_layer};
+use super::packages::{Packages, without_kept};
+use super::{Amount, Update, amounts, digest_of, facts, judge, kept_packages, running_layer};
 use crate::admin::filesystem::mount_point;
 use crate::admin::look::Look;
 use crate::admin::merge_report::MergeReport;
@@ -19,6 +20,7 @@ use crate::boot::root::Root;
 use crate::image::tree::Tree as ImageTree;
 use crate::image::{Image, Opened};
 use crate::model::name::LvName;
+use crate::model::package::Outcome;
 use crate::model::update::Standing;
 use crate::sys::transaction::Transaction;
 use crate::tree::Dir;
@@ -37,6 +39,8 @@ struct Checked {
     carried: Vec<Amount>,
     left_behind: Vec<Amount>,
     packages: Vec<String>,
+    /// What would become of the packages that the host keeps.
+    kept_packages: Vec<Outcome>,
     refusals: Vec<String>,
     #[serde(skip)]
     standing: String,
@@ -90,6 +94,8 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         tx.lock()?;
         let running = Root::at(Path::new("/"));
         let told = Told::of(context, tx, &group, update.leave())?;
+        let kept = Packages::of(context, tx, &group, told.packages.clone())?;
+        let mut kept_packages = Vec::new();
         let (mut version, mut merge, mut packages) = (None, None, Vec::new());
         let (mut carried, mut left_behind) = (Vec::new(), Vec::new());
         looked_into(tx, &opened, |tx, root| {
@@ -106,7 +112,8 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
                 merge = Some(MergeReport::of(names, &planned.plan));
                 carried = Amount::carried(&planned.outside);
                 left_behind = Amount::left(&planned.outside);
-                packages = planned.packages;
+                kept_packages = kept.expected(root)?;
+                packages = without_kept(planned.packages, &kept_packages);
                 Ok(())
             })?;
             looked.context("this is no dry run")
@@ -139,6 +146,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
             carried,
             left_behind,
             packages,
+            kept_packages,
             refusals,
             standing: standing.to_string(),
         })
@@ -192,6 +200,7 @@ impl Checked {
         text::columns(&rows)
             + &amounts("comes along", &self.carried)
             + &amounts("would be left behind", &self.left_behind)
+            + &kept_packages("comes along", &self.kept_packages)
             + &conflicts.unwrap_or_default()
     }
 }

@@ -15,6 +15,7 @@ use crate::admin::{Context, initramfs, packages, persist, pool_with_room, text};
 use crate::merge::{self, Ids, LAYER, NEW, OLD, Outside, Plan, Record, Zones};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
+use crate::model::package::Kept;
 use crate::model::persist::Rules;
 use crate::model::volume;
 use crate::sys::files::read_if_there;
@@ -33,6 +34,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// What is to be done with the paths outside of /etc, beside what is usual.
 pub struct Told {
     pub listed: Rules,
+    /// The packages that the host keeps.
+    pub packages: Vec<Kept>,
     volumes: Vec<PathBuf>,
     leave: Vec<PathBuf>,
     /// What was carried before.
@@ -46,8 +49,11 @@ impl Told {
         group: &Group,
         leave: Vec<PathBuf>,
     ) -> Result<Self> {
+        let carried = persist::listed(context, tx, group)?;
+        let packages = carried.packages.into_iter().map(|(kept, _)| kept);
         Ok(Self {
-            listed: persist::listed(context, tx, group)?,
+            listed: carried.rules,
+            packages: packages.collect(),
             volumes: shared_paths(group),
             leave,
             carried: Vec::new(),
@@ -304,6 +310,7 @@ mod tests {
         fs::write(&file, vec![1; usize::try_from(bytes).unwrap()]).unwrap();
         let told = Told {
             listed: Rules::default(),
+            packages: Vec::new(),
             volumes: Vec::new(),
             leave: leave.iter().map(PathBuf::from).collect(),
             carried: Vec::new(),

@@ -3,6 +3,7 @@
 mod again;
 mod check;
 mod merge;
+mod packages;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ use crate::merge::Outside;
 use crate::model::layout::{Group, Role, in_tag, tag};
 use crate::model::name::LvName;
 use crate::model::os_release::OsRelease;
+use crate::model::package::Outcome;
 use crate::model::trial::State;
 use crate::model::update::{Decision, Facts, Standing, Wishes};
 use crate::sys::cmd::Cmd;
@@ -31,6 +33,7 @@ use crate::sys::transaction::{Transaction, Writer};
 use crate::tree::escaped;
 pub use again::{Waiting, lists_changed, tell_of_lost_changes};
 use merge::Told;
+use packages::Packages;
 
 /// What `update` is told. Sizes are bytes.
 #[derive(Args)]
@@ -195,6 +198,8 @@ struct Done {
     packages: Vec<String>,
     /// The snapshots of volumes, as they are now.
     snapshots: Vec<LvName>,
+    /// What has become of the packages that the host keeps.
+    kept_packages: Vec<Outcome>,
     #[serde(skip)]
     tries: u32,
 }
@@ -217,6 +222,7 @@ impl Done {
         }
         lines += &amounts("comes along", &self.carried);
         lines += &amounts("is left behind", &self.left_behind);
+        lines += &kept_packages("comes along", &self.kept_packages);
         lines += &missing_packages(&self.packages);
         for snapshot in &self.snapshots {
             lines += &format!(
@@ -268,6 +274,11 @@ fn amounts(what: &str, amounts: &[Amount]) -> String {
         format!("{path} {what}: {files} files, {bytes}\n")
     };
     amounts.iter().map(line).collect()
+}
+
+/// Packages that the host keeps with what becomes of them, a line each. `comes` says that one is installed.
+fn kept_packages(comes: &str, packages: &[Outcome]) -> String {
+    packages.iter().map(|of| of.line(comes)).collect()
 }
 
 fn missing_packages(packages: &[String]) -> String {
@@ -382,6 +393,7 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     );
     let sides = Sides::of(&group)?;
     let told = Told::of(context, tx, &group, update.leave())?;
+    let kept = Packages::of(context, tx, &group, told.packages.clone())?;
     let mut found = None;
     let new = layer::make(
         context,
@@ -389,7 +401,8 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         Some(base.clone()),
         Some(&mut |tx, new, root| {
             judge(update, &running, &Root::at(root))?;
-            let merged = merge::into(context, tx, &group, (&sides, &told), &base, root)?;
+            let mut merged = merge::into(context, tx, &group, (&sides, &told), &base, root)?;
+            packages::into(context, tx, &group, &kept, &mut merged, root)?;
             after_merge::refresh_caches(tx, root)?;
             let events = ["post-merge", "os-upgraded"];
             hooks::merged(context, tx, &group, &events, [&base, new], root)?;
@@ -409,6 +422,7 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         done.carried = Amount::carried(&merged.outside);
         done.left_behind = Amount::left(&merged.outside);
         Waiting::new(&new, &base, &merged, &told, update.leave()).write(tx, &merged.record)?;
+        done.kept_packages.clone_from(&merged.report.kept_packages);
         (done.merge, done.packages) = (Some(merged.report), merged.packages);
     }
     (done.base, done.layer) = (Some(base), Some(new));
