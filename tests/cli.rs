@@ -51,6 +51,13 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             "unexpected argument",
         ),
         (&["persist", "list", "x"], "unexpected argument 'x'"),
+        (&["persist", "add", "--package"], "<PATH>"),
+        (&["diff", "--content", "--stat"], "cannot be used with"),
+        (&["diff", "--max-size", "1M"], "--content"),
+        (
+            &["diff", "--content", "--max-size", "17M"],
+            "the most is 16.00 MiB",
+        ),
         (&["diff", "--exclude"], "a value is required"),
         (&["volume"], "Usage: imgbased-helper volume"),
         (&["volume", "add", "/home"], "--size <SIZE>"),
@@ -132,6 +139,14 @@ fn what_cannot_be_done_exits_with_1_and_one_line() {
         (
             &["-n", "persist", "add", "/root/x", "/usr/bin/x"],
             "/usr/bin/x is of the image or of the machine",
+        ),
+        (
+            &["-n", "persist", "add", "--package", "a=1"],
+            "is neither a file of a package nor the name of one",
+        ),
+        (
+            &["-n", "persist", "remove", "--package", "../x"],
+            "is neither a file of a package nor the name of one",
         ),
         (
             &["-n", "base", "add", text],

@@ -1,8 +1,10 @@
 //! What an update has left open is settled, and what lives on with newer bases is listed.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
 
-use crate::claims::{active_volumes, is_clean, is_refused, json};
+use anyhow::{Context, Result, ensure};
+
+use crate::claims::{active_volumes, has_come_up, has_root, is_clean, is_refused, json, restart};
 use crate::vm::guest::script;
 use crate::vm::verbs::{KILLED, interrupted};
 use crate::vm::{Host, Loader, Vm};
@@ -10,8 +12,13 @@ use crate::vm::{Host, Loader, Vm};
 scenarios![
     conflicts_of_an_update_are_settled_one_by_one,
     a_path_is_the_old_or_the_new_one_whatever_ends_the_verb,
-    what_is_carried_is_listed_in_the_volume_of_all_layers,
+    what_is_carried_is_listed_in_the_volume_of_all_layers;
+    long:
+    a_package_of_the_admin_comes_along,
 ];
+
+/// For copying an image and installing packages, under software emulation.
+const SLOW: Duration = Duration::from_secs(1200);
 
 /// The report, and all else that a layer keeps for itself.
 const KEPT: &str = "ls -A /usr/lib/sysimage/imgbased";
@@ -199,5 +206,145 @@ fn what_is_carried_is_listed_in_the_volume_of_all_layers() -> Result<()> {
         "HostVG has no volume Config",
     )?;
     vm.ok("lvm lvrename -qq HostVG Other Config")?;
+    is_clean(&mut vm)
+}
+
+/// What is so in the new layer, whose /etc was merged twice: a command, and what it prints.
+const WITH_PACKAGES: &[(&str, &str)] = &[
+    ("own-tool", "of own-tool"),
+    ("own-user", "of own-user"),
+    ("cat /etc/later", "later"),
+    // What the admin has changed and removed, and what only came with the package.
+    ("cat /etc/own-tool.conf", "of the admin"),
+    ("test ! -e /etc/own-tool.d/extra && echo gone", "gone"),
+    ("cat /etc/own-user.conf", "of own-user"),
+    (
+        "dpkg-query -W -f '${Status}\\n' own-tool own-user | sort -u",
+        "install ok installed",
+    ),
+    // Nothing was to be started.
+    ("cat /usr/share/own-tool.policy", "101"),
+    ("ls /usr/sbin/policy-rc.d 2>/dev/null || echo gone", "gone"),
+    // Nothing is left of those that failed.
+    (
+        "ls /usr/bin/own-broken /etc/own-broken.conf /usr/bin/own-file 2>/dev/null || echo gone",
+        "gone",
+    ),
+    (
+        "dpkg-query -W own-broken own-clash own-file >/dev/null 2>&1 || echo none",
+        "none",
+    ),
+    ("dpkg --audit | wc -l", "0"),
+    (
+        "dpkg -S /usr/bin/ls /bin/ls 2>/dev/null | cut -d : -f 1 | sort -u",
+        "coreutils",
+    ),
+];
+
+fn a_package_of_the_admin_comes_along() -> Result<()> {
+    let (_disk, mut vm) = Host::running_unattended(Loader::Grub, "packages")?;
+    vm.ok(&script("make-next")?)?;
+    vm.ok(&script("make-packages")?)?;
+    let told = vm.ok("imgbased-helper -n persist add --package /root/packages/own-tool.deb")?;
+    ensure!(
+        told.contains("install -m 0644 /root/packages/own-tool.deb /run/"),
+        "{told}"
+    );
+    assert_eq!(vm.ok("imgbased-helper persist list")?, "");
+    for (package, reason) in [
+        (
+            "/root/packages/own-tool/DEBIAN/control",
+            "neither of dpkg nor of rpm",
+        ),
+        ("/dev/zero", "is no file"),
+        ("/root/packages/none.deb", "No such file"),
+        ("'a b'", "nor the name of one"),
+        ("no-such-package", "give its file"),
+    ] {
+        is_refused(
+            &mut vm,
+            &format!("persist add --package own-tool {package}"),
+            reason,
+        )?;
+    }
+    assert_eq!(vm.ok("imgbased-helper persist list")?, "");
+    // By its name, from the cache of apt.
+    vm.ok("imgbased-helper persist add --package own-tool")?;
+    vm.ok("(cd /root/packages && imgbased-helper persist add --package own-user.deb own-broken.deb own-clash.deb \
+           own-file.deb debianutils.deb)")?;
+    let told = vm.ok("imgbased-helper persist add --package /root/packages/own-tool.deb")?;
+    assert_eq!(told, "package own-tool 1.0 is kept already");
+    let told = vm.ok("imgbased-helper persist list")?;
+    assert_eq!(told.lines().count(), 6, "{told}");
+    ensure!(told.contains("package own-user 1.0 all, "), "{told}");
+    let data = json(&mut vm, "persist list")?;
+    let sum = vm.ok("sha256sum /root/packages/debianutils.deb | cut -d ' ' -f 1")?;
+    assert_eq!(
+        (&data["packages"][0]["name"], &data["packages"][0]["sha256"]),
+        (&"debianutils".into(), &sum.into())
+    );
+
+    let told = vm.run("imgbased-helper update --check /mnt/next")?;
+    for line in [
+        "package own-tool 1.0 comes along\n",
+        "package own-user 1.0 comes along\n",
+        "package own-clash 1.0 does not come along: it is in conflict with e2fsprogs ",
+        "package debianutils 0 is in the image, as ",
+    ] {
+        ensure!(told.text.contains(line), "{line}: {told:?}");
+    }
+    // One that is not what it was is not installed.
+    vm.ok("mkdir -p /config && mount /dev/HostVG/Config /config && \
+           echo x | tee -a /config/packages/debianutils@0@* && umount /config && rmdir /config")?;
+    let told = vm.run("imgbased-helper --json update --check /mnt/next")?;
+    let told: serde_json::Value = serde_json::from_str(&told.text).context("JSON")?;
+    let kept = told["kept_packages"].as_array().context("packages")?;
+    let changed = kept.iter().find(|of| of["name"] == "debianutils");
+    let changed = changed.context("a package")?;
+    ensure!(changed["result"] == "refused", "{told}");
+    vm.ok("imgbased-helper persist remove --package debianutils")?;
+    is_refused(
+        &mut vm,
+        "persist remove --package own-user debianutils",
+        "debianutils is not kept",
+    )?;
+
+    let said = vm.ok_for("imgbased-helper update /mnt/next", SLOW)?;
+    for (package, reason) in [
+        ("own-broken", "post-installation script"),
+        ("own-clash", "in conflict with e2fsprogs"),
+        ("own-file", "trying to overwrite "),
+    ] {
+        let begin = format!("package {package} 1.0 does not come along: ");
+        let line = said.lines().find(|line| line.starts_with(&begin));
+        ensure!(line.is_some_and(|line| line.contains(reason)), "{said}");
+    }
+    for line in [
+        "package own-tool 1.0 comes along\n",
+        "package own-user 1.0 comes along\n",
+    ] {
+        ensure!(said.contains(line), "{said}");
+    }
+    let missing = serde_json::json!(["own-broken", "own-clash", "own-file"]);
+    let status = json(&mut vm, "status")?;
+    assert_eq!(status["update"]["missing_packages"], missing);
+    is_clean(&mut vm)?;
+    // Now /etc is merged once more.
+    vm.ok("echo later >/etc/later")?;
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "Base-1.1")?;
+    has_come_up(&mut vm)?;
+    for (command, wanted) in WITH_PACKAGES {
+        let found = vm.run(command)?;
+        assert_eq!(found.text.trim(), *wanted, "{command}");
+    }
+    let status = json(&mut vm, "status")?;
+    assert_eq!(
+        (
+            &status["missing_packages"]["layer"],
+            &status["missing_packages"]["packages"]
+        ),
+        (&"Base-0.1".into(), &missing)
+    );
     is_clean(&mut vm)
 }
