@@ -246,6 +246,17 @@ impl Running {
         self.end(status)
     }
 
+    /// Waits for the program's end. Returns its exit status, none if a signal has ended it, and its standard error on
+    /// one line, without what would do something to a terminal.
+    pub fn end_of(mut self) -> Result<(Option<i32>, String)> {
+        let status = self.child.wait()?;
+        let mut stderr = Vec::new();
+        self.stderr.rewind()?;
+        self.stderr.read_to_end(&mut stderr)?;
+        let said = one_line(&stderr).replace(char::is_control, " ");
+        Ok((status.code(), shortened(&said)))
+    }
+
     /// Waits for the program's end; now and then calls `meanwhile`, and kills the program if that
     /// fails.
     pub fn wait_with(mut self, mut meanwhile: impl FnMut() -> Result<()>) -> Result<String> {
