@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod boot;
+pub mod delivery;
 pub mod down;
 pub mod early;
 pub mod image;
@@ -20,13 +21,16 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     /// Each room, and the rooms that it may use. None that it does not use is named.
-    const ARROWS: [(&str, &[&str]); 11] = [
+    const ARROWS: [(&str, &[&str]); 12] = [
         ("main.rs", &["admin", "down", "early", "sys"]),
         (
             "admin",
-            &["boot", "image", "lvm", "merge", "model", "sys", "tree"],
+            &[
+                "boot", "delivery", "image", "lvm", "merge", "model", "sys", "tree",
+            ],
         ),
         ("boot", &["model", "sys"]),
+        ("delivery", &["sys"]),
         ("down", &["sys"]),
         ("early", &["lvm", "model", "sys"]),
         ("image", &["sys"]),

@@ -42,6 +42,16 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             &["update", "x", "--no-share", "--by-content"],
             "cannot be used with",
         ),
+        (
+            &["update", "--require-digest", "sha256:12"],
+            "64 hexadecimal digits",
+        ),
+        (
+            &["update", "--download-only", "--check"],
+            "cannot be used with",
+        ),
+        (&["base", "add", "--allow-unsigned"], "<IMAGE>"),
+        (&["base", "add", "x", "--progress-fd", "-1"], "unexpected"),
         (&["diff", "a b"], "contains ' '"),
         (&["persist"], "Usage: imgbased-helper persist"),
         (&["persist", "preview", "x"], "unexpected argument 'x'"),

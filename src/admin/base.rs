@@ -15,6 +15,7 @@ use fill::Filling;
 
 use super::filesystem::{Filesystem, mount_point};
 use super::look::Look;
+use super::source::{Delivery, Source};
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
     Context, LOCK_WAIT, found_status, hooks, initramfs, new_entries, pool_with_room, removal,
@@ -78,12 +79,30 @@ enum Shared {
 }
 
 /// Makes a base from an image. The lock is free while the image is read and the volume is filled.
-pub fn add(context: &Context, add: &Add) -> Result<()> {
+pub fn add(context: &Context, add: Add, delivery: &Delivery) -> Result<()> {
     let writer = context.writer("base add", LOCK_WAIT)?;
     let made = writer.transaction(|tx| {
-        let opened = open(tx, &add.image)?;
-        make(context, tx, add, &opened, &mut |_| Ok(Vec::new()))
+        let source = Source::find(context, tx, Some(&add.image), delivery, false)?;
+        if let (true, Source::Server(server)) = (context.dry_run, &source) {
+            // What it becomes shows when it is here.
+            say(&format!("{}\n", server.line()))?;
+            let file = server.found.url.name();
+            context.say_verb(&["base", "add", &file])?;
+            return Ok(None);
+        }
+        let digest = source.digest_if_required(tx)?;
+        let add = Add {
+            image: source.name(),
+            ..add
+        };
+        let opened = source.open(tx)?;
+        let tags = digest.map(|digest| format!("{}{digest}", tag::IMAGE));
+        let tags: Vec<String> = tags.into_iter().collect();
+        make(context, tx, &add, &opened, &mut |_| Ok(tags.clone())).map(Some)
     })?;
+    let Some(made) = made else {
+        return Ok(());
+    };
     if !context.dry_run {
         say(&format!("{}\n", made.name))?;
     }
@@ -104,9 +123,10 @@ pub struct Made {
     is_of_files: bool,
 }
 
-/// Opens an image, to be read for a base.
-pub fn open(tx: &mut Transaction, image: &Path) -> Result<Opened> {
-    Opened::open(tx, image, &mount_point(IMAGE_MOUNT))
+/// Opens an image, to be read for a base. People call it by its path, if it has no other `name`.
+pub fn open(tx: &mut Transaction, image: &Path, name: Option<&str>) -> Result<Opened> {
+    let path = image.display().to_string();
+    Opened::open(tx, image, name.unwrap_or(&path), &mount_point(IMAGE_MOUNT))
 }
 
 /// Judges the root of a new base, and returns tags to give to it.
@@ -355,6 +375,7 @@ fn kernels_in(name: &str, image: &Image, shape: &Shape) -> Option<Vec<Kernel>> {
             path,
             compression: None,
             superblock,
+            feed: None,
             ..
         } => {
             let dir = mount_point(LOOK_MOUNT);

@@ -8,6 +8,7 @@ use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcomman
 use log::LevelFilter;
 use simplelog::CombinedLogger;
 
+use super::source::Delivery;
 use super::{
     Context, base, boot, check, diff, gc, layer, layout, layout_init, need_root, persist, rollback,
     status, update, view, volume,
@@ -158,7 +159,8 @@ enum Noun {
     /// Take a newer image: a base, and a layer of it with what the booted layer has changed, which is tried
     ///
     /// What was changed in /etc lives on; see `persist preview`. What boots now stays the default until the new layer
-    /// has come up. A base that is there already of the same image is used again.
+    /// has come up. A base that is there already of the same image is used again. Without an image, the newest one is
+    /// taken that the server of imgbased.conf has.
     #[command(after_help = UPDATE_STATUS)]
     Update(update::Update),
     /// Boot the layer again that came up last before the default
@@ -202,7 +204,7 @@ enum Noun {
     /// Directories that all layers share, each on a volume of its own
     #[command(subcommand)]
     Volume(volume::Verb),
-    /// Remove old bases with their layers, except what is booted or the default
+    /// Remove old bases with their layers, except what is booted or the default, and what was fetched of images
     Gc {
         /// How many of the latest bases to keep
         #[arg(long, value_name = "N", default_value_t = 2)]
@@ -244,8 +246,10 @@ enum BaseVerb {
     /// Where its initramfs cannot boot a layer, its dracut makes another. It runs shut in: it sees its own files,
     /// changes none of them, and reaches nothing of the host.
     Add {
-        /// File, block device or directory that holds the image
+        /// File, block device or directory that holds the image; or its address on a server, beside a signed SHA256SUMS
         image: PathBuf,
+        #[command(flatten)]
+        delivery: Delivery,
         /// Name of the base [default: the next free Base-<N>]
         #[arg(long)]
         name: Option<LvName>,
@@ -460,6 +464,7 @@ impl Cli {
             },
             Noun::Base(BaseVerb::Add {
                 image,
+                delivery,
                 name,
                 size,
                 fstype,
@@ -474,7 +479,7 @@ impl Cli {
                     share: !no_share,
                     by_content,
                 };
-                base::add(&context, &add)?;
+                base::add(&context, add, &delivery)?;
             }
             Noun::Base(BaseVerb::Verify { name, record }) => {
                 return base::verify(&context, &name, record);

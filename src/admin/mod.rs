@@ -22,6 +22,7 @@ mod removal;
 mod renamed;
 mod rollback;
 mod roots;
+mod source;
 mod space;
 mod status;
 mod text;

@@ -17,16 +17,18 @@ use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::sys::cmd::{Cmd, quote};
+use crate::sys::files::in_memory;
 use crate::sys::mounts::{self, Mount};
 use crate::sys::probe;
+use crate::sys::rooted::descriptor;
 use crate::sys::transaction::{Transaction, UndoStep};
 use direct::Buffer;
 use head::{Found, HEAD, Usable};
 use holder::Claim;
-use stream::{Compression, Stream};
+use stream::{Compression, Feed, Stream};
 use superblock::Superblock;
 use tree::{Shape, Tree};
 
@@ -44,6 +46,8 @@ pub enum Image {
         length: u64,
         /// Nobody begins to write to it as long as this is here.
         claim: Claim,
+        /// What brings it, if it is not on this host. The path is its address then.
+        feed: Option<Feed>,
     },
     Tree(Tree),
 }
@@ -55,12 +59,40 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens a file, block device or directory. A squashfs or directory is mounted at `mount_at` until it is closed;
-    /// only this process sees that.
+    /// Opens a file, block device or directory, which people call `name`. A squashfs or directory is mounted at
+    /// `mount_at` until it is closed; only this process sees that.
     ///
     /// Refuses what is not known, and what somebody else can write to while it is copied.
-    pub fn open(tx: &mut Transaction, path: &Path, mount_at: &Path) -> Result<Self> {
-        open_as(tx, path, &path.display().to_string(), mount_at)
+    pub fn open(tx: &mut Transaction, path: &Path, name: &str, mount_at: &Path) -> Result<Self> {
+        open_as(tx, path, name, mount_at)
+    }
+
+    /// Recognises an image that is not on this host by its first bytes, `head`. It has `length` bytes, and comes by
+    /// `feed`.
+    ///
+    /// Refuses what has to be on the host to be read.
+    pub fn remote(name: &str, head: &[u8], length: u64, feed: Feed) -> Result<Self> {
+        let file = in_memory(head)?;
+        let (found, compression) = recognise(&descriptor(&file), name)?;
+        let feed = Some(feed);
+        let path = name.into();
+        Ok(Self::from(
+            match judge::of_kind(name, found, length, compression)? {
+                Usable::Filesystem(superblock) => Image::Filesystem {
+                    path,
+                    compression,
+                    superblock,
+                    length,
+                    claim: Claim::default(),
+                    feed,
+                },
+                Usable::Tar => Image::Tree(Tree::Tar(path, compression, feed)),
+                Usable::Squashfs => bail!(
+                    "{name} is a squashfs, which has to be on this host as a whole to be read; there is no room for it, and \
+                 Spool= in imgbased.conf names another place"
+                ),
+            },
+        ))
     }
 
     /// Unmounts what was mounted, once nothing is read any more.
@@ -90,16 +122,10 @@ fn open_as(tx: &mut Transaction, path: &Path, name: &str, mount_at: &Path) -> Re
         metadata.is_file() || metadata.file_type().is_block_device(),
         "{name} is neither a file, a block device nor a directory"
     );
-    let (head, length) = read_head(path, None)?;
-    let compression = Compression::of(&head);
-    let head = match compression {
-        Some(compression) => {
-            compression.decompress().check_installed()?;
-            read_head(path, Some(compression))?.0
-        }
-        None => head,
-    };
-    let mut found = head::recognise(&head).with_context(|| name.to_owned())?;
+    let length = File::open(path)
+        .and_then(|file| probe::size(&file))
+        .with_context(|| format!("cannot read {name}"))?;
+    let (mut found, compression) = recognise(path, name)?;
     if found.is_none() && compression.is_none() {
         found = ask_libblkid(path, name)?;
     }
@@ -114,14 +140,28 @@ fn open_as(tx: &mut Transaction, path: &Path, name: &str, mount_at: &Path) -> Re
                 superblock,
                 length,
                 claim,
+                feed: None,
             }))
         }
         Usable::Squashfs => squashfs(tx, path, name, mount_at),
         Usable::Tar => Ok(Opened::from(Image::Tree(Tree::Tar(
             path.to_owned(),
             compression,
+            None,
         )))),
     }
+}
+
+/// What an image holds by its first bytes, and how it is compressed.
+fn recognise(path: &Path, name: &str) -> Result<(Option<Found>, Option<Compression>)> {
+    let mut head = read_head(path, None)?;
+    let compression = Compression::of(&head);
+    if let Some(compression) = compression {
+        compression.decompress().check_installed()?;
+        head = read_head(path, Some(compression))?;
+    }
+    let found = head::recognise(&head).with_context(|| name.to_owned())?;
+    Ok((found, compression))
 }
 
 /// What libblkid finds further behind, or by more than a magic number.
@@ -138,8 +178,8 @@ fn ask_libblkid(path: &Path, name: &str) -> Result<Option<Found>> {
     Ok(known)
 }
 
-/// The first bytes of an image, decompressed, and the length of its file in bytes.
-fn read_head(path: &Path, compression: Option<Compression>) -> Result<(Vec<u8>, u64)> {
+/// The first bytes of an image, decompressed.
+fn read_head(path: &Path, compression: Option<Compression>) -> Result<Vec<u8>> {
     let failed = || format!("cannot read {}", path.display());
     let mut head = Buffer::new();
     head.resize(HEAD as u64);
@@ -149,10 +189,7 @@ fn read_head(path: &Path, compression: Option<Compression>) -> Result<(Vec<u8>, 
         // The decompressor knows why.
         stream.finish()?;
     }
-    let length = File::open(path)
-        .and_then(|file| probe::size(&file))
-        .with_context(failed)?;
-    Ok((head[..count].to_vec(), length))
+    Ok(head[..count].to_vec())
 }
 
 /// A directory as a mount by itself: what is mounted below it stays out, and is named. The subvolumes of a btrfs are no

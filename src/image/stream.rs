@@ -1,11 +1,17 @@
 //! The bytes of an image, decompressed by the tool that made them.
 
+use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::process::{ChildStdout, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
 
 use super::direct::{self, Buffer};
 use crate::sys::cmd::{Cmd, Running};
@@ -69,9 +75,141 @@ pub enum Stream {
         output: ChildStdout,
         decompressor: Running,
     },
+    /// What is not on this host.
+    Fed {
+        output: Input,
+        /// How many bytes have come.
+        read: Arc<AtomicU64>,
+        /// Of what is compressed: who decompresses it, and who feeds that.
+        packed: Option<(Running, Feeding)>,
+    },
+}
+
+/// Bytes that are read once. The end is reached only if all of them were right.
+pub type Input = Box<dyn Read + Send>;
+
+/// Begins to read something that is not on this host, from its beginning.
+pub struct Feed(Box<dyn Fn() -> Result<Input>>);
+
+impl Feed {
+    pub fn new(open: impl Fn() -> Result<Input> + 'static) -> Self {
+        Self(Box::new(open))
+    }
+
+    pub fn open(&self) -> Result<Input> {
+        (self.0)()
+    }
+
+    /// The same as the standard input of a program.
+    pub fn start(&self) -> Result<(Stdio, Feeding)> {
+        feed(self.open()?)
+    }
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Feed")
+    }
+}
+
+/// What brings bytes to a program. It ends soon when this is dropped.
+pub struct Feeding {
+    thread: Option<JoinHandle<io::Result<()>>>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Feeding {
+    /// Says what became of a program that was fed. Where it has succeeded, all bytes were the right ones; where it has
+    /// failed since they were not, that is told.
+    pub fn end<T>(mut self, ran: Result<T>) -> Result<T> {
+        let thread = self.thread.take();
+        let thread = thread.filter(|thread| ran.is_ok() || thread.is_finished());
+        match thread.map(JoinHandle::join) {
+            Some(Ok(fed)) => fed.context("cannot read the image").and(ran),
+            Some(Err(_)) => bail!("reading the image ended early"),
+            None => ran,
+        }
+    }
+}
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Has a thread feed a program, whose standard input is returned.
+fn feed(input: Input) -> Result<(Stdio, Feeding)> {
+    let (from, to) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&is_over);
+    let thread = thread::spawn(move || pump(input, &File::from(to), &seen));
+    let feeding = Feeding {
+        thread: Some(thread),
+        is_over,
+    };
+    Ok((from.into(), feeding))
+}
+
+/// Reads to the end, also what the program does not read: only there it shows whether it was right.
+fn pump(mut input: Input, mut to: &File, is_over: &AtomicBool) -> io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut is_read = true;
+    loop {
+        let count = input.read(&mut buffer)?;
+        if count == 0 || (!is_read && is_over.load(Ordering::Relaxed)) {
+            return Ok(());
+        }
+        if is_read {
+            match to.write_all(&buffer[..count]) {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => is_read = false,
+                written => written?,
+            }
+        }
+    }
+}
+
+/// Counts what is read.
+struct Counted {
+    input: Input,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
 }
 
 impl Stream {
+    /// Reads what comes from elsewhere.
+    pub fn fed(input: Input, compression: Option<Compression>) -> Result<Self> {
+        let read = Arc::new(AtomicU64::new(0));
+        let input: Input = Box::new(Counted {
+            input,
+            read: Arc::clone(&read),
+        });
+        let Some(compression) = compression else {
+            return Ok(Self::Fed {
+                output: input,
+                read,
+                packed: None,
+            });
+        };
+        let (packed, feeding) = feed(input)?;
+        let mut decompressor = compression.decompress().start(packed, Stdio::piped())?;
+        let output = decompressor
+            .stdout()
+            .context("a decompressor writes to a pipe")?;
+        Ok(Self::Fed {
+            output: Box::new(output),
+            read,
+            packed: Some((decompressor, feeding)),
+        })
+    }
+
     /// Opens an image. Refuses what cannot be read from any position, as a pipe.
     pub fn open(path: &Path, compression: Option<Compression>) -> Result<Self> {
         let read = || format!("cannot read {}", path.display());
@@ -100,6 +238,7 @@ impl Stream {
         match self {
             Self::Plain { offset, .. } => *offset,
             Self::Packed { file, .. } => (&*file).stream_position().unwrap_or(0),
+            Self::Fed { read, .. } => read.load(Ordering::Relaxed),
         }
     }
 
@@ -113,6 +252,7 @@ impl Stream {
                 Ok(count)
             }
             Self::Packed { output, .. } => buffer.fill_by(|rest, _| output.read(rest)),
+            Self::Fed { output, .. } => buffer.fill_by(|rest, _| output.read(rest)),
         }
     }
 
@@ -129,6 +269,15 @@ impl Stream {
                 io::copy(&mut output, &mut io::sink()).context("cannot read the image")?;
                 drop(output);
                 decompressor.wait().map(drop)
+            }
+            Self::Fed {
+                mut output, packed, ..
+            } => {
+                io::copy(&mut output, &mut io::sink()).context("cannot read the image")?;
+                drop(output);
+                packed.map_or(Ok(()), |(decompressor, feeding)| {
+                    feeding.end(decompressor.wait().map(drop))
+                })
             }
         }
     }
@@ -199,5 +348,57 @@ mod tests {
         ] {
             assert_eq!(Compression::of(&bytes), expected, "{bytes:x?}");
         }
+    }
+
+    /// Fails at its end.
+    struct Wrong(&'static [u8]);
+
+    impl Read for Wrong {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.0.read(buffer)? {
+                0 => Err(io::Error::other("it is the wrong one")),
+                count => Ok(count),
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_from_elsewhere_is_read_and_has_to_be_right() {
+        let text: Vec<u8> = (0..500_000_u32).flat_map(u32::to_le_bytes).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let (plain, packed) = (dir.path().join("plain"), dir.path().join("packed"));
+        fs::write(&plain, &text).unwrap();
+        let script = format!("zstd -c < {} > {}", plain.display(), packed.display());
+        Cmd::new("sh").args(["-c", &script]).run().unwrap();
+        let bytes = fs::read(&packed).unwrap();
+        let read = |input: Input, compression| -> Result<Vec<u8>> {
+            let mut stream = Stream::fed(input, compression)?;
+            let mut buffer = Buffer::new();
+            let mut all = Vec::new();
+            loop {
+                let count = stream.fill(&mut buffer).context("cannot read")?;
+                all.extend_from_slice(&buffer[..count]);
+                if count < buffer.len() {
+                    break;
+                }
+            }
+            stream.finish()?;
+            Ok(all)
+        };
+        let input = |bytes: &[u8]| -> Input { Box::new(io::Cursor::new(bytes.to_vec())) };
+        assert_eq!(read(input(&text), None).unwrap(), text);
+        assert_eq!(read(input(&bytes), Some(Compression::Zstd)).unwrap(), text);
+        let error = read(input(&bytes[..bytes.len() / 2]), Some(Compression::Zstd)).unwrap_err();
+        assert!(format!("{error:#}").contains("zstd"), "{error:#}");
+        let bytes: &'static [u8] = bytes.leak();
+        for compression in [None, Some(Compression::Zstd)] {
+            let error = read(Box::new(Wrong(bytes)), compression).unwrap_err();
+            assert!(
+                format!("{error:#}").ends_with("it is the wrong one"),
+                "{error:#}"
+            );
+        }
+        // It ends although nobody reads it to the end.
+        drop(Stream::fed(Box::new(io::repeat(0)), Some(Compression::Zstd)).unwrap());
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::statvfs::statvfs;
 
 use super::judge::Kernel;
-use super::stream::Compression;
+use super::stream::{Compression, Feed, Feeding};
 use crate::sys::cmd::Cmd;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
@@ -24,7 +24,8 @@ pub enum Tree {
     Directory(PathBuf),
     /// The same, of a squashfs: that does not tell holes from zeros.
     Squashfs(PathBuf),
-    Tar(PathBuf, Option<Compression>),
+    /// The feed brings it if it is not on this host. The path is its address then.
+    Tar(PathBuf, Option<Compression>, Option<Feed>),
 }
 
 /// What a tree takes.
@@ -164,7 +165,9 @@ impl Tree {
             Self::Directory(dir) | Self::Squashfs(dir) => {
                 Ok((measure_directory(dir)?, Shape::of_directory(dir)?))
             }
-            Self::Tar(path, compression) => measure_tar(path, *compression, interrupt),
+            Self::Tar(path, compression, feed) => {
+                measure_tar(path, *compression, feed.as_ref(), interrupt)
+            }
         }
     }
 
@@ -182,7 +185,7 @@ impl Tree {
                 })
                 .arg("--no-target-directory")
                 .args([dir, to]),
-            Self::Tar(_, compression) => tar("--extract", *compression)
+            Self::Tar(_, compression, _) => tar("--extract", *compression)
                 .args(["--numeric-owner", "--same-owner", "--preserve-permissions"])
                 // With --xattrs alone the labels of SELinux that `tar --selinux` has packed are left out.
                 .args(["--xattrs", "--xattrs-include=*", "--acls", "--selinux"])
@@ -197,7 +200,7 @@ impl Tree {
         let command = self.copy_command(to);
         match self {
             Self::Directory(_) | Self::Squashfs(_) => command.to_string(),
-            Self::Tar(path, _) => {
+            Self::Tar(path, ..) => {
                 format!("{command} < {}", crate::sys::cmd::quote(path.as_os_str()))
             }
         }
@@ -233,9 +236,9 @@ impl Tree {
         interrupt: &Interrupt,
         progress: &mut Progress,
     ) -> Result<()> {
-        let input = match self {
-            Self::Directory(_) | Self::Squashfs(_) => Stdio::null(),
-            Self::Tar(path, _) => open(path)?.into(),
+        let (input, feeding) = match self {
+            Self::Directory(_) | Self::Squashfs(_) => (Stdio::null(), None),
+            Self::Tar(path, _, feed) => input(path, feed.as_ref())?,
         };
         let used = || -> Result<u64> {
             let stat = statvfs(to)?;
@@ -243,7 +246,7 @@ impl Tree {
         };
         let empty = used()?;
         let running = self.copy_command(to).start(input, Stdio::null())?;
-        let said = running.wait_with(|| {
+        let ran = running.wait_with(|| {
             interrupt.check()?;
             let done = used()?.saturating_sub(empty);
             progress.show(done);
@@ -253,7 +256,8 @@ impl Tree {
                 room >> 20
             );
             Ok(())
-        })?;
+        });
+        let said = end(ran, feeding)?;
         if let Some(warning) = first_and_count(&said) {
             log::warn!("not all of the image is as it was: {warning}");
         }
@@ -278,6 +282,23 @@ fn first_and_count(said: &str) -> Option<String> {
 
 fn open(path: &Path) -> Result<File> {
     File::open(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// An archive as the standard input of a program, and what feeds that if it is not on this host.
+fn input(path: &Path, feed: Option<&Feed>) -> Result<(Stdio, Option<Feeding>)> {
+    let Some(feed) = feed else {
+        return Ok((open(path)?.into(), None));
+    };
+    let (input, feeding) = feed.start()?;
+    Ok((input, Some(feeding)))
+}
+
+/// What became of a program that may have been fed.
+fn end<T>(ran: Result<T>, feeding: Option<Feeding>) -> Result<T> {
+    match feeding {
+        Some(feeding) => feeding.end(ran),
+        None => ran,
+    }
 }
 
 fn tar(action: &str, compression: Option<Compression>) -> Cmd {
@@ -307,11 +328,12 @@ fn measure_directory(dir: &Path) -> Result<Content> {
 fn measure_tar(
     path: &Path,
     compression: Option<Compression>,
+    feed: Option<&Feed>,
     interrupt: &Interrupt,
 ) -> Result<(Content, Shape)> {
-    let file = open(path)?;
+    let (input, feeding) = input(path, feed)?;
     let cmd = tar("--list", compression).args(["--totals", "--quoting-style=escape"]);
-    let mut running = cmd.start(file.into(), Stdio::piped())?;
+    let mut running = cmd.start(input, Stdio::piped())?;
     let names = running.stdout().context("tar writes to a pipe")?;
     let mut files = 0;
     let mut shape = Shape::default();
@@ -320,9 +342,10 @@ fn measure_tar(
         shape.see(&name.context("cannot read what tar writes")?);
         files += 1;
     }
-    let stderr = running
+    let ran = running
         .wait()
-        .with_context(|| format!("{} cannot be read as a tar archive", path.display()))?;
+        .with_context(|| format!("{} cannot be read as a tar archive", path.display()));
+    let stderr = end(ran, feeding)?;
     let bytes = stderr
         .lines()
         .find_map(|line| line.strip_prefix("Total bytes read: ")?.split(' ').next())
@@ -424,10 +447,13 @@ mod tests {
                 .arg(".")
                 .run()
                 .unwrap();
-            check_copy(&Tree::Tar(path.clone(), compression));
+            check_copy(&Tree::Tar(path.clone(), compression, None));
+            let elsewhere = path.clone();
+            let feed = Feed::new(move || Ok(Box::new(open(&elsewhere)?)));
+            check_copy(&Tree::Tar("https://h/x".into(), compression, Some(feed)));
             let bytes = fs::read(&path).unwrap();
             fs::write(&path, &bytes[..bytes.len() * 2 / 3]).unwrap();
-            let damaged = Tree::Tar(path, compression).measure(&Interrupt::default());
+            let damaged = Tree::Tar(path, compression, None).measure(&Interrupt::default());
             assert!(damaged.is_err(), "{option}");
         }
     }
@@ -446,7 +472,7 @@ mod tests {
             .run()
             .unwrap();
         fs::remove_file(dir.path().join("evil")).unwrap();
-        let tree = Tree::Tar(archive, None);
+        let tree = Tree::Tar(archive, None, None);
         let copied = tree.copy(
             &root,
             u64::MAX,

@@ -32,6 +32,9 @@ pub mod tag {
     pub const IMAGE: &str = "imgbased:image=";
     /// On a base, followed by the version that its image says it is of.
     pub const VERSION: &str = "imgbased:version=";
+    /// On the group, followed by what stands for a place with images, a colon, and the highest version that was taken
+    /// from there.
+    pub const NEWEST: &str = "imgbased:newest=";
     /// On a base whose fstab has a line for the root: each of its layers needs one of its own.
     pub const ROOT_LINE: &str = "imgbased:fstab-root";
     /// On a base that a rollback has left: no update takes that image again unless it is told to.

@@ -202,7 +202,7 @@ pub fn name_for(path: &str, is_taken: &dyn Fn(&str) -> bool) -> Result<LvName> {
 }
 
 /// A text as a tag can hold it: what lvm2 does not take there (lvm(8), "VALID NAMES") is `#` and two digits.
-fn encoded(text: &str) -> String {
+pub fn encoded(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_+.-/=!:&".contains(&byte);
     let byte = |byte: u8| {
         if is_plain(byte) {
@@ -214,7 +214,8 @@ fn encoded(text: &str) -> String {
     text.bytes().map(byte).collect()
 }
 
-fn decoded(text: &str) -> Result<String> {
+/// What [`encoded`] was given.
+pub fn decoded(text: &str) -> Result<String> {
     let mut parts = text.split('#');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {

@@ -175,21 +175,26 @@ impl Filling<'_> {
             unit: plan.unit,
             room: self.room,
         };
-        let (path, compression, superblock) = match image {
+        let (path, compression, superblock, length, feed) = match image {
             Image::Filesystem {
                 path,
                 compression,
                 superblock,
+                length,
+                feed,
                 ..
-            } => (path, *compression, superblock),
+            } => (path, *compression, superblock, *length, feed.as_ref()),
             Image::Tree(tree) => return unpack(tx, tree, plan, &target),
         };
         let line = copy_line(path, compression, superblock.size, &target);
         tx.work(&line, |interrupt| {
-            let stream = Stream::open(path, compression)?;
-            let total = match compression {
-                Some(_) => path.metadata()?.len(),
-                None => superblock.size,
+            let stream = match feed {
+                Some(feed) => Stream::fed(feed.open()?, compression)?,
+                None => Stream::open(path, compression)?,
+            };
+            let total = match (compression, feed) {
+                (None, None) => superblock.size,
+                _ => length,
             };
             let mut progress = Progress::new(plan.name.as_str(), total);
             let copied =

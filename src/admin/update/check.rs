@@ -1,6 +1,5 @@
 //! `update --check`: what would happen.
 
-use std::fs::{self, Metadata};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,14 +8,16 @@ use serde::Serialize;
 
 use super::merge::{Told, plan};
 use super::packages::{Packages, without_kept};
-use super::{Amount, Update, amounts, digest_of, facts, judge, kept_packages, running_layer};
+use super::{Amount, Update, amounts, facts, judge, kept_packages, running_layer};
 use crate::admin::filesystem::mount_point;
 use crate::admin::look::Look;
 use crate::admin::merge_report::MergeReport;
 use crate::admin::roots::Sides;
+use crate::admin::source::Source;
 use crate::admin::view::JSON_VERSION;
 use crate::admin::{Context, FOUND, LOCK_WAIT, base, text};
 use crate::boot::root::Root;
+use crate::delivery::signature::Signer;
 use crate::image::tree::Tree as ImageTree;
 use crate::image::{Image, Opened};
 use crate::model::name::LvName;
@@ -52,6 +53,8 @@ struct ImageView {
     digest: Option<String>,
     /// In bytes.
     size: Option<u64>,
+    /// Who has signed the list of the server that has it.
+    signature: Option<Signer>,
 }
 
 #[derive(Serialize)]
@@ -80,15 +83,21 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
             }
         };
         refuse(boot.check_ready());
-        let opened = base::open(tx, update.image())?;
-        let digest = digest_of(tx, update)?;
+        let source = update.source(context, tx)?;
+        let update = &update.of(&source);
+        let (opened, server) = match &source {
+            Source::Here(..) => (Some(source.open(tx)?), None),
+            // It is looked into when it is here.
+            Source::Server(server) => (None, Some(&server.found)),
+        };
+        let digest = source.digest(tx)?;
         let selection = boot.selection()?;
         let facts = facts(&group, &booted, &selection, digest.as_deref());
         let standing = facts.standing();
         refuse(facts.decide(update.wishes()).map(drop));
         let is_new = standing == Standing::New;
-        if is_new {
-            refuse(base::examine(context, tx, &update.add(), &opened).map(drop));
+        if let (true, Some(opened)) = (is_new, &opened) {
+            refuse(base::examine(context, tx, &update.add(), opened).map(drop));
         }
         // What is looked at is activated.
         tx.lock()?;
@@ -96,9 +105,10 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         let told = Told::of(context, tx, &group, update.leave())?;
         let kept = Packages::of(context, tx, &group, told.packages.clone())?;
         let mut kept_packages = Vec::new();
-        let (mut version, mut merge, mut packages) = (None, None, Vec::new());
+        let (mut merge, mut packages) = (None, Vec::new());
+        let mut version = server.and_then(|server| server.version.clone());
         let (mut carried, mut left_behind) = (Vec::new(), Vec::new());
-        looked_into(tx, &opened, |tx, root| {
+        looked_into(tx, opened.as_ref(), |tx, root| {
             version = version_of(&Root::at(root));
             refuse(judge(update, &running, &Root::at(root)).map(drop));
             let new = Dir::root(root)?;
@@ -118,8 +128,9 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
             })?;
             looked.context("this is no dry run")
         })?;
-        opened.close(tx)?;
-        let size = fs::metadata(update.image()).ok();
+        if let Some(opened) = opened {
+            opened.close(tx)?;
+        }
         let state = match standing {
             Standing::New | Standing::Made(_) => "newer",
             Standing::Runs(_) => "same",
@@ -135,7 +146,8 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
             image: ImageView {
                 version,
                 digest,
-                size: size.filter(Metadata::is_file).map(|size| size.len()),
+                size: source.size(),
+                signature: server.and_then(|server| server.signer.clone()),
             },
             installed: Installed {
                 base: sides.old.to_string(),
@@ -208,9 +220,12 @@ impl Checked {
 /// Hands over the root of an image where it can be mounted as it is, read-only.
 fn looked_into(
     tx: &mut Transaction,
-    opened: &Opened,
+    opened: Option<&Opened>,
     look: impl FnOnce(&mut Transaction, &Path) -> Result<()>,
 ) -> Result<()> {
+    let Some(opened) = opened else {
+        return Ok(());
+    };
     match &opened.image {
         Image::Tree(ImageTree::Directory(dir) | ImageTree::Squashfs(dir)) => look(tx, dir),
         Image::Tree(ImageTree::Tar(..))

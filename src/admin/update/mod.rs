@@ -16,11 +16,12 @@ use super::base::{self, Add, Made, listings};
 use super::boot::trial_begins;
 use super::merge_report::MergeReport;
 use super::roots::Sides;
+use super::source::{Delivery, Source};
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, after_merge, gc, hooks, layer, restart_host, text, volume};
+use super::{Context, LOCK_WAIT, after_merge, gc, hooks, layer, restart_host, say, text, volume};
 use crate::boot::Selection;
 use crate::boot::root::Root;
-use crate::image::digest;
+use crate::delivery::spool::Fetched;
 use crate::merge::Outside;
 use crate::model::layout::{Group, Role, in_tag, tag};
 use crate::model::name::LvName;
@@ -36,18 +37,23 @@ use merge::Told;
 use packages::Packages;
 
 /// What `update` is told. Sizes are bytes.
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[allow(
     clippy::struct_excessive_bools,
     reason = "each is an option of its own"
 )]
 pub struct Update {
-    /// File, block device or directory that holds the image
-    #[arg(required_unless_present = "at_shutdown")]
+    /// File, block device or directory that holds the image; or its address on a server, beside a signed SHA256SUMS
+    /// [default: the newest of the server that imgbased.conf names]
     image: Option<PathBuf>,
+    #[command(flatten)]
+    delivery: Delivery,
     /// Say what would happen, and change nothing
     #[arg(long, conflicts_with = "apply")]
     check: bool,
+    /// Only fetch an image from a server, for a later update
+    #[arg(long, conflicts_with_all = ["check", "apply"])]
+    download_only: bool,
     /// Restart into the new layer
     #[arg(long, visible_alias = "reboot")]
     apply: bool,
@@ -76,12 +82,9 @@ pub struct Update {
     /// Leave this path behind, with what is below it; may be given several times
     #[arg(long, value_name = "PATH")]
     leave: Vec<PathBuf>,
-    /// Take an image of an older version than what runs
+    /// Take an image of an older version than what runs, or than the server had before
     #[arg(long)]
     allow_downgrade: bool,
-    /// Refuse an image with another SHA-256 than this
-    #[arg(long, value_name = "SHA256")]
-    require_digest: Option<String>,
     /// Take a snapshot of each volume that layers share, for `rollback --with-volumes`
     #[arg(long, conflicts_with = "check")]
     snapshot_volumes: bool,
@@ -126,6 +129,20 @@ impl Update {
     fn shown(&self) -> String {
         self.image().display().to_string()
     }
+
+    /// Finds the image that is meant.
+    fn source(&self, context: &Context, tx: &Transaction) -> Result<Source> {
+        let image = self.image.as_deref();
+        Source::find(context, tx, image, &self.delivery, self.allow_downgrade)
+    }
+
+    /// The same with the image that was found.
+    fn of(&self, source: &Source) -> Self {
+        Self {
+            image: Some(source.name()),
+            ..self.clone()
+        }
+    }
 }
 
 /// Takes an image as the next layer, or says what would become of it.
@@ -140,6 +157,9 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
     }
     if update.check {
         return check::run(context, update);
+    }
+    if update.download_only {
+        return download(context, update);
     }
     let writer = context.writer("update", LOCK_WAIT)?;
     let done = writer.transaction(|tx| take(context, tx, update))?;
@@ -318,26 +338,35 @@ fn facts<'a>(
     }
 }
 
-/// The SHA-256 of an image in one file or device.
-fn digest_of(tx: &Transaction, update: &Update) -> Result<Option<String>> {
-    if update.image().is_dir() {
-        ensure!(
-            update.require_digest.is_none(),
-            "{} is a directory, which has no digest",
-            update.shown()
-        );
-        return Ok(None);
-    }
-    let digest = digest::of_image(update.image(), "image", tx.interrupt())?;
-    if let Some(wanted) = &update.require_digest {
-        let wanted = wanted.trim_start_matches("sha256:");
-        ensure!(
-            wanted.eq_ignore_ascii_case(&digest),
-            "{} has the digest {digest}, not the required {wanted}",
-            update.shown()
-        );
-    }
-    Ok(Some(digest))
+/// Has an image here that an update would take, for a later one.
+fn download(context: &Context, update: &Update) -> Result<ExitCode> {
+    let writer = context.writer("update --download-only", LOCK_WAIT)?;
+    let said = writer.transaction(|tx| {
+        let source = update.source(context, tx)?;
+        let update = &update.of(&source);
+        let Source::Server(server) = &source else {
+            bail!("{} is on this host already", update.shown());
+        };
+        let group = context.load()?;
+        let booted = running_layer(&group)?;
+        let selection = context.boot_partition()?.selection()?;
+        let facts = facts(&group, &booted, &selection, Some(&server.found.digest));
+        let standing = facts.standing();
+        if standing != Standing::New {
+            return Ok(format!("{} {standing}\n", update.shown()));
+        }
+        Ok(match server.fetch(tx)? {
+            Some(Fetched::TooLarge(need, have)) => bail!(
+                "there is no room to keep {}: it needs {}, and {} are free",
+                update.shown(),
+                text::size(need),
+                text::size(have)
+            ),
+            _ => format!("{} is here, and waits for an update\n", update.shown()),
+        })
+    })?;
+    say(&said)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Does an update, up to the trial of the new layer.
@@ -346,8 +375,14 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     let booted = running_layer(&group)?;
     let boot = context.boot_partition()?;
     boot.check_ready()?;
-    let opened = base::open(tx, update.image())?;
-    let digest = digest_of(tx, update)?;
+    let source = update.source(context, tx)?;
+    let update = &update.of(&source);
+    // One that is not here is fetched only if it is wanted.
+    let opened = match source {
+        Source::Here(..) => Some(source.open(tx)?),
+        Source::Server(_) => None,
+    };
+    let digest = source.digest(tx)?;
     let selection = boot.selection()?;
     let before = facts(&group, &booted, &selection, digest.as_deref());
     let mut done = Done {
@@ -357,7 +392,9 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     };
     let made = match before.decide(update.wishes())? {
         Decision::Nothing(standing) => {
-            opened.close(tx)?;
+            if let Some(opened) = opened {
+                opened.close(tx)?;
+            }
             done.waits = matches!(standing, Standing::Waits(_));
             done.nothing = Some(format!("{} {standing}\n", update.shown()));
             return Ok(done);
@@ -371,9 +408,15 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     };
     let running = Root::at(Path::new("/"));
     let base = if let Some(base) = made {
-        opened.close(tx)?;
+        if let Some(opened) = opened {
+            opened.close(tx)?;
+        }
         base
     } else {
+        let opened = match opened {
+            Some(opened) => opened,
+            None => source.open(tx)?,
+        };
         let mut judge = |root: &Path| {
             let release = judge(update, &running, &Root::at(root))?;
             Ok(tags(digest.as_deref(), &release))
@@ -417,6 +460,9 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     done.tries = tries;
     if update.snapshot_volumes {
         done.snapshots = volume::save(context, tx, &new)?;
+    }
+    if let Source::Server(server) = &source {
+        server.remember(context, tx, &group)?;
     }
     if let Some(merged) = found {
         done.carried = Amount::carried(&merged.outside);

@@ -1,0 +1,394 @@
+//! Where `update` and `base add` take an image from: this host, or a web server.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+
+use super::base;
+use super::{Context, text};
+use crate::boot::root::Root;
+use crate::delivery::conf::Conf;
+use crate::delivery::fetch::{Fetcher, Patience};
+use crate::delivery::pattern::Pattern;
+use crate::delivery::signature::Keys;
+use crate::delivery::spool::{Fetched, Spool};
+use crate::delivery::url::Url;
+use crate::delivery::{Found, Wanted};
+use crate::image::stream::{Feed, Input};
+use crate::image::{Opened, digest};
+use crate::model::layout::{Group, tag};
+use crate::model::volume::{decoded, encoded};
+use crate::sys::cmd::Cmd;
+use crate::sys::progress;
+use crate::sys::transaction::Transaction;
+
+/// What is read of an image that is not on this host, to recognise it, in bytes.
+const HEAD: usize = 4 << 20;
+
+/// What both verbs are told of it.
+#[derive(Args, Clone)]
+pub struct Delivery {
+    /// Refuse an image with another SHA-256 than this
+    #[arg(long, value_name = "SHA256", value_parser = parse_digest)]
+    require_digest: Option<String>,
+    /// Take an image from a server although nobody has signed its list, or this host has no keys
+    #[arg(long)]
+    allow_unsigned: bool,
+    /// Write the progress to this file descriptor, a line of JSON each time
+    #[arg(long, value_name = "N")]
+    progress_fd: Option<u32>,
+}
+
+fn parse_digest(text: &str) -> Result<String> {
+    let digest = text.trim_start_matches("sha256:").to_ascii_lowercase();
+    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    ensure!(is_digest, "a SHA-256 of 64 hexadecimal digits is needed");
+    Ok(digest)
+}
+
+/// An image that is to be taken.
+pub enum Source {
+    /// A file, device or directory.
+    Here(PathBuf, Option<String>),
+    Server(Box<Server>),
+}
+
+pub struct Server {
+    pub found: Found,
+    fetcher: Fetcher,
+    spool: Spool,
+    /// What the place is called in the tags of the group, with the highest version that was taken from there.
+    key: String,
+}
+
+impl Source {
+    /// Finds an image: the one that is named, else the newest of the server that is configured. `older` takes one that
+    /// is older than what was there before.
+    pub fn find(
+        context: &Context,
+        tx: &Transaction,
+        image: Option<&Path>,
+        delivery: &Delivery,
+        older: bool,
+    ) -> Result<Self> {
+        if let Some(descriptor) = delivery.progress_fd {
+            progress::report_to(descriptor)?;
+        }
+        let address = match image.map(|image| (image, image.to_str())) {
+            Some((_, Some(text))) if Url::is_meant(text) => Some(text),
+            Some((path, _)) => {
+                let path = path.to_owned();
+                return Ok(Self::Here(path, delivery.require_digest.clone()));
+            }
+            None => None,
+        };
+        let conf = Conf::load(Path::new("/"))?;
+        let (url, patterns) = match address {
+            Some(text) => place(Url::parse(text).context("the address of the image")?, &conf),
+            None => (conf.path.clone().context(NO_SOURCE)?, conf.patterns.clone()),
+        };
+        let fetcher = Fetcher {
+            patience: Patience {
+                stall: conf.stall,
+                ..Patience::default()
+            },
+            proxy: conf.proxy.clone(),
+            interrupt: tx.interrupt().clone(),
+        };
+        let root = Root::at(Path::new("/"));
+        let specifier = |name| specifier(&root, name);
+        let patterns = patterns.iter().map(|text| {
+            Pattern::parse(text, &specifier).with_context(|| format!("the pattern {text}"))
+        });
+        let patterns = patterns.collect::<Result<Vec<_>>>()?;
+        ensure!(
+            !url.is_directory() || !patterns.is_empty(),
+            "{url} is a directory, and MatchPattern= in /etc/imgbased/imgbased.conf does not say which of its files \
+             are images"
+        );
+        let spool = Spool::at(&conf.spool).frozen(context.dry_run);
+        let mut wanted = Wanted {
+            url: &url,
+            patterns: &patterns,
+            least: conf.least.as_deref(),
+            unsigned: delivery.allow_unsigned || !conf.verify,
+            seen: None,
+            older,
+        };
+        let key = wanted.key();
+        let found = match &delivery.require_digest {
+            // Who knows the digest needs no list.
+            Some(digest) if !url.is_directory() => Found {
+                url: url.clone(),
+                digest: digest.clone(),
+                version: None,
+                signer: None,
+            },
+            required => {
+                let group = context.load()?;
+                let seen = seen(&group, &key);
+                wanted.seen = seen.as_deref();
+                let keys = Keys::load(Path::new("/"))?;
+                let found = wanted.find(&fetcher, &keys, &spool)?;
+                if let Some(required) = required {
+                    ensure!(
+                        found.digest == *required,
+                        "{} has the digest {}, not the required {required}",
+                        found.url,
+                        found.digest
+                    );
+                }
+                found
+            }
+        };
+        Ok(Self::Server(Box::new(Server {
+            found,
+            fetcher,
+            spool,
+            key,
+        })))
+    }
+
+    /// What people call it: the path, or the address without a password.
+    pub fn name(&self) -> PathBuf {
+        match self {
+            Self::Here(path, _) => path.clone(),
+            Self::Server(server) => server.found.url.to_string().into(),
+        }
+    }
+
+    /// The SHA-256 of an image in one file or device.
+    pub fn digest(&self, tx: &Transaction) -> Result<Option<String>> {
+        let (path, required) = match self {
+            Self::Here(path, required) => (path, required),
+            Self::Server(server) => return Ok(Some(server.found.digest.clone())),
+        };
+        if path.is_dir() {
+            ensure!(
+                required.is_none(),
+                "{} is a directory, which has no digest",
+                path.display()
+            );
+            return Ok(None);
+        }
+        let digest = digest::of_image(path, "image", tx.interrupt())?;
+        if let Some(required) = required.as_ref().filter(|required| **required != digest) {
+            bail!(
+                "{} has the digest {digest}, not the required {required}",
+                path.display()
+            );
+        }
+        Ok(Some(digest))
+    }
+
+    /// The same, where it costs nothing to know it, or has to be known.
+    pub fn digest_if_required(&self, tx: &Transaction) -> Result<Option<String>> {
+        match self {
+            Self::Here(_, None) => Ok(None),
+            _ => self.digest(tx),
+        }
+    }
+
+    /// In bytes, if it is a file of this host.
+    pub fn size(&self) -> Option<u64> {
+        let Self::Here(path, _) = self else {
+            return None;
+        };
+        let metadata = fs::metadata(path).ok();
+        metadata
+            .filter(fs::Metadata::is_file)
+            .map(|file| file.len())
+    }
+
+    /// Opens it, to be read for a base. One on a server is fetched; where there is no room for that, it is read from
+    /// there.
+    pub fn open(&self, tx: &mut Transaction) -> Result<Opened> {
+        match self {
+            Self::Here(path, _) => base::open(tx, path, None),
+            Self::Server(server) => server.open(tx),
+        }
+    }
+}
+
+impl Server {
+    /// Fetches it. Nothing in a dry run.
+    pub fn fetch(&self, tx: &mut Transaction) -> Result<Option<Fetched>> {
+        let Found { url, digest, .. } = &self.found;
+        let mut fetched = None;
+        tx.work(&self.line(), |_| {
+            fetched = Some(self.spool.fetch(&self.fetcher, url, digest)?);
+            Ok(())
+        })?;
+        Ok(fetched)
+    }
+
+    /// What fetching it comes to, for a shell.
+    pub fn line(&self) -> Cmd {
+        let cmd = Cmd::new("curl").args(["--fail", "--location", "--remote-name"]);
+        cmd.arg(self.found.url.to_string())
+    }
+
+    fn open(&self, tx: &mut Transaction) -> Result<Opened> {
+        let name = self.found.url.to_string();
+        match self.fetch(tx)?.context("a dry run fetches nothing")? {
+            Fetched::Here(path) => {
+                let opened = base::open(tx, &path, Some(&name))?;
+                // A base is made of it then.
+                tx.discard(move || Ok(vec![path]));
+                Ok(opened)
+            }
+            Fetched::TooLarge(need, have) => {
+                let sizes = [need, have].map(text::size);
+                log::warn!(
+                    "there is no room to keep {name}: it needs {}, and {} are free; it goes straight into its volume",
+                    sizes[0],
+                    sizes[1]
+                );
+                let (head, length) = self.fetcher.head(&self.found.url, HEAD)?;
+                let length = length.with_context(|| {
+                    format!(
+                        "there is no room for {name}, and the server does not tell how long it is"
+                    )
+                })?;
+                let (found, fetcher) = (self.found.clone(), self.fetcher.clone());
+                let feed = Feed::new(move || {
+                    let input: Input = Box::new(found.checked(&fetcher)?);
+                    Ok(input)
+                });
+                Opened::remote(&name, &head, length, feed)
+            }
+        }
+    }
+
+    /// Keeps the version in the tags of the group, once the image is taken.
+    pub fn remember(&self, context: &Context, tx: &mut Transaction, group: &Group) -> Result<()> {
+        // What anybody could have made says nothing of what is signed.
+        let (Some(version), Some(_)) = (&self.found.version, &self.found.signer) else {
+            return Ok(());
+        };
+        let prefix = format!("{}{}:", tag::NEWEST, self.key);
+        let new = format!("{prefix}{}", encoded(version));
+        for old in group
+            .tags
+            .iter()
+            .filter(|tag| tag.starts_with(&prefix) && **tag != new)
+        {
+            tx.run_undoable(
+                &context.lvm.remove_tag(None, old),
+                context.lvm.add_tag(None, old),
+            )?;
+        }
+        if !group.tags.contains(&new) {
+            tx.run_undoable(
+                &context.lvm.add_tag(None, &new),
+                context.lvm.remove_tag(None, &new),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+const NO_SOURCE: &str = "no image is named, and /etc/imgbased/imgbased.conf has no Path= below [Source] to take the \
+    newest from";
+
+/// The directory and patterns that an address means: its last part can be a pattern itself.
+fn place(url: Url, conf: &Conf) -> (Url, Vec<String>) {
+    let name = url.name();
+    if name.contains("@v") {
+        return (url.beside(""), vec![name]);
+    }
+    (url, conf.patterns.clone())
+}
+
+/// What stands in a pattern for a letter after % (systemd.unit(5)).
+fn specifier(root: &Root, name: char) -> Option<String> {
+    let release = root.os_release();
+    match name {
+        'a' => Some(std::env::consts::ARCH.replace('_', "-")),
+        'o' => release.id,
+        'w' => release.version_id,
+        'M' => release.image_id,
+        'A' => release.image_version,
+        _ => None,
+    }
+}
+
+/// The highest version that was taken from a place.
+fn seen(group: &Group, key: &str) -> Option<String> {
+    let prefix = format!("{}{key}:", tag::NEWEST);
+    let version = group
+        .tags
+        .iter()
+        .find_map(|tag| tag.strip_prefix(&prefix))?;
+    decoded(version).ok()
+}
+
+/// Removes what was fetched, and is not being fetched now.
+pub fn clean(context: &Context) -> Result<()> {
+    let unused = Spool::at(&Conf::load(Path::new("/"))?.spool).unused();
+    if unused.is_empty() {
+        return Ok(());
+    }
+    let rm = Cmd::new("rm").args(["-f", "--"]).args(unused);
+    context.change("gc", |tx| tx.run(&rm))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_read_with_or_without_its_kind() {
+        let digest = "0123456789abcdef".repeat(4);
+        for text in [
+            digest.clone(),
+            format!("sha256:{digest}"),
+            digest.to_ascii_uppercase(),
+        ] {
+            assert_eq!(parse_digest(&text).unwrap(), digest);
+        }
+        for text in ["", "sha256:", &digest[1..], &format!("{}g", &digest[1..])] {
+            assert!(parse_digest(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_means_a_file_or_a_directory_with_patterns() {
+        let conf = Conf {
+            patterns: vec!["x-@v".to_owned()],
+            ..Conf::load(Path::new("/nonexistent")).unwrap()
+        };
+        for (address, shown, pattern) in [
+            ("https://h/d/y-1.raw", "https://h/d/y-1.raw", "x-@v"),
+            ("https://h/d/", "https://h/d/", "x-@v"),
+            ("https://h/d/y-@v.raw", "https://h/d/", "y-@v.raw"),
+            ("https://h/d/y-%40v.raw", "https://h/d/", "y-@v.raw"),
+        ] {
+            let (url, patterns) = place(Url::parse(address).unwrap(), &conf);
+            assert_eq!(
+                (url.to_string().as_str(), patterns),
+                (shown, vec![pattern.to_owned()])
+            );
+        }
+    }
+
+    #[test]
+    fn the_highest_version_is_found_in_the_tags_of_the_group() {
+        let mut group = Group::with(Vec::new());
+        let version = "2~rc1,3^x";
+        group.tags = vec![
+            format!("{}aa:1", tag::NEWEST),
+            format!("{}bb:{}", tag::NEWEST, encoded(version)),
+        ];
+        for (key, wanted) in [
+            ("aa", Some("1")),
+            ("bb", Some(version)),
+            ("cc", None),
+            ("b", None),
+        ] {
+            assert_eq!(seen(&group, key).as_deref(), wanted, "{key}");
+        }
+    }
+}

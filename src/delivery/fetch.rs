@@ -1,0 +1,539 @@
+//! Fetching over http and https, by curl(1) as a child. It is told by a file on its standard input, so that no password
+//! is among its arguments.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
+use std::process::{ChildStdout, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::response::{Response, Validator};
+use super::url::Url;
+use crate::sys::cmd::{Cmd, Running};
+use crate::sys::files::in_memory;
+use crate::sys::interrupt::Interrupt;
+use crate::sys::rooted::descriptor;
+
+/// Exit statuses of curl(1) after which another try can come further: no name or connection, an end before the end,
+/// nothing for too long, and what breaks on the way.
+const PASSING: [i32; 10] = [5, 6, 7, 16, 18, 28, 52, 55, 56, 92];
+/// Fewer bytes each second are as good as none.
+const LEAST_RATE: u32 = 100;
+/// After so many bytes all tries are there again.
+const PROGRESS: u64 = 16 << 20;
+/// How often an interrupt is looked at.
+const TICK: u16 = 200;
+
+/// How patient a fetch is.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    /// How long nothing may come, in seconds.
+    pub stall: u32,
+    /// How often something is tried.
+    pub tries: u32,
+    /// How long to wait after the first try that failed. It becomes twice as long each time.
+    pub pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            stall: 60,
+            tries: 6,
+            pause: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Fetches files.
+#[derive(Clone, Default)]
+pub struct Fetcher {
+    pub patience: Patience,
+    /// Instead of the one that the environment names.
+    pub proxy: Option<String>,
+    pub interrupt: Interrupt,
+}
+
+/// What there is to a small file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Small {
+    Content(Vec<u8>, Validator),
+    /// It is still what the validator is of.
+    Unchanged,
+    Missing,
+}
+
+/// Why a try has failed.
+#[derive(Debug)]
+enum Failed {
+    /// Another one can succeed.
+    Now(anyhow::Error),
+    ForGood(anyhow::Error),
+    /// The file on the server is not the one that was begun, or has no such part.
+    Changed,
+}
+
+impl Fetcher {
+    /// Fetches a file of so many bytes at most, unless it is still the one that `known` is of.
+    pub fn small(&self, url: &Url, known: &Validator, most: u64) -> Result<Small> {
+        let mut tries = Tries::of(self);
+        loop {
+            match self.small_once(url, known, most) {
+                Ok(found) => return Ok(found),
+                Err(failed) => tries
+                    .after(failed)
+                    .with_context(|| format!("cannot fetch {url}"))?,
+            }
+        }
+    }
+
+    fn small_once(&self, url: &Url, known: &Validator, most: u64) -> Result<Small, Failed> {
+        let mut transfer = Transfer::start(self, url, &known.conditions(), None)?;
+        let mut content = Vec::new();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let count = transfer.read(&mut buffer, &self.interrupt)?;
+            if count == 0 {
+                break;
+            }
+            content.extend_from_slice(&buffer[..count]);
+            if content.len() as u64 > most {
+                return Err(Failed::ForGood(anyhow!("it is longer than {most} bytes")));
+            }
+        }
+        let response = transfer.response();
+        match response.status {
+            404 | 410 => return Ok(Small::Missing),
+            304 => return Ok(Small::Unchanged),
+            _ => transfer.end()?,
+        }
+        Ok(Small::Content(content, response.validator))
+    }
+
+    /// The first bytes of a file, so many or all that there are, and its length if the server tells it.
+    pub fn head(&self, url: &Url, count: usize) -> Result<(Vec<u8>, Option<u64>)> {
+        let mut tries = Tries::of(self);
+        loop {
+            match self.head_once(url, count) {
+                Ok(found) => return Ok(found),
+                Err(failed) => tries
+                    .after(failed)
+                    .with_context(|| format!("cannot fetch {url}"))?,
+            }
+        }
+    }
+
+    fn head_once(&self, url: &Url, count: usize) -> Result<(Vec<u8>, Option<u64>), Failed> {
+        let mut transfer = Transfer::start(self, url, &[], None)?;
+        let mut head = vec![0; count];
+        let mut filled = 0;
+        while filled < count {
+            match transfer.read(&mut head[filled..], &self.interrupt)? {
+                0 => break,
+                more => filled += more,
+            }
+        }
+        let response = transfer.response();
+        if filled < count {
+            transfer.end()?;
+        }
+        head.truncate(filled);
+        Ok((head, response.length))
+    }
+
+    /// Opens a file from a place in it on, as it was when `known` was told.
+    pub fn body(&self, url: &Url, from: u64, known: Validator) -> Result<Body> {
+        let mut body = Body {
+            fetcher: self.clone(),
+            url: url.clone(),
+            at: from,
+            known,
+            length: None,
+            is_page: false,
+            is_joined: from > 0,
+            transfer: None,
+            begun: Vec::new(),
+            tries: Tries::of(self),
+            is_whole: false,
+        };
+        body.connect()
+            .with_context(|| format!("cannot fetch {url}"))?;
+        Ok(body)
+    }
+
+    /// What curl(1) is told.
+    fn config(
+        &self,
+        url: &Url,
+        headers: &[String],
+        range: Option<u64>,
+        dump: &str,
+    ) -> Result<String> {
+        let mut config = String::new();
+        let mut put = |name: &str, value: &str| -> Result<()> {
+            ensure!(
+                !value.chars().any(char::is_control),
+                "{name} has a control character"
+            );
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+            config.push_str(&format!("{name} = \"{value}\"\n"));
+            Ok(())
+        };
+        put("url", url.secret())?;
+        put("proto", "=http,https")?;
+        // What is asked for over https never comes over http.
+        put(
+            "proto-redir",
+            if url.is_https() {
+                "=https"
+            } else {
+                "=http,https"
+            },
+        )?;
+        put("max-redirs", "5")?;
+        put("connect-timeout", &self.patience.stall.to_string())?;
+        put("speed-time", &self.patience.stall.to_string())?;
+        put("speed-limit", &LEAST_RATE.to_string())?;
+        put("dump-header", dump)?;
+        put(
+            "user-agent",
+            concat!("imgbased-helper/", env!("CARGO_PKG_VERSION")),
+        )?;
+        put("output", "-")?;
+        for header in headers {
+            put("header", header)?;
+        }
+        if let Some(from) = range {
+            put("range", &format!("{from}-"))?;
+        }
+        let (proxy, exceptions) = self.proxies(url);
+        if let Some(proxy) = proxy {
+            put("proxy", &proxy)?;
+        }
+        if let Some(exceptions) = exceptions {
+            put("noproxy", &exceptions)?;
+        }
+        config.push_str("location\nfail\nsilent\nshow-error\ngloboff\nnetrc-optional\n");
+        Ok(config)
+    }
+
+    /// The proxy, and for which hosts it is not: curl(1) gets nothing of the environment.
+    fn proxies(&self, url: &Url) -> (Option<String>, Option<String>) {
+        let variable = |names: &[&str]| {
+            let mut values = names.iter().filter_map(|name| env::var(name).ok());
+            values.find(|value| !value.is_empty())
+        };
+        let names: &[&str] = if url.is_https() {
+            &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
+        } else {
+            // HTTP_PROXY is left out, as curl(1) does.
+            &["http_proxy", "all_proxy", "ALL_PROXY"]
+        };
+        let proxy = self.proxy.clone().or_else(|| variable(names));
+        (proxy, variable(&["no_proxy", "NO_PROXY"]))
+    }
+}
+
+/// How many tries are left.
+struct Tries {
+    left: u32,
+    most: u32,
+    pause: Duration,
+    first_pause: Duration,
+    interrupt: Interrupt,
+}
+
+impl Tries {
+    fn of(fetcher: &Fetcher) -> Self {
+        let Patience { tries, pause, .. } = fetcher.patience;
+        Self {
+            left: tries,
+            most: tries,
+            pause,
+            first_pause: pause,
+            interrupt: fetcher.interrupt.clone(),
+        }
+    }
+
+    fn renew(&mut self) {
+        (self.left, self.pause) = (self.most, self.first_pause);
+    }
+
+    /// Waits before the next try. Fails if there is none.
+    fn after(&mut self, failed: Failed) -> Result<()> {
+        self.interrupt.check()?;
+        let error = match failed {
+            Failed::Now(error) => error,
+            Failed::ForGood(error) => return Err(error),
+            Failed::Changed => bail!("the file on the server has changed"),
+        };
+        self.left = self.left.saturating_sub(1);
+        if self.left == 0 {
+            return Err(error.context(format!("after {} tries", self.most)));
+        }
+        log::debug!("it is tried again in {:?}: {error:#}", self.pause);
+        let deadline = Instant::now() + self.pause;
+        while Instant::now() < deadline {
+            self.interrupt.check()?;
+            sleep(self.pause.min(Duration::from_millis(TICK.into())));
+        }
+        self.pause = (self.pause * 2).min(Duration::from_secs(60));
+        Ok(())
+    }
+}
+
+/// The content of a file on a server, from its beginning or a place in it on. What breaks on the way is fetched from
+/// there on, as long as the file stays the same.
+pub struct Body {
+    fetcher: Fetcher,
+    url: Url,
+    /// How many bytes of the file were read, or left out.
+    at: u64,
+    known: Validator,
+    /// Of the whole file.
+    length: Option<u64>,
+    is_page: bool,
+    /// Whether it came in several parts.
+    is_joined: bool,
+    transfer: Option<Transfer>,
+    /// What was read to see that it begins.
+    begun: Vec<u8>,
+    tries: Tries,
+    is_whole: bool,
+}
+
+/// The file is not the one that was begun.
+pub const CHANGED: io::ErrorKind = io::ErrorKind::InvalidData;
+
+impl Body {
+    /// Where it begins: it is the whole file if the server has no parts, or another file than before.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// The length of the whole file in bytes, as the server tells it.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    pub fn validator(&self) -> &Validator {
+        &self.known
+    }
+
+    /// Whether it is joined from parts, which need not be of one file where the server does not tell.
+    pub fn is_joined(&self) -> bool {
+        self.is_joined
+    }
+
+    /// Whether the server calls it a web page.
+    pub fn is_page(&self) -> bool {
+        self.is_page
+    }
+
+    /// Begins at the place asked for, or else at the beginning. Tries until an answer is there.
+    fn connect(&mut self) -> Result<()> {
+        loop {
+            match self.connect_once() {
+                Ok(from) => {
+                    self.at = from;
+                    self.is_joined = from > 0;
+                    return Ok(());
+                }
+                Err(Failed::Changed) if self.at > 0 => {
+                    self.at = 0;
+                    self.known = Validator::default();
+                }
+                Err(failed) => self.tries.after(failed)?,
+            }
+        }
+    }
+
+    /// Returns where the answer begins.
+    fn connect_once(&mut self) -> Result<u64, Failed> {
+        let range = (self.at > 0).then_some(self.at);
+        let condition = range.and_then(|_| self.known.of_range());
+        let headers: Vec<String> = condition
+            .map(|known| format!("If-Range: {known}"))
+            .into_iter()
+            .collect();
+        let mut transfer = Transfer::start(&self.fetcher, &self.url, &headers, range)?;
+        let mut begun = vec![0; 64 << 10];
+        let count = transfer.read(&mut begun, &self.fetcher.interrupt)?;
+        begun.truncate(count);
+        let response = transfer.response();
+        let is_ended = count == 0;
+        if is_ended {
+            transfer.end()?;
+        }
+        let (from, length) = match (response.status, range) {
+            (206, Some(at)) if response.from == Some(at) => (at, response.whole),
+            (206, _) => return Err(Failed::Changed),
+            _ => (0, response.length),
+        };
+        if from == 0 {
+            self.known = response.validator;
+        }
+        self.is_page = response.is_page;
+        self.length = length;
+        self.begun = begun;
+        self.is_whole = is_ended;
+        self.transfer = (!is_ended).then_some(transfer);
+        Ok(from)
+    }
+
+    /// Goes on after a failure, where that is. Fails if it cannot.
+    fn go_on(&mut self, failed: Failed) -> Result<(), io::Error> {
+        let mut failed = failed;
+        loop {
+            self.transfer = None;
+            let tried = self.tries.after(failed);
+            tried.map_err(|error| {
+                io::Error::other(format!("cannot fetch {}: {error:#}", self.url))
+            })?;
+            failed = match self.connect_once() {
+                Ok(from) if from == self.at => {
+                    self.is_joined = true;
+                    return Ok(());
+                }
+                // Nothing of what is there already can be taken back here.
+                Ok(_) | Err(Failed::Changed) => {
+                    let changed =
+                        format!("{} is another file than before, or has no parts", self.url);
+                    return Err(io::Error::new(CHANGED, changed));
+                }
+                Err(failed) => failed,
+            };
+        }
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if !self.begun.is_empty() {
+                let count = self.begun.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&self.begun[..count]);
+                self.begun.drain(..count);
+                self.at += count as u64;
+                return Ok(count);
+            }
+            let Some(transfer) = &mut self.transfer else {
+                return if self.is_whole {
+                    Ok(0)
+                } else {
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                };
+            };
+            let read = transfer.read(buffer, &self.fetcher.interrupt);
+            match read.and_then(|count| {
+                if count == 0 {
+                    transfer.end().map(|()| 0)
+                } else {
+                    Ok(count)
+                }
+            }) {
+                Ok(0) => {
+                    self.transfer = None;
+                    self.is_whole = true;
+                }
+                Ok(count) => {
+                    if self.at / PROGRESS != (self.at + count as u64) / PROGRESS {
+                        self.tries.renew();
+                    }
+                    self.at += count as u64;
+                    return Ok(count);
+                }
+                Err(failed) => self.go_on(failed)?,
+            }
+        }
+    }
+}
+
+/// A curl(1) that runs.
+struct Transfer {
+    running: Option<Running>,
+    output: ChildStdout,
+    headers: File,
+}
+
+impl Transfer {
+    fn start(
+        fetcher: &Fetcher,
+        url: &Url,
+        headers: &[String],
+        range: Option<u64>,
+    ) -> Result<Self, Failed> {
+        fetcher.interrupt.check().map_err(Failed::ForGood)?;
+        Self::run(fetcher, url, headers, range).map_err(Failed::ForGood)
+    }
+
+    fn run(fetcher: &Fetcher, url: &Url, headers: &[String], range: Option<u64>) -> Result<Self> {
+        let cmd = Cmd::new("curl").args(["--config", "-"]).uninterrupted();
+        cmd.check_installed()?;
+        let dump = in_memory(b"")?;
+        let path = descriptor(&dump).display().to_string();
+        let mut config = in_memory(fetcher.config(url, headers, range, &path)?.as_bytes())?;
+        config.rewind()?;
+        log::debug!("fetching {url}");
+        let mut running = cmd.start(config.into(), Stdio::piped())?;
+        let output = running.stdout().context("curl writes to a pipe")?;
+        Ok(Self {
+            running: Some(running),
+            output,
+            headers: dump,
+        })
+    }
+
+    /// Waits for bytes; none at the end.
+    fn read(&mut self, buffer: &mut [u8], interrupt: &Interrupt) -> Result<usize, Failed> {
+        loop {
+            interrupt.check().map_err(Failed::ForGood)?;
+            let mut polled = [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut polled, PollTimeout::from(TICK)) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
+                Ok(_) => {}
+                Err(error) => return Err(Failed::ForGood(error.into())),
+            }
+            match self.output.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read.map_err(|error| Failed::ForGood(error.into())),
+            }
+        }
+    }
+
+    /// The last answer so far. Nothing of it is known where none has come.
+    fn response(&self) -> Response {
+        const MOST: u64 = 1 << 20;
+        let mut headers = Vec::new();
+        let read = (&self.headers)
+            .rewind()
+            .and_then(|()| (&self.headers).take(MOST).read_to_end(&mut headers));
+        let response = read.ok().and_then(|_| Response::parse(&headers));
+        response.unwrap_or_default()
+    }
+
+    /// Waits for the end, and says why it has failed.
+    fn end(&mut self) -> Result<(), Failed> {
+        let Some(running) = self.running.take() else {
+            return Ok(());
+        };
+        let (status, said) = running.end_of().map_err(Failed::ForGood)?;
+        if status == Some(0) {
+            return Ok(());
+        }
+        let error = anyhow!("{said}");
+        let code = self.response().status;
+        Err(match (code, status) {
+            (416, _) => Failed::Changed,
+            (500..=599, _) => Failed::Now(error),
+            (..400, Some(status)) if PASSING.contains(&status) => Failed::Now(error),
+            // All others of 400 and more, and a circle of redirects among them.
+            _ => Failed::ForGood(error),
+        })
+    }
+}

@@ -1,0 +1,297 @@
+//! Where images come from: a web server with a signed list of files. What is configured, which file is the newest,
+//! who has signed it, and how it gets here.
+
+pub mod conf;
+pub mod fetch;
+pub mod pattern;
+mod response;
+pub mod signature;
+pub mod spool;
+pub mod sums;
+pub mod url;
+pub mod version;
+
+use std::io::{self, Read};
+use std::thread::sleep;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use fetch::{Body, Fetcher, Small};
+use pattern::Pattern;
+use response::Validator;
+use signature::{Keys, Kind, SIGNATURE_MOST, Signer};
+use spool::{Spool, wrong};
+use sums::{LIST_MOST, Sums};
+use url::Url;
+use version::compare;
+
+/// What the list of a directory is called.
+const LIST: &str = "SHA256SUMS";
+
+/// What is looked for on a server.
+pub struct Wanted<'a> {
+    /// A file, or a directory of which the newest that fits one of the patterns is meant.
+    pub url: &'a Url,
+    pub patterns: &'a [Pattern],
+    /// No lower version is taken.
+    pub least: Option<&'a str>,
+    /// Whether a list without a signature is taken.
+    pub unsigned: bool,
+    /// The highest version that was taken from there.
+    pub seen: Option<&'a str>,
+    /// Whether a list is taken whose newest version is lower than one that it had before.
+    pub older: bool,
+}
+
+/// An image on a server.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub url: Url,
+    /// The SHA-256 of the file.
+    pub digest: String,
+    /// As its name says; not of a file that was named itself.
+    pub version: Option<String>,
+    pub signer: Option<Signer>,
+}
+
+/// What is kept of a directory.
+#[derive(Serialize, Deserialize)]
+struct Known {
+    list: Vec<u8>,
+    validator: Validator,
+    signature: Option<(Kind, Vec<u8>)>,
+    /// The highest version that it has had.
+    newest: Option<String>,
+}
+
+/// A list that was fetched, and who has signed it.
+struct Listed {
+    known: Known,
+    signer: Option<Signer>,
+}
+
+impl Wanted<'_> {
+    /// What tells this place and these patterns from others, in few characters.
+    pub fn key(&self) -> String {
+        key(self.url, self.patterns)
+    }
+
+    /// Finds the image. Costs one request if the list has not changed.
+    pub fn find(&self, fetcher: &Fetcher, keys: &Keys, spool: &Spool) -> Result<Found> {
+        let list = self.url.beside(LIST);
+        ensure!(
+            self.unsigned || !keys.kinds().is_empty(),
+            "this host has no keys in /etc/imgbased/keys.d or /usr/lib/imgbased/keys.d, so nobody can tell who has made \
+             {list}; put one there, or use --allow-unsigned"
+        );
+        let known: Option<Known> = spool.list(&self.key());
+        let before = known
+            .as_ref()
+            .map(|known| (known.signature.is_some(), known.newest.clone()));
+        let mut listed = self.list(fetcher, keys, &list, known)?;
+        // A list that anybody could have made says nothing of one that is signed.
+        let before = before.filter(|(was_signed, _)| *was_signed == listed.signer.is_some());
+        let before = before.and_then(|(_, newest)| newest);
+        let sums = Sums::parse(&listed.known.list).with_context(|| format!("{list} is refused"))?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        sums.check_fresh(now.as_secs())
+            .with_context(|| format!("{list} is refused"))?;
+        let (name, digest, version) = self.choose(&sums, &list)?;
+        if let Some(version) = &version {
+            let seen = [before.as_deref(), self.seen, Some(version)]
+                .into_iter()
+                .flatten();
+            let highest = seen.max_by(|a, b| compare(a, b)).unwrap_or(version);
+            ensure!(
+                self.older || compare(version, highest).is_eq(),
+                "{list} is older than one that was there before: its newest image has version {version}, and that had \
+                 {highest}; --allow-downgrade takes it"
+            );
+            listed.known.newest = Some(version.clone());
+        }
+        spool.keep_list(&self.key(), &listed.known)?;
+        Ok(Found {
+            url: list.beside(&name),
+            digest,
+            version,
+            signer: listed.signer,
+        })
+    }
+
+    /// The name of the file, its digest, and its version.
+    fn choose(&self, sums: &Sums, list: &Url) -> Result<(String, String, Option<String>)> {
+        if !self.url.is_directory() {
+            let name = self.url.name();
+            let digest = sums
+                .digest_of(&name)
+                .with_context(|| format!("{list} does not name {name:?}"))?;
+            return Ok((name, digest.to_owned(), None));
+        }
+        let newest = sums
+            .newest(self.patterns, self.least)
+            .with_context(|| format!("{list} is refused"))?;
+        let least = self
+            .least
+            .map(|least| format!(" and has at least version {least}"));
+        let (entry, version) = newest.with_context(|| {
+            format!(
+                "{list} names no image that fits MatchPattern={}",
+                least.unwrap_or_default()
+            )
+        })?;
+        Ok((
+            entry.name.clone(),
+            entry.digest.clone(),
+            Some(version.to_owned()),
+        ))
+    }
+
+    /// The list as it is now, and who has signed it.
+    fn list(
+        &self,
+        fetcher: &Fetcher,
+        keys: &Keys,
+        url: &Url,
+        known: Option<Known>,
+    ) -> Result<Listed> {
+        let validator = known
+            .as_ref()
+            .map(|known| known.validator.clone())
+            .unwrap_or_default();
+        let known = match (fetcher.small(url, &validator, LIST_MOST)?, known) {
+            (Small::Unchanged, Some(known)) => known,
+            (Small::Content(list, validator), _) => {
+                Self::signed(fetcher, keys, url, list, validator)?
+            }
+            _ => bail!(
+                "there is no {url}; an image is taken from a directory with that list, or by --require-digest"
+            ),
+        };
+        match self.verify(fetcher, keys, url, &known) {
+            Ok(signer) => Ok(Listed { known, signer }),
+            Err(error) => {
+                // The two files are not replaced at once.
+                log::debug!("{url}: {error:#}; both are fetched again");
+                fetcher.interrupt.check()?;
+                sleep(fetcher.patience.pause * 2);
+                let Small::Content(list, validator) =
+                    fetcher.small(url, &Validator::default(), LIST_MOST)?
+                else {
+                    return Err(error);
+                };
+                let known = Self::signed(fetcher, keys, url, list, validator)?;
+                let signer = self.verify(fetcher, keys, url, &known)?;
+                Ok(Listed { known, signer })
+            }
+        }
+    }
+
+    /// A list with its signature: the first that one of the keys may have made.
+    fn signed(
+        fetcher: &Fetcher,
+        keys: &Keys,
+        list: &Url,
+        content: Vec<u8>,
+        validator: Validator,
+    ) -> Result<Known> {
+        let mut signature = None;
+        for kind in keys.kinds() {
+            let url = list.beside(&format!("{LIST}{}", kind.suffix()));
+            if let Small::Content(content, _) =
+                fetcher.small(&url, &Validator::default(), SIGNATURE_MOST)?
+            {
+                signature = Some((kind, content));
+                break;
+            }
+        }
+        Ok(Known {
+            list: content,
+            validator,
+            signature,
+            newest: None,
+        })
+    }
+
+    fn verify(
+        &self,
+        fetcher: &Fetcher,
+        keys: &Keys,
+        list: &Url,
+        known: &Known,
+    ) -> Result<Option<Signer>> {
+        let kinds = keys.kinds();
+        let Some((kind, signature)) = &known.signature else {
+            let suffixes: Vec<&str> = kinds.iter().map(|kind| kind.suffix()).collect();
+            ensure!(
+                self.unsigned,
+                "there is no signature {list}{}, which the keys of this host could check; --allow-unsigned takes it as \
+                 it is",
+                suffixes.join(" or ")
+            );
+            return Ok(None);
+        };
+        // Its key may have been taken off since.
+        ensure!(
+            kinds.contains(kind),
+            "this host has no key any more that could check {list}{}",
+            kind.suffix()
+        );
+        let signer = keys.verify(*kind, &known.list, signature, &fetcher.interrupt);
+        signer
+            .map(Some)
+            .with_context(|| format!("{list}{} is refused", kind.suffix()))
+    }
+}
+
+/// What tells a place and its patterns from others.
+fn key(url: &Url, patterns: &[Pattern]) -> String {
+    let place = format!("{:?} {patterns:?}", url.beside(""));
+    format!("{:x}", Sha256::digest(place))
+        .chars()
+        .take(16)
+        .collect()
+}
+
+impl Found {
+    /// Opens it from its beginning, for a reader that fails at the end if it is not what the list says.
+    pub fn checked(&self, fetcher: &Fetcher) -> Result<Checked> {
+        Ok(Checked {
+            body: fetcher.body(&self.url, 0, Validator::default())?,
+            hash: Sha256::new(),
+            wanted: self.digest.clone(),
+            url: self.url.clone(),
+        })
+    }
+}
+
+/// A file on a server, which is read once. The end is reached only if it was the right one.
+pub struct Checked {
+    body: Body,
+    hash: Sha256,
+    wanted: String,
+    url: Url,
+}
+
+impl Read for Checked {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.body.read(buffer)?;
+        self.hash.update(&buffer[..count]);
+        if count == 0 && !buffer.is_empty() {
+            let found = format!("{:x}", self.hash.clone().finalize());
+            if found != self.wanted {
+                return Err(io::Error::other(wrong(
+                    &self.url,
+                    &found,
+                    &self.wanted,
+                    self.body.is_page(),
+                )));
+            }
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,323 @@
+//! What was fetched, and is not needed any more when a base is made of it: images by their digest, parts of them, and
+//! the lists that were seen.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::Uid;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::fetch::{Body, CHANGED, Fetcher};
+use super::response::Validator;
+use super::url::Url;
+use crate::sys::files::{read_if_there, replace};
+use crate::sys::interrupt::Interrupt;
+use crate::sys::progress::Progress;
+
+const IMAGE: &str = ".image";
+const PART: &str = ".part";
+/// Where the part is from.
+const ORIGIN: &str = ".json";
+const LIST: &str = ".list";
+/// What stays free, in bytes.
+const SPARE: u64 = 32 << 20;
+
+/// A directory for what is fetched.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    dir: PathBuf,
+    /// Whether it stays as it is.
+    is_frozen: bool,
+}
+
+/// What has become of an image that was to be fetched.
+#[derive(Debug)]
+pub enum Fetched {
+    Here(PathBuf),
+    /// There is no room for it: so many bytes are needed, and so many are free.
+    TooLarge(u64, u64),
+}
+
+/// Where a part is from: the file on the server, as it was.
+#[derive(Serialize, Deserialize)]
+struct Origin {
+    url: String,
+    validator: Validator,
+}
+
+impl Spool {
+    pub fn at(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            is_frozen: false,
+        }
+    }
+
+    /// The same, in which no list is kept if `is_frozen`, as in a dry run.
+    pub fn frozen(self, is_frozen: bool) -> Self {
+        Self { is_frozen, ..self }
+    }
+
+    /// Makes the directory. Refuses one that others than root can write to.
+    fn prepare(&self) -> Result<()> {
+        let failed = || format!("cannot make {}", self.dir.display());
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)
+            .with_context(failed)?;
+        let metadata = self.dir.metadata().with_context(failed)?;
+        let is_own = [0, Uid::effective().as_raw()].contains(&metadata.uid());
+        ensure!(
+            is_own && metadata.mode() & 0o022 == 0,
+            "others than root can write to {}; what is fetched would not be safe there",
+            self.dir.display()
+        );
+        Ok(())
+    }
+
+    fn path(&self, name: &str, suffix: &str) -> PathBuf {
+        self.dir.join(format!("{name}{suffix}"))
+    }
+
+    /// Fetches the image with this digest, unless it is there. What there is of it already is not fetched again.
+    ///
+    /// Fails if the server has something else; nothing of that is left then.
+    pub fn fetch(&self, fetcher: &Fetcher, url: &Url, digest: &str) -> Result<Fetched> {
+        self.prepare()?;
+        let image = self.path(digest, IMAGE);
+        let part = self.path(digest, PART);
+        let label = url.name();
+        if image.exists() {
+            // It may have been here for long.
+            let mut file =
+                File::open(&image).with_context(|| format!("cannot read {}", image.display()))?;
+            let found = sum(&mut file, &label, &fetcher.interrupt)?;
+            if format!("{:x}", found.finalize()) == digest {
+                return Ok(Fetched::Here(image));
+            }
+            log::warn!("{} is damaged, and is fetched again", image.display());
+            remove(&image)?;
+        }
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&part);
+        let file = opened.with_context(|| format!("cannot write to {}", part.display()))?;
+        let Ok(mut file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            bail!("another command is fetching {url}");
+        };
+        let whole = self.fill(&mut file, fetcher, url, digest)?;
+        if let Some((need, have)) = whole {
+            drop(file);
+            self.forget(digest)?;
+            return Ok(Fetched::TooLarge(need, have));
+        }
+        let failed = || format!("cannot write to {}", part.display());
+        file.sync_all().with_context(failed)?;
+        fs::rename(&part, &image).with_context(failed)?;
+        remove(&self.path(digest, ORIGIN))?;
+        Ok(Fetched::Here(image))
+    }
+
+    /// Has the part be the whole file, from several beginnings if need be. Returns how much it needs and what is free
+    /// where that is too little.
+    fn fill(
+        &self,
+        file: &mut File,
+        fetcher: &Fetcher,
+        url: &Url,
+        digest: &str,
+    ) -> Result<Option<(u64, u64)>> {
+        let mut restarts = fetcher.patience.tries;
+        loop {
+            let mut hash = sum(file, &url.name(), &fetcher.interrupt)?;
+            let begun = file.stream_position()?;
+            if begun > 0 && format!("{:x}", hash.clone().finalize()) == digest {
+                return Ok(None);
+            }
+            let known = self.origin(digest, url);
+            let mut body = fetcher.body(url, begun, known)?;
+            if body.at() != begun {
+                self.begin_anew(file, digest)?;
+                hash = Sha256::new();
+            }
+            let from = body.at();
+            self.remember(digest, url, body.validator())?;
+            let have = self.room()?;
+            let need = body.length().map(|length| length.saturating_sub(from));
+            if let Some(need) = need.filter(|need| need.saturating_add(SPARE) > have) {
+                return Ok(Some((need, have)));
+            }
+            let copied = copy(&mut body, file, &mut hash, &url.name());
+            let found = format!("{:x}", hash.finalize());
+            if found == digest {
+                return Ok(None);
+            }
+            restarts = restarts.saturating_sub(1);
+            match copied {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    return Ok(Some((from.saturating_add(have).saturating_add(1), have)));
+                }
+                Err(error) if error.kind() == CHANGED && restarts > 0 => {
+                    log::debug!("{error}; it is fetched from the beginning");
+                }
+                Err(error) => return Err(error.into()),
+                Ok(()) if body.is_joined() && restarts > 0 => {}
+                Ok(()) => {
+                    self.forget(digest)?;
+                    bail!("{}", wrong(url, &found, digest, body.is_page()));
+                }
+            }
+            self.begin_anew(file, digest)?;
+        }
+    }
+
+    fn begin_anew(&self, file: &mut File, digest: &str) -> Result<()> {
+        remove(&self.path(digest, ORIGIN))?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .context("cannot write to the spool")
+    }
+
+    /// What the part is of, as far as that is known.
+    fn origin(&self, digest: &str, url: &Url) -> Validator {
+        let text = read_if_there(&self.path(digest, ORIGIN)).ok().flatten();
+        let origin = text.and_then(|text| serde_json::from_slice::<Origin>(&text).ok());
+        let origin = origin.filter(|origin| origin.url == url.to_string());
+        origin.map(|origin| origin.validator).unwrap_or_default()
+    }
+
+    fn remember(&self, digest: &str, url: &Url, validator: &Validator) -> Result<()> {
+        let origin = Origin {
+            url: url.to_string(),
+            validator: validator.clone(),
+        };
+        write(&self.path(digest, ORIGIN), &serde_json::to_vec(&origin)?)
+    }
+
+    /// Removes what there is of an image.
+    fn forget(&self, digest: &str) -> Result<()> {
+        for suffix in [PART, ORIGIN] {
+            remove(&self.path(digest, suffix))?;
+        }
+        Ok(())
+    }
+
+    /// What is kept of a list, if it can be read.
+    pub fn list<T: for<'a> Deserialize<'a>>(&self, key: &str) -> Option<T> {
+        let text = read_if_there(&self.path(key, LIST)).ok().flatten()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Keeps a list.
+    pub fn keep_list<T: Serialize>(&self, key: &str, list: &T) -> Result<()> {
+        if self.is_frozen {
+            return Ok(());
+        }
+        self.prepare()?;
+        write(&self.path(key, LIST), &serde_json::to_vec(list)?)
+    }
+
+    /// How many bytes can be written.
+    fn room(&self) -> Result<u64> {
+        let found =
+            statvfs(&self.dir).with_context(|| format!("cannot look at {}", self.dir.display()))?;
+        Ok(found
+            .blocks_available()
+            .saturating_mul(found.fragment_size()))
+    }
+
+    /// The files that nobody uses now.
+    pub fn unused(&self) -> Vec<PathBuf> {
+        let listed = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let is_of_spool = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_named = [IMAGE, PART, ORIGIN, LIST]
+                .iter()
+                .any(|suffix| name.ends_with(suffix));
+            is_named && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+        };
+        let is_free = |path: &PathBuf| {
+            let part = path.with_extension(&PART[1..]);
+            File::open(part).map_or(true, |file| {
+                Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok()
+            })
+        };
+        let mut found: Vec<PathBuf> = listed
+            .map(|entry| entry.path())
+            .filter(is_of_spool)
+            .filter(is_free)
+            .collect();
+        found.sort_unstable();
+        found
+    }
+}
+
+/// Why a file is not taken.
+pub fn wrong(url: &Url, found: &str, wanted: &str, is_page: bool) -> String {
+    let page = if is_page {
+        ", and the server calls it a web page: log in, or correct the address"
+    } else {
+        ""
+    };
+    format!("{url} has the SHA-256 {found}, and not {wanted}{page}")
+}
+
+/// The hash of a file up to its end, where it is left.
+fn sum(file: &mut File, label: &str, interrupt: &Interrupt) -> Result<Sha256> {
+    let failed = || format!("cannot read what there is of {label}");
+    let mut progress = Progress::new(label, file.metadata().with_context(failed)?.len());
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut done = file.seek(SeekFrom::Start(0)).with_context(failed)?;
+    loop {
+        interrupt.check()?;
+        let count = file.read(&mut buffer).with_context(failed)?;
+        if count == 0 {
+            return Ok(hash);
+        }
+        hash.update(&buffer[..count]);
+        done += count as u64;
+        progress.show(done);
+    }
+}
+
+/// Appends what comes.
+fn copy(body: &mut Body, file: &mut File, hash: &mut Sha256, label: &str) -> io::Result<()> {
+    let mut progress = Progress::new(label, body.length().unwrap_or(0)).after(body.at());
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let count = body.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        file.write_all(&buffer[..count])?;
+        hash.update(&buffer[..count]);
+        progress.show(body.at());
+    }
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<()> {
+    replace(path, 0o600, |file| file.write_all(content))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,227 @@
+//! Which image a directory on a server has: the newest, of a list that is signed, fresh, and no older than before.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use imgbased_helper::delivery::fetch::{Fetcher, Patience};
+use imgbased_helper::delivery::pattern::Pattern;
+use imgbased_helper::delivery::signature::Keys;
+use imgbased_helper::delivery::spool::Spool;
+use imgbased_helper::delivery::url::Url;
+use imgbased_helper::delivery::{Found, Wanted};
+use sha2::{Digest, Sha256};
+
+use crate::server::{Answer, File, Request, Server, raw, status};
+use crate::signature::Minisign;
+
+fn fetcher() -> Fetcher {
+    Fetcher {
+        patience: Patience {
+            stall: 5,
+            tries: 2,
+            pause: Duration::from_millis(20),
+        },
+        ..Fetcher::default()
+    }
+}
+
+fn list(names: &[&str]) -> Vec<u8> {
+    let line = |name: &&str| format!("{:x}  {name}\n", Sha256::digest(name));
+    names.iter().map(line).collect::<String>().into_bytes()
+}
+
+fn served(request: &Request, content: &[u8]) -> Answer {
+    let etag = format!("\"{:x}\"", Sha256::digest(content));
+    File {
+        content,
+        etag: &etag,
+        has_ranges: true,
+    }
+    .answer(request)
+}
+
+/// What is found below a root with these keys, and a spool in it.
+fn find(root: &Path, url: &Url, change: impl FnOnce(&mut Wanted)) -> Result<Found, String> {
+    let patterns = [Pattern::parse("x-@v.raw.zst", &|_| None).unwrap()];
+    let mut wanted = Wanted {
+        url,
+        patterns: &patterns,
+        least: None,
+        unsigned: false,
+        seen: None,
+        older: false,
+    };
+    change(&mut wanted);
+    let keys = Keys::load(root).map_err(|error| format!("{error:#}"))?;
+    let found = wanted.find(&fetcher(), &keys, &Spool::at(&root.join("spool")));
+    found.map_err(|error| format!("{error:#}"))
+}
+
+const THREE: &[&str] = &[
+    "x-9.raw.zst",
+    "x-10.raw.zst",
+    "x-1.raw.zst",
+    "y-99.raw.zst",
+    "BEST-BEFORE-9999-12-31",
+];
+
+#[test]
+fn the_newest_of_a_directory_is_found_and_looking_again_is_one_request() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::new(|request| match request.path.as_str() {
+        "/d/SHA256SUMS" => served(request, &list(THREE)),
+        _ => status(404),
+    });
+    let url = server.url("/d/");
+    let unsigned = |wanted: &mut Wanted| wanted.unsigned = true;
+    for looked in 1..4 {
+        let found = find(root.path(), &url, unsigned).unwrap();
+        assert_eq!(found.url, server.url("/d/x-10.raw.zst"));
+        assert_eq!(found.version.as_deref(), Some("10"));
+        assert_eq!(
+            found.digest,
+            format!("{:x}", Sha256::digest("x-10.raw.zst"))
+        );
+        assert_eq!(server.requests().len(), looked);
+    }
+    let found = find(root.path(), &server.url("/d/y-99.raw.zst"), unsigned).unwrap();
+    assert_eq!(
+        (found.version, found.digest),
+        (None, format!("{:x}", Sha256::digest("y-99.raw.zst")))
+    );
+    for (path, why) in [("/d/z", "does not name \"z\""), ("/e/", "there is no")] {
+        let error = find(root.path(), &server.url(path), unsigned).unwrap_err();
+        assert!(error.contains(why), "{error}");
+    }
+    let error = find(root.path(), &url, |_| ()).unwrap_err();
+    assert!(error.contains("has no keys"), "{error}");
+    let error = find(root.path(), &url, |wanted| {
+        (wanted.unsigned, wanted.least) = (true, Some("11"));
+    });
+    assert!(error.unwrap_err().contains("at least version 11"));
+}
+
+#[test]
+fn a_list_that_is_odd_stale_or_too_long_is_refused() {
+    let server = Server::new(|request| {
+        let content = match request.path.as_str() {
+            "/stale/SHA256SUMS" => list(&["x-1.raw.zst", "BEST-BEFORE-2020-01-01"]),
+            "/odd/SHA256SUMS" => list(&["x-1.raw.zst", "../x-2.raw.zst"]),
+            "/twice/SHA256SUMS" => list(&["x-1.raw.zst", "x-1.raw.zst"]),
+            "/page/SHA256SUMS" => b"<html>not found</html>".to_vec(),
+            "/none/SHA256SUMS" => list(&["y-1.raw.zst"]),
+            "/long/SHA256SUMS" => vec![b'a'; 2 << 20],
+            "/gone/SHA256SUMS" => return status(410),
+            "/forbidden/SHA256SUMS" => return status(403),
+            "/broken/SHA256SUMS" => return status(500),
+            _ => {
+                return raw(
+                    302,
+                    &["Location: ftp://example.org/", "Content-Length: 0"],
+                    b"",
+                );
+            }
+        };
+        served(request, &content)
+    });
+    for (path, why) in [
+        ("/stale/", "best before 2020-01-01"),
+        ("/odd/", "line 2: it has the odd name"),
+        ("/twice/", "is there twice"),
+        ("/page/", "line 1"),
+        ("/none/", "names no image"),
+        ("/long/", "longer than"),
+        ("/gone/", "there is no"),
+        ("/forbidden/", "403"),
+        ("/broken/", "after 2 tries"),
+        ("/elsewhere/", "ftp"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let found = find(root.path(), &server.url(path), |wanted| {
+            wanted.unsigned = true;
+        });
+        let error = found.unwrap_err();
+        assert!(error.contains(why), "{path}: {error}");
+    }
+}
+
+#[test]
+fn an_old_list_is_noticed() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::new(|request| {
+        let names: &[&str] = if request.before == 1 {
+            &["x-2.raw.zst"]
+        } else {
+            &["x-3.raw.zst"]
+        };
+        served(request, &list(names))
+    });
+    let url = server.url("/d/");
+    let find = |seen: Option<&'static str>, older| {
+        let found = find(root.path(), &url, |wanted| {
+            (wanted.unsigned, wanted.seen, wanted.older) = (true, seen, older);
+        });
+        found.map(|found| found.version.unwrap())
+    };
+    assert_eq!(find(None, false).unwrap(), "3");
+    let error = find(None, false).unwrap_err();
+    assert!(error.contains("version 2, and that had 3"), "{error}");
+    assert_eq!(find(Some("3"), false).unwrap(), "3");
+    let error = find(Some("4"), false).unwrap_err();
+    assert!(error.contains("version 3, and that had 4"), "{error}");
+    assert_eq!(find(Some("4"), true).unwrap(), "3");
+}
+
+#[test]
+fn a_signed_list_counts_with_its_own_signature_only() {
+    let Some(minisign) = Minisign::new() else {
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    let keys = root.path().join("etc/imgbased/keys.d");
+    fs::create_dir_all(&keys).unwrap();
+    fs::write(keys.join("a.pub"), minisign.key()).unwrap();
+    let (old, new) = (
+        list(&["x-1.raw.zst"]),
+        list(&["x-1.raw.zst", "x-2.raw.zst"]),
+    );
+    let (of_old, of_new) = (minisign.sign(&old, &[]), minisign.sign(&new, &[]));
+    let server = Server::new(move |request| match request.path.as_str() {
+        "/good/SHA256SUMS" | "/between/SHA256SUMS" | "/wrong/SHA256SUMS" | "/none/SHA256SUMS" => {
+            served(request, &new)
+        }
+        "/good/SHA256SUMS.minisig" => served(request, &of_new),
+        // The list was replaced, and its signature is a moment later.
+        "/between/SHA256SUMS.minisig" if request.before > 0 => served(request, &of_new),
+        "/between/SHA256SUMS.minisig" | "/wrong/SHA256SUMS.minisig" => served(request, &of_old),
+        _ => status(404),
+    });
+    for (path, wanted, requests) in [
+        ("/good/", Ok("2"), 2),
+        ("/good/", Ok("2"), 1),
+        ("/between/", Ok("2"), 4),
+        ("/wrong/", Err("not of this list"), 4),
+        ("/none/", Err("there is no signature"), 4),
+    ] {
+        let before = server.requests().len();
+        let found = find(root.path(), &server.url(path), |_| ());
+        match (&found, wanted) {
+            (Ok(found), Ok(version)) => {
+                assert_eq!(found.version.as_deref(), Some(version));
+                assert!(found.signer.is_some());
+            }
+            (Err(error), Err(why)) => assert!(error.contains(why), "{path}: {error}"),
+            _ => panic!("{path}: {found:?}"),
+        }
+        assert_eq!(server.requests().len() - before, requests, "{path}");
+    }
+    // Not asked for a signature, it does without; a wrong one is refused all the same.
+    let unsigned = |wanted: &mut Wanted| wanted.unsigned = true;
+    assert!(find(root.path(), &server.url("/none/"), unsigned).is_ok());
+    assert!(find(root.path(), &server.url("/wrong/"), unsigned).is_err());
+    // What was seen is worth nothing once its key is gone.
+    fs::remove_file(keys.join("a.pub")).unwrap();
+    let error = find(root.path(), &server.url("/good/"), |_| ()).unwrap_err();
+    assert!(error.contains("has no keys"), "{error}");
+}

@@ -1,0 +1,8 @@
+//! How images come from a server: what is fetched from one that does its worst, and which signatures count.
+
+#![allow(clippy::unwrap_used)]
+
+mod fetch;
+mod list;
+mod server;
+mod signature;
