@@ -14,6 +14,7 @@ mod vm;
 mod adoption;
 mod boot;
 mod claims;
+mod delivery;
 mod diff;
 mod down;
 mod dry_run;
@@ -64,6 +65,7 @@ fn all() -> Vec<Scenario> {
         sandbox::SCENARIOS,
         diff::SCENARIOS,
         update::SCENARIOS,
+        delivery::SCENARIOS,
         hooks::SCENARIOS,
         persist::SCENARIOS,
         volumes::SCENARIOS,

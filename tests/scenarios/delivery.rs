@@ -1,0 +1,140 @@
+//! Images from a web server that runs in the machine itself: the newest of a signed list is taken.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::claims::{has_come_up, has_root, is_clean, is_refused, json, restart};
+use crate::vm::guest::script;
+use crate::vm::{Host, Loader, Vm};
+
+/// For making, fetching and copying images, under software emulation.
+const SLOW: Duration = Duration::from_secs(1200);
+
+scenarios![;
+    long:
+    the_newest_image_of_a_server_is_fetched_and_tried,
+    an_image_without_room_goes_straight_into_its_volume,
+];
+
+const ADDRESS: &str = "http://127.0.0.1:8080/images/myhost-10.raw.zst";
+
+fn serving(name: &str) -> Result<Vm> {
+    let (_disk, mut vm) = Host::running_unattended(Loader::Grub, name)?;
+    vm.ok(&script("make-next")?)?;
+    vm.ok_for(&script("serve-images")?, SLOW)?;
+    Ok(vm)
+}
+
+/// What the server was asked for since it was asked last.
+fn requests(vm: &mut Vm) -> Result<Vec<String>> {
+    // The name of the file and the status.
+    let log = vm.ok("awk '{ print $7, $9 }' /run/nginx.log; : >/run/nginx.log")?;
+    Ok(log.lines().map(str::to_owned).collect())
+}
+
+fn the_newest_image_of_a_server_is_fetched_and_tried() -> Result<()> {
+    let mut vm = serving("delivery")?;
+    let (list, signature) = ("/images/SHA256SUMS", "/images/SHA256SUMS.gpg");
+
+    let told = vm.run_for("imgbased-helper update --check", SLOW)?;
+    ensure!(
+        told.status == 3 && told.text.contains("version 10; is new to this host"),
+        "{told:?}"
+    );
+    assert_eq!(
+        requests(&mut vm)?,
+        [format!("{list} 200"), format!("{signature} 200")]
+    );
+    let told = vm.run_for("imgbased-helper --json update --check", SLOW)?;
+    let told: serde_json::Value = serde_json::from_str(&told.text)?;
+    assert_eq!(
+        (&told["state"], &told["image"]["version"]),
+        (&"newer".into(), &"10".into())
+    );
+    assert_eq!(told["image"]["signature"]["kind"], "gpg");
+    // Nothing has changed.
+    assert_eq!(requests(&mut vm)?, [format!("{list} 304")]);
+
+    // Half of it comes, as of a command that was killed.
+    let said = vm.ok_for(
+        "digest=$(sha256sum </run/server/images/myhost-10.raw.zst | cut -d ' ' -f 1) && \
+         head -c 20M /run/server/images/myhost-10.raw.zst >/var/cache/imgbased/$digest.part && \
+         imgbased-helper update --download-only 2>&1 && ls /var/cache/imgbased",
+        SLOW,
+    )?;
+    ensure!(
+        said.contains(&format!("{ADDRESS} is here")) && said.contains(".image"),
+        "{said}"
+    );
+    assert_eq!(
+        requests(&mut vm)?,
+        [
+            format!("{list} 304"),
+            "/images/myhost-10.raw.zst 206".to_owned()
+        ]
+    );
+
+    let said = vm.ok_for(
+        "imgbased-helper update --progress-fd 3 3>/run/progress",
+        SLOW,
+    )?;
+    ensure!(
+        said.contains(&format!(
+            "Base-1.1 is a layer of Base-1, which holds {ADDRESS}"
+        )),
+        "{said}"
+    );
+    assert_eq!(requests(&mut vm)?, [format!("{list} 304")]);
+    vm.ok("grep -q '\"stage\":\"Base-1\"' /run/progress")?;
+    assert_eq!(
+        vm.ok("ls /var/cache/imgbased | grep -c -e image -e part || true")?,
+        "0"
+    );
+    vm.ok("lvm vgs --noheadings -o vg_tags HostVG | grep -q 'imgbased:newest=[0-9a-f]*:10'")?;
+    let said = vm.ok_for("imgbased-helper update", SLOW)?;
+    ensure!(said.contains("waits for a restart already"), "{said}");
+    vm.ok("systemctl is-active imgbased-update-check.timer")?;
+    vm.ok("! systemctl is-enabled imgbased-update-apply.timer")?;
+    vm.ok("systemctl start imgbased-update-check.service")?;
+
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "Base-1.1")?;
+    has_come_up(&mut vm)?;
+    vm.ok("grep -q IMAGE_VERSION=2 /etc/os-release")?;
+    assert_eq!(json(&mut vm, "status")?["default"], "Base-1.1");
+    // What the host trusts has come along.
+    vm.ok("test -s /etc/imgbased/keys.d/tester.gpg && test -s /etc/imgbased/imgbased.conf")?;
+    is_clean(&mut vm)
+}
+
+fn an_image_without_room_goes_straight_into_its_volume() -> Result<()> {
+    let mut vm = serving("delivery-without-room")?;
+    vm.ok("mkdir -p /var/cache/imgbased && mount -t tmpfs -o size=40m,mode=700 none /var/cache/imgbased")?;
+    let said = vm.ok_for(&format!("imgbased-helper base add {ADDRESS} 2>&1"), SLOW)?;
+    ensure!(
+        said.contains("it goes straight into its volume") && said.ends_with("Base-1"),
+        "{said}"
+    );
+    vm.ok_for(
+        "imgbased-helper base verify Base-1 | grep -q unchanged",
+        SLOW,
+    )?;
+
+    // Another file than the list says: what was copied of it is gone again.
+    vm.ok("cd /run/server/images && printf x >>myhost-10.raw.zst && cd -")?;
+    let refused = vm.run_for(&format!("imgbased-helper base add {ADDRESS}"), SLOW)?;
+    ensure!(
+        refused.status == 1 && refused.text.contains("has the SHA-256"),
+        "{refused:?}"
+    );
+    assert_eq!(vm.ok("imgbased-helper base list | wc -l")?, "2");
+    // Another list than was signed.
+    vm.ok("cd /run/server/images && sha256sum myhost-*.zst >SHA256SUMS && cd -")?;
+    is_refused(&mut vm, "update", "is not of this list")?;
+    // Its key is gone.
+    vm.ok("rm /etc/imgbased/keys.d/tester.gpg")?;
+    is_refused(&mut vm, "update", "has no keys")?;
+    vm.ok("umount /var/cache/imgbased")?;
+    is_clean(&mut vm)
+}
