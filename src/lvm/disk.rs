@@ -218,7 +218,7 @@ pub fn parse(text: &str, vg: &str) -> Result<Option<Metadata>> {
     for (name, volume) in volumes.into_iter().flat_map(text::Section::sections) {
         if volume.list("status").any(|flag| flag == "VISIBLE") {
             let tags: Vec<&str> = volume.list("tags").collect();
-            let role = Role::from_tags(&tags);
+            let role = Role::of(name, &tags);
             metadata.volumes.push((name.to_owned(), role));
             if role == Role::Volume {
                 let tags = tags.into_iter().map(str::to_owned).collect();

@@ -156,7 +156,7 @@ fn volume(row: &VolumeRow) -> Result<Volume> {
     };
     let tags = tags(row.lv_tags);
     // Anyone can put a tag on anything; only a thin pool can be the pool.
-    let role = match Role::from_tags(&tags) {
+    let role = match Role::of(row.lv_name, &tags) {
         Role::Pool if kind != b't' => Role::Foreign,
         role => role,
     };

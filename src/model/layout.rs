@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::name::{LvName, VgName};
+use super::name::{LvName, VgName, is_base_of_imgbased};
 use super::percent::Percent;
 
 /// LVM tags. Those without a value are the ones of imgbased, so that its groups are read as well.
@@ -78,13 +78,19 @@ impl Role {
         matches!(self, Self::Base | Self::Layer)
     }
 
-    pub fn from_tags(tags: &[impl AsRef<str>]) -> Self {
+    /// What the volume `name` with these tags is.
+    pub fn of(name: &str, tags: &[impl AsRef<str>]) -> Self {
         let has = |tag| tags.iter().any(|t| t.as_ref() == tag);
+        // The first base that imgbased makes on a host is tagged as a layer, and only its name tells.
+        let is_first_base = || {
+            let mut tags = tags.iter();
+            is_base_of_imgbased(name) && !tags.any(|t| t.as_ref().starts_with(tag::OF))
+        };
         if has(tag::INCOMPLETE) {
             Self::Incomplete
         } else if has(tag::POOL) {
             Self::Pool
-        } else if has(tag::BASE) {
+        } else if has(tag::BASE) || has(tag::LAYER) && is_first_base() {
             Self::Base
         } else if has(tag::LAYER) {
             Self::Layer
@@ -413,7 +419,7 @@ impl Volume {
     pub fn tagged(name: &str, tags: &[&str]) -> Self {
         Self {
             name: name.to_owned(),
-            role: Role::from_tags(tags),
+            role: Role::of(name, tags),
             tags: tags.iter().map(ToString::to_string).collect(),
             ..Self::default()
         }
@@ -476,6 +482,29 @@ mod tests {
         let base_of = |name| group.base_of(group.volume(name).unwrap());
         assert_eq!(base_of("Base-1.9").unwrap().as_str(), "Base-1");
         assert_eq!(base_of("data"), None);
+    }
+
+    #[test]
+    fn the_first_base_of_imgbased_is_known_by_its_name() {
+        for (name, tags, role) in [
+            ("node-4.5.1-0.el9", &[tag::LAYER][..], Role::Base),
+            ("ovirt-node-ng-4.5.1-0.el9", &[tag::LAYER], Role::Base),
+            ("node-4.5.1-0.el9+1", &[tag::LAYER], Role::Layer),
+            ("node-4.5.1-0.el9", &[tag::BASE], Role::Base),
+            ("node-4.5.1-0.el9", &["imgbased:init"], Role::Foreign),
+            ("Base-0.1", &[tag::LAYER], Role::Layer),
+            ("root", &[tag::LAYER], Role::Layer),
+            // Layers of ours name their base.
+            ("a-b-1", &[tag::LAYER, "imgbased:of=a-b"], Role::Layer),
+            ("a-b-1", &[tag::LAYER, tag::INCOMPLETE], Role::Incomplete),
+        ] {
+            assert_eq!(Role::of(name, tags), role, "{name} {tags:?}");
+        }
+        let group = Group::with(vec![
+            volume("node-4.5.1-0", &[tag::LAYER]),
+            volume("node-4.5.1-0+1", &[tag::LAYER]),
+        ]);
+        assert_eq!(group.bases()[0].layers.len(), 1);
     }
 
     #[test]

@@ -285,6 +285,14 @@ fn split_nvr(text: &str) -> (&str, &str) {
     }
 }
 
+/// Whether imgbased takes this for the name of a base: its bases are called `NAME-VERSION-RELEASE`, and layers have
+/// `+N` after that.
+pub fn is_base_of_imgbased(name: &str) -> bool {
+    let mut parts = name.rsplitn(3, '-');
+    let is_there = |part: Option<&str>| part.is_some_and(|part| !part.is_empty());
+    !name.contains('+') && (0..3).all(|_| is_there(parts.next()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

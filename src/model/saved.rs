@@ -169,7 +169,7 @@ mod tests {
             let saved = Saved::new(&mount, &before, &|name| taken.contains(&name)).unwrap();
             assert_eq!(saved.mount.name, name);
             let mut tags = saved.tags().unwrap();
-            assert_eq!(Role::from_tags(&tags), Role::Snapshot);
+            assert_eq!(Role::of(name, &tags), Role::Snapshot);
             let options = mount.tags().unwrap();
             tags.extend(options.into_iter().filter(|tag| tag.contains("mountopts")));
             assert_eq!(Saved::of(name, &tags), Some(saved));
