@@ -93,9 +93,8 @@ impl Plan {
     /// Plans the merge of the roots of the old base, the layer and the new base. `is_snapshot` says that the layer
     /// is a snapshot of the old base, so that what was not touched is not read.
     pub fn of(roots: [&Dir; 3], is_snapshot: bool) -> Result<Self> {
-        let etc = roots.map(|root| root.descend(Path::new(ETC)));
-        let [old, layer, new] = etc;
-        let etc = [old?, layer?, new?];
+        let of = |side: usize| roots[side].descend(Path::new(ETC));
+        let etc = [etc_of_image(roots[OLD])?, of(LAYER)?, of(NEW)?];
         let mut files: [UserFiles; 3] = Default::default();
         for (files, dir) in files.iter_mut().zip(&etc) {
             *files = user_files(dir.as_ref()).context("cannot read the users of a root")?;
@@ -127,6 +126,19 @@ impl Plan {
             owners,
         })
     }
+}
+
+/// The /etc of the old base as its image has it. An image of oVirt Node has a copy of it: the first base of such a host
+/// is what its installer has made of the image, and what that has written there is the host's.
+fn etc_of_image(base: &Dir) -> io::Result<Option<Dir>> {
+    const NAME: &str = "usr/share/imgbase/build/meta/nvr";
+    const COPY: &str = "usr/share/factory/etc";
+    if base.resolve(Path::new(NAME))?.is_some()
+        && let Some(copy) = base.descend(Path::new(COPY))?
+    {
+        return Ok(Some(copy));
+    }
+    base.descend(Path::new(ETC))
 }
 
 /// One side of a path, looked at.

@@ -663,6 +663,54 @@ fn a_snapshot_is_read_by_its_times() {
 }
 
 #[test]
+fn what_the_installer_has_written_on_a_host_of_ovirt_node_is_the_hosts() {
+    let merge = Merge::new();
+    let admin = format!("{USERS}admin:x:1000:1000::/home/admin:/bin/sh\n");
+    write(&merge, "passwd", [&admin, &admin, USERS]);
+    write(
+        &merge,
+        "fstab",
+        [
+            "/dev/onn/var /var ext4 defaults 0 2\n",
+            "/dev/onn/var /var ext4 defaults 0 2\n",
+            "",
+        ],
+    );
+    write(
+        &merge,
+        "network",
+        ["installed", "installed", "of the image"],
+    );
+    write(&merge, "login.conf", ["1", "1", "2"]);
+    // Its copy of /etc, before the installer.
+    let factory = merge.root("old").join("usr/share/factory/etc");
+    make(&factory, "d");
+    for name in ["group", "shadow"] {
+        fs::copy(merge.etc("new").join(name), factory.join(name)).expect("a file");
+    }
+    for (name, content) in [
+        ("passwd", USERS),
+        ("fstab", ""),
+        ("network", "of the image"),
+        ("login.conf", "1"),
+    ] {
+        fs::write(factory.join(name), content).expect("a file");
+    }
+    // A system has a few such files in any case.
+    merge.run();
+    assert_eq!(read(&merge, "network"), "of the image");
+    make(
+        &merge.root("old").join("usr/share/imgbase/build/meta/nvr"),
+        "node-4-1",
+    );
+    merge.run();
+    assert_eq!(read(&merge, "network"), "installed");
+    assert_eq!(read(&merge, "login.conf"), "2");
+    assert!(read(&merge, "fstab").contains("/dev/onn/var /var"));
+    assert!(read(&merge, "passwd").contains("admin:x:1000:"));
+}
+
+#[test]
 fn what_is_copied_belongs_to_the_same_names() {
     let merge = Merge::new();
     let users = USERS.replace("web:x:33:33", "web:x:60:60");
