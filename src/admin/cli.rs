@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -225,8 +226,11 @@ enum LayoutVerb {
         /// Overwrite filesystems and other signatures on the devices, if nothing uses them
         #[arg(long, conflicts_with = "from")]
         wipe: bool,
+        /// Size of the thin pool, such as 100G [default: nine tenths of the group]
+        #[arg(long, value_parser = super::text::parse_size, conflicts_with = "from")]
+        size: Option<u64>,
         /// Make a base and a first layer of the system on a thin volume, which stays as it is: the
-        /// directory where it is mounted, such as /, or GROUP/VOLUME
+        /// directory where it is mounted, such as /, GROUP/VOLUME, or its device
         #[arg(long, value_name = "VOLUME", conflicts_with = "device")]
         from: Option<String>,
         /// Name of that base [default: the next free Base-<N>]
@@ -430,7 +434,12 @@ fn is_shown(option: &str, path: &str) -> bool {
 impl Cli {
     /// Reads the command line of this process. Ends it where that is wrong, or asks for help only.
     pub fn from_command_line() -> Self {
-        let matches = command().get_matches();
+        Self::from_words(std::env::args_os())
+    }
+
+    /// The same for these words, of which the first is the name of the program.
+    pub fn from_words(words: impl IntoIterator<Item = OsString>) -> Self {
+        let matches = command().get_matches_from(words);
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
@@ -455,12 +464,13 @@ impl Cli {
                     Some(LayoutVerb::Init {
                         device,
                         wipe,
+                        size,
                         from,
                         name,
                     }),
             } => match from {
                 Some(from) => layout_init::from_volume(context, &from, name)?,
-                None => layout_init::on_devices(&context, &device, wipe)?,
+                None => layout_init::on_devices(&context, &device, wipe, size)?,
             },
             Noun::Base(BaseVerb::Add {
                 image,
@@ -536,7 +546,7 @@ impl Cli {
 }
 
 /// The group `vg`, or the one that the running system was booted from. No other one of its name is meant by that.
-fn lvm(vg: Option<VgName>) -> Result<Lvm> {
+pub(super) fn lvm(vg: Option<VgName>) -> Result<Lvm> {
     let record = view::boot_record();
     let running = record.as_ref().map_or(DEFAULT_VG, |record| &record.vg);
     let vg = vg.map_or_else(|| running.parse(), Ok)?;
@@ -554,7 +564,7 @@ pub(super) fn parse_fstype(text: &str) -> Result<FsKind> {
 }
 
 /// Warnings go to standard error, with `--verbose` the commands as well.
-fn start_logging(verbose: bool) -> Result<()> {
+pub(super) fn start_logging(verbose: bool) -> Result<()> {
     let level = if verbose {
         LevelFilter::Debug
     } else {

@@ -12,7 +12,7 @@ use super::{Context, base, hooks, layer, pool_with_room, refuse_incomplete, say,
 use crate::image::host::Host;
 use crate::image::judge::{self, Place, What};
 use crate::lvm::disk::{self, Owner};
-use crate::lvm::{Located, Lvm};
+use crate::lvm::{Located, Lvm, PoolSize};
 use crate::model::kernel_options::without_root;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::LvName;
@@ -33,6 +33,10 @@ const METADATA_MAX: u64 = 15 << 30;
 /// The smallest group: that of metadata is what lvm2 makes at least (`DEFAULT_THIN_POOL_MIN_METADATA_SIZE`), and it is
 /// there twice. A base needs far more.
 const GROUP_LEAST: u64 = 64 << 20;
+/// What the labels and metadata of the group take at most, and what is lost in extents that are not whole.
+const GROUP_METADATA: u64 = 8 << 20;
+/// A pool that is smaller does not hold the filesystem of the Config volume.
+const CONFIG_LEAST: u64 = 32 << 20;
 /// lvm2 wants 4 MiB of it to be free; in a small group it is not to take more than this part.
 const METADATA_LEAST: u64 = 64 << 20;
 const METADATA_SHARE: u64 = 32;
@@ -40,9 +44,14 @@ const METADATA_SHARE: u64 = 32;
 /// many snapshots.
 const METADATA_PER_CHUNK: u64 = 128;
 
-/// Makes the volume group on `devices`, with its thin pool and the Config volume. What `wipe` allows
-/// to be lost is signatures, never something in use.
-pub fn on_devices(context: &Context, devices: &[PathBuf], wipe: bool) -> Result<()> {
+/// Makes the volume group on `devices`, with its thin pool, of `pool_size` bytes if that is given, and the Config
+/// volume. What `wipe` allows to be lost is signatures, never something in use.
+pub fn on_devices(
+    context: &Context,
+    devices: &[PathBuf],
+    wipe: bool,
+    pool_size: Option<u64>,
+) -> Result<()> {
     let (lvm, vg) = (&context.lvm, context.lvm.vg());
     let config: LvName = CONFIG.parse()?;
     vg.dm_name(&config)?;
@@ -60,6 +69,10 @@ pub fn on_devices(context: &Context, devices: &[PathBuf], wipe: bool) -> Result<
         bail!("volume group {vg} exists already; `imgbased-helper layout` shows it");
     }
     let (metadata, chunk) = pool_sizes(size)?;
+    let data = match pool_size {
+        Some(data) => PoolSize::Bytes(fitting(data, metadata, size)?),
+        None => PoolSize::Percent(POOL_PERCENT),
+    };
 
     writer.transaction(|tx| {
         if wipe {
@@ -69,7 +82,7 @@ pub fn on_devices(context: &Context, devices: &[PathBuf], wipe: bool) -> Result<
         tx.run(&lvm.create_group(devices))?;
         tx.on_failure(lvm.forget_devices(devices));
         tx.on_failure(lvm.remove_group());
-        tx.run(&lvm.create_pool(&context.pool, POOL_PERCENT, metadata, chunk))?;
+        tx.run(&lvm.create_pool(&context.pool, data, metadata, chunk))?;
         make_config(tx, lvm, &config, &context.pool)?;
         tx.run(&lvm.commit_group())
     })?;
@@ -108,6 +121,21 @@ fn pool_sizes(size: u64) -> Result<(u64, u64)> {
     let metadata = (size / chunk * METADATA_PER_CHUNK).max(least);
     // In whole MiB, which every group can give.
     Ok((metadata >> 20 << 20, chunk))
+}
+
+/// The size that was asked for of a pool in a group of `size` bytes. Refuses one that does not fit in with its metadata,
+/// which are there twice, and those of the group.
+fn fitting(data: u64, metadata: u64, size: u64) -> Result<u64> {
+    let room = size.saturating_sub(2 * metadata + GROUP_METADATA);
+    ensure!(
+        (CONFIG_LEAST..=room).contains(&data),
+        "a thin pool of {} is not possible: from {} to {} are, as its metadata need {}",
+        text::size(data),
+        text::size(CONFIG_LEAST),
+        text::size(room),
+        text::size(2 * metadata)
+    );
+    Ok(data)
 }
 
 /// The size of a block device in bytes. Refuses what is no block device, holds anything, or is in
@@ -275,9 +303,11 @@ fn adopt_group(tx: &mut Transaction, lvm: &Lvm, group: &Group, pool: &LvName) ->
     Ok(())
 }
 
-/// Which volume is meant: one named as GROUP/VOLUME, or the one mounted at a directory.
+/// Which volume is meant: one named as GROUP/VOLUME or by its device, or the one mounted at a directory.
 fn locate(lvm: &Lvm, from: &str) -> Result<Located> {
-    let device = if from.starts_with('/') {
+    let device = if from.starts_with("/dev/") {
+        from.to_owned()
+    } else if from.starts_with('/') {
         let dm_name = mounts::dm_name_at(Path::new(from))?
             .with_context(|| format!("what is mounted at {from} is no logical volume"))?;
         format!("/dev/mapper/{dm_name}")
@@ -328,6 +358,16 @@ mod tests {
         ] {
             let sizes = (metadata >> 20 << 20, chunk);
             assert_eq!(pool_sizes(size).unwrap(), sizes, "{size}");
+        }
+        for (data, is_possible) in [
+            (GIB, true),
+            (8 * GIB - (136 << 20), true),
+            (8 * GIB - (135 << 20), false),
+            (8 * GIB, false),
+            (1 << 20, false),
+        ] {
+            let found = fitting(data, 64 << 20, 8 * GIB);
+            assert_eq!(found.ok(), is_possible.then_some(data), "{data}");
         }
         for size in [0, 24 << 20, (64 << 20) - 512] {
             let error = pool_sizes(size).unwrap_err().to_string();

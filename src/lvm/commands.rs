@@ -15,6 +15,14 @@ const WHOLE_POOL_CHECK: &str = "global/thin_check_options=[\"-q\",\"--clear-need
 
 const AT_BOOT: [&str; 4] = ["--yes", "--sysinit", "-K", "-ay"];
 
+/// How large a new thin pool is.
+#[derive(Clone, Copy)]
+pub enum PoolSize {
+    /// Of the group's free space.
+    Percent(u8),
+    Bytes(u64),
+}
+
 /// The tags of a volume or group that this process is making. An incomplete volume without a maker is one
 /// that was interrupted.
 fn making() -> &'static [String; 2] {
@@ -88,12 +96,16 @@ impl Lvm {
         self.lvm("pvremove").arg("--yes").args(devices)
     }
 
-    /// Creates the thin pool in `percent` of the group's free space, with metadata and chunks of
-    /// these sizes in bytes. The rest is left for the pool's growth and repair.
-    pub fn create_pool(&self, pool: &LvName, percent: u8, metadata: u64, chunk: u64) -> Cmd {
+    /// Creates the thin pool, with data, metadata and chunks of these sizes in bytes. The rest of the group is left
+    /// for the pool's growth and repair.
+    pub fn create_pool(&self, pool: &LvName, data: PoolSize, metadata: u64, chunk: u64) -> Cmd {
+        let data = match data {
+            PoolSize::Percent(percent) => ["--extents".to_owned(), format!("{percent}%FREE")],
+            PoolSize::Bytes(bytes) => ["--size".to_owned(), format!("{bytes}b")],
+        };
         self.lvm("lvcreate")
             .args(["--yes", "--type", "thin-pool"])
-            .args(["--extents", &format!("{percent}%FREE")])
+            .args(data)
             .args(["--poolmetadatasize", &format!("{metadata}b")])
             .args(["--chunksize", &format!("{chunk}b")])
             .args(["--poolmetadataspare", "y"])
@@ -285,7 +297,7 @@ mod tests {
                 "lvm pvremove --yes /dev/vdc3".to_owned(),
             ),
             (
-                lvm.create_pool(&pool, 90, 1 << 20, 1 << 16),
+                lvm.create_pool(&pool, PoolSize::Percent(90), 1 << 20, 1 << 16),
                 "lvm lvcreate --yes --type thin-pool --extents 90%FREE --poolmetadatasize 1048576b --chunksize 65536b \
                  --poolmetadataspare y --config activation/error_when_full=1 --discards passdown --zero y \
                  --metadataprofile imgbased --monitor y --addtag imgbased:pool --name Pool HostVG"

@@ -16,9 +16,10 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail};
 
 use crate::model::layout::{Group, maker};
-use crate::model::name::{LvName, VgName, VgUuid};
+use crate::model::name::{DEFAULT_VG, LvName, VgName, VgUuid};
 use crate::sys::cmd::Cmd;
 use crate::sys::process::Process;
+pub use commands::PoolSize;
 use report::Reader;
 
 /// The columns of the one report that everything is read from, in the order in which [`Reader`] takes
@@ -221,6 +222,17 @@ impl Lvm {
             }),
             _ => bail!("unexpected report from lvm2: {output:?}"),
         }
+    }
+
+    /// The names of all groups with this tag.
+    pub fn groups_with(tag: &str) -> Result<Vec<VgName>> {
+        let output = Self::new(DEFAULT_VG.parse()?)
+            .reporting("vgs")
+            .args(["--noheadings", "-o", "vg_name"])
+            .args(["--select", &format!("vg_tags={tag}")])
+            .run()
+            .context("cannot read the volume groups")?;
+        output.lines().map(|line| line.trim().parse()).collect()
     }
 
     /// The disks of the group.
