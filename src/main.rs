@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use imgbased_helper::admin::cli::Cli;
+use imgbased_helper::admin::imgbase;
 use imgbased_helper::down;
 use imgbased_helper::early;
 use imgbased_helper::sys::sandbox;
@@ -15,6 +16,8 @@ use imgbased_helper::sys::sandbox;
 const GENERATOR: &str = "imgbased-generator";
 /// The name under which systemd runs its copy of the binary when the system has ended.
 const SHUTDOWN: &str = "shutdown";
+/// The name of the tool whose command forms the binary takes as well.
+const IMGBASE: &str = "imgbase";
 
 fn main() -> ExitCode {
     let mut args = env::args_os();
@@ -25,6 +28,8 @@ fn main() -> ExitCode {
     } else if name == Some(SHUTDOWN.as_ref()) {
         let verb = args.next();
         down::go_down(verb.as_ref().and_then(|verb| verb.to_str())).map(|()| ExitCode::FAILURE)
+    } else if name == Some(IMGBASE.as_ref()) {
+        imgbase::run(args)
     } else {
         match args.next().as_ref().and_then(|noun| noun.to_str()) {
             Some("initrd") => {

@@ -26,6 +26,10 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["--vg", "", "layout"], "the volume group name is empty"),
         (&["--pool", "x_tmeta", "layout"], "lvm2 keeps names with"),
         (&["layout", "init"], "--device <DEVICE>"),
+        (
+            &["layout", "init", "--from", "/", "--size", "1G"],
+            "cannot be used with",
+        ),
         (&["base", "add", "x", "--size", "1X"], "unknown unit"),
         (&["base", "add", "x", "--size", "0"], "greater than zero"),
         (
@@ -199,6 +203,71 @@ fn help_and_version_exit_with_0() {
             !output.stdout.is_empty() && output.stderr.is_empty(),
             "{args:?}"
         );
+    }
+}
+
+#[test]
+fn as_imgbase_it_takes_the_old_command_forms() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let link = dir.path().join("imgbase");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_imgbased-helper"), &link).expect("a link");
+    let imgbase = |args: &[&str]| {
+        Command::new(&link)
+            .args(args)
+            .output()
+            .expect("the binary runs")
+    };
+    for (args, status, message) in [
+        (&[][..], 2, "a verb is needed"),
+        (&["frobnicate"], 2, "there is no `imgbase frobnicate`"),
+        (
+            &["remote", "pull", "x"],
+            2,
+            "`imgbased-helper update IMAGE`",
+        ),
+        (&["layout", "--init", "--size", "1G"], 2, "no disk is named"),
+        (
+            &["--vg", "x", "base", "--add", "--size", "1X", "image"],
+            2,
+            "unknown unit",
+        ),
+        (&["--vg", "x", "layer", "--add", "../x"], 2, "contains '/'"),
+        (
+            &["--dry", "--vg", "x", "base", "--add", "/nonexistent"],
+            1,
+            "cannot read /nonexistent",
+        ),
+        (
+            &["--dry", "--vg", "x", "base", "--add"],
+            1,
+            "standard input is no file",
+        ),
+        (
+            &["--dry", "layout", "--init", "--size", "1G", "/dev/null"],
+            1,
+            "/dev/null is not a block device",
+        ),
+        (
+            &["--dry", "--vg", "x", "volume", "--create", "/etc", "1G"],
+            1,
+            "/etc is of each layer",
+        ),
+    ] {
+        let output = imgbase(args);
+        let stderr = stderr(&output);
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {stderr}");
+        assert!(stderr.contains(message), "{args:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+    for (args, text) in [
+        (&["--help"][..], "Usage: imgbase"),
+        (&["--version"], env!("CARGO_PKG_VERSION")),
+        (&["service", "--start"], ""),
+    ] {
+        let output = imgbase(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(stdout.contains(text), "{args:?}: {stdout}");
     }
 }
 

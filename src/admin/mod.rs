@@ -9,6 +9,7 @@ mod diff;
 mod filesystem;
 mod gc;
 mod hooks;
+pub mod imgbase;
 mod initramfs;
 mod json_path;
 mod layer;

@@ -23,6 +23,7 @@ mod findings;
 mod groups;
 mod hooks;
 mod images;
+mod imgbase;
 mod kernels;
 mod loaders;
 mod next_start;
@@ -67,6 +68,7 @@ fn all() -> Vec<Scenario> {
         update::SCENARIOS,
         delivery::SCENARIOS,
         hooks::SCENARIOS,
+        imgbase::SCENARIOS,
         persist::SCENARIOS,
         volumes::SCENARIOS,
     ]

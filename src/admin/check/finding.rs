@@ -5,9 +5,20 @@ use std::path::PathBuf;
 
 use crate::model::name::LvName;
 
+/// The part of a host in which something is not right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    Boot,
+    Mounts,
+    #[default]
+    Volumes,
+    Pool,
+}
+
 /// One thing that is not right.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Finding {
+    pub part: Part,
     /// What it is about, as people name it.
     pub subject: String,
     pub problem: String,
@@ -21,13 +32,14 @@ impl Finding {
     }
 }
 
-/// What was found so far.
+/// What was found so far, and the part of the host that is looked at.
 #[derive(Debug, Default)]
-pub struct Findings(pub Vec<Finding>);
+pub struct Findings(pub Vec<Finding>, pub Part);
 
 impl Findings {
     pub fn add(&mut self, subject: &dyn fmt::Display, problem: &str, repair: Repair) {
         self.0.push(Finding {
+            part: self.1,
             subject: subject.to_string(),
             problem: problem.to_owned(),
             repair,

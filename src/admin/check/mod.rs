@@ -24,7 +24,8 @@ use crate::model::pool::Mismatch;
 use crate::sys::probe;
 use crate::sys::transaction::{Transaction, Writer};
 use crate::tree::escaped;
-use finding::{Finding, Findings, Phase, Repair};
+pub use finding::{Finding, Part, Repair};
+use finding::{Findings, Phase};
 use repair::Host;
 
 #[derive(Serialize)]
@@ -66,8 +67,7 @@ pub fn run(context: &Context, repair: bool) -> Result<ExitCode> {
         let is_clean = repair::each(&host, &writer, &Phase::ALL)?;
         return Ok(found_status(!is_clean));
     }
-    // What another command is in the middle of is nothing to be found.
-    let findings = context.change("check", |_| find(context, &[]))?;
+    let findings = look(context)?;
     let report = Report {
         version: JSON_VERSION,
         findings: findings.into_iter().map(Shown::from).collect(),
@@ -77,6 +77,12 @@ pub fn run(context: &Context, repair: bool) -> Result<ExitCode> {
         report.findings.iter().map(line).collect()
     })?;
     Ok(found_status(!report.findings.is_empty()))
+}
+
+/// What is found, and put right by nobody.
+pub fn look(context: &Context) -> Result<Vec<Finding>> {
+    // What another command is in the middle of is nothing to be found.
+    context.change("check", |_| find(context, &[]))
 }
 
 /// Puts right what boots: entries, menu, kernels and default. `damaged` are files of kernels that are not what
@@ -136,16 +142,19 @@ fn find(context: &Context, damaged: &[PathBuf]) -> Result<Vec<Finding>> {
     };
     volumes::find(&group, &is_being_made, &mut findings);
     volumes::find_shared(&filesystem_uuids(&group), &mut findings);
+    findings.1 = Part::Pool;
     let mismatch = context.pool_mismatch(&group)?;
     volumes::find_at_once(&group, mismatch.as_ref(), &mut findings);
     let profile = group.pool().map_or("", |pool| pool.profile.as_str());
     let threshold = context.lvm.auto_extension(profile)?;
     volumes::find_in_pool(&group, threshold, &mut findings);
+    findings.1 = Part::Mounts;
     find_full(&Spaces::read(context, &group)?, &mut findings);
     for (mount, advice) in volume::unmounted(context, &group)? {
         let problem = format!("is not mounted at {}", mount.path);
         findings.advise(&mount.name, &problem, &advice);
     }
+    findings.1 = Part::Volumes;
     match listings::find_left(context, &group) {
         Ok(left) if left.is_empty() => {}
         Ok(left) => {
@@ -155,6 +164,7 @@ fn find(context: &Context, damaged: &[PathBuf]) -> Result<Vec<Finding>> {
         }
         Err(error) => log::debug!("{CONFIG} is not looked into: {error:#}"),
     }
+    findings.1 = Part::Boot;
     // What is wrong there must not keep the volumes from being repaired.
     if let Err(error) = boot::find(context, &group, damaged, &mut findings) {
         let advice = "put that right, and run `imgbased-helper check` again: nothing else of it was looked at";

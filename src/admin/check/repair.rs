@@ -164,6 +164,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::admin::check::Part;
     use crate::sys::cmd::Cmd;
 
     /// A directory whose files are what was repaired. What is to be repaired to a file of the name `bad` fails
@@ -196,6 +197,7 @@ mod tests {
                 .iter()
                 .filter(|(name, _)| !self.path(name).exists());
             let finding = |(name, repair): &(&str, Repair)| Finding {
+                part: Part::default(),
                 subject: (*name).to_owned(),
                 problem: "is not there".to_owned(),
                 repair: repair.clone(),

@@ -41,17 +41,9 @@ struct List {
 
 /// Lists the volumes that layers share, also those that imgbased made.
 pub fn list(context: &Context) -> Result<()> {
-    let group = context.load()?;
-    let mounts = mounts_of(&group);
-    let mut rows: Vec<Row> = Vec::new();
-    for volume in group.with_role(Role::Volume) {
-        let row = row(context, volume, &mounts)?;
-        let at = rows.partition_point(|other| (&other.path, &other.name) < (&row.path, &row.name));
-        rows.insert(at, row);
-    }
     let list = List {
         version: JSON_VERSION,
-        volumes: rows,
+        volumes: rows(context)?,
     };
     context.show(&list, || {
         let line = |row: &Row| {
@@ -75,6 +67,24 @@ pub fn list(context: &Context) -> Result<()> {
         };
         text::columns(&list.volumes.iter().map(line).collect::<Vec<_>>())
     })
+}
+
+/// The paths of those that have one.
+pub fn paths(context: &Context) -> Result<Vec<String>> {
+    let rows = rows(context)?.into_iter();
+    Ok(rows.filter_map(|row| row.path).collect())
+}
+
+fn rows(context: &Context) -> Result<Vec<Row>> {
+    let group = context.load()?;
+    let mounts = mounts_of(&group);
+    let mut rows: Vec<Row> = Vec::new();
+    for volume in group.with_role(Role::Volume) {
+        let row = row(context, volume, &mounts)?;
+        let at = rows.partition_point(|other| (&other.path, &other.name) < (&row.path, &row.name));
+        rows.insert(at, row);
+    }
+    Ok(rows)
 }
 
 fn row(context: &Context, volume: &Volume, mounts: &[Mount]) -> Result<Row> {

@@ -26,6 +26,7 @@ use crate::sys::transaction::{Transaction, Writer};
 use crate::sys::{mounts, run};
 use add::Add;
 pub use complete::record as record_new_in_var;
+pub use list::paths;
 use place::{shown, users_of};
 pub use saved::{drop_saved, save, swap};
 
