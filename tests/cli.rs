@@ -30,6 +30,10 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             &["layout", "init", "--from", "/", "--size", "1G"],
             "cannot be used with",
         ),
+        (&["image"], "Usage: imgbased-helper image"),
+        (&["image", "prepare"], "<DIR>"),
+        (&["image", "prepare", "x", "--name", "a b"], "contains ' '"),
+        (&["image", "check", "x", "--against", "a b"], "contains ' '"),
         (&["base", "add", "x", "--size", "1X"], "unknown unit"),
         (&["base", "add", "x", "--size", "0"], "greater than zero"),
         (
@@ -131,6 +135,19 @@ fn what_cannot_be_done_exits_with_1_and_one_line() {
             "cannot open /nonexistent: No such file",
         ),
         (&["diff", root, root, "--exclude", "a["], "is no pattern"),
+        (&["-n", "image", "prepare", root], "has no /usr or no /etc"),
+        (
+            &["-n", "image", "prepare", "/nonexistent"],
+            "cannot open /nonexistent",
+        ),
+        (
+            &["-n", "image", "prepare", "/"],
+            "which would lose what makes it this host",
+        ),
+        (
+            &["-n", "image", "check", "/nonexistent"],
+            "cannot read /nonexistent",
+        ),
         (
             &["-n", "volume", "add", "/etc", "--size", "1G"],
             "/etc is of each layer or of the machine, and never on a volume",

@@ -11,8 +11,8 @@ use simplelog::CombinedLogger;
 
 use super::source::Delivery;
 use super::{
-    Context, base, boot, check, diff, gc, layer, layout, layout_init, need_root, persist, rollback,
-    status, update, view, volume,
+    Context, base, boot, check, diff, gc, image, layer, layout, layout_init, need_root, persist,
+    rollback, status, update, view, volume,
 };
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
@@ -56,6 +56,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "base add",
             "base verify",
             "base remove",
+            "image prepare",
             "layer add",
             "layer remove",
             "boot default",
@@ -86,6 +87,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "base list",
             "base find",
             "base verify",
+            "image check",
             "layer list",
             "boot list",
             "rollback",
@@ -106,7 +108,7 @@ const DIFF_STATUS: &str =
     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 with --exit-code, if something differs.";
 const UPDATE_STATUS: &str = "Exit status: 0 done, or nothing is to be done; 1 failed, 2 wrong usage, 3 with --check, \
      if the image would be taken.";
-const CHECK_STATUS: &str =
+pub(super) const CHECK_STATUS: &str =
     "Exit status: 0 nothing is left, 1 failed, 2 wrong usage, 3 found something.";
 
 /// Boot layers for Linux hosts: read-only bases and writable thin snapshots, one boot entry each.
@@ -151,6 +153,9 @@ enum Noun {
     /// Read-only images that layers start from
     #[command(subcommand)]
     Base(BaseVerb),
+    /// What bases are made of: make an image of a root tree, and find what one lacks
+    #[command(subcommand)]
+    Image(image::Verb),
     /// Writable snapshots that the host boots
     #[command(subcommand)]
     Layer(LayerVerb),
@@ -496,6 +501,7 @@ impl Cli {
             }
             Noun::Base(BaseVerb::List) => base::list(&context)?,
             Noun::Base(BaseVerb::Latest) => base::latest(&context)?,
+            Noun::Image(verb) => return image::run(&context, &verb),
             Noun::Base(BaseVerb::Find { sha256 }) => base::listings::find(&context, &sha256)?,
             Noun::Layer(LayerVerb::Add { origin }) => layer::add(&context, origin)?,
             Noun::Base(BaseVerb::Remove { name, yes }) => base::remove(&context, &name, yes)?,
@@ -580,7 +586,7 @@ mod tests {
     use super::*;
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
-    const VERBS: [(&str, &[&str]); 41] = [
+    const VERBS: [(&str, &[&str]); 43] = [
         ("layout", &["dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),
@@ -589,6 +595,8 @@ mod tests {
         ("base find", &["json"]),
         ("base verify", &["dry_run", "json"]),
         ("base remove", &["dry_run", "root"]),
+        ("image prepare", &["dry_run"]),
+        ("image check", &["json"]),
         ("layer add", &["dry_run", "root"]),
         ("layer list", &["json", "root"]),
         ("layer latest", &[]),

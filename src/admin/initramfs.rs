@@ -9,6 +9,8 @@ use super::{comment, filesystem};
 use crate::boot::entry::BootSpec;
 use crate::boot::root::Root;
 use crate::boot::{BootPartition, Kernels, Known};
+use crate::model::image::Initramfs;
+use crate::model::kernel_options;
 use crate::sys::cmd::Cmd;
 use crate::sys::limited::{Limits, run_within};
 use crate::sys::rooted::real_path;
@@ -17,6 +19,18 @@ use crate::sys::transaction::Transaction;
 
 /// What the helper needs in an initramfs (dracut.modules(7)).
 const MODULE: &str = "imgbased";
+/// The list of files that dracut has taken from the host because it makes an initramfs for that only, and its kernel
+/// options.
+const OF_HOST: &str = "*lib/dracut/hostonly-files";
+const OPTIONS: &str = "*etc/cmdline.d/*.conf";
+/// Of these it takes at least one then, and else none: by its modules systemd and base.
+const OF_HOST_ONLY: [&str; 5] = [
+    "/etc/nsswitch.conf",
+    "/etc/hosts",
+    "/etc/hostname",
+    "/etc/machine-id",
+    "/etc/modprobe.d/",
+];
 /// How long lsinitrd(1) may take, in seconds. It decompresses all of an initramfs, which takes seconds.
 const LIST_SECONDS: u32 = 300;
 /// Where that is mounted which dracut can write to.
@@ -297,11 +311,16 @@ impl<'a> Maker<'a> {
 /// The dracut modules of an initramfs, or why dracut's own tool cannot tell. What that reads can be made to keep it busy
 /// for ever.
 fn modules(tx: &Transaction, initramfs: &Path) -> Result<Result<Vec<String>>> {
-    let list = Cmd::new("lsinitrd").arg("--mod").arg(initramfs);
-    list.check_installed()?;
-    let said = limited(tx, &list)?;
+    let said = told(tx, initramfs, &["--mod"])?;
     let lines = |text: String| text.lines().map(|line| line.trim().to_owned()).collect();
     Ok(said.map(lines))
+}
+
+/// What lsinitrd(1) tells of an initramfs, or why it cannot.
+fn told(tx: &Transaction, initramfs: &Path, args: &[&str]) -> Result<Result<String>> {
+    let list = Cmd::new("lsinitrd").arg(initramfs).args(args);
+    list.check_installed()?;
+    limited(tx, &list)
 }
 
 /// The lines for what it holds below /etc. All of them would be too many.
@@ -322,6 +341,36 @@ fn limited(tx: &Transaction, list: &Cmd) -> Result<Result<String>> {
     Ok(said)
 }
 
+/// What an initramfs can do.
+pub fn look(tx: &Transaction, initramfs: &Path) -> Result<Initramfs> {
+    let modules = match modules(tx, initramfs)? {
+        Ok(modules) => modules,
+        Err(error) => return Ok(Initramfs::Unread(format!("{error:#}"))),
+    };
+    // Where it has neither of these files, nothing is told of them.
+    let files = told(tx, initramfs, &[OF_HOST, OPTIONS])?;
+    let files = files.inspect_err(|error| log::debug!("{}: {error:#}", initramfs.display()));
+    let (is_hostonly, of_one_host) = told_of_host(&files.unwrap_or_default());
+    Ok(Initramfs::Read {
+        has_module: modules.iter().any(|module| module == MODULE),
+        is_hostonly,
+        of_one_host,
+    })
+}
+
+/// Whether an initramfs is made for one host, and the kernel options in it that only such a one has, from the lists of
+/// both in one text.
+fn told_of_host(text: &str) -> (bool, Vec<String>) {
+    let mut is_hostonly = false;
+    let mut options = Vec::new();
+    for line in text.lines() {
+        is_hostonly |= OF_HOST_ONLY.iter().any(|file| line.starts_with(file));
+        let words = kernel_options::of_one_host(line);
+        options.extend(words.into_iter().map(str::to_owned));
+    }
+    (is_hostonly, options)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -329,6 +378,34 @@ mod tests {
 
     use super::*;
     use crate::sys::transaction::Writer;
+
+    #[test]
+    fn what_is_made_for_one_host_is_told_from_what_is_for_any() {
+        const OF_ONE: &str = "initramfs:/*lib/dracut/hostonly-files\n=====\n/etc/systemd/system.conf\n\
+            /etc/nsswitch.conf\n/etc/modprobe.d/mdadm.conf\n=====\n\n";
+        const OPTIONS: &str = "initramfs:/*etc/cmdline.d/*.conf\n=====\n rd.driver.pre=btrfs\n root=/dev/mapper/a-b \
+            rootfstype=ext4\n rd.lvm.lv=a/b\n=====\n";
+        const OF_ALL: &str =
+            "initramfs:/*lib/dracut/hostonly-files\n=====\n/etc/depmod.d/x.conf\n=====\n";
+        for (text, is_hostonly, options) in [
+            ("", false, ""),
+            (OF_ONE, true, ""),
+            (OF_ALL, false, ""),
+            (OPTIONS, false, "root=/dev/mapper/a-b rd.lvm.lv=a/b"),
+            (
+                &[OF_ONE, OPTIONS].concat(),
+                true,
+                "root=/dev/mapper/a-b rd.lvm.lv=a/b",
+            ),
+        ] {
+            let (found, of_one_host) = told_of_host(text);
+            assert_eq!(
+                (found, of_one_host.join(" ").as_str()),
+                (is_hostonly, options),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn a_dry_run_makes_no_initramfs_and_stores_no_kernels() {

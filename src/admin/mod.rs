@@ -9,6 +9,7 @@ mod diff;
 mod filesystem;
 mod gc;
 mod hooks;
+mod image;
 pub mod imgbase;
 mod initramfs;
 mod json_path;

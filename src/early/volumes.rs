@@ -14,24 +14,15 @@ use crate::lvm::disk::Metadata;
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::Role;
 use crate::model::name::{LvName, VgName};
+use crate::model::package_records::RECORDS;
 use crate::model::volume::{self, Mount, Volumes};
 use crate::model::{fstab, mount_unit};
 use crate::sys::cmd::Cmd;
 use crate::sys::rooted::open_beneath;
 use crate::sys::{mounts, run};
 
-/// Where packages are recorded, and by which programs: dpkg and apt, rpm and dnf, with what goes with them.
+/// Below which packages are recorded.
 const PACKAGES: &str = "/var/lib";
-const RECORDS: [&str; 8] = [
-    "apt",
-    "dnf",
-    "dpkg",
-    "pam",
-    "rpm",
-    "systemd/deb-systemd-helper-enabled",
-    "systemd/deb-systemd-helper-masked",
-    "ucf",
-];
 const PACKAGES_UNIT: &str = "imgbased-packages.service";
 
 /// The volumes that are mounted where what is booted is a layer. What is written to a base that runs is forgotten, so

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::plan::{Action, Content, ETC, Plan, Put, node_of, user_files};
 use super::reown::reowned;
-use super::users::Ids;
+use super::users::{Ids, UserFiles};
 use crate::tree::{Below, Dir, Id, Kind, Meta, Node, Time, escaped, walk};
 
 /// Applies a plan to the root of the copy, which holds what the new base holds, with the numbers that owners have
@@ -87,10 +87,14 @@ pub fn owned(node: &Node, ids: &Ids) -> io::Result<Meta> {
 
 /// Which numbers the names of one root have in another.
 pub fn ids_between(from: &Dir, to: &Dir) -> Result<Ids> {
-    let files = |root: &Dir| user_files(root.descend(Path::new(ETC))?.as_ref());
-    let [from, to] = [from, to].map(files);
-    let failed = "cannot read the users of a root";
-    Ok(Ids::between(&from.context(failed)?, &to.context(failed)?))
+    Ok(Ids::between(&users_of(from)?, &users_of(to)?))
+}
+
+/// The files of users and groups of a root.
+pub fn users_of(root: &Dir) -> Result<UserFiles> {
+    let etc = root.descend(Path::new(ETC));
+    let files = etc.and_then(|etc| user_files(etc.as_ref()));
+    files.context("cannot read the users of a root")
 }
 
 /// A directory, and the one below it that was needed last: most paths follow each other.

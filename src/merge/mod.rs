@@ -19,14 +19,16 @@ mod users;
 mod words;
 
 pub use additions::{Additions, new_in_var};
-pub use apply::{apply, copy, ids_between, owned};
+pub use apply::{apply, copy, ids_between, owned, users_of};
 pub use class::{Class, class};
 pub use decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose, decide};
 pub use lines::{Format, by_entry};
 pub use outside::{Again, Amount, Changed, Left, Outside, Package, Record, Rules, Staged, Zones};
 pub use plan::{Action, Content, Item, Plan, Put, Verdict};
 pub use reown::{reown, reown_but};
-pub use users::{Ids, Merged, Name, SystemIds, UserFiles, entries, faults, merge_users};
+pub use users::{
+    Ids, Merged, Moved, Name, SystemIds, UserFiles, entries, faults, merge_users, moved,
+};
 
 /// The sides of a merge, in this order everywhere.
 pub const OLD: usize = 0;

@@ -688,6 +688,40 @@ pub fn faults(files: &UserFiles) -> Vec<String> {
     faults
 }
 
+/// A name that has another number in another root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    pub is_group: bool,
+    pub name: String,
+    pub old: u32,
+    pub new: u32,
+}
+
+/// The users and groups of both roots whose numbers differ.
+pub fn moved(old: &UserFiles, new: &UserFiles) -> Vec<Moved> {
+    let mut moved = Vec::new();
+    for file in [PASSWD, GROUP] {
+        let [old, new] = [old, new].map(|files| {
+            let content = files.0[file].as_deref().unwrap_or_default();
+            Table::parse(file, content)
+        });
+        for fields in new.entries() {
+            let Some(before) = old.get(&fields[0]).map(id_of) else {
+                continue;
+            };
+            if before != id_of(fields) {
+                moved.push(Moved {
+                    is_group: file == GROUP,
+                    name: shown(&fields[0]),
+                    old: before,
+                    new: id_of(fields),
+                });
+            }
+        }
+    }
+    moved
+}
+
 /// The line of a user who has no password and gets none.
 fn locked(name: &[u8]) -> Fields {
     let mut line = vec![name.to_vec(), b"!*".to_vec()];
@@ -1128,6 +1162,15 @@ mod tests {
             "root:x:0:\nweb:x:102:\n",
         );
         let to = files("root:x:0:0:::\nweb:x:201:202:::\n", "web:x:202:\n");
+        let moved = |is_group, old, new| Moved {
+            is_group,
+            name: "web".to_owned(),
+            old,
+            new,
+        };
+        let wanted = [moved(false, 101, 201), moved(true, 102, 202)];
+        assert_eq!(super::moved(&from, &to), wanted);
+        assert_eq!(super::moved(&from, &from), []);
         let ids = Ids::between(&from, &to);
         assert_eq!(ids.users, [(0, 0), (101, 201), (103, 0)].into());
         assert_eq!(ids.groups, [(0, 0), (102, 202)].into());

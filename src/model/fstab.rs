@@ -45,6 +45,45 @@ pub fn has(fstab: &[u8], path: &str) -> bool {
     })
 }
 
+/// Mounts the boot partition of any host.
+const BOOT: &str = "LABEL=boot /boot auto defaults,nofail 0 2";
+
+/// The directories, or `none`, of the lines whose device has a name that it has on one host only, but for `/`.
+pub fn of_one_host(fstab: &[u8]) -> Vec<String> {
+    let lines = lines(fstab).filter(|line| is_of_one_disk(line) && !is_root(line));
+    let directories = lines.filter_map(directory);
+    directories
+        .map(|at| String::from_utf8_lossy(at).into_owned())
+        .collect()
+}
+
+/// The fstab for any host: without those lines and the line for `/`, and with one for the boot partition.
+pub fn of_any_host(fstab: &[u8]) -> Vec<u8> {
+    let kept = lines(fstab).filter(|line| !is_root(line) && !is_of_one_disk(line));
+    let mut text = kept.collect::<Vec<_>>().join(&b'\n');
+    if !has(&text, "/boot") {
+        if text.last().is_some_and(|last| *last != b'\n') {
+            text.push(b'\n');
+        }
+        text.extend(BOOT.as_bytes());
+        text.push(b'\n');
+    }
+    text
+}
+
+/// Whether a line names a filesystem, partition or disk by what no other one has.
+fn is_of_one_disk(line: &[u8]) -> bool {
+    const NAMES: [&str; 5] = [
+        "UUID=",
+        "PARTUUID=",
+        "/dev/disk/by-uuid/",
+        "/dev/disk/by-partuuid/",
+        "/dev/disk/by-id/",
+    ];
+    let device = fields(line).next().map(|field| &line[field]);
+    device.is_some_and(|device| NAMES.iter().any(|name| device.starts_with(name.as_bytes())))
+}
+
 /// The fstab with `device` on the line for `/`, and with the filesystem that is there; nothing if there is no such
 /// line. Of a line for another filesystem stay the options that this one takes as well.
 pub fn with_root(fstab: &[u8], device: &[u8], fstype: &str) -> Option<RootLine> {
@@ -171,6 +210,32 @@ mod tests {
             ("/hom", false),
         ] {
             assert_eq!(has(fstab, path), wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_fstab_for_any_host_names_no_disk_of_one() {
+        const BOOT: &str = "LABEL=boot /boot auto defaults,nofail 0 2\n";
+        for (fstab, others, wanted) in [
+            ("", "", BOOT.to_owned()),
+            (BOOT, "", BOOT.to_owned()),
+            ("# UUID=1 /x\n", "", format!("# UUID=1 /x\n{BOOT}")),
+            (
+                "UUID=1 / ext4\nUUID=2\t/boot ext4\ntmpfs /tmp tmpfs",
+                "/boot",
+                format!("tmpfs /tmp tmpfs\n{BOOT}"),
+            ),
+            (
+                "PARTUUID=1 none swap\n/dev/disk/by-id/x /srv xfs\n/dev/sdb1 /boot ext4\n",
+                "none /srv",
+                "/dev/sdb1 /boot ext4\n".to_owned(),
+            ),
+            ("/dev/sda1 / ext4\n", "", BOOT.to_owned()),
+        ] {
+            assert_eq!(of_one_host(fstab.as_bytes()).join(" "), others, "{fstab:?}");
+            let made = of_any_host(fstab.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&made), wanted, "{fstab:?}");
+            assert_eq!(of_any_host(&made), made, "{fstab:?}");
         }
     }
 

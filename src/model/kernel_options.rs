@@ -119,6 +119,30 @@ pub fn without_ours(options: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
+/// Those that name a disk, a volume or the identity of one host: a root, a layer, or anything by its UUID. Another host
+/// looks for that in vain, and waits for it.
+pub fn of_one_host(options: &str) -> Vec<&str> {
+    words(options).filter(|word| is_of_one_host(word)).collect()
+}
+
+/// The options without those.
+pub fn of_any_host(options: &str) -> String {
+    let others = words(options).filter(|word| !is_of_one_host(word));
+    others.collect::<Vec<_>>().join(" ")
+}
+
+fn is_of_one_host(word: &str) -> bool {
+    const NAMES: [&str; 5] = [
+        "uuid=",
+        "/by-uuid/",
+        "/by-partuuid/",
+        "/by-id/",
+        "systemd.machine_id=",
+    ];
+    let lower = word.to_ascii_lowercase();
+    without_ours(word).is_empty() || NAMES.iter().any(|name| lower.contains(name))
+}
+
 /// The options of a system that runs, without how its own root was mounted, which grub-mkconfig(8) adds.
 pub fn without_root(options: &str) -> String {
     let options = without_ours(options);
@@ -153,6 +177,33 @@ mod tests {
         }
         let running = "root=/dev/sda1 ro quiet rootflags=x panic=5";
         assert_eq!(without_root(running), "quiet panic=5");
+    }
+
+    #[test]
+    fn what_names_a_disk_of_one_host_is_told_from_what_is_for_all() {
+        for (word, is_of_one) in [
+            ("root=/dev/sda1", true),
+            ("root=LABEL=x", true),
+            ("rd.lvm.lv=a/b", true),
+            ("imgbased.layer=Base-0.1", true),
+            ("imgbased.trial", true),
+            ("resume=UUID=1-2", true),
+            ("rd.luks.uuid=luks-1", true),
+            ("rd.md.uuid=1:2", true),
+            ("resume=/dev/disk/by-id/x", true),
+            ("systemd.machine_id=0", true),
+            ("console=ttyS0,115200", false),
+            ("imgbased.onfail=reboot", false),
+            ("rootflags=x", false),
+            ("resume=/dev/mapper/HostVG-swap", false),
+            ("dyndbg=\"file x root=1\"", false),
+        ] {
+            let options = format!("quiet {word} ro");
+            let wanted: &[&str] = if is_of_one { &[word] } else { &[] };
+            assert_eq!(of_one_host(&options), wanted);
+            let rest = if is_of_one { "quiet ro" } else { &options };
+            assert_eq!(of_any_host(&options), rest);
+        }
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 pub mod boot_record;
 pub mod fstab;
+pub mod image;
 pub mod kernel_options;
 pub mod layout;
 pub mod mount_unit;
 pub mod name;
 pub mod os_release;
 pub mod package;
+pub mod package_records;
 pub mod percent;
 pub mod persist;
 pub mod pool;

@@ -252,6 +252,13 @@ pub fn next_layer<'a>(base: &LvName, taken: impl IntoIterator<Item = &'a str>) -
     }
 }
 
+impl LvName {
+    /// The name and version of an image, of `name-version-release` or `name-version`; nothing if there is no version.
+    pub fn name_and_version(&self) -> Option<(&str, &str)> {
+        Some(split_nvr(&self.0)).filter(|(name, version)| !name.is_empty() && !version.is_empty())
+    }
+}
+
 /// Order of names: as RPM compares name-version-release, so that `Base-10` follows `Base-9` and
 /// `.10` follows `.9`. Names that RPM calls equal are ordered by their bytes.
 impl Ord for LvName {
@@ -505,6 +512,8 @@ mod tests {
             lv("Base-1.11")
         );
         let nvr = lv("node-4.5-1");
+        assert_eq!(nvr.name_and_version(), Some(("node", "4.5-1")));
+        assert_eq!(lv("my-node").name_and_version(), None);
         assert_eq!(
             next_layer(&nvr, ["node-4.5-1+1", "node-4.5-1.7"]).unwrap(),
             lv("node-4.5-1+2")

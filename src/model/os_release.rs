@@ -30,6 +30,18 @@ impl OsRelease {
         }
     }
 
+    /// The text with this name and version of the image.
+    pub fn with_image(text: &str, id: &str, version: &str) -> String {
+        let is_other = |line: &&str| {
+            let key = line.split('=').next();
+            !matches!(key, Some("IMAGE_ID" | "IMAGE_VERSION"))
+        };
+        let mut lines: Vec<String> = text.lines().filter(is_other).map(str::to_owned).collect();
+        lines.push(format!("IMAGE_ID={id}"));
+        lines.push(format!("IMAGE_VERSION={version}"));
+        lines.join("\n") + "\n"
+    }
+
     /// That of the image, else that of the distribution.
     pub fn version(&self) -> Option<&str> {
         let version = self.image_version.as_ref().or(self.version_id.as_ref());
@@ -80,6 +92,20 @@ mod tests {
         let release = OsRelease::parse(&format!("{text}IMAGE_VERSION=7\n"));
         assert_eq!(release.version(), Some("7"));
         assert_eq!(OsRelease::parse(""), OsRelease::default());
+    }
+
+    #[test]
+    fn an_image_gets_its_name_and_version() {
+        for text in [
+            "ID=x\nIMAGE_ID=a",
+            "ID=x\n",
+            "IMAGE_VERSION=1\nID=x\nIMAGE_ID=b\n",
+        ] {
+            let named = OsRelease::with_image(text, "myhost", "2.0-1");
+            assert_eq!(named, "ID=x\nIMAGE_ID=myhost\nIMAGE_VERSION=2.0-1\n");
+            assert_eq!(OsRelease::with_image(&named, "myhost", "2.0-1"), named);
+            assert_eq!(OsRelease::parse(&named).version(), Some("2.0-1"));
+        }
     }
 
     #[test]

@@ -431,6 +431,11 @@ impl Transaction<'_> {
     }
 }
 
+/// How a shell writes a file, for [`Transaction::work`] that does so.
+pub fn write_line(path: &Path, content: &[u8]) -> String {
+    Action::Write(path, content, 0, None).to_string()
+}
+
 fn show(command: &dyn fmt::Display) -> Result<()> {
     writeln!(io::stdout().lock(), "{command}").context("cannot write to standard output")
 }

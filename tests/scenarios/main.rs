@@ -22,6 +22,7 @@ mod early;
 mod findings;
 mod groups;
 mod hooks;
+mod image_check;
 mod images;
 mod imgbase;
 mod kernels;
@@ -49,6 +50,7 @@ fn all() -> Vec<Scenario> {
         prepare::SCENARIOS,
         adoption::SCENARIOS,
         images::SCENARIOS,
+        image_check::SCENARIOS,
         early::SCENARIOS,
         loaders::SCENARIOS,
         next_start::SCENARIOS,

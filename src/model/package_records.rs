@@ -1,0 +1,14 @@
+//! Where a root has its record of packages.
+
+/// The directories of /var/lib with what programs record of packages: dpkg and apt, rpm and dnf, with what goes with
+/// them.
+pub const RECORDS: [&str; 8] = [
+    "apt",
+    "dnf",
+    "dpkg",
+    "pam",
+    "rpm",
+    "systemd/deb-systemd-helper-enabled",
+    "systemd/deb-systemd-helper-masked",
+    "ucf",
+];
