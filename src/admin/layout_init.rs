@@ -250,7 +250,7 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
             &name,
             &filesystem,
             &options,
-            &mut |_| Ok(Vec::new()),
+            &mut |_| Ok(vec![tag::ADOPTED.to_owned()]),
         )
         .with_context(|| format!("{vg}/{lv} did not become a base"))?;
         if context.dry_run {

@@ -37,6 +37,8 @@ pub mod tag {
     pub const NEWEST: &str = "imgbased:newest=";
     /// On a base whose fstab has a line for the root: each of its layers needs one of its own.
     pub const ROOT_LINE: &str = "imgbased:fstab-root";
+    /// On a base that was made of an installed system: what is in it is the host's, and no image's.
+    pub const ADOPTED: &str = "imgbased:adopted";
     /// On a base that a rollback has left: no update takes that image again unless it is told to.
     pub const HOLD: &str = "imgbased:hold";
     /// On a layer that has come up, nobody knows when.
@@ -191,6 +193,11 @@ impl Volume {
     /// Whether a rollback has left this base.
     pub fn is_held(&self) -> bool {
         self.has_tag(tag::HOLD)
+    }
+
+    /// Whether this base was made of a system that was installed on the host.
+    pub fn is_adopted(&self) -> bool {
+        self.has_tag(tag::ADOPTED)
     }
 
     /// The tags that tell of a trial that failed; there should be one at most.
@@ -531,6 +538,19 @@ mod tests {
         assert_eq!(nearest("Base-0", 9), "Base-4 Base-3 Base-1");
         assert_eq!(nearest("Base-5", 3), "");
         assert_eq!(group.nearest(&"x".parse().unwrap(), u64::MAX).len(), 3);
+    }
+
+    #[test]
+    fn a_base_tells_whether_it_was_adopted() {
+        let group = Group::with(vec![
+            volume("node-1-1", &[tag::BASE, "imgbased:adopted"]),
+            volume("node-1-1+1", &[tag::LAYER, "imgbased:of=node-1-1"]),
+            volume("Base-0", &[tag::BASE, "imgbased:of=imgbased:adopted"]),
+        ]);
+        let adopted = group.volumes.iter().filter(|volume| volume.is_adopted());
+        let adopted: Vec<&str> = adopted.map(|volume| volume.name.as_str()).collect();
+        assert_eq!(adopted, ["node-1-1"]);
+        assert_eq!(group.volumes[0].role, Role::Base);
     }
 
     #[test]
