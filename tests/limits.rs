@@ -87,6 +87,7 @@ fn work(work: &str, trees: &Path) {
                 volumes: &[],
                 leave: &[],
                 packages: [&none; 3],
+                is_adopted: false,
             };
             let go_on = || Ok(());
             let outside = Outside::of(roots, false, &rules, &plan, &go_on).expect("a plan");

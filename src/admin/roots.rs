@@ -9,9 +9,11 @@ use anyhow::{Context as _, Result, bail};
 use super::filesystem::{self, mount_point};
 use super::look::Look;
 use super::{Context, comment, view};
-use crate::model::layout::{Group, Role};
+use crate::merge::Plan;
+use crate::model::layout::{Group, Role, Volume};
 use crate::model::name::LvName;
 use crate::sys::transaction::Transaction;
+use crate::tree::Dir;
 
 /// A root by the name that a person gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,19 +158,33 @@ pub struct Sides {
     pub layer: Tree,
     /// Whether the layer is a snapshot of the old base.
     pub is_snapshot: bool,
+    /// Whether the old base is the host as it was installed, and no image.
+    pub is_adopted: bool,
 }
 
 impl Sides {
     /// Those of what runs.
     pub fn of(group: &Group) -> Result<Self> {
-        let old = Tree::Volume(base_of_running(group)?);
+        let base = base_of_running(group)?;
+        let is_adopted = group.volume(base.as_str()).is_some_and(Volume::is_adopted);
+        let old = Tree::Volume(base);
         let layer = named(group, Tree::Running)?;
         let is_snapshot = have_one_origin(group, &old, &layer);
         Ok(Self {
             old,
             layer,
             is_snapshot,
+            is_adopted,
         })
+    }
+
+    /// Plans the merge of their /etc with that of a new base.
+    pub fn plan(&self, roots: [&Dir; 3]) -> Result<Plan> {
+        if self.is_adopted {
+            Plan::of_adopted(roots, self.is_snapshot)
+        } else {
+            Plan::of(roots, self.is_snapshot)
+        }
     }
 
     /// Their names, and that of the new base.
@@ -262,7 +278,7 @@ pub fn mounted<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::layout::{Volume, tag};
+    use crate::model::layout::tag;
 
     fn group() -> Group {
         let volume = Volume::tagged;

@@ -5,10 +5,14 @@
 //! listed. No path keeps the others from being merged; only errors of a disk do. So /etc is merged, and outside of
 //! it what is carried; what is neither is looked for, so that nothing is left behind unasked. What is changed until the
 //! new layer boots is found by a record of what was merged, and merged once more.
+//!
+//! An old base that was adopted is no image, but the host as it was installed. What the layer still has of it counts as
+//! added by the layer.
 
 mod additions;
 mod apply;
 mod class;
+mod conffiles;
 mod decide;
 mod lines;
 mod outside;

@@ -8,6 +8,7 @@ use std::{io, mem};
 use anyhow::{Context, Result};
 
 use super::class::{Class, class};
+use super::conffiles::Conffiles;
 use super::decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose, decide};
 use super::lines::{ByEntry, Format, by_entry};
 use super::outside::{Zones, as_written};
@@ -29,6 +30,7 @@ pub struct Plan {
     pub items: Vec<Item>,
     pub users: Merged,
     pub(super) owners: Owners,
+    pub(super) is_adopted: bool,
 }
 
 /// A path that is not simply as in the new base.
@@ -93,8 +95,24 @@ impl Plan {
     /// Plans the merge of the roots of the old base, the layer and the new base. `is_snapshot` says that the layer
     /// is a snapshot of the old base, so that what was not touched is not read.
     pub fn of(roots: [&Dir; 3], is_snapshot: bool) -> Result<Self> {
+        Self::with(roots, is_snapshot, false)
+    }
+
+    /// The same where the old base was adopted.
+    pub fn of_adopted(roots: [&Dir; 3], is_snapshot: bool) -> Result<Self> {
+        Self::with(roots, is_snapshot, true)
+    }
+
+    fn with(roots: [&Dir; 3], is_snapshot: bool, is_adopted: bool) -> Result<Self> {
         let of = |side: usize| roots[side].descend(Path::new(ETC));
-        let etc = [etc_of_image(roots[OLD])?, of(LAYER)?, of(NEW)?];
+        let of_image = etc_of_image(roots[OLD])?;
+        let conffiles = if is_adopted && of_image.is_none() {
+            Some(Conffiles::of(roots[OLD]).context("cannot read what dpkg knows of /etc")?)
+        } else {
+            None
+        };
+        let old = of_image.map_or_else(|| of(OLD), |etc| Ok(Some(etc)))?;
+        let etc = [old, of(LAYER)?, of(NEW)?];
         let mut files: [UserFiles; 3] = Default::default();
         for (files, dir) in files.iter_mut().zip(&etc) {
             *files = user_files(dir.as_ref()).context("cannot read the users of a root")?;
@@ -104,13 +122,18 @@ impl Plan {
             None => None,
         };
         let system = SystemIds::of(&login_defs.unwrap_or_default());
-        let users = merge_users([&files[OLD], &files[LAYER], &files[NEW]], system);
+        let of_host = conffiles
+            .is_some()
+            .then(|| files[OLD].lacked_by(&files[LAYER]));
+        let old = of_host.as_ref().unwrap_or(&files[OLD]);
+        let users = merge_users([old, &files[LAYER], &files[NEW]], system);
         let owners = Owners::of(&files, &users);
-        let zones = Zones::usual(roots)?;
+        let zones = Zones::usual(roots, is_adopted)?;
         let scope = Scope {
             top: ETC,
             class,
             comes: &|target| Ok(zones.brings(target) && roots[LAYER].resolve(target)?.is_some()),
+            adopted: conffiles.as_ref(),
         };
         let mut planner = Planner::new(roots, &owners, is_snapshot, scope);
         walk(&etc, None, &mut |visit| {
@@ -124,21 +147,20 @@ impl Plan {
             items,
             users,
             owners,
+            is_adopted,
         })
     }
 }
 
-/// The /etc of the old base as its image has it. An image of oVirt Node has a copy of it: the first base of such a host
-/// is what its installer has made of the image, and what that has written there is the host's.
+/// The /etc of the old base as its image has it, if that is elsewhere. An image of oVirt Node has a copy of it: the first
+/// base of such a host is what its installer has made of the image, and what that has written there is the host's.
 fn etc_of_image(base: &Dir) -> io::Result<Option<Dir>> {
     const NAME: &str = "usr/share/imgbase/build/meta/nvr";
     const COPY: &str = "usr/share/factory/etc";
-    if base.resolve(Path::new(NAME))?.is_some()
-        && let Some(copy) = base.descend(Path::new(COPY))?
-    {
-        return Ok(Some(copy));
+    if base.resolve(Path::new(NAME))?.is_none() {
+        return Ok(None);
     }
-    base.descend(Path::new(ETC))
+    base.descend(Path::new(COPY))
 }
 
 /// One side of a path, looked at.
@@ -165,6 +187,8 @@ pub(super) struct Scope<'a> {
     /// Whether there is no need to say that a link leads to this path, from the root, where the new base has
     /// nothing.
     pub comes: &'a dyn Fn(&Path) -> Result<bool>,
+    /// Where the old base was adopted: the files of it that are as a package has brought them.
+    pub adopted: Option<&'a Conffiles>,
 }
 
 /// Decides on each path that it visits.
@@ -235,6 +259,12 @@ impl<'a> Planner<'a> {
             return Ok(Below::Skip);
         };
         let path = visit.path;
+        let none = None;
+        let old = if self.is_hosts(path, old.as_ref(), layer.as_ref())? {
+            &none
+        } else {
+            old
+        };
         // Each is in the one before.
         let is_left = |item: &Item| !path.starts_with(&item.path);
         while self.pending.last().is_some_and(is_left) {
@@ -288,6 +318,15 @@ impl<'a> Planner<'a> {
         let decision = decide(of_old, of_layer, of_new);
         self.decided(path, decision, &sides, None)?;
         Ok(Below::Visit)
+    }
+
+    /// Whether what an adopted base has is the host's own, and no default that may change with the image. What the layer
+    /// does not have any more was deleted on the host.
+    fn is_hosts(&self, path: &Path, old: Option<&Place>, layer: Option<&Place>) -> Result<bool> {
+        let (Some(conffiles), Some(old), Some(_)) = (self.scope.adopted, old, layer) else {
+            return Ok(false);
+        };
+        Ok(!conffiles.is_pristine(path, old)?)
     }
 
     /// Reads what is needed to decide. What has gone since is not there.

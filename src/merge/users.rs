@@ -33,6 +33,27 @@ type Fields = Vec<Vec<u8>>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserFiles(pub [Option<Vec<u8>>; 6]);
 
+impl UserFiles {
+    /// The lines of names that other files do not have.
+    pub fn lacked_by(&self, other: &Self) -> Self {
+        fn name(line: &[u8]) -> &[u8] {
+            let end = line.iter().position(|byte| *byte == b':');
+            &line[..end.unwrap_or(line.len())]
+        }
+        let mut lacked = self.clone();
+        for (content, other) in lacked.0.iter_mut().zip(&other.0) {
+            let (Some(lines), Some(other)) = (&*content, other) else {
+                continue;
+            };
+            let names: BTreeSet<&[u8]> = split(other).map(name).collect();
+            let lines = split(lines).filter(|line| !names.contains(name(line)));
+            let lines: Vec<u8> = lines.flat_map(|line| [line, b"\n"].concat()).collect();
+            *content = Some(lines);
+        }
+        lacked
+    }
+}
+
 /// Which numbers of users and groups in the new base are other ones on the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ids {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
-use imgbased_helper::merge::{Again, Changed, Plan, Record, Zones};
+use imgbased_helper::merge::{Again, Changed, Record, Zones};
 use imgbased_helper::tree::Dir;
 
 use crate::outside::{GO_ON, SIDES, Told, all, make_all, open, split, update};
@@ -16,8 +16,8 @@ use crate::tree::{Merge, describe, lacks, make, run, runs};
 use crate::whole::make_some;
 
 /// An update that waits for a restart.
-struct Waiting {
-    merge: Merge,
+pub struct Waiting {
+    pub merge: Merge,
     told: Told,
     zones: Zones,
     record: Record,
@@ -32,7 +32,7 @@ struct Opened {
 }
 
 impl Waiting {
-    fn new(merge: Merge, told: Told) -> Self {
+    pub fn new(merge: Merge, told: Told) -> Self {
         let roots = SIDES.map(|side| open(&merge, side));
         let zones = Zones::of_roots(roots.each_ref(), &told.rules()).expect("zones");
         let record = zones.record(&roots[1], &GO_ON).expect("a record");
@@ -51,6 +51,7 @@ impl Waiting {
         let roots = SIDES.map(|side| open(&self.merge, side));
         let told = Told {
             carried: [self.told.carried.clone(), self.zones.carried()].concat(),
+            is_adopted: self.told.is_adopted,
             ..Told::default()
         };
         let zones = Zones::of_roots(roots.each_ref(), &told.rules()).expect("zones");
@@ -64,12 +65,12 @@ impl Waiting {
     }
 
     /// Takes along what was changed. Returns what had no place.
-    fn again(&self) -> Vec<PathBuf> {
+    pub fn again(&self) -> Vec<PathBuf> {
         let opened = self.opened();
         let scratch = self.merge.root("scratch");
         fs::create_dir(&scratch).expect("a directory");
         let roots = opened.roots.each_ref();
-        let plan = Plan::of(roots, self.told.is_snapshot).expect("a plan");
+        let plan = self.told.plan(roots);
         let again = Again {
             roots,
             is_snapshot: self.told.is_snapshot,

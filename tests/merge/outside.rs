@@ -27,6 +27,7 @@ pub struct Told {
     pub leave: Vec<PathBuf>,
     pub packages: [BTreeMap<String, String>; 3],
     pub is_snapshot: bool,
+    pub is_adopted: bool,
 }
 
 impl Told {
@@ -46,7 +47,17 @@ impl Told {
             volumes: &self.volumes,
             leave: &self.leave,
             packages: self.packages.each_ref(),
+            is_adopted: self.is_adopted,
         }
+    }
+
+    pub fn plan(&self, roots: [&Dir; 3]) -> Plan {
+        let plan = if self.is_adopted {
+            Plan::of_adopted(roots, self.is_snapshot)
+        } else {
+            Plan::of(roots, self.is_snapshot)
+        };
+        plan.expect("a plan")
     }
 }
 
@@ -91,7 +102,7 @@ fn update_in_place(merge: &Merge, told: &Told, sides: [&str; 3]) -> Done {
     let [_, _, copy] = sides;
     let [old, layer, new] = sides.map(|side| open(merge, side));
     let roots = [&old, &layer, &new];
-    let plan = Plan::of(roots, told.is_snapshot).expect("a plan");
+    let plan = told.plan(roots);
     let outside = Outside::of(roots, told.is_snapshot, &told.rules(), &plan, &GO_ON);
     let outside = outside.expect("what is outside");
     reown(&new, &plan.users.ids).expect("owners");

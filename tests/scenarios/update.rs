@@ -17,6 +17,7 @@ scenarios![
     what_was_changed_since_an_update_comes_along_and_nothing_else_is_read,
     a_restart_after_an_update_without_a_change_tells_of_no_loss,
     an_update_of_a_host_with_systemd_boot,
+    a_host_that_was_adopted_keeps_what_it_had,
     an_update_that_does_not_come_up_is_not_taken_again,
     an_update_makes_the_initramfs_anew_for_what_the_host_has_changed,
 ];
@@ -219,6 +220,52 @@ fn a_restart_after_an_update_without_a_change_tells_of_no_loss() -> Result<()> {
         assert_eq!(vm.ok(command)?.trim(), wanted, "{command}");
     }
     is_clean(&mut vm)
+}
+
+/// The base was made of the installed system, so it is not known what of that came with an image.
+fn a_host_that_was_adopted_keeps_what_it_had() -> Result<()> {
+    let (disk, mut vm) = Host::running(Loader::Grub, "update-adopted")?;
+    vm.ok_for(&script("make-installed")?, SLOW)?;
+    vm.ok(&script("change-installed")?)?;
+    vm.ok_for(
+        "imgbased-helper layout init --from /mnt/root --name node-4.5-1",
+        SLOW,
+    )?;
+    let adopted = "lvm lvs --noheadings -o lv_name @imgbased:adopted";
+    assert_eq!(vm.ok(adopted)?.trim(), "node-4.5-1");
+    vm.ok("umount /mnt/root && \
+         imgbased-helper --vg Installed boot default --tries 0 node-4.5-1+1")?;
+    vm.power_off()?;
+
+    let mut vm = disk.boot_with("adopted", vec![disk.existing("spare")])?;
+    vm.log_in()?;
+    has_root(&mut vm, "Installed", "node-4.5-1+1")?;
+    vm.ok(&script("make-next")?)?;
+    vm.ok("echo later >/root/later")?;
+    let said = vm.ok_for(
+        "imgbased-helper --vg Installed update --name Next --tries 0 /mnt/next",
+        SLOW,
+    )?;
+    ensure!(said.contains(" in conflict"), "{said}");
+    let layer = said.split_once(" is a layer of Next");
+    let layer = layer.and_then(|(before, _)| before.lines().last());
+    let layer = layer.with_context(|| said.clone())?;
+    let look = "cat home/admin/note root/key opt/own/data srv/site/page root/later; \
+                grep -c /srv/scratch etc/fstab; cut -d : -f 1,3 etc/passwd | grep -e admin -e second; \
+                stat -c %u home/admin/note; cat etc/motd etc/issue; \
+                ls etc/systemd/system/multi-user.target.wants/second.service etc/debian_version 2>/dev/null";
+    assert_eq!(
+        vm.ok(&script_with(
+            "look-into",
+            &[layer, &format!("{look} || true"), "Installed"]
+        )?)?,
+        "home/admin/note\nroot/key\nopt/own/data\nsrv/site/page\nlater\n\
+         1\nadmin:1000\nsecond:1001\n\
+         0\nof the host\nthe second image\n\
+         etc/systemd/system/multi-user.target.wants/second.service"
+    );
+    assert_eq!(vm.ok(adopted)?.trim(), "node-4.5-1");
+    Ok(())
 }
 
 /// What a verb that only looks leaves as it was.

@@ -166,7 +166,7 @@ fn preview(context: &Context, to: Option<LvName>) -> Result<()> {
         );
         let new = Tree::Volume(new);
         let plan = sides.opened_with(context, tx, &group, &new, |tx, roots| {
-            tx.unlocked(|_| plan(roots, sides.is_snapshot))
+            tx.unlocked(|_| plan(roots, &sides))
         })?;
         Ok(plan.map(|plan| MergeReport::of(sides.names(&new), &plan)))
     })?;
@@ -176,7 +176,7 @@ fn preview(context: &Context, to: Option<LvName>) -> Result<()> {
     }
 }
 
-fn plan(roots: [&Path; 3], is_snapshot: bool) -> Result<Plan> {
+fn plan(roots: [&Path; 3], sides: &Sides) -> Result<Plan> {
     let [old, layer, new] = roots.map(Dir::root);
-    Plan::of([&old?, &layer?, &new?], is_snapshot)
+    sides.plan([&old?, &layer?, &new?])
 }

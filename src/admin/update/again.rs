@@ -283,13 +283,13 @@ impl Again<'_> {
         let roots = [&old?, &layer?, &new?];
         let interrupt = tx.interrupt().clone();
         let go_on = || interrupt.check();
-        let zones = self.told.zones(roots)?;
+        let zones = self.told.zones(roots, self.sides)?;
         let record = record().unwrap_or_else(|error| {
             log::warn!("what was deleted since stays in the new layer: {error:#}");
             Record::default()
         });
         let changed = zones.changed(&record, roots[LAYER], &go_on)?;
-        let plan = Plan::of(roots, self.sides.is_snapshot)?;
+        let plan = self.sides.plan(roots)?;
         let root = Dir::root(self.root)?;
         let name = SCRATCH.as_ref();
         root.remove_all(name)?;

@@ -117,7 +117,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
                 let [old, layer] = [old, layer].map(Dir::root);
                 let roots = [&old?, &layer?, &new];
                 let go_on = || tx.interrupt().check();
-                let planned = plan(roots, sides.is_snapshot, &told, &go_on)?;
+                let planned = plan(roots, &sides, &told, &go_on)?;
                 refuse(planned.check_left());
                 merge = Some(MergeReport::of(names, &planned.plan));
                 carried = Amount::carried(&planned.outside);

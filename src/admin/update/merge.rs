@@ -69,14 +69,15 @@ impl Told {
     }
 
     /// What becomes of each path of these roots.
-    pub fn zones(&self, roots: [&Dir; 3]) -> Result<Zones> {
+    pub fn zones(&self, roots: [&Dir; 3], sides: &Sides) -> Result<Zones> {
         let carried = self.carried([roots[OLD], roots[LAYER]])?;
         let none = BTreeMap::new();
-        Zones::of_roots(roots, &self.rules(&carried, [&none; 3]))
+        Zones::of_roots(roots, &self.rules(sides, &carried, [&none; 3]))
     }
 
     fn rules<'a>(
         &'a self,
+        sides: &Sides,
         carried: &'a [PathBuf],
         packages: [&'a BTreeMap<String, String>; 3],
     ) -> merge::Rules<'a> {
@@ -85,6 +86,7 @@ impl Told {
             volumes: &self.volumes,
             leave: &self.leave,
             packages,
+            is_adopted: sides.is_adopted,
         }
     }
 
@@ -113,17 +115,17 @@ pub struct Planned {
 /// Plans the merge of the roots of the old base, the layer and the new base. `go_on` ends the work by its error.
 pub fn plan(
     roots: [&Dir; 3],
-    is_snapshot: bool,
+    sides: &Sides,
     told: &Told,
     go_on: &dyn Fn() -> Result<()>,
 ) -> Result<Planned> {
     let of = |side: usize| packages::of(roots[side]);
     let (old, layer, new) = (of(OLD)?, of(LAYER)?, of(NEW)?);
-    let plan = Plan::of(roots, is_snapshot)?;
+    let plan = sides.plan(roots)?;
     go_on()?;
     let carried = told.carried([roots[OLD], roots[LAYER]])?;
-    let rules = told.rules(&carried, [&old, &layer, &new]);
-    let outside = Outside::of(roots, is_snapshot, &rules, &plan, go_on)?;
+    let rules = told.rules(sides, &carried, [&old, &layer, &new]);
+    let outside = Outside::of(roots, sides.is_snapshot, &rules, &plan, go_on)?;
     let is_left = |name: &&String| !old.contains_key(*name) && !new.contains_key(*name);
     Ok(Planned {
         plan,
@@ -206,10 +208,10 @@ pub fn into(
             tx.work(&"the merge of what was changed", |interrupt| {
                 let go_on = || interrupt.check();
                 new_in_var = merge::new_in_var(roots[OLD], roots[NEW], &go_on)?;
-                let zones = told.zones(roots)?;
+                let zones = told.zones(roots, sides)?;
                 let circumstances = circumstances(&told.listed, roots[LAYER])?;
                 let record = recorded(&zones, roots[LAYER], &go_on)?;
-                let planned = plan(roots, sides.is_snapshot, told, &go_on)?;
+                let planned = plan(roots, sides, told, &go_on)?;
                 planned.check_left()?;
                 planned.check_room(room_in(context, root)?)?;
                 merge::reown(roots[NEW], &planned.plan.users.ids)?;
@@ -294,6 +296,7 @@ fn shared_paths(group: &Group) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::roots::Tree;
     use crate::model::layout::{Volume, tag};
     use std::fs;
 
@@ -316,7 +319,13 @@ mod tests {
             carried: Vec::new(),
         };
         let [old, layer, new] = roots.each_ref().map(|root| Dir::root(root).unwrap());
-        plan([&old, &layer, &new], false, &told, &|| Ok(())).unwrap()
+        let sides = Sides {
+            old: Tree::Directory(roots[OLD].clone()),
+            layer: Tree::Directory(roots[LAYER].clone()),
+            is_snapshot: false,
+            is_adopted: false,
+        };
+        plan([&old, &layer, &new], &sides, &told, &|| Ok(())).unwrap()
     }
 
     #[test]

@@ -85,6 +85,7 @@ impl<'a> Again<'a> {
             zones,
             owners: &self.plan.owners,
             is_snapshot: self.is_snapshot,
+            is_adopted: self.plan.is_adopted,
             interrupt,
         };
         // A directory of the new base that the copy has from now on. With it comes all that is in it.

@@ -27,6 +27,7 @@ use self::packages::Packages;
 use self::zone::Zone;
 use super::apply::Applier;
 use super::class::Class;
+use super::conffiles::Conffiles;
 use super::decide::Clash;
 use super::owners::Owners;
 use super::plan::{Action, Content, Item, Plan, Planner, Scope, Verdict};
@@ -49,6 +50,8 @@ pub struct Rules<'a> {
     pub leave: &'a [PathBuf],
     /// The packages of each root with their versions, as dpkg names their lists: `NAME` or `NAME:ARCHITECTURE`.
     pub packages: [&'a BTreeMap<String, String>; 3],
+    /// Whether the old base was adopted, as for the plan of /etc.
+    pub is_adopted: bool,
 }
 
 /// What is outside of /etc, and what becomes of it.
@@ -69,6 +72,7 @@ pub struct Outside {
     zones: Zones,
     owners: Owners,
     is_snapshot: bool,
+    is_adopted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +116,7 @@ impl Outside {
             zones,
             owners: plan.owners.clone(),
             is_snapshot,
+            is_adopted: plan.is_adopted,
         };
         outside.count(roots, left, interrupt)?;
         Ok(outside)
@@ -182,6 +187,7 @@ impl Outside {
             zones: &self.zones,
             owners,
             is_snapshot: self.is_snapshot,
+            is_adopted: self.is_adopted,
             interrupt,
         };
         carrier.run(roots, None, &|_| true, each)
@@ -193,6 +199,7 @@ struct Carrier<'a> {
     zones: &'a Zones,
     owners: &'a Owners,
     is_snapshot: bool,
+    is_adopted: bool,
     interrupt: &'a dyn Fn() -> Result<()>,
 }
 
@@ -210,10 +217,13 @@ impl Carrier<'_> {
             // Many a program keeps its state in links that lead nowhere.
             Ok(self.zones.brings(target) || roots[LAYER].resolve(target)?.is_none())
         };
+        // The defaults of packages are in /etc.
+        let conffiles = Conffiles::default();
         let scope = Scope {
             top: "",
             class: |_| Class::Plain,
             comes: &comes,
+            adopted: self.is_adopted.then_some(&conffiles),
         };
         let mut planner = Planner::new(roots, self.owners, self.is_snapshot, scope);
         let trees: Vec<&Dir> = roots.into_iter().chain(beside).collect();

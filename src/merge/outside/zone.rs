@@ -188,13 +188,14 @@ impl Zones {
     }
 
     /// Those where nobody has said anything.
-    pub fn usual(roots: [&Dir; 3]) -> Result<Self> {
+    pub fn usual(roots: [&Dir; 3], is_adopted: bool) -> Result<Self> {
         let none = BTreeMap::new();
         let rules = Rules {
             carried: &[],
             volumes: &[],
             leave: &[],
             packages: [&none; 3],
+            is_adopted,
         };
         Self::of_roots(roots, &rules)
     }
@@ -212,6 +213,7 @@ impl Zones {
             volumes: &[],
             leave: &[],
             packages: [&none; 3],
+            is_adopted: false,
         };
         Self::new(&[], &rules)
     }
@@ -219,7 +221,7 @@ impl Zones {
     /// Those of these roots. What is to be carried into a directory that is none in the new base has no place
     /// there, and is left behind.
     pub fn of_roots(roots: [&Dir; 3], rules: &Rules) -> Result<Self> {
-        let mut zones = Self::new(&own_in_opt(roots)?, rules)?;
+        let mut zones = Self::new(&own_in_opt(roots, rules.is_adopted)?, rules)?;
         let tops = zones.tops(|zone| zone == Zone::Carried);
         let tops: Vec<PathBuf> = tops.into_iter().map(Path::to_owned).collect();
         for top in tops {
@@ -279,15 +281,16 @@ impl Zones {
     }
 }
 
-/// The names in /opt that only the layer has.
-fn own_in_opt(roots: [&Dir; 3]) -> Result<Vec<OsString>> {
+/// The names in /opt that only the layer has, or that no image has where the old base was adopted.
+fn own_in_opt(roots: [&Dir; 3], is_adopted: bool) -> Result<Vec<OsString>> {
     let names = |side: usize| -> io::Result<Vec<OsString>> {
         let opt = roots[side].descend(Path::new(OPT))?;
         opt.map_or(Ok(Vec::new()), |opt| opt.names())
     };
     let names = |side| names(side).context("cannot read /opt of a root");
     let mut own = names(LAYER)?;
-    for side in [OLD, NEW] {
+    let images: &[usize] = if is_adopted { &[NEW] } else { &[OLD, NEW] };
+    for &side in images {
         let theirs = names(side)?;
         own.retain(|name| theirs.binary_search(name).is_err());
     }
@@ -350,6 +353,7 @@ mod tests {
             volumes: &volumes,
             leave: &leave,
             packages: [&none; 3],
+            is_adopted: false,
         };
         Zones::new(&["own".into()], &rules)
     }
@@ -423,6 +427,7 @@ mod tests {
             volumes: &[],
             leave: &[],
             packages: [&none; 3],
+            is_adopted: false,
         };
         let zones = Zones::new(&[latin], &rules).unwrap();
         let text = serde_json::to_string(&zones).unwrap();
