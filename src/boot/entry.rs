@@ -386,7 +386,7 @@ pub fn check_options(options: &str) -> Result<()> {
         bail!("kernel options {options:?} contain {bad:?}, which GRUB would not pass on unchanged");
     }
     ensure!(
-        options.matches('"').count() % 2 == 0,
+        options.matches('"').count().is_multiple_of(2),
         "kernel options {options:?} have an open quote"
     );
     ensure!(

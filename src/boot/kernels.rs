@@ -282,11 +282,9 @@ impl Store<'_> {
         };
         let (mut path, mut target, mut is_there) = place(&source)?;
         let mut source = source;
-        if !is_there {
-            if let Some(other) = replace(&source)? {
-                source = other;
-                (path, target, is_there) = place(&source)?;
-            }
+        if !is_there && let Some(other) = replace(&source)? {
+            source = other;
+            (path, target, is_there) = place(&source)?;
         }
         files.push(KernelFile {
             source,

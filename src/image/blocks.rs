@@ -28,7 +28,7 @@ pub fn unit(chunk: u64, zeroes: bool) -> Result<usize> {
     }
     let unit = usize::try_from(chunk).unwrap_or_default();
     ensure!(
-        unit > 0 && direct::BUFFER % unit == 0,
+        unit > 0 && direct::BUFFER.is_multiple_of(unit),
         "the thin pool does not zero new chunks, and those of {} KiB cannot be written whole; `lvchange --zero y` \
          has it zero them",
         chunk >> 10

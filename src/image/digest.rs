@@ -70,7 +70,7 @@ impl Summer {
     /// Goes on with `bytes`. Each piece but the last has whole blocks.
     pub fn put(&mut self, bytes: &[u8]) {
         for block in bytes.chunks(BLOCK) {
-            if self.offset % SEGMENT == 0 {
+            if self.offset.is_multiple_of(SEGMENT) {
                 self.end_segment();
             }
             self.segment.put(block, self.offset);

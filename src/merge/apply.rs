@@ -298,12 +298,12 @@ impl Applier {
             return Ok(());
         }
         let has_more_names = node.stat.links > 1;
-        if let Some((first, meta)) = self.copied.get(&node.stat.id).filter(|_| has_more_names) {
-            if let (true, Some((first_dir, first))) = (*meta == put.meta, self.copy.place(first)?) {
-                return dir.replace(name, &mut |temporary| {
-                    dir.link(temporary, &first_dir, &first)
-                });
-            }
+        if let Some((first, meta)) = self.copied.get(&node.stat.id).filter(|_| has_more_names)
+            && let (true, Some((first_dir, first))) = (*meta == put.meta, self.copy.place(first)?)
+        {
+            return dir.replace(name, &mut |temporary| {
+                dir.link(temporary, &first_dir, &first)
+            });
         }
         dir.replace(name, &mut |temporary| {
             node.copy_to(&dir.create(temporary)?)?;

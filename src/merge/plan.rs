@@ -310,10 +310,10 @@ impl<'a> Planner<'a> {
             }
             return Ok(Below::Visit);
         }
-        if let Some(format) = format {
-            if self.entries(path, format, &sides)? {
-                return Ok(Below::Visit);
-            }
+        if let Some(format) = format
+            && self.entries(path, format, &sides)?
+        {
+            return Ok(Below::Visit);
         }
         let decision = decide(of_old, of_layer, of_new);
         self.decided(path, decision, &sides, None)?;
@@ -372,12 +372,11 @@ impl<'a> Planner<'a> {
                 is_of_new: true,
                 item: None,
             });
-        } else if let Some(new) = new {
-            if !self.owners.has(&self.owners.owner(NEW, &new.stat)) {
-                if let Some(side) = self.side(NEW, new)? {
-                    self.check_owner(path, &side);
-                }
-            }
+        } else if let Some(new) = new
+            && !self.owners.has(&self.owners.owner(NEW, &new.stat))
+            && let Some(side) = self.side(NEW, new)?
+        {
+            self.check_owner(path, &side);
         }
         Ok(())
     }

@@ -114,11 +114,11 @@ pub fn start_for_console(in_shell: bool) -> Result<()> {
     if in_shell {
         let stderr = LineLogger::plain(LevelFilter::Info, io::stderr());
         loggers.push(Box::new(stderr));
-    } else if loggers.is_empty() || !is_shown_on_console(Level::Error) {
-        if let Ok(console) = OpenOptions::new().write(true).open("/dev/console") {
-            let console = LineLogger::plain(LevelFilter::Error, console);
-            loggers.push(Box::new(console));
-        }
+    } else if (loggers.is_empty() || !is_shown_on_console(Level::Error))
+        && let Ok(console) = OpenOptions::new().write(true).open("/dev/console")
+    {
+        let console = LineLogger::plain(LevelFilter::Error, console);
+        loggers.push(Box::new(console));
     }
     CombinedLogger::init(loggers).context("cannot start logging")
 }

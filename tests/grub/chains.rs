@@ -176,15 +176,15 @@ impl State {
         if self.is_locked {
             host.lock()?;
         }
-        if let Some((name, is_kernel)) = &self.lost {
-            if let Ok((_, entry)) = host.entry(name) {
-                let path = if *is_kernel {
-                    entry.linux
-                } else {
-                    entry.initrd
-                };
-                fs::remove_file(host.path(&path))?;
-            }
+        if let Some((name, is_kernel)) = &self.lost
+            && let Ok((_, entry)) = host.entry(name)
+        {
+            let path = if *is_kernel {
+                entry.linux
+            } else {
+                entry.initrd
+            };
+            fs::remove_file(host.path(&path))?;
         }
         self.damage(&host)?;
         Ok((host, is_tried))

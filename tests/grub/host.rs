@@ -368,7 +368,7 @@ impl Host {
             (_, 1) => id.to_owned(),
             _ => format!("{id}.conf"),
         };
-        if way % 3 > 0 && !id.is_empty() {
+        if !way.is_multiple_of(3) && !id.is_empty() {
             config += &format!("default {name}\n");
         }
         fs::write(self.path(LOADER_CONF), config)?;

@@ -88,11 +88,11 @@ fn try_states(name: &str, config: Config, states: u64, starts: usize) -> Result<
         let state = State::random(&mut Rng::with_seed(seed), ground.configs);
         let again = format!("IMGBASED_STATE={seed} IMGBASED_STATES=1");
         let mut checked = state.check(&ground);
-        if let Err(error) = &checked {
-            if format!("{error:#}").contains(EMULATORS_FAULT) {
-                say(&format!("{name}: once more, {again}"));
-                checked = state.check(&ground);
-            }
+        if let Err(error) = &checked
+            && format!("{error:#}").contains(EMULATORS_FAULT)
+        {
+            say(&format!("{name}: once more, {again}"));
+            checked = state.check(&ground);
         }
         match checked {
             Ok(starts) => say(&format!("{name}: {starts} starts as foretold, {again}")),
@@ -310,10 +310,10 @@ impl Real {
                 fs::hard_link(self.parts.initramfs(), to)?;
             } else {
                 let mut content = fs::read(&path)?;
-                if let (Some(id), Config::SystemdBoot) = (id::of_file(&path), self.config) {
-                    if path.parent().is_some_and(|dir| dir.ends_with("entries")) {
-                        content.extend(format!("options {MARK}{id}\n").bytes());
-                    }
+                if let (Some(id), Config::SystemdBoot) = (id::of_file(&path), self.config)
+                    && path.parent().is_some_and(|dir| dir.ends_with("entries"))
+                {
+                    content.extend(format!("options {MARK}{id}\n").bytes());
                 }
                 fs::write(to, content)?;
             }

@@ -139,11 +139,11 @@ fn measured(scenario: &Scenario) -> Result<()> {
     let started = Instant::now();
     let name = scenario.short_name();
     let mut result = (scenario.run)();
-    if let Err(error) = &result {
-        if format!("{error:#}").contains(EMULATORS_FAULT) {
-            say(&format!("{name}: once more, {error:#}"));
-            result = (scenario.run)();
-        }
+    if let Err(error) = &result
+        && format!("{error:#}").contains(EMULATORS_FAULT)
+    {
+        say(&format!("{name}: once more, {error:#}"));
+        result = (scenario.run)();
     }
     if let Err(error) = &result {
         say(&format!("{name}: {error:#}"));

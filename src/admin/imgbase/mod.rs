@@ -17,6 +17,7 @@ use super::{Context, need_root, say, view, volume};
 use crate::lvm::Lvm;
 use crate::model::layout::{Group, tag};
 use crate::model::name::DEFAULT_VG;
+use crate::tree::escaped;
 use forms::{Call, Facts, Meaning, STDIN, What};
 
 /// What `imgbase --help` prints: all forms.
@@ -55,7 +56,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
 fn read(args: impl Iterator<Item = OsString>) -> Result<Call> {
     let text = |arg: OsString| {
         let arg = arg.into_string();
-        arg.map_err(|arg| anyhow!("{arg:?} is not UTF-8"))
+        arg.map_err(|arg| anyhow!("{} is not UTF-8", escaped(arg)))
     };
     let args = args.map(text).collect::<Result<Vec<String>>>()?;
     let nvr = fs::read_to_string(NVR).ok();

@@ -245,17 +245,17 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
             Root::at(root).options()
         })
     })?;
-    if let Some(options) = options.flatten() {
-        if before.iter().any(|entry| entry.spec().options != options) {
-            let specs = before.iter().map(|entry| BootSpec {
-                options: options.clone(),
-                ..entry.spec()
-            });
-            let kernels = Arrangement::plain(specs.collect());
-            let is_trial = before.iter().any(Entry::is_trial);
-            let entries = new_entries(&group, &layer, false, &kernels, is_trial)?;
-            boot.write_entries(tx, &layer, &entries)?;
-        }
+    if let Some(options) = options.flatten()
+        && before.iter().any(|entry| entry.spec().options != options)
+    {
+        let specs = before.iter().map(|entry| BootSpec {
+            options: options.clone(),
+            ..entry.spec()
+        });
+        let kernels = Arrangement::plain(specs.collect());
+        let is_trial = before.iter().any(Entry::is_trial);
+        let entries = new_entries(&group, &layer, false, &kernels, is_trial)?;
+        boot.write_entries(tx, &layer, &entries)?;
     }
     Ok(())
 }

@@ -184,10 +184,10 @@ fn clean_up(context: &Context, writer: Writer, update: &Update, done: &Done) {
     if let Some(replaced) = &done.replaced {
         drop_replaced(context, replaced);
     }
-    if let Some(keep) = update.keep {
-        if let Err(error) = gc::collect(context, keep, true) {
-            log::warn!("the update is done, but old bases are still there: {error:#}");
-        }
+    if let Some(keep) = update.keep
+        && let Err(error) = gc::collect(context, keep, true)
+    {
+        log::warn!("the update is done, but old bases are still there: {error:#}");
     }
 }
 
