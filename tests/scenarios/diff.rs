@@ -51,14 +51,14 @@ fn what_a_layer_has_changed_is_told_path_by_path() -> Result<()> {
         (only.status, only.text.as_str()),
         (3, "M .c.... /etc/issue")
     );
-    let told = vm.ok("imgbased-helper diff --content --path /etc/issue")?;
+    let content = vm.ok("imgbased-helper diff --content --path /etc/issue")?;
     ensure!(
-        told.contains("--- Base-0:/etc/issue\n") && told.contains("\n+more"),
-        "{told}"
+        content.contains("--- Base-0:/etc/issue\n") && content.contains("\n+more"),
+        "{content}"
     );
-    let told = vm.ok("imgbased-helper diff --content --max-size 1 --path /etc/issue")?;
+    let limited = vm.ok("imgbased-helper diff --content --max-size 1 --path /etc/issue")?;
     assert_eq!(
-        told,
+        limited,
         "M .c.... /etc/issue\nnot shown: larger than --max-size"
     );
     let none = vm.run("imgbased-helper diff --exit-code --path /etc --exclude '*'")?;

@@ -167,8 +167,9 @@ fn layers_killed_after_any_step_and_the_machine_reset() -> Result<()> {
 
 /// Records what a verb writes to the disk of a host that is off, and cuts the power.
 fn cut_at_flushes(verb: &Verb, extent: Extent) -> Result<()> {
-    let directory = scratch(&format!("record-{}", verb.name))?;
-    let start = start_disk(verb, &directory)?;
+    let name = format!("record-{}", verb.name);
+    let directory = scratch(&name)?;
+    let start = start_disk(verb, &name, &directory)?;
     Recorded::of(verb, start, &directory)?.cut(verb, Before::installed()?, extent)
 }
 
@@ -331,7 +332,7 @@ impl Cuts<'_> {
 fn reset_after_steps(verb: &Verb, extent: Extent) -> Result<()> {
     let name = format!("reset-{}", verb.name);
     let directory = scratch(&name)?;
-    let start = start_disk(verb, &directory)?;
+    let start = start_disk(verb, &name, &directory)?;
     let disk = directory.join("disk.qcow2");
     let mut examiner = Examiner::new(&name, verb, Before::installed()?);
     let mut reset = |step: u32| -> Result<bool> {
@@ -374,12 +375,12 @@ fn reset_after_steps(verb: &Verb, extent: Extent) -> Result<()> {
 }
 
 /// The disk, in `directory`, of a host that is ready for the verb.
-fn start_disk(verb: &Verb, directory: &Path) -> Result<PathBuf> {
-    let host = Host::prepared()?.disk(&format!("{}-host", verb.name))?;
+fn start_disk(verb: &Verb, name: &str, directory: &Path) -> Result<PathBuf> {
+    let host = Host::prepared()?.disk(&format!("{name}-host"))?;
     let path = directory.join("start.qcow2");
     create_overlay(&path, host.path(), "qcow2")?;
     let disk = Disk::writable(&path, "host");
-    let mut vm = Rescue::prepared()?.with(&format!("start-{}", verb.name), disk)?;
+    let mut vm = Rescue::prepared()?.with(&format!("start-{name}"), disk)?;
     vm.ok(MOUNT_BOOT)?;
     vm.ok(&verb.prepare()?)
         .with_context(|| format!("before `{}`", verb.run))?;
