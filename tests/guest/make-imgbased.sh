@@ -32,7 +32,7 @@ mkdir -p /mnt/root/usr/share/imgbase/build/meta /mnt/root/usr/share/factory
 echo $first >/mnt/root/usr/share/imgbase/build/meta/nvr
 cp -a /mnt/root/etc /mnt/root/usr/share/factory/
 echo installed >/mnt/root/etc/installer
-chroot /mnt/root useradd --uid 1000 operator
+chroot /mnt/root useradd --uid 1000 keeper
 umount /mnt/root
 
 # imgbase layout --init

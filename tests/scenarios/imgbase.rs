@@ -259,7 +259,7 @@ fn a_group_that_imgbased_made_is_taken_over_and_updated() -> Result<()> {
         &[
             ("imgbase w", "You are on Base-0.1"),
             ("cat /etc/mark", "of the host"),
-            ("cat /etc/installer && id -u operator", "installed\n1000"),
+            ("cat /etc/installer && id -u keeper", "installed\n1000"),
             (
                 "findmnt -no SOURCE /var/log; cat /var/log/mark",
                 "/dev/mapper/onn-var_log\non-the-volume",
