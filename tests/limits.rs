@@ -2,7 +2,6 @@
 //! and sparse files as large as a filesystem takes. Memory is that of a whole process, so each piece of work is
 //! done in one of its own.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -81,14 +80,7 @@ fn work(work: &str, trees: &Path) {
             let [old, layer, new] = ["old", "layer", "new"].map(open);
             let roots = [&old, &layer, &new];
             let plan = Plan::of(roots, false).expect("a plan");
-            let none = BTreeMap::new();
-            let rules = Rules {
-                carried: &[],
-                volumes: &[],
-                leave: &[],
-                packages: [&none; 3],
-                is_adopted: false,
-            };
+            let rules = Rules::default();
             let go_on = || Ok(());
             let outside = Outside::of(roots, false, &rules, &plan, &go_on).expect("a plan");
             let left = apply(&plan, &layer, &new).expect("a merge");

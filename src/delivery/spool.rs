@@ -1,9 +1,9 @@
 //! What was fetched, and is not needed any more when a base is made of it: images by their digest, parts of them, and
 //! the lists that were seen.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,6 +18,7 @@ use super::response::Validator;
 use super::url::Url;
 use crate::sys::files::{read_if_there, replace};
 use crate::sys::interrupt::Interrupt;
+use crate::sys::lock::open_to_lock;
 use crate::sys::progress::Progress;
 
 const IMAGE: &str = ".image";
@@ -105,15 +106,8 @@ impl Spool {
             log::warn!("{} is damaged, and is fetched again", image.display());
             remove(&image)?;
         }
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&part);
-        let file = opened.with_context(|| format!("cannot write to {}", part.display()))?;
+        let file =
+            open_to_lock(&part).with_context(|| format!("cannot write to {}", part.display()))?;
         let Ok(mut file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             bail!("another command is fetching {url}");
         };

@@ -21,6 +21,19 @@ const RETRY: Duration = Duration::from_millis(100);
 /// What the file says, before the number of the holder. After that and a comma can come what it does.
 const HOLDER: &str = "process ";
 
+/// Opens a file that is root's alone, to be locked before its content is changed. Makes one if there is none, and follows
+/// no link.
+pub fn open_to_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
+
 /// Held while it lives, except between [`Lock::release`] and [`Lock::retake`].
 pub struct Lock {
     path: PathBuf,
@@ -72,15 +85,8 @@ impl Lock {
     /// Takes it again, with the same patience. Fails at once where the holder waits for this process.
     pub fn retake(&mut self) -> Result<()> {
         let path = self.path.display();
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&self.path)
-            .with_context(|| format!("cannot open the lock {path}"))?;
+        let mut file =
+            open_to_lock(&self.path).with_context(|| format!("cannot open the lock {path}"))?;
         let mut deadline = Instant::now() + self.wait;
         let mut holder = String::new();
         loop {

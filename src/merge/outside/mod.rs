@@ -54,6 +54,20 @@ pub struct Rules<'a> {
     pub is_adopted: bool,
 }
 
+impl Default for Rules<'_> {
+    /// Nobody has said anything.
+    fn default() -> Self {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        Self {
+            carried: &[],
+            volumes: &[],
+            leave: &[],
+            packages: [&NONE; 3],
+            is_adopted: false,
+        }
+    }
+}
+
 /// What is outside of /etc, and what becomes of it.
 pub struct Outside {
     /// What there is to say of carried paths, from the root: conflicts, what cannot be carried, and links that lead

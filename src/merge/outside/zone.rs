@@ -189,13 +189,9 @@ impl Zones {
 
     /// Those where nobody has said anything.
     pub fn usual(roots: [&Dir; 3], is_adopted: bool) -> Result<Self> {
-        let none = BTreeMap::new();
         let rules = Rules {
-            carried: &[],
-            volumes: &[],
-            leave: &[],
-            packages: [&none; 3],
             is_adopted,
+            ..Rules::default()
         };
         Self::of_roots(roots, &rules)
     }
@@ -207,15 +203,7 @@ impl Zones {
 
     /// Those of what an image has, where nobody has said anything.
     pub fn of_image() -> Result<Self> {
-        let none = BTreeMap::new();
-        let rules = Rules {
-            carried: &[],
-            volumes: &[],
-            leave: &[],
-            packages: [&none; 3],
-            is_adopted: false,
-        };
-        Self::new(&[], &rules)
+        Self::new(&[], &Rules::default())
     }
 
     /// Those of these roots. What is to be carried into a directory that is none in the new base has no place
@@ -347,13 +335,11 @@ mod tests {
     fn zones(carried: &[&str], leave: &[&str], volumes: &[&str]) -> Result<Zones> {
         let paths = |of: &[&str]| of.iter().map(PathBuf::from).collect::<Vec<_>>();
         let [carried, leave, volumes] = [carried, leave, volumes].map(paths);
-        let none = BTreeMap::new();
         let rules = Rules {
             carried: &carried,
             volumes: &volumes,
             leave: &leave,
-            packages: [&none; 3],
-            is_adopted: false,
+            ..Rules::default()
         };
         Zones::new(&["own".into()], &rules)
     }
@@ -421,15 +407,7 @@ mod tests {
     fn zones_of_any_names_are_written_and_read() {
         use std::os::unix::ffi::OsStringExt;
         let latin = OsString::from_vec(b"latin\xe4".to_vec());
-        let none = BTreeMap::new();
-        let rules = Rules {
-            carried: &[],
-            volumes: &[],
-            leave: &[],
-            packages: [&none; 3],
-            is_adopted: false,
-        };
-        let zones = Zones::new(&[latin], &rules).unwrap();
+        let zones = Zones::new(&[latin], &Rules::default()).unwrap();
         let text = serde_json::to_string(&zones).unwrap();
         let read: Zones = serde_json::from_str(&text).unwrap();
         assert_eq!(read.0, zones.0);
