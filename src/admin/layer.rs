@@ -12,7 +12,7 @@ use super::{
     Context, Look, comment, filesystem, hooks, initramfs, new_entries, pool_with_room, removal,
     running_options, say, text,
 };
-use crate::boot::arrange::Arrangement;
+use crate::boot::arrange::{Arrangement, made_anew};
 use crate::boot::entry::{BootSpec, Entry, Extra};
 use crate::boot::id;
 use crate::boot::root::Root;
@@ -56,8 +56,8 @@ pub fn make(
         tx.run_undoable(&create, lvm.remove(&layer))?;
         context.room_when_active(&group)?;
         let look = context.look(&group, &plan.origin)?;
-        let (base, origin_entries) = (plan.base.clone(), plan.entries.clone());
-        let origin = plan.origin.clone();
+        let (base, mut origin_entries) = (plan.base.clone(), plan.entries.clone());
+        let (origin, is_changed) = (plan.origin.clone(), change.is_some());
         let kernels = plan.fill(context, tx, &boot, &group, look.as_ref(), change)?;
         if tx.was_unlocked() {
             group = context.load()?;
@@ -86,6 +86,9 @@ pub fn make(
         };
         // Where something else can be booted, a layer that has never come up must not keep the host.
         let is_trial = default.is_some();
+        if is_changed {
+            origin_entries = made_anew(origin_entries, &kernels);
+        }
         // What its origin does not boot, because it was tried in vain, it does not boot either.
         let kernels = boot.arrange(kernels, &origin_entries, true, |_| true);
         let entries = new_entries(&group, &layer, false, &kernels, is_trial)?;

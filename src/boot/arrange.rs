@@ -91,6 +91,19 @@ pub fn arrange(
     Arrangement { kernels, new }
 }
 
+/// The entries that a layer is made by, with the initramfs images that were made anew for it. The layer as a whole is
+/// tried with them: the entries that it gets name no others.
+pub fn made_anew(mut before: Vec<Entry>, found: &[BootSpec]) -> Vec<Entry> {
+    for entry in &mut before {
+        let mut same = found.iter();
+        let same = same.find(|spec| spec.version == entry.version && spec.linux == entry.linux);
+        if let Some(spec) = same {
+            entry.initrd.clone_from(&spec.initrd);
+        }
+    }
+    before
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +189,25 @@ mod tests {
                 let is_new = after.new.is_some() && expected.contains('+');
                 assert_eq!(is_new, !was_tried && expected.contains('+'), "{before}");
             }
+        }
+    }
+
+    #[test]
+    fn a_new_layer_boots_the_initramfs_that_was_made_for_it() {
+        for (found, before, expected) in [
+            ("6.1b", "6.1a", "6.1b"),
+            ("6.2b 6.1b", "6.2a 6.1a", "6.2b 6.1b"),
+            // A kernel that was tried in vain stays behind.
+            ("6.2b 6.1b", "6.1a 6.2a?", "6.1b 6.2b?"),
+        ] {
+            let found: Vec<BootSpec> = found.split_whitespace().map(spec).collect();
+            let before = made_anew(entries(before), &found);
+            let got = arrange(found, &before, true, |_| true, |_| true);
+            let shown = got.kernels.iter().map(|kernel| {
+                let initrd = kernel.spec.initrd.rsplit('-').next().unwrap();
+                format!("{initrd}{}", if kernel.is_proven { "" } else { "?" })
+            });
+            assert_eq!(shown.collect::<Vec<_>>().join(" "), expected);
         }
     }
 

@@ -302,7 +302,6 @@ fn an_update_makes_the_initramfs_anew_for_what_the_host_has_changed() -> Result<
     )?;
     vm.ok(&script("make-next")?)?;
     vm.ok_for("imgbased-helper update /mnt/next", SLOW)?;
-    // It is tried beside that of the image.
     let held = "for initrd in $(sed -n 's/^initrd *//p' /boot/loader/entries/imgbased-Base-1.1*.conf | sort -u); do \
                 lsinitrd --file etc/own-file /boot$initrd; done";
     assert_eq!(vm.ok_for(held, SLOW)?, "text");
