@@ -28,6 +28,7 @@ mod imgbase;
 mod kernels;
 mod loaders;
 mod next_start;
+mod packages;
 mod persist;
 mod power_cut;
 mod prepare;
@@ -70,6 +71,7 @@ fn all() -> Vec<Scenario> {
         update::SCENARIOS,
         delivery::SCENARIOS,
         hooks::SCENARIOS,
+        packages::SCENARIOS,
         imgbase::SCENARIOS,
         persist::SCENARIOS,
         volumes::SCENARIOS,

@@ -24,7 +24,7 @@ pub fn debian(suite: &str) -> Result<PathBuf> {
 }
 
 /// The package, built from the sources as they are now.
-fn package() -> Result<&'static PathBuf> {
+pub fn package() -> Result<&'static PathBuf> {
     static PACKAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     store::once(&PACKAGE, || {
         store::say("package: building it");

@@ -26,8 +26,8 @@ pub mod verbs;
 pub mod write_log;
 
 pub use console::{EMULATORS_FAULT, Echo, PANIC};
-pub use host::{Host, HostDisk, Loader, Saved, boot_image};
-pub use image::{RootImage, debian};
+pub use host::{Host, HostDisk, Loader, Saved, boot_image, boot_root};
+pub use image::{RootImage, debian, package};
 pub use qemu::{Disk, Heard, Start, Vm, convert_to_raw, create_overlay};
 pub use rescue::Rescue;
 pub use shell::Output;
