@@ -10,7 +10,7 @@ use crate::model::name::{DEFAULT_VG, LvName, VgName, VgUuid};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long a boot that restarts when it fails may take in the initramfs, beyond the time for its disks: to
-/// check the pool and the filesystem, and to answer a question. Documented in README.md.
+/// check the pool and the filesystem, and to answer a question. Documented in dracut.imgbased(7).
 const GRACE: Duration = Duration::from_secs(300);
 /// A day. Nobody means to wait longer.
 const TIMEOUT_MAX: u64 = 24 * 60 * 60;

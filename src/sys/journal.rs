@@ -106,14 +106,14 @@ mod tests {
     const ALL: [&Message; 4] = [&TRIAL_FAILED, &CAME_UP, &HOOK_FAILED, &HOOK_SAID];
 
     #[test]
-    fn each_message_has_an_id_of_its_own_which_the_readme_tells() {
-        let readme = include_str!("../../README.md");
+    fn each_message_has_an_id_of_its_own_which_the_page_tells() {
+        let page = include_str!("../admin/pages/imgbased-helper.8.md");
         for (at, message) in ALL.iter().enumerate() {
             let id = message.id;
             let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
             assert!(id.len() == 32 && id.bytes().all(is_hex), "{id}");
             assert!(ALL[..at].iter().all(|other| other.id != id), "{id}");
-            assert!(readme.contains(&format!("| `{id}` |")), "{id}");
+            assert!(page.contains(&format!("| `{id}` |")), "{id}");
         }
     }
 

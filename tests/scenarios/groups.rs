@@ -1,4 +1,4 @@
-//! A group that gets another name or another UUID, by the commands of the README: a host that is renamed
+//! A group that gets another name or another UUID, by the commands of imgbased-helper-layout(8): a host that is renamed
 //! while it runs, and disks that were copied or restored.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,11 +17,13 @@ scenarios![
     what_is_renamed_is_killed_after_any_step,
 ];
 
-/// Does what the README says below `heading`, with the disk of the host, which is another one there. Claims
+const PAGE: &str = "imgbased-helper-layout.8";
+
+/// Does what the page says below `heading`, with the disk of the host, which is another one there. Claims
 /// that `check` finds something before its repair, and nothing after it; returns what it finds.
 fn walk(vm: &mut Vm, heading: &str) -> Result<String> {
     let mut found = None;
-    for command in vm::readme::commands(heading)? {
+    for command in vm::readme::commands_of_page(PAGE, heading)? {
         let command = command.replace("/dev/vdc", "/dev/vdb");
         let Some(check) = command.strip_suffix(" --repair") else {
             vm.ok(&command)?;
@@ -40,7 +42,7 @@ fn a_host_that_is_renamed_goes_on_with_its_trial() -> Result<()> {
     let (disk, mut vm) = Host::running(Loader::Grub, "rename")?;
     vm.ok(&script("own-root-lines")?)?;
     vm.ok("imgbased-helper boot default Base-0.2")?;
-    let found = walk(&mut vm, "#### Rename")?;
+    let found = walk(&mut vm, "### Rename")?;
     ensure!(
         found.contains("Renamed: 3 boot entries name it HostVG"),
         "{found}"
@@ -106,7 +108,7 @@ fn clone(name: &str) -> Result<HostDisk> {
     let disk = Host::prepared()?.disk(name)?;
     let mut vm = rescue(name, &disk)?;
     let before = vm.ok("vgs --noheadings -o vg_uuid HostVG")?;
-    let found = walk(&mut vm, "#### Clone")?;
+    let found = walk(&mut vm, "### Clone")?;
     ensure!(
         found.contains("Clone: 3 boot entries name it HostVG"),
         "{found}"
@@ -139,7 +141,7 @@ fn a_restored_group_is_named_by_its_uuid_again() -> Result<()> {
     vm.ok("mkdir -p /mnt/boot && mount /dev/vdb2 /mnt/boot")?;
     vm.ok("imgbased-helper --root /mnt check --repair")?;
     vm.ok("umount /mnt/boot")?;
-    let found = walk(&mut vm, "#### Restore")?;
+    let found = walk(&mut vm, "### Restore")?;
     let problem = format!("names a group with another UUID, {}", uuid.trim());
     assert_eq!(found.matches(&problem).count(), 3, "{found}");
     // A layer whose entry lacks the UUID gets it from a refresh as well.
