@@ -29,6 +29,7 @@ mod kernels;
 mod loaders;
 mod next_start;
 mod packages;
+mod pages;
 mod persist;
 mod power_cut;
 mod prepare;
@@ -75,6 +76,7 @@ fn all() -> Vec<Scenario> {
         imgbase::SCENARIOS,
         persist::SCENARIOS,
         volumes::SCENARIOS,
+        pages::SCENARIOS,
     ]
     .concat()
 }
