@@ -5,10 +5,18 @@ set -eu
 
 lvm lvs --noheadings -o lv_name,lv_attr,lv_tags,origin --select \
     'vg_name=HostVG && (lv_name=Base-0 || lv_name=Base-0.1 || lv_name=Base-0.2 || lv_name=Config)' |
-    # A kill leaves a base active that was read.
-    sed 's/Vri-a-tz-k/Vri---tz-k/; s/,imgbased:good[^, ]*//; s/imgbased:good[^, ]*,//' | tr -s ' '
+    # A kill leaves a base active that was read, and Config.
+    sed 's/Vri-a-tz-k/Vri---tz-k/; s/Vwi-a-tz--/Vwi---tz--/; s/,imgbased:good[^, ]*//; s/imgbased:good[^, ]*,//' | tr -s ' '
+case $1 in
+srv-data)
+    cat /srv/data/file
+    ;;
+lists)
+    imgbased-helper persist list | grep -vx /root/.ssh
+    ;;
+esac
 cd /boot
-if [ "$1" = Base-0.2 ]; then
+if [ "$1" = Base-0.1 ] || [ "$1" = Base-0.2 ]; then
     # What boots: those variables, the options of the entry, and whether the layer has come up.
     grep -v -e '^#' -e imgbased_ -e saved_entry -e next_entry grub/grubenv
     sed 's/ imgbased.trial//; s/ imgbased.onfail=reboot panic=30 nmi_watchdog=panic rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=2min$//' \

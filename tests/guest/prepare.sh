@@ -56,6 +56,37 @@ installed_group() {
     lvm lvchange --deltag imgbased:pool Installed/pool
 }
 
+# A directory of the layer with a file, and no volume for it.
+own_directory() {
+    if imgbased-helper volume list | grep -q /srv/data; then
+        imgbased-helper volume remove /srv/data --delete
+    fi
+    mkdir -p /srv/data
+    echo text >/srv/data/file
+}
+
+# A path is listed, and /root/.ssh is not. Then `persist` does what the words say.
+lists() {
+    imgbased-helper persist add '/srv/*.conf'
+    if imgbased-helper persist list | grep -qx /root/.ssh; then
+        imgbased-helper persist remove /root/.ssh
+    fi
+    imgbased-helper persist "$@"
+}
+
+# A tree with what no image may have.
+tree() {
+    rm -rf /root/Tree
+    mkdir -p /root/Tree/etc/ssh /root/Tree/usr /root/Tree/var/lib/dpkg /root/Tree/var/log
+    cd /root/Tree
+    cp -L /etc/os-release etc/os-release
+    echo secret >etc/ssh/ssh_host_rsa_key
+    echo 0123456789abcdef0123456789abcdef >etc/machine-id
+    echo 'UUID=1 / ext4' >etc/fstab
+    echo status >var/lib/dpkg/status
+    echo installed >var/log/dpkg.log
+}
+
 case $1 in
 base-add | base-add-of-files | update)
     if has_base Extra; then
@@ -107,6 +138,23 @@ layout-init)
     ;;
 layout-init-from)
     installed_group
+    ;;
+volume-add)
+    own_directory
+    ;;
+volume-add-busy)
+    own_directory
+    systemctl is-active --quiet holder.service || systemd-run --quiet --unit=holder --property=Type=exec \
+        --property=WorkingDirectory=/srv/data sleep infinity
+    ;;
+persist-add)
+    lists list
+    ;;
+persist-remove)
+    lists add /root/.ssh
+    ;;
+image-prepare)
+    tree
     ;;
 *)
     echo "no verb $1"

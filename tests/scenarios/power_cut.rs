@@ -11,11 +11,12 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::claims;
 use crate::seed;
-use crate::vm::examine::{Before, Examiner, State};
+use crate::vm::examine::{Before, CONTENT, Examiner, State};
 use crate::vm::guest::script;
 use crate::vm::verbs::{
-    ADD_BASE, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_LAYER, BLESS, COLLECT, KILLED,
-    REMOVE_BASE, REMOVE_LAYER, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT, UPDATE, Verb, interrupted,
+    ADD_BASE, ADD_BASE_OF_FILES, ADD_BUSY_VOLUME, ADD_LAYER, ADD_LAYER_OF_LAYER, ADD_VOLUME, BLESS,
+    COLLECT, KILLED, LIST_PATH, REMOVE_BASE, REMOVE_LAYER, ROLL_BACK, START_TRIAL, STEPS_MAX,
+    STRIKE_PATH, SWITCH_DEFAULT, UPDATE, Verb, interrupted,
 };
 use crate::vm::write_log::{self, Change, Epoch};
 use crate::vm::{
@@ -35,7 +36,8 @@ const MOUNT_BOOT: &str = "mount /dev/disk/by-id/virtio-host-part2 /boot";
 scenarios![
     power_cuts_at_some_flushes_while_layers_change,
     power_cuts_at_some_flushes_while_what_boots_changes,
-    some_verb_killed_after_some_step_and_the_machine_reset;
+    some_verb_killed_after_some_step_and_the_machine_reset,
+    some_verb_of_a_running_host_killed_after_some_step_and_the_machine_reset;
     long:
     power_cuts_while_a_layer_is_added,
     power_cuts_while_a_layer_is_removed,
@@ -48,15 +50,22 @@ scenarios![
     a_base_killed_while_it_is_added_and_the_machine_reset,
     a_base_killed_while_it_is_removed_and_the_machine_reset,
     layers_killed_after_any_step_and_the_machine_reset,
+    an_update_killed_after_many_steps_and_the_machine_reset,
+    what_is_shared_and_carried_killed_after_many_steps_and_the_machine_reset,
 ];
 
 /// Which moments of a verb are looked at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Extent {
     All,
+    /// One of [`MANY`], from one on that the seed of this run chooses.
+    Many,
     /// Some that the seed of this run chooses.
     Sample,
 }
+
+/// Out of so many steps one is looked at of a verb that takes long.
+const MANY: u32 = 3;
 
 fn power_cuts_at_some_flushes_while_layers_change() -> Result<()> {
     for verb in [&ADD_LAYER, &REMOVE_LAYER, &ADD_BASE] {
@@ -88,6 +97,20 @@ fn some_verb_killed_after_some_step_and_the_machine_reset() -> Result<()> {
     let mut random = seed::rng("reset");
     let verb = &verbs[random.usize(..verbs.len())];
     reset_after_steps(verb, Extent::Sample)
+}
+
+fn some_verb_of_a_running_host_killed_after_some_step_and_the_machine_reset() -> Result<()> {
+    let verbs = [
+        UPDATE,
+        ROLL_BACK,
+        ADD_VOLUME,
+        ADD_BUSY_VOLUME,
+        LIST_PATH,
+        STRIKE_PATH,
+    ];
+    let mut random = seed::rng("reset-running");
+    let verb = &verbs[random.usize(..verbs.len())];
+    reset_running_after_steps(verb, Extent::Sample)
 }
 
 fn power_cuts_while_a_layer_is_added() -> Result<()> {
@@ -133,7 +156,7 @@ fn power_cuts_while_an_update_is_made() -> Result<()> {
         epochs: write_log::read(&log)?,
         lvm,
     };
-    let before = Before::running(&recorded.start, disk.path(), &["Extra.1"])?;
+    let before = Before::running(&recorded.start, disk.path(), &["Extra", "Extra+1"])?;
     recorded.cut(&UPDATE, &before, Extent::All)
 }
 
@@ -161,6 +184,20 @@ fn a_base_killed_while_it_is_removed_and_the_machine_reset() -> Result<()> {
 fn layers_killed_after_any_step_and_the_machine_reset() -> Result<()> {
     for verb in [&ADD_LAYER, &ADD_LAYER_OF_LAYER, &REMOVE_LAYER] {
         reset_after_steps(verb, Extent::All)?;
+    }
+    Ok(())
+}
+
+fn an_update_killed_after_many_steps_and_the_machine_reset() -> Result<()> {
+    for verb in [&UPDATE, &ROLL_BACK] {
+        reset_running_after_steps(verb, Extent::Many)?;
+    }
+    Ok(())
+}
+
+fn what_is_shared_and_carried_killed_after_many_steps_and_the_machine_reset() -> Result<()> {
+    for verb in [&ADD_VOLUME, &ADD_BUSY_VOLUME, &LIST_PATH, &STRIKE_PATH] {
+        reset_running_after_steps(verb, Extent::Many)?;
     }
     Ok(())
 }
@@ -351,27 +388,72 @@ fn reset_after_steps(verb: &Verb, extent: Extent) -> Result<()> {
         examiner.look(&format!("after step {step}"), left);
         Ok(true)
     };
-    match extent {
-        Extent::All => {
-            for step in 1..=STEPS_MAX {
-                if !reset(step)? {
-                    return examiner.finish();
-                }
-            }
-            bail!("`{}` has more than {STEPS_MAX} steps", verb.run)
+    reset_each(verb, &name, extent, &mut reset)?;
+    examiner.finish()
+}
+
+/// The same with a verb that needs a layer that runs.
+fn reset_running_after_steps(verb: &Verb, extent: Extent) -> Result<()> {
+    // Of the layer that an update makes, merged files have the time of the merge.
+    const MADE: &[&str] = &["Extra+1"];
+    let name = format!("reset-{}", verb.name);
+    let (disk, mut vm) = Host::running(Loader::Grub, &format!("{name}-host"))?;
+    vm.ok(&script("make-extra")?)?;
+    vm.ok_for(&verb.prepare()?, SLOW)
+        .with_context(|| format!("before `{}`", verb.run))?;
+    let image = vm.ok(&format!("cd /root/Extra && {CONTENT}; cd /"))?;
+    vm.ok("udevadm settle; sync")?;
+    let host = Saved::of(disk, vm)?;
+
+    let disk = host.disk(&format!("{name}-killed"))?;
+    let before = Before::running_again(&host.disk_path(), image, MADE)?;
+    let mut examiner = Examiner::new(&name, verb, &before);
+    let mut reset = |step: u32| -> Result<bool> {
+        let mut vm = host.again(&disk)?;
+        let variable = format!("IMGBASED_KILL_AFTER={step}");
+        let killed = vm.run_for(&interrupted(&variable, verb.run), SLOW)?;
+        drop(vm);
+        if killed.status == 0 {
+            ensure!(step > 1, "`{}` was never killed", verb.run);
+            return Ok(false);
         }
+        ensure!(killed.status == KILLED, "step {step}: {killed:?}");
+        let left = Disk::forgetful(disk.path(), "qcow2", "host");
+        examiner.look(&format!("after step {step}"), left);
+        Ok(true)
+    };
+    reset_each(verb, &name, extent, &mut reset)?;
+    examiner.finish()
+}
+
+/// Calls `reset` with the steps of a verb that are looked at. It returns whether there is such a step.
+fn reset_each(
+    verb: &Verb,
+    name: &str,
+    extent: Extent,
+    reset: &mut dyn FnMut(u32) -> Result<bool>,
+) -> Result<()> {
+    let mut random = seed::rng(name);
+    let (first, stride) = match extent {
+        Extent::All => (1, 1),
+        Extent::Many => (random.u32(1..=MANY), MANY),
         Extent::Sample => {
-            let mut random = seed::rng(&name);
             let mut limit = STEPS_MAX / 2;
             loop {
                 let step = random.u32(1..=limit);
                 if reset(step)? {
-                    return examiner.finish();
+                    return Ok(());
                 }
                 limit = step - 1;
             }
         }
+    };
+    for step in (first..=STEPS_MAX).step_by(stride as usize) {
+        if !reset(step)? {
+            return Ok(());
+        }
     }
+    bail!("`{}` has more than {STEPS_MAX} steps", verb.run)
 }
 
 /// The disk, in `directory`, of a host that is ready for the verb.

@@ -10,9 +10,10 @@ use crate::claims::{is_clean, is_refused};
 use crate::seed;
 use crate::vm::guest::{script, script_with};
 use crate::vm::verbs::{
-    ADD_BASE, ADD_BASE_BY_CONTENT, ADD_BASE_OF_FILES, ADD_LAYER, ADD_LAYER_OF_EXTRA,
-    ADD_LAYER_OF_LAYER, ADOPT, BLESS, COLLECT, KILLED, MAKE_GROUP, REMOVE_BASE, REMOVE_LAYER,
-    ROLL_BACK, START_TRIAL, STEPS_MAX, SWITCH_DEFAULT, TRY, UPDATE, Verb, interrupted,
+    ADD_BASE, ADD_BASE_BY_CONTENT, ADD_BASE_OF_FILES, ADD_BUSY_VOLUME, ADD_LAYER,
+    ADD_LAYER_OF_EXTRA, ADD_LAYER_OF_LAYER, ADD_VOLUME, ADOPT, BLESS, COLLECT, KILLED, LIST_PATH,
+    MAKE_GROUP, PREPARE_IMAGE, REMOVE_BASE, REMOVE_LAYER, ROLL_BACK, START_TRIAL, STEPS_MAX,
+    STRIKE_PATH, SWITCH_DEFAULT, TRY, UPDATE, Verb, interrupted,
 };
 use crate::vm::{Host, HostDisk, Loader, Output, Saved, Vm, say};
 
@@ -21,6 +22,7 @@ scenarios![
     what_boots_killed_after_some_step,
     bases_killed_after_some_step,
     groups_killed_after_some_step,
+    what_is_shared_and_carried_killed_after_some_step,
     twenty_layers_at_once_wait_for_each_other_but_not_for_a_copy,
     nobody_waits_for_the_answer_to_a_question,
     a_snapshot_of_others_is_not_removed_with_its_layer;
@@ -30,6 +32,8 @@ scenarios![
     bases_killed_after_any_step,
     bases_by_content_killed_or_undone_at_any_step,
     groups_killed_after_any_step,
+    what_is_shared_and_carried_killed_after_any_step,
+    what_is_shared_and_carried_is_undone_when_any_step_fails,
     what_is_added_is_undone_when_any_step_fails,
     what_is_removed_or_boots_is_undone_when_any_step_fails,
 ];
@@ -49,6 +53,14 @@ const LAYERS: [Verb; 4] = [
 const WHAT_BOOTS: [Verb; 5] = [TRY, START_TRIAL, BLESS, SWITCH_DEFAULT, ROLL_BACK];
 const BASES: [Verb; 5] = [ADD_BASE, ADD_BASE_OF_FILES, UPDATE, REMOVE_BASE, COLLECT];
 const GROUPS: [Verb; 2] = [MAKE_GROUP, ADOPT];
+/// Volumes, and lists of what an update carries; and an image, which is no part of the host.
+const SHARED_AND_CARRIED: [Verb; 5] = [
+    ADD_VOLUME,
+    ADD_BUSY_VOLUME,
+    LIST_PATH,
+    STRIKE_PATH,
+    PREPARE_IMAGE,
+];
 
 fn layers_killed_after_some_step() -> Result<()> {
     interrupt_each("kill-some-layer", &LAYERS, Extent::Sample)
@@ -86,6 +98,18 @@ fn groups_killed_after_any_step() -> Result<()> {
 
 fn groups_killed_after_some_step() -> Result<()> {
     interrupt_each("kill-some-group", &GROUPS, Extent::Sample)
+}
+
+fn what_is_shared_and_carried_killed_after_some_step() -> Result<()> {
+    interrupt_each("kill-some-shared", &SHARED_AND_CARRIED, Extent::Sample)
+}
+
+fn what_is_shared_and_carried_killed_after_any_step() -> Result<()> {
+    interrupt_each("kill-shared", &SHARED_AND_CARRIED, Extent::All)
+}
+
+fn what_is_shared_and_carried_is_undone_when_any_step_fails() -> Result<()> {
+    interrupt_each("fail-shared", &SHARED_AND_CARRIED, Extent::Failures)
 }
 
 fn what_is_added_is_undone_when_any_step_fails() -> Result<()> {
@@ -263,8 +287,14 @@ impl<'a> Ready<'a> {
                 }),
             "{what}: {found:?}"
         );
-        vm.ok(&format!("{helper} check --repair"))
-            .with_context(|| what.clone())?;
+        let repair = format!("{helper} check --repair");
+        if self.verb.mend.is_empty() {
+            vm.ok(&repair).with_context(|| what.clone())?;
+        } else {
+            // It can tell of more than it repairs.
+            vm.run(&repair)?;
+            vm.ok(self.verb.mend).with_context(|| what.clone())?;
+        }
         let left = vm.run(&format!("{helper} check"))?;
         ensure!(
             left.status == 0 && left.text.is_empty() || self.is_no_group_yet(&left),

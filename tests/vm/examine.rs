@@ -24,9 +24,12 @@ const FOUND: i32 = 3;
 /// The size of GRUB's environment block, in bytes.
 const GRUBENV: usize = 1024;
 
+/// The tag of the volume that the verbs of the tests make.
+const MOUNTED_TAG: &str = "imgbased:mount=/srv/data";
+
 /// A digest of a part of a filesystem: names, owners, modes, times and content. A layer has a line of
 /// its own in fstab.
-const CONTENT: &str = "tar --create --sort=name --exclude=etc/fstab etc | sha256sum";
+pub const CONTENT: &str = "tar --create --sort=name --exclude=etc/fstab etc | sha256sum";
 
 /// What a disk looks like: all that decides what a host can do with it, but the content of files and
 /// what an interrupted verb left on the boot partition.
@@ -70,10 +73,11 @@ impl Volume {
         self.has_tag("imgbased:base")
     }
 
-    /// The same but for whether it has come up.
+    /// The same but for whether it has come up, and was left by a rollback.
     fn lasting(&self) -> Self {
-        let is_good = |tag: &&str| *tag == tag::GOOD || tag.starts_with(tag::GOOD_AT);
-        let tags = self.tags.split(',').filter(|tag| !is_good(tag));
+        let is_told =
+            |tag: &&str| [tag::GOOD, tag::HOLD].contains(tag) || tag.starts_with(tag::GOOD_AT);
+        let tags = self.tags.split(',').filter(|tag| !is_told(tag));
         Self {
             tags: tags.collect::<Vec<_>>().join(","),
             ..self.clone()
@@ -120,6 +124,8 @@ pub struct Before {
     state: State,
     /// The content of each layer and base, and of what bases are made from, by name.
     content: BTreeMap<String, String>,
+    /// What each run of a verb makes with another content, if only by its times.
+    made: &'static [&'static str],
     /// Whether it runs one of its layers. The rescue system runs none, so some verbs cannot run again there.
     runs: bool,
 }
@@ -151,6 +157,18 @@ impl Before {
         Ok(before)
     }
 
+    /// The same of a verb that runs more than once, and makes these layers each time. The files of its `image` have
+    /// this content.
+    pub fn running_again(
+        disk: &Path,
+        image: String,
+        made: &'static [&'static str],
+    ) -> Result<Self> {
+        let mut before = Self::read(disk, true)?;
+        before.content.insert("Extra".into(), image);
+        Ok(Self { made, ..before })
+    }
+
     fn read(disk: &Path, runs: bool) -> Result<Self> {
         let disk = Disk::forgetful(disk, "qcow2", "host");
         let mut vm = Rescue::prepared()?.with("before", disk)?;
@@ -163,6 +181,7 @@ impl Before {
         Ok(Self {
             state,
             content,
+            made: &[],
             runs,
         })
     }
@@ -305,15 +324,33 @@ fn is_whole(vm: &mut Vm, before: &Before, found: &State) -> Result<()> {
         );
     }
     for (name, content) in contents(vm, found)? {
+        if before.made.contains(&name.as_str()) {
+            continue;
+        }
         ensure!(
             content == before.content_of(&name, &found.volumes[&name])?,
             "{name} has other content"
         );
     }
+    has_content(vm, found)
+}
+
+/// Refuses a volume that layers mount and that does not hold what its directory has held.
+fn has_content(vm: &mut Vm, state: &State) -> Result<()> {
+    let mut volumes = state.volumes.iter();
+    let Some((name, _)) = volumes.find(|(_, volume)| volume.has_tag(MOUNTED_TAG)) else {
+        return Ok(());
+    };
+    vm.ok(&format!(
+        "lvm lvchange -qq -K -ay HostVG/{name} && (e2fsck -p /dev/HostVG/{name} || test $? = 1) && \
+         mount -o ro /dev/HostVG/{name} /mnt"
+    ))?;
+    let content = vm.ok("cat /mnt/file; umount /mnt")?;
+    ensure!(content == "text", "{name} holds {content:?}");
     Ok(())
 }
 
-/// Has `check` repair what is left, and runs the verb `again` if that is wanted.
+/// Has `check` repair what is left, looks at what is listed, and runs the verb `again` if that is wanted.
 fn go_on(vm: &mut Vm, before: &Before, verb: &Verb, again: bool) -> Result<()> {
     vm.ok("mount /dev/disk/by-id/virtio-host-part2 /boot")?;
     let found = vm.run("imgbased-helper check")?;
@@ -325,6 +362,11 @@ fn go_on(vm: &mut Vm, before: &Before, verb: &Verb, again: bool) -> Result<()> {
         vm.ok("imgbased-helper check --repair")
             .with_context(|| format!("check said {:?}", found.text))?;
         is_clean(vm)?;
+    }
+    if verb.subject == "lists" {
+        let listed = vm.ok("imgbased-helper persist list")?;
+        let is_kept = listed.lines().any(|line| line == "/srv/*.conf");
+        ensure!(is_kept, "only {listed:?} is listed");
     }
     if again {
         vm.ok(&verb.prepare()?)?;

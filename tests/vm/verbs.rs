@@ -28,6 +28,8 @@ pub struct Verb {
     pub selects: bool,
     /// Whether that can be booted; the base of the tests has no real kernel.
     pub is_real: bool,
+    /// What a person does after `check --repair` where the verb was interrupted; often nothing.
+    pub mend: &'static str,
 }
 
 impl Verb {
@@ -46,6 +48,7 @@ pub const ADD_BASE: Verb = Verb {
     adds: true,
     selects: false,
     is_real: false,
+    mend: "",
 };
 
 /// Of files, into a new filesystem.
@@ -91,6 +94,7 @@ pub const ADD_LAYER: Verb = Verb {
     adds: true,
     selects: false,
     is_real: true,
+    mend: "",
 };
 
 pub const ADD_LAYER_OF_LAYER: Verb = Verb {
@@ -141,6 +145,7 @@ pub const SWITCH_DEFAULT: Verb = Verb {
 pub const ROLL_BACK: Verb = Verb {
     name: "rollback",
     run: "imgbased-helper rollback --to Base-0.1",
+    subject: "Base-0.1",
     ..SWITCH_DEFAULT
 };
 
@@ -164,4 +169,46 @@ pub const ADOPT: Verb = Verb {
     vg: "Installed",
     run: "imgbased-helper --vg Installed layout init --from Installed/root --name node-1-1",
     ..ADD_BASE
+};
+
+/// Of a directory that nobody uses, so that the volume is there at once.
+pub const ADD_VOLUME: Verb = Verb {
+    name: "volume-add",
+    run: "imgbased-helper volume add /srv/data --size 100M",
+    subject: "srv-data",
+    // One that layers mount is done, or begun again.
+    mend: "if imgbased-helper volume list | grep -q /srv/data; then \
+           imgbased-helper volume remove /srv/data --delete; fi",
+    ..ADD_BASE
+};
+
+/// Of one that is in use, as /var always is: it moves when the system goes down.
+pub const ADD_BUSY_VOLUME: Verb = Verb {
+    name: "volume-add-busy",
+    ..ADD_VOLUME
+};
+
+pub const LIST_PATH: Verb = Verb {
+    name: "persist-add",
+    run: "imgbased-helper persist add /root/.ssh",
+    subject: "lists",
+    adds: false,
+    ..ADD_BASE
+};
+
+pub const STRIKE_PATH: Verb = Verb {
+    name: "persist-remove",
+    run: "imgbased-helper persist remove /root/.ssh",
+    ..LIST_PATH
+};
+
+/// Of a tree that is not the host. The next run goes on where one has ended, and leaves nothing to be done.
+pub const PREPARE_IMAGE: Verb = Verb {
+    name: "image-prepare",
+    run: "imgbased-helper image prepare --name tree-1-1 /root/Tree",
+    subject: "tree",
+    mend: "imgbased-helper image prepare --name tree-1-1 /root/Tree >/run/first && \
+           imgbased-helper image prepare --name tree-1-1 /root/Tree >/run/second && test ! -s /run/second && \
+           grep -qx status /root/Tree/var/lib/dpkg/status && test ! -e /root/Tree/etc/ssh/ssh_host_rsa_key",
+    ..LIST_PATH
 };
