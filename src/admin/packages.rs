@@ -1,6 +1,6 @@
 //! The packages that are installed in a root.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -37,7 +37,19 @@ pub fn of_dpkg(root: &Dir) -> Result<Option<Vec<Package>>> {
     Ok(Some(package::installed(&String::from_utf8_lossy(&content))))
 }
 
-/// The same with their versions. A package of another architecture has that in its name.
+/// The packages that apt-get(8) has installed only since others need them; all others were asked for.
+pub fn automatic(root: &Dir) -> Result<BTreeSet<String>> {
+    const STATES: &str = "var/lib/apt/extended_states";
+    let states = root.resolve(Path::new(STATES))?;
+    let Some(states) = states.filter(|states| states.stat.kind == Kind::File) else {
+        return Ok(BTreeSet::new());
+    };
+    let content = states.read(READ_MAX);
+    let content = content.with_context(|| format!("cannot read /{STATES}"))?;
+    Ok(package::automatic(&String::from_utf8_lossy(&content)))
+}
+
+/// The packages of a root with their versions. A package of another architecture has that in its name.
 pub fn of(root: &Dir) -> Result<Versions> {
     if let Some(packages) = of_dpkg(root)? {
         return Ok(versions(packages));

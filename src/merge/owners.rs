@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::decide::Owner;
 use super::users::{GROUP, Merged, Name, PASSWD, UserFiles, numbered};
-use super::{LAYER, NEW, OLD};
+use super::{LAYER, NEW};
 use crate::tree::{Meta, Stat};
 
 /// The users and groups of the sides of a merge, and of what it makes of them.
@@ -52,10 +52,10 @@ impl Owners {
         }
     }
 
-    /// Whether a file of the old base and one of the layer have the same owner.
-    pub fn is_one(&self, old: &Stat, layer: &Stat) -> bool {
-        (old.uid, old.gid) == (layer.uid, layer.gid)
-            || self.owner(OLD, old) == self.owner(LAYER, layer)
+    /// Whether a file of a base and one of the layer have the same owner.
+    pub fn is_one(&self, side: usize, of_base: &Stat, layer: &Stat) -> bool {
+        (of_base.uid, of_base.gid) == (layer.uid, layer.gid)
+            || self.owner(side, of_base) == self.owner(LAYER, layer)
     }
 
     /// Whether the host has this owner.

@@ -2,6 +2,7 @@
 //! has others (deb-control(5), deb-version(7)). No input or output.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
@@ -144,6 +145,20 @@ pub fn installed(record: &str) -> Vec<Package> {
     };
     let paragraphs = record.split("\n\n").filter(is_installed);
     paragraphs.filter_map(Package::of).collect()
+}
+
+/// The packages that apt's record says were installed for others, as [`Package::key`] can name them.
+pub fn automatic(record: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for paragraph in record.split("\n\n") {
+        let field = |name| field(paragraph, name).unwrap_or_default();
+        if field("Auto-Installed") == "1" {
+            let name = field("Package");
+            names.insert(format!("{name}:{}", field("Architecture")));
+            names.insert(name);
+        }
+    }
+    names
 }
 
 /// The value of a field, with the lines that go on with it.

@@ -29,7 +29,12 @@ new_layer() {
 # A layer of a newer base, which holds the same, is the default, and has come up.
 newer_default() {
     if ! has_base 'Base-1.*'; then
-        lvm lvcreate -q -y -s -pr -ky --addtag imgbased:base -n Base-1 HostVG/Base-0
+        lvm lvcreate -q -y -s -ky --addtag imgbased:base -n Base-1 HostVG/Base-0
+        lvm lvchange -q -K -ay HostVG/Base-1
+        e2fsck -fp /dev/HostVG/Base-1
+        tune2fs -O metadata_csum_seed -U random /dev/HostVG/Base-1
+        lvm lvchange -q -an HostVG/Base-1
+        lvm lvchange -q -pr HostVG/Base-1
         imgbased-helper check --repair
     fi
     has_layer Base-1.1 || imgbased-helper layer add Base-1

@@ -49,6 +49,15 @@ const ROWS: &[Row] = &[
     ("opt/image/x", ["host", "host", "image"], "image", false),
     ("usr/bin/x", ["v1", "v1", "v2"], "v2", false),
     ("usr/bin/gone", ["v1", "v1", NONE], NONE, false),
+    // Nobody has said that these come along.
+    ("data/x", ["host", "host", NONE], NONE, false),
+    ("data/app/x", ["host", "later", NONE], NONE, false),
+    ("data/keep/x", ["host", "host", NONE], "host", false),
+    ("data/known/x", ["host", "host", NONE], NONE, false),
+    ("mnt/x", ["host", "host", "image"], "image", false),
+    ("mnt/same", ["same", "same", "same"], "same", false),
+    ("swap.img", ["host", "host", NONE], NONE, false),
+    ("usr/own", ["v1", "later", "v1"], "v1", false),
     (
         "etc/fstab",
         [
@@ -84,7 +93,7 @@ fn host() -> (Merge, Told) {
     put(&merge, "old", "var/lib/dpkg/status", STATUS);
     let told = Told {
         is_adopted: true,
-        ..Told::new(&["/home"], &[], &[])
+        ..Told::new(&["/home", "/data/keep"], &[], &["/data/known"])
     };
     (merge, told)
 }
@@ -110,8 +119,20 @@ fn what_was_written_before_the_adoption_comes_along() {
     let mut wanted: Vec<_> = ROWS.iter().filter(|row| row.3).map(|row| row.0).collect();
     wanted.sort_unstable();
     assert_eq!(told_of, wanted);
-    // What the layer has as its base has it is nothing that is left behind.
-    assert!(outside.left.is_empty(), "{:?}", outside.left);
+    // What is of the host is lost, whenever it was written. What the base has beside that is of packages.
+    let left = outside.left.iter();
+    let left = left.map(|left| (escaped(&left.path), left.files, left.is_known));
+    let left: Vec<_> = left.collect();
+    assert_eq!(
+        left,
+        [
+            ("data".to_owned(), 2, false),
+            ("data/known".to_owned(), 1, true),
+            ("mnt".to_owned(), 1, false),
+            ("swap.img".to_owned(), 1, false),
+            ("usr".to_owned(), 1, false),
+        ]
+    );
 }
 
 #[test]

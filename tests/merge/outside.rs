@@ -227,7 +227,7 @@ fn each_path_is_carried_or_left_or_neither() {
             "usr/bin d | usr/bin/x f1 | | | | /usr/bin 1",
             "| home/anna/x f1 | | | | /home 1",
             "home d | home/anna/x f1, home/anna/y/z f1 | home d | home d | | /home/anna 2",
-            "| x f1 | | | | / 1",
+            "| x f1, y f1, data/z f1 | | | | /data 1, /x 1, /y 1",
             // What can go.
             "| tmp/x f1, var/tmp/x f1, var/cache/x f1, boot/x f1, run/x f1 | | var d | |",
             "| lost+found/x f1, dev/x f1, proc/x f1, sys/x f1, vmlinuz l:boot/x | | | |",

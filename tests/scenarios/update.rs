@@ -248,6 +248,7 @@ fn a_host_that_was_adopted_keeps_what_it_had() -> Result<()> {
     )?;
     ensure!(said.contains(" in conflict"), "{said}");
     ensure!(said.contains("Next+1 is a layer of Next"), "{said}");
+    ensure!(said.contains("/data is left behind: 1 files"), "{said}");
     let look = "cat home/admin/note root/key opt/own/data srv/site/page root/later; \
                 grep -c /srv/scratch etc/fstab; cut -d : -f 1,3 etc/passwd | grep -e admin -e second; \
                 stat -c %u home/admin/note; cat etc/motd etc/issue; \

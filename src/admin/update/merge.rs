@@ -8,10 +8,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::admin::merge_report::MergeReport;
+use crate::admin::packages::{self, Versions};
 use crate::admin::roots::Sides;
 use crate::admin::space::Space;
 use crate::admin::volume::record_new_in_var;
-use crate::admin::{Context, initramfs, packages, persist, pool_with_room, text};
+use crate::admin::{Context, initramfs, persist, pool_with_room, text};
 use crate::merge::{self, Ids, LAYER, NEW, OLD, Outside, Plan, Record, Zones};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
@@ -126,12 +127,29 @@ pub fn plan(
     let carried = told.carried([roots[OLD], roots[LAYER]])?;
     let rules = told.rules(sides, &carried, [&old, &layer, &new]);
     let outside = Outside::of(roots, sides.is_snapshot, &rules, &plan, go_on)?;
-    let is_left = |name: &&String| !old.contains_key(*name) && !new.contains_key(*name);
     Ok(Planned {
         plan,
         outside,
-        packages: layer.keys().filter(is_left).cloned().collect(),
+        packages: own_packages(sides, roots[LAYER], [&old, &layer, &new])?,
     })
+}
+
+/// The packages of the layer that come with no image, out of those of the roots.
+fn own_packages(
+    sides: &Sides,
+    root: &Dir,
+    [old, layer, new]: [&Versions; 3],
+) -> Result<Vec<String>> {
+    let names = layer.keys().filter(|name| !new.contains_key(*name));
+    let mut names: Vec<String> = names.cloned().collect();
+    if sides.is_adopted {
+        // The old base has what was installed by hand as well.
+        let automatic = packages::automatic(root)?;
+        names.retain(|name| !automatic.contains(name));
+    } else {
+        names.retain(|name| !old.contains_key(name));
+    }
+    Ok(names)
 }
 
 impl Planned {
@@ -342,6 +360,35 @@ mod tests {
             if let Err(error) = refused {
                 assert!(error.to_string().contains("/data ("), "{error}");
             }
+        }
+    }
+
+    #[test]
+    fn packages_that_were_installed_by_hand_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let apt = dir.path().join("var/lib/apt");
+        fs::create_dir_all(&apt).unwrap();
+        let states = "Package: libx\nArchitecture: amd64\nAuto-Installed: 1\n";
+        fs::write(apt.join("extended_states"), states).unwrap();
+        let versions = |names: &[&str]| -> Versions {
+            let names = names.iter();
+            names
+                .map(|name| (name.to_string(), "1".to_owned()))
+                .collect()
+        };
+        let old = versions(&["app", "bash", "libx:amd64"]);
+        let layer = versions(&["app", "bash", "htop", "libx:amd64"]);
+        let new = versions(&["bash"]);
+        for (is_adopted, wanted) in [(false, &["htop"][..]), (true, &["app", "htop"])] {
+            let sides = Sides {
+                old: Tree::Running,
+                layer: Tree::Running,
+                is_snapshot: true,
+                is_adopted,
+            };
+            let root = Dir::root(dir.path()).unwrap();
+            let found = own_packages(&sides, &root, [&old, &layer, &new]);
+            assert_eq!(found.unwrap(), wanted);
         }
     }
 

@@ -9,15 +9,16 @@ use anyhow::{Context, Result};
 
 use super::packages::{Package, Packages, Source};
 use super::walk_below;
-use super::zone::{Zone, Zones, is_made};
+use super::zone::{Zone, Zones, is_made, may_be_of_image};
 use crate::merge::owners::Owners;
+use crate::merge::{LAYER, NEW, OLD};
 use crate::tree::{Below, Dir, Id, Kind, Node, Place, Stat, Visit, Xattrs, escaped};
 
 /// So many entries at most; what is found after them is in the entry of `/`.
 const ENTRIES_MAX: usize = 1000;
 
 /// What is left behind in one place, from the root: a directory that the old base does not have with all that is
-/// below it, a path that was named, or what is changed directly in a directory that both have.
+/// below it, a path that was named, what is changed directly in a directory that both have, or a file of the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Left {
     pub path: PathBuf,
@@ -87,6 +88,8 @@ pub struct Search<'a> {
     pub owners: &'a Owners,
     pub packages: &'a Packages,
     pub is_snapshot: bool,
+    /// Whether the old base is the host as it was installed.
+    pub is_adopted: bool,
     pub interrupt: &'a dyn Fn() -> Result<()>,
 }
 
@@ -96,21 +99,35 @@ struct Found {
     /// By the names of packages.
     packages: Vec<Sum>,
     seen: Seen,
-    /// The directory that the old base does not have and that the path is in.
+    /// The base that the layer is compared with.
+    side: usize,
+    /// The directory that this base does not have and that the path is in.
     new_dir: PathBuf,
 }
 
 impl Search<'_> {
-    /// Compares the roots of the old base and the layer.
-    pub fn run(&self, old: &Dir, layer: &Dir) -> Result<(Sums, Vec<Package>)> {
+    /// Compares the layer with the old base, and what is of an adopted host with the new one.
+    pub fn run(&self, roots: [&Dir; 3]) -> Result<(Sums, Vec<Package>)> {
         let mut found = Found {
             packages: vec![Sum::default(); self.packages.names().len()],
             ..Found::default()
         };
-        for top in self.zones.tops(is_left) {
+        let tops = self.zones.tops(is_left).into_iter();
+        let mut tops: Vec<PathBuf> = tops.map(Path::to_owned).collect();
+        if self.is_adopted {
+            let names = roots[LAYER].names().context("cannot read the root")?;
+            let own = names.into_iter().map(PathBuf::from);
+            tops.extend(own.filter(|name| self.is_of_host(name) && is_left(self.zones.of(name))));
+        }
+        for top in tops {
             found.new_dir = PathBuf::new();
-            walk_below(&[old, layer], top, &mut |visit| {
+            found.side = if self.is_of_host(&top) { NEW } else { OLD };
+            walk_below(&[roots[found.side], roots[LAYER]], &top, &mut |visit| {
                 (self.interrupt)()?;
+                // It is compared by itself.
+                if self.is_of_host(visit.path) && found.side == OLD {
+                    return Ok(Below::Skip);
+                }
                 self.visit(&mut found, visit)
                     .with_context(|| format!("cannot compare /{}", escaped(visit.path)))
             })?;
@@ -123,6 +140,12 @@ impl Search<'_> {
             files: sum.files,
         });
         Ok((found.left, packages.collect()))
+    }
+
+    /// Whether a path of an adopted host is below a name of the root that is the host's own. The old base has that as
+    /// well, as it was installed.
+    fn is_of_host(&self, path: &Path) -> bool {
+        self.is_adopted && path.iter().next().is_some_and(|top| !may_be_of_image(top))
     }
 
     fn visit(&self, found: &mut Found, visit: &Visit) -> Result<Below> {
@@ -141,7 +164,7 @@ impl Search<'_> {
             }
             return Ok(Below::Visit);
         }
-        let Some(is_content) = self.is_changed(old.as_ref(), layer)? else {
+        let Some(is_content) = self.is_changed(found.side, old.as_ref(), layer)? else {
             return Ok(Below::Skip);
         };
         let bytes = if is_content {
@@ -164,14 +187,17 @@ impl Search<'_> {
             Some(Source::Package(number)) => return found.packages.get_mut(number),
             None if is_made(path) => return None,
             None if is_in_new => found.new_dir.as_path(),
-            None => path.parent().unwrap_or(Path::new("")),
+            None => match path.parent() {
+                Some(above) if !above.as_os_str().is_empty() => above,
+                _ => path,
+            },
         };
         Some(found.left.of(entry))
     }
 
-    /// Whether the content of what is no directory is another one than in the old base; `None` where all is as it
-    /// is there.
-    fn is_changed(&self, old: Option<&Place>, layer: &Place) -> Result<Option<bool>> {
+    /// Whether the content of what is no directory is another one than in the base of this side; `None` where all is as
+    /// it is there.
+    fn is_changed(&self, side: usize, old: Option<&Place>, layer: &Place) -> Result<Option<bool>> {
         if layer.stat.kind == Kind::Socket {
             return Ok(None);
         }
@@ -179,7 +205,8 @@ impl Search<'_> {
             return Ok(Some(true));
         };
         let (before, after) = (&old.stat, &layer.stat);
-        if self.is_snapshot && before.is_untouched(after) {
+        let is_snapshot = self.is_snapshot && side == OLD;
+        if is_snapshot && before.is_untouched(after) {
             return Ok(None);
         }
         let (Some(old), Some(layer)) = (old.node()?, layer.node()?) else {
@@ -188,7 +215,7 @@ impl Search<'_> {
         let is_same = match after.kind {
             Kind::File if before.size != after.size => false,
             // Of a snapshot is read only what was touched, and that can have got its former time back.
-            Kind::File if !self.is_snapshot && before.mtime == after.mtime => true,
+            Kind::File if !is_snapshot && before.mtime == after.mtime => true,
             Kind::File => old.has_same_content(&layer)?,
             Kind::Link => old.target()? == layer.target()?,
             _ => before.device == after.device,
@@ -197,7 +224,7 @@ impl Search<'_> {
             return Ok(Some(true));
         }
         let is_same = before.mode == after.mode
-            && self.owners.is_one(before, after)
+            && self.owners.is_one(side, before, after)
             && attributes(&old)? == attributes(&layer)?;
         Ok((!is_same).then_some(false))
     }

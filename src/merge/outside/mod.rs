@@ -31,7 +31,7 @@ use super::conffiles::Conffiles;
 use super::decide::Clash;
 use super::owners::Owners;
 use super::plan::{Action, Content, Item, Plan, Planner, Scope, Verdict};
-use super::{LAYER, NEW, OLD};
+use super::{LAYER, NEW};
 use crate::tree::{Below, Dir, Kind, Stat, Visit, escaped, walk};
 
 /// So many items are kept for people; the others are counted.
@@ -116,9 +116,10 @@ impl Outside {
             owners: &plan.owners,
             packages: &packages,
             is_snapshot,
+            is_adopted: rules.is_adopted,
             interrupt,
         };
-        let (left, packages) = search.run(roots[OLD], roots[LAYER])?;
+        let (left, packages) = search.run(roots)?;
         let mut outside = Self {
             items: Vec::new(),
             more_items: 0,

@@ -1,7 +1,7 @@
 //! What becomes of the paths of a layer outside of /etc.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::ops::Bound;
 use std::path::{Component, Path, PathBuf};
@@ -92,6 +92,16 @@ const DEFAULTS: [(&str, Zone); 43] = [
     // Images that wait to become bases.
     ("var/lib/imgbased/spool", Zone::Fleeting),
 ];
+
+/// What an image brings in the root beside them. Another name there, such as /data, is of a host.
+const OF_IMAGES: [&str; 8] = [
+    "bin", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr",
+];
+
+/// Whether an image brings what has this name in the root.
+pub fn may_be_of_image(name: &OsStr) -> bool {
+    OF_IMAGES.iter().any(|of_image| name == *of_image)
+}
 
 /// Where what no image has is carried.
 const OPT: &str = "opt";
