@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::update::{self, Waiting};
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, check, hooks, layer, say, text};
+use super::{Context, LOCK_WAIT, check, hooks, layer, say, text, volume};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::model::kernel_options;
@@ -231,6 +231,7 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
         writer.transaction(|tx| announce_failures(tx, &context.load()?))?;
         Waiting::clear()?;
         writer.transaction(|tx| update::tell_of_lost_changes(context, tx, &group))?;
+        writer.transaction(|tx| volume::end_moves(context, tx))?;
     }
     hooks::after_bless(context, &writer, &group, &name);
     Ok(())

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use nix::sys::statvfs::statvfs;
 
-use super::{Context, text, view};
+use super::{Context, pool_with_room, text, view};
 use crate::model::layout::{Group, Role};
 use crate::model::percent::Percent;
 
@@ -62,6 +62,12 @@ impl Spaces {
     pub fn root_problem(&self) -> Option<String> {
         self.root.as_ref().and_then(Space::problem)
     }
+}
+
+/// The bytes that can be written to the filesystem of a thin volume that is mounted at `path`: there, and in its pool.
+pub fn room_in(context: &Context, path: &Path) -> Result<u64> {
+    let Space { free, .. } = Space::at(path)?;
+    Ok(free.min(pool_with_room(&context.load()?)?))
 }
 
 impl Space {

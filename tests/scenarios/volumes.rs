@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::claims::{device, has_come_up, has_root, is_clean, is_refused, json, restart, runs};
-use crate::vm::guest::script;
-use crate::vm::verbs::{KILLED, STEPS_MAX, interrupted};
-use crate::vm::{Host, Loader, Vm};
+use crate::vm::guest::{script, script_with};
+use crate::vm::verbs::{ADD_BUSY_VOLUME, KILLED, STEPS_MAX, interrupted};
+use crate::vm::{Host, Loader, Vm, say};
 
 scenarios![
     a_directory_moves_to_a_volume_and_back_while_the_system_runs;
@@ -17,6 +17,7 @@ scenarios![
     a_volume_is_whole_or_not_there_whatever_step_is_the_last,
     a_volume_that_is_damaged_or_nobody_may_mount_keeps_no_layer_from_booting,
     a_move_that_is_cut_off_is_made_at_the_next_way_down,
+    a_move_that_is_killed_after_any_step_is_made_at_the_next_way_down,
     most_of_what_is_busy_is_copied_ahead,
     who_uses_a_directory_in_another_way_keeps_it_where_it_is,
     a_layer_that_is_mounted_by_hand_gets_its_volumes,
@@ -315,6 +316,39 @@ fn a_move_that_is_cut_off_is_made_at_the_next_way_down() -> Result<()> {
     assert_eq!(vm.ok("sha256sum </var/lib/large")?, large);
     assert_eq!(vm.ok("cat /var/lib/later")?, "later");
     is_clean(&mut vm)
+}
+
+/// The machine goes down right after that, so the next start is as one after a power cut.
+fn a_move_that_is_killed_after_any_step_is_made_at_the_next_way_down() -> Result<()> {
+    let (disk, mut vm) = Host::running(Loader::Grub, "volume-move-steps")?;
+    vm.ok(&ADD_BUSY_VOLUME.prepare()?)?;
+    vm.ok("imgbased-helper volume add /srv/data --size 100M 2>/dev/null")?;
+    let mut step = 0;
+    loop {
+        step += 1;
+        ensure!(step < STEPS_MAX, "the move has no end");
+        let kill = script_with("kill-at-shutdown", &["imgbased-move", &step.to_string()])?;
+        vm.ok(&format!("echo {step} >/srv/data/file"))?;
+        vm.ok(&kill)?;
+        vm.type_line("systemctl poweroff")?;
+        vm.wait_for_power_off(SLOW)?;
+
+        vm = disk.boot(&format!("after-{step}"))?;
+        vm.log_in()?;
+        runs(&mut vm, "Base-0.1")?;
+        assert_eq!(vm.ok("cat /srv/data/file")?, step.to_string());
+        is_clean(&mut vm)?;
+        if row(&mut vm, "/srv/data")?["moving"] == false {
+            break;
+        }
+        is_on(&mut vm, "/srv/data", "Base-0.1")?;
+    }
+    say(&format!("`volume move`: {step} kill points"));
+    ensure!(step > 5, "{step}");
+    is_on(&mut vm, "/srv/data", "srv-data")?;
+    // It was recorded, and no more than that was done.
+    assert_eq!(vm.ok("ls -A /srv/data | grep -vx lost+found")?, "file");
+    Ok(())
 }
 
 fn most_of_what_is_busy_is_copied_ahead() -> Result<()> {

@@ -9,13 +9,14 @@ use std::{fs, io};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::merge::{Merged, Told, circumstances, needed, room_in, warn_of};
+use super::merge::{Merged, Told, circumstances, needed, warn_of};
 use super::packages;
 use crate::admin::boot::MOTD;
 use crate::admin::filesystem::mount_point;
 use crate::admin::look::Look;
 use crate::admin::merge_report::{self, MergeReport};
 use crate::admin::roots::{self, Sides, Tree};
+use crate::admin::space::room_in;
 use crate::admin::{Context, LOCK_WAIT, after_merge, hooks, layer, new_entries, text, view};
 use crate::boot::Selection;
 use crate::boot::arrange::Arrangement;

@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::admin::merge_report::MergeReport;
 use crate::admin::packages::{self, Versions};
 use crate::admin::roots::Sides;
-use crate::admin::space::Space;
+use crate::admin::space::room_in;
 use crate::admin::volume::record_new_in_var;
-use crate::admin::{Context, initramfs, persist, pool_with_room, text};
+use crate::admin::{Context, initramfs, persist, text};
 use crate::merge::{self, Ids, LAYER, NEW, OLD, Outside, Plan, Record, Zones};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
@@ -290,12 +290,6 @@ fn for_initramfs(plan: &Plan) -> Vec<PathBuf> {
     let changed = changed.filter(|item| !matches!(item.action, merge::Action::Nothing));
     let paths = changed.map(|item| item.path.clone());
     paths.filter(|path| initramfs::can_hold(path)).collect()
-}
-
-/// The bytes that can be written to the filesystem of a layer that is mounted at `root`: there, and in its pool.
-pub fn room_in(context: &Context, root: &Path) -> Result<u64> {
-    let Space { free, .. } = Space::at(root)?;
-    Ok(free.min(pool_with_room(&context.load()?)?))
 }
 
 pub fn warn_of(above: &str, paths: &[PathBuf]) {

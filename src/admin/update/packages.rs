@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::merge::{Merged, room_in};
+use super::merge::Merged;
 use crate::admin::filesystem::mount_point;
 use crate::admin::merge_report::MergeReport;
 use crate::admin::packages::{DPKG, RPM, SCRATCH, has_program, of_dpkg};
+use crate::admin::space::room_in;
 use crate::admin::{Context, persist, text};
 use crate::image::digest;
 use crate::model::layout::Group;

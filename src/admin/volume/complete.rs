@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{is_mounted, transaction};
 use crate::admin::filesystem::{mount_again, mount_point};
-use crate::admin::space::Space;
+use crate::admin::space::room_in;
 use crate::admin::{Context, LOCK_WAIT, comment, merge_report, say, text};
 use crate::merge::Additions;
 use crate::model::volume::{Mount, Volumes};
@@ -89,7 +89,7 @@ pub fn complete(context: &Context) -> Result<()> {
                 is_done = false;
                 continue;
             }
-            let done = add_to(tx, mount, &new, &paths, &layer);
+            let done = add_to(context, tx, mount, &new, &paths, &layer);
             tx.interrupt().check()?;
             if let Err(error) = done {
                 log::warn!("{} lacks what is new in the image: {error:#}", mount.path);
@@ -109,6 +109,7 @@ pub fn complete(context: &Context) -> Result<()> {
 }
 
 fn add_to(
+    context: &Context,
     tx: &mut Transaction,
     mount: &Mount,
     new: &[PathBuf],
@@ -117,15 +118,16 @@ fn add_to(
 ) -> Result<()> {
     let at = Path::new(from_root(&mount.path));
     let to = Dir::root(Path::new(&mount.path))?;
+    // Both: the pool can be full long before the volume is.
+    let room = room_in(context, Path::new(&mount.path))?;
     tx.work(&format!("# {} gets what is new", mount.path), |interrupt| {
         let go_on = || interrupt.check();
         let additions = Additions::of(new, (at, &to), volumes, layer, &go_on)?;
-        let free = Space::at(Path::new(&mount.path))?.free;
         ensure!(
-            additions.bytes <= free,
-            "it needs {}, and {} are free",
+            additions.bytes <= room,
+            "it needs {}, and {} are free on the volume and in its pool",
             text::size(additions.bytes),
-            text::size(free)
+            text::size(room)
         );
         additions.apply(layer, &to, &go_on)?;
         match additions.count() {

@@ -12,12 +12,13 @@ use crate::admin::Context;
 use crate::admin::filesystem::{self, Filesystem, Mounted, mount_point};
 use crate::image::tree::{Content, Tree};
 use crate::model::volume::Mount;
+use crate::sys::cmd::Cmd;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
 use crate::sys::transaction::Transaction;
 use crate::tree::{Again, Below, Dir, Kind, Place, Source, Stat, Visit, escaped, sync_again, walk};
 
-/// There as long as a copy is not complete. It holds the time from which on files may have changed, in seconds since
+/// There as long as no layer mounts a copy. It holds the time from which on files may have changed, in seconds since
 /// 1970, once all was copied ahead.
 const PARTIAL: &str = ".imgbased-partial";
 /// So much earlier than it was begun to copy counts what was changed, in seconds: the kernel's own time is late.
@@ -46,7 +47,7 @@ impl Copied {
         Ok(Self { dir, mounted, size })
     }
 
-    /// Copies it to the volume, which stays mounted. The lock is free meanwhile.
+    /// Copies it to the volume, which stays mounted, and is marked. The lock is free meanwhile.
     pub fn copy(
         &self,
         tx: &mut Transaction,
@@ -61,8 +62,7 @@ impl Copied {
             tx.work(&source.copy_line(&to), |interrupt| {
                 let mut progress = Progress::new(&mount.path, self.size.bytes);
                 write_mark(&to, "")?;
-                source.copy(&to, room, interrupt, &mut progress)?;
-                self.complete(&to)
+                source.copy(&to, room, interrupt, &mut progress)
             })?;
             tx.flush(&to)
         })?;
@@ -108,8 +108,7 @@ impl Copied {
         let volume = filesystem.mount(tx, &to, "rw")?;
         unlocked(tx, &mut |tx| {
             tx.work(&self.line(&to), |interrupt| {
-                self.sync(&to, Some(begun), room, interrupt, mount)?;
-                self.complete(&to)
+                self.sync(&to, Some(begun), room, interrupt, mount)
             })?;
             tx.flush(&to)
         })?;
@@ -145,14 +144,17 @@ impl Copied {
         Ok(())
     }
 
-    /// Takes the mark off what is copied.
-    fn complete(&self, to: &Path) -> Result<()> {
+    /// Takes the mark off what is copied, and mounted still.
+    pub fn complete(&self, tx: &mut Transaction, mount: &Mount) -> Result<()> {
+        let to = mount_point(&mount.name);
         let mark = to.join(PARTIAL);
-        fs::remove_file(&mark).with_context(|| format!("cannot remove {}", mark.display()))?;
-        // That has changed the time of the directory.
-        let time = fs::metadata(&self.dir).and_then(|dir| dir.modified());
-        let set = time.and_then(|time| File::open(to)?.set_modified(time));
-        set.with_context(|| format!("cannot write {}", to.display()))
+        tx.work(&Cmd::new("rm").arg(&mark), |_| {
+            fs::remove_file(&mark).with_context(|| format!("cannot remove {}", mark.display()))?;
+            // That has changed the time of the directory.
+            let time = fs::metadata(&self.dir).and_then(|dir| dir.modified());
+            let set = time.and_then(|time| File::open(&to)?.set_modified(time));
+            set.with_context(|| format!("cannot write {}", to.display()))
+        })
     }
 
     /// Refuses where something was changed since it was copied.
@@ -175,7 +177,17 @@ impl Copied {
     }
 }
 
-/// Marks a copy that is not complete.
+/// Takes the mark off a volume that a layer has mounted at this path: the power was cut right after its move was
+/// recorded.
+pub fn remove_mark(tx: &mut Transaction, path: &str) -> Result<()> {
+    let mark = Path::new(path).join(PARTIAL);
+    if fs::symlink_metadata(&mark).is_err() {
+        return Ok(());
+    }
+    tx.run(&Cmd::new("rm").args(["-f", "--"]).arg(mark))
+}
+
+/// Marks a copy that no layer mounts yet.
 fn write_mark(to: &Path, text: &str) -> Result<()> {
     let mark = to.join(PARTIAL);
     let marked = fs::write(&mark, text).and_then(|()| File::open(&mark)?.sync_all());
@@ -232,7 +244,6 @@ fn is_same(from: &Place, to: &Place) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::cmd::Cmd;
 
     #[test]
     fn what_was_changed_after_the_copy_is_seen() {

@@ -148,6 +148,18 @@ pub fn unmounted(context: &Context, group: &Group) -> Result<Vec<(Mount, String)
     Ok(found)
 }
 
+/// Ends the moves of volumes that the layer that runs has mounted, where the power was cut at their very end.
+pub fn end_moves(context: &Context, tx: &mut Transaction) -> Result<()> {
+    let handed: Option<Volumes> = run::read_json(run::VOLUMES);
+    let volumes = handed.map(|handed| handed.volumes).unwrap_or_default();
+    for mount in volumes.iter().filter(|mount| !mount.moving) {
+        if is_mounted(context, &mount.name, &mount.path)? {
+            copied::remove_mark(tx, &mount.path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Where the volumes of a group are mounted.
 fn mounts_of(group: &Group) -> Vec<Mount> {
     volume::mounts_of(group, &mut |problem| log::warn!("{problem}"))

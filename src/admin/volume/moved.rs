@@ -87,8 +87,6 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
             source.copy(tx, mount, &filesystem, room)?
         }
     };
-    copy.unmount(tx)?;
-    source.mounted.unmount(tx)?;
     let moved = Mount {
         moving: false,
         ..mount.clone()
@@ -100,5 +98,10 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
     let of = volume.of().map(|of| format!("{}{of}", tag::OF));
     let path = mount.path_tag();
     let old: Vec<&str> = [path.as_str()].into_iter().chain(of.as_deref()).collect();
-    tx.run(&lvm.retag(&name, &old, Some(&moved.path_tag())))
+    tx.run(&lvm.retag(&name, &old, Some(&moved.path_tag())))?;
+    // The mark is there until then: where the power is cut before, the layer goes on with its own directory, and what
+    // is changed there is copied at the next way down.
+    source.complete(tx, mount)?;
+    copy.unmount(tx)?;
+    source.mounted.unmount(tx)
 }
