@@ -212,9 +212,9 @@ enum Noun {
     Volume(volume::Verb),
     /// Remove old bases with their layers, except what is booted or the default, and what was fetched of images
     Gc {
-        /// How many of the latest bases to keep
-        #[arg(long, value_name = "N", default_value_t = 2)]
-        keep: usize,
+        /// How many of the latest bases to keep [default: what imgbased.conf says, else 2]
+        #[arg(long, value_name = "N")]
+        keep: Option<usize>,
         /// Do not ask before they are removed
         #[arg(short, long)]
         yes: bool,

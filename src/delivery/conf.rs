@@ -1,4 +1,4 @@
-//! imgbased.conf: where a host takes its images from. Files and drop-ins are found as those of systemd.
+//! imgbased.conf: where a host takes its images from, and how many stay. Files and drop-ins are found as those of systemd.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,6 +32,8 @@ pub struct Conf {
     pub spool: PathBuf,
     /// In seconds: how long nothing may come before it is tried again.
     pub stall: u32,
+    /// How many bases stay when old ones are removed; no number is the default of who removes them.
+    pub bases: Option<usize>,
 }
 
 /// A key with its section, and what takes its value; an empty one is that of the beginning.
@@ -41,7 +43,10 @@ type Key = (
     fn(&mut Conf, &str) -> Result<()>,
 );
 
-const KEYS: [Key; 7] = [
+/// The fewest bases that stay: what runs, and what it falls back to.
+const BASES_LEAST: usize = 2;
+
+const KEYS: [Key; 8] = [
     ("Source", "Path", |conf, value| {
         conf.path = Some(Url::parse(value)?.as_directory());
         Ok(())
@@ -78,6 +83,11 @@ const KEYS: [Key; 7] = [
         conf.verify = boolean(value)?;
         Ok(())
     }),
+    ("Target", "InstancesMax", |conf, value| {
+        let number = value.parse().ok().filter(|number| *number >= BASES_LEAST);
+        conf.bases = Some(number.context("a number from 2 on is needed")?);
+        Ok(())
+    }),
 ];
 
 impl Conf {
@@ -91,6 +101,7 @@ impl Conf {
             proxy: None,
             spool: root.join(SPOOL),
             stall: 60,
+            bases: None,
         }
     }
 
@@ -162,6 +173,7 @@ impl Conf {
             "StallSec" => self.stall = nothing.stall,
             "Spool" => self.spool = nothing.spool,
             "MinVersion" => self.least = nothing.least,
+            "InstancesMax" => self.bases = nothing.bases,
             _ => self.verify = nothing.verify,
         }
     }
@@ -250,17 +262,18 @@ mod tests {
         let (conf, unknown) = read(
             "# where from\n[Source]\nPath = https://example.org/images\nMatchPattern=a-@v.raw \\\n  a-@v.raw.zst\n\
              MatchPattern=a-@v.tar\nProxy=http://proxy:3128\nStallSec=30s\nSpool=/srv/spool\n; more\n[Transfer]\n\
-             MinVersion=3\nVerify=off\n",
+             MinVersion=3\nVerify=off\n[Target]\nInstancesMax=3\n",
         )
         .unwrap();
         assert_eq!(unknown, Vec::<String>::new());
         let path = conf.path.as_ref().map(ToString::to_string);
         assert_eq!(path.as_deref(), Some("https://example.org/images/"));
         assert_eq!(conf.patterns, ["a-@v.raw", "a-@v.raw.zst", "a-@v.tar"]);
-        assert_eq!((conf.verify, conf.stall), (false, 30));
+        assert_eq!((conf.verify, conf.stall, conf.bases), (false, 30, Some(3)));
         assert_eq!(conf.spool, Path::new("/srv/spool"));
         assert_eq!(conf.proxy.as_deref(), Some("http://proxy:3128"));
-        let all = "[Source]\nPath=\nMatchPattern=\nProxy=\nStallSec=\nSpool=\n[Transfer]\nMinVersion=\nVerify=\n";
+        let all = "[Source]\nPath=\nMatchPattern=\nProxy=\nStallSec=\nSpool=\n[Transfer]\nMinVersion=\nVerify=\n\
+            [Target]\nInstancesMax=\n";
         let mut conf = conf;
         conf.read(all, "y.conf", Path::new("/")).unwrap();
         assert_eq!(conf, Conf::of_nothing(Path::new("/")));
@@ -276,18 +289,20 @@ mod tests {
             ("[Source]\nStallSec=soon\n", "x.conf:2: StallSec=soon"),
             ("[Source]\nSpool=here\n", "x.conf:2: Spool=here"),
             ("[Transfer]\nVerify=perhaps\n", "x.conf:2: Verify=perhaps"),
+            ("[Target]\nInstancesMax=1\n", "x.conf:2: InstancesMax=1"),
+            ("[Target]\nInstancesMax=-3\n", "x.conf:2: InstancesMax=-3"),
         ] {
             let error = format!("{:#}", read(text).unwrap_err());
             assert!(error.starts_with(why), "{text}: {error}");
         }
         let (_, unknown) =
-            read("Early=1\n[Source]\nFoo=1\n[Target]\nBar=2\n[Transfer]\nVerify=1\n").unwrap();
+            read("Early=1\n[Source]\nFoo=1\n[Feature]\nBar=2\n[Transfer]\nVerify=1\n").unwrap();
         assert_eq!(
             unknown,
             [
                 "x.conf:1: the key Early of [] is not known",
                 "x.conf:3: the key Foo of [Source] is not known",
-                "x.conf:4: the section [Target] is not known"
+                "x.conf:4: the section [Feature] is not known"
             ]
         );
     }

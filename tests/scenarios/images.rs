@@ -308,6 +308,8 @@ fn old_bases_are_collected(vm: &mut Vm) -> Result<()> {
     let refused = vm.run("imgbased-helper gc")?;
     assert_eq!(refused.status, 1);
     ensure!(refused.text.contains("--yes goes on"), "{refused:?}");
+    vm.ok("mkdir -p /etc/imgbased && printf '[Target]\\nInstancesMax=50\\n' >/etc/imgbased/imgbased.conf")?;
+    assert_eq!(vm.ok("imgbased-helper gc --dry-run --yes")?, "");
     vm.ok_for("imgbased-helper gc --keep 1 --yes", SLOW)?;
     // What was added last stays, and what is booted and the default, whatever their age.
     assert_eq!(vm.ok("imgbased-helper base list")?, "Base-0\nLarge");

@@ -91,7 +91,7 @@ pub struct Update {
     /// Take along what was changed since the update, as imgbased-update.service does at shutdown
     #[arg(long, hide = true, exclusive = true)]
     at_shutdown: bool,
-    /// Remove old bases afterwards: keep so many of the latest
+    /// Remove old bases afterwards: keep so many of the latest [default: what imgbased.conf says, else all]
     #[arg(long, value_name = "N", conflicts_with = "check")]
     keep: Option<usize>,
 }
@@ -184,9 +184,11 @@ fn clean_up(context: &Context, writer: Writer, update: &Update, done: &Done) {
     if let Some(replaced) = &done.replaced {
         drop_replaced(context, replaced);
     }
-    if let Some(keep) = update.keep
-        && let Err(error) = gc::collect(context, keep, true)
-    {
+    let collected = gc::kept(update.keep).and_then(|kept| match kept {
+        None => Ok(()),
+        kept => gc::collect(context, kept, true),
+    });
+    if let Err(error) = collected {
         log::warn!("the update is done, but old bases are still there: {error:#}");
     }
 }
