@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use imgbased_helper::admin::merge_report::MergeReport;
 use imgbased_helper::merge::{Outside, Plan, Rules, Zones, apply};
 use imgbased_helper::sys::interrupt::Interrupt;
 use imgbased_helper::sys::progress::Progress;
@@ -85,6 +86,9 @@ fn work(work: &str, trees: &Path) {
             let outside = Outside::of(roots, false, &rules, &plan, &go_on).expect("a plan");
             let left = apply(&plan, &layer, &new).expect("a merge");
             assert!(left.is_empty());
+            let names = ["old", "layer", "new"].map(str::to_owned);
+            let report = MergeReport::of(names, &plan);
+            assert!(serde_json::to_vec_pretty(&report).is_ok());
             let left = outside.apply(roots, &go_on).expect("a merge");
             assert!(left.is_empty());
         }

@@ -18,6 +18,9 @@ use crate::tree::{Dir, Meta, READ_MAX, escaped};
 pub const DIR: &str = "usr/lib/sysimage/imgbased";
 const NAME: &str = "merge.json";
 
+/// So many paths without a conflict or a note are listed; the others are counted. A host can have any number of them.
+const LISTED_MAX: usize = 10_000;
+
 /// What became of /etc when the base `new` came into the place of `old`, and `layer` was there.
 #[derive(Deserialize, Serialize)]
 pub struct MergeReport {
@@ -28,6 +31,9 @@ pub struct MergeReport {
     #[serde(default)]
     pub counts: Counts,
     pub merge: Vec<Row>,
+    /// How many more paths there are, without a conflict or a note.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    more: usize,
     /// Whether what was changed after it, until the restart, has not come along.
     #[serde(default)]
     pub pending: bool,
@@ -97,7 +103,8 @@ pub struct Row {
 impl MergeReport {
     /// Of what is planned for the old base, the layer and the new base with these names.
     pub fn of([old, layer, new]: [String; 3], plan: &Plan) -> Self {
-        let mut counts = Counts::default();
+        let (mut counts, mut merge, mut more) = (Counts::default(), Vec::new(), 0);
+        let mut quiet = 0;
         for item in &plan.items {
             let count = match item.verdict {
                 Verdict::Kept if is_removal(item) => &mut counts.deleted,
@@ -108,6 +115,13 @@ impl MergeReport {
                 Verdict::Conflict(_) => &mut counts.conflicts,
             };
             *count += 1;
+            let is_quiet = item.note.is_none() && !matches!(item.verdict, Verdict::Conflict(_));
+            quiet += usize::from(is_quiet);
+            if is_quiet && quiet > LISTED_MAX {
+                more += 1;
+            } else {
+                merge.push(Row::new(item));
+            }
         }
         Self {
             version: JSON_VERSION,
@@ -115,7 +129,8 @@ impl MergeReport {
             layer,
             new,
             counts,
-            merge: plan.items.iter().map(Row::new).collect(),
+            merge,
+            more,
             pending: false,
             kept_packages: Vec::new(),
             missing_packages: Vec::new(),
@@ -158,7 +173,11 @@ impl MergeReport {
 
     pub fn table(&self) -> String {
         let rows: Vec<(String, String)> = self.merge.iter().map(Row::columns).collect();
-        text::columns(&rows)
+        let mut table = text::columns(&rows);
+        if self.more > 0 {
+            table += &format!("and {} more, without a conflict\n", self.more);
+        }
+        table
     }
 
     /// Keeps only the conflicts that nobody has settled.
@@ -231,6 +250,11 @@ fn set_mode(dir: &Dir, name: &OsStr, mode: u32) -> io::Result<()> {
         xattrs: node.xattrs()?,
     };
     dir.set_meta(name, &meta, None)
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 fn is_removal(item: &Item) -> bool {
@@ -336,6 +360,7 @@ mod tests {
                 row("/etc/shells", None),
                 latin,
             ],
+            more: 0,
             pending: false,
             kept_packages: Vec::new(),
             missing_packages: Vec::new(),

@@ -17,7 +17,7 @@ mod layer;
 mod layout;
 mod layout_init;
 mod look;
-mod merge_report;
+pub mod merge_report;
 mod packages;
 mod persist;
 mod removal;
