@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::tree::{Dir, Kind, Place, READ_MAX};
+use super::dpkg;
+use crate::tree::{Dir, Kind, Place};
 
-/// Where dpkg records them: a volume for /var can hide the usual place.
-const STATUS: [&str; 2] = ["usr/lib/sysimage/dpkg/status", "var/lib/dpkg/status"];
 /// A larger file is no default, in bytes.
 const FILE_MAX: u64 = 1 << 20;
 
@@ -18,15 +17,8 @@ pub struct Conffiles(BTreeMap<PathBuf, String>);
 impl Conffiles {
     /// Those that are recorded in a root; none where dpkg is not used.
     pub fn of(root: &Dir) -> io::Result<Self> {
-        for path in STATUS {
-            let status = root.resolve(Path::new(path))?;
-            if let Some(status) = status.filter(|status| status.stat.kind == Kind::File) {
-                return Ok(Self::parse(&String::from_utf8_lossy(
-                    &status.read(READ_MAX)?,
-                )));
-            }
-        }
-        Ok(Self::default())
+        let status = dpkg::status(root)?;
+        Ok(status.map_or_else(Self::default, |status| Self::parse(&status)))
     }
 
     /// Takes the lines ` PATH MD5` of the fields `Conffiles`.

@@ -14,6 +14,7 @@ mod apply;
 mod class;
 mod conffiles;
 mod decide;
+pub mod dpkg;
 mod lines;
 mod outside;
 mod owners;

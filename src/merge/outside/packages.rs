@@ -8,12 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::Rules;
 use crate::merge::plan::node_of;
-use crate::merge::{LAYER, NEW, OLD};
+use crate::merge::{LAYER, NEW, OLD, dpkg};
 use crate::tree::{Dir, Kind, Node};
 
-/// Where dpkg keeps a list of the files of each package: a volume for /var can hide the usual place.
-const LISTS: [&str; 2] = ["usr/lib/sysimage/dpkg/info", "var/lib/dpkg/info"];
-/// The most that is read of them, in bytes. Files of further packages are reported as any others.
+/// The most that is read of the lists of files, in bytes. Files of further packages are reported as any others.
 const LISTS_MAX: u64 = 32 << 20;
 /// Directories that are links to those of /usr, while lists can have the files in the former ones.
 const IN_USR: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
@@ -53,11 +51,7 @@ impl Packages {
         if changed.is_empty() {
             return Ok(packages);
         }
-        let mut lists = None;
-        for path in LISTS {
-            lists = lists.or(layer.resolve_dir(Path::new(path))?);
-        }
-        let Some(lists) = lists else {
+        let Some(lists) = dpkg::lists(layer)? else {
             return Ok(packages);
         };
         let links = links_to_usr(layer)?;
