@@ -1,6 +1,6 @@
 //! What becomes of one path. No input or output: what is there on each side comes in, the result goes out.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +124,24 @@ impl Decision {
     }
 }
 
+/// A label says what policy a file is under (selinux(8)). Where the old base has none, the layer's is of the policy that
+/// has run there, and no person's.
+const LABEL: &str = "security.selinux";
+
+/// Whether two sides are the same, but for a label that only one of them has.
+fn is_same(a: &State, b: &State) -> bool {
+    let is_labelled = |state: &State| state.xattrs.contains_key(OsStr::new(LABEL));
+    if is_labelled(a) == is_labelled(b) {
+        return a == b;
+    }
+    let without = |state: &State| {
+        let mut state = state.clone();
+        state.xattrs.remove(OsStr::new(LABEL));
+        state
+    };
+    without(a) == without(b)
+}
+
 /// Decides on one path from what it is in the old base, the layer and the new base. What is below a directory
 /// is decided by itself.
 pub fn decide(old: Option<&State>, layer: Option<&State>, new: Option<&State>) -> Decision {
@@ -138,7 +156,7 @@ pub fn decide(old: Option<&State>, layer: Option<&State>, new: Option<&State>) -
             Decision::new(Outcome::New, of_type())
         }
         (Some(old), None, Some(new)) => {
-            let listed = if old == new {
+            let listed = if is_same(old, new) {
                 Listed::Kept(vec![])
             } else {
                 conflict(Deleted)
@@ -146,7 +164,7 @@ pub fn decide(old: Option<&State>, layer: Option<&State>, new: Option<&State>) -
             Decision::new(Outcome::Absent, listed)
         }
         (None, Some(layer), None) => Decision::layers(layer, Listed::Kept(vec![])),
-        (Some(old), Some(layer), None) if old == layer => Decision::silent(),
+        (Some(old), Some(layer), None) if is_same(old, layer) => Decision::silent(),
         (Some(_), Some(layer), None) => Decision::layers(layer, conflict(Gone)),
         (None, Some(layer), Some(new)) if layer.kind == new.kind => parts(None, layer, new, Added),
         (None, Some(layer), Some(_)) => Decision::layers(layer, of_type()),
@@ -159,11 +177,11 @@ fn of_all(old: &State, layer: &State, new: &State) -> Decision {
     if layer.kind == new.kind {
         return parts(Some(old), layer, new, Clash::Both);
     }
-    if layer == old {
+    if is_same(layer, old) {
         return Decision::silent();
     }
     let is_dir = |state: &State| state.kind == Kind::Dir;
-    if new == old {
+    if is_same(new, old) {
         return Decision::layers(layer, Listed::Kept(vec![Part::Type]));
     }
     // What became a directory, or is none any more, has to be so for the rest of the image.
@@ -261,6 +279,11 @@ impl Parts {
             let value = |state: &State| state.xattrs.get(name).cloned();
             let before = old.map(value);
             let (ours, theirs) = (value(layer), value(new));
+            let is_of_policy = name.as_os_str() == LABEL && !matches!(before, Some(Some(_)));
+            if let Some(label) = theirs.as_ref().filter(|_| is_of_policy) {
+                merged.insert(name.clone(), label.clone());
+                continue;
+            }
             let mut whose = self.pick(Part::Xattr, before.as_ref(), &ours, &theirs);
             let is_right = name.as_os_str() == "security.capability";
             if is_edited && is_right && whose == Whose::New && theirs.is_some() && ours != theirs {
@@ -417,21 +440,7 @@ mod tests {
                 "f1+security.capability=1",
                 "no",
             ),
-            // Labels, and the ACLs that a directory gives to what is made in it.
-            (
-                "f1+security.selinux=a",
-                "f1+security.selinux=a",
-                "f2+security.selinux=b",
-                "f2+security.selinux=b",
-                "no",
-            ),
-            (
-                "f1+security.selinux=a",
-                "f1+security.selinux=b",
-                "f2+security.selinux=a",
-                "f2+security.selinux=b",
-                "kept",
-            ),
+            // The ACLs that a directory gives to what is made in it.
             (
                 "d",
                 "d+system.posix_acl_default=1",
@@ -444,6 +453,33 @@ mod tests {
             let row = format!("{old} {layer} {new}");
             let (got, said) = result(old, layer, new);
             assert_eq!(got, state(wanted), "{row}");
+            assert_eq!(said, listed, "{row}");
+        }
+    }
+
+    #[test]
+    fn a_label_is_the_images_where_no_person_has_set_another() {
+        let labelled = |text: &str| text.replace('~', "+security.selinux=");
+        for (old, layer, new, wanted, listed) in [
+            ("f1~a", "f1~a", "f2~b", "f2~b", "no"),
+            ("f1~a", "f1~b", "f2~a", "f2~b", "kept"),
+            ("f1~a", "f1~b", "f1~c", "f1~b", "Both [Xattr]"),
+            // The policy of the host has labelled it.
+            ("f1", "f1~a", "f1~b", "f1~b", "no"),
+            ("f1", "f2~a", "f1~b", "f2~b", "kept"),
+            ("f1", "f1~a", "f1", "f1~a", "kept"),
+            ("f1", "f1~a", "-", "-", "no"),
+            ("f1", "f2~a", "-", "f2~a", "Gone []"),
+            ("f1", "f1~a", "d", "d", "no"),
+            ("f1", "-", "f1~a", "-", "kept"),
+            ("f1", "-", "f2~a", "-", "Deleted []"),
+            ("-", "f1~a", "f1~b", "f1~b", "no"),
+            ("-", "f1~a", "-", "f1~a", "kept"),
+        ] {
+            let row = format!("{old} {layer} {new}");
+            let [old, layer, new] = [old, layer, new].map(labelled);
+            let (got, said) = result(&old, &layer, &new);
+            assert_eq!(got, state(&labelled(wanted)), "{row}");
             assert_eq!(said, listed, "{row}");
         }
     }
