@@ -2,22 +2,19 @@
 //! the new layer is not touched. The layer has never booted, so nobody else has written to it.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use serde::{Deserialize, Serialize};
 
-use super::merge::{Merged, Told, circumstances, needed, warn_of};
+use super::merge::{Told, needed, warn_of};
 use super::packages;
-use crate::admin::boot::MOTD;
-use crate::admin::filesystem::mount_point;
-use crate::admin::look::Look;
+use super::waiting::{CARRIED, SCRATCH, Waiting, forget_carried, record};
 use crate::admin::merge_report::{self, MergeReport};
-use crate::admin::roots::{self, Sides, Tree};
+use crate::admin::roots::{Sides, Tree};
 use crate::admin::space::room_in;
-use crate::admin::{Context, LOCK_WAIT, after_merge, hooks, layer, new_entries, text, view};
+use crate::admin::{Context, LOCK_WAIT, after_merge, hooks, layer, new_entries, text};
 use crate::boot::Selection;
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
@@ -26,150 +23,10 @@ use crate::image::superblock::FsKind;
 use crate::merge::{self, Changed, Ids, LAYER, NEW, Plan, Record, Staged, Zones};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
-use crate::model::persist::{Rule, Rules};
 use crate::sys::cmd::Cmd;
 use crate::sys::run;
 use crate::sys::transaction::Transaction;
 use crate::tree::Dir;
-
-/// What there is of an update that waits for a restart, in /run: another boot knows nothing of it. What was merged and
-/// carried is in a record beside it.
-#[derive(Deserialize, Serialize)]
-pub struct Waiting {
-    pub layer: String,
-    pub base: String,
-    /// What is knowingly left behind. A path need not be text.
-    leave: Vec<OsString>,
-    /// What was listed to be carried.
-    listed: Vec<String>,
-    /// See [`circumstances`]. `None` where they have to be looked at anew.
-    circumstances: Option<String>,
-    /// Where what is recorded was.
-    zones: Zones,
-    /// The packages that have not come along.
-    #[serde(default)]
-    pub missing_packages: Vec<String>,
-    /// The numbers that were changed in the layer.
-    users: BTreeMap<u32, u32>,
-    groups: BTreeMap<u32, u32>,
-}
-
-/// Where the second /etc and the files are made, in the root of the layer.
-const SCRATCH: &str = ".imgbased-again";
-/// Beside the report in the layer that was updated: the layer that has all that was changed in it.
-const CARRIED: &str = "carried";
-
-impl Waiting {
-    pub fn new(
-        layer: &LvName,
-        base: &LvName,
-        merged: &Merged,
-        told: &Told,
-        leave: Vec<PathBuf>,
-    ) -> Self {
-        let listed = told.listed.0.iter();
-        Self {
-            layer: layer.to_string(),
-            base: base.to_string(),
-            leave: leave.into_iter().map(PathBuf::into_os_string).collect(),
-            listed: listed.map(|rule| rule.text.clone()).collect(),
-            circumstances: Some(merged.circumstances.clone()),
-            zones: merged.zones.clone(),
-            missing_packages: merged.report.missing_packages.clone(),
-            users: merged.ids.users.clone(),
-            groups: merged.ids.groups.clone(),
-        }
-    }
-
-    pub fn read() -> Option<Self> {
-        run::read_json(run::UPDATE)
-    }
-
-    /// Has the shutdown know of it.
-    pub fn write(&self, tx: &mut Transaction, record: &Record) -> Result<()> {
-        tx.create_dir(Path::new(run::DIR))?;
-        tx.write(Path::new(run::UPDATE_RECORD), &record.0, 0o600)?;
-        self.write_json(tx)?;
-        // Of an update before.
-        forget_carried(tx)
-    }
-
-    fn write_json(&self, tx: &mut Transaction) -> Result<()> {
-        tx.write(Path::new(run::UPDATE), &serde_json::to_vec(self)?, 0o600)
-    }
-
-    /// Removes what a power cut at shutdown has left in the layer that runs.
-    pub fn clear() -> Result<()> {
-        let root = Dir::root(Path::new("/"))?;
-        root.remove_all(SCRATCH.as_ref())
-            .with_context(|| format!("cannot remove /{SCRATCH}"))
-    }
-
-    /// How many paths of /etc were edited since the update.
-    pub fn edited() -> Result<usize> {
-        let root = Dir::root(Path::new("/"))?;
-        let changed = Zones::of_etc().changed(&record()?, &root, &|| Ok(()))?;
-        Ok(changed.edited())
-    }
-
-    /// Whether anything may have been changed since. No file of the layer is read for that.
-    fn is_changed(&self) -> Result<bool> {
-        let dir = mount_point("running");
-        // What is mounted on the layer is no part of it.
-        let _mounted = Look::at_running().mounted(&dir)?;
-        let layer = Dir::root(&dir)?;
-        let rules = self
-            .listed
-            .iter()
-            .map(|text| Rule::new(text, Path::new("")));
-        let listed = Rules(rules.collect::<Result<_>>()?);
-        if self.circumstances != Some(circumstances(&listed, &layer)?) {
-            return Ok(true);
-        }
-        self.zones.is_changed(&record()?, &layer)
-    }
-
-    fn leave(&self) -> Vec<PathBuf> {
-        self.leave.iter().map(PathBuf::from).collect()
-    }
-
-    fn ids(&self) -> Ids {
-        Ids {
-            users: self.users.clone(),
-            groups: self.groups.clone(),
-        }
-    }
-}
-
-fn record() -> Result<Record> {
-    let path = run::UPDATE_RECORD;
-    let record = fs::read(path).with_context(|| format!("cannot read {path}"))?;
-    Ok(Record(record))
-}
-
-/// Removes what says that a layer has all that was changed in this one.
-fn forget_carried(tx: &mut Transaction) -> Result<()> {
-    let root = Dir::root(Path::new("/"))?;
-    if merge_report::content(&root, CARRIED)?.is_none() {
-        return Ok(());
-    }
-    tx.work(&"what came along is not known any more", |_| {
-        let dir = merge_report::directory(&root)?;
-        Ok(dir.remove(CARRIED.as_ref()).map(drop)?)
-    })
-}
-
-/// Has the shutdown look at what is listed by now, if an update waits.
-pub fn lists_changed(tx: &mut Transaction) -> Result<()> {
-    let Some(waiting) = Waiting::read() else {
-        return Ok(());
-    };
-    let waiting = Waiting {
-        circumstances: None,
-        ..waiting
-    };
-    waiting.write_json(tx)
-}
 
 /// Takes along what was changed since, if an update waits. Where that fails, the first merge stays as it is.
 pub fn at_shutdown(context: &Context) -> Result<()> {
@@ -477,47 +334,10 @@ fn inverse(ids: &Ids) -> Ids {
     }
 }
 
-/// Says so where the restart after an update was no orderly one: what was changed after the update is not here.
-pub fn tell_of_lost_changes(context: &Context, tx: &mut Transaction, group: &Group) -> Result<()> {
-    let root = Path::new("/");
-    let Some(mut report) = MergeReport::read(root)?.filter(|report| report.pending) else {
-        return Ok(());
-    };
-    report.pending = false;
-    let old = &report.layer;
-    let has_all = has_all(context, tx, group, old).unwrap_or_else(|error| {
-        log::debug!("{old} does not tell what came along: {error:#}");
-        false
-    });
-    if !has_all {
-        let message = format!(
-            "what was changed in {old} between the update and a restart without a shutdown is not here; \
-             `imgbased-helper diff {old} .` shows it, `imgbased-helper persist pull PATH` fetches it"
-        );
-        log::warn!("{message}");
-        let motd = Path::new(MOTD);
-        tx.create_dir(motd)?;
-        let line = format!("imgbased: {message}\n");
-        tx.write(&motd.join("imgbased-update"), line.as_bytes(), 0o644)?;
-    }
-    report.write(tx, root)
-}
-
-/// Whether the layer before says that nothing was changed in it that the layer which runs does not have.
-fn has_all(context: &Context, tx: &mut Transaction, group: &Group, old: &str) -> Result<bool> {
-    let booted = view::booted(group)?;
-    let old = roots::named(group, Tree::Volume(old.parse()?))?;
-    let found = roots::opened(context, tx, group, &old, |_, root| {
-        merge_report::content(&Dir::root(root)?, CARRIED)
-    })?;
-    let layer = found.flatten();
-    Ok(layer.is_some() && layer == booted.map(String::into_bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::ffi::OsStringExt;
+    use std::fs;
     use std::os::unix::fs::{MetadataExt, chown};
 
     fn ids(users: &[(u32, u32)], groups: &[(u32, u32)]) -> Ids {
@@ -538,26 +358,6 @@ mod tests {
             ids(&[(1002, 1001), (8, 7)], &[(1000, 1001)])
         );
         assert_eq!(super::moved(&before, &before), Ids::default());
-    }
-
-    #[test]
-    fn what_waits_can_have_paths_that_are_no_text() {
-        let latin = OsString::from_vec(b"/opt/latin\xe4".to_vec());
-        let waiting = Waiting {
-            layer: "Base-1.1".to_owned(),
-            base: "Base-1".to_owned(),
-            leave: vec![latin.clone()],
-            listed: vec!["/srv/*".to_owned()],
-            circumstances: None,
-            zones: Zones::of_etc(),
-            missing_packages: Vec::new(),
-            users: BTreeMap::new(),
-            groups: BTreeMap::new(),
-        };
-        let text = serde_json::to_string(&waiting).unwrap();
-        let read: Waiting = serde_json::from_str(&text).unwrap();
-        assert_eq!(read.leave, [latin]);
-        assert_eq!(serde_json::to_string(&read).unwrap(), text);
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod again;
 mod check;
 mod merge;
 mod packages;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,9 +33,9 @@ use crate::model::update::{Decision, Facts, Standing, Wishes};
 use crate::sys::cmd::Cmd;
 use crate::sys::transaction::{Transaction, Writer};
 use crate::tree::escaped;
-pub use again::{Waiting, lists_changed, tell_of_lost_changes};
 use merge::Told;
 use packages::Packages;
+pub use waiting::{Waiting, lists_changed, tell_of_lost_changes};
 
 /// What `update` is told. Sizes are bytes.
 #[derive(Args, Clone)]
