@@ -4,30 +4,23 @@
 //! its own number if that is free. In the end each name is there once, and each user or group whose password is
 //! elsewhere has a line there: systemd-sysusers(8) and others stop at the first that has none.
 
+mod look;
+mod table;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 
 use super::lines::split;
 use super::{LAYER, NEW, OLD};
-use crate::tree::escaped;
+use table::{FIELDS, Fields, GSHADOW, NOBODY, SHADOW, Table, id_of, number, range, shown};
 
-/// The files, in the order of [`UserFiles`].
-pub const FILES: [&str; 6] = ["passwd", "group", "shadow", "gshadow", "subuid", "subgid"];
-pub(super) const PASSWD: usize = 0;
-pub(super) const GROUP: usize = 1;
-const SHADOW: usize = 2;
-const GSHADOW: usize = 3;
-/// The fewest fields of a line, and how many it has (passwd(5), group(5), shadow(5), gshadow(5), subuid(5)).
-const FIELDS: [(usize, usize); 6] = [(7, 7), (3, 4), (2, 9), (2, 4), (3, 3), (3, 3)];
-/// Who has what nobody else is to have.
-const NOBODY: u32 = 65534;
+pub(super) use look::numbered;
+pub use look::{Moved, entries, faults, moved};
+pub use table::{FILES, Name};
+pub(super) use table::{GROUP, PASSWD};
+
 /// Numbers from here on are of people.
 const FIRST_PERSON: u32 = 1000;
 const LAST_PERSON: u32 = 60000;
-
-pub type Name = Vec<u8>;
-type Fields = Vec<Vec<u8>>;
 
 /// The content of the files of one side; `None` for one that is not there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -173,144 +166,6 @@ pub fn merge_users([old, layer, new]: [&UserFiles; 3], system: SystemIds) -> Mer
         merge.merged.files.0[file] = Some(tables[side][file].with(entries));
     }
     merge.merged
-}
-
-/// The lines of a file.
-struct Table<'a> {
-    lines: Vec<Line<'a>>,
-    /// The lines with each name. The first one counts, but for ranges.
-    by_name: BTreeMap<Name, Vec<Fields>>,
-}
-
-enum Line<'a> {
-    Entry(&'a [u8], Fields),
-    /// A comment, a line of NIS, or one that is not understood. It stays what it is.
-    Other(&'a [u8]),
-}
-
-impl<'a> Table<'a> {
-    fn parse(file: usize, content: &'a [u8]) -> Self {
-        let mut lines = Vec::new();
-        let mut by_name: BTreeMap<Name, Vec<Fields>> = BTreeMap::new();
-        for line in split(content) {
-            match fields(file, line) {
-                Some(fields) => {
-                    let name = fields[0].clone();
-                    by_name.entry(name).or_default().push(fields.clone());
-                    lines.push(Line::Entry(line, fields));
-                }
-                None => lines.push(Line::Other(line)),
-            }
-        }
-        Self { lines, by_name }
-    }
-
-    fn get(&self, name: &[u8]) -> Option<&Fields> {
-        self.all(name).first()
-    }
-
-    fn all(&self, name: &[u8]) -> &[Fields] {
-        self.by_name.get(name).map_or(&[], Vec::as_slice)
-    }
-
-    /// The line that counts of each name.
-    fn entries(&self) -> impl Iterator<Item = &Fields> {
-        self.by_name.values().filter_map(|lines| lines.first())
-    }
-
-    /// The names in their order.
-    fn names(&self) -> Vec<Name> {
-        let mut seen = BTreeSet::new();
-        let name = |line: &Line| match line {
-            Line::Entry(_, fields) => Some(fields[0].clone()),
-            Line::Other(_) => None,
-        };
-        let mut names: Vec<Name> = self.lines.iter().filter_map(name).collect();
-        names.retain(|name| seen.insert(name.clone()));
-        names
-    }
-
-    /// This file with these entries: each line in its place, and what is new behind the last of them, before
-    /// lines that stand for all users there are elsewhere.
-    fn with(&self, entries: Vec<Fields>) -> Vec<u8> {
-        let mut order = Vec::new();
-        let mut wanted: BTreeMap<Name, Vec<Fields>> = BTreeMap::new();
-        for fields in entries {
-            order.push(fields[0].clone());
-            wanted.entry(fields[0].clone()).or_default().push(fields);
-        }
-        let mut lines: Vec<Vec<u8>> = Vec::new();
-        let mut end = 0;
-        for line in &self.lines {
-            match line {
-                Line::Other(line) => lines.push(line.to_vec()),
-                Line::Entry(raw, fields) => {
-                    for new in wanted.remove(&fields[0]).unwrap_or_default() {
-                        lines.push(if new == *fields {
-                            raw.to_vec()
-                        } else {
-                            new.join(&b':')
-                        });
-                    }
-                    end = lines.len();
-                }
-            }
-        }
-        let mut added = Vec::new();
-        for name in order {
-            let fields = wanted.remove(&name).unwrap_or_default().into_iter();
-            added.extend(fields.map(|fields| fields.join(&b':')));
-        }
-        lines.splice(end..end, added);
-        let mut content = Vec::new();
-        for line in lines {
-            content.extend(line);
-            content.push(b'\n');
-        }
-        content
-    }
-}
-
-/// The fields of a line that is an entry, all that there can be.
-fn fields(file: usize, line: &[u8]) -> Option<Fields> {
-    let (least, most) = FIELDS[file];
-    let mut fields: Fields = line
-        .split(|byte| *byte == b':')
-        .map(<[u8]>::to_vec)
-        .collect();
-    let is_name = !matches!(
-        fields[0].first(),
-        None | Some(b'+' | b'-' | b'#' | b' ' | b'\t')
-    );
-    let numbers: &[usize] = match file {
-        PASSWD => &[2, 3],
-        GROUP => &[2],
-        SHADOW | GSHADOW => &[],
-        _ => &[1, 2],
-    };
-    let is_entry = is_name
-        && (least..=most).contains(&fields.len())
-        && numbers.iter().all(|at| number(&fields[*at]).is_some());
-    fields.resize(most, Vec::new());
-    is_entry.then_some(fields)
-}
-
-fn number(field: &[u8]) -> Option<u32> {
-    let is_plain = field.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(field)
-        .ok()
-        .filter(|_| is_plain)?
-        .parse()
-        .ok()
-}
-
-fn id_of(fields: &Fields) -> u32 {
-    number(&fields[2]).unwrap_or(NOBODY)
-}
-
-/// No two names are shown alike.
-fn shown(name: &[u8]) -> String {
-    escaped(OsStr::from_bytes(name))
 }
 
 struct Merge<'a> {
@@ -660,100 +515,11 @@ fn numbers_of(entries: &[Fields]) -> (BTreeMap<Name, u32>, BTreeSet<u32>) {
     (named, taken)
 }
 
-/// The users or groups of a file with their numbers, as they are shown, in its order.
-pub(super) fn numbered(file: usize, content: &[u8]) -> Vec<(String, u32)> {
-    let table = Table::parse(file, content);
-    let names = table.names().into_iter();
-    let id = |name: &Name| table.get(name).map_or(NOBODY, id_of);
-    names.map(|name| (shown(&name), id(&name))).collect()
-}
-
-/// The lines of each name in one of the [`FILES`], by their fields.
-pub fn entries(file: usize, content: &[u8]) -> BTreeMap<Name, Vec<Vec<Vec<u8>>>> {
-    Table::parse(file, content).by_name
-}
-
-/// What is wrong with files as a set, such as makes systemd-sysusers(8) stop. Nothing is in merged ones.
-pub fn faults(files: &UserFiles) -> Vec<String> {
-    let table = |file: usize| Table::parse(file, files.0[file].as_deref().unwrap_or_default());
-    let mut faults = Vec::new();
-    for file in [PASSWD, GROUP, SHADOW, GSHADOW] {
-        let table = table(file);
-        let entries = table
-            .lines
-            .iter()
-            .filter(|line| matches!(line, Line::Entry(..)));
-        if entries.count() != table.names().len() {
-            faults.push(format!("{} has a name twice", FILES[file]));
-        }
-    }
-    for (names, secrets) in [(PASSWD, SHADOW), (GROUP, GSHADOW)] {
-        if files.0[secrets].is_none() && secrets == GSHADOW {
-            continue;
-        }
-        let (of_names, of_secrets) = (table(names), table(secrets));
-        for fields in of_names.entries() {
-            let name = &fields[0];
-            // A file without any line is not in use.
-            let is_used = secrets == SHADOW || !of_secrets.lines.is_empty();
-            if fields[1] == b"x" && of_secrets.get(name).is_none() && is_used {
-                faults.push(format!("{} is not in {}", shown(name), FILES[secrets]));
-            }
-        }
-        for name in of_secrets.by_name.keys() {
-            if of_names.get(name).is_none() {
-                faults.push(format!("{} is only in {}", shown(name), FILES[secrets]));
-            }
-        }
-    }
-    faults
-}
-
-/// A name that has another number in another root.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Moved {
-    pub is_group: bool,
-    pub name: String,
-    pub old: u32,
-    pub new: u32,
-}
-
-/// The users and groups of both roots whose numbers differ.
-pub fn moved(old: &UserFiles, new: &UserFiles) -> Vec<Moved> {
-    let mut moved = Vec::new();
-    for file in [PASSWD, GROUP] {
-        let [old, new] = [old, new].map(|files| {
-            let content = files.0[file].as_deref().unwrap_or_default();
-            Table::parse(file, content)
-        });
-        for fields in new.entries() {
-            let Some(before) = old.get(&fields[0]).map(id_of) else {
-                continue;
-            };
-            if before != id_of(fields) {
-                moved.push(Moved {
-                    is_group: file == GROUP,
-                    name: shown(&fields[0]),
-                    old: before,
-                    new: id_of(fields),
-                });
-            }
-        }
-    }
-    moved
-}
-
 /// The line of a user who has no password and gets none.
 fn locked(name: &[u8]) -> Fields {
     let mut line = vec![name.to_vec(), b"!*".to_vec()];
     line.resize(FIELDS[SHADOW].1, Vec::new());
     line
-}
-
-/// From where to where the numbers of a range are.
-fn range(fields: &Fields) -> (u64, u64) {
-    let start = number(&fields[1]).map_or(0, u64::from);
-    (start, start + number(&fields[2]).map_or(0, u64::from))
 }
 
 /// A user with numbers that another one has as well.
