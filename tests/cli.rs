@@ -212,6 +212,62 @@ fn what_cannot_be_done_exits_with_1_and_one_line() {
 }
 
 #[test]
+fn an_installation_is_refused_before_the_disk_is_looked_at() {
+    let text = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&text, "text").expect("a file");
+    let text = text.path().to_str().expect("a plain path");
+    for (args, status, message) in [
+        (&[][..], 2, "--disk <DEVICE>"),
+        (&["x"], 2, "--disk <DEVICE>"),
+        (
+            &["x", "--disk", "y", "--loader", "lilo"],
+            2,
+            "expected grub or systemd-boot",
+        ),
+        (
+            &["x", "--disk", "y", "--firmware", "x"],
+            2,
+            "expected bios, uefi or both",
+        ),
+        (
+            &["x", "--disk", "y", "--volumes", "/etc"],
+            2,
+            "never on a volume",
+        ),
+        (
+            &["x", "--disk", "y", "--boot-size", "0"],
+            2,
+            "greater than zero",
+        ),
+        (
+            &["x", "--disk", "/dev/null"],
+            1,
+            "/dev/null is not a block device",
+        ),
+        (
+            &["x", "--disk", "/nonexistent"],
+            1,
+            "cannot use /nonexistent: No such file",
+        ),
+        (
+            &["--answers", "/nonexistent"],
+            1,
+            "cannot read /nonexistent: No such file",
+        ),
+        (&["--answers", text], 1, "line 1: KEY=VALUE is needed"),
+    ] {
+        let output = helper(&[&["-n", "install"][..], args].concat());
+        assert_eq!(output.status.code(), Some(status), "{args:?}");
+        let stderr = stderr(&output);
+        assert!(
+            stderr.starts_with("error: ") && stderr.contains(message),
+            "{args:?}: {stderr}"
+        );
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
 fn help_and_version_exit_with_0() {
     for args in [&["--help"][..], &["--version"], &["layer", "add", "--help"]] {
         let output = helper(args);

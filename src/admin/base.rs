@@ -18,8 +18,8 @@ use super::look::Look;
 use super::source::{Delivery, Source};
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
-    Context, LOCK_WAIT, found_status, hooks, initramfs, new_entries, pool_with_room, removal,
-    running_options, say,
+    Context, LOCK_WAIT, found_status, hooks, initramfs, new_entries, pool_with_room,
+    reaching_disks, removal, running_options, say,
 };
 use crate::boot::arrange::Arrangement;
 use crate::boot::root::Root;
@@ -31,6 +31,7 @@ use crate::image::superblock::FsKind;
 use crate::image::tree::{Content, Shape, Tree};
 use crate::image::{Image, Opened, digest};
 use crate::model::fstab;
+use crate::model::kernel_options;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_base};
 use crate::model::removal::Request;
@@ -46,6 +47,7 @@ const UNPACKED: &str = ".unpacked";
 const UNPACKED_SPARE: u64 = 4;
 
 /// What `base add` is told. Sizes are bytes.
+#[derive(Clone)]
 pub struct Add {
     pub image: PathBuf,
     pub name: Option<LvName>,
@@ -56,6 +58,8 @@ pub struct Add {
     pub share: bool,
     /// Whether the files of a filesystem image are compared, and not its blocks.
     pub by_content: bool,
+    /// Kernel options of the host. An image has others, but those that unlock disks count in any case.
+    pub options: String,
 }
 
 impl Add {
@@ -160,6 +164,7 @@ pub fn make(
     let plan = Plan::new(add, image, &needs, &group, room)?;
     boot.entry_of(&plan.name)?;
     let options = running_options(&group, &boot)?;
+    let options = kernel_options::with_disks(&options, &add.options);
     let filling = Filling {
         context,
         add,
@@ -193,6 +198,22 @@ pub fn examine(context: &Context, tx: &Transaction, add: &Add, opened: &Opened) 
     let boot = context.boot_partition()?;
     let needs = Needs::of(context, tx, &boot, add, &opened.image)?;
     Plan::new(add, &opened.image, &needs, &group, room).map(drop)
+}
+
+/// The same where there is no group yet, but the pool of one will have room for so many bytes. `boot` has no kernels.
+pub fn examine_for_new_group(
+    context: &Context,
+    tx: &Transaction,
+    boot: &BootPartition,
+    add: &Add,
+    opened: &Opened,
+    room: u64,
+) -> Result<()> {
+    let needs = Needs::of(context, tx, boot, add, &opened.image)?;
+    let name = add.image.display().to_string();
+    needs
+        .judge(&name, add, &opened.image, room, false)
+        .map(drop)
 }
 
 /// Makes a base of an incomplete, active volume: with an identity of its own, a digest, and an entry
@@ -230,7 +251,10 @@ pub fn finish(
         check_entry_is_its_own(&group, name)?;
         let entries = kernels
             .flatten()
-            .map(|kernels| new_entries(&group, name, true, &Arrangement::plain(kernels), false))
+            .map(|kernels| {
+                let kernels = Arrangement::plain(reaching_disks(kernels, fallback_options));
+                new_entries(&group, name, true, &kernels, false)
+            })
             .transpose()?;
         tx.run(&context.lvm.commit(name, &tags))?;
         let Some(entries) = entries else {

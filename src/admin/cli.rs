@@ -11,8 +11,8 @@ use simplelog::CombinedLogger;
 
 use super::source::Delivery;
 use super::{
-    Context, base, boot, check, diff, gc, image, layer, layout, layout_init, need_root, persist,
-    rollback, status, update, view, volume,
+    Context, base, boot, check, diff, gc, image, install, layer, layout, layout_init, need_root,
+    persist, rollback, status, update, view, volume,
 };
 use crate::image::superblock::FsKind;
 use crate::lvm::Lvm;
@@ -24,7 +24,7 @@ const GLOBAL: &str = "Global options";
 
 /// The verbs for which such an option means something, if not for all: only there the help shows it.
 const WHERE_SHOWN: [(&str, &[&str]); 4] = [
-    ("pool", &["layout init"]),
+    ("pool", &["layout init", "install"]),
     (
         "root",
         &[
@@ -57,6 +57,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "base verify",
             "base remove",
             "image prepare",
+            "install",
             "layer add",
             "layer remove",
             "boot default",
@@ -162,6 +163,11 @@ enum Noun {
     /// Boot entries: list them, and choose the one that boots
     #[command(subcommand)]
     Boot(BootVerb),
+    /// Make a host of an image on a blank disk: partitions, boot loader, group, base, layer and volumes
+    ///
+    /// All of the disk is used. A disk that is in use, or that holds anything, is refused. When something fails, the disk
+    /// is blank again. Programs of this system put the boot loader in place; with Secure Boot it is that of the image.
+    Install(install::Install),
     /// Take a newer image: a base, and a layer of it with what the booted layer has changed, which is tried
     ///
     /// What was changed in /etc lives on; see `persist preview`. What boots now stays the default until the new layer
@@ -493,6 +499,7 @@ impl Cli {
                     fstype,
                     share: !no_share,
                     by_content,
+                    options: String::new(),
                 };
                 base::add(&context, add, &delivery)?;
             }
@@ -540,6 +547,7 @@ impl Cli {
                 apply,
             } => rollback::run(&context, to.as_ref(), with_volumes, apply)?,
             Noun::Status => status::show(&context)?,
+            Noun::Install(install) => install::run(&context, install)?,
             Noun::Update(update) => return update::run(&context, &update),
             Noun::Diff(diff) => return diff::run(&context, &diff),
             Noun::Persist(verb) => persist::run(&context, verb)?,
@@ -586,7 +594,7 @@ mod tests {
     use super::*;
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
-    const VERBS: [(&str, &[&str]); 43] = [
+    const VERBS: [(&str, &[&str]); 44] = [
         ("layout", &["dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),
@@ -597,6 +605,7 @@ mod tests {
         ("base remove", &["dry_run", "root"]),
         ("image prepare", &["dry_run"]),
         ("image check", &["json"]),
+        ("install", &["dry_run", "pool"]),
         ("layer add", &["dry_run", "root"]),
         ("layer list", &["json", "root"]),
         ("layer latest", &[]),

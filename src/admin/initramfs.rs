@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{comment, filesystem};
 use crate::boot::entry::BootSpec;
@@ -19,6 +19,8 @@ use crate::sys::transaction::Transaction;
 
 /// What the helper needs in an initramfs (dracut.modules(7)).
 const MODULE: &str = "imgbased";
+/// What unlocks disks in it, for a host that has to.
+const CRYPT: &str = "crypt";
 /// The list of files that dracut has taken from the host because it makes an initramfs for that only, and its kernel
 /// options.
 const OF_HOST: &str = "*lib/dracut/hostonly-files";
@@ -76,7 +78,14 @@ pub fn kernels_of(
     root: &Path,
     known: &Known,
 ) -> Result<Found> {
+    let own = Root::at(root).options()?.unwrap_or_default();
     let mut maker = Maker::of(root);
+    if [known.options, &own]
+        .into_iter()
+        .any(kernel_options::unlocks)
+    {
+        maker.needed = &[MODULE, CRYPT];
+    }
     let kernels = tx.unlocked(|tx| {
         boot.kernels_of(tx, root, known, &mut |tx, version, initrd| {
             maker.replace(tx, version, initrd)
@@ -181,6 +190,8 @@ fn held(listing: &str) -> Vec<PathBuf> {
 /// The root whose initramfs images are looked at.
 struct Maker<'a> {
     root: &'a Path,
+    /// The modules without which it cannot boot a layer of this host.
+    needed: &'static [&'static str],
     /// For its dracut, from when that is needed on.
     sandbox: Option<Sandbox>,
     /// Whether one would have been made, but for a dry run.
@@ -191,9 +202,16 @@ impl<'a> Maker<'a> {
     fn of(root: &'a Path) -> Self {
         Self {
             root,
+            needed: &[MODULE],
             sandbox: None,
             has_left_out: false,
         }
+    }
+
+    /// The first module that an initramfs with these needs as well.
+    fn lacking(&self, modules: &[String]) -> Option<&'static str> {
+        let mut needed = self.needed.iter().copied();
+        needed.find(|needed| modules.iter().all(|module| module != needed))
     }
 
     /// The file of an initramfs that is made instead of `found`, which is of this kernel version; nothing
@@ -207,8 +225,10 @@ impl<'a> Maker<'a> {
         found: &Path,
     ) -> Result<Option<PathBuf>> {
         let reason = match modules(tx, found)? {
-            Ok(modules) if modules.iter().any(|module| module == MODULE) => return Ok(None),
-            Ok(_) => format!("it has no dracut module {MODULE}"),
+            Ok(modules) => match self.lacking(&modules) {
+                None => return Ok(None),
+                Some(module) => format!("it has no dracut module {module}"),
+            },
             Err(error) => format!("lsinitrd(1) cannot read it: {error:#}"),
         };
         let reason = format!("{} cannot boot a layer, {reason}", found.display());
@@ -299,11 +319,20 @@ impl<'a> Maker<'a> {
             .run(tx, &dracut)
             .with_context(|| reason.to_owned())?;
         let made = sandbox.file(&file)?;
-        ensure!(
-            modules(tx, &made)?.is_ok_and(|modules| modules.iter().any(|module| module == MODULE)),
-            "dracut makes no initramfs with the module {MODULE} of this root; \
-             /etc/dracut.conf.d in it may omit it"
-        );
+        let lacking = match modules(tx, &made)? {
+            Ok(modules) => self.lacking(&modules),
+            Err(_) => Some(MODULE),
+        };
+        if let Some(module) = lacking {
+            bail!(
+                "dracut makes no initramfs with the module {module} of this root; /etc/dracut.conf.d in it may omit it{}",
+                if module == CRYPT {
+                    ", or cryptsetup(8) is not installed there"
+                } else {
+                    ""
+                }
+            );
+        }
         Ok(Some(made))
     }
 }

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::boot::trial_begins;
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{
-    Context, Look, comment, filesystem, hooks, initramfs, new_entries, pool_with_room, removal,
-    running_options, say, text,
+    Context, Look, comment, filesystem, hooks, initramfs, new_entries, pool_with_room,
+    reaching_disks, removal, running_options, say, text,
 };
 use crate::boot::arrange::{Arrangement, made_anew};
 use crate::boot::entry::{BootSpec, Entry, Extra};
@@ -356,6 +356,11 @@ fn try_write_entries(
     let default = boot.default_id()?.filter(|id| {
         *id != id::of_layer(&group.name, name) && entries.iter().all(|entry| entry.id != *id)
     });
+    let kernels = if is_base {
+        reaching_disks(kernels, &fallback_options)
+    } else {
+        kernels
+    };
     let is_good = volume.is_some_and(Volume::is_good);
     let tries = tries(context)?;
     let kernels = if is_good && !is_base {

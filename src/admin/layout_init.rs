@@ -44,6 +44,58 @@ const METADATA_SHARE: u64 = 32;
 /// many snapshots.
 const METADATA_PER_CHUNK: u64 = 128;
 
+/// A group that is to be made, with its thin pool and the Config volume. Sizes are bytes.
+pub struct NewGroup {
+    devices: Vec<PathBuf>,
+    data: PoolSize,
+    metadata: u64,
+    chunk: u64,
+    /// What the devices have together.
+    size: u64,
+}
+
+impl NewGroup {
+    /// On devices of `size` bytes together. Refuses where the pool has no room there, or not the one that is asked for.
+    pub fn on(devices: Vec<PathBuf>, size: u64, pool_size: Option<u64>) -> Result<Self> {
+        let (metadata, chunk) = pool_sizes(size)?;
+        let data = match pool_size {
+            Some(data) => PoolSize::Bytes(fitting(data, metadata, size)?),
+            None => PoolSize::Percent(POOL_PERCENT),
+        };
+        Ok(Self {
+            devices,
+            data,
+            metadata,
+            chunk,
+            size,
+        })
+    }
+
+    /// What the pool can take.
+    pub fn room(&self) -> u64 {
+        match self.data {
+            PoolSize::Bytes(bytes) => bytes,
+            PoolSize::Percent(percent) => {
+                let free = self.size.saturating_sub(2 * self.metadata + GROUP_METADATA);
+                free / 100 * u64::from(percent)
+            }
+        }
+    }
+
+    /// Makes it, as a part of a verb.
+    pub fn make(&self, context: &Context, tx: &mut Transaction) -> Result<()> {
+        let (lvm, devices) = (&context.lvm, &self.devices);
+        let config: LvName = CONFIG.parse()?;
+        lvm.vg().dm_name(&config)?;
+        tx.run(&lvm.create_group(devices))?;
+        tx.on_failure(lvm.forget_devices(devices));
+        tx.on_failure(lvm.remove_group());
+        tx.run(&lvm.create_pool(&context.pool, self.data, self.metadata, self.chunk))?;
+        make_config(tx, lvm, &config, &context.pool)?;
+        tx.run(&lvm.commit_group())
+    }
+}
+
 /// Makes the volume group on `devices`, with its thin pool, of `pool_size` bytes if that is given, and the Config
 /// volume. What `wipe` allows to be lost is signatures, never something in use.
 pub fn on_devices(
@@ -53,8 +105,7 @@ pub fn on_devices(
     pool_size: Option<u64>,
 ) -> Result<()> {
     let (lvm, vg) = (&context.lvm, context.lvm.vg());
-    let config: LvName = CONFIG.parse()?;
-    vg.dm_name(&config)?;
+    vg.dm_name(&CONFIG.parse()?)?;
     let writer = context.locked_writer("layout init")?;
     let mut size = 0;
     let mut seen = Vec::new();
@@ -64,30 +115,35 @@ pub fn on_devices(
         ensure!(!seen.contains(&real), "{} is named twice", device.display());
         seen.push(real);
     }
-    if let Some(group) = lvm.load()? {
-        refuse_incomplete(&group)?;
-        bail!("volume group {vg} exists already; `imgbased-helper layout` shows it");
-    }
-    let (metadata, chunk) = pool_sizes(size)?;
-    let data = match pool_size {
-        Some(data) => PoolSize::Bytes(fitting(data, metadata, size)?),
-        None => PoolSize::Percent(POOL_PERCENT),
-    };
+    refuse_existing(lvm)?;
+    let group = NewGroup::on(devices.to_owned(), size, pool_size)?;
 
     writer.transaction(|tx| {
         if wipe {
             // Nothing takes that back: it is what was asked for.
-            tx.run(&Cmd::new("wipefs").args(["--all", "--quiet"]).args(devices))?;
+            tx.run(&wipe_all(devices))?;
         }
-        tx.run(&lvm.create_group(devices))?;
-        tx.on_failure(lvm.forget_devices(devices));
-        tx.on_failure(lvm.remove_group());
-        tx.run(&lvm.create_pool(&context.pool, data, metadata, chunk))?;
-        make_config(tx, lvm, &config, &context.pool)?;
-        tx.run(&lvm.commit_group())
+        group.make(context, tx)
     })?;
     if !context.dry_run {
         say(&format!("volume group {vg} is ready for a base\n"))?;
+    }
+    Ok(())
+}
+
+/// Overwrites all signatures of these devices.
+pub fn wipe_all(devices: &[PathBuf]) -> Cmd {
+    Cmd::new("wipefs").args(["--all", "--quiet"]).args(devices)
+}
+
+/// Refuses where there is such a group.
+pub fn refuse_existing(lvm: &Lvm) -> Result<()> {
+    if let Some(group) = lvm.load()? {
+        refuse_incomplete(&group)?;
+        bail!(
+            "volume group {} exists already; `imgbased-helper layout` shows it",
+            lvm.vg()
+        );
     }
     Ok(())
 }
@@ -140,7 +196,7 @@ fn fitting(data: u64, metadata: u64, size: u64) -> Result<u64> {
 
 /// The size of a block device in bytes. Refuses what is no block device, holds anything, or is in
 /// use.
-fn check_unused(device: &Path, wipe: bool) -> Result<u64> {
+pub fn check_unused(device: &Path, wipe: bool) -> Result<u64> {
     let shown = device.display();
     let metadata = fs::metadata(device).with_context(|| format!("cannot use {shown}"))?;
     ensure!(

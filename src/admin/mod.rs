@@ -12,6 +12,7 @@ mod hooks;
 mod image;
 pub mod imgbase;
 mod initramfs;
+mod install;
 mod json_path;
 mod layer;
 mod layout;
@@ -47,9 +48,10 @@ use look::Look;
 
 use crate::boot::BootPartition;
 use crate::boot::arrange::Arrangement;
-use crate::boot::entry::Entry;
+use crate::boot::entry::{BootSpec, Entry};
 use crate::image::superblock::FsKind;
 use crate::lvm::{Lvm, living_maker};
+use crate::model::kernel_options;
 use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::model::pool::{self, Mismatch};
@@ -296,6 +298,14 @@ fn running_options(group: &Group, boot: &BootPartition) -> Result<String> {
         None => None,
     };
     Ok(entry.map_or_else(String::new, |entry| entry.spec().options))
+}
+
+/// The kernels of a base, which boot with what unlocks the disks of this host as well: its image knows nothing of that.
+fn reaching_disks(mut kernels: Vec<BootSpec>, host: &str) -> Vec<BootSpec> {
+    for kernel in &mut kernels {
+        kernel.options = kernel_options::with_disks(&kernel.options, host);
+    }
+    kernels
 }
 
 /// The exit status of a verb that looks for something.

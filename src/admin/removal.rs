@@ -67,7 +67,7 @@ pub fn list(names: &[LvName]) -> String {
 fn confirm(context: &Context, request: &Request, question: &Question) -> Result<Vec<LvName>> {
     let (_, _, names) = look(context, request)?;
     if let Some(question) = question(&names) {
-        ask(&question)?;
+        ask(&question, "nothing was removed")?;
     }
     Ok(names)
 }
@@ -140,8 +140,8 @@ fn deactivate(context: &Context, writer: &Writer, group: &Group, names: &[LvName
     })
 }
 
-/// Asks a person. Refuses where there is none, or the answer is not yes.
-fn ask(question: &str) -> Result<()> {
+/// Asks a person. Refuses where there is none, or the answer is not yes, with what that comes to.
+pub fn ask(question: &str, refused: &'static str) -> Result<()> {
     ensure!(
         io::stdin().is_terminal(),
         "{question} Nobody can be asked, as standard input is no terminal; --yes goes on without the question"
@@ -153,7 +153,7 @@ fn ask(question: &str) -> Result<()> {
         .read_line(&mut answer)
         .context("cannot read the answer")?;
     if !matches!(answer.trim(), "y" | "Y" | "yes") {
-        bail!("nothing was removed");
+        bail!(refused);
     }
     Ok(())
 }

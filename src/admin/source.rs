@@ -28,7 +28,7 @@ use crate::sys::transaction::Transaction;
 const HEAD: usize = 4 << 20;
 
 /// What both verbs are told of it.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 pub struct Delivery {
     /// Refuse an image with another SHA-256 than this
     #[arg(long, value_name = "SHA256", value_parser = parse_digest)]
@@ -39,6 +39,21 @@ pub struct Delivery {
     /// Write the progress to this file descriptor, a line of JSON each time
     #[arg(long, value_name = "N")]
     progress_fd: Option<u32>,
+    /// Whether the group that it is for is not there yet, so nothing is known of earlier images.
+    #[arg(skip)]
+    is_for_new_group: bool,
+}
+
+impl Delivery {
+    /// The same where there is no group yet. What is not said is as in `other`.
+    pub fn for_new_group(self, other: Self) -> Self {
+        Self {
+            require_digest: self.require_digest.or(other.require_digest),
+            allow_unsigned: self.allow_unsigned || other.allow_unsigned,
+            progress_fd: self.progress_fd.or(other.progress_fd),
+            is_for_new_group: true,
+        }
+    }
 }
 
 fn parse_digest(text: &str) -> Result<String> {
@@ -127,8 +142,11 @@ impl Source {
                 signer: None,
             },
             required => {
-                let group = context.load()?;
-                let seen = seen(&group, &key);
+                let seen = if delivery.is_for_new_group {
+                    None
+                } else {
+                    seen(&context.load()?, &key)
+                };
                 wanted.seen = seen.as_deref();
                 let keys = Keys::load(Path::new("/"))?;
                 let found = wanted.find(&fetcher, &keys, &spool)?;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::sys::cmd::Cmd;
+use crate::sys::firmware::is_secure_boot;
 
 /// The units of systemd that show a question for a password on the console or the splash screen.
 const ASKING: [&str; 2] = [
@@ -23,12 +24,6 @@ pub fn refusal(sys: &Path, is_password_asked: impl FnOnce() -> bool) -> Option<&
     } else {
         None
     }
-}
-
-/// The variable has four bytes of attributes before its value (linux/Documentation/filesystems/efivarfs.rst).
-fn is_secure_boot(sys: &Path) -> bool {
-    const VARIABLE: &str = "firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
-    fs::read(sys.join(VARIABLE)).is_ok_and(|value| value.get(4) == Some(&1))
 }
 
 /// The brackets are around what is chosen (`kernel_lockdown(7)`).

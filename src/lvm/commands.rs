@@ -92,6 +92,10 @@ impl Lvm {
         self.lvm("vgremove").args(["--yes", self.vg.as_str()])
     }
 
+    pub fn deactivate_group(&self) -> Cmd {
+        self.lvm("vgchange").args(["-an", self.vg.as_str()])
+    }
+
     pub fn forget_devices(&self, devices: &[PathBuf]) -> Cmd {
         self.lvm("pvremove").arg("--yes").args(devices)
     }
@@ -292,6 +296,10 @@ mod tests {
                 format!("lvm vgchange {made} --addtag imgbased:vg HostVG"),
             ),
             (lvm.remove_group(), "lvm vgremove --yes HostVG".to_owned()),
+            (
+                lvm.deactivate_group(),
+                "lvm vgchange -an HostVG".to_owned(),
+            ),
             (
                 lvm.forget_devices(&disk),
                 "lvm pvremove --yes /dev/vdc3".to_owned(),

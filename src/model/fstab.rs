@@ -71,6 +71,28 @@ pub fn of_any_host(fstab: &[u8]) -> Vec<u8> {
     text
 }
 
+/// The fstab with this line for the directory `path`, in place of the first that is there for it, else at the end. More
+/// of them go.
+pub fn with_line(fstab: &[u8], path: &str, line: &str) -> Vec<u8> {
+    let mut new: Vec<&[u8]> = Vec::new();
+    let mut is_placed = false;
+    for old in lines(fstab) {
+        if !has(old, path) {
+            new.push(old);
+        } else if !is_placed {
+            new.push(line.as_bytes());
+            is_placed = true;
+        }
+    }
+    if !is_placed {
+        if new.last().is_some_and(|last| last.is_empty()) {
+            new.pop();
+        }
+        new.extend([line.as_bytes(), b""]);
+    }
+    new.join(&b'\n')
+}
+
 /// Whether a line names a filesystem, partition or disk by what no other one has.
 fn is_of_one_disk(line: &[u8]) -> bool {
     const NAMES: [&str; 5] = [
@@ -198,6 +220,29 @@ fn takes(fstype: &str, option: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_takes_the_place_of_those_for_its_directory() {
+        const LINE: &str = "UUID=1 /boot ext4 defaults 0 2";
+        for (old, new) in [
+            ("", "LINE\n"),
+            ("# x\n", "# x\nLINE\n"),
+            ("# x", "# x\nLINE\n"),
+            (
+                "LABEL=boot /boot auto defaults 0 2\ntmpfs /tmp tmpfs\n",
+                "LINE\ntmpfs /tmp tmpfs\n",
+            ),
+            ("a / b\nc /boot/ d\ne /boot f", "a / b\nLINE"),
+            (
+                "#a /boot b\nc /boot/efi d\n",
+                "#a /boot b\nc /boot/efi d\nLINE\n",
+            ),
+        ] {
+            let found = with_line(old.as_bytes(), "/boot", LINE);
+            let found = String::from_utf8(found).unwrap();
+            assert_eq!(found, new.replace("LINE", LINE), "{old}");
+        }
+    }
 
     #[test]
     fn a_directory_is_found_by_its_second_field() {

@@ -143,6 +143,26 @@ fn is_of_one_host(word: &str) -> bool {
     without_ours(word).is_empty() || NAMES.iter().any(|name| lower.contains(name))
 }
 
+/// What has the initramfs assemble and unlock disks (dracut.cmdline(7)).
+const DISKS: [&str; 2] = ["rd.luks.", "rd.md.uuid="];
+
+/// The options with those of the host that have the initramfs assemble and unlock its disks: without them it finds no
+/// group there, whatever the image says.
+pub fn with_disks(options: &str, host: &str) -> String {
+    let own: Vec<&str> = words(options).collect();
+    let is_missing =
+        |word: &&str| DISKS.iter().any(|key| word.starts_with(key)) && !own.contains(word);
+    let missing = words(host).filter(is_missing);
+    let all = own.iter().copied().chain(missing);
+    all.collect::<Vec<_>>().join(" ")
+}
+
+/// Whether the initramfs has to unlock a disk.
+pub fn unlocks(options: &str) -> bool {
+    let named = ["rd.luks.uuid=", "rd.luks.name="];
+    words(options).any(|word| named.iter().any(|key| word.starts_with(key)))
+}
+
 /// The options of a system that runs, without how its own root was mounted, which grub-mkconfig(8) adds.
 pub fn without_root(options: &str) -> String {
     let options = without_ours(options);
@@ -177,6 +197,35 @@ mod tests {
         }
         let running = "root=/dev/sda1 ro quiet rootflags=x panic=5";
         assert_eq!(without_root(running), "quiet panic=5");
+    }
+
+    #[test]
+    fn what_reaches_the_disks_of_a_host_is_taken_over_and_nothing_else() {
+        for (options, host, all) in [
+            ("", "", ""),
+            ("quiet", "console=tty0 panic=5", "quiet"),
+            ("quiet", "a rd.luks.uuid=1-2 b", "quiet rd.luks.uuid=1-2"),
+            (
+                "rd.luks.uuid=1-2 a",
+                "rd.luks.uuid=1-2",
+                "rd.luks.uuid=1-2 a",
+            ),
+            (
+                "a",
+                "rd.md.uuid=1:2 rd.luks.options=discard",
+                "a rd.md.uuid=1:2 rd.luks.options=discard",
+            ),
+        ] {
+            assert_eq!(with_disks(options, host), all, "{options} {host}");
+        }
+        for (options, wanted) in [
+            ("a rd.luks.uuid=1", true),
+            ("rd.luks.name=1=x", true),
+            ("rd.luks=1 rd.md.uuid=1", false),
+            ("x=\"a rd.luks.uuid=1\"", false),
+        ] {
+            assert_eq!(unlocks(options), wanted, "{options}");
+        }
     }
 
     #[test]

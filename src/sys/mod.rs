@@ -4,6 +4,7 @@ mod action;
 mod cgroup;
 pub mod cmd;
 pub mod files;
+pub mod firmware;
 pub mod flush;
 pub mod holders;
 pub mod interrupt;

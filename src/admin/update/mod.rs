@@ -106,6 +106,7 @@ impl Update {
             fstype: None,
             share: !self.no_share,
             by_content: self.by_content,
+            options: String::new(),
         }
     }
 

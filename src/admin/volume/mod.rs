@@ -3,6 +3,7 @@
 mod add;
 mod complete;
 mod copied;
+mod fresh;
 mod list;
 mod moved;
 mod place;
@@ -26,6 +27,7 @@ use crate::sys::transaction::{Transaction, Writer};
 use crate::sys::{mounts, run};
 use add::Add;
 pub use complete::record as record_new_in_var;
+pub use fresh::{NewVolume, make_for_new_host};
 pub use list::paths;
 use place::{shown, users_of};
 pub use saved::{drop_saved, save, swap};
