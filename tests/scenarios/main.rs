@@ -25,6 +25,7 @@ mod hooks;
 mod image_check;
 mod images;
 mod imgbase;
+mod install;
 mod kernels;
 mod loaders;
 mod next_start;
@@ -74,6 +75,7 @@ fn all() -> Vec<Scenario> {
         hooks::SCENARIOS,
         packages::SCENARIOS,
         imgbase::SCENARIOS,
+        install::SCENARIOS,
         persist::SCENARIOS,
         volumes::SCENARIOS,
         pages::SCENARIOS,

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::store;
 
@@ -59,6 +60,36 @@ impl RootImage {
             store::run_script("root-image", &arguments).map(drop)
         })?;
         Ok(Self(directory))
+    }
+
+    /// A copy of the image at `path`, with what the distribution has signed for Secure Boot.
+    pub fn with_signed_loaders(&self, path: &Path) -> Result<()> {
+        const PLACES: [(&str, &[&str]); 2] = [
+            ("/usr/lib/shim", &["shimx64.efi.signed", "mmx64.efi.signed"]),
+            ("/usr/lib/grub/x86_64-efi-signed", &["grubx64.efi.signed"]),
+        ];
+        let recipe = include_bytes!("../../ci/signed-loaders");
+        let signed = store::cached("signed-trixie", &[recipe], |new| {
+            store::run_script("signed-loaders", &[Path::new("trixie"), new]).map(drop)
+        })?;
+        fs::copy(self.filesystem(), path).with_context(|| path.display().to_string())?;
+        let mut commands = String::new();
+        for (dir, files) in PLACES {
+            commands += &format!("mkdir {dir}\ncd {dir}\n");
+            for file in files {
+                commands += &format!("write {} {file}\n", signed.join(file).display());
+            }
+            commands += "cd /\n";
+        }
+        let script = path.with_extension("debugfs");
+        fs::write(&script, commands).with_context(|| script.display().to_string())?;
+        let output = Command::new("debugfs")
+            .args(["-w", "-f"])
+            .args([&script, path])
+            .output()
+            .context("starting debugfs")?;
+        ensure!(output.status.success(), "debugfs: {output:?}");
+        Ok(())
     }
 
     /// A key of all that went into the image.

@@ -21,6 +21,18 @@ const QEMU: &str = "qemu-system-x86_64";
 /// UEFI firmware, and its variables as they are in a new machine (Debian's package `ovmf`).
 const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// The same with Secure Boot on, and the keys of Microsoft enrolled.
+const SECURE_OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+const SECURE_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
+/// That firmware guards its variables in system management mode, and wants to be the only one who can write to them.
+const GUARDED: [&str; 6] = [
+    "-machine",
+    "smm=on",
+    "-global",
+    "driver=cfi.pflash01,property=secure,value=on",
+    "-global",
+    "ICH9-LPC.disable_s3=1",
+];
 /// Where a disk can be plugged in while the machine runs.
 const PORT: &str = "later";
 
@@ -135,6 +147,8 @@ pub struct Kernel<'a> {
 pub struct Start<'a> {
     /// The file in which UEFI keeps its variables; without one the firmware is a BIOS.
     pub variables: Option<&'a Path>,
+    /// The firmware starts only what is signed. The variables are those of [`create_secure_variables`].
+    pub is_secure: bool,
     pub kernel: Option<&'a Kernel<'a>>,
     /// What [`Vm::save`] left. The disks are the same, in the same order; one that was not in use then
     /// may hold something else now.
@@ -148,7 +162,12 @@ pub struct Start<'a> {
 
 impl Start<'_> {
     fn arguments(&self) -> Vec<OsString> {
+        let code = if self.is_secure { SECURE_OVMF } else { OVMF };
+        let firmware = |variables| firmware(code, variables);
         let mut arguments = self.variables.map_or_else(Vec::new, firmware);
+        if self.is_secure {
+            arguments.extend(GUARDED.map(Into::into));
+        }
         if let Some(kernel) = self.kernel {
             arguments.extend([
                 "-kernel".into(),
@@ -341,12 +360,12 @@ impl Drop for Vm {
     }
 }
 
-/// UEFI that keeps its variables in this file.
-fn firmware(variables: &Path) -> Vec<OsString> {
+/// UEFI of this code that keeps its variables in this file.
+fn firmware(code: &str, variables: &Path) -> Vec<OsString> {
     let flash = "if=pflash,format=raw";
     vec![
         "-drive".into(),
-        format!("{flash},readonly=on,file={OVMF}").into(),
+        format!("{flash},readonly=on,file={code}").into(),
         "-drive".into(),
         format!("{flash},file={}", variables.display()).into(),
     ]
@@ -357,6 +376,13 @@ pub fn create_variables(path: &Path) -> Result<()> {
     fs::copy(OVMF_VARIABLES, path)
         .map(drop)
         .with_context(|| OVMF_VARIABLES.to_owned())
+}
+
+/// The same with Secure Boot on.
+pub fn create_secure_variables(path: &Path) -> Result<()> {
+    fs::copy(SECURE_VARIABLES, path)
+        .map(drop)
+        .with_context(|| SECURE_VARIABLES.to_owned())
 }
 
 /// Creates the empty qcow2 file `path` of `size` as qemu-img understands it.
