@@ -1,5 +1,10 @@
 //! The real binary without a volume group: what it refuses, with which exit status and message.
 
+#[allow(dead_code, reason = "the unit tests use the rest")]
+mod schemas;
+
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -96,7 +101,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             &["volume", "complete", "/var"],
             "unexpected argument '/var'",
         ),
-        (&[], "Usage: imgbased-helper"),
+        (&["status", "--format", "xml"], "expected text, json"),
+        (&["layout", "--color", "blue"], "expected auto, always"),
     ] {
         let output = helper(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
@@ -424,10 +430,67 @@ fn two_directories_are_compared_without_a_group() {
     }
     let output = helper(&["--json", "diff", a, b]);
     let data: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(schemas::check("diff", &data), Ok(()));
     assert_eq!(data["version"], 1);
     assert_eq!(data["entries"][1]["path"], "/x/y");
     assert_eq!(data["entries"][1]["parts"][0], "content");
     assert_eq!(data["counts"]["added"], 1);
+}
+
+#[test]
+fn what_differs_is_a_document_as_its_schema_says() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let script = r#"
+        cd "$0"
+        mkdir a b
+        printf 'text\n' >a/text
+        printf '\0' >b/binary
+        head -c 5000 /dev/zero | tr '\0' x >b/large
+        touch "b/$(printf 'latin\344')"
+        ln -s x a/link
+        ln -s y b/link
+        mkdir a/kind
+        touch b/kind
+    "#;
+    let mut shell = Command::new("sh");
+    let status = shell.args(["-ec", script]).arg(dir.path()).status();
+    assert!(status.expect("a shell").success());
+    let [a, b] = ["a", "b"].map(|root| dir.path().join(root));
+    let [a, b] = [&a, &b].map(|root| root.to_str().expect("a plain path"));
+    for more in [
+        &["--content", "--max-size", "4096", "--packages"][..],
+        &["--stat"],
+        &["--path", "/nothing"],
+    ] {
+        let output = helper(&[&["diff", "--json", a, b], more].concat());
+        let data = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(schemas::check("diff", &data), Ok(()), "{more:?}");
+    }
+}
+
+#[test]
+fn without_a_command_and_without_root_it_says_how_to_go_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), open).expect("a directory of our own");
+    let program = dir.path().join("imgbased-helper");
+    std::fs::copy(env!("CARGO_BIN_EXE_imgbased-helper"), &program).expect("a copy");
+    let mut command = Command::new(&program);
+    // Only root can become another user.
+    if std::fs::metadata("/proc/self").expect("this process").uid() == 0 {
+        command.uid(65534);
+    }
+    let output = command.output().expect("the binary runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    for text in [
+        "is for root to see",
+        "\n\nCommands to go on with:\n  sudo imgbased-helper ",
+        "  imgbased-helper --help ",
+    ] {
+        assert!(stdout.contains(text), "{stdout}");
+    }
+    assert!(!stdout.contains('\u{1b}'), "{stdout}");
 }
 
 #[test]

@@ -16,9 +16,10 @@ use fill::Filling;
 use super::filesystem::{Filesystem, mount_point};
 use super::look::Look;
 use super::source::{Delivery, Source};
+use super::text::Tone;
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
-    Context, LOCK_WAIT, found_status, hooks, initramfs, new_entries, pool_with_room,
+    Context, LOCK_WAIT, found_status, hooks, initramfs, new_entries, news, pool_with_room,
     reaching_disks, removal, running_options, say,
 };
 use crate::boot::arrange::Arrangement;
@@ -107,6 +108,7 @@ pub fn add(context: &Context, add: Add, delivery: &Delivery) -> Result<()> {
     let Some(made) = made else {
         return Ok(());
     };
+    news::base_added(context, &made.name);
     if !context.dry_run {
         say(&format!("{}\n", made.name))?;
     }
@@ -562,8 +564,15 @@ pub fn list(context: &Context) -> Result<()> {
         bases: &view.bases,
     };
     context.show(&list, || {
-        let held = |base: &BaseView| if base.held { "  held" } else { "" };
-        let line = |base: &BaseView| format!("{}{}\n", base.name, held(base));
+        let held = context.paint.tone(Tone::Notice, "held");
+        let line = |base: &BaseView| {
+            let held = if base.held {
+                format!("  {held}")
+            } else {
+                String::new()
+            };
+            format!("{}{held}\n", base.name)
+        };
         view.bases.iter().map(line).collect()
     })
 }
@@ -718,4 +727,33 @@ fn read_digest(
         let digest = tx.unlocked(|tx| digest::of(&device, name.as_str(), tx.interrupt()))?;
         Ok(Some(digest))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_bases_is_a_document_as_its_schema_says() {
+        let list = List {
+            version: JSON_VERSION,
+            bases: &[view::tests::base()],
+        };
+        crate::schemas::assert_holds("base-list", &list);
+        let verdicts = [
+            Verdict::Unchanged,
+            Verdict::Altered,
+            Verdict::Unknown,
+            Verdict::Recorded,
+        ];
+        let verified = verdicts.map(|verdict| Verified {
+            name: "Base-0".to_owned(),
+            verdict,
+        });
+        let report = Report {
+            version: JSON_VERSION,
+            bases: verified.into(),
+        };
+        crate::schemas::assert_holds("base-verify", &report);
+    }
 }

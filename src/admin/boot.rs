@@ -8,9 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
+use super::text::Tone;
 use super::update::{self, Waiting};
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, check, hooks, layer, say, text, volume};
+use super::{Context, LOCK_WAIT, check, hooks, layer, news, say, text, volume};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::model::kernel_options;
@@ -19,7 +20,6 @@ use crate::model::name::LvName;
 use crate::model::trial::{OnTrial, State, TRIES_MAX, Trial, subject};
 use crate::sys::cmd::Cmd;
 use crate::sys::files::directory;
-use crate::sys::journal::{self, CAME_UP, TRIAL_FAILED};
 use crate::sys::run;
 use crate::sys::transaction::Transaction;
 
@@ -114,14 +114,19 @@ pub fn list(context: &Context) -> Result<()> {
         let rows = list.entries.iter().map(|entry| {
             let trial = text::shown(entry.trial.as_ref());
             let failure = text::shown(entry.failure.as_ref());
-            let marks = text::marks(&[
-                (entry.booted, "booted"),
-                (entry.default, "default"),
-                (entry.once, "next start only"),
-                (entry.trial.is_some(), "on trial"),
-                (entry.trial.is_some(), &trial),
-                (entry.failure.is_some(), &failure),
-                (!entry.bootable, "cannot boot; see `imgbased-helper check`"),
+            let is_trial = entry.trial.is_some();
+            let marks = context.paint.marks(&[
+                (entry.booted, Tone::Good, "booted"),
+                (entry.default, Tone::Strong, "default"),
+                (entry.once, Tone::Notice, "next start only"),
+                (is_trial, Tone::Notice, "on trial"),
+                (is_trial, Tone::Notice, &trial),
+                (entry.failure.is_some(), Tone::Bad, &failure),
+                (
+                    !entry.bootable,
+                    Tone::Bad,
+                    "cannot boot; see `imgbased-helper check`",
+                ),
             ]);
             let (id, kernel) = (&entry.id, &entry.kernel);
             (
@@ -132,7 +137,7 @@ pub fn list(context: &Context) -> Result<()> {
         let loader = format!("{}: {}\n", boot.loader.name(), boot.loader_reason);
         let problem = next
             .problem()
-            .map(|problem| format!("next start: {problem}\n"));
+            .map(|problem| format!("next start: {}\n", context.paint.tone(Tone::Bad, &problem)));
         loader + &problem.unwrap_or_default() + &text::columns(&rows.collect::<Vec<_>>())
     })
 }
@@ -162,7 +167,7 @@ pub fn set_default(
     kernel: Option<&str>,
     tries: Option<u32>,
 ) -> Result<()> {
-    let fallback = context.change("boot default", |tx| {
+    let (group, fallback) = context.change("boot default", |tx| {
         let boot = context.boot_partition()?;
         boot.check_ready()?;
         let group = context.load()?;
@@ -179,12 +184,13 @@ pub fn set_default(
             State::New
         };
         let fallback = boot.make_default(tx, name, &entry, state, tries)?;
-        Ok(fallback.map(|fallback| (fallback, tries.min(TRIES_MAX))))
+        let fallback = fallback.map(|fallback| (fallback, tries.min(TRIES_MAX)));
+        Ok((group, fallback))
     })?;
-    match fallback {
-        Some((fallback, tries)) if !context.dry_run => {
-            say(&trial_begins(name, kernel, tries, &fallback))
-        }
+    let said = fallback.map(|(fallback, tries)| trial_begins(name, kernel, tries, &fallback));
+    news::default_chosen(context, &group, name, kernel, said.as_deref());
+    match said {
+        Some(said) if !context.dry_run => say(&said),
         _ => Ok(()),
     }
 }
@@ -211,13 +217,8 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
     let name = or_booted(name, booted.as_deref())?.context("no layer is booted")?;
     let is_running = booted.as_deref() == Some(name.as_str());
     let tried = writer.transaction(|tx| bless_layer(context, tx, &boot, &group, &name, is_running));
-    if let Some(entry) = tried?.filter(|_| !context.dry_run) {
-        let text = format!("{name} has come up with Linux {}", entry.version);
-        let fields = [
-            ("IMGBASED_LAYER", name.as_str()),
-            ("IMGBASED_KERNEL", &entry.version),
-        ];
-        journal::tell(&CAME_UP, &text, &fields);
+    if let Some(entry) = tried? {
+        news::came_up(context, &group, &name, &entry.version);
     }
     if is_running {
         // From here on the units of a trial leave this boot alone.
@@ -329,19 +330,7 @@ pub fn record_failure(
     boot.end_exhausted(tx, &trial, is_good, |tx, name, kernel| {
         let at = now()?;
         let tries = trial.tries;
-        let subject = subject(name.as_str(), kernel);
-        let text =
-            format!("{subject} did not come up in {tries} tries and boots no more by itself");
-        if tx.is_dry_run() {
-            log::warn!("{text}");
-        } else {
-            let fields = [
-                ("IMGBASED_LAYER", name.as_str()),
-                ("IMGBASED_KERNEL", kernel.unwrap_or_default()),
-                ("IMGBASED_TRIES", &tries.to_string()),
-            ];
-            journal::tell(&TRIAL_FAILED, &text, &fields);
-        }
+        news::trial_failed(context, group, name, kernel, tries);
         let Some(volume) = group.volume(name.as_str()) else {
             return Ok(());
         };
@@ -488,4 +477,48 @@ pub fn bootable(
             "{name} has no boot entry with a kernel; `imgbased-helper check --repair` writes one"
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_a_document_as_its_schema_says() {
+        let plain = EntryView {
+            id: "imgbased-Base-0".to_owned(),
+            name: "Base-0".to_owned(),
+            kernel: "6.12".to_owned(),
+            booted: false,
+            default: false,
+            once: false,
+            trial: None,
+            failure: None,
+            bootable: true,
+        };
+        let tried = EntryView {
+            trial: Some(OnTrial {
+                name: "Base-0.1".to_owned(),
+                kernel: Some("6.13".to_owned()),
+                tries: 3,
+                tried: 0,
+            }),
+            failure: Some(Failure {
+                tries: 3,
+                at: "2026-11-23T19:20:03Z".to_owned(),
+            }),
+            id: "imgbased-Base-0.1@6.13".to_owned(),
+            name: "Base-0.1".to_owned(),
+            kernel: "6.13".to_owned(),
+            ..plain
+        };
+        let list = List {
+            version: JSON_VERSION,
+            loader: "grub",
+            loader_reason: "/boot/grub/grub.cfg is there".to_owned(),
+            next: "imgbased-Base-0.1".to_owned(),
+            entries: vec![tried, plain],
+        };
+        crate::schemas::assert_holds("boot-list", &list);
+    }
 }

@@ -10,6 +10,7 @@ use log::LevelFilter;
 use simplelog::CombinedLogger;
 
 use super::source::Delivery;
+use super::text::{Paint, When, parse_when};
 use super::{
     Context, base, boot, check, diff, gc, image, install, layer, layout, layout_init, need_root,
     persist, rollback, status, update, view, volume,
@@ -23,7 +24,7 @@ use crate::sys::logger::LineLogger;
 const GLOBAL: &str = "Global options";
 
 /// The verbs for which such an option means something, if not for all: only there the help shows it.
-const WHERE_SHOWN: [(&str, &[&str]); 4] = [
+const WHERE_SHOWN: [(&str, &[&str]); 5] = [
     ("pool", &["layout init", "install"]),
     (
         "root",
@@ -102,9 +103,22 @@ const WHERE_SHOWN: [(&str, &[&str]); 4] = [
             "check",
         ],
     ),
+    (
+        "color",
+        &[
+            "layout",
+            "base list",
+            "layer list",
+            "boot list",
+            "volume list",
+            "status",
+            "check",
+        ],
+    ),
 ];
 
-const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 wrong usage.";
+const EXIT_STATUS: &str = "Without a command it shows the status of the host, and the commands that people need next.\n\n\
+     Exit status: 0 done, 1 failed, 2 wrong usage.";
 const DIFF_STATUS: &str =
     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 with --exit-code, if something differs.";
 const UPDATE_STATUS: &str = "Exit status: 0 done, or nothing is to be done; 1 failed, 2 wrong usage, 3 with --check, \
@@ -114,12 +128,12 @@ pub(super) const CHECK_STATUS: &str =
 
 /// Boot layers for Linux hosts: read-only bases and writable thin snapshots, one boot entry each.
 #[derive(Parser)]
-#[command(name = "imgbased-helper", version, arg_required_else_help = true, after_help = EXIT_STATUS)]
+#[command(name = "imgbased-helper", version, after_help = EXIT_STATUS)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
-    noun: Noun,
+    noun: Option<Noun>,
 }
 
 #[derive(Args)]
@@ -139,6 +153,10 @@ struct Global {
     /// Print what is read as JSON
     #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
+    /// When words are in colour: auto, on a terminal where `NO_COLOR` is not set; always; or never
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "WHEN", default_value = "auto",
+        value_parser = parse_when)]
+    color: When,
     /// Show each command that is run
     #[arg(short, long, global = true, help_heading = GLOBAL, alias = "debug")]
     verbose: bool,
@@ -194,7 +212,12 @@ enum Noun {
         apply: bool,
     },
     /// What is booted, what boots next, and how full the pool is
-    Status,
+    Status {
+        /// text; json, as `--json`; or prometheus: metrics for the textfile collector of its node exporter, for which
+        /// `imgbased-metrics.timer` writes them
+        #[arg(long, value_name = "FORMAT", value_parser = status::parse_format)]
+        format: Option<status::Format>,
+    },
     /// Find what an interrupted command has left, or a group that got another name, and what else would
     /// keep a layer from booting
     #[command(after_help = CHECK_STATUS)]
@@ -457,18 +480,16 @@ impl Cli {
     /// Does what the command line says.
     pub fn run(self) -> Result<ExitCode> {
         start_logging(self.global.verbose)?;
-        let context = Context {
-            lvm: lvm(self.global.vg)?,
-            pool: self.global.pool,
-            root: self.global.root,
-            dry_run: self.global.dry_run,
-            json: self.global.json,
+        let context = self.global.context()?;
+        let Some(noun) = self.noun else {
+            status::overview(&context)?;
+            return Ok(ExitCode::SUCCESS);
         };
         // A dry run comes as far as it can.
         if !context.dry_run {
             need_root()?;
         }
-        match self.noun {
+        match noun {
             Noun::Layout { verb: None } => layout::show(&context)?,
             Noun::Layout {
                 verb:
@@ -546,7 +567,7 @@ impl Cli {
                 with_volumes,
                 apply,
             } => rollback::run(&context, to.as_ref(), with_volumes, apply)?,
-            Noun::Status => status::show(&context)?,
+            Noun::Status { format } => status::show(&context, format)?,
             Noun::Install(install) => install::run(&context, install)?,
             Noun::Update(update) => return update::run(&context, &update),
             Noun::Diff(diff) => return diff::run(&context, &diff),
@@ -556,6 +577,19 @@ impl Cli {
             Noun::Gc { keep, yes } => gc::collect(&context, keep, yes)?,
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Global {
+    fn context(self) -> Result<Context> {
+        Ok(Context {
+            lvm: lvm(self.vg)?,
+            pool: self.pool,
+            root: self.root,
+            dry_run: self.dry_run,
+            json: self.json,
+            paint: Paint::new(self.color),
+        })
     }
 }
 
@@ -595,10 +629,10 @@ mod tests {
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
     const VERBS: [(&str, &[&str]); 44] = [
-        ("layout", &["dry_run", "json", "pool", "root"]),
+        ("layout", &["color", "dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),
-        ("base list", &["json", "root"]),
+        ("base list", &["color", "json", "root"]),
         ("base latest", &[]),
         ("base find", &["json"]),
         ("base verify", &["dry_run", "json"]),
@@ -607,12 +641,12 @@ mod tests {
         ("image check", &["json"]),
         ("install", &["dry_run", "pool"]),
         ("layer add", &["dry_run", "root"]),
-        ("layer list", &["json", "root"]),
+        ("layer list", &["color", "json", "root"]),
         ("layer latest", &[]),
         ("layer current", &[]),
         ("layer path", &[]),
         ("layer remove", &["dry_run", "root"]),
-        ("boot list", &["json", "root"]),
+        ("boot list", &["color", "json", "root"]),
         ("boot default", &["dry_run", "root"]),
         ("boot refresh", &["dry_run", "root"]),
         ("boot once", &["dry_run", "root"]),
@@ -632,13 +666,13 @@ mod tests {
         ("persist list", &["json"]),
         ("persist remove", &["dry_run"]),
         ("volume add", &["dry_run"]),
-        ("volume list", &["json"]),
+        ("volume list", &["color", "json"]),
         ("volume grow", &["dry_run"]),
         ("volume remove", &["dry_run"]),
         ("volume move", &["dry_run"]),
         ("volume complete", &["dry_run"]),
-        ("status", &["json", "root"]),
-        ("check", &["dry_run", "json", "root"]),
+        ("status", &["color", "json", "root"]),
+        ("check", &["color", "dry_run", "json", "root"]),
     ];
 
     /// Each verb with its command; also the noun that is a verb as well.
@@ -679,6 +713,20 @@ mod tests {
             shown.sort_unstable();
             assert_eq!(shown, expected, "{verb}");
         }
+    }
+
+    #[test]
+    fn each_verb_that_writes_json_has_a_schema() {
+        // What is written by an option of a verb, or beside what it writes.
+        let mut wanted = vec!["update-check".to_owned(), "progress".to_owned()];
+        for (verb, command) in all_verbs() {
+            let json = command.get_arguments().find(|arg| arg.get_id() == "json");
+            if json.is_some_and(|arg| !arg.is_hide_set()) {
+                wanted.push(verb.replace(' ', "-"));
+            }
+        }
+        wanted.sort_unstable();
+        assert_eq!(crate::schemas::names(), wanted);
     }
 
     #[test]

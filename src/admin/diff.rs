@@ -1,7 +1,7 @@
 //! `diff`: what two roots have different.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::roots::{self, Tree};
 use super::view::JSON_VERSION;
 use super::{Context, LOCK_WAIT, found_status, json_path, packages, text, text_diff};
+use crate::sys::progress::Waiting;
 use crate::sys::transaction::{Transaction, Writer};
 use crate::tree::{Below, Dir, Globs, Kind, Place, Visit, escaped, walk};
 
@@ -244,6 +245,9 @@ impl<'a> Comparison<'a> {
         };
         let [from_a, from_b] = roots.each_ref().map(from);
         let is_stat_enough = self.is_stat_enough;
+        // What is found on a terminal shows that it goes on.
+        let is_seen = io::stdout().is_terminal() && !self.diff.stat;
+        let waiting = (!is_seen).then(|| Waiting::new(|| "comparing".to_owned()));
         walk(&[from_a?, from_b?], path.file_name(), &mut |visit| {
             tx.interrupt().check()?;
             let path = above.join(visit.path);
@@ -262,6 +266,7 @@ impl<'a> Comparison<'a> {
             }
             Ok(Below::Visit)
         })?;
+        drop(waiting);
         output.packages(self.packages(tx, paths)?)?;
         output.end()
     }

@@ -27,6 +27,7 @@ use crate::sys::cmd::Cmd;
 use crate::sys::files::directory;
 use crate::sys::journal::{self, HOOK_FAILED, HOOK_SAID};
 use crate::sys::limited;
+use crate::sys::progress::Waiting;
 use crate::sys::transaction::{Transaction, Writer};
 
 /// A file in the first is there instead of one of the same name in the second.
@@ -293,7 +294,7 @@ pub fn after_bless(context: &Context, writer: &Writer, group: &Group, name: &LvN
 }
 
 /// A layer with the base that it is of, or a base alone.
-fn layer_and_base(group: &Group, name: &LvName) -> (Option<LvName>, Option<LvName>) {
+pub fn layer_and_base(group: &Group, name: &LvName) -> (Option<LvName>, Option<LvName>) {
     match group.volume(name.as_str()) {
         Some(layer) if layer.role == Role::Layer => (Some(name.clone()), group.base_of(layer)),
         _ => (None, Some(name.clone())),
@@ -311,6 +312,7 @@ fn run(tx: &mut Transaction, hook: &Path, event: &Event, tail: &str) -> Result<(
     let cmd = command(hook, event);
     let told = format!("runs the hook {} at {}", hook.display(), event.name);
     tx.tell_waiting(Some(&told));
+    let _waiting = Waiting::new(|| format!("{} at {}", hook.display(), event.name));
     let done = tx.work(&format!("{cmd}{tail}"), |interrupt| {
         let said = limited::run(&cmd, TIME_LIMIT, interrupt)?;
         if !said.is_empty() {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::boot::trial_begins;
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{
-    Context, Look, comment, filesystem, hooks, initramfs, new_entries, pool_with_room,
+    Context, Look, comment, filesystem, hooks, initramfs, new_entries, news, pool_with_room,
     reaching_disks, removal, running_options, say, text,
 };
 use crate::boot::arrange::{Arrangement, made_anew};
@@ -30,7 +30,8 @@ const TRIES: u32 = 3;
 
 /// Makes a layer of `origin`, a base or a layer, or of the latest base, and its boot entry.
 pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
-    let layer = context.change("layer add", |tx| make(context, tx, origin, None))?;
+    let (layer, base) = context.change("layer add", |tx| make(context, tx, origin, None))?;
+    news::layer_added(context, &layer, &base);
     if !context.dry_run {
         say(&format!("{layer}\n"))?;
     }
@@ -40,13 +41,13 @@ pub fn add(context: &Context, origin: Option<LvName>) -> Result<()> {
 /// Changes the root of a new layer before anybody boots it. Returns what of /etc its initramfs lacks by that, perhaps.
 pub type Change<'a> = dyn FnMut(&mut Transaction, &LvName, &Path) -> Result<Vec<PathBuf>> + 'a;
 
-/// Does what [`add`] does, as a part of a verb, and returns the name of the layer.
+/// Does what [`add`] does, as a part of a verb, and returns the names of the layer and its base.
 pub fn make(
     context: &Context,
     tx: &mut Transaction,
     origin: Option<LvName>,
     change: Option<&mut Change>,
-) -> Result<LvName> {
+) -> Result<(LvName, LvName)> {
     tx.scope(|tx| {
         let boot = context.boot_partition()?;
         boot.check_ready()?;
@@ -61,9 +62,9 @@ pub fn make(
         let kernels = plan.fill(context, tx, &boot, &group, look.as_ref(), change)?;
         if tx.was_unlocked() {
             group = context.load()?;
-            let base = group.volume(base.as_str()).map(|v| v.role);
+            let role = group.volume(base.as_str()).map(|v| v.role);
             ensure!(
-                base == Some(Role::Base),
+                role == Some(Role::Base),
                 "another command has removed the base of {layer}"
             );
         }
@@ -82,7 +83,7 @@ pub fn make(
             if default.is_none() {
                 boot.set_default(tx, &id::of_layer(&group.name, &layer))?;
             }
-            return Ok(layer);
+            return Ok((layer, base));
         };
         // Where something else can be booted, a layer that has never come up must not keep the host.
         let is_trial = default.is_some();
@@ -99,7 +100,7 @@ pub fn make(
             boot.set_default(tx, &entry.id)
                 .with_context(|| format!("cannot make {layer} the default"))?;
         }
-        Ok(layer)
+        Ok((layer, base))
     })
 }
 
@@ -486,7 +487,7 @@ pub fn list(context: &Context) -> Result<()> {
         let rows: Vec<(String, String)> = view
             .layers()
             .map(|layer| {
-                let marks = layer.marks();
+                let marks = layer.marks(context.paint);
                 let size = text::size(layer.size);
                 (layer.name.clone(), format!("{size:>10}  {marks}"))
             })
@@ -521,4 +522,19 @@ pub fn path(context: &Context, name: &LvName) -> Result<()> {
         bail!("{} has no layer {name}", group.name);
     }
     say(&format!("{}\n", context.lvm.device(name)?.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_a_document_as_its_schema_says() {
+        let layer = view::tests::layer();
+        let list = List {
+            version: JSON_VERSION,
+            layers: vec![&layer],
+        };
+        crate::schemas::assert_holds("layer-list", &list);
+    }
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::filesystem::{Filesystem, superblock_on};
-use super::{Context, base, hooks, layer, pool_with_room, refuse_incomplete, say, text, view};
+use super::{
+    Context, base, hooks, layer, news, pool_with_room, refuse_incomplete, say, text, view,
+};
 use crate::image::host::Host;
 use crate::image::judge::{self, Place, What};
 use crate::lvm::disk::{self, Owner};
@@ -313,10 +315,13 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
             context.say_verb(&["layer", "add", name.as_str()])?;
             return Ok(None);
         }
-        layer::make(&context, tx, Some(name.clone()), None).map(Some)
+        let (layer, _) = layer::make(&context, tx, Some(name.clone()), None)?;
+        Ok(Some(layer))
     })?;
     // In a dry run, what it will be called.
     let first = layer.clone().map_or_else(|| name.layer(1), Ok)?;
+    news::base_added(&context, &name);
+    news::layer_added(&context, &first, &name);
     hooks::after_init(&context, &writer, [&lv, &name, &first]);
     match layer {
         Some(layer) => say(&format!("{name}\n{layer}\n")),

@@ -320,8 +320,9 @@ impl Row {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+    use crate::model::package::Fate;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -341,6 +342,33 @@ mod tests {
             theirs: "modified".to_owned(),
             result: "ours".to_owned(),
             note: None,
+        }
+    }
+
+    /// A report that has all that one can have.
+    pub fn full() -> MergeReport {
+        let image = Some("3.3".to_owned());
+        let fates = [Fate::Installed, Fate::InImage, Fate::Refused, Fate::Failed];
+        let packages = fates.map(|result| Outcome {
+            name: "htop".to_owned(),
+            version: "3.4".to_owned(),
+            result,
+            image: image.clone(),
+            why: image.clone(),
+        });
+        let mut report = MergeReport {
+            kept_packages: packages.into(),
+            missing_packages: vec!["vim".to_owned()],
+            ..report()
+        };
+        assert!(report.settle(Path::new("/etc/issue"), false));
+        report
+    }
+
+    #[test]
+    fn the_report_is_a_document_as_its_schema_says() {
+        for report in [report(), full()] {
+            crate::schemas::assert_holds("persist-preview", &report);
         }
     }
 

@@ -19,6 +19,7 @@ mod layout;
 mod layout_init;
 mod look;
 pub mod merge_report;
+mod news;
 mod packages;
 mod persist;
 mod removal;
@@ -45,6 +46,7 @@ use serde::Serialize;
 
 use filesystem::Filesystem;
 use look::Look;
+use text::Paint;
 
 use crate::boot::BootPartition;
 use crate::boot::arrange::Arrangement;
@@ -57,6 +59,7 @@ use crate::model::name::LvName;
 use crate::model::pool::{self, Mismatch};
 use crate::sys::cmd::Cmd;
 use crate::sys::mounts;
+use crate::sys::progress::wipe;
 use crate::sys::transaction::{Transaction, Writer};
 
 /// How long a second caller waits for the first, and for each hook that this one runs.
@@ -72,6 +75,8 @@ pub struct Context {
     pub root: PathBuf,
     pub dry_run: bool,
     pub json: bool,
+    /// Of what people read.
+    pub paint: Paint,
 }
 
 impl Context {
@@ -231,13 +236,14 @@ impl Context {
 
     /// Writes what people read to standard output, or its data as JSON.
     fn show<T: Serialize>(&self, data: &T, text: impl FnOnce() -> String) -> Result<()> {
-        let text = if self.json {
-            serde_json::to_string_pretty(data)? + "\n"
-        } else {
-            text()
-        };
+        let text = if self.json { as_json(data)? } else { text() };
         say(&text)
     }
+}
+
+/// A document for programs, as `schemas/` describes it.
+fn as_json(data: &impl Serialize) -> Result<String> {
+    Ok(serde_json::to_string_pretty(data)? + "\n")
 }
 
 /// Refuses anyone but root: lvm2 shows nothing to others, and has a page of warnings for them instead. A dry run comes
@@ -321,6 +327,7 @@ fn restart_host(writer: &Writer, done: &str) -> Result<()> {
 }
 
 fn say(text: &str) -> Result<()> {
+    wipe();
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())

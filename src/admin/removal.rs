@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use super::base::listings;
-use super::{Context, hooks, say, view, volume};
+use super::{Context, hooks, news, say, view, volume};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::model::layout::{Group, Role};
@@ -41,6 +41,7 @@ pub fn remove(context: &Context, request: &Request, question: Option<&Question>)
             // Nothing takes that back.
             tx.run(&context.lvm.remove(name))
         })?;
+        news::removed(context, &group, name);
         hooks::after_removal(context, &writer, &group, name);
     }
     if names.iter().any(|name| is_base(&group, name)) {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::boot::{bootable, running_entry, trial_begins};
 use super::view::{self, JSON_VERSION};
-use super::{Context, comment, layer, removal, restart_host, volume};
+use super::{Context, comment, layer, news, removal, restart_host, volume};
 use crate::boot::BootPartition;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::LvName;
@@ -27,6 +27,9 @@ struct Report {
     next: String,
     /// The bases whose images `update` takes again only with --retry.
     held: Vec<String>,
+    /// The base of that layer.
+    #[serde(skip)]
+    base: Option<String>,
     /// The same for people, a line each.
     #[serde(skip)]
     lines: Vec<String>,
@@ -47,6 +50,7 @@ pub fn run(context: &Context, to: Option<&LvName>, with_volumes: bool, apply: bo
     if context.dry_run {
         report.lines.iter().try_for_each(|line| comment(line))?;
     } else {
+        news::went_back(context, &report.lines, [&report.to, &report.base]);
         context.show(&report, || report.lines.join("\n") + "\n")?;
     }
     if apply && report.needs_restart {
@@ -133,6 +137,11 @@ fn go_back(
         next: next.to_string(),
         held: held.filter(|name| is_held(name)).collect(),
         lines,
+        base: plan
+            .to
+            .as_ref()
+            .and_then(|name| group.base_of(group.volume(name.as_str())?))
+            .map(|base| base.to_string()),
         needs_restart: runs_another(&known, &plan) || !swaps.is_empty(),
         to: plan.to.map(|name| name.to_string()),
         from: plan.from,
@@ -276,6 +285,23 @@ mod tests {
             default: Some(name(default)),
             good: vec![name("Base-0.1"), name("Base-1.1")],
             ..Known::default()
+        }
+    }
+
+    #[test]
+    fn the_report_is_a_document_as_its_schema_says() {
+        for name in [None, Some("Base-0.1".to_owned())] {
+            let report = Report {
+                version: JSON_VERSION,
+                from: name.clone(),
+                to: name.clone(),
+                next: "imgbased-Base-0.1".to_owned(),
+                held: name.clone().into_iter().collect(),
+                base: name,
+                lines: Vec::new(),
+                needs_restart: false,
+            };
+            crate::schemas::assert_holds("rollback", &report);
         }
     }
 

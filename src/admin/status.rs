@@ -1,15 +1,18 @@
 //! `status`: what is booted, what boots next, and how full the pool is.
 
+mod metrics;
+
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use super::space::{Space, Spaces};
+use super::text::{Paint, Tone};
 use super::update::Waiting;
 use super::view::{self, JSON_VERSION, LayerView, PoolView, View};
-use super::{Context, check, packages, persist, text};
+use super::{Context, as_json, check, need_root, packages, persist, say, text};
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::Group;
 use crate::model::percent::Percent;
@@ -83,8 +86,54 @@ struct Missing {
     packages: Vec<String>,
 }
 
-/// Shows the state of the host on a few lines.
-pub fn show(context: &Context) -> Result<()> {
+/// How `status` tells what it knows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    Json,
+    Prometheus,
+}
+
+pub fn parse_format(text: &str) -> Result<Format> {
+    Ok(match text {
+        "text" => Format::Text,
+        "json" => Format::Json,
+        "prometheus" => Format::Prometheus,
+        _ => bail!("expected text, json or prometheus"),
+    })
+}
+
+/// Shows the state of the host on a few lines, or as `format` says.
+pub fn show(context: &Context, format: Option<Format>) -> Result<()> {
+    with_status(context, &|status| match format {
+        Some(Format::Prometheus) => say(&metrics::render(status)),
+        Some(Format::Json) => say(&as_json(status)?),
+        Some(Format::Text) => say(&render(status, context.paint)),
+        None => context.show(status, || render(status, context.paint)),
+    })
+}
+
+/// What there is without a verb: the state of the host, and the commands that people need next.
+pub fn overview(context: &Context) -> Result<()> {
+    if context.json {
+        return show(context, None);
+    }
+    if need_root().is_err() {
+        let text = "What is booted, and what boots next, is for root to see, since lvm2 shows nothing to others.\n";
+        return say(&with_next(text, &[AS_ROOT, HELP]));
+    }
+    if context.lvm.load()?.is_none() {
+        let vg = context.lvm.vg();
+        let text = format!("There is no volume group {vg} here, and so no layers.\n");
+        return say(&with_next(&text, &[MAKE, TAKE_OVER, OTHER_GROUP, HELP]));
+    }
+    with_status(context, &|status| {
+        let text = render(status, context.paint);
+        say(&with_next(&text, &next_commands(status)))
+    })
+}
+
+fn with_status(context: &Context, show: &dyn Fn(&Status) -> Result<()>) -> Result<()> {
     let (view, group) = view::load_with_group(context)?;
     let spaces = Spaces::read(context, &group)?;
     let mismatch = mismatch(context, &group)?;
@@ -117,7 +166,68 @@ pub fn show(context: &Context) -> Result<()> {
         problems: check::find_at_once(&group, mismatch.as_ref(), &spaces),
         boot: view::boot_record(),
     };
-    context.show(&status, || render(&status))
+    show(&status)
+}
+
+/// A command for people, after the name of this program if it does not begin with another, and what it is for.
+type Next = (&'static str, &'static str);
+
+const AS_ROOT: Next = ("sudo imgbased-helper", "the state of this host");
+const MAKE: Next = (
+    "imgbased-helper layout init --device DEVICE",
+    "make a volume group for layers on an empty disk",
+);
+const TAKE_OVER: Next = (
+    "imgbased-helper layout init --from /",
+    "make a base and a layer of the system that runs on a thin volume",
+);
+const OTHER_GROUP: Next = ("imgbased-helper --vg NAME", "the state of another group");
+const CHECK: Next = ("imgbased-helper check", "what is wrong, and what to do");
+const RESTART: Next = ("systemctl reboot", "start what waits for it");
+const CANCEL: Next = (
+    "imgbased-helper rollback",
+    "have the default boot, and not what is on trial",
+);
+const LAYOUT: Next = (
+    "imgbased-helper layout",
+    "the bases and layers, and what each is",
+);
+const UPDATE: Next = (
+    "imgbased-helper update IMAGE",
+    "a newer image, with what was changed here; --check tells before",
+);
+const BACK: Next = (
+    "imgbased-helper rollback",
+    "boot the layer again that came up before this one",
+);
+const HELP: Next = ("imgbased-helper --help", "all commands");
+
+/// What people need next on a host in this state, the most urgent first.
+fn next_commands(status: &Status) -> Vec<Next> {
+    let is_wrong = !status.problems.is_empty() || status.next_problem.is_some();
+    // What runs already needs no restart to be tried.
+    let waits = status
+        .trial
+        .is_some_and(|trial| Some(trial.name.as_str()) != status.booted || trial.kernel.is_some());
+    let marks = [
+        (is_wrong, CHECK),
+        (waits || status.once.is_some(), RESTART),
+        (status.trial.is_some(), CANCEL),
+        (true, LAYOUT),
+        (status.trial.is_none(), UPDATE),
+        (status.trial.is_none() && status.layers > 1, BACK),
+        (!is_wrong, CHECK),
+        (true, HELP),
+    ];
+    let needed = marks.into_iter().filter(|(is_needed, _)| *is_needed);
+    needed.map(|(_, next)| next).collect()
+}
+
+/// A text, and below it commands for people.
+fn with_next(text: &str, next: &[Next]) -> String {
+    let row = |(command, what): &Next| (format!("  {command}"), (*what).to_owned());
+    let rows: Vec<(String, String)> = next.iter().map(row).collect();
+    format!("{text}\nCommands to go on with:\n{}", text::columns(&rows))
 }
 
 fn update(view: &View) -> Option<Update> {
@@ -168,7 +278,7 @@ fn base_of<'a>(view: &'a View, booted: Option<&str>) -> Option<&'a str> {
     Some(&layer.base)
 }
 
-fn render(status: &Status) -> String {
+fn render(status: &Status, paint: Paint) -> String {
     let mut booted = match (status.booted, status.base) {
         (Some(layer), Some(base)) => format!("{layer}, a layer of {base}"),
         (Some(base), None) => format!("{base}, a base: changes are kept in memory only"),
@@ -190,11 +300,10 @@ fn render(status: &Status) -> String {
         ("Default".to_owned(), default),
         (
             "Next start".to_owned(),
-            status
-                .next_problem
-                .or(status.next)
-                .unwrap_or("unknown")
-                .to_owned(),
+            match status.next_problem {
+                Some(problem) => paint.tone(Tone::Bad, problem),
+                None => status.next.unwrap_or("unknown").to_owned(),
+            },
         ),
         ("Kernel".to_owned(), status.kernel.clone()),
         (
@@ -215,7 +324,7 @@ fn render(status: &Status) -> String {
     for layer in &status.failed {
         rows.push((
             "Failed".to_owned(),
-            format!("{}: {}", layer.name, layer.marks()),
+            format!("{}: {}", layer.name, layer.marks(paint)),
         ));
     }
     if !status.held.is_empty() {
@@ -229,27 +338,26 @@ fn render(status: &Status) -> String {
         rows.push(("Mounted".to_owned(), format!("in {}", boot.times())));
     }
     if let Some(pool) = status.pool {
+        let bar = pool.data_percent.map(|used| paint.bar(used) + " ");
         rows.push((
             "Pool".to_owned(),
             format!(
-                "{}: {}, {}",
+                "{}{}: {}, {}",
+                bar.unwrap_or_default(),
                 pool.name,
                 text::size(pool.size),
                 pool.fullness(" full")
             ),
         ));
     }
-    let spaces = [("root", status.root_percent), ("boot", status.boot_percent)];
-    let spaces = spaces
-        .into_iter()
-        .filter_map(|(name, used)| Some((name, used?)));
-    let spaces: Vec<String> = spaces
-        .map(|(name, used)| format!("{name} {used} full"))
-        .collect();
-    if !spaces.is_empty() {
-        rows.push(("Filesystems".to_owned(), spaces.join(", ")));
+    for (path, used) in [("/", status.root_percent), ("/boot", status.boot_percent)] {
+        if let Some(used) = used {
+            let row = format!("{} {used} full", paint.bar(used));
+            rows.push((path.to_owned(), row));
+        }
     }
     for problem in &status.problems {
+        let problem = paint.tone(Tone::Bad, problem);
         rows.push((
             "Problem".to_owned(),
             format!("{problem}; see `imgbased-helper check`"),
@@ -265,18 +373,11 @@ fn names(packages: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::boot_record::Phase;
 
-    #[test]
-    fn what_is_wrong_is_told_with_the_state_of_the_host() {
-        let pool = PoolView {
-            name: "ImagePool".to_owned(),
-            size: 1 << 30,
-            active: false,
-            zeroes: true,
-            data_percent: None,
-            metadata_percent: None,
-        };
-        let mut status = Status {
+    /// Much is to be told of this host.
+    pub fn status_of(pool: &PoolView) -> Status<'_> {
+        Status {
             version: JSON_VERSION,
             vg: "HostVG",
             booted: Some("Base-0.1"),
@@ -301,33 +402,175 @@ mod tests {
             kernel: "6.12".to_owned(),
             layers: 2,
             bases: 1,
-            pool: Some(&pool),
+            pool: Some(pool),
             root_percent: Some(Percent::new(97)),
             boot_percent: Some(Percent::new(20)),
             problems: vec!["root filesystem: is 97.0 % full".to_owned()],
             boot: None,
-        };
+        }
+    }
+
+    fn inactive_pool() -> PoolView {
+        PoolView {
+            name: "ImagePool".to_owned(),
+            size: 1 << 30,
+            active: false,
+            zeroes: true,
+            data_percent: None,
+            metadata_percent: None,
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_the_state_of_the_host() {
+        let (pool, paint) = (inactive_pool(), Paint::default());
+        let mut status = status_of(&pool);
         let expected = "\
-Booted       Base-0.1, a layer of Base-0
-Default      none, but Base-0.2 at the next start
-Next start   imgbased-Base-0.2, once
-Kernel       6.12
-Group        HostVG: bases 1, layers 2
-Update       Base-1.1, of Base-1, waits for a restart; paths edited in /etc since, which come along: 2; packages that do not come along: htop
-Packages     of Base-\\033 not here: vim, x\\ny
-Held         Base-1: a rollback has left it, and `update` takes it again only with --retry
-Pool         ImagePool: 1.00 GiB, not active, so it does not tell how full it is
-Filesystems  root 97.0 % full, boot 20.0 % full
-Problem      root filesystem: is 97.0 % full; see `imgbased-helper check`
+Booted      Base-0.1, a layer of Base-0
+Default     none, but Base-0.2 at the next start
+Next start  imgbased-Base-0.2, once
+Kernel      6.12
+Group       HostVG: bases 1, layers 2
+Update      Base-1.1, of Base-1, waits for a restart; paths edited in /etc since, which come along: 2; packages that do not come along: htop
+Packages    of Base-\\033 not here: vim, x\\ny
+Held        Base-1: a rollback has left it, and `update` takes it again only with --retry
+Pool        ImagePool: 1.00 GiB, not active, so it does not tell how full it is
+/           [=================== ] 97.0 % full
+/boot       [====                ] 20.0 % full
+Problem     root filesystem: is 97.0 % full; see `imgbased-helper check`
 ";
-        assert_eq!(render(&status), expected);
+        assert_eq!(render(&status, paint), expected);
         // Where nothing is mounted, nothing is told.
         (status.root_percent, status.boot_percent) = (None, None);
         status.problems.clear();
         status.held.clear();
-        let text = render(&status);
-        for row in ["Filesystems", "Problem", "Held"] {
+        let text = render(&status, paint);
+        for row in ["/boot", "Problem", "Held"] {
             assert!(!text.contains(row), "{text}");
+        }
+    }
+
+    #[test]
+    fn colours_add_nothing_and_take_nothing_away() {
+        let pool = PoolView {
+            active: true,
+            data_percent: "81.00".parse().ok(),
+            metadata_percent: "1.00".parse().ok(),
+            ..inactive_pool()
+        };
+        let status = Status {
+            next_problem: Some("nothing boots"),
+            ..status_of(&pool)
+        };
+        let mut coloured = render(&status, Paint::new(text::When::Always));
+        assert!(
+            coloured.contains("\x1b[31mnothing boots\x1b[0m"),
+            "{coloured}"
+        );
+        for code in ["1", "31", "32", "33", "0"] {
+            coloured = coloured.replace(&format!("\x1b[{code}m"), "");
+        }
+        assert_eq!(coloured, render(&status, Paint::default()));
+    }
+
+    #[test]
+    fn the_commands_that_are_needed_next_depend_on_the_state() {
+        let pool = inactive_pool();
+        let trial = OnTrial {
+            name: "Base-1.1".to_owned(),
+            kernel: None,
+            tries: 3,
+            tried: 0,
+        };
+        let quiet = || Status {
+            once: None,
+            problems: Vec::new(),
+            ..status_of(&pool)
+        };
+        for (status, wanted) in [
+            (quiet(), &[LAYOUT, UPDATE, BACK, CHECK, HELP][..]),
+            (
+                Status {
+                    layers: 1,
+                    ..quiet()
+                },
+                &[LAYOUT, UPDATE, CHECK, HELP],
+            ),
+            (
+                Status {
+                    trial: Some(&trial),
+                    ..quiet()
+                },
+                &[RESTART, CANCEL, LAYOUT, CHECK, HELP],
+            ),
+            (
+                Status {
+                    trial: Some(&trial),
+                    booted: Some("Base-1.1"),
+                    ..quiet()
+                },
+                &[CANCEL, LAYOUT, CHECK, HELP],
+            ),
+            (
+                Status {
+                    next_problem: Some("nothing boots"),
+                    ..status_of(&pool)
+                },
+                &[CHECK, RESTART, LAYOUT, UPDATE, BACK, HELP],
+            ),
+        ] {
+            assert_eq!(next_commands(&status), wanted);
+        }
+        assert_eq!(
+            with_next("Text\n", &[AS_ROOT, HELP]),
+            "Text\n\nCommands to go on with:\n  sudo imgbased-helper    the state of this host\n  \
+             imgbased-helper --help  all commands\n"
+        );
+    }
+
+    #[test]
+    fn the_document_is_as_its_schema_says() {
+        let pool = inactive_pool();
+        let trial = OnTrial {
+            name: "Base-0.1".to_owned(),
+            kernel: Some("6.13".to_owned()),
+            tries: 3,
+            tried: 1,
+        };
+        let boot = BootRecord {
+            version: 1,
+            vg: "HostVG".to_owned(),
+            vgid: None,
+            layer: "Base-0.1".to_owned(),
+            role: "layer".to_owned(),
+            device: "/dev/mapper/HostVG-Base--0.1".to_owned(),
+            instead_of: Some("Base-0.2".to_owned()),
+            milliseconds: 800,
+            own_microseconds: 900,
+            phases: vec![Phase {
+                name: "wait".to_owned(),
+                milliseconds: 300,
+            }],
+        };
+        let layer = view::tests::layer();
+        for status in [
+            status_of(&pool),
+            Status {
+                booted: None,
+                base: None,
+                update: None,
+                missing_packages: None,
+                pool: None,
+                root_percent: None,
+                boot_percent: None,
+                next_problem: Some("nothing boots"),
+                trial: Some(&trial),
+                failed: vec![&layer],
+                boot: Some(boot),
+                ..status_of(&pool)
+            },
+        ] {
+            crate::schemas::assert_holds("status", &status);
         }
     }
 }

@@ -1,8 +1,13 @@
-//! How sizes and trees are written for people.
+//! How sizes, trees and states are written for people.
 
+use std::env;
 use std::fmt::Write as _;
+use std::io;
 
 use anyhow::{Context, Result, bail};
+
+use crate::model::percent::Percent;
+use crate::sys::progress::is_smart_terminal;
 
 const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
 
@@ -86,15 +91,99 @@ impl TreeStyle {
     }
 }
 
+/// What `--color` is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// On a terminal that can, where `NO_COLOR` is not set (<https://no-color.org>).
+    Auto,
+    Always,
+    Never,
+}
+
+pub fn parse_when(text: &str) -> Result<When> {
+    Ok(match text {
+        "auto" => When::Auto,
+        "always" => When::Always,
+        "never" => When::Never,
+        _ => bail!("expected auto, always or never"),
+    })
+}
+
+/// What a word means for the host. It says so itself; on a terminal its colour is seen first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    Plain,
+    /// What counts now.
+    Strong,
+    /// All is well.
+    Good,
+    /// Something is in between, or needs a look some day.
+    Notice,
+    /// Something is wrong.
+    Bad,
+}
+
+/// Whether words are in colour.
+#[derive(Clone, Copy, Default)]
+pub struct Paint {
+    is_on: bool,
+}
+
+impl Paint {
+    /// For standard output.
+    pub fn new(when: When) -> Self {
+        let is_on = match when {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => {
+                let is_unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+                !is_unwanted && is_smart_terminal(&io::stdout())
+            }
+        };
+        Self { is_on }
+    }
+
+    /// By the colours that each terminal has, so that people see those that they have chosen.
+    pub fn tone(self, tone: Tone, text: &str) -> String {
+        let code = match tone {
+            Tone::Plain => return text.to_owned(),
+            Tone::Strong => "1",
+            Tone::Good => "32",
+            Tone::Notice => "33",
+            Tone::Bad => "31",
+        };
+        if self.is_on && !text.is_empty() {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// How full something is, as a picture.
+    pub fn bar(self, used: Percent) -> String {
+        const WIDTH: usize = 20;
+        let filled = usize::try_from(used.of(WIDTH as u64)).unwrap_or(WIDTH);
+        let filled = "=".repeat(filled.min(WIDTH));
+        let tone = match used {
+            used if used >= Percent::new(95) => Tone::Bad,
+            used if used >= Percent::new(80) => Tone::Notice,
+            _ => Tone::Good,
+        };
+        let rest = " ".repeat(WIDTH - filled.len());
+        format!("[{}{rest}]", self.tone(tone, &filled))
+    }
+
+    /// Those of the words that hold, in one list.
+    pub fn marks(self, marks: &[(bool, Tone, &str)]) -> String {
+        let held = marks.iter().filter(|(holds, ..)| *holds);
+        let held = held.map(|(_, tone, mark)| self.tone(*tone, mark));
+        held.collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// What there is to say of something that need not be there.
 pub fn shown(value: Option<&impl ToString>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
-}
-
-/// Those of the words that hold, in one list.
-pub fn marks(marks: &[(bool, &str)]) -> String {
-    let held = marks.iter().filter(|(holds, _)| *holds);
-    held.map(|(_, mark)| *mark).collect::<Vec<_>>().join(", ")
 }
 
 /// Lines of a left column, filled up to the width of the widest, and a right column.
@@ -117,6 +206,48 @@ pub fn columns(rows: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_is_told_by_its_word_and_by_its_colour_where_there_are_colours() {
+        let marks = [
+            (true, Tone::Good, "booted"),
+            (false, Tone::Bad, "failed"),
+            (true, Tone::Plain, "default"),
+            (true, Tone::Bad, ""),
+        ];
+        for (when, text) in [
+            (When::Never, "booted, default, "),
+            (When::Always, "\x1b[32mbooted\x1b[0m, default, "),
+        ] {
+            assert_eq!(Paint::new(when).marks(&marks), text);
+        }
+        for (text, when) in [
+            ("auto", Some(When::Auto)),
+            ("always", Some(When::Always)),
+            ("never", Some(When::Never)),
+            ("yes", None),
+        ] {
+            assert!(parse_when(text).ok() == when, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bar_is_full_only_where_nothing_is_left() {
+        let plain = Paint::default();
+        for (percent, bar) in [
+            ("0.00", "[                    ]"),
+            ("4.99", "[                    ]"),
+            ("5.00", "[=                   ]"),
+            ("50.00", "[==========          ]"),
+            ("99.99", "[=================== ]"),
+            ("100.00", "[====================]"),
+            ("120.00", "[====================]"),
+        ] {
+            assert_eq!(plain.bar(percent.parse().unwrap()), bar, "{percent}");
+        }
+        let full = Paint::new(When::Always).bar(Percent::new(95));
+        assert_eq!(full, format!("[\x1b[31m{}\x1b[0m ]", "=".repeat(19)));
+    }
 
     #[test]
     fn sizes_are_shown_in_binary_units() {

@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::{Context, text};
+use super::Context;
+use super::text::{self, Paint, Tone};
 use crate::boot::Selection;
 use crate::boot::next::Next;
 use crate::lvm::living_maker;
@@ -17,10 +18,8 @@ use crate::model::name::{LvName, VgName};
 use crate::model::percent::Percent;
 use crate::model::trial::OnTrial;
 use crate::model::volume::Mount;
+pub use crate::sys::JSON_VERSION;
 use crate::sys::{mounts, run};
-
-/// The version of all JSON output. It grows when a field changes its meaning or goes away.
-pub const JSON_VERSION: u32 = 1;
 
 /// Sizes are bytes, percentages are of the pool.
 #[derive(Serialize)]
@@ -290,34 +289,39 @@ pub fn booted(group: &Group) -> Result<Option<String>> {
 
 impl BaseView {
     /// What there is to say of it, on one line.
-    pub fn marks(&self) -> String {
-        text::marks(&[
-            (self.booted, "booted"),
-            (self.default, "default"),
-            (self.once, "next start only"),
-            (self.held, "held"),
+    pub fn marks(&self, paint: Paint) -> String {
+        paint.marks(&[
+            (self.booted, Tone::Good, "booted"),
+            (self.default, Tone::Strong, "default"),
+            (self.once, Tone::Notice, "next start only"),
+            (self.held, Tone::Notice, "held"),
         ])
     }
 }
 
 impl LayerView {
     /// What there is to say of it, on one line.
-    pub fn marks(&self) -> String {
+    pub fn marks(&self, paint: Paint) -> String {
         let failure = text::shown(self.failure.as_ref());
         let kernels = self.failed_kernels.iter();
         let kernels: Vec<String> = kernels
             .map(|failed| format!("Linux {} {}", failed.kernel, failed.failure))
             .collect();
         let kernels = kernels.join("; ");
-        text::marks(&[
-            (self.booted, "booted"),
-            (self.default, "default"),
-            (self.once, "next start only"),
-            (self.trial, "on trial"),
-            (self.failure.is_some(), &failure),
-            (!kernels.is_empty(), &kernels),
-            (self.bootable == Some(false), "without a boot entry"),
-            (self.merging, "a snapshot is being merged into it"),
+        let has_no_entry = self.bootable == Some(false);
+        paint.marks(&[
+            (self.booted, Tone::Good, "booted"),
+            (self.default, Tone::Strong, "default"),
+            (self.once, Tone::Notice, "next start only"),
+            (self.trial, Tone::Notice, "on trial"),
+            (self.failure.is_some(), Tone::Bad, &failure),
+            (!kernels.is_empty(), Tone::Bad, &kernels),
+            (has_no_entry, Tone::Bad, "without a boot entry"),
+            (
+                self.merging,
+                Tone::Bad,
+                "a snapshot is being merged into it",
+            ),
         ])
     }
 }
@@ -335,8 +339,99 @@ impl View {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    /// A layer of which there is all to say.
+    pub fn layer() -> LayerView {
+        let failure = || Failure {
+            tries: 3,
+            at: "2026-11-23T19:20:03Z".to_owned(),
+        };
+        LayerView {
+            name: "Base-0.1".to_owned(),
+            base: "Base-0".to_owned(),
+            size: 1 << 30,
+            active: true,
+            booted: true,
+            default: false,
+            once: false,
+            trial: true,
+            good: false,
+            merging: false,
+            failure: Some(failure()),
+            failed_kernels: vec![FailedKernel {
+                kernel: "6.13".to_owned(),
+                failure: failure(),
+            }],
+            bootable: Some(true),
+        }
+    }
+
+    /// A base with that layer, and one of which there is little to say.
+    pub fn base() -> BaseView {
+        let other = LayerView {
+            failure: None,
+            failed_kernels: Vec::new(),
+            bootable: None,
+            ..layer()
+        };
+        BaseView {
+            name: "Base-0".to_owned(),
+            size: 1 << 30,
+            booted: false,
+            default: true,
+            once: false,
+            held: true,
+            layers: vec![layer(), other],
+        }
+    }
+
+    #[test]
+    fn the_group_is_a_document_as_its_schema_says() {
+        let volume = |role, path: Option<&str>, maker| VolumeView {
+            name: "home".to_owned(),
+            role,
+            size: 1 << 30,
+            path: path.map(str::to_owned),
+            maker,
+        };
+        let pool = PoolView {
+            name: "ImagePool".to_owned(),
+            size: 1 << 40,
+            active: true,
+            zeroes: true,
+            data_percent: "3.26".parse().ok(),
+            metadata_percent: None,
+        };
+        let roles = [Role::Layer, Role::Snapshot, Role::Foreign, Role::Volume];
+        let volumes = roles.map(|role| volume(role, Some("/home"), None));
+        let mut view = View {
+            version: JSON_VERSION,
+            vg: "HostVG".to_owned(),
+            size: 1 << 40,
+            free: 0,
+            pool: Some(pool),
+            bases: vec![base()],
+            volumes: volumes.into(),
+            booted: Some("Base-0.1".to_owned()),
+            default: Some("Base-0".to_owned()),
+            once: None,
+            trial: Some(OnTrial {
+                name: "Base-0.1".to_owned(),
+                kernel: None,
+                tries: 3,
+                tried: 1,
+            }),
+            next: Some("imgbased-Base-0".to_owned()),
+            next_problem: Some("the entry is gone".to_owned()),
+        };
+        crate::schemas::assert_holds("layout", &view);
+        (view.pool, view.trial, view.booted) = (None, None, None);
+        (view.next, view.next_problem, view.default) = (None, None, None);
+        view.volumes = vec![volume(Role::Incomplete, None, Some(7))];
+        crate::schemas::assert_holds("layout", &view);
+    }
 
     #[test]
     fn a_pool_tells_how_full_it_is_only_while_it_is_active() {

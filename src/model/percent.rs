@@ -23,6 +23,11 @@ impl Percent {
         Self(u32::try_from(hundredths).unwrap_or(u32::MAX))
     }
 
+    /// As a part of one, which is how metrics have it.
+    pub fn ratio(self) -> String {
+        format!("{}.{:04}", self.0 / 10_000, self.0 % 10_000)
+    }
+
     /// This share of `whole`.
     pub fn of(self, whole: u64) -> u64 {
         let share = u128::from(whole) * u128::from(self.0) / 10_000;
@@ -74,6 +79,13 @@ mod tests {
         assert_eq!(Percent::new(95).of(1 << 40), 1_044_536_046_387);
         assert_eq!(Percent::new(100).of(u64::MAX), u64::MAX);
         assert_eq!("0.01".parse::<Percent>().unwrap().of(9999), 0);
+    }
+
+    #[test]
+    fn a_ratio_has_all_digits() {
+        for (percent, ratio) in [("0.00", "0.0000"), ("3.26", "0.0326"), ("100.00", "1.0000")] {
+            assert_eq!(percent.parse::<Percent>().unwrap().ratio(), ratio);
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use super::progress::Waiting;
+
 /// Where programs are looked for, whatever the caller's own `PATH` says.
 const SEARCH_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -102,6 +104,7 @@ impl Cmd {
     /// and its exit status. The log has the command.
     pub fn run(&self) -> Result<String> {
         log::debug!("+ {self}");
+        let _waiting = Waiting::new(|| self.name());
         let Output {
             status,
             stdout,
@@ -225,6 +228,7 @@ impl Running {
     ///
     /// Fails as [`Cmd::run`] does, else with the first error of `take`.
     pub fn lines(mut self, mut take: impl FnMut(&str) -> Result<()>) -> Result<()> {
+        let _waiting = Waiting::new(|| self.cmd.name());
         let mut taken = Ok(());
         for line in self
             .stdout()

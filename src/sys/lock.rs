@@ -13,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
 use super::process::is_below;
+use super::progress::Waiting;
 use super::run;
 
 const NAME: &str = "lock";
@@ -89,6 +90,7 @@ impl Lock {
             open_to_lock(&self.path).with_context(|| format!("cannot open the lock {path}"))?;
         let mut deadline = Instant::now() + self.wait;
         let mut holder = String::new();
+        let mut waiting = None;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(mut locked) => {
@@ -107,6 +109,9 @@ impl Lock {
                         // Of many that wait, each gets its turn.
                         holder = now;
                         deadline = Instant::now() + self.wait;
+                        // For the one before nobody waits any more.
+                        drop(waiting.take());
+                        waiting = Some(Waiting::new(|| format!("waiting for {holder}")));
                     }
                     if Instant::now() >= deadline {
                         bail!(

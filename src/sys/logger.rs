@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{CombinedLogger, Config, SharedLogger};
 
+use super::progress::wipe;
+
 /// The longest text of one record in bytes. The kernel cuts records off at 1 KiB less their prefix
 /// (`PRINTKRB_RECORD_MAX`, `devkmsg_write` in kernel/printk).
 const TEXT_MAX: usize = 960;
@@ -29,7 +31,7 @@ impl LineLogger {
 
     /// Writes what people read.
     pub fn plain(level: LevelFilter, output: impl Write + Send + 'static) -> Self {
-        Self::new(level, |_, text| format!("{text}\n"), output)
+        Self::new(level, plain_line, output)
     }
 
     fn new(
@@ -76,6 +78,12 @@ impl SharedLogger for LineLogger {
     fn as_log(self: Box<Self>) -> Box<dyn Log> {
         self
     }
+}
+
+/// The text, on a line of its own also where the terminal shows progress.
+fn plain_line(_: Level, text: &str) -> String {
+    wipe();
+    format!("{text}\n")
 }
 
 /// The kernel's level (`linux/kern_levels.h`), our name, and the text on one line.

@@ -24,3 +24,7 @@ mod seccomp;
 mod steps;
 pub mod syscalls;
 pub mod transaction;
+
+/// The version of all that is written as JSON for other programs. It grows when a field changes its meaning or goes
+/// away. `src/admin/schemas` says what each document holds.
+pub const JSON_VERSION: u32 = 1;

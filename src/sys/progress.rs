@@ -1,22 +1,59 @@
 //! How far a long piece of work is: a bar on a terminal, else a plain line now and then; and lines for a program that
-//! has asked for them.
+//! has asked for them. Where nothing can be counted, a terminal shows what is waited for.
 
+use std::env;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+
+use super::JSON_VERSION;
 
 /// How often a terminal's line is drawn, and how often a plain line is written.
 const REDRAW: Duration = Duration::from_millis(200);
 const LINE: Duration = Duration::from_secs(10);
 const BAR: u64 = 24;
+/// Before that the time left is a guess.
+const GUESS: u128 = 1000;
+/// From here on nobody waits for the end: 100 hours, in seconds.
+const LEFT_MAX: u128 = 100 * 3600;
+/// How long people wait before they ask what for, and how often the line is drawn then.
+const PATIENCE: Duration = Duration::from_secs(2);
+const SECOND: Duration = Duration::from_secs(1);
 /// How often a program is told.
 const REPORT: Duration = Duration::from_millis(500);
 
 /// Where the lines for a program go.
 static REPORTS: OnceLock<Mutex<File>> = OnceLock::new();
+/// Whether the terminal has a line that is to be gone when something else is written.
+static IS_DRAWN: AtomicBool = AtomicBool::new(false);
+/// Whether that is one of [`Progress`], which tells more than one of [`Waiting`].
+static IS_COUNTED: AtomicBool = AtomicBool::new(false);
+/// Whether something is waited for already.
+static IS_WAITED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this is a terminal that can do more than print one line after the other.
+pub fn is_smart_terminal(stream: &impl IsTerminal) -> bool {
+    let term = env::var_os("TERM").unwrap_or_default();
+    stream.is_terminal() && !term.is_empty() && term != "dumb"
+}
+
+fn draw(text: &str) {
+    IS_DRAWN.store(true, Relaxed);
+    // There is nobody to tell that progress cannot be shown.
+    let _ = write!(io::stderr(), "\r{text}\x1b[K");
+}
+
+/// Takes the line away that is drawn over and over, before something else is written.
+pub fn wipe() {
+    if IS_DRAWN.swap(false, Relaxed) {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+}
 
 /// Has a line of JSON written to a file descriptor of the caller's for all work from here on.
 pub fn report_to(descriptor: u32) -> Result<()> {
@@ -52,7 +89,7 @@ impl Progress {
         Self {
             label: label.to_owned(),
             total,
-            is_terminal: io::stderr().is_terminal(),
+            is_terminal: is_smart_terminal(&io::stderr()),
             started: now,
             shown: now,
             has_line: false,
@@ -105,12 +142,12 @@ impl Progress {
     }
 
     fn put(&mut self, text: &str) {
-        // There is nobody to tell that progress cannot be shown.
-        let _ = if self.is_terminal {
-            write!(io::stderr(), "\r{text}\x1b[K")
+        if self.is_terminal {
+            IS_COUNTED.store(true, Relaxed);
+            draw(text);
         } else {
-            writeln!(io::stderr(), "{text}")
-        };
+            let _ = writeln!(io::stderr(), "{text}");
+        }
         self.has_line = true;
     }
 }
@@ -119,15 +156,75 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.report();
         if self.has_line && self.is_terminal {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+            IS_COUNTED.store(false, Relaxed);
+            wipe();
         }
     }
+}
+
+/// Says on a terminal what is waited for, once that takes long, until this is dropped. Of several the first counts.
+pub struct Waiting(Option<(Arc<AtomicBool>, JoinHandle<()>)>);
+
+impl Waiting {
+    pub fn new(what: impl FnOnce() -> String) -> Self {
+        let is_shown = is_smart_terminal(&io::stderr()) && !IS_WAITED.swap(true, Relaxed);
+        Self(is_shown.then(|| Self::start(what())))
+    }
+
+    /// Apart from what each caller says, so that it is in the program once.
+    fn start(what: String) -> (Arc<AtomicBool>, JoinHandle<()>) {
+        let started = Instant::now();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&is_over);
+        let thread = thread::spawn(move || {
+            let mut next = PATIENCE;
+            while !seen.load(Relaxed) {
+                if let Some(rest) = next.checked_sub(started.elapsed()) {
+                    thread::park_timeout(rest);
+                    continue;
+                }
+                next += SECOND;
+                if !IS_COUNTED.load(Relaxed) {
+                    draw(&waiting(&what, started.elapsed()));
+                }
+            }
+        });
+        (is_over, thread)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some((is_over, thread)) = self.0.take() else {
+            return;
+        };
+        is_over.store(true, Relaxed);
+        thread.thread().unpark();
+        // It does nothing that can fail.
+        let _ = thread.join();
+        IS_WAITED.store(false, Relaxed);
+        if !IS_COUNTED.load(Relaxed) {
+            wipe();
+        }
+    }
+}
+
+/// What people are told of work that nothing can be counted of, on one line that is shorter than any terminal is wide.
+fn waiting(what: &str, elapsed: Duration) -> String {
+    const LONGEST: usize = 60;
+    let is_long = what.chars().nth(LONGEST).is_some();
+    let what: String = what.chars().take(LONGEST).collect();
+    let what = what.replace(char::is_control, " ");
+    let dots = if is_long { " ..." } else { "" };
+    format!("{what}{dots}  {} s", elapsed.as_secs())
 }
 
 /// What a program is told, on one line.
 fn report(label: &str, done: u64, total: u64) -> String {
     let total = (total > 0).then_some(total);
-    let report = serde_json::json!({"stage": label, "done": done, "total": total, "unit": "bytes"});
+    let report = serde_json::json!({
+        "version": JSON_VERSION, "stage": label, "done": done, "total": total, "unit": "bytes"
+    });
     format!("{report}\n")
 }
 
@@ -146,15 +243,17 @@ fn line(label: &str, done: u64, first: u64, total: u64, elapsed: Duration) -> St
     };
     let filled = usize::try_from(share(BAR)).unwrap_or(0);
     let bar = "=".repeat(filled) + &" ".repeat(usize::try_from(BAR).unwrap_or(0) - filled);
-    let left = u128::from(total - done).checked_div(rate).unwrap_or(0);
+    let left = u128::from(total - done).checked_div(rate);
+    let left = left.filter(|left| elapsed.as_millis() >= GUESS && *left < LEFT_MAX);
+    let left = left.map_or_else(String::new, |left| {
+        format!("  {}:{:02} left", left / 60, left % 60)
+    });
     format!(
-        "{label} [{bar}] {:3} %  {} of {} MiB  {} MiB/s  {}:{:02} left",
+        "{label} [{bar}] {:3} %  {} of {} MiB  {} MiB/s{left}",
         share(100),
         done >> 20,
         total >> 20,
         rate >> 20,
-        left / 60,
-        left % 60
     )
 }
 
@@ -180,11 +279,51 @@ mod tests {
     }
 
     #[test]
+    fn the_time_left_is_told_once_it_is_no_guess() {
+        const TOTAL: u64 = 4 << 30;
+        for (done, millis, left) in [
+            (0, 0, None),
+            (860, 1, None),
+            (1 << 30, 999, None),
+            (1 << 30, 1000, Some("0:03 left")),
+            (0, 10_000, None),
+            (1, 60_000, None),
+            // A second less than 100 hours, and those.
+            (
+                TOTAL - 359_999,
+                (TOTAL - 359_999) * 1000,
+                Some("5999:59 left"),
+            ),
+            (TOTAL - 360_000, (TOTAL - 360_000) * 1000, None),
+        ] {
+            let line = line("x", done, 0, TOTAL, Duration::from_millis(millis));
+            match left {
+                Some(left) => assert!(line.ends_with(left), "{line}"),
+                None => assert!(line.ends_with("MiB/s"), "{line}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_waited_for_fits_on_one_line() {
+        let minute = Duration::from_secs(61);
+        assert_eq!(waiting("lvm lvcreate", minute), "lvm lvcreate  61 s");
+        let long = waiting(&"ä\n".repeat(100), minute);
+        assert_eq!(long, format!("{} ...  61 s", "ä ".repeat(30)));
+    }
+
+    #[test]
+    fn what_is_no_terminal_is_no_smart_one() {
+        assert!(!is_smart_terminal(&File::open("/dev/null").unwrap()));
+    }
+
+    #[test]
     fn a_program_is_told_in_lines_of_json() {
         for (total, wanted) in [(9, "9"), (0, "null")] {
             let text = report("a\n\"b", 5, total);
             assert_eq!(text.lines().count(), 1);
             let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+            crate::schemas::assert_holds("progress", &read);
             assert_eq!(read["stage"], "a\n\"b");
             assert_eq!(
                 (read["done"].as_u64(), read["total"].to_string().as_str()),

@@ -43,6 +43,7 @@ use super::cgroup::{self, Leaf};
 use super::cmd::{Cmd, ENVIRONMENT};
 use super::interrupt::Interrupt;
 use super::limited::{self, TIME_LIMIT_OF_TESTS, WORDS_MAX};
+use super::progress::Waiting;
 use super::rooted::{descriptor, open_beneath};
 use super::seccomp;
 use super::steps::number_of_tests;
@@ -154,6 +155,7 @@ impl Sandbox {
             .uninterrupted()
             .ends_unread();
         let mut done = Ok(());
+        let _waiting = Waiting::new(|| program.join(" "));
         tx.work(&cmd, |interrupt| {
             let running = cmd.start(Stdio::null(), Stdio::piped())?;
             done = running.wait_with(|| interrupt.check()).map(drop);

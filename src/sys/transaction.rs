@@ -40,6 +40,7 @@ use super::cmd::Cmd;
 use super::files::{directory, read_if_there};
 use super::interrupt::Interrupt;
 use super::lock::Lock;
+use super::progress::Waiting;
 use super::steps::Steps;
 
 /// A process that changes the host. What its transactions have in common: the lock, the steps, and the
@@ -265,6 +266,7 @@ impl Transaction<'_> {
             return show(command);
         }
         log::debug!("+ {command}");
+        let _waiting = Waiting::new(|| command.to_string());
         self.writer.steps.take(|| work(&self.writer.interrupt))
     }
 

@@ -3,6 +3,9 @@
 
 #[macro_use]
 mod scenario;
+#[allow(dead_code, reason = "the unit tests use the rest")]
+#[path = "../schemas/mod.rs"]
+mod schemas;
 #[allow(
     dead_code,
     unused_imports,
@@ -39,6 +42,7 @@ mod rollback;
 mod sandbox;
 mod seed;
 mod storage;
+mod told;
 mod trials;
 mod update;
 mod volumes;
@@ -61,6 +65,7 @@ fn all() -> Vec<Scenario> {
         down::SCENARIOS,
         dry_run::SCENARIOS,
         findings::SCENARIOS,
+        told::SCENARIOS,
         trials::SCENARIOS,
         rollback::SCENARIOS,
         storage::SCENARIOS,

@@ -13,6 +13,23 @@ const BLOCK: &str = "```sh\n";
 /// The same for one that can be run as it is on a host with two layers.
 const RUNNABLE: &str = "```sh run\n";
 
+/// The commands of the first block of the README below the line `heading` that shows a terminal, with what each prints.
+pub fn shown(heading: &str) -> Result<Vec<(String, String)>> {
+    let text = fs::read_to_string(in_tree(README)).context(README)?;
+    let (_, below) = text
+        .split_once(&format!("\n{heading}\n"))
+        .with_context(|| format!("{README} has no {heading:?}"))?;
+    let (_, block) = below
+        .split_once("\n```\n# ")
+        .with_context(|| format!("{heading:?} in {README} shows no terminal"))?;
+    let block = block.split("\n```").next().unwrap_or_default();
+    let commands = block.split("\n# ").map(|shown| {
+        let (command, text) = shown.split_once('\n').unwrap_or((shown, ""));
+        (command.to_owned(), text.to_owned())
+    });
+    Ok(commands.collect())
+}
+
 /// The commands of the first shell block of the README below the line `heading`, in order.
 pub fn commands(heading: &str) -> Result<Vec<String>> {
     commands_below(README, heading)

@@ -326,6 +326,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_found_is_a_document_as_its_schema_says() {
+        let base: LvName = "Base-0".parse().unwrap();
+        let files = [None, Some("L2V0Yy9sYXRpbuQ=".to_owned())];
+        let files = files.map(|path_bytes| FoundFile {
+            base: base.clone(),
+            path: "/etc/latin".to_owned(),
+            path_bytes,
+            size: 1,
+            sha256: "ab01".repeat(16),
+        });
+        let found = Found {
+            version: JSON_VERSION,
+            files: files.into(),
+            unknown: vec![base],
+        };
+        crate::schemas::assert_holds("base-find", &found);
+    }
+
+    #[test]
     fn a_digest_is_given_in_any_common_form() {
         let digits = "ab01".repeat(16);
         for (text, is_right) in [

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::base::listings;
 use super::layout_init::CONFIG;
 use super::space::Spaces;
+use super::text::Tone;
 use super::view::JSON_VERSION;
 use super::{Context, found_status, volume};
 use crate::lvm::living_maker;
@@ -73,7 +74,10 @@ pub fn run(context: &Context, repair: bool) -> Result<ExitCode> {
         findings: findings.into_iter().map(Shown::from).collect(),
     };
     context.show(&report, || {
-        let line = |f: &Shown| format!("{}: {}; repair: {}\n", f.subject, f.problem, f.repair);
+        let line = |f: &Shown| {
+            let subject = context.paint.tone(Tone::Bad, &f.subject);
+            format!("{subject}: {}; repair: {}\n", f.problem, f.repair)
+        };
         report.findings.iter().map(line).collect()
     })?;
     Ok(found_status(!report.findings.is_empty()))
@@ -224,5 +228,22 @@ fn find_full(spaces: &Spaces, findings: &mut Findings) {
     if let Some(problem) = spaces.boot_problem() {
         let advice = "remove layers, or files that are not needed there";
         findings.advise(&"boot partition", &problem, advice);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_findings_are_a_document_as_its_schema_says() {
+        let mut findings = Findings::default();
+        findings.add(&"Base-0.1", "has no boot entry", Repair::RebuildEnv);
+        findings.advise(&"boot partition", "is full", "remove a layer");
+        let report = Report {
+            version: JSON_VERSION,
+            findings: findings.0.into_iter().map(Shown::from).collect(),
+        };
+        crate::schemas::assert_holds("check", &report);
     }
 }

@@ -305,3 +305,30 @@ impl Here<'_> {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_findings_are_a_document_as_its_schema_says() {
+        let finding = Finding {
+            id: "host-key",
+            subject: "/etc/ssh/ssh_host_rsa_key".to_owned(),
+            problem: "all hosts would have this key".to_owned(),
+            advice: "remove it",
+        };
+        for (text, size) in [(None, None), (Some("1.0-1".to_owned()), Some(1 << 30))] {
+            let report = Report {
+                version: JSON_VERSION,
+                image: "/srv/tree".to_owned(),
+                name: "Debian".to_owned(),
+                kernels: text.iter().cloned().collect(),
+                image_version: text,
+                size,
+                findings: vec![finding.clone()],
+            };
+            crate::schemas::assert_holds("image-check", &report);
+        }
+    }
+}

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::check::{self, Finding, Part};
 use super::cli::{Cli, lvm, start_logging};
+use super::text::Paint;
 use super::{Context, need_root, say, view, volume};
 use crate::lvm::Lvm;
 use crate::model::layout::{Group, tag};
@@ -135,6 +136,7 @@ fn context(call: &Call) -> Result<Context> {
         root: "/".into(),
         dry_run: call.dry_run,
         json: false,
+        paint: Paint::default(),
     })
 }
 

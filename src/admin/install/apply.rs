@@ -74,7 +74,7 @@ impl Task {
                     let mut change = |tx: &mut Transaction, _: &LvName, root: &Path| {
                         self.adapt(context, tx, root).map(|()| Vec::new())
                     };
-                    layer::make(context, tx, Some(made.name), Some(&mut change))?
+                    layer::make(context, tx, Some(made.name), Some(&mut change))?.0
                 }
                 opened => {
                     if let Some(opened) = opened {

@@ -194,6 +194,7 @@ pub fn run(context: &Context, install: Install) -> Result<()> {
         root: filesystem::mount_point(HOST),
         dry_run: context.dry_run,
         json: false,
+        paint: context.paint,
     };
     let layer = task.apply(&new)?;
     let Some(layer) = layer else { return Ok(()) };

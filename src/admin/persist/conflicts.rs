@@ -85,3 +85,23 @@ pub fn not_listed(path: &Path) -> String {
         escaped(path)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_conflicts_are_a_document_as_its_schema_says() {
+        let report = crate::admin::merge_report::tests::full();
+        let mut unsettled = Unsettled {
+            version: JSON_VERSION,
+            ..Unsettled::default()
+        };
+        crate::schemas::assert_holds("persist-conflicts", &unsettled);
+        unsettled.old = Some(report.old);
+        unsettled.layer = Some(report.layer);
+        unsettled.new = Some(report.new);
+        unsettled.conflicts = report.merge;
+        crate::schemas::assert_holds("persist-conflicts", &unsettled);
+    }
+}

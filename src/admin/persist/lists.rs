@@ -299,6 +299,34 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
+    fn the_list_is_a_document_as_its_schema_says() {
+        let paths = [None, Some("L3Jvb3QvbGF0aW7k".to_owned())];
+        let matches = paths.map(|path_bytes| Match {
+            path: "/root/latin".to_owned(),
+            path_bytes,
+        });
+        let rules = [None, Some(matches.into())];
+        let rules = rules.map(|matches| Row {
+            rule: "/root".to_owned(),
+            list: "files".to_owned(),
+            matches,
+        });
+        let kept = Kept {
+            name: "htop".to_owned(),
+            version: "3.4".to_owned(),
+            architecture: "amd64".to_owned(),
+            digest: "ab01".repeat(16),
+            format: crate::model::package::Format::Deb,
+        };
+        let listed = Listed {
+            version: JSON_VERSION,
+            rules: rules.into(),
+            packages: vec![packages::Row::new(&(kept, 4096))],
+        };
+        crate::schemas::assert_holds("persist-list", &listed);
+    }
+
+    #[test]
     fn lists_are_files_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();

@@ -21,6 +21,7 @@ use super::roots::{self, Sides, Tree};
 use crate::merge::Plan;
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
+use crate::sys::progress::Waiting;
 use crate::sys::transaction::Transaction;
 use crate::tree::Dir;
 use restore::{Source, restore};
@@ -177,6 +178,7 @@ fn preview(context: &Context, to: Option<LvName>) -> Result<()> {
 }
 
 fn plan(roots: [&Path; 3], sides: &Sides) -> Result<Plan> {
+    let _waiting = Waiting::new(|| "comparing /etc".to_owned());
     let [old, layer, new] = roots.map(Dir::root);
     sides.plan([&old?, &layer?, &new?])
 }

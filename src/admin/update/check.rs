@@ -247,3 +247,57 @@ fn looked_into(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::merge_report;
+    use crate::admin::update::tests::amount;
+    use crate::delivery::signature::Kind;
+
+    #[test]
+    fn what_would_be_done_is_a_document_as_its_schema_says() {
+        let known = || Checked {
+            version: JSON_VERSION,
+            source: "/srv/next.img".to_owned(),
+            available: true,
+            state: "newer",
+            image: ImageView {
+                version: Some("2".to_owned()),
+                digest: Some("ab01".repeat(16)),
+                size: Some(4096),
+                signature: Some(Signer {
+                    kind: Kind::Minisign,
+                    key: "0123456789ABCDEF".to_owned(),
+                    signed: Some(1_796_000_000),
+                }),
+            },
+            installed: Installed {
+                layer: "Base-0.1".parse().unwrap(),
+                base: "Base-0".to_owned(),
+                version: Some("1".to_owned()),
+            },
+            merge: Some(merge_report::tests::full()),
+            carried: vec![amount()],
+            left_behind: vec![amount()],
+            packages: vec!["vim".to_owned()],
+            kept_packages: merge_report::tests::full().kept_packages,
+            refusals: vec!["the boot partition is full".to_owned()],
+            standing: String::new(),
+        };
+        let unknown = Checked {
+            state: "failed-here",
+            image: ImageView {
+                version: None,
+                digest: None,
+                size: None,
+                signature: None,
+            },
+            merge: None,
+            ..known()
+        };
+        for checked in [known(), unknown] {
+            crate::schemas::assert_holds("update-check", &checked);
+        }
+    }
+}

@@ -21,6 +21,7 @@ use crate::model::persist::Rules;
 use crate::model::volume;
 use crate::sys::files::read_if_there;
 use crate::sys::flush::flush;
+use crate::sys::progress::Waiting;
 use crate::sys::run;
 use crate::sys::transaction::Transaction;
 use crate::tree::{Dir, escaped};
@@ -120,6 +121,7 @@ pub fn plan(
     told: &Told,
     go_on: &dyn Fn() -> Result<()>,
 ) -> Result<Planned> {
+    let _waiting = Waiting::new(|| "comparing what was changed".to_owned());
     let of = |side: usize| packages::of(roots[side]);
     let (old, layer, new) = (of(OLD)?, of(LAYER)?, of(NEW)?);
     let plan = sides.plan(roots)?;

@@ -19,7 +19,9 @@ use super::merge_report::MergeReport;
 use super::roots::Sides;
 use super::source::{Delivery, Source};
 use super::view::{self, JSON_VERSION};
-use super::{Context, LOCK_WAIT, after_merge, gc, hooks, layer, restart_host, say, text, volume};
+use super::{
+    Context, LOCK_WAIT, after_merge, gc, hooks, layer, news, restart_host, say, text, volume,
+};
 use crate::boot::Selection;
 use crate::boot::root::Root;
 use crate::delivery::spool::Fetched;
@@ -178,6 +180,7 @@ fn clean_up(context: &Context, writer: Writer, update: &Update, done: &Done) {
     let (Some(base), Some(layer)) = (&done.base, &done.layer) else {
         return;
     };
+    news::update_waits(context, layer, base, &done.image);
     hooks::after_update(context, &writer, [base, layer]);
     // What follows takes the lock itself.
     drop(writer);
@@ -442,7 +445,7 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     let told = Told::of(context, tx, &group, update.leave())?;
     let kept = Packages::of(context, tx, &group, told.packages.clone())?;
     let mut found = None;
-    let new = layer::make(
+    let (new, _) = layer::make(
         context,
         tx,
         Some(base.clone()),
@@ -528,5 +531,43 @@ fn drop_replaced(context: &Context, layer: &LvName) {
         log::warn!(
             "the update is done, but {layer}, whose place it took, is still there: {error:#}"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::merge_report;
+
+    /// What comes along.
+    pub fn amount() -> Amount {
+        Amount::new(Path::new("root"), 60, 2)
+    }
+
+    #[test]
+    fn what_is_done_is_a_document_as_its_schema_says() {
+        let name = |name: &str| name.parse::<LvName>().ok();
+        let merge = merge_report::tests::full();
+        let nothing = Done {
+            version: JSON_VERSION,
+            image: "/srv/next.img".to_owned(),
+            ..Done::default()
+        };
+        crate::schemas::assert_holds("update", &nothing);
+        let done = Done {
+            base: name("Base-1"),
+            layer: name("Base-1.1"),
+            waits: true,
+            fallback: Some("Base-0.1".to_owned()),
+            replaced: name("Base-0.2"),
+            kept_packages: merge.kept_packages.clone(),
+            merge: Some(merge),
+            carried: vec![amount()],
+            left_behind: vec![amount()],
+            packages: vec!["vim".to_owned()],
+            snapshots: name("home-1").into_iter().collect(),
+            ..nothing
+        };
+        crate::schemas::assert_holds("update", &done);
     }
 }

@@ -8,7 +8,7 @@ use super::copied::Copied;
 use super::place::{check_free, check_no_swap, look_at, shown, users_of};
 use super::{NEW_INITRAMFS, hand_over, mounts_of, systemctl, transaction};
 use crate::admin::filesystem::{Filesystem, mount_point};
-use crate::admin::{Context, LOCK_WAIT, hooks, pool_with_room, say, text, view};
+use crate::admin::{Context, LOCK_WAIT, hooks, news, pool_with_room, say, text, view};
 use crate::image::superblock::FsKind;
 use crate::image::tree::Content;
 use crate::model::layout::{Group, Role, tag};
@@ -119,6 +119,7 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         Ok(())
     })?;
     if let Some(name) = &added {
+        news::volume_added(context, name, &path);
         hooks::after_volume(context, &writer, "volume-added", name, &path);
     }
     if context.dry_run {

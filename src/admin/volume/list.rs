@@ -8,6 +8,7 @@ use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
 use super::{OWN_UNITS, is_mounted, mounts_of};
+use crate::admin::text::Tone;
 use crate::admin::view::JSON_VERSION;
 use crate::admin::{Context, text};
 use crate::model::layout::{Role, Volume};
@@ -48,19 +49,15 @@ pub fn list(context: &Context) -> Result<()> {
     context.show(&list, || {
         let line = |row: &Row| {
             let used = row.used.map(text::size).unwrap_or_default();
-            let marks = text::marks(&[
-                (true, &row.name),
-                (
-                    row.fstype.is_some(),
-                    row.fstype.as_deref().unwrap_or_default(),
-                ),
-                (row.used.is_some(), &format!("{used} used")),
-                (row.required, "required"),
-                (row.moving, "moves when the system goes down"),
-                (
-                    row.path.is_some() && !row.mounted && !row.moving,
-                    "not mounted",
-                ),
+            let fstype = row.fstype.as_deref().unwrap_or_default();
+            let is_missed = row.path.is_some() && !row.mounted && !row.moving;
+            let marks = context.paint.marks(&[
+                (true, Tone::Plain, &row.name),
+                (row.fstype.is_some(), Tone::Plain, fstype),
+                (row.used.is_some(), Tone::Plain, &format!("{used} used")),
+                (row.required, Tone::Plain, "required"),
+                (row.moving, Tone::Notice, "moves when the system goes down"),
+                (is_missed, Tone::Bad, "not mounted"),
             ]);
             let path = row.path.clone().unwrap_or_else(|| "-".to_owned());
             (path, format!("{:>10}  {marks}", text::size(row.size)))
@@ -141,4 +138,30 @@ fn path_of_unit(context: &Context, name: &str) -> Option<String> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_a_document_as_its_schema_says() {
+        let rows = [(Some("/home".to_owned()), Some(4096)), (None, None)];
+        let rows = rows.map(|(path, used)| Row {
+            fstype: path.as_ref().map(|_| "ext4".to_owned()),
+            path,
+            name: "home".to_owned(),
+            size: 1 << 30,
+            used,
+            mounted: used.is_some(),
+            required: false,
+            options: "noatime".to_owned(),
+            moving: false,
+        });
+        let list = List {
+            version: JSON_VERSION,
+            volumes: rows.into(),
+        };
+        crate::schemas::assert_holds("volume-list", &list);
+    }
 }

@@ -16,7 +16,7 @@ use clap::Subcommand;
 
 use super::cli::parse_fstype;
 use super::filesystem::Filesystem;
-use super::{Context, hooks, pool_with_room, say, text, view};
+use super::{Context, hooks, news, pool_with_room, say, text, view};
 use crate::image::superblock::FsKind;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::mount_unit;
@@ -350,6 +350,7 @@ fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
         Ok(())
     })?;
     if let Some(name) = &removed {
+        news::volume_removed(context, name, &path);
         hooks::after_volume(context, &writer, "volume-removed", name, &path);
     }
     if context.dry_run {
