@@ -1,6 +1,7 @@
 //! Which signatures count, with the real gpg, gpgv and minisign: the keys are made here.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -82,6 +83,54 @@ impl Gpg {
             .collect();
         let to = ["--output", "-", "--detach-sign", file.to_str().unwrap()];
         self.gpg(&[&users, options, &to].concat())
+    }
+
+    /// Gives a key another one to sign with, and returns what that is called.
+    fn add_subkey(&self, of: &str, at: &str, expires: &str) -> String {
+        let fingerprints = || {
+            let listed = self.gpg(&["--with-colons", "--list-keys", of]);
+            let listed = String::from_utf8(listed).unwrap();
+            let lines = listed
+                .lines()
+                .filter_map(|line| line.strip_prefix("fpr:::::::::"));
+            let found = lines.map(|line| line.trim_end_matches(':').to_owned());
+            found.collect::<Vec<_>>()
+        };
+        let before = fingerprints();
+        let time = format!("--faked-system-time={at}");
+        self.gpg(&[
+            &time,
+            "--quick-add-key",
+            &before[0],
+            "ed25519",
+            "sign",
+            expires,
+        ]);
+        let new = fingerprints().into_iter().find(|key| !before.contains(key));
+        format!("{}!", new.unwrap())
+    }
+
+    fn revoke_subkey(&self, of: &str, subkey: &str) {
+        let home = self.path("");
+        let mut gpg = Command::new("gpg")
+            .arg("--homedir")
+            .arg(home)
+            .args(["--quiet", "--no-tty", "--pinentry-mode", "loopback"])
+            .args(["--passphrase", "", "--command-fd", "0", "--edit-key", of])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let subkey = subkey.trim_end_matches('!');
+        // Whether really, for no reason, with no words, and whether that is right.
+        let said = format!("key {subkey}\nrevkey\ny\n0\n\ny\nsave\n");
+        gpg.stdin
+            .take()
+            .unwrap()
+            .write_all(said.as_bytes())
+            .unwrap();
+        assert!(gpg.wait().unwrap().success());
     }
 
     fn revoke(&self, name: &str) {
@@ -207,6 +256,7 @@ fn check(cases: Vec<Case>) {
 
 const PAST: &str = "20200101T000000!";
 const NOW: &str = "20260101T000000!";
+const FUTURE: &str = "20400101T000000!";
 
 #[test]
 #[allow(clippy::too_many_lines, reason = "it is a table")]
@@ -222,22 +272,39 @@ fn openpgp_signatures_count_if_all_of_them_are_good() {
         ("expired", "ed25519", PAST, "1y"),
         ("revoked", "ed25519", NOW, "never"),
         ("unknown", "ed25519", NOW, "never"),
-        ("parent", "ed25519", NOW, "never"),
+        ("parent", "ed25519", PAST, "never"),
+        ("late", "ed25519", FUTURE, "never"),
     ] {
         gpg.make(name, algorithm, at, expires);
     }
+    let [subkey, other_subkey] = [PAST; 2].map(|at| gpg.add_subkey("parent", at, "never"));
+    let old_subkey = gpg.add_subkey("parent", PAST, "1y");
     let by_revoked = gpg.sign(LIST, &["revoked"], &[]);
+    let by_revoked_subkey = gpg.sign(LIST, &[&other_subkey], &[]);
     gpg.revoke("revoked");
+    gpg.revoke_subkey("parent", &other_subkey);
     let ring = |names: &[&str]| gpg.export(&[], names);
-    let all = ring(&["good", "second", "rsa", "old", "expired", "revoked"]);
+    let all = ring(&[
+        "good", "second", "rsa", "old", "expired", "revoked", "parent", "late",
+    ]);
     let keys = || vec![("a.gpg", all.clone())];
     let good = gpg.sign(LIST, &["good"], &[]);
     let of_other = gpg.sign(OTHER, &["good"], &[]);
     let second_of_other = gpg.sign(OTHER, &["second"], &[]);
     let in_past = format!("--faked-system-time={PAST}");
+    let in_future = format!("--faked-system-time={FUTURE}");
     let with = |keys: KeyFiles, signature: &[u8]| verify(&keys, Kind::Gpg, LIST, signature);
     let by = |names: &[&str], options: &[&str]| with(keys(), &gpg.sign(LIST, names, options));
     let both = |a: &[u8], b: &[u8]| with(keys(), &[a, b].concat());
+    let [of_list, of_another] = [LIST, OTHER].map(|data| gpg.sign(data, &["good"], &["--armor"]));
+    // With the list in it, or with 50 MB of nothing.
+    let [message, bomb] = [LIST.to_vec(), vec![0; 50_000_000]].map(|content| {
+        let file = gpg.path("data");
+        fs::write(&file, content).unwrap();
+        let options = ["--local-user", "good", "--compress-algo", "zlib"];
+        let to = ["--output", "-", "--sign", file.to_str().unwrap()];
+        gpg.gpg(&[&options[..], &to].concat())
+    });
     let armoured = String::from_utf8(gpg.export(&["--armor"], &["good"])).unwrap();
     let mut flipped = good.clone();
     *flipped.last_mut().unwrap() ^= 1;
@@ -285,6 +352,27 @@ fn openpgp_signatures_count_if_all_of_them_are_good() {
             "expired key",
             by(&["expired"], &[&in_past]),
             Err("has expired"),
+        ),
+        (
+            "expired subkey",
+            by(&[&old_subkey], &[&in_past]),
+            Err("has expired"),
+        ),
+        (
+            "revoked subkey",
+            with(keys(), &by_revoked_subkey),
+            Err("was revoked"),
+        ),
+        ("subkey beside those", by(&[&subkey], &[]), Ok(())),
+        (
+            "key of the future",
+            by(&["late"], &[&in_future]),
+            Err("cannot be checked"),
+        ),
+        (
+            "a critical note that nobody knows",
+            by(&["good"], &["--sig-notation", "!odd@example.org=x"]),
+            Err("not of this list"),
         ),
         (
             "expired signature",
@@ -347,6 +435,12 @@ fn openpgp_signatures_count_if_all_of_them_are_good() {
             Err("is none"),
         ),
         ("a key as a signature", with(keys(), &all), Err("")),
+        (
+            "a signed message with the list",
+            with(keys(), &message),
+            Err(""),
+        ),
+        ("a bomb", with(keys(), &bomb), Err("")),
         ("clear text signature", with(keys(), &cleartext), Err("")),
         (
             "the second is of another file",
@@ -358,6 +452,17 @@ fn openpgp_signatures_count_if_all_of_them_are_good() {
             both(&second_of_other, &good),
             Err("not of this list"),
         ),
+        (
+            "the second is of another file, both armoured",
+            both(&of_list, &of_another),
+            Err("not of this list"),
+        ),
+        (
+            "the first is of another file, both armoured",
+            both(&of_another, &of_list),
+            Err("not of this list"),
+        ),
+        ("the same twice", both(&good, &good), Ok(())),
         (
             "the second is by an unknown key",
             by(&["good", "unknown"], &[]),
