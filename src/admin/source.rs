@@ -272,7 +272,7 @@ impl Server {
                 })?;
                 let (found, fetcher) = (self.found.clone(), self.fetcher.clone());
                 let feed = Feed::new(move || {
-                    let input: Input = Box::new(found.checked(&fetcher)?);
+                    let input: Input = Box::new(found.checked(&fetcher, length)?);
                     Ok(input)
                 });
                 Opened::remote(&name, &head, length, feed)

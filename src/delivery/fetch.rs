@@ -23,7 +23,9 @@ use crate::sys::rooted::descriptor;
 /// nothing for too long, and what breaks on the way.
 const PASSING: [i32; 10] = [5, 6, 7, 16, 18, 28, 52, 55, 56, 92];
 /// Fewer bytes each second are as good as none.
-const LEAST_RATE: u32 = 100;
+const LEAST_RATE: u32 = 1000;
+/// What curl(1) ends with where it does not trust the certificate of a server.
+const UNTRUSTED: i32 = 60;
 /// After so many bytes all tries are there again.
 const PROGRESS: u64 = 16 << 20;
 /// How often an interrupt is looked at.
@@ -38,6 +40,8 @@ pub struct Patience {
     pub tries: u32,
     /// How long to wait after the first try that failed. It becomes twice as long each time.
     pub pause: Duration,
+    /// How long to wait at most, if a server wants that.
+    pub longest: Duration,
 }
 
 impl Default for Patience {
@@ -46,6 +50,7 @@ impl Default for Patience {
             stall: 60,
             tries: 6,
             pause: Duration::from_secs(1),
+            longest: Duration::from_secs(120),
         }
     }
 }
@@ -71,8 +76,8 @@ pub enum Small {
 /// Why a try has failed.
 #[derive(Debug)]
 enum Failed {
-    /// Another one can succeed.
-    Now(anyhow::Error),
+    /// Another one can succeed, after the usual pause or the one that the server wants.
+    Now(anyhow::Error, Option<Duration>),
     ForGood(anyhow::Error),
     /// The file on the server is not the one that was begun, or has no such part.
     Changed,
@@ -81,9 +86,14 @@ enum Failed {
 impl Fetcher {
     /// Fetches a file of so many bytes at most, unless it is still the one that `known` is of.
     pub fn small(&self, url: &Url, known: &Validator, most: u64) -> Result<Small> {
+        self.tried(url, &mut || self.small_once(url, known, most))
+    }
+
+    /// Tries something until it succeeds, or there are no tries left.
+    fn tried<T>(&self, url: &Url, once: &mut dyn FnMut() -> Result<T, Failed>) -> Result<T> {
         let mut tries = Tries::of(self);
         loop {
-            match self.small_once(url, known, most) {
+            match once() {
                 Ok(found) => return Ok(found),
                 Err(failed) => tries
                     .after(failed)
@@ -117,15 +127,25 @@ impl Fetcher {
 
     /// The first bytes of a file, so many or all that there are, and its length if the server tells it.
     pub fn head(&self, url: &Url, count: usize) -> Result<(Vec<u8>, Option<u64>)> {
-        let mut tries = Tries::of(self);
-        loop {
-            match self.head_once(url, count) {
-                Ok(found) => return Ok(found),
-                Err(failed) => tries
-                    .after(failed)
-                    .with_context(|| format!("cannot fetch {url}"))?,
-            }
+        self.tried(url, &mut || self.head_once(url, count))
+    }
+
+    /// The length of a file in bytes, if the server tells it.
+    pub fn length(&self, url: &Url) -> Result<Option<u64>> {
+        self.tried(url, &mut || self.length_once(url))
+    }
+
+    /// Asks for the first byte: some servers answer no other question than for content.
+    fn length_once(&self, url: &Url) -> Result<Option<u64>, Failed> {
+        let mut transfer = Transfer::start(self, url, &[], Some("0-0"))?;
+        if transfer.read(&mut [0; 2], &self.interrupt)? == 0 {
+            transfer.end()?;
         }
+        let response = transfer.response();
+        Ok(match response.status {
+            206 => response.whole,
+            _ => response.length,
+        })
     }
 
     fn head_once(&self, url: &Url, count: usize) -> Result<(Vec<u8>, Option<u64>), Failed> {
@@ -171,7 +191,7 @@ impl Fetcher {
         &self,
         url: &Url,
         headers: &[String],
-        range: Option<u64>,
+        range: Option<&str>,
         dump: &str,
     ) -> Result<String> {
         let mut config = String::new();
@@ -208,8 +228,8 @@ impl Fetcher {
         for header in headers {
             put("header", header)?;
         }
-        if let Some(from) = range {
-            put("range", &format!("{from}-"))?;
+        if let Some(range) = range {
+            put("range", range)?;
         }
         let (proxy, exceptions) = self.proxies(url);
         if let Some(proxy) = proxy {
@@ -245,17 +265,24 @@ struct Tries {
     most: u32,
     pause: Duration,
     first_pause: Duration,
+    longest: Duration,
     interrupt: Interrupt,
 }
 
 impl Tries {
     fn of(fetcher: &Fetcher) -> Self {
-        let Patience { tries, pause, .. } = fetcher.patience;
+        let Patience {
+            tries,
+            pause,
+            longest,
+            ..
+        } = fetcher.patience;
         Self {
             left: tries,
             most: tries,
             pause,
             first_pause: pause,
+            longest,
             interrupt: fetcher.interrupt.clone(),
         }
     }
@@ -267,8 +294,8 @@ impl Tries {
     /// Waits before the next try. Fails if there is none.
     fn after(&mut self, failed: Failed) -> Result<()> {
         self.interrupt.check()?;
-        let error = match failed {
-            Failed::Now(error) => error,
+        let (error, wanted) = match failed {
+            Failed::Now(error, wanted) => (error, wanted.unwrap_or_default()),
             Failed::ForGood(error) => return Err(error),
             Failed::Changed => bail!("the file on the server has changed"),
         };
@@ -276,11 +303,23 @@ impl Tries {
         if self.left == 0 {
             return Err(error.context(format!("after {} tries", self.most)));
         }
-        log::debug!("it is tried again in {:?}: {error:#}", self.pause);
-        let deadline = Instant::now() + self.pause;
-        while Instant::now() < deadline {
+        if wanted > self.longest {
+            // Asked earlier, it would only be asked too often.
+            let wanted = wanted.as_secs();
+            return Err(error.context(format!(
+                "the server wants to be asked again in {wanted} s, and not before"
+            )));
+        }
+        let pause = self.pause.max(wanted);
+        log::debug!("it is tried again in {pause:?}: {error:#}");
+        let deadline = Instant::now() + pause;
+        loop {
             self.interrupt.check()?;
-            sleep(self.pause.min(Duration::from_millis(TICK.into())));
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            sleep(left.min(Duration::from_millis(TICK.into())));
         }
         self.pause = (self.pause * 2).min(Duration::from_secs(60));
         Ok(())
@@ -361,7 +400,8 @@ impl Body {
             .map(|known| format!("If-Range: {known}"))
             .into_iter()
             .collect();
-        let mut transfer = Transfer::start(&self.fetcher, &self.url, &headers, range)?;
+        let part = range.map(|at| format!("{at}-"));
+        let mut transfer = Transfer::start(&self.fetcher, &self.url, &headers, part.as_deref())?;
         let mut begun = vec![0; 64 << 10];
         let count = transfer.read(&mut begun, &self.fetcher.interrupt)?;
         begun.truncate(count);
@@ -441,6 +481,15 @@ impl Read for Body {
                     self.transfer = None;
                     self.is_whole = true;
                 }
+                // A part of it can have no length of its own.
+                Ok(count)
+                    if self
+                        .length
+                        .is_some_and(|most| self.at + count as u64 > most) =>
+                {
+                    let longer = format!("{} is longer than its server says", self.url);
+                    return Err(io::Error::new(CHANGED, longer));
+                }
                 Ok(count) => {
                     if self.at / PROGRESS != (self.at + count as u64) / PROGRESS {
                         self.tries.renew();
@@ -466,13 +515,13 @@ impl Transfer {
         fetcher: &Fetcher,
         url: &Url,
         headers: &[String],
-        range: Option<u64>,
+        range: Option<&str>,
     ) -> Result<Self, Failed> {
         fetcher.interrupt.check().map_err(Failed::ForGood)?;
         Self::run(fetcher, url, headers, range).map_err(Failed::ForGood)
     }
 
-    fn run(fetcher: &Fetcher, url: &Url, headers: &[String], range: Option<u64>) -> Result<Self> {
+    fn run(fetcher: &Fetcher, url: &Url, headers: &[String], range: Option<&str>) -> Result<Self> {
         let cmd = Cmd::new("curl").args(["--config", "-"]).uninterrupted();
         cmd.check_installed()?;
         let dump = in_memory(b"")?;
@@ -526,14 +575,30 @@ impl Transfer {
         if status == Some(0) {
             return Ok(());
         }
-        let error = anyhow!("{said}");
-        let code = self.response().status;
-        Err(match (code, status) {
+        let response = self.response();
+        let error = match status {
+            Some(UNTRUSTED) => untrusted(&said),
+            _ => anyhow!("{said}"),
+        };
+        Err(match (response.status, status) {
             (416, _) => Failed::Changed,
-            (500..=599, _) => Failed::Now(error),
-            (..400, Some(status)) if PASSING.contains(&status) => Failed::Now(error),
+            // Too many have asked, or this host too often.
+            (429 | 500..=599, _) => {
+                Failed::Now(error, response.again_after.map(Duration::from_secs))
+            }
+            (..400, Some(status)) if PASSING.contains(&status) => Failed::Now(error, None),
             // All others of 400 and more, and a circle of redirects among them.
             _ => Failed::ForGood(error),
         })
     }
+}
+
+/// What is wrong with a certificate. What curl(1) says of it goes on about what a certificate is.
+fn untrusted(said: &str) -> anyhow::Error {
+    let reason = said.split("; ").next().unwrap_or_default();
+    let reason = reason.trim_start_matches("curl: (60) ");
+    anyhow!(
+        "the certificate of the server is not trusted: {reason}; where an authority of your own has signed it, have this \
+         host trust that, or name its certificate as cacert in /root/.curlrc"
+    )
 }

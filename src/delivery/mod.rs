@@ -258,10 +258,17 @@ fn key(url: &Url, patterns: &[Pattern]) -> String {
 }
 
 impl Found {
-    /// Opens it from its beginning, for a reader that fails at the end if it is not what the list says.
-    pub fn checked(&self, fetcher: &Fetcher) -> Result<Checked> {
+    /// Opens it from its beginning, for a reader that fails at the end if it is not what the list says. It has to have
+    /// this length in bytes, so that there is an end.
+    pub fn checked(&self, fetcher: &Fetcher, length: u64) -> Result<Checked> {
+        let body = fetcher.body(&self.url, 0, Validator::default())?;
+        ensure!(
+            body.length() == Some(length),
+            "{} has not the length of {length} bytes that it had a moment ago",
+            self.url
+        );
         Ok(Checked {
-            body: fetcher.body(&self.url, 0, Validator::default())?,
+            body,
             hash: Sha256::new(),
             wanted: self.digest.clone(),
             url: self.url.clone(),

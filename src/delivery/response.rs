@@ -42,6 +42,8 @@ pub struct Response {
     pub whole: Option<u64>,
     pub validator: Validator,
     pub is_page: bool,
+    /// In seconds: when the server wants to be asked again.
+    pub again_after: Option<u64>,
 }
 
 impl Response {
@@ -80,6 +82,8 @@ impl Response {
             }
             "etag" => self.validator.etag = kept,
             "last-modified" => self.validator.modified = kept,
+            // A date is left out: the clocks of both need not agree.
+            "retry-after" => self.again_after = value.parse().ok(),
             "content-type" => self.is_page = value.to_ascii_lowercase().starts_with("text/html"),
             _ => {}
         }
@@ -95,7 +99,7 @@ mod tests {
         let headers = "HTTP/1.1 200 Connection established\r\n\r\n\
             HTTP/1.1 302 Found\r\nLocation: /b\r\nETag: \"a\"\r\nContent-Length: 5\r\n\r\n\
             HTTP/2 206 \r\ncontent-range: bytes 10-19/20\r\nETAG: \"b\"\r\nLast-Modified: Sat, 28 Nov 2026 12:00:00 GMT\r\n\
-            content-length: 10\r\nContent-Type: Text/HTML; charset=x\r\nodd\r\n\r\n";
+            content-length: 10\r\nContent-Type: Text/HTML; charset=x\r\nRetry-After: 5\r\nodd\r\n\r\n";
         let response = Response::parse(headers.as_bytes()).unwrap();
         let wanted = Response {
             status: 206,
@@ -107,18 +111,21 @@ mod tests {
                 modified: Some("Sat, 28 Nov 2026 12:00:00 GMT".to_owned()),
             },
             is_page: true,
+            again_after: Some(5),
         };
         assert_eq!(response, wanted);
         for odd in ["", "HTTP/1.1", "HTTP/1.1 x y\r\n", "ETag: \"a\"\r\n"] {
             assert_eq!(Response::parse(odd.as_bytes()), None, "{odd}");
         }
-        let odd = "HTTP/1.1 200 OK\r\nContent-Length: -1\r\nContent-Range: bytes */x\r\nETag: \"\x1b\"\r\n\r\n";
+        let odd = "HTTP/1.1 200 OK\r\nContent-Length: -1\r\nContent-Range: bytes */x\r\nETag: \"\x1b\"\r\n\
+            Retry-After: Sat, 28 Nov 2026 12:00:00 GMT\r\n\r\n";
         let response = Response::parse(odd.as_bytes()).unwrap();
         assert_eq!(
             (response.length, response.from, response.whole),
             (None, None, None)
         );
         assert_eq!(response.validator, Validator::default());
+        assert_eq!(response.again_after, None);
     }
 
     #[test]

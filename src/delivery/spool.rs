@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::fetch::{Body, CHANGED, Fetcher};
 use super::response::Validator;
 use super::url::Url;
-use crate::sys::files::{read_if_there, replace};
+use crate::sys::files::{is_temporary, read_if_there, replace};
 use crate::sys::interrupt::Interrupt;
 use crate::sys::lock::open_to_lock;
 use crate::sys::progress::Progress;
@@ -87,25 +87,42 @@ impl Spool {
         self.dir.join(format!("{name}{suffix}"))
     }
 
+    /// The image with this digest, if all of it is here.
+    pub fn kept(&self, url: &Url, digest: &str, interrupt: &Interrupt) -> Result<Option<PathBuf>> {
+        let image = self.path(digest, IMAGE);
+        let mut file = match File::open(&image) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.with_context(|| format!("cannot read {}", image.display()))?,
+        };
+        // It may have been here for long.
+        let found = sum(&mut file, &url.name(), interrupt)?;
+        if format!("{:x}", found.finalize()) == digest {
+            return Ok(Some(image));
+        }
+        log::warn!("{} is damaged, and was removed", image.display());
+        remove(&image)?;
+        Ok(None)
+    }
+
+    /// How many bytes of an image are here, and whether these are all.
+    pub fn have(&self, digest: &str) -> (u64, bool) {
+        let length = |suffix| Some(self.path(digest, suffix).metadata().ok()?.len());
+        match length(IMAGE) {
+            Some(length) => (length, true),
+            None => (length(PART).unwrap_or(0), false),
+        }
+    }
+
     /// Fetches the image with this digest, unless it is there. What there is of it already is not fetched again.
     ///
     /// Fails if the server has something else; nothing of that is left then.
     pub fn fetch(&self, fetcher: &Fetcher, url: &Url, digest: &str) -> Result<Fetched> {
         self.prepare()?;
+        if let Some(image) = self.kept(url, digest, &fetcher.interrupt)? {
+            return Ok(Fetched::Here(image));
+        }
         let image = self.path(digest, IMAGE);
         let part = self.path(digest, PART);
-        let label = url.name();
-        if image.exists() {
-            // It may have been here for long.
-            let mut file =
-                File::open(&image).with_context(|| format!("cannot read {}", image.display()))?;
-            let found = sum(&mut file, &label, &fetcher.interrupt)?;
-            if format!("{:x}", found.finalize()) == digest {
-                return Ok(Fetched::Here(image));
-            }
-            log::warn!("{} is damaged, and is fetched again", image.display());
-            remove(&image)?;
-        }
         let file =
             open_to_lock(&part).with_context(|| format!("cannot write to {}", part.display()))?;
         let Ok(mut file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
@@ -117,9 +134,8 @@ impl Spool {
             self.forget(digest)?;
             return Ok(Fetched::TooLarge(need, have));
         }
-        let failed = || format!("cannot write to {}", part.display());
-        file.sync_all().with_context(failed)?;
-        fs::rename(&part, &image).with_context(failed)?;
+        // It is not flushed: what a loss of power makes of it shows in its digest, and a base is made of it soon.
+        fs::rename(&part, &image).with_context(|| format!("cannot write to {}", part.display()))?;
         remove(&self.path(digest, ORIGIN))?;
         Ok(Fetched::Here(image))
     }
@@ -150,10 +166,10 @@ impl Spool {
             self.remember(digest, url, body.validator())?;
             let have = self.room()?;
             let need = body.length().map(|length| length.saturating_sub(from));
-            if let Some(need) = need.filter(|need| need.saturating_add(SPARE) > have) {
+            if let Some(need) = need.filter(|need| *need > have) {
                 return Ok(Some((need, have)));
             }
-            let copied = copy(&mut body, file, &mut hash, &url.name());
+            let copied = copy(&mut body, file, &mut hash, &url.name(), have);
             let found = format!("{:x}", hash.finalize());
             if found == digest {
                 return Ok(None);
@@ -223,13 +239,20 @@ impl Spool {
         write(&self.path(key, LIST), &serde_json::to_vec(list)?)
     }
 
-    /// How many bytes can be written.
-    fn room(&self) -> Result<u64> {
-        let found =
-            statvfs(&self.dir).with_context(|| format!("cannot look at {}", self.dir.display()))?;
-        Ok(found
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// How many bytes can be written, so that some stay free.
+    pub fn room(&self) -> Result<u64> {
+        // It may not be made yet.
+        let mut there = self.dir.ancestors().filter(|dir| dir.exists());
+        let found = statvfs(there.next().unwrap_or(&self.dir))
+            .with_context(|| format!("cannot look at {}", self.dir.display()))?;
+        let free = found
             .blocks_available()
-            .saturating_mul(found.fragment_size()))
+            .saturating_mul(found.fragment_size());
+        Ok(free.saturating_sub(SPARE))
     }
 
     /// The files that nobody uses now.
@@ -240,7 +263,9 @@ impl Spool {
             let is_named = [IMAGE, PART, ORIGIN, LIST]
                 .iter()
                 .any(|suffix| name.ends_with(suffix));
-            is_named && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+            // A kill leaves temporary ones as well.
+            (is_named || is_temporary(path))
+                && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
         };
         let is_free = |path: &PathBuf| {
             let part = path.with_extension(&PART[1..]);
@@ -287,15 +312,25 @@ fn sum(file: &mut File, label: &str, interrupt: &Interrupt) -> Result<Sha256> {
     }
 }
 
-/// Appends what comes.
-fn copy(body: &mut Body, file: &mut File, hash: &mut Sha256, label: &str) -> io::Result<()> {
+/// Appends what comes, so many bytes at most: not each server says before how many there are.
+fn copy(
+    body: &mut Body,
+    file: &mut File,
+    hash: &mut Sha256,
+    label: &str,
+    most: u64,
+) -> io::Result<()> {
     let mut progress = Progress::new(label, body.length().unwrap_or(0)).after(body.at());
     let mut buffer = vec![0; 256 << 10];
+    let mut left = most;
     loop {
         let count = body.read(&mut buffer)?;
         if count == 0 {
             return Ok(());
         }
+        left = left
+            .checked_sub(count as u64)
+            .ok_or(io::ErrorKind::StorageFull)?;
         file.write_all(&buffer[..count])?;
         hash.update(&buffer[..count]);
         progress.show(body.at());

@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 
 use crate::server::{Answer, File, Request, Server, Step, raw, status};
 
-const SIZE: usize = 300_000;
-const TRIES: u32 = 4;
+pub const SIZE: usize = 300_000;
+pub const TRIES: u32 = 4;
 
 /// The right file, and another one.
 fn content(seed: u64) -> Vec<u8> {
@@ -24,22 +24,23 @@ fn content(seed: u64) -> Vec<u8> {
     (0..SIZE).map(|_| random.u8(..)).collect()
 }
 
-fn digest(content: &[u8]) -> String {
+pub fn digest(content: &[u8]) -> String {
     format!("{:x}", Sha256::digest(content))
 }
 
-fn fetcher() -> Fetcher {
+pub fn fetcher() -> Fetcher {
     Fetcher {
         patience: Patience {
             stall: 1,
             tries: TRIES,
             pause: Duration::from_millis(20),
+            longest: Duration::from_secs(3),
         },
         ..Fetcher::default()
     }
 }
 
-fn fetch(dir: &Path, url: &Url) -> Result<Fetched, String> {
+pub fn fetch(dir: &Path, url: &Url) -> Result<Fetched, String> {
     let fetched = Spool::at(dir).fetch(&fetcher(), url, &digest(&content(1)));
     fetched.map_err(|error| format!("{error:#}"))
 }
@@ -52,7 +53,7 @@ type Case = (
     u32,
 );
 
-fn good() -> File<'static> {
+pub fn good() -> File<'static> {
     File {
         content: content(1).leak(),
         etag: "\"1\"",
@@ -60,7 +61,7 @@ fn good() -> File<'static> {
     }
 }
 
-fn other() -> File<'static> {
+pub fn other() -> File<'static> {
     File {
         content: content(2).leak(),
         etag: "\"2\"",
@@ -73,7 +74,7 @@ fn unnamed(file: File<'static>) -> File<'static> {
     File { etag: "", ..file }
 }
 
-fn without_ranges(file: File<'static>) -> File<'static> {
+pub fn without_ranges(file: File<'static>) -> File<'static> {
     File {
         has_ranges: false,
         ..file
@@ -124,6 +125,41 @@ const CASES: &[Case] = &[
         "it stalls before each answer",
         |_| vec![Step::Wait(Duration::from_secs(60))],
         Err("after 4 tries"),
+        TRIES,
+    ),
+    (
+        "it trickles",
+        |_| {
+            let mut answer = raw(200, &[&format!("Content-Length: {SIZE}")], b"");
+            for byte in 0..200 {
+                answer.push(Step::Send(vec![byte; 20]));
+                answer.push(Step::Wait(Duration::from_millis(100)));
+            }
+            answer
+        },
+        Err("has no parts"),
+        2 * TRIES,
+    ),
+    (
+        "a part of it has no end",
+        |request| match request.from() {
+            None => good().cut(request, SIZE / 2),
+            Some(from) => {
+                let range = format!("Content-Range: bytes {from}-{}/{SIZE}", SIZE - 1);
+                raw(206, &[&range], &vec![7; 2 * SIZE])
+            }
+        },
+        Err("longer than its server says"),
+        2 * TRIES,
+    ),
+    (
+        "it has headers without an end",
+        |_| {
+            let mut answer = vec![Step::Send(b"HTTP/1.1 200 OK\r\n".to_vec())];
+            answer.extend((0..200).map(|_| Step::Send(b"X: y\r\n".repeat(10_000))));
+            answer
+        },
+        Err("cannot fetch"),
         TRIES,
     ),
     (
@@ -204,7 +240,42 @@ const CASES: &[Case] = &[
     ),
     ("it has none", |_| status(404), Err("404"), 1),
     ("it forbids it", |_| status(403), Err("403"), 1),
-    ("it is asked too often", |_| status(429), Err("429"), 1),
+    (
+        "it is asked too often",
+        |_| status(429),
+        Err("after 4 tries"),
+        TRIES,
+    ),
+    (
+        "it is asked too often, and says when to ask again",
+        |request| match request.before {
+            0 => raw(429, &["Retry-After: 1", "Content-Length: 0"], b""),
+            _ => good().answer(request),
+        },
+        Ok(()),
+        2,
+    ),
+    (
+        "it wants to be asked again in an hour",
+        |_| raw(429, &["Retry-After: 3600", "Content-Length: 0"], b""),
+        Err("asked again in 3600 s"),
+        1,
+    ),
+    (
+        "it is busy, and wants to be asked again in ages",
+        |_| raw(503, &["Retry-After: 18446744073709551615"], b""),
+        Err("asked again in 18446744073709551615 s"),
+        1,
+    ),
+    (
+        "it is asked too often, and says something odd",
+        |request| match request.before {
+            0 => raw(429, &["Retry-After: -1", "Content-Length: 0"], b""),
+            _ => good().answer(request),
+        },
+        Ok(()),
+        2,
+    ),
     ("it is gone", |_| status(410), Err("410"), 1),
     ("it is broken", |_| status(503), Err("after 4 tries"), TRIES),
     (
@@ -426,7 +497,11 @@ fn a_file_without_room_is_not_begun_and_is_read_from_the_server() {
             signer: None,
         };
         let mut read = Vec::new();
-        let done = found.checked(&fetcher()).unwrap().read_to_end(&mut read);
+        let length = SIZE as u64;
+        let done = found
+            .checked(&fetcher(), length)
+            .unwrap()
+            .read_to_end(&mut read);
         match (done, wanted) {
             (Ok(_), Ok(())) => assert_eq!(read, good().content, "{path}"),
             (Err(error), Err(why)) => assert!(error.to_string().contains(why), "{path}: {error}"),

@@ -21,6 +21,7 @@ fn fetcher() -> Fetcher {
             stall: 5,
             tries: 2,
             pause: Duration::from_millis(20),
+            ..Patience::default()
         },
         ..Fetcher::default()
     }

@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod child;
 mod fetch;
+mod killed;
 mod list;
 mod server;
 mod signature;
+mod tenths;
+mod tls;

@@ -167,6 +167,10 @@ impl File<'_> {
             }
             from => &self.content[from.unwrap_or(0)..],
         };
+        if self.has_ranges && request.header("range") == Some("bytes=0-0") {
+            let range = format!("Content-Range: bytes 0-0/{whole}");
+            return raw(206, &[&range, "Content-Length: 1"], &rest[..1]);
+        }
         let mut headers = vec![format!("Content-Length: {}", rest.len())];
         if !self.etag.is_empty() {
             headers.push(etag);
