@@ -63,6 +63,14 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
             &["update", "--download-only", "--check"],
             "cannot be used with",
         ),
+        (
+            &["update", "--download-only", "--from-downloaded"],
+            "cannot be used with",
+        ),
+        (
+            &["base", "add", "x", "--from-downloaded"],
+            "unexpected argument '--from-downloaded'",
+        ),
         (&["base", "add", "--allow-unsigned"], "<IMAGE>"),
         (&["base", "add", "x", "--progress-fd", "-1"], "unexpected"),
         (&["diff", "a b"], "contains ' '"),

@@ -15,7 +15,7 @@ use fill::Filling;
 
 use super::filesystem::{Filesystem, mount_point};
 use super::look::Look;
-use super::source::{Delivery, Source};
+use super::source::{Delivery, Source, Taken};
 use super::text::Tone;
 use super::view::{self, BaseView, JSON_VERSION};
 use super::{
@@ -87,7 +87,7 @@ enum Shared {
 pub fn add(context: &Context, add: Add, delivery: &Delivery) -> Result<()> {
     let writer = context.writer("base add", LOCK_WAIT)?;
     let made = writer.transaction(|tx| {
-        let source = Source::find(context, tx, Some(&add.image), delivery, false)?;
+        let source = Source::find(context, tx, Some(&add.image), delivery, Taken::default())?;
         if let (true, Source::Server(server)) = (context.dry_run, &source) {
             // What it becomes shows when it is here.
             say(&format!("{}\n", server.line()))?;

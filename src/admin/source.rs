@@ -15,7 +15,7 @@ use crate::delivery::pattern::Pattern;
 use crate::delivery::signature::Keys;
 use crate::delivery::spool::{Fetched, Spool};
 use crate::delivery::url::Url;
-use crate::delivery::{Found, Wanted};
+use crate::delivery::{Found, TO_FETCH, Wanted};
 use crate::image::stream::{Feed, Input};
 use crate::image::{Opened, digest};
 use crate::model::layout::{Group, tag};
@@ -63,6 +63,15 @@ fn parse_digest(text: &str) -> Result<String> {
     Ok(digest)
 }
 
+/// What of a server is taken.
+#[derive(Clone, Copy, Default)]
+pub struct Taken {
+    /// Also an image that is older than what was there before.
+    pub older: bool,
+    /// Only what was fetched before.
+    pub offline: bool,
+}
+
 /// An image that is to be taken.
 pub enum Source {
     /// A file, device or directory.
@@ -76,17 +85,58 @@ pub struct Server {
     spool: Spool,
     /// What the place is called in the tags of the group, with the highest version that was taken from there.
     key: String,
+    is_offline: bool,
+}
+
+/// What it takes to fetch an image, in bytes.
+pub struct Fetch {
+    /// Of all of it, if the server tells that.
+    pub size: Option<u64>,
+    /// What is not here yet.
+    pub download: Option<u64>,
+    /// What is free where it is kept.
+    pub free: u64,
+    /// Where that is.
+    pub spool: PathBuf,
+}
+
+impl Fetch {
+    /// The same for people, with what is free in the pool.
+    pub fn line(&self, pool: Option<u64>) -> String {
+        let spool = self.spool.display();
+        let mut line = match (self.size, self.download) {
+            (_, Some(0)) => "nothing, it is here".to_owned(),
+            (Some(size), Some(left)) if left < size => {
+                format!("{} of {}", text::size(left), text::size(size))
+            }
+            (_, Some(left)) => text::size(left),
+            (_, None) => "the server does not tell how much".to_owned(),
+        };
+        match self.download {
+            Some(0) => {}
+            Some(left) if left > self.free => {
+                line += &format!(
+                    ", straight into its volume: {} are free in {spool}",
+                    text::size(self.free)
+                );
+            }
+            _ => line += &format!("; {} are free in {spool}", text::size(self.free)),
+        }
+        if let Some(pool) = pool {
+            line += &format!("; {} are free in the pool", text::size(pool));
+        }
+        line
+    }
 }
 
 impl Source {
-    /// Finds an image: the one that is named, else the newest of the server that is configured. `older` takes one that
-    /// is older than what was there before.
+    /// Finds an image: the one that is named, else the newest of the server that is configured.
     pub fn find(
         context: &Context,
         tx: &Transaction,
         image: Option<&Path>,
         delivery: &Delivery,
-        older: bool,
+        taken: Taken,
     ) -> Result<Self> {
         if let Some(descriptor) = delivery.progress_fd {
             progress::report_to(descriptor)?;
@@ -130,7 +180,8 @@ impl Source {
             least: conf.least.as_deref(),
             unsigned: delivery.allow_unsigned || !conf.verify,
             seen: None,
-            older,
+            older: taken.older,
+            offline: taken.offline,
         };
         let key = wanted.key();
         let found = match &delivery.require_digest {
@@ -166,6 +217,7 @@ impl Source {
             fetcher,
             spool,
             key,
+            is_offline: taken.offline,
         })))
     }
 
@@ -235,11 +287,38 @@ impl Server {
     pub fn fetch(&self, tx: &mut Transaction) -> Result<Option<Fetched>> {
         let Found { url, digest, .. } = &self.found;
         let mut fetched = None;
-        tx.work(&self.line(), |_| {
-            fetched = Some(self.spool.fetch(&self.fetcher, url, digest)?);
+        tx.work(&self.line(), |interrupt| {
+            fetched = Some(if self.is_offline {
+                let kept = self.spool.kept(url, digest, interrupt)?;
+                Fetched::Here(kept.with_context(|| format!("{url} is not here; {TO_FETCH}"))?)
+            } else {
+                self.spool.fetch(&self.fetcher, url, digest)?
+            });
             Ok(())
         })?;
         Ok(fetched)
+    }
+
+    /// What it takes to fetch it.
+    pub fn needs(&self) -> Result<Fetch> {
+        let (found, spool) = (&self.found, &self.spool);
+        let (have, is_whole) = spool.have(&found.digest);
+        ensure!(
+            is_whole || !self.is_offline,
+            "{} is not here; {TO_FETCH}",
+            found.url
+        );
+        let size = if is_whole {
+            Some(have)
+        } else {
+            found.length(&self.key, &self.fetcher, spool)?
+        };
+        Ok(Fetch {
+            size,
+            download: size.map(|size| size.saturating_sub(have)),
+            free: spool.room()?,
+            spool: spool.dir().to_owned(),
+        })
     }
 
     /// What fetching it comes to, for a shell.
@@ -369,6 +448,50 @@ mod tests {
         }
         for text in ["", "sha256:", &digest[1..], &format!("{}g", &digest[1..])] {
             assert!(parse_digest(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_fetched_is_told_with_what_is_free() {
+        const MIB: u64 = 1 << 20;
+        for (size, download, free, pool, wanted) in [
+            (
+                Some(4 * MIB),
+                Some(4 * MIB),
+                5 * MIB,
+                Some(6 * MIB),
+                "4.00 MiB; 5.00 MiB are free in /s; 6.00 MiB are free in the pool",
+            ),
+            (
+                Some(4 * MIB),
+                Some(MIB),
+                5 * MIB,
+                None,
+                "1.00 MiB of 4.00 MiB; 5.00 MiB are free in /s",
+            ),
+            (
+                Some(4 * MIB),
+                Some(4 * MIB),
+                MIB,
+                None,
+                "4.00 MiB, straight into its volume: 1.00 MiB are free in /s",
+            ),
+            (Some(4 * MIB), Some(0), 0, None, "nothing, it is here"),
+            (
+                None,
+                None,
+                MIB,
+                None,
+                "the server does not tell how much; 1.00 MiB are free in /s",
+            ),
+        ] {
+            let fetch = Fetch {
+                size,
+                download,
+                free,
+                spool: "/s".into(),
+            };
+            assert_eq!(fetch.line(pool), wanted);
         }
     }
 

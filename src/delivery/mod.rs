@@ -31,6 +31,9 @@ use version::compare;
 /// What the list of a directory is called.
 const LIST: &str = "SHA256SUMS";
 
+/// What has something here that is not.
+pub const TO_FETCH: &str = "`imgbased-helper update --download-only` fetches it";
+
 /// What is looked for on a server.
 pub struct Wanted<'a> {
     /// A file, or a directory of which the newest that fits one of the patterns is meant.
@@ -44,6 +47,8 @@ pub struct Wanted<'a> {
     pub seen: Option<&'a str>,
     /// Whether a list is taken whose newest version is lower than one that it had before.
     pub older: bool,
+    /// Whether only the list counts that is here, and no server is asked.
+    pub offline: bool,
 }
 
 /// An image on a server.
@@ -65,6 +70,9 @@ struct Known {
     signature: Option<(Kind, Vec<u8>)>,
     /// The highest version that it has had.
     newest: Option<String>,
+    /// The digest of an image of it, and its length in bytes.
+    #[serde(default)]
+    length: Option<(String, u64)>,
 }
 
 /// A list that was fetched, and who has signed it.
@@ -159,12 +167,23 @@ impl Wanted<'_> {
         url: &Url,
         known: Option<Known>,
     ) -> Result<Listed> {
+        if self.offline {
+            let known = known.with_context(|| format!("{url} is not here; {TO_FETCH}"))?;
+            let signer = self.verify(fetcher, keys, url, &known)?;
+            return Ok(Listed { known, signer });
+        }
         let validator = known
             .as_ref()
             .map(|known| known.validator.clone())
             .unwrap_or_default();
         let known = match (fetcher.small(url, &validator, LIST_MOST)?, known) {
             (Small::Unchanged, Some(known)) => known,
+            // Some servers do not tell that it is the same.
+            (Small::Content(list, validator), Some(known))
+                if known.list == list && known.signature.is_some() =>
+            {
+                Known { validator, ..known }
+            }
             (Small::Content(list, validator), _) => {
                 Self::signed(fetcher, keys, url, list, validator)?
             }
@@ -214,6 +233,7 @@ impl Wanted<'_> {
             validator,
             signature,
             newest: None,
+            length: None,
         })
     }
 
@@ -258,6 +278,21 @@ fn key(url: &Url, patterns: &[Pattern]) -> String {
 }
 
 impl Found {
+    /// Its length in bytes, if the server tells it. It is kept with the list of the place `key`, and asked for once.
+    pub fn length(&self, key: &str, fetcher: &Fetcher, spool: &Spool) -> Result<Option<u64>> {
+        let known: Option<Known> = spool.list(key);
+        let length = known.as_ref().and_then(|known| known.length.as_ref());
+        if let Some((_, length)) = length.filter(|(digest, _)| *digest == self.digest) {
+            return Ok(Some(*length));
+        }
+        let length = fetcher.length(&self.url)?;
+        if let (Some(known), Some(length)) = (known, length) {
+            let length = Some((self.digest.clone(), length));
+            spool.keep_list(key, &Known { length, ..known })?;
+        }
+        Ok(length)
+    }
+
     /// Opens it from its beginning, for a reader that fails at the end if it is not what the list says. It has to have
     /// this length in bytes, so that there is an end.
     pub fn checked(&self, fetcher: &Fetcher, length: u64) -> Result<Checked> {

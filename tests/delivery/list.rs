@@ -7,7 +7,7 @@ use std::time::Duration;
 use imgbased_helper::delivery::fetch::{Fetcher, Patience};
 use imgbased_helper::delivery::pattern::Pattern;
 use imgbased_helper::delivery::signature::Keys;
-use imgbased_helper::delivery::spool::Spool;
+use imgbased_helper::delivery::spool::{Fetched, Spool};
 use imgbased_helper::delivery::url::Url;
 use imgbased_helper::delivery::{Found, Wanted};
 use sha2::{Digest, Sha256};
@@ -52,6 +52,7 @@ fn find(root: &Path, url: &Url, change: impl FnOnce(&mut Wanted)) -> Result<Foun
         unsigned: false,
         seen: None,
         older: false,
+        offline: false,
     };
     change(&mut wanted);
     let keys = Keys::load(root).map_err(|error| format!("{error:#}"))?;
@@ -66,6 +67,8 @@ const THREE: &[&str] = &[
     "y-99.raw.zst",
     "BEST-BEFORE-9999-12-31",
 ];
+
+const CONTENT: &[u8] = b"the content of the newest";
 
 #[test]
 fn the_newest_of_a_directory_is_found_and_looking_again_is_one_request() {
@@ -101,6 +104,72 @@ fn the_newest_of_a_directory_is_found_and_looking_again_is_one_request() {
         (wanted.unsigned, wanted.least) = (true, Some("11"));
     });
     assert!(error.unwrap_err().contains("at least version 11"));
+}
+
+#[test]
+fn the_length_of_the_newest_is_asked_for_once() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::new(|request| match request.path.as_str() {
+        "/d/SHA256SUMS" if request.before < 2 => served(request, &list(THREE)),
+        "/d/SHA256SUMS" => served(request, &list(&["x-11.raw.zst"])),
+        "/d/x-10.raw.zst" => served(request, CONTENT),
+        _ => status(404),
+    });
+    let url = server.url("/d/");
+    let spool = Spool::at(&root.path().join("spool"));
+    let asked = || {
+        let mut key = String::new();
+        let found = find(root.path(), &url, |wanted| {
+            wanted.unsigned = true;
+            key = wanted.key();
+        });
+        let length = found.unwrap().length(&key, &fetcher(), &spool);
+        (
+            length.map_err(|error| format!("{error:#}")),
+            server.requests().len(),
+        )
+    };
+    let known = Ok(Some(CONTENT.len() as u64));
+    assert_eq!(asked(), (known.clone(), 2));
+    assert_eq!(server.requests()[1].header("range"), Some("bytes=0-0"));
+    assert_eq!(asked(), (known, 3));
+    // The list has changed, and its newest is not there.
+    let (length, requests) = asked();
+    assert!(length.unwrap_err().contains("404"));
+    assert_eq!(requests, 5);
+}
+
+#[test]
+fn what_was_fetched_before_is_found_without_a_server() {
+    let root = tempfile::tempdir().unwrap();
+    let line = format!("{:x}  x-10.raw.zst\n", Sha256::digest(CONTENT));
+    let server = Server::new(move |request| match request.path.as_str() {
+        "/d/SHA256SUMS" => served(request, line.as_bytes()),
+        _ => served(request, CONTENT),
+    });
+    let url = server.url("/d/");
+    let offline = |wanted: &mut Wanted| (wanted.unsigned, wanted.offline) = (true, true);
+    let error = find(root.path(), &url, offline).unwrap_err();
+    assert!(error.contains("SHA256SUMS is not here; `"), "{error}");
+    find(root.path(), &url, |wanted| wanted.unsigned = true).unwrap();
+    let asked = server.requests().len();
+    let found = find(root.path(), &url, offline).unwrap();
+    assert_eq!(found.version.as_deref(), Some("10"));
+    let spool = Spool::at(&root.path().join("spool"));
+    let kept = || spool.kept(&found.url, &found.digest, &fetcher().interrupt);
+    assert_eq!(kept().unwrap(), None);
+    assert_eq!(server.requests().len(), asked);
+    let fetched = spool.fetch(&fetcher(), &found.url, &found.digest).unwrap();
+    let Fetched::Here(path) = fetched else {
+        panic!("{fetched:?}")
+    };
+    assert_eq!(kept().unwrap(), Some(path.clone()));
+    assert_eq!(spool.have(&found.digest), (CONTENT.len() as u64, true));
+    // What is damaged is not there.
+    fs::write(&path, "damaged").unwrap();
+    assert_eq!(kept().unwrap(), None);
+    assert!(!path.exists());
+    assert_eq!(server.requests().len(), asked + 1);
 }
 
 #[test]
@@ -174,6 +243,8 @@ fn an_old_list_is_noticed() {
     assert_eq!(find(Some("4"), true).unwrap(), "3");
 }
 
+const DATE: &str = "Sat, 28 Nov 2026 12:00:00 GMT";
+
 #[test]
 fn a_signed_list_counts_with_its_own_signature_only() {
     let Some(minisign) = Minisign::new() else {
@@ -188,7 +259,17 @@ fn a_signed_list_counts_with_its_own_signature_only() {
         list(&["x-1.raw.zst", "x-2.raw.zst"]),
     );
     let (of_old, of_new) = (minisign.sign(&old, &[]), minisign.sign(&new, &[]));
+    let without_etag = new.clone();
+    let of_without_etag = of_new.clone();
     let server = Server::new(move |request| match request.path.as_str() {
+        "/plain/SHA256SUMS" => raw(200, &[], &without_etag),
+        "/plain/SHA256SUMS.minisig" | "/dated/SHA256SUMS.minisig" => {
+            served(request, &of_without_etag)
+        }
+        "/dated/SHA256SUMS" if request.header("if-modified-since") == Some(DATE) => status(304),
+        "/dated/SHA256SUMS" => raw(200, &[&format!("Last-Modified: {DATE}")], &without_etag),
+        "/long/SHA256SUMS.minisig" => served(request, &vec![b'a'; 70_000]),
+        "/long/SHA256SUMS" => served(request, &new),
         "/good/SHA256SUMS" | "/between/SHA256SUMS" | "/wrong/SHA256SUMS" | "/none/SHA256SUMS" => {
             served(request, &new)
         }
@@ -204,6 +285,13 @@ fn a_signed_list_counts_with_its_own_signature_only() {
         ("/between/", Ok("2"), 4),
         ("/wrong/", Err("not of this list"), 4),
         ("/none/", Err("there is no signature"), 4),
+        // A server that does not tell that it is the same.
+        ("/plain/", Ok("2"), 2),
+        ("/plain/", Ok("2"), 1),
+        // One that tells it by the time.
+        ("/dated/", Ok("2"), 2),
+        ("/dated/", Ok("2"), 1),
+        ("/long/", Err("longer than"), 2),
     ] {
         let before = server.requests().len();
         let found = find(root.path(), &server.url(path), |_| ());

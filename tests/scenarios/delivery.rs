@@ -14,6 +14,7 @@ const SLOW: Duration = Duration::from_secs(1200);
 scenarios![;
     long:
     the_newest_image_of_a_server_is_fetched_and_tried,
+    a_killed_download_leaves_the_spool_only_and_what_is_here_needs_no_server,
     an_image_without_room_goes_straight_into_its_volume,
 ];
 
@@ -42,9 +43,15 @@ fn the_newest_image_of_a_server_is_fetched_and_tried() -> Result<()> {
         told.status == 3 && told.text.contains("version 10; is new to this host"),
         "{told:?}"
     );
+    let image = "/images/myhost-10.raw.zst";
     assert_eq!(
         requests(&mut vm)?,
-        [format!("{list} 200"), format!("{signature} 200")]
+        [
+            format!("{list} 200"),
+            format!("{signature} 200"),
+            // Of which the first byte, for its length.
+            format!("{image} 206")
+        ]
     );
     let told = vm.run_for("imgbased-helper --json update --check", SLOW)?;
     let told: serde_json::Value = serde_json::from_str(&told.text)?;
@@ -53,6 +60,12 @@ fn the_newest_image_of_a_server_is_fetched_and_tried() -> Result<()> {
         (&"newer".into(), &"10".into())
     );
     assert_eq!(told["image"]["signature"]["kind"], "gpg");
+    let size = vm.ok(&format!("stat -c %s /run/server{image}"))?;
+    assert_eq!(told["image"]["size"].to_string(), size);
+    assert_eq!(told["needs"]["download"].to_string(), size);
+    for free in ["spool_free", "pool_free"] {
+        ensure!(told["needs"][free].as_u64() > Some(0), "{told}");
+    }
     // Nothing has changed.
     assert_eq!(requests(&mut vm)?, [format!("{list} 304")]);
 
@@ -69,10 +82,7 @@ fn the_newest_image_of_a_server_is_fetched_and_tried() -> Result<()> {
     );
     assert_eq!(
         requests(&mut vm)?,
-        [
-            format!("{list} 304"),
-            "/images/myhost-10.raw.zst 206".to_owned()
-        ]
+        [format!("{list} 304"), format!("{image} 206")]
     );
 
     let said = vm.ok_for(
@@ -105,6 +115,62 @@ fn the_newest_image_of_a_server_is_fetched_and_tried() -> Result<()> {
     assert_eq!(json(&mut vm, "status")?["default"], "Base-1.1");
     // What the host trusts has come along.
     vm.ok("test -s /etc/imgbased/keys.d/tester.gpg && test -s /etc/imgbased/imgbased.conf")?;
+    is_clean(&mut vm)
+}
+
+fn a_killed_download_leaves_the_spool_only_and_what_is_here_needs_no_server() -> Result<()> {
+    let mut vm = serving("delivery-killed")?;
+    let spool = "ls -A /var/cache/imgbased | sed 's/.*[.]//' | sort | paste -s -d ' '";
+    // A server that takes its time, and a command that is killed meanwhile.
+    vm.ok(
+        "sed -i 's/root .*/&\\n limit_rate 2m;/' /run/nginx.conf && nginx -c /run/nginx.conf -s reload && sleep 1",
+    )?;
+    vm.ok_for(
+        "(imgbased-helper update >/run/said 2>&1 & echo $! >/run/pid) && \
+         until find /var/cache/imgbased -name '*.part' -size +3M | grep -q .; do sleep 0.2; done && \
+         kill -9 $(cat /run/pid)",
+        SLOW,
+    )?;
+    assert_eq!(vm.ok(spool)?, "json list part");
+    assert_eq!(vm.ok("imgbased-helper base list")?, "Base-0");
+    is_clean(&mut vm)?;
+    vm.ok("imgbased-helper gc --keep 9 --yes")?;
+    assert_eq!(vm.ok(spool)?, "");
+    is_refused(
+        &mut vm,
+        "update --from-downloaded",
+        "SHA256SUMS is not here",
+    )?;
+
+    vm.ok("sed -i /limit_rate/d /run/nginx.conf && nginx -c /run/nginx.conf -s reload && sleep 1")?;
+    vm.run_for("imgbased-helper update --check", SLOW)?;
+    is_refused(
+        &mut vm,
+        "update --from-downloaded",
+        "myhost-10.raw.zst is not here",
+    )?;
+    vm.ok_for("imgbased-helper update --download-only", SLOW)?;
+    assert_eq!(vm.ok(spool)?, "image list");
+    vm.ok("nginx -c /run/nginx.conf -s stop && sleep 1")?;
+    let refused = vm.run_for("imgbased-helper update --check", SLOW)?;
+    ensure!(
+        refused.status == 1
+            && refused
+                .text
+                .contains("cannot fetch http://127.0.0.1:8080/images/SHA256SUMS"),
+        "{refused:?}"
+    );
+    let told = vm.run_for("imgbased-helper update --check --from-downloaded", SLOW)?;
+    ensure!(
+        told.status == 3 && told.text.contains("Fetch  nothing, it is here"),
+        "{told:?}"
+    );
+    let said = vm.ok_for("imgbased-helper update --from-downloaded", SLOW)?;
+    ensure!(said.contains("Base-1.1 is a layer of Base-1"), "{said}");
+    // A base is made of it, so it is kept no longer.
+    assert_eq!(vm.ok(spool)?, "list");
+    vm.ok("imgbased-helper gc --keep 9 --yes")?;
+    assert_eq!(vm.ok(spool)?, "");
     is_clean(&mut vm)
 }
 

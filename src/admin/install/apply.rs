@@ -12,7 +12,7 @@ use super::plan::Use;
 use super::{Task, volume};
 use crate::admin::filesystem::mount_point;
 use crate::admin::layout_init::wipe_all;
-use crate::admin::source::Source;
+use crate::admin::source::{Source, Taken};
 use crate::admin::{Context, base, comment, layer, say};
 use crate::boot::BootPartition;
 use crate::boot::root::Root;
@@ -36,7 +36,7 @@ impl Task {
     pub fn apply(&self, context: &Context) -> Result<Option<LvName>> {
         let writer = context.locked_writer("install")?;
         let layer = writer.transaction(|tx| {
-            let source = Source::find(context, tx, Some(&self.image), &self.delivery, false)?;
+            let source = Source::find(context, tx, Some(&self.image), &self.delivery, Taken::default())?;
             let digest = source.digest_if_required(tx)?;
             // In a dry run, one on a server shows what it is when it is here.
             let opened = match &source {

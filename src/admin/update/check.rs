@@ -15,11 +15,12 @@ use crate::admin::merge_report::MergeReport;
 use crate::admin::roots::Sides;
 use crate::admin::source::Source;
 use crate::admin::view::JSON_VERSION;
-use crate::admin::{Context, FOUND, LOCK_WAIT, base, text};
+use crate::admin::{Context, FOUND, LOCK_WAIT, base, pool_with_room, text};
 use crate::boot::root::Root;
 use crate::delivery::signature::Signer;
 use crate::image::tree::Tree as ImageTree;
 use crate::image::{Image, Opened};
+use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::model::package::Outcome;
 use crate::model::update::Standing;
@@ -35,6 +36,8 @@ struct Checked {
     state: &'static str,
     image: ImageView,
     installed: Installed,
+    /// Of a newer image on a server.
+    needs: Option<Needs>,
     /// Not known before the image is on the host, where it cannot be looked into.
     merge: Option<MergeReport>,
     carried: Vec<Amount>,
@@ -55,6 +58,37 @@ struct ImageView {
     size: Option<u64>,
     /// Who has signed the list of the server that has it.
     signature: Option<Signer>,
+}
+
+/// What the image takes, and what is free for it, in bytes.
+#[derive(Serialize)]
+struct Needs {
+    /// What is not here yet of it, if the server tells its length.
+    download: Option<u64>,
+    spool_free: u64,
+    pool_free: Option<u64>,
+    #[serde(skip)]
+    size: Option<u64>,
+    #[serde(skip)]
+    line: String,
+}
+
+impl Needs {
+    /// Asks the server, if the image is on one.
+    fn of(group: &Group, source: &Source) -> Result<Option<Self>> {
+        let Source::Server(server) = source else {
+            return Ok(None);
+        };
+        let pool_free = Some(pool_with_room(group)?).filter(|free| *free < u64::MAX);
+        let fetch = server.needs()?;
+        Ok(Some(Self {
+            download: fetch.download,
+            spool_free: fetch.free,
+            pool_free,
+            size: fetch.size,
+            line: fetch.line(pool_free),
+        }))
+    }
 }
 
 #[derive(Serialize)]
@@ -105,6 +139,10 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         let told = Told::of(context, tx, &group, update.leave())?;
         let kept = Packages::of(context, tx, &group, told.packages.clone())?;
         let mut kept_packages = Vec::new();
+        let mut needs = None;
+        if is_new {
+            refuse(Needs::of(&group, &source).map(|found| needs = found));
+        }
         let (mut merge, mut packages) = (None, Vec::new());
         let mut version = server.and_then(|server| server.version.clone());
         let (mut carried, mut left_behind) = (Vec::new(), Vec::new());
@@ -146,7 +184,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
             image: ImageView {
                 version,
                 digest,
-                size: source.size(),
+                size: needs.as_ref().map_or(source.size(), |needs| needs.size),
                 signature: server.and_then(|server| server.signer.clone()),
             },
             installed: Installed {
@@ -154,6 +192,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
                 version: version_of(&running),
                 layer: booted,
             },
+            needs,
             merge,
             carried,
             left_behind,
@@ -194,6 +233,9 @@ impl Checked {
                 ),
             ),
         ];
+        if let Some(needs) = &self.needs {
+            rows.push(("Fetch".to_owned(), needs.line.clone()));
+        }
         let merge = match &self.merge {
             Some(merge) => merge.counts.line(),
             None => "known when the image is on the host".to_owned(),

@@ -17,7 +17,7 @@ use super::base::{self, Add, Made, listings};
 use super::boot::trial_begins;
 use super::merge_report::MergeReport;
 use super::roots::Sides;
-use super::source::{Delivery, Source};
+use super::source::{Delivery, Source, Taken};
 use super::view::{self, JSON_VERSION};
 use super::{
     Context, LOCK_WAIT, after_merge, gc, hooks, layer, news, restart_host, say, text, volume,
@@ -57,6 +57,9 @@ pub struct Update {
     /// Only fetch an image from a server, for a later update
     #[arg(long, conflicts_with_all = ["check", "apply"])]
     download_only: bool,
+    /// Take what was fetched before, and ask no server
+    #[arg(long, conflicts_with = "download_only")]
+    from_downloaded: bool,
     /// Restart into the new layer
     #[arg(long, visible_alias = "reboot")]
     apply: bool,
@@ -137,7 +140,11 @@ impl Update {
     /// Finds the image that is meant.
     fn source(&self, context: &Context, tx: &Transaction) -> Result<Source> {
         let image = self.image.as_deref();
-        Source::find(context, tx, image, &self.delivery, self.allow_downgrade)
+        let taken = Taken {
+            older: self.allow_downgrade,
+            offline: self.from_downloaded,
+        };
+        Source::find(context, tx, image, &self.delivery, taken)
     }
 
     /// The same with the image that was found.
