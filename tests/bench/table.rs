@@ -40,6 +40,7 @@ pub enum Unit {
     Seconds,
     Bytes,
     Processes,
+    Requests,
 }
 
 impl Unit {
@@ -48,7 +49,7 @@ impl Unit {
         match self {
             Self::Seconds => format!("{value:.2} s"),
             Self::Bytes => format!("{:.1} MiB", value / f64::from(1 << 20)),
-            Self::Processes => format!("{value:.0}"),
+            Self::Processes | Self::Requests => format!("{value:.0}"),
         }
     }
 

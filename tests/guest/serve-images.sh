@@ -1,14 +1,21 @@
 #!/bin/sh
 # Has a web server on this machine show three images, of which that of version 10 is /mnt/next, in a list that is signed
-# by a key of this host. They are on an empty disk.
+# by a key of this host. They are on the empty disk $1. $2 is the size of that image, and $3 how many megabytes it has
+# more of what such trees have.
 set -eu
 
-mkfs.ext4 -q /dev/disk/by-id/virtio-spare
+disk=/dev/disk/by-id/virtio-${1-spare}
+mkfs.ext4 -q "$disk"
 mkdir -p /run/server
-mount /dev/disk/by-id/virtio-spare /run/server
+mount "$disk" /run/server
 mkdir -p /run/server/images /etc/imgbased/keys.d
 cd /run/server/images
-mke2fs -q -t ext4 -d /mnt/next ../next.ext4 800M
+mke2fs -q -t ext4 -d /mnt/next ../next.ext4 "${2-800M}"
+if [ $# -gt 2 ]; then
+    { tar -C /mnt/next --create usr || true; } | head -c "$3M" >../more
+    debugfs -w -R 'write ../more more' ../next.ext4
+    rm ../more
+fi
 zstd -q -1 --rm ../next.ext4 -o myhost-10.raw.zst
 echo 'no image' >myhost-9.raw.zst
 echo 'no image' >myhost-1.raw.zst
