@@ -29,6 +29,7 @@ mod image_check;
 mod images;
 mod imgbase;
 mod install;
+mod iso;
 mod kernels;
 mod loaders;
 mod next_start;
@@ -81,6 +82,7 @@ fn all() -> Vec<Scenario> {
         packages::SCENARIOS,
         imgbase::SCENARIOS,
         install::SCENARIOS,
+        iso::SCENARIOS,
         persist::SCENARIOS,
         volumes::SCENARIOS,
         pages::SCENARIOS,

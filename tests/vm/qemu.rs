@@ -157,7 +157,42 @@ pub struct Start<'a> {
     pub restarts: bool,
     /// There is a hardware watchdog, which resets the machine. No saved machine has one.
     pub has_watchdog: bool,
+    /// What the firmware starts from before its disks.
+    pub medium: Option<Medium<'a>>,
     pub echo: Echo,
+}
+
+/// An image on a medium that is put into a machine.
+#[derive(Clone, Copy)]
+pub enum Medium<'a> {
+    Dvd(&'a Path),
+    UsbStick(&'a Path),
+}
+
+impl Medium<'_> {
+    fn arguments(self) -> Vec<OsString> {
+        let (image, kind, devices) = match self {
+            Self::Dvd(image) => (image, "media=cdrom", &["ide-cd,drive=medium"][..]),
+            Self::UsbStick(image) => (
+                image,
+                "media=disk",
+                &["qemu-xhci", "usb-storage,drive=medium,removable=on"][..],
+            ),
+        };
+        // A system with all its programs, and what it writes, is in memory.
+        let mut arguments: Vec<OsString> = vec!["-m".into(), "2G".into(), "-drive".into()];
+        let drive = format!(
+            "if=none,id=medium,format=raw,readonly=on,{kind},file={}",
+            image.display()
+        );
+        arguments.push(drive.into());
+        for device in devices {
+            let is_medium = device.contains("drive=");
+            let first = if is_medium { ",bootindex=0" } else { "" };
+            arguments.extend(["-device".into(), format!("{device}{first}").into()]);
+        }
+        arguments
+    }
 }
 
 impl Start<'_> {
@@ -181,6 +216,9 @@ impl Start<'_> {
         if let Some(saved) = self.saved {
             let file = format!("file:{}", saved.display());
             arguments.extend(["-incoming".into(), file.into()]);
+        }
+        if let Some(medium) = self.medium {
+            arguments.extend(medium.arguments());
         }
         if self.has_watchdog {
             arguments.extend(["-device".into(), "i6300esb".into()]);

@@ -25,9 +25,18 @@ pub struct Output {
 impl Vm {
     /// Waits for the login prompt and logs in as root, who has no password.
     pub fn log_in(&mut self) -> Result<()> {
+        self.log_in_with(None)
+    }
+
+    /// The same for a root with a password.
+    pub fn log_in_with(&mut self, password: Option<&str>) -> Result<()> {
         self.console.wait_for("login prompt", " login: ", BOOT)?;
         self.say("login prompt");
         self.console.send("root\r")?;
+        if let Some(password) = password {
+            self.console.wait_for("question", "Password: ", BOOT)?;
+            self.console.send(&format!("{password}\r"))?;
+        }
         self.console.wait_for("shell prompt", "# ", BOOT)?;
         self.prepare_shell()?;
         // The end of the boot is recorded after the prompt is there. What failed, tests see themselves.

@@ -36,7 +36,13 @@ impl Task {
     pub fn apply(&self, context: &Context) -> Result<Option<LvName>> {
         let writer = context.locked_writer("install")?;
         let layer = writer.transaction(|tx| {
-            let source = Source::find(context, tx, Some(&self.image), &self.delivery, Taken::default())?;
+            let source = Source::find(
+                context,
+                tx,
+                Some(&self.image),
+                &self.delivery,
+                Taken::default(),
+            )?;
             let digest = source.digest_if_required(tx)?;
             // In a dry run, one on a server shows what it is when it is here.
             let opened = match &source {
