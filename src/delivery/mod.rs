@@ -3,6 +3,7 @@
 
 pub mod conf;
 pub mod fetch;
+pub mod oci;
 pub mod pattern;
 mod response;
 pub mod signature;

@@ -1,0 +1,3 @@
+//! Images in layers, as registries of containers have them.
+
+pub mod layout;
