@@ -36,7 +36,7 @@ mod tests {
         ("delivery", &["sys"]),
         ("down", &["sys"]),
         ("early", &["lvm", "model", "sys"]),
-        ("image", &["sys"]),
+        ("image", &["sys", "tree"]),
         ("lvm", &["model", "sys"]),
         ("merge", &["model", "tree"]),
         ("model", &[]),

@@ -396,7 +396,7 @@ impl Needs {
 fn kernels_in(name: &str, image: &Image, shape: &Shape) -> Option<Vec<Kernel>> {
     match image {
         Image::Tree(Tree::Directory(root) | Tree::Squashfs(root)) => kernels_below(name, root),
-        Image::Tree(Tree::Tar(..)) => Some(shape.kernels()),
+        Image::Tree(Tree::Tar(..) | Tree::Layers(_)) => Some(shape.kernels()),
         Image::Filesystem {
             path,
             compression: None,

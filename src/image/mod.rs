@@ -9,6 +9,7 @@ mod head;
 mod holder;
 pub mod host;
 pub mod judge;
+pub mod layers;
 pub mod stream;
 pub mod superblock;
 pub mod tree;

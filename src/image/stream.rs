@@ -139,7 +139,7 @@ impl Drop for Feeding {
 }
 
 /// Has a thread feed a program, whose standard input is returned.
-fn feed(input: Input) -> Result<(Stdio, Feeding)> {
+pub(super) fn feed(input: Input) -> Result<(Stdio, Feeding)> {
     let (from, to) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let is_over = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&is_over);

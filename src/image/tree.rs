@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::statvfs::statvfs;
 
 use super::judge::Kernel;
+use super::layers::Layers;
 use super::stream::{Compression, Feed, Feeding};
 use crate::sys::cmd::Cmd;
 use crate::sys::interrupt::Interrupt;
@@ -26,6 +27,8 @@ pub enum Tree {
     Squashfs(PathBuf),
     /// The feed brings it if it is not on this host. The path is its address then.
     Tar(PathBuf, Option<Compression>, Option<Feed>),
+    /// Of an image for containers.
+    Layers(Layers),
 }
 
 /// What a tree takes.
@@ -168,41 +171,20 @@ impl Tree {
             Self::Tar(path, compression, feed) => {
                 measure_tar(path, *compression, feed.as_ref(), interrupt)
             }
+            Self::Layers(layers) => layers.measure(interrupt),
         }
     }
 
-    /// The command that copies the tree into the directory `to`; an archive comes from standard
-    /// input.
-    fn copy_command(&self, to: &Path) -> Cmd {
-        match self {
-            Self::Directory(dir) | Self::Squashfs(dir) => Cmd::new("cp")
-                .args(["--recursive", "--no-dereference"])
-                .arg("--preserve=mode,ownership,timestamps,links,xattr")
-                .arg(if matches!(self, Self::Squashfs(_)) {
-                    "--sparse=always"
-                } else {
-                    "--sparse=auto"
-                })
-                .arg("--no-target-directory")
-                .args([dir, to]),
-            Self::Tar(_, compression, _) => tar("--extract", *compression)
-                .args(["--numeric-owner", "--same-owner", "--preserve-permissions"])
-                // With --xattrs alone the labels of SELinux that `tar --selinux` has packed are left out.
-                .args(["--xattrs", "--xattrs-include=*", "--acls", "--selinux"])
-                .arg("--sparse")
-                .arg("--directory")
-                .arg(to),
-        }
-    }
-
-    /// The same as a line for a shell.
+    /// A line for a shell that copies the tree into the directory `to`.
     pub fn copy_line(&self, to: &Path) -> String {
-        let command = self.copy_command(to);
         match self {
-            Self::Directory(_) | Self::Squashfs(_) => command.to_string(),
-            Self::Tar(path, ..) => {
-                format!("{command} < {}", crate::sys::cmd::quote(path.as_os_str()))
+            Self::Directory(dir) => copy(dir, "auto", to).to_string(),
+            Self::Squashfs(dir) => copy(dir, "always", to).to_string(),
+            Self::Tar(path, compression, _) => {
+                let path = crate::sys::cmd::quote(path.as_os_str());
+                format!("{} < {path}", extract(*compression, to))
             }
+            Self::Layers(layers) => layers.copy_line(to),
         }
     }
 
@@ -211,7 +193,7 @@ impl Tree {
         match self {
             Self::Directory(dir) => Some((dir, false)),
             Self::Squashfs(dir) => Some((dir, true)),
-            Self::Tar(..) => None,
+            Self::Tar(..) | Self::Layers(_) => None,
         }
     }
 
@@ -236,16 +218,20 @@ impl Tree {
         interrupt: &Interrupt,
         progress: &mut Progress,
     ) -> Result<()> {
-        let (input, feeding) = match self {
-            Self::Directory(_) | Self::Squashfs(_) => (Stdio::null(), None),
-            Self::Tar(path, _, feed) => input(path, feed.as_ref())?,
+        let (command, (input, feeding)) = match self {
+            Self::Directory(dir) => (copy(dir, "auto", to), (Stdio::null(), None)),
+            Self::Squashfs(dir) => (copy(dir, "always", to), (Stdio::null(), None)),
+            Self::Tar(path, compression, feed) => {
+                (extract(*compression, to), input(path, feed.as_ref())?)
+            }
+            Self::Layers(layers) => return layers.copy(to, room, interrupt, progress),
         };
         let used = || -> Result<u64> {
             let stat = statvfs(to)?;
             Ok((stat.blocks() - stat.blocks_free()) * stat.fragment_size())
         };
         let empty = used()?;
-        let running = self.copy_command(to).start(input, Stdio::null())?;
+        let running = command.start(input, Stdio::null())?;
         let ran = running.wait_with(|| {
             interrupt.check()?;
             let done = used()?.saturating_sub(empty);
@@ -263,6 +249,27 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+/// Copies a directory. `sparse` says what becomes of zeros.
+fn copy(dir: &Path, sparse: &str, to: &Path) -> Cmd {
+    Cmd::new("cp")
+        .args(["--recursive", "--no-dereference"])
+        .arg("--preserve=mode,ownership,timestamps,links,xattr")
+        .arg(format!("--sparse={sparse}"))
+        .arg("--no-target-directory")
+        .args([dir, to])
+}
+
+/// Unpacks an archive that comes from standard input.
+pub(super) fn extract(compression: Option<Compression>, to: &Path) -> Cmd {
+    tar("--extract", compression)
+        .args(["--numeric-owner", "--same-owner", "--preserve-permissions"])
+        // With --xattrs alone the labels of SELinux that `tar --selinux` has packed are left out.
+        .args(["--xattrs", "--xattrs-include=*", "--acls", "--selinux"])
+        .arg("--sparse")
+        .arg("--directory")
+        .arg(to)
 }
 
 /// What a program says although it has succeeded: its first line, and how many there are. Nothing if it says nothing

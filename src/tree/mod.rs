@@ -7,20 +7,24 @@
 
 mod content;
 mod dir;
+mod layer;
 mod listing;
 mod name;
 mod node;
 mod pattern;
 mod sync;
+mod tar;
 mod walk;
 mod write;
 
 pub use dir::Dir;
+pub use layer::{Removal, Survey, Unpacking, survey};
 pub use listing::{Listing, write as list};
 pub use name::escaped;
 pub use node::{Id, Kind, Node, Stat, Time, Xattrs};
 pub use pattern::Globs;
 pub use sync::{Again, Source, Synced, sync, sync_again};
+pub use tar::{Archive, Entry, What};
 pub use walk::{Below, Place, Visit, walk};
 pub use write::Meta;
 

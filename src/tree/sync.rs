@@ -17,7 +17,7 @@ use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
 
 /// What mke2fs(8) makes at the root, and e2fsck(8) wants there. It stays, and is emptied.
-const LOST_AND_FOUND: &str = "lost+found";
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
 /// A file that is written to takes this much of a disk at least, in bytes.
 const BLOCK: u64 = 4096;
 
@@ -281,7 +281,7 @@ impl Syncer<'_> {
                 let is_right = there.is_some_and(|there| there.device == stat.device);
                 if !is_right {
                     to.remove(name)?;
-                    to.unlocked(name, || to.make_special(name, &stat))?;
+                    to.unlocked(name, || to.make_special(name, stat.kind, stat.device))?;
                 }
                 !is_right
             }

@@ -12,7 +12,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::dir::{Dir, is_no_dir};
-use super::node::{Kind, Node, Stat, Time, Xattrs};
+use super::node::{Kind, Node, Time, Xattrs};
 use crate::sys::rooted::open;
 
 /// What a file has beside its content.
@@ -69,16 +69,16 @@ impl Dir {
         )?)
     }
 
-    /// Makes a device, pipe or socket that only root can use, as `like` is one.
-    pub fn make_special(&self, name: &OsStr, like: &Stat) -> io::Result<()> {
-        let kind = match like.kind {
+    /// Makes a device, pipe or socket that only root can use.
+    pub fn make_special(&self, name: &OsStr, kind: Kind, device: u64) -> io::Result<()> {
+        let kind = match kind {
             Kind::Char => FileType::CharacterDevice,
             Kind::Block => FileType::BlockDevice,
             Kind::Socket => FileType::Socket,
             _ => FileType::Fifo,
         };
         let mode = Mode::RUSR | Mode::WUSR;
-        Ok(fs::mknodat(&self.fd, name, kind, mode, like.device)?)
+        Ok(fs::mknodat(&self.fd, name, kind, mode, device)?)
     }
 
     /// Gives the file `of` in `dir` this name here as well.

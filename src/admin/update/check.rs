@@ -270,7 +270,7 @@ fn looked_into(
     };
     match &opened.image {
         Image::Tree(ImageTree::Directory(dir) | ImageTree::Squashfs(dir)) => look(tx, dir),
-        Image::Tree(ImageTree::Tar(..))
+        Image::Tree(ImageTree::Tar(..) | ImageTree::Layers(_))
         | Image::Filesystem {
             compression: Some(_),
             ..

@@ -1,0 +1,291 @@
+//! Layers of an image for containers that are on this host, which become one root.
+
+use std::cell::OnceCell;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+
+use super::stream::{Compression, Input, feed};
+use super::tree::{Content, Shape, extract};
+use crate::sys::cmd::quote;
+use crate::sys::interrupt::Interrupt;
+use crate::sys::progress::Progress;
+use crate::tree::{Dir, Removal, Unpacking, survey};
+
+/// What is read to see how a layer is compressed, in bytes.
+const HEAD: u64 = 64 << 10;
+
+/// A file with a layer, as the manifest has it.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    pub path: PathBuf,
+    /// Its SHA-256, in hexadecimal digits.
+    pub digest: String,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// The layers of an image, the lowest first.
+#[derive(Debug)]
+pub struct Layers {
+    layers: Vec<Layer>,
+    /// What each takes away, once they were read.
+    removals: OnceCell<Vec<Vec<Removal>>>,
+}
+
+impl Layers {
+    pub fn new(layers: Vec<Layer>) -> Self {
+        Self {
+            layers,
+            removals: OnceCell::new(),
+        }
+    }
+
+    /// Reads through all layers. What one replaces of another counts twice: it needs room meanwhile.
+    pub fn measure(&self, interrupt: &Interrupt) -> Result<(Content, Shape)> {
+        let mut shape = Shape::default();
+        let mut content = Content::default();
+        let mut removals = Vec::new();
+        for layer in &self.layers {
+            let found = layer.read(&mut |input| {
+                survey(input, &mut |name| shape.see(name), &mut |_| {
+                    interrupt.check()
+                })
+            })?;
+            content.bytes = content.bytes.saturating_add(found.bytes);
+            content.files += found.files;
+            removals.push(found.removals);
+        }
+        // They say the same each time.
+        let _ = self.removals.set(removals);
+        Ok((content, shape))
+    }
+
+    /// Unpacks them into the root `to` of an empty filesystem.
+    ///
+    /// Refuses when that takes more than `room` bytes.
+    pub fn copy(
+        &self,
+        to: &Path,
+        room: u64,
+        interrupt: &Interrupt,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        if self.removals.get().is_none() {
+            self.measure(interrupt)?;
+        }
+        let removals = self.removals.get().context("they were measured")?;
+        let root = Dir::root(to)?;
+        let mut done = 0;
+        let mut tell = |bytes| {
+            done += bytes;
+            progress.show(done);
+            interrupt.check()
+        };
+        let mut unpacking = Unpacking::new(&root, room, &mut tell);
+        for (layer, removals) in self.layers.iter().zip(removals) {
+            layer.read(&mut |input| unpacking.add(removals, input))?;
+        }
+        unpacking.finish()
+    }
+
+    /// A line for a shell that does so, but for what a layer takes away.
+    pub fn copy_line(&self, to: &Path) -> String {
+        let lines = self.layers.iter().map(|layer| {
+            let extract = extract(None, to).args(["--auto-compress", "--exclude=.wh.*"]);
+            format!("{extract} < {}", quote(layer.path.as_os_str()))
+        });
+        lines.collect::<Vec<_>>().join(" && ")
+    }
+}
+
+impl Layer {
+    /// Hands over its archive, decompressed. Fails at the end if the file was not what the manifest says.
+    fn read<T>(&self, take: &mut dyn FnMut(&mut dyn Read) -> Result<T>) -> Result<T> {
+        self.read_as(take)
+            .with_context(|| format!("the layer sha256:{}", self.digest))
+    }
+
+    fn read_as<T>(&self, take: &mut dyn FnMut(&mut dyn Read) -> Result<T>) -> Result<T> {
+        let failed = || format!("cannot read {}", self.path.display());
+        // Of a pipe nobody waits for the other end.
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&self.path)
+            .with_context(failed)?;
+        let metadata = file.metadata().with_context(failed)?;
+        ensure!(
+            metadata.is_file() && metadata.len() == self.size,
+            "it has {} bytes, and not {}",
+            metadata.len(),
+            self.size
+        );
+        let mut head = Vec::new();
+        (&mut file)
+            .take(HEAD)
+            .read_to_end(&mut head)
+            .with_context(failed)?;
+        file.rewind().with_context(failed)?;
+        let mut checked = Checked {
+            file,
+            hash: Sha256::new(),
+            wanted: self.digest.clone(),
+        };
+        let Some(compression) = Compression::of(&head) else {
+            let taken = take(&mut checked);
+            // What was not right can be why it has failed.
+            io::copy(&mut checked, &mut io::sink())?;
+            return taken;
+        };
+        let input: Input = Box::new(checked);
+        let (input, feeding) = feed(input)?;
+        let mut running = compression.decompress().start(input, Stdio::piped())?;
+        let mut output = running
+            .stdout()
+            .context("a decompressor writes to a pipe")?;
+        let taken = take(&mut output).and_then(|taken| {
+            io::copy(&mut output, &mut io::sink())?;
+            Ok(taken)
+        });
+        drop(output);
+        let ran = match taken {
+            Ok(taken) => running.wait().map(|_| taken),
+            Err(error) => {
+                drop(running);
+                Err(error)
+            }
+        };
+        feeding.end(ran)
+    }
+}
+
+/// A file that is read once. The end is reached only if it was the right one.
+struct Checked {
+    file: File,
+    hash: Sha256,
+    wanted: String,
+}
+
+impl Read for Checked {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.hash.update(&buffer[..count]);
+        if count == 0 && !buffer.is_empty() {
+            let found = format!("{:x}", self.hash.clone().finalize());
+            if found != self.wanted {
+                let message = format!("it has the SHA-256 {found}");
+                return Err(io::Error::other(message));
+            }
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::sys::cmd::Cmd;
+
+    /// Files made by a script in an empty directory, and what they are as layers.
+    fn layers(script: &str, names: &[&str]) -> (tempfile::TempDir, Vec<Layer>) {
+        let dir = tempfile::tempdir().unwrap();
+        let script = format!("cd {} && {script}", dir.path().display());
+        Cmd::new("sh").args(["-c", &script]).run().unwrap();
+        let layer = |name: &&str| {
+            let path = dir.path().join(name);
+            let content = fs::read(&path).unwrap();
+            Layer {
+                path,
+                digest: format!("{:x}", Sha256::digest(&content)),
+                size: content.len() as u64,
+            }
+        };
+        let layers = names.iter().map(layer).collect();
+        (dir, layers)
+    }
+
+    const TWO: &str = "mkdir -p a/etc a/usr/lib/modules/6.1 b/etc && echo 1 >a/etc/x && echo 1 >a/etc/y && \
+        echo kernel >a/usr/lib/modules/6.1/vmlinuz && setfattr -n user.x -v y a/etc/y; touch b/etc/.wh.x && \
+        echo 2 >b/etc/z && tar -C a --xattrs --xattrs-include='*' -c . | gzip >0 && tar -C b -c . | zstd -q >1 && \
+        tar -C b -cf 2 etc/z";
+
+    #[test]
+    fn layers_of_each_kind_become_one_root() {
+        let (dir, layers) = layers(TWO, &["0", "1", "2"]);
+        let layers = Layers::new(layers);
+        let interrupt = Interrupt::default();
+        let (content, shape) = layers.measure(&interrupt).unwrap();
+        assert!(
+            shape.has_usr && shape.has_etc && shape.kernels().len() == 1,
+            "{shape:?}"
+        );
+        assert_eq!(content.files, 9 + 3 + 1);
+        let to = dir.path().join("to");
+        fs::create_dir(&to).unwrap();
+        let mut progress = Progress::new("", 1);
+        layers
+            .copy(&to, u64::MAX, &interrupt, &mut progress)
+            .unwrap();
+        let mut names: Vec<_> = fs::read_dir(to.join("etc"))
+            .unwrap()
+            .map(|it| it.unwrap().file_name())
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, ["y", "z"]);
+        let error = layers
+            .copy(&to, 4096, &interrupt, &mut progress)
+            .unwrap_err();
+        assert!(format!("{error:#}").contains("no room"), "{error:#}");
+        assert!(layers.copy_line(&to).contains(" && tar --extract"));
+    }
+
+    #[test]
+    fn a_layer_that_is_not_what_the_manifest_says_is_refused() {
+        let odd = "head -c 100000 /dev/urandom >3 && head -c 1000 0 >4; mkfifo 5; printf x | zstd -q >6; true";
+        let (dir, all) = layers(&format!("{TWO} && {odd}"), &["0", "1", "2", "3", "4", "6"]);
+        let changed = |at: usize, change: fn(&mut Layer)| {
+            let mut layer = all[at].clone();
+            change(&mut layer);
+            layer
+        };
+        let other = |layer: &mut Layer| layer.digest = "0".repeat(64);
+        let link = dir.path().join("link");
+        symlink("/dev/zero", &link).unwrap();
+        let elsewhere = |path: PathBuf| Layer {
+            path,
+            ..all[0].clone()
+        };
+        for (layer, why) in [
+            (changed(0, other), "it has the SHA-256"),
+            (changed(1, other), "it has the SHA-256"),
+            (changed(2, other), "it has the SHA-256"),
+            // It is told also where the content makes no sense.
+            (changed(3, other), "it has the SHA-256"),
+            (changed(0, |layer| layer.size += 1), "bytes, and not"),
+            (changed(0, |layer| layer.size = u64::MAX), "bytes, and not"),
+            (all[3].clone(), "no tar archive"),
+            (all[5].clone(), "in the middle of a header"),
+            (elsewhere(dir.path().join("5")), "bytes, and not"),
+            (elsewhere(link), "bytes, and not"),
+            (elsewhere(dir.path().to_owned()), "bytes, and not"),
+            (elsewhere(dir.path().join("none")), "cannot read"),
+        ] {
+            let error = Layers::new(vec![layer])
+                .measure(&Interrupt::default())
+                .unwrap_err();
+            assert!(format!("{error:#}").contains(why), "{why}: {error:#}");
+        }
+        let cut = Layers::new(vec![all[4].clone()]).measure(&Interrupt::default());
+        // It was packed in one piece, or is cut off in the middle.
+        assert!(cut.is_ok() || format!("{:#}", cut.unwrap_err()).contains("gzip"));
+    }
+}
