@@ -282,6 +282,25 @@ fn an_installation_is_refused_before_the_disk_is_looked_at() {
 }
 
 #[test]
+fn an_image_in_layers_that_is_not_there_or_has_no_name_is_refused() {
+    for (image, message) in [
+        ("oci:/nonexistent", "cannot open /nonexistent"),
+        ("dir:/nonexistent:x", "cannot open /nonexistent:x"),
+        ("oci:", "it names no place"),
+        (
+            "docker://h/a b",
+            "it has a character that no name in a registry has",
+        ),
+        ("docker://h/a@sha256:0", "is no digest of the kind"),
+    ] {
+        let output = helper(&["-n", "base", "add", image]);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{image}: {stderr}");
+        assert!(stderr.contains(message), "{image}: {stderr}");
+    }
+}
+
+#[test]
 fn help_and_version_exit_with_0() {
     for args in [&["--help"][..], &["--version"], &["layer", "add", "--help"]] {
         let output = helper(args);

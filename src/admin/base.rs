@@ -95,6 +95,13 @@ pub fn add(context: &Context, add: Add, delivery: &Delivery) -> Result<()> {
             context.say_verb(&["base", "add", &file])?;
             return Ok(None);
         }
+        if let (true, Source::Layers(layered)) = (context.dry_run, &source) {
+            if let Some(line) = layered.line() {
+                say(&format!("{line}\n"))?;
+            }
+            context.say_verb(&["base", "add", &layered.here()])?;
+            return Ok(None);
+        }
         let digest = source.digest_if_required(tx)?;
         let add = Add {
             image: source.name(),

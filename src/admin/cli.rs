@@ -190,7 +190,7 @@ enum Noun {
     ///
     /// What was changed in /etc lives on; see `persist preview`. What boots now stays the default until the new layer
     /// has come up. A base that is there already of the same image is used again. Without an image, the newest one is
-    /// taken that the server of imgbased.conf has.
+    /// taken that imgbased.conf names.
     #[command(after_help = UPDATE_STATUS)]
     Update(update::Update),
     /// Boot the layer again that came up last before the default
@@ -284,7 +284,8 @@ enum BaseVerb {
     /// Where its initramfs cannot boot a layer, its dracut makes another. It runs shut in: it sees its own files,
     /// changes none of them, and reaches nothing of the host.
     Add {
-        /// File, block device or directory that holds the image; or its address on a server, beside a signed SHA256SUMS
+        /// File, block device or directory that holds the image; or its address on a server, beside a signed SHA256SUMS;
+        /// or an image for containers, as `docker://HOST/NAME:TAG` or `oci:DIR`
         image: PathBuf,
         #[command(flatten)]
         delivery: Delivery,
@@ -574,7 +575,7 @@ impl Cli {
             Noun::Persist(verb) => persist::run(&context, verb)?,
             Noun::Volume(verb) => volume::run(&context, verb)?,
             Noun::Check { repair } => return check::run(&context, repair),
-            Noun::Gc { keep, yes } => gc::collect(&context, keep, yes)?,
+            Noun::Gc { keep, yes } => gc::run(&context, keep, yes)?,
         }
         Ok(ExitCode::SUCCESS)
     }

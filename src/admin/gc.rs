@@ -22,13 +22,18 @@ pub fn kept(said: Option<usize>) -> Result<Option<usize>> {
     }
 }
 
+/// Does what [`collect`] does, and removes what was fetched of images.
+pub fn run(context: &Context, keep: Option<usize>, yes: bool) -> Result<()> {
+    collect(context, keep, yes)?;
+    source::clean(context)
+}
+
 /// Removes the oldest bases and their layers, having asked first if `yes` is not set. The latest
-/// `keep` bases stay, and any with what has to stay. What was fetched of images goes as well.
+/// `keep` bases stay, and any with what has to stay.
 pub fn collect(context: &Context, keep: Option<usize>, yes: bool) -> Result<()> {
     let keep = kept(keep)?.unwrap_or(KEPT);
     let question =
         |names: &[LvName]| (!names.is_empty()).then(|| format!("Remove {}?", list(names)));
     let question = (!yes).then_some(&question as &removal::Question);
-    removal::remove(context, &Request::Garbage { keep }, question)?;
-    source::clean(context)
+    removal::remove(context, &Request::Garbage { keep }, question)
 }

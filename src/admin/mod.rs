@@ -15,6 +15,7 @@ mod initramfs;
 mod install;
 mod json_path;
 mod layer;
+mod layered;
 mod layout;
 mod layout_init;
 mod look;

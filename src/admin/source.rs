@@ -1,4 +1,4 @@
-//! Where `update` and `base add` take an image from: this host, or a web server.
+//! Where `update` and `base add` take an image from: this host, a web server, or a registry.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 
 use super::base;
+use super::layered::Layered;
 use super::{Context, text};
 use crate::boot::root::Root;
 use crate::delivery::conf::Conf;
 use crate::delivery::fetch::{Fetcher, Patience};
+use crate::delivery::oci::reference::Reference;
 use crate::delivery::pattern::Pattern;
 use crate::delivery::signature::Keys;
 use crate::delivery::spool::{Fetched, Spool};
@@ -30,7 +32,7 @@ const HEAD: usize = 4 << 20;
 /// What both verbs are told of it.
 #[derive(Args, Clone, Default)]
 pub struct Delivery {
-    /// Refuse an image with another SHA-256 than this
+    /// Refuse an image with another SHA-256 than this: that of the file, or of the manifest or index in a registry
     #[arg(long, value_name = "SHA256", value_parser = parse_digest)]
     require_digest: Option<String>,
     /// Take an image from a server although nobody has signed its list, or this host has no keys
@@ -77,6 +79,8 @@ pub enum Source {
     /// A file, device or directory.
     Here(PathBuf, Option<String>),
     Server(Box<Server>),
+    /// An image for containers.
+    Layers(Box<Layered>),
 }
 
 pub struct Server {
@@ -141,7 +145,16 @@ impl Source {
         if let Some(descriptor) = delivery.progress_fd {
             progress::report_to(descriptor)?;
         }
+        let layered = |reference: &Reference, conf| {
+            let required = delivery.require_digest.as_deref();
+            let found = Layered::find(reference, conf, required, tx.interrupt())?;
+            Ok(Self::Layers(Box::new(found)))
+        };
         let address = match image.map(|image| (image, image.to_str())) {
+            Some((_, Some(text))) if Reference::is_meant(text) => {
+                let reference = Reference::parse(text).with_context(|| format!("{text:?}"))?;
+                return layered(&reference, Conf::load(Path::new("/"))?);
+            }
             Some((_, Some(text))) if Url::is_meant(text) => Some(text),
             Some((path, _)) => {
                 let path = path.to_owned();
@@ -150,6 +163,9 @@ impl Source {
             None => None,
         };
         let conf = Conf::load(Path::new("/"))?;
+        if let (None, Some(reference)) = (address, conf.image.clone()) {
+            return layered(&reference, conf);
+        }
         let (url, patterns) = match address {
             Some(text) => place(Url::parse(text).context("the address of the image")?, &conf),
             None => (conf.path.clone().context(NO_SOURCE)?, conf.patterns.clone()),
@@ -226,14 +242,42 @@ impl Source {
         match self {
             Self::Here(path, _) => path.clone(),
             Self::Server(server) => server.found.url.to_string().into(),
+            Self::Layers(layered) => layered.found.reference.to_string().into(),
         }
     }
 
-    /// The SHA-256 of an image in one file or device.
+    /// The digest of one that is not on this host.
+    pub fn digest_elsewhere(&self) -> Option<&str> {
+        match self {
+            Self::Server(server) => Some(&server.found.digest),
+            Self::Layers(of) if of.found.is_elsewhere() => Some(of.found.digest.hex()),
+            Self::Here(..) | Self::Layers(_) => None,
+        }
+    }
+
+    /// Fetches one that is not on this host, and keeps it there.
+    pub fn fetch(&self, tx: &mut Transaction) -> Result<()> {
+        match self {
+            Self::Here(..) => Ok(()),
+            Self::Layers(layered) => layered.fetch(tx).map(drop),
+            Self::Server(server) => match server.fetch(tx)? {
+                Some(Fetched::TooLarge(need, have)) => bail!(
+                    "there is no room to keep {}: it needs {}, and {} are free",
+                    self.name().display(),
+                    text::size(need),
+                    text::size(have)
+                ),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// The SHA-256 of an image in one file or device, or of the manifest of one in layers.
     pub fn digest(&self, tx: &Transaction) -> Result<Option<String>> {
         let (path, required) = match self {
             Self::Here(path, required) => (path, required),
             Self::Server(server) => return Ok(Some(server.found.digest.clone())),
+            Self::Layers(layered) => return Ok(Some(layered.found.digest.hex().to_owned())),
         };
         if path.is_dir() {
             ensure!(
@@ -261,10 +305,12 @@ impl Source {
         }
     }
 
-    /// In bytes, if it is a file of this host.
+    /// In bytes, if it is a file of this host, or its layers are known.
     pub fn size(&self) -> Option<u64> {
-        let Self::Here(path, _) = self else {
-            return None;
+        let path = match self {
+            Self::Here(path, _) => path,
+            Self::Server(_) => return None,
+            Self::Layers(layered) => return layered.found.size(),
         };
         let metadata = fs::metadata(path).ok();
         metadata
@@ -278,13 +324,14 @@ impl Source {
         match self {
             Self::Here(path, _) => base::open(tx, path, None),
             Self::Server(server) => server.open(tx),
+            Self::Layers(layered) => layered.open(tx),
         }
     }
 }
 
 impl Server {
     /// Fetches it. Nothing in a dry run.
-    pub fn fetch(&self, tx: &mut Transaction) -> Result<Option<Fetched>> {
+    fn fetch(&self, tx: &mut Transaction) -> Result<Option<Fetched>> {
         let Found { url, digest, .. } = &self.found;
         let mut fetched = None;
         tx.work(&self.line(), |interrupt| {
@@ -428,7 +475,7 @@ pub fn clean(context: &Context) -> Result<()> {
     if unused.is_empty() {
         return Ok(());
     }
-    let rm = Cmd::new("rm").args(["-f", "--"]).args(unused);
+    let rm = Cmd::new("rm").args(["-rf", "--"]).args(unused);
     context.change("gc", |tx| tx.run(&rm))
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use super::oci::reference::Reference;
 use super::url::Url;
 use crate::sys::files::read_if_there;
 
@@ -21,6 +22,8 @@ pub const SPOOL: &str = "var/cache/imgbased";
 pub struct Conf {
     /// The directory with the images.
     pub path: Option<Url>,
+    /// An image in layers, which is there instead of that.
+    pub image: Option<Reference>,
     /// What the names of images look like; see [`super::pattern::Pattern`].
     pub patterns: Vec<String>,
     /// No image with a lower version is taken.
@@ -48,7 +51,11 @@ const BASES_LEAST: usize = 2;
 
 const KEYS: [Key; 8] = [
     ("Source", "Path", |conf, value| {
-        conf.path = Some(Url::parse(value)?.as_directory());
+        (conf.path, conf.image) = if Reference::is_meant(value) {
+            (None, Some(Reference::parse(value)?))
+        } else {
+            (Some(Url::parse(value)?.as_directory()), None)
+        };
         Ok(())
     }),
     ("Source", "MatchPattern", |conf, value| {
@@ -95,6 +102,7 @@ impl Conf {
     fn of_nothing(root: &Path) -> Self {
         Self {
             path: None,
+            image: None,
             patterns: Vec::new(),
             least: None,
             verify: true,
@@ -167,7 +175,7 @@ impl Conf {
     fn reset(&mut self, key: &str, root: &Path) {
         let nothing = Self::of_nothing(root);
         match key {
-            "Path" => self.path = nothing.path,
+            "Path" => (self.path, self.image) = (nothing.path, nothing.image),
             "MatchPattern" => self.patterns = nothing.patterns,
             "Proxy" => self.proxy = nothing.proxy,
             "StallSec" => self.stall = nothing.stall,
@@ -277,6 +285,36 @@ mod tests {
         let mut conf = conf;
         conf.read(all, "y.conf", Path::new("/")).unwrap();
         assert_eq!(conf, Conf::of_nothing(Path::new("/")));
+    }
+
+    #[test]
+    fn a_path_can_be_an_image_in_layers() {
+        for (text, path, image) in [
+            (
+                "Path=docker://h:5000/a/b:v1",
+                None,
+                Some("docker://h:5000/a/b:v1"),
+            ),
+            (
+                "Path=oci:/srv/x\nPath=http://h/d",
+                Some("http://h/d/"),
+                None,
+            ),
+            ("Path=http://h/d\nPath=oci:/srv/x", None, Some("oci:/srv/x")),
+            ("Path=oci:/srv/x\nPath=", None, None),
+        ] {
+            let (conf, _) = read(&format!("[Source]\n{text}\n")).unwrap();
+            let shown = (
+                conf.path.map(|it| it.to_string()),
+                conf.image.map(|it| it.to_string()),
+            );
+            assert_eq!(
+                shown,
+                (path.map(str::to_owned), image.map(str::to_owned)),
+                "{text}"
+            );
+        }
+        assert!(read("[Source]\nPath=docker://\n").is_err());
     }
 
     #[test]

@@ -26,8 +26,11 @@ const PART: &str = ".part";
 /// Where the part is from.
 const ORIGIN: &str = ".json";
 const LIST: &str = ".list";
+/// Has the layers of images, see [`super::oci::Store`].
+const LAYERS: &str = "layers";
+const LAYERS_LOCK: &str = "layers.lock";
 /// What stays free, in bytes.
-const SPARE: u64 = 32 << 20;
+pub const SPARE: u64 = 32 << 20;
 
 /// A directory for what is fetched.
 #[derive(Clone, Debug)]
@@ -66,7 +69,7 @@ impl Spool {
     }
 
     /// Makes the directory. Refuses one that others than root can write to.
-    fn prepare(&self) -> Result<()> {
+    pub fn prepare(&self) -> Result<()> {
         let failed = || format!("cannot make {}", self.dir.display());
         DirBuilder::new()
             .recursive(true)
@@ -255,7 +258,16 @@ impl Spool {
         Ok(free.saturating_sub(SPARE))
     }
 
-    /// The files that nobody uses now.
+    pub fn layers(&self) -> PathBuf {
+        self.dir.join(LAYERS)
+    }
+
+    /// Is locked by who uses the layers.
+    pub fn layers_lock(&self) -> PathBuf {
+        self.dir.join(LAYERS_LOCK)
+    }
+
+    /// The files that nobody uses now, and the directory with layers.
     pub fn unused(&self) -> Vec<PathBuf> {
         let listed = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let is_of_spool = |path: &PathBuf| {
@@ -267,20 +279,26 @@ impl Spool {
             (is_named || is_temporary(path))
                 && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
         };
-        let is_free = |path: &PathBuf| {
-            let part = path.with_extension(&PART[1..]);
-            File::open(part).map_or(true, |file| {
-                Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok()
-            })
-        };
+        let is_free = |path: &PathBuf| is_lockable(&path.with_extension(&PART[1..]));
         let mut found: Vec<PathBuf> = listed
             .map(|entry| entry.path())
             .filter(is_of_spool)
             .filter(is_free)
             .collect();
+        let layers = [self.layers(), self.layers_lock()];
+        if is_lockable(&layers[1]) {
+            found.extend(layers.into_iter().filter(|path| path.exists()));
+        }
         found.sort_unstable();
         found
     }
+}
+
+/// Whether nobody has locked a file, or it is not there.
+fn is_lockable(path: &Path) -> bool {
+    File::open(path).map_or(true, |file| {
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok()
+    })
 }
 
 /// Why a file is not taken.
@@ -294,7 +312,7 @@ pub fn wrong(url: &Url, found: &str, wanted: &str, is_page: bool) -> String {
 }
 
 /// The hash of a file up to its end, where it is left.
-fn sum(file: &mut File, label: &str, interrupt: &Interrupt) -> Result<Sha256> {
+pub fn sum(file: &mut File, label: &str, interrupt: &Interrupt) -> Result<Sha256> {
     let failed = || format!("cannot read what there is of {label}");
     let mut progress = Progress::new(label, file.metadata().with_context(failed)?.len());
     let mut hash = Sha256::new();

@@ -80,14 +80,14 @@ impl Layers {
             self.measure(interrupt)?;
         }
         let removals = self.removals.get().context("they were measured")?;
-        let root = Dir::root(to)?;
+        let top = Dir::root(to)?;
         let mut done = 0;
         let mut tell = |bytes| {
             done += bytes;
             progress.show(done);
             interrupt.check()
         };
-        let mut unpacking = Unpacking::new(&root, room, &mut tell);
+        let mut unpacking = Unpacking::new(&top, room, &mut tell);
         for (layer, removals) in self.layers.iter().zip(removals) {
             layer.read(&mut |input| unpacking.add(removals, input))?;
         }

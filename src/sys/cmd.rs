@@ -42,6 +42,8 @@ pub struct Cmd {
     accepted: &'static [i32],
     uninterrupted: bool,
     ends_unread: bool,
+    /// Beside those of [`ENVIRONMENT`].
+    variables: Vec<(&'static str, OsString)>,
 }
 
 impl Cmd {
@@ -52,6 +54,7 @@ impl Cmd {
             accepted: &[0],
             uninterrupted: false,
             ends_unread: false,
+            variables: Vec::new(),
         }
     }
 
@@ -95,6 +98,12 @@ impl Cmd {
     /// has started. It is not killed then.
     pub fn ends_unread(mut self) -> Self {
         self.ends_unread = true;
+        self
+    }
+
+    /// Gives the program this variable, too. It is not shown: it can hold a password.
+    pub fn variable(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.variables.push((name, value.into()));
         self
     }
 
@@ -168,6 +177,8 @@ impl Cmd {
             command.process_group(0);
         }
         command.args(&self.args).env_clear().envs(ENVIRONMENT);
+        let variables = self.variables.iter();
+        command.envs(variables.map(|(name, value)| (name, value)));
         command
     }
 
@@ -379,6 +390,15 @@ mod tests {
         let shown = Cmd::new("printf").arg("%s").arg(odd).to_string();
         let shell = Command::new("sh").args(["-c", &shown]).output().unwrap();
         assert_eq!(shell.stdout, odd.as_bytes());
+    }
+
+    #[test]
+    fn a_variable_is_given_and_not_shown() {
+        let cmd = Cmd::new("sh")
+            .args(["-c", "echo $PROXY"])
+            .variable("PROXY", "http://u:p@h");
+        assert_eq!(cmd.run().unwrap(), "http://u:p@h\n");
+        assert!(!cmd.to_string().contains("http"));
     }
 
     #[test]

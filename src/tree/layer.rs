@@ -62,7 +62,7 @@ pub type Tell<'a> = dyn FnMut(u64) -> Result<()> + 'a;
 pub fn survey(input: &mut dyn Read, see: &mut dyn FnMut(&[u8]), tell: &mut Tell) -> Result<Survey> {
     let mut archive = Archive::new(input);
     let mut survey = Survey::default();
-    while let Some(entry) = archive.next()? {
+    while let Some(entry) = archive.next_entry()? {
         match said(entry)? {
             Said::Put(entry) => {
                 let size = space(&entry);
@@ -137,7 +137,7 @@ fn said(entry: Entry) -> Result<Said> {
 
 /// Puts layers into a root, one on another. Links in it are followed as in that root, and never out of it.
 pub struct Unpacking<'a> {
-    root: &'a Dir,
+    to: &'a Dir,
     /// How much may be written, in bytes.
     room: u64,
     written: u64,
@@ -150,9 +150,9 @@ pub struct Unpacking<'a> {
 }
 
 impl<'a> Unpacking<'a> {
-    pub fn new(root: &'a Dir, room: u64, tell: &'a mut Tell<'a>) -> Self {
+    pub fn new(to: &'a Dir, room: u64, tell: &'a mut Tell<'a>) -> Self {
         Self {
-            root,
+            to,
             room,
             written: 0,
             tell,
@@ -171,7 +171,7 @@ impl<'a> Unpacking<'a> {
             })?;
         }
         let mut archive = Archive::new(input);
-        while let Some(entry) = archive.next()? {
+        while let Some(entry) = archive.next_entry()? {
             if let Said::Put(entry) = said(entry)? {
                 self.put(&entry, &mut archive)
                     .with_context(|| format!("cannot write /{}", escaped(&entry.path)))?;
@@ -184,7 +184,7 @@ impl<'a> Unpacking<'a> {
     pub fn finish(self) -> Result<()> {
         for (path, time) in &self.times {
             let (above, name) = split(path);
-            let Some(dir) = self.root.resolve_dir(above)? else {
+            let Some(dir) = self.to.resolve_dir(above)? else {
                 continue;
             };
             let is_dir = |stat: Stat| stat.kind == Kind::Dir;
@@ -199,19 +199,17 @@ impl<'a> Unpacking<'a> {
         (self.tell)(0)?;
         // What is cached can be gone.
         self.last = None;
-        let Some(dir) = self.root.resolve_dir(&removal.dir)? else {
+        let Some(dir) = self.to.resolve_dir(&removal.dir)? else {
             return Ok(());
         };
-        match &removal.name {
-            Some(name) => dir.remove_all(name)?,
-            None => {
-                let is_top = dir.stat()?.id == self.root.stat()?.id;
-                for name in dir.names()? {
-                    // It is of the filesystem, and no layer has it.
-                    if !(is_top && name == LOST_AND_FOUND) {
-                        dir.remove_all(&name)?;
-                    }
-                }
+        if let Some(name) = &removal.name {
+            return Ok(dir.remove_all(name)?);
+        }
+        let is_top = dir.stat()?.id == self.to.stat()?.id;
+        for name in dir.names()? {
+            // It is of the filesystem, and no layer has it.
+            if !(is_top && name == LOST_AND_FOUND) {
+                dir.remove_all(&name)?;
             }
         }
         Ok(())
@@ -257,7 +255,7 @@ impl<'a> Unpacking<'a> {
             What::Special(kind, device) => dir.make_special(name, *kind, *device)?,
             What::Name(of) => {
                 let (above, of) = split(of);
-                let from = self.root.resolve_dir(above)?;
+                let from = self.to.resolve_dir(above)?;
                 let from = from.context("what it is another name of is not there")?;
                 let is_file = |stat: Stat| stat.kind != Kind::Dir;
                 ensure!(
@@ -290,14 +288,14 @@ impl<'a> Unpacking<'a> {
         if let Some((_, dir)) = self.last.take().filter(|(last, _)| last == path) {
             return Ok(dir);
         }
-        if let Some(dir) = self.root.resolve_dir(path)? {
+        if let Some(dir) = self.to.resolve_dir(path)? {
             return Ok(dir);
         }
-        let mut dir = self.root.again()?;
+        let mut dir = self.to.again()?;
         let mut above = PathBuf::new();
         for name in path {
             above.push(name);
-            dir = match self.root.resolve_dir(&above)? {
+            dir = match self.to.resolve_dir(&above)? {
                 Some(next) => next,
                 None if dir.stat_of(name)?.is_none() => {
                     dir.make_dir(name)?;
@@ -334,8 +332,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, symlink};
 
-    use super::super::tar::tests::{file, header, link};
     use super::*;
+    use crate::tree::tar::tests::{file, header, link};
 
     /// Rows such as `d a`, `f a/b text`, `l link target` and `h name of`.
     fn layer(rows: &[&str]) -> Vec<u8> {
@@ -383,14 +381,14 @@ mod tests {
         }
     }
 
-    fn unpack(root: &Path, layers: &[Vec<u8>], room: u64) -> Result<()> {
-        let root = Dir::root(root)?;
+    fn unpack(to: &Path, layers: &[Vec<u8>], room: u64) -> Result<()> {
+        let to = Dir::root(to)?;
         let mut tell = |_| Ok(());
         let mut surveys = Vec::new();
         for layer in layers {
             surveys.push(survey(&mut &layer[..], &mut |_| (), &mut tell)?);
         }
-        let mut unpacking = Unpacking::new(&root, room, &mut tell);
+        let mut unpacking = Unpacking::new(&to, room, &mut tell);
         for (layer, survey) in layers.iter().zip(&surveys) {
             unpacking.add(&survey.removals, &mut &layer[..])?;
         }
@@ -540,7 +538,7 @@ mod tests {
         let whole = layer(&["f a 1"]);
         let dir = tempfile::tempdir().unwrap();
         symlink(&secret, dir.path().join("a")).unwrap();
-        unpack(dir.path(), &[whole.clone()], u64::MAX).unwrap();
+        unpack(dir.path(), std::slice::from_ref(&whole), u64::MAX).unwrap();
         assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");
         let error = unpack(dir.path(), &[whole[..600].to_vec()], u64::MAX).unwrap_err();
         assert!(error.to_string().contains("in the middle"), "{error:#}");
@@ -573,7 +571,7 @@ mod tests {
         let layers = [
             layer(&["d a", "f a/b 1"]),
             [header("c", b'0', 0, |block| {
-                block[100..107].copy_from_slice(b"0004751")
+                block[100..107].copy_from_slice(b"0004751");
             })]
             .concat(),
             layer(&["f a/d 2"]),

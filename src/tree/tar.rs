@@ -69,7 +69,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// The next path; nothing at the end. What was not read of the content before is passed over.
-    pub fn next(&mut self) -> Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         let mut more = More::default();
         loop {
             let rest = self.left.saturating_add(self.padding);
@@ -194,17 +194,17 @@ impl Header {
         [prefix, b"/", name].concat()
     }
 
-    fn entry(&self, more: More) -> Result<Entry> {
-        let name = more.path.unwrap_or_else(|| self.name());
+    fn entry(&self, told: More) -> Result<Entry> {
+        let name = told.path.unwrap_or_else(|| self.name());
         let shown = String::from_utf8_lossy(&name).into_owned();
-        let link = more
+        let link = told
             .link
             .unwrap_or_else(|| text(self.field(157, 100)).to_owned());
         let entry = || {
             let what = match self.kind() {
                 // As it was before there was a type for directories.
                 0 if name.ends_with(b"/") => What::Dir,
-                0 | b'0' | b'7' => What::File(match more.size {
+                0 | b'0' | b'7' => What::File(match told.size {
                     Some(size) => size,
                     None => self.size()?,
                 }),
@@ -230,12 +230,12 @@ impl Header {
                 path: inside(&name)?,
                 what,
                 meta: Meta {
-                    uid: owner(more.uid, 108, "owner")?,
-                    gid: owner(more.gid, 116, "group")?,
+                    uid: owner(told.uid, 108, "owner")?,
+                    gid: owner(told.gid, 116, "group")?,
                     mode: u32::try_from(mode)?,
-                    xattrs: more.xattrs,
+                    xattrs: told.xattrs,
                 },
-                mtime: match more.mtime {
+                mtime: match told.mtime {
                     Some(mtime) => mtime,
                     None => (
                         number(self.field(136, 12)).context("its time is no number")?,
@@ -297,7 +297,7 @@ impl More {
                 bail!("it is a sparse file; pack it without --sparse")
             }
             _ if key.starts_with("SCHILY.acl.") => {
-                bail!("it is an ACL as text; pack it without --acls, and with --xattrs")
+                bail!("it has an ACL as text; pack it without --acls")
             }
             _ => {
                 let name = key.strip_prefix("SCHILY.xattr.");
@@ -414,7 +414,10 @@ pub(super) mod tests {
 
     fn record(key: &str, value: &[u8]) -> Vec<u8> {
         let rest = [b" ", key.as_bytes(), b"=", value, b"\n"].concat();
-        let length = (rest.len()..).find(|all| all.to_string().len() + rest.len() == *all);
+        let lengths = rest.len()..rest.len() + 10;
+        let length = lengths
+            .into_iter()
+            .find(|all| all.to_string().len() + rest.len() == *all);
         [length.unwrap().to_string().as_bytes(), &rest].concat()
     }
 
@@ -425,7 +428,7 @@ pub(super) mod tests {
     fn all(archive: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>> {
         let mut archive = Archive::new(archive);
         let mut found = Vec::new();
-        while let Some(entry) = archive.next()? {
+        while let Some(entry) = archive.next_entry()? {
             let mut content = Vec::new();
             archive.read_to_end(&mut content)?;
             found.push((entry, content));
@@ -444,13 +447,13 @@ pub(super) mod tests {
             link("a/hard", b'1', "./a/b"),
             link("soft", b'2', "../../etc/passwd"),
             header("null", b'3', 0, |block| {
-                block[329..344].copy_from_slice(b"0000001\x000000003")
+                block[329..344].copy_from_slice(b"0000001\x000000003");
             }),
             header("pipe", b'6', 0, |_| ()),
             more(b'L', format!("{long}\0").as_bytes()),
             file("short", b"x"),
             header("name", b'0', 0, |block| {
-                block[345..349].copy_from_slice(b"dirs")
+                block[345..349].copy_from_slice(b"dirs");
             }),
             vec![0; 2 * BLOCK],
             b"what follows".to_vec(),
@@ -496,7 +499,7 @@ pub(super) mod tests {
         // Nobody has to read the contents.
         let mut archive = Archive::new(&archive[..]);
         let mut count = 0;
-        while archive.next().unwrap().is_some() {
+        while archive.next_entry().unwrap().is_some() {
             count += 1;
         }
         assert_eq!(count, 10);
@@ -560,7 +563,7 @@ pub(super) mod tests {
         };
         let number = |text: &'static [u8]| {
             header("a", b'0', 0, |block| {
-                block[124..124 + text.len()].copy_from_slice(text)
+                block[124..124 + text.len()].copy_from_slice(text);
             })
         };
         for (archive, why) in [
@@ -586,7 +589,7 @@ pub(super) mod tests {
             (header("a", b'V', 0, |_| ()), "unknown type 'V'"),
             (
                 header("a", b'0', 0, |block| {
-                    block[108..116].copy_from_slice(&[0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])
+                    block[108..116].copy_from_slice(&[0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
                 }),
                 "its owner",
             ),
@@ -647,8 +650,8 @@ pub(super) mod tests {
         let mut archive = file("a", &[7; 5000]);
         archive.truncate(3000);
         let mut archive = Archive::new(&archive[..]);
-        archive.next().unwrap().unwrap();
-        let error = archive.next().unwrap_err().to_string();
+        archive.next_entry().unwrap().unwrap();
+        let error = archive.next_entry().unwrap_err().to_string();
         assert_eq!(error, "it ends in the middle of a file");
     }
 }

@@ -5,6 +5,7 @@
 mod child;
 mod fetch;
 mod killed;
+mod layers;
 mod list;
 mod server;
 mod signature;

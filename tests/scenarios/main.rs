@@ -39,6 +39,7 @@ mod persist;
 mod power_cut;
 mod prepare;
 mod refusals;
+mod registry;
 mod rollback;
 mod sandbox;
 mod seed;
@@ -71,6 +72,7 @@ fn all() -> Vec<Scenario> {
         rollback::SCENARIOS,
         storage::SCENARIOS,
         refusals::SCENARIOS,
+        registry::SCENARIOS,
         power_cut::SCENARIOS,
         kernels::SCENARIOS,
         groups::SCENARIOS,

@@ -123,6 +123,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
             Source::Here(..) => (Some(source.open(tx)?), None),
             // It is looked into when it is here.
             Source::Server(server) => (None, Some(&server.found)),
+            Source::Layers(_) => (None, None),
         };
         let digest = source.digest(tx)?;
         let selection = boot.selection()?;
@@ -144,7 +145,10 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
             refuse(Needs::of(&group, &source).map(|found| needs = found));
         }
         let (mut merge, mut packages) = (None, Vec::new());
-        let mut version = server.and_then(|server| server.version.clone());
+        let mut version = match &source {
+            Source::Layers(layered) => layered.found.version.clone(),
+            _ => server.and_then(|server| server.version.clone()),
+        };
         let (mut carried, mut left_behind) = (Vec::new(), Vec::new());
         looked_into(tx, opened.as_ref(), |tx, root| {
             version = version_of(&Root::at(root));

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::boot::Selection;
 use crate::boot::root::Root;
-use crate::delivery::spool::Fetched;
+use crate::delivery::oci::reference::Reference;
 use crate::merge::Outside;
 use crate::model::layout::{Group, Role, in_tag, tag};
 use crate::model::name::LvName;
@@ -46,15 +46,15 @@ pub use waiting::{Waiting, lists_changed, tell_of_lost_changes};
     reason = "each is an option of its own"
 )]
 pub struct Update {
-    /// File, block device or directory that holds the image; or its address on a server, beside a signed SHA256SUMS
-    /// [default: the newest of the server that imgbased.conf names]
+    /// File, block device or directory that holds the image; or its address on a server, beside a signed SHA256SUMS; or
+    /// an image for containers, as `docker://HOST/NAME:TAG` or `oci:DIR` [default: what imgbased.conf names]
     image: Option<PathBuf>,
     #[command(flatten)]
     delivery: Delivery,
     /// Say what would happen, and change nothing
     #[arg(long, conflicts_with = "apply")]
     check: bool,
-    /// Only fetch an image from a server, for a later update
+    /// Only fetch an image from a server or registry, for a later update
     #[arg(long, conflicts_with_all = ["check", "apply"])]
     download_only: bool,
     /// Take what was fetched before, and ask no server
@@ -124,7 +124,15 @@ impl Update {
 
     /// What is left behind knowingly: also the image itself.
     fn leave(&self) -> Vec<PathBuf> {
-        let image = self.image().canonicalize().ok();
+        let text = self
+            .image()
+            .to_str()
+            .filter(|text| Reference::is_meant(text));
+        let reference = text.and_then(|text| Reference::parse(text).ok());
+        let path = reference
+            .as_ref()
+            .map_or(Some(self.image()), Reference::path);
+        let image = path.and_then(|path| path.canonicalize().ok());
         let image = image.filter(|image| image != Path::new("/"));
         self.leave.iter().cloned().chain(image).collect()
     }
@@ -358,26 +366,22 @@ fn download(context: &Context, update: &Update) -> Result<ExitCode> {
     let said = writer.transaction(|tx| {
         let source = update.source(context, tx)?;
         let update = &update.of(&source);
-        let Source::Server(server) = &source else {
-            bail!("{} is on this host already", update.shown());
-        };
+        let digest = source.digest_elsewhere();
+        let digest =
+            digest.with_context(|| format!("{} is on this host already", update.shown()))?;
         let group = context.load()?;
         let booted = running_layer(&group)?;
         let selection = context.boot_partition()?.selection()?;
-        let facts = facts(&group, &booted, &selection, Some(&server.found.digest));
+        let facts = facts(&group, &booted, &selection, Some(digest));
         let standing = facts.standing();
         if standing != Standing::New {
             return Ok(format!("{} {standing}\n", update.shown()));
         }
-        Ok(match server.fetch(tx)? {
-            Some(Fetched::TooLarge(need, have)) => bail!(
-                "there is no room to keep {}: it needs {}, and {} are free",
-                update.shown(),
-                text::size(need),
-                text::size(have)
-            ),
-            _ => format!("{} is here, and waits for an update\n", update.shown()),
-        })
+        source.fetch(tx)?;
+        Ok(format!(
+            "{} is here, and waits for an update\n",
+            update.shown()
+        ))
     })?;
     say(&said)?;
     Ok(ExitCode::SUCCESS)
@@ -394,7 +398,7 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     // One that is not here is fetched only if it is wanted.
     let opened = match source {
         Source::Here(..) => Some(source.open(tx)?),
-        Source::Server(_) => None,
+        Source::Server(_) | Source::Layers(_) => None,
     };
     let digest = source.digest(tx)?;
     let selection = boot.selection()?;

@@ -72,6 +72,12 @@ impl Digest {
     }
 }
 
+impl From<Sha256> for Digest {
+    fn from(sum: Sha256) -> Self {
+        Self(format!("{:x}", sum.finalize()))
+    }
+}
+
 impl TryFrom<String> for Digest {
     type Error = anyhow::Error;
 
@@ -362,10 +368,11 @@ pub struct Image {
     pub manifest: Manifest,
 }
 
-/// A directory in the OCI image layout.
+/// A directory in the OCI image layout, or one with a manifest and blobs side by side.
 pub struct Layout {
     dir: PathBuf,
     top: File,
+    is_flat: bool,
 }
 
 #[derive(Deserialize)]
@@ -376,11 +383,7 @@ struct Marker {
 
 impl Layout {
     pub fn open(dir: &Path) -> Result<Self> {
-        let top = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
-        let layout = Self {
-            dir: dir.to_owned(),
-            top,
-        };
+        let layout = Self::at(dir, false)?;
         let marker = layout
             .read("oci-layout", 1 << 10)
             .with_context(|| format!("{} is no OCI image layout", dir.display()))?;
@@ -394,6 +397,20 @@ impl Layout {
         Ok(layout)
     }
 
+    /// A directory as skopeo(1) writes it for `dir:`.
+    pub fn flat(dir: &Path) -> Result<Self> {
+        Self::at(dir, true)
+    }
+
+    fn at(dir: &Path, is_flat: bool) -> Result<Self> {
+        let top = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            top,
+            is_flat,
+        })
+    }
+
     /// The image of this tag, or the only one, that runs on `host`.
     pub fn image(&self, tag: Option<&str>, host: &Platform) -> Result<Image> {
         self.find(tag, host)
@@ -401,6 +418,16 @@ impl Layout {
     }
 
     fn find(&self, tag: Option<&str>, host: &Platform) -> Result<Image> {
+        if self.is_flat {
+            let content = self.read("manifest.json", DOCUMENT_MOST)?;
+            let Document::Manifest(manifest) = Document::parse(&content)? else {
+                bail!("it has images for several platforms");
+            };
+            return Ok(Image {
+                digest: Digest::of(&content),
+                manifest,
+            });
+        }
         let index = self.read("index.json", DOCUMENT_MOST)?;
         let Document::Index(mut index) = Document::parse(&index)? else {
             bail!("index.json is no index");
@@ -424,19 +451,24 @@ impl Layout {
 
     /// A document that another one names.
     pub fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        let content = self.read(&descriptor.digest.path(), DOCUMENT_MOST)?;
+        let path = self.path(&descriptor.digest);
+        let content = self.read(&path, DOCUMENT_MOST)?;
         let found = Digest::of(&content);
-        ensure!(
-            found == descriptor.digest,
-            "{} has the digest {found}",
-            descriptor.digest.path()
-        );
+        ensure!(found == descriptor.digest, "{path} has the digest {found}");
         Ok(content)
     }
 
     /// Where a layer is, if it is there.
     pub fn blob(&self, digest: &Digest) -> PathBuf {
-        self.dir.join(digest.path())
+        self.dir.join(self.path(digest))
+    }
+
+    fn path(&self, digest: &Digest) -> String {
+        if self.is_flat {
+            digest.hex().to_owned()
+        } else {
+            digest.path()
+        }
     }
 
     /// A file of at most `most` bytes. No link in the layout is followed.
@@ -679,6 +711,23 @@ mod tests {
     }
 
     #[test]
+    fn an_image_is_found_in_a_directory_beside_its_blobs() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("manifest.json"), manifest()).unwrap();
+        fs::write(dir.path().join(HEX), "").unwrap();
+        let layout = Layout::flat(dir.path()).unwrap();
+        let image = layout.image(None, &host()).unwrap();
+        assert_eq!(image.digest, Digest::of(manifest().as_bytes()));
+        assert_eq!(layout.document(&image.manifest.config).unwrap(), b"");
+        fs::write(dir.path().join("manifest.json"), index_of(&[])).unwrap();
+        let error = layout.image(None, &host()).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("several platforms"),
+            "{error:#}"
+        );
+    }
+
+    #[test]
     fn an_image_is_found_in_a_layout() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
@@ -693,7 +742,7 @@ mod tests {
         fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
         assert!(refused(None).contains("cannot read index.json"));
         let one = put(dir, OCI_MANIFEST, &manifest());
-        let inner = put(dir, INDEXES[0], &index_of(&[one.clone()]));
+        let inner = put(dir, INDEXES[0], &index_of(std::slice::from_ref(&one)));
         for index in [&one, &inner] {
             fs::write(
                 dir.join("index.json"),
