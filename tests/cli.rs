@@ -39,6 +39,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["image", "prepare"], "<DIR>"),
         (&["image", "prepare", "x", "--name", "a b"], "contains ' '"),
         (&["image", "check", "x", "--against", "a b"], "contains ' '"),
+        (&["image", "pack"], "<DIR>"),
+        (&["image", "pack", "x"], "<OUT>"),
         (&["base", "add", "x", "--size", "1X"], "unknown unit"),
         (&["base", "add", "x", "--size", "0"], "greater than zero"),
         (
@@ -160,6 +162,10 @@ fn what_cannot_be_done_exits_with_1_and_one_line() {
         ),
         (
             &["-n", "image", "check", "/nonexistent"],
+            "cannot read /nonexistent",
+        ),
+        (
+            &["-n", "image", "pack", "/nonexistent", "/nonexistent2"],
             "cannot read /nonexistent",
         ),
         (

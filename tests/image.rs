@@ -1,9 +1,15 @@
-//! `image prepare` and `image check` by the real binary, on plain directories and on images of them. As root; an image
+//! `image prepare`, `image check` and `image pack` by the real binary, on plain directories and on images of them. As root; an image
 //! is looked into where one may be mounted.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+
+use imgbased_helper::delivery::oci::layout::{Layout, Platform};
+use imgbased_helper::sys::interrupt::Interrupt;
+use imgbased_helper::sys::progress::Progress;
+use imgbased_helper::tree::Dir;
+use imgbased_helper::tree::toc::{self, Build, Entry, Limits, Position};
 
 /// A root as a build leaves it, with what an image must not have.
 const TREE: [(&str, &str); 14] = [
@@ -198,4 +204,112 @@ fn an_image_of_each_kind_is_looked_into_and_stays_as_it_is() {
     let (ids, data) = found(&[full.to_str().expect("a plain path")]);
     let is_full = ids.last().map(String::as_str) == Some("size");
     assert!(is_full, "{data}");
+}
+
+/// All chunks of these files, decompressed, from a layer in a file.
+fn chunks(layer: &Path, entries: &[Entry], files: &[usize]) -> Vec<u8> {
+    let layer = fs::read(layer).expect("a layer");
+    let mut frames = Vec::new();
+    for place in toc::places(entries, files) {
+        let at = |place: u64| usize::try_from(place).expect("a small layer");
+        frames.extend_from_slice(&layer[at(place.from)..at(place.end)]);
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::write(dir.path().join("frames.zst"), frames).expect("a file");
+    assert!(shell("zstd -dq frames.zst", dir.path()));
+    fs::read(dir.path().join("frames")).expect("a file")
+}
+
+#[test]
+fn a_packed_tree_can_be_made_again_from_its_parts() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("tree")).expect("a directory");
+    make(&at("tree"));
+    let more = r#"
+        seq 300000 >usr/numbers
+        head -c 300000 /dev/zero >usr/zeros; echo end >>usr/zeros
+        head -c 200000 /dev/urandom >usr/random
+        ln usr/random usr/same
+        ln -s ../usr/random etc/link
+        mkfifo usr/pipe
+        mknod usr/null c 1 3
+        : >usr/empty
+        chmod 4755 usr/numbers; chown 3:4 usr/random
+        touch -d '2001-01-01 12:00:00.123456789' usr/numbers usr"#;
+    assert!(shell(more, &at("tree")));
+    let path = |name: &str| at(name).to_str().expect("a plain path").to_owned();
+    let output = helper(&["image", "pack", &path("tree"), &path("packed")]);
+    let said = text(&output.stdout) + &text(&output.stderr);
+    if said.contains("1.15 or newer is needed") {
+        // That of Debian 12.
+        assert!(!at("packed").exists());
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("is packed; sign SHA256SUMS"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(shell("sha256sum --check --quiet SHA256SUMS", &at("packed")));
+    assert!(shell(
+        "test \"$(ls)\" = \"$(printf '%s\n' SHA256SUMS blobs index.json oci-layout)\"",
+        &at("packed")
+    ));
+
+    let layout = Layout::open(&at("packed")).expect("a layout");
+    let image = layout.image(None, &Platform::host()).expect("an image");
+    let layer = &image.manifest.layers[0];
+    let annotation = |key: &str| layer.annotation(key).map(str::to_owned);
+    let position = Position::find(&annotation, layer.size).expect("a place");
+    let position = position.expect("a table");
+    let blob = layout.blob(&layer.digest);
+    let whole = fs::read(&blob).expect("a layer");
+    let packed = usize::try_from(position.from).expect("a small layer")
+        ..usize::try_from(position.end).expect("a small layer");
+    let table = position.text(&whole[packed]).expect("a text");
+    let limits = Limits {
+        layer: 0,
+        end: position.from,
+    };
+    let entries = toc::parse(&table, limits).expect("a table");
+    let entries = toc::merged(vec![entries]).expect("a tree");
+    let plan = toc::Plan::new(&entries, &mut []).expect("a plan");
+    let files = plan.in_layers(&entries);
+    let parts = chunks(&blob, &entries, &files);
+    fs::create_dir(at("made")).expect("a directory");
+    let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
+    let to = Dir::root(&at("made")).expect("a directory");
+    let mut build = Build::new(&entries, &plan, &to, 1 << 30, &interrupt, &mut progress);
+    assert!(build.names(&mut |_, _| Ok(None)).expect("names").is_empty());
+    build.contents(&files, &mut &parts[..]).expect("contents");
+    build.end().expect("an end");
+    let list = "find . -printf '%P %y %m %U:%G %T@ %l %n\\n' | sort";
+    let same = format!(
+        "test \"$(cd tree && {list})\" = \"$(cd made && {list})\" && cd tree && \
+         ! find . -type f ! -exec cmp -s {{}} ../made/{{}} \\; -print | grep ."
+    );
+    assert!(shell(&same, dir.path()));
+
+    for (out, why) in [
+        ("packed", "is there already"),
+        ("tree/packed", "would be packed too"),
+        ("none/packed", "nothing can be made"),
+        ("pa:cked", "skopeo takes no directory"),
+    ] {
+        let output = helper(&["image", "pack", &path("tree"), &path(out)]);
+        assert_eq!(output.status.code(), Some(1), "{out}");
+        let said = text(&output.stderr);
+        assert!(said.contains(why), "{out}: {said}");
+    }
+    let output = helper(&["-n", "image", "pack", &path("tree"), &path("dry")]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(!at("dry").exists());
+    assert!(
+        shell(&text(&output.stdout), dir.path()),
+        "{}",
+        text(&output.stdout)
+    );
+    assert!(shell("sha256sum --check --quiet SHA256SUMS", &at("dry")));
 }

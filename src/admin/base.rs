@@ -2,6 +2,7 @@
 
 mod fill;
 pub mod listings;
+pub mod parts;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
 use fill::Filling;
+use parts::Parts;
 
 use super::filesystem::{Filesystem, mount_point};
 use super::look::Look;
@@ -90,8 +92,8 @@ pub fn add(context: &Context, add: Add, delivery: &Delivery) -> Result<()> {
         let source = Source::find(context, tx, Some(&add.image), delivery, Taken::default())?;
         if let (true, Source::Server(server)) = (context.dry_run, &source) {
             // What it becomes shows when it is here.
-            say(&format!("{}\n", server.line()))?;
-            let file = server.found.url.name();
+            let (line, file) = server.line();
+            say(&format!("{line}\n"))?;
             context.say_verb(&["base", "add", &file])?;
             return Ok(None);
         }
@@ -107,10 +109,11 @@ pub fn add(context: &Context, add: Add, delivery: &Delivery) -> Result<()> {
             image: source.name(),
             ..add
         };
-        let opened = source.open(tx)?;
+        let (opened, parts) = source.open(context, tx, add.share)?;
         let tags = digest.map(|digest| format!("{}{digest}", tag::IMAGE));
         let tags: Vec<String> = tags.into_iter().collect();
-        make(context, tx, &add, &opened, &mut |_| Ok(tags.clone())).map(Some)
+        let of = (&opened, parts.as_ref());
+        make(context, tx, &add, of, &mut |_| Ok(tags.clone())).map(Some)
     })?;
     let Some(made) = made else {
         return Ok(());
@@ -145,14 +148,14 @@ pub fn open(tx: &mut Transaction, image: &Path, name: Option<&str>) -> Result<Op
 /// Judges the root of a new base, and returns tags to give to it.
 pub type Judge<'a> = dyn FnMut(&Path) -> Result<Vec<String>> + 'a;
 
-/// Does what [`add`] does, as a part of a verb, but for the listing. The image is closed. `judge` is
-/// asked before the first byte is copied, where the image is a directory or squashfs, and when its root is in the
+/// Does what [`add`] does, as a part of a verb, but for the listing. The image is closed. Of one that is known by its
+/// table of contents there are `parts`. `judge` is asked before the first byte is copied, where the image is a directory or squashfs, and when its root is in the
 /// volume.
 pub fn make(
     context: &Context,
     tx: &mut Transaction,
     add: &Add,
-    opened: &Opened,
+    (opened, parts): (&Opened, Option<&Parts>),
     judge: &mut Judge,
 ) -> Result<Made> {
     let image = &opened.image;
@@ -178,12 +181,17 @@ pub fn make(
         context,
         add,
         image,
+        parts: None,
         needs: &needs,
         plan: &plan,
         room,
     };
     let origin = filling.create(tx, &group)?;
+    let parts = parts
+        .map(|parts| parts.plan(context, tx, &group, origin.files_of()))
+        .transpose()?;
     let filling = Filling {
+        parts: parts.as_ref(),
         room: context.room_when_active(&group)?,
         ..filling
     };
@@ -191,11 +199,11 @@ pub fn make(
     opened.close(tx)?;
     finish(context, tx, &boot, &plan.name, &filesystem, &options, judge)
         .with_context(|| format!("{} did not become a base", add.image.display()))?;
-    let origin = origin.of_files();
+    let origin = origin.files_of().cloned();
     Ok(Made {
-        name: plan.name,
         is_of_files: origin.is_some() || matches!(image, Image::Tree(_)),
         origin,
+        name: plan.name,
     })
 }
 
@@ -403,7 +411,7 @@ impl Needs {
 fn kernels_in(name: &str, image: &Image, shape: &Shape) -> Option<Vec<Kernel>> {
     match image {
         Image::Tree(Tree::Directory(root) | Tree::Squashfs(root)) => kernels_below(name, root),
-        Image::Tree(Tree::Tar(..) | Tree::Layers(_)) => Some(shape.kernels()),
+        Image::Tree(Tree::Tar(..) | Tree::Layers(_) | Tree::Listed(..)) => Some(shape.kernels()),
         Image::Filesystem {
             path,
             compression: None,
@@ -484,7 +492,10 @@ impl Plan {
             Image::Tree(tree) => tree.dir().is_none(),
             Image::Filesystem { .. } => true,
         };
-        let has_room = room >= fit.content.saturating_add(fit.content / UNPACKED_SPARE);
+        // Only what is new is unpacked of one that is listed.
+        let is_listed = matches!(image, Image::Tree(Tree::Listed(..)));
+        let has_room =
+            is_listed || room >= fit.content.saturating_add(fit.content / UNPACKED_SPARE);
         if shared == Shared::Files && is_unpacked && !has_room && !group.bases().is_empty() {
             log::warn!(
                 "the thin pool has room for {} MiB, which is too little to unpack {shown} and compare its files with \
@@ -515,7 +526,7 @@ impl Plan {
         } else {
             None
         };
-        let is_smaller = unpacked.is_none() && !near.is_empty();
+        let is_smaller = (unpacked.is_none() || is_listed) && !near.is_empty();
         needs.judge(&shown, add, image, room, is_smaller)?;
         let pool = group.pool().context("there is a pool")?;
         let near = near.into_iter();

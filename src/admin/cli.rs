@@ -58,6 +58,7 @@ const WHERE_SHOWN: [(&str, &[&str]); 5] = [
             "base verify",
             "base remove",
             "image prepare",
+            "image pack",
             "install",
             "layer add",
             "layer remove",
@@ -281,6 +282,9 @@ enum BaseVerb {
     /// squashfs, of a live system or with the root filesystem itself; a tar archive, also
     /// compressed; or a directory. Its content decides, not its name.
     ///
+    /// On a server it can also be a directory in the OCI image layout, as `image pack` makes one. Of that only those
+    /// parts are fetched that no base has.
+    ///
     /// Where its initramfs cannot boot a layer, its dracut makes another. It runs shut in: it sees its own files,
     /// changes none of them, and reaches nothing of the host.
     Add {
@@ -299,7 +303,7 @@ enum BaseVerb {
         /// Filesystem to make for an archive or a directory [default: ext4]
         #[arg(long, value_name = "TYPE", value_parser = parse_fstype)]
         fstype: Option<FsKind>,
-        /// Share nothing with an earlier base: neither files, nor blocks of a filesystem image
+        /// Share nothing with an earlier base: neither files, nor blocks of a filesystem image, nor what is fetched
         #[arg(long)]
         no_share: bool,
         /// Share the files of a filesystem image that the nearest base has as well, and not the blocks that are
@@ -629,7 +633,7 @@ mod tests {
     use super::*;
 
     /// All verbs with the options that their help shows beside `--vg` and `--verbose`.
-    const VERBS: [(&str, &[&str]); 44] = [
+    const VERBS: [(&str, &[&str]); 45] = [
         ("layout", &["color", "dry_run", "json", "pool", "root"]),
         ("layout init", &["dry_run", "pool", "root"]),
         ("base add", &["dry_run", "root"]),
@@ -640,6 +644,7 @@ mod tests {
         ("base remove", &["dry_run", "root"]),
         ("image prepare", &["dry_run"]),
         ("image check", &["json"]),
+        ("image pack", &["dry_run"]),
         ("install", &["dry_run", "pool"]),
         ("layer add", &["dry_run", "root"]),
         ("layer list", &["color", "json", "root"]),

@@ -7,19 +7,24 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 
 use super::base;
+use super::base::parts::Parts;
 use super::layered::Layered;
 use super::{Context, text};
 use crate::boot::root::Root;
 use crate::delivery::conf::Conf;
 use crate::delivery::fetch::{Fetcher, Patience};
+use crate::delivery::oci::layout::Descriptor;
 use crate::delivery::oci::reference::Reference;
+use crate::delivery::oci::web::Web;
 use crate::delivery::pattern::Pattern;
 use crate::delivery::signature::Keys;
 use crate::delivery::spool::{Fetched, Spool};
 use crate::delivery::url::Url;
 use crate::delivery::{Found, TO_FETCH, Wanted};
+use crate::image::layers::{Layer, Layers};
 use crate::image::stream::{Feed, Input};
-use crate::image::{Opened, digest};
+use crate::image::tree::Tree;
+use crate::image::{Image, Opened, digest};
 use crate::model::layout::{Group, tag};
 use crate::model::volume::{decoded, encoded};
 use crate::sys::cmd::Cmd;
@@ -184,11 +189,6 @@ impl Source {
             Pattern::parse(text, &specifier).with_context(|| format!("the pattern {text}"))
         });
         let patterns = patterns.collect::<Result<Vec<_>>>()?;
-        ensure!(
-            !url.is_directory() || !patterns.is_empty(),
-            "{url} is a directory, and MatchPattern= in /etc/imgbased/imgbased.conf does not say which of its files \
-             are images"
-        );
         let spool = Spool::at(&conf.spool).frozen(context.dry_run);
         let mut wanted = Wanted {
             url: &url,
@@ -207,6 +207,7 @@ impl Source {
                 digest: digest.clone(),
                 version: None,
                 signer: None,
+                marker: None,
             },
             required => {
                 let seen = if delivery.is_for_new_group {
@@ -255,19 +256,19 @@ impl Source {
         }
     }
 
-    /// Fetches one that is not on this host, and keeps it there.
-    pub fn fetch(&self, tx: &mut Transaction) -> Result<()> {
+    /// Fetches what [`Self::open`] needs of one that is not on this host, and keeps it there.
+    pub fn fetch(&self, context: &Context, tx: &mut Transaction, shares: bool) -> Result<()> {
         match self {
             Self::Here(..) => Ok(()),
             Self::Layers(layered) => layered.fetch(tx).map(drop),
-            Self::Server(server) => match server.fetch(tx)? {
-                Some(Fetched::TooLarge(need, have)) => bail!(
+            Self::Server(server) => match server.keep(context, tx, shares)? {
+                Some((need, have)) => bail!(
                     "there is no room to keep {}: it needs {}, and {} are free",
                     self.name().display(),
                     text::size(need),
                     text::size(have)
                 ),
-                _ => Ok(()),
+                None => Ok(()),
             },
         }
     }
@@ -319,22 +320,54 @@ impl Source {
     }
 
     /// Opens it, to be read for a base. One on a server is fetched; where there is no room for that, it is read from
-    /// there.
-    pub fn open(&self, tx: &mut Transaction) -> Result<Opened> {
+    /// there. If it `shares` files with other bases, of an image in layers only those parts are fetched that no base has.
+    pub fn open(
+        &self,
+        context: &Context,
+        tx: &mut Transaction,
+        shares: bool,
+    ) -> Result<(Opened, Option<Parts>)> {
         match self {
-            Self::Here(path, _) => base::open(tx, path, None),
-            Self::Server(server) => server.open(tx),
-            Self::Layers(layered) => layered.open(tx),
+            Self::Here(path, _) => Ok((base::open(tx, path, None)?, None)),
+            Self::Server(server) if server.found.is_index() => {
+                server.open_layers(context, tx, shares)
+            }
+            Self::Server(server) => Ok((server.open(tx)?, None)),
+            Self::Layers(layered) => Ok((layered.open(tx)?, None)),
         }
     }
 }
 
 impl Server {
-    /// Fetches it. Nothing in a dry run.
-    fn fetch(&self, tx: &mut Transaction) -> Result<Option<Fetched>> {
-        let Found { url, digest, .. } = &self.found;
+    /// Fetches what [`Source::open`] needs of it, for later. Returns how much it needs and how much is free, where that is
+    /// too little.
+    fn keep(
+        &self,
+        context: &Context,
+        tx: &mut Transaction,
+        shares: bool,
+    ) -> Result<Option<(u64, u64)>> {
+        let mut files = vec![self.found.clone()];
+        if self.found.is_index() {
+            let web = self.web()?;
+            if self.parts(context, tx, &web, shares)?.is_some() {
+                return Ok(None);
+            }
+            files = self.layers_of(&web);
+        }
+        for file in files {
+            if let Fetched::TooLarge(need, have) = self.fetch(tx, &file)? {
+                return Ok(Some((need, have)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Fetches a file of it.
+    fn fetch(&self, tx: &mut Transaction, found: &Found) -> Result<Fetched> {
         let mut fetched = None;
-        tx.work(&self.line(), |interrupt| {
+        tx.work(&line(&found.url), |interrupt| {
+            let Found { url, digest, .. } = found;
             fetched = Some(if self.is_offline {
                 let kept = self.spool.kept(url, digest, interrupt)?;
                 Fetched::Here(kept.with_context(|| format!("{url} is not here; {TO_FETCH}"))?)
@@ -343,12 +376,22 @@ impl Server {
             });
             Ok(())
         })?;
-        Ok(fetched)
+        fetched.context("a dry run fetches nothing")
     }
 
     /// What it takes to fetch it.
     pub fn needs(&self) -> Result<Fetch> {
         let (found, spool) = (&self.found, &self.spool);
+        if found.is_index() {
+            self.refuse_offline()?;
+            // Only its table of contents tells what of it is here already.
+            return Ok(Fetch {
+                size: None,
+                download: None,
+                free: spool.room()?,
+                spool: spool.dir().to_owned(),
+            });
+        }
         let (have, is_whole) = spool.have(&found.digest);
         ensure!(
             is_whole || !self.is_offline,
@@ -368,42 +411,143 @@ impl Server {
         })
     }
 
-    /// What fetching it comes to, for a shell.
-    pub fn line(&self) -> Cmd {
-        let cmd = Cmd::new("curl").args(["--fail", "--location", "--remote-name"]);
-        cmd.arg(self.found.url.to_string())
+    /// What fetching it comes to, for a shell, and what it is called then.
+    pub fn line(&self) -> (Cmd, String) {
+        let url = &self.found.url;
+        if self.found.is_index() {
+            let wget =
+                Cmd::new("wget").args(["--recursive", "--no-parent", "--no-host-directories"]);
+            return (wget.arg(url.beside("").to_string()), "oci:.".to_owned());
+        }
+        (line(url), url.name())
     }
 
+    /// Opens the index of an image in layers.
+    fn web(&self) -> Result<Web> {
+        self.refuse_offline()?;
+        Web::open(&self.fetcher, &self.found)
+    }
+
+    /// What of an image in layers is here already shows only when its server is asked.
+    fn refuse_offline(&self) -> Result<()> {
+        ensure!(
+            !self.is_offline,
+            "{} is an image in layers, whose server has to be asked; leave --from-downloaded away",
+            self.found.url
+        );
+        Ok(())
+    }
+
+    /// The layers of an image, as files of the server.
+    fn layers_of(&self, web: &Web) -> Vec<Found> {
+        let layers = web.image.manifest.layers.iter();
+        let file = |layer: &Descriptor| Found {
+            url: web.layer(&layer.digest),
+            digest: layer.digest.hex().to_owned(),
+            ..self.found.clone()
+        };
+        layers.map(file).collect()
+    }
+
+    fn parts(
+        &self,
+        context: &Context,
+        tx: &mut Transaction,
+        web: &Web,
+        shares: bool,
+    ) -> Result<Option<Parts>> {
+        if !shares {
+            return Ok(None);
+        }
+        let name = self.found.url.to_string();
+        Parts::fetch(context, tx, (&self.fetcher, &self.spool), web, &name)
+    }
+
+    /// Opens an image in layers.
+    fn open_layers(
+        &self,
+        context: &Context,
+        tx: &mut Transaction,
+        shares: bool,
+    ) -> Result<(Opened, Option<Parts>)> {
+        let web = self.web()?;
+        if let Some(parts) = self.parts(context, tx, &web, shares)? {
+            let (size, shape) = parts.measure();
+            let file = parts.file().to_owned();
+            // A base is made of it then.
+            tx.discard(move || Ok(vec![file]));
+            let image = Image::Tree(Tree::Listed(size, shape));
+            return Ok((Opened::from(image), Some(parts)));
+        }
+        let (name, files) = (self.found.url.to_string(), self.layers_of(&web));
+        let layers = tx.unlocked(|tx| {
+            let mut here = Vec::new();
+            for (file, of) in files.iter().zip(&web.image.manifest.layers) {
+                match self.fetch(tx, file)? {
+                    Fetched::Here(path) => here.push(Layer {
+                        path,
+                        digest: file.digest.clone(),
+                        size: of.size,
+                    }),
+                    Fetched::TooLarge(need, have) => return Ok(Err((need, have))),
+                }
+            }
+            Ok(Ok(here))
+        })?;
+        let image = match (layers, &files[..]) {
+            (Ok(layers), _) => {
+                let paths: Vec<PathBuf> = layers.iter().map(|layer| layer.path.clone()).collect();
+                let opened = match &paths[..] {
+                    // tar(1) takes more than what one layer may have upon another, such as ACLs as text.
+                    [path] => base::open(tx, path, Some(&name))?,
+                    _ => Opened::from(Image::Tree(Tree::Layers(Layers::new(layers)))),
+                };
+                tx.discard(move || Ok(paths));
+                opened
+            }
+            (Err(sizes), [file]) => self.streamed(file, &name, sizes)?,
+            (Err((need, have)), _) => bail!(
+                "there is no room for the layers of {name}: one needs {}, and {} are free; Spool= in imgbased.conf names \
+                 another place",
+                text::size(need),
+                text::size(have)
+            ),
+        };
+        Ok((image, None))
+    }
+
+    /// Opens an image in one file.
     fn open(&self, tx: &mut Transaction) -> Result<Opened> {
         let name = self.found.url.to_string();
-        match self.fetch(tx)?.context("a dry run fetches nothing")? {
+        match self.fetch(tx, &self.found)? {
             Fetched::Here(path) => {
                 let opened = base::open(tx, &path, Some(&name))?;
                 // A base is made of it then.
                 tx.discard(move || Ok(vec![path]));
                 Ok(opened)
             }
-            Fetched::TooLarge(need, have) => {
-                let sizes = [need, have].map(text::size);
-                log::warn!(
-                    "there is no room to keep {name}: it needs {}, and {} are free; it goes straight into its volume",
-                    sizes[0],
-                    sizes[1]
-                );
-                let (head, length) = self.fetcher.head(&self.found.url, HEAD)?;
-                let length = length.with_context(|| {
-                    format!(
-                        "there is no room for {name}, and the server does not tell how long it is"
-                    )
-                })?;
-                let (found, fetcher) = (self.found.clone(), self.fetcher.clone());
-                let feed = Feed::new(move || {
-                    let input: Input = Box::new(found.checked(&fetcher, length)?);
-                    Ok(input)
-                });
-                Opened::remote(&name, &head, length, feed)
-            }
+            Fetched::TooLarge(need, have) => self.streamed(&self.found, &name, (need, have)),
         }
+    }
+
+    /// Opens a file of an image, which people call `name`, to be read from the server.
+    fn streamed(&self, found: &Found, name: &str, (need, have): (u64, u64)) -> Result<Opened> {
+        let sizes = [need, have].map(text::size);
+        log::warn!(
+            "there is no room to keep {name}: it needs {}, and {} are free; it goes straight into its volume",
+            sizes[0],
+            sizes[1]
+        );
+        let (head, length) = self.fetcher.head(&found.url, HEAD)?;
+        let length = length.with_context(|| {
+            format!("there is no room for {name}, and the server does not tell how long it is")
+        })?;
+        let (found, fetcher) = (found.clone(), self.fetcher.clone());
+        let feed = Feed::new(move || {
+            let input: Input = Box::new(found.checked(&fetcher, length)?);
+            Ok(input)
+        });
+        Opened::remote(name, &head, length, feed)
     }
 
     /// Keeps the version in the tags of the group, once the image is taken.
@@ -432,6 +576,12 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// What fetching a file comes to, for a shell.
+fn line(url: &Url) -> Cmd {
+    let cmd = Cmd::new("curl").args(["--fail", "--location", "--remote-name"]);
+    cmd.arg(url.to_string())
 }
 
 const NO_SOURCE: &str = "no image is named, and /etc/imgbased/imgbased.conf has no Path= below [Source] to take the \

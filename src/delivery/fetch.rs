@@ -3,7 +3,7 @@
 
 use std::env;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::process::{ChildStdout, Stdio};
 use std::thread::sleep;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::ranges::{Pieces, Range, header, read_part, read_parts, requests};
 use super::response::{Response, Validator};
 use super::url::Url;
 use crate::sys::cmd::{Cmd, Running};
@@ -184,6 +185,105 @@ impl Fetcher {
         body.connect()
             .with_context(|| format!("cannot fetch {url}"))?;
         Ok(body)
+    }
+
+    /// Fetches these pieces of a file of `length` bytes, which are in their order, and appends them to `to`. Returns
+    /// false where the server has no parts of it, or others than were asked for. `tell` is told how much has come.
+    ///
+    /// The caller has to know what the pieces hold: nothing tells that they are of one content of the file.
+    pub fn pieces(
+        &self,
+        url: &Url,
+        pieces: &[Range],
+        length: u64,
+        to: &mut File,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<bool> {
+        let failed = || format!("cannot fetch parts of {url}");
+        let mut rest = pieces;
+        for parts in requests(pieces, length)? {
+            let end = parts.last().map_or(0, |part| part.end);
+            let count = rest.partition_point(|piece| piece.end <= end);
+            let (pieces, others) = rest.split_at(count);
+            rest = others;
+            let begin = to.stream_position()?;
+            let mut tries = Tries::of(self);
+            loop {
+                to.set_len(begin)?;
+                to.seek(SeekFrom::Start(begin))?;
+                let (mut there, mut come) = (Pieces::new(pieces), 0);
+                let mut put = |at: u64, bytes: &[u8]| {
+                    come += bytes.len() as u64;
+                    tell(bytes.len() as u64);
+                    there.take(at, bytes, &mut |bytes| to.write_all(bytes))
+                };
+                match self.pieces_once(url, &parts, length, &mut put) {
+                    Ok(true) => break,
+                    Ok(false) | Err(Failed::Changed) => return Ok(false),
+                    Err(error) => tries.after(error).with_context(failed)?,
+                }
+                log::debug!("{url}: {come} bytes come once more");
+            }
+        }
+        Ok(true)
+    }
+
+    fn pieces_once(
+        &self,
+        url: &Url,
+        parts: &[Range],
+        length: u64,
+        put: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
+    ) -> Result<bool, Failed> {
+        let transfer = Transfer::start(self, url, &[], Some(&header(parts)))?;
+        let mut input = BufReader::with_capacity(
+            64 << 10,
+            Incoming {
+                transfer,
+                fetcher: self,
+            },
+        );
+        // The headers are there with the first byte.
+        if let Err(error) = io::BufRead::fill_buf(&mut input) {
+            return Err(Failed::ForGood(error.into()));
+        }
+        let response = input.get_ref().transfer.response();
+        if response.status == 200 {
+            log::debug!("{url}: the server has no parts");
+            return Ok(false);
+        }
+        if response.status != 206 {
+            input.get_mut().transfer.end()?;
+            return Ok(false);
+        }
+        let read = match (&response.boundary, parts) {
+            (Some(boundary), _) => read_parts(&mut input, boundary, parts, length, put),
+            (None, [part]) => {
+                let found = (response.from, response.end, response.whole);
+                if found != (Some(part.from), Some(part.end), Some(length)) {
+                    return Ok(false);
+                }
+                read_part(&mut input, *part, put)
+            }
+            (None, _) => return Ok(false),
+        };
+        let Err(error) = read else {
+            return Ok(true);
+        };
+        // It may have ended before.
+        self.interrupt.check().map_err(Failed::ForGood)?;
+        let is_cut = error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
+        if is_cut {
+            input.get_mut().transfer.end()?;
+            return Err(Failed::Now(error, None));
+        }
+        if error.is::<io::Error>() {
+            return Err(Failed::ForGood(error));
+        }
+        log::debug!("{url}: {error:#}");
+        Ok(false)
     }
 
     /// What curl(1) is told.
@@ -400,8 +500,8 @@ impl Body {
             .map(|known| format!("If-Range: {known}"))
             .into_iter()
             .collect();
-        let part = range.map(|at| format!("{at}-"));
-        let mut transfer = Transfer::start(&self.fetcher, &self.url, &headers, part.as_deref())?;
+        let asked = range.map(|from| format!("{from}-"));
+        let mut transfer = Transfer::start(&self.fetcher, &self.url, &headers, asked.as_deref())?;
         let mut begun = vec![0; 64 << 10];
         let count = transfer.read(&mut begun, &self.fetcher.interrupt)?;
         begun.truncate(count);
@@ -601,4 +701,22 @@ fn untrusted(said: &str) -> anyhow::Error {
         "the certificate of the server is not trusted: {reason}; where an authority of your own has signed it, have this \
          host trust that, or name its certificate as cacert in /root/.curlrc"
     )
+}
+
+/// What comes, for a reader.
+struct Incoming<'a> {
+    transfer: Transfer,
+    fetcher: &'a Fetcher,
+}
+
+impl Read for Incoming<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.transfer.read(buffer, &self.fetcher.interrupt);
+        read.map_err(|failed| match failed {
+            Failed::Now(error, _) | Failed::ForGood(error) => {
+                io::Error::other(format!("{error:#}"))
+            }
+            Failed::Changed => CHANGED.into(),
+        })
+    }
 }

@@ -5,6 +5,7 @@ pub mod conf;
 pub mod fetch;
 pub mod oci;
 pub mod pattern;
+pub mod ranges;
 mod response;
 pub mod signature;
 pub mod spool;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use fetch::{Body, Fetcher, Small};
+use oci::web::{INDEX, MARKER};
 use pattern::Pattern;
 use response::Validator;
 use signature::{Keys, Kind, SIGNATURE_MOST, Signer};
@@ -61,6 +63,8 @@ pub struct Found {
     /// As its name says; not of a file that was named itself.
     pub version: Option<String>,
     pub signer: Option<Signer>,
+    /// Of an image in layers, whose index this is: the SHA-256 of the file that says so, if a list has it.
+    pub marker: Option<String>,
 }
 
 /// What is kept of a directory.
@@ -111,6 +115,13 @@ impl Wanted<'_> {
         sums.check_fresh(now.as_secs())
             .with_context(|| format!("{list} is refused"))?;
         let (name, digest, version) = self.choose(&sums, &list)?;
+        let dir = name.strip_suffix(INDEX);
+        let dir = dir.filter(|dir| dir.is_empty() || dir.ends_with('/'));
+        let marker = dir.map(|dir| {
+            let marker = format!("{dir}{MARKER}");
+            let digest = sums.digest_of(&marker).map(str::to_owned);
+            digest.with_context(|| format!("{list} names {name}, but not {marker}"))
+        });
         if let Some(version) = &version {
             let seen = [before.as_deref(), self.seen, Some(version)]
                 .into_iter()
@@ -129,6 +140,7 @@ impl Wanted<'_> {
             digest,
             version,
             signer: listed.signer,
+            marker: marker.transpose()?,
         })
     }
 
@@ -141,6 +153,16 @@ impl Wanted<'_> {
                 .with_context(|| format!("{list} does not name {name:?}"))?;
             return Ok((name, digest.to_owned(), None));
         }
+        // The directory is an image itself, whatever else is in the list.
+        if let (Some(digest), Some(_)) = (sums.digest_of(INDEX), sums.digest_of(MARKER)) {
+            return Ok((INDEX.to_owned(), digest.to_owned(), None));
+        }
+        ensure!(
+            !self.patterns.is_empty(),
+            "{} is a directory, and MatchPattern= in /etc/imgbased/imgbased.conf does not say which of its files \
+             are images",
+            self.url
+        );
         let newest = sums
             .newest(self.patterns, self.least)
             .with_context(|| format!("{list} is refused"))?;
@@ -279,6 +301,11 @@ fn key(url: &Url, patterns: &[Pattern]) -> String {
 }
 
 impl Found {
+    /// Whether it is the index of an image in layers, and not an image in one file.
+    pub fn is_index(&self) -> bool {
+        self.url.name() == INDEX
+    }
+
     /// Its length in bytes, if the server tells it. It is kept with the list of the place `key`, and asked for once.
     pub fn length(&self, key: &str, fetcher: &Fetcher, spool: &Spool) -> Result<Option<u64>> {
         let known: Option<Known> = spool.list(key);

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ranges::{boundary, content_range};
+
 /// What tells one content of a file from another one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Validator {
@@ -38,8 +40,12 @@ pub struct Response {
     pub length: Option<u64>,
     /// Of a part of a file: where it begins.
     pub from: Option<u64>,
+    /// The first byte that is not of the part.
+    pub end: Option<u64>,
     /// The length of the whole file, of which this is a part.
     pub whole: Option<u64>,
+    /// What several parts are parted by.
+    pub boundary: Option<String>,
     pub validator: Validator,
     pub is_page: bool,
     /// In seconds: when the server wants to be asked again.
@@ -78,13 +84,17 @@ impl Response {
                 let range = value.strip_prefix("bytes ").unwrap_or_default();
                 let (part, whole) = range.split_once('/').unwrap_or_default();
                 self.from = part.split('-').next().and_then(|from| from.parse().ok());
+                self.end = content_range(value).map(|(range, _)| range.end);
                 self.whole = whole.parse().ok();
             }
             "etag" => self.validator.etag = kept,
             "last-modified" => self.validator.modified = kept,
             // A date is left out: the clocks of both need not agree.
             "retry-after" => self.again_after = value.parse().ok(),
-            "content-type" => self.is_page = value.to_ascii_lowercase().starts_with("text/html"),
+            "content-type" => {
+                self.is_page = value.to_ascii_lowercase().starts_with("text/html");
+                self.boundary = boundary(value);
+            }
             _ => {}
         }
     }
@@ -105,7 +115,9 @@ mod tests {
             status: 206,
             length: Some(10),
             from: Some(10),
+            end: Some(20),
             whole: Some(20),
+            boundary: None,
             validator: Validator {
                 etag: Some("\"b\"".to_owned()),
                 modified: Some("Sat, 28 Nov 2026 12:00:00 GMT".to_owned()),

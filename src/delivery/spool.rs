@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::fetch::{Body, CHANGED, Fetcher};
+use super::ranges::Range;
 use super::response::Validator;
 use super::url::Url;
 use crate::sys::files::{is_temporary, read_if_there, replace};
@@ -29,6 +30,8 @@ const LIST: &str = ".list";
 /// Has the layers of images, see [`super::oci::Store`].
 const LAYERS: &str = "layers";
 const LAYERS_LOCK: &str = "layers.lock";
+/// Parts of layers.
+const PIECES: &str = ".pieces";
 /// What stays free, in bytes.
 pub const SPARE: u64 = 32 << 20;
 
@@ -46,6 +49,15 @@ pub enum Fetched {
     Here(PathBuf),
     /// There is no room for it: so many bytes are needed, and so many are free.
     TooLarge(u64, u64),
+}
+
+/// Parts of a file on a server.
+pub struct Wanted {
+    pub url: Url,
+    /// Of the whole file, in bytes.
+    pub length: u64,
+    /// In their order.
+    pub pieces: Vec<Range>,
 }
 
 /// Where a part is from: the file on the server, as it was.
@@ -141,6 +153,50 @@ impl Spool {
         fs::rename(&part, &image).with_context(|| format!("cannot write to {}", part.display()))?;
         remove(&self.path(digest, ORIGIN))?;
         Ok(Fetched::Here(image))
+    }
+
+    /// Fetches parts of files on servers, one after the other, into one file that is called `key`, unless it is there.
+    /// Nothing where a server has no parts.
+    pub fn fetch_pieces(
+        &self,
+        fetcher: &Fetcher,
+        key: &str,
+        files: &[Wanted],
+        label: &str,
+    ) -> Result<Option<PathBuf>> {
+        self.prepare()?;
+        let (pieces, part) = (self.path(key, PIECES), self.path(key, PART));
+        if pieces.exists() {
+            return Ok(Some(pieces));
+        }
+        let failed = || format!("cannot write to {}", part.display());
+        let file = open_to_lock(&part).with_context(failed)?;
+        let Ok(mut file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            bail!("another command is fetching {label}");
+        };
+        file.set_len(0).with_context(failed)?;
+        let total = files.iter().flat_map(|file| &file.pieces);
+        let total = total.map(|piece| piece.end - piece.from).sum();
+        let (mut progress, mut done) = (Progress::new(label, total), 0);
+        for Wanted {
+            url,
+            length,
+            pieces,
+        } in files
+        {
+            let mut tell = |more| {
+                done += more;
+                progress.show(done);
+            };
+            if !fetcher.pieces(url, pieces, *length, &mut file, &mut tell)? {
+                drop(file);
+                remove(&part)?;
+                return Ok(None);
+            }
+        }
+        file.sync_all().with_context(failed)?;
+        fs::rename(&part, &pieces).with_context(failed)?;
+        Ok(Some(pieces))
     }
 
     /// Has the part be the whole file, from several beginnings if need be. Returns how much it needs and what is free
@@ -272,7 +328,7 @@ impl Spool {
         let listed = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let is_of_spool = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let is_named = [IMAGE, PART, ORIGIN, LIST]
+            let is_named = [IMAGE, PART, ORIGIN, LIST, PIECES]
                 .iter()
                 .any(|suffix| name.ends_with(suffix));
             // A kill leaves temporary ones as well.

@@ -64,7 +64,8 @@ impl Sums {
         found.map(|entry| entry.digest.as_str())
     }
 
-    /// The file with the highest version that fits one of the patterns, and that version.
+    /// The file with the highest version that fits one of the patterns, and that version. An image in layers is a
+    /// directory: the file is its index then, and the pattern is for the directory.
     pub fn newest(
         &self,
         patterns: &[Pattern],
@@ -72,16 +73,16 @@ impl Sums {
     ) -> Result<Option<(&Entry, &str)>> {
         let mut newest: Option<(&Entry, &str)> = None;
         for entry in &self.entries {
-            let Some(named) = patterns
-                .iter()
-                .find_map(|pattern| pattern.read(&entry.name))
-            else {
+            let name = entry.name.strip_suffix("/index.json");
+            let is_file = name.is_none();
+            let name = name.unwrap_or(&entry.name);
+            let Some(named) = patterns.iter().find_map(|pattern| pattern.read(name)) else {
                 continue;
             };
             ensure!(
                 named
                     .digest
-                    .is_none_or(|digest| digest.eq_ignore_ascii_case(&entry.digest)),
+                    .is_none_or(|digest| is_file && digest.eq_ignore_ascii_case(&entry.digest)),
                 "the name of {} has another digest than the list",
                 entry.name
             );
@@ -245,6 +246,12 @@ mod tests {
             (&["x-2~rc1.raw", "x-2.raw"], None, Some("x-2.raw")),
             (&["y-2.raw", "x-2.raw.sig", "below/x-3.raw"], None, None),
             (&["x-2.raw"], Some("3"), None),
+            (
+                &["x-2.raw/index.json", "x-1.raw", "x-3.raw/oci-layout"],
+                None,
+                Some("x-2.raw/index.json"),
+            ),
+            (&["below/x-2.raw/index.json", "index.json"], None, None),
             (&["x-2.raw", "x-3.raw"], Some("3"), Some("x-3.raw")),
         ] {
             let list: String = names.iter().map(|name| line(name)).collect();

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use nix::sys::statvfs::statvfs;
 
 use super::judge::Kernel;
@@ -29,6 +29,8 @@ pub enum Tree {
     Tar(PathBuf, Option<Compression>, Option<Feed>),
     /// Of an image for containers.
     Layers(Layers),
+    /// One that is known by its table of contents. The caller knows what there is of its files, and writes them.
+    Listed(Content, Shape),
 }
 
 /// What a tree takes.
@@ -55,7 +57,7 @@ impl Content {
 const MODULES: &[u8] = b"lib/modules/";
 
 /// What is at the top of a tree, and its kernels.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
     pub has_usr: bool,
     pub has_etc: bool,
@@ -172,6 +174,7 @@ impl Tree {
                 measure_tar(path, *compression, feed.as_ref(), interrupt)
             }
             Self::Layers(layers) => layers.measure(interrupt),
+            Self::Listed(content, shape) => Ok((*content, shape.clone())),
         }
     }
 
@@ -185,6 +188,7 @@ impl Tree {
                 format!("{} < {path}", extract(*compression, to))
             }
             Self::Layers(layers) => layers.copy_line(to),
+            Self::Listed(..) => format!("# {} gets what the image lists", to.display()),
         }
     }
 
@@ -193,7 +197,7 @@ impl Tree {
         match self {
             Self::Directory(dir) => Some((dir, false)),
             Self::Squashfs(dir) => Some((dir, true)),
-            Self::Tar(..) | Self::Layers(_) => None,
+            Self::Tar(..) | Self::Layers(_) | Self::Listed(..) => None,
         }
     }
 
@@ -225,6 +229,7 @@ impl Tree {
                 (extract(*compression, to), input(path, feed.as_ref())?)
             }
             Self::Layers(layers) => return layers.copy(to, room, interrupt, progress),
+            Self::Listed(..) => return Err(Error::msg("of its files only the names are here")),
         };
         let used = || -> Result<u64> {
             let stat = statvfs(to)?;

@@ -216,7 +216,7 @@ pub struct Entry {
     /// The SHA-256 of a file, as hexadecimal digits.
     pub content: Option<String>,
     kind: char,
-    inode: u64,
+    pub(super) inode: u64,
     ctime: Time,
     /// As it is in the listing.
     line: Vec<u8>,

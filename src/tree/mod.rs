@@ -14,6 +14,7 @@ mod node;
 mod pattern;
 mod sync;
 mod tar;
+pub mod toc;
 mod walk;
 mod write;
 

@@ -26,6 +26,9 @@ pub struct Source<'a> {
     pub root: &'a Dir,
     /// Whether zeros in its files are holes, since it does not tell which of them were, as a squashfs.
     pub zeros_are_holes: bool,
+    /// Paths of files that have their content in the tree already, so that it is neither read nor written. Here they have
+    /// their size only.
+    pub known: &'a BTreeSet<PathBuf>,
 }
 
 /// A tree that is made equal to one that is used meanwhile, once ahead and once when nobody writes any more.
@@ -114,6 +117,7 @@ fn bring(
         to,
         again,
         zeros_are_holes: source.zeros_are_holes,
+        known: source.known,
         meter,
         blocks: Blocks::default(),
         names: BTreeMap::new(),
@@ -185,6 +189,7 @@ struct Syncer<'a> {
     to: &'a Dir,
     again: Option<&'a Again<'a>>,
     zeros_are_holes: bool,
+    known: &'a BTreeSet<PathBuf>,
     meter: Meter<'a>,
     blocks: Blocks,
     /// Files of several names in the source: the first name, and the file that it is now.
@@ -301,6 +306,10 @@ impl Syncer<'_> {
         there: Option<Stat>,
     ) -> Result<bool> {
         let stat = node.stat;
+        if self.known.contains(path) {
+            let is_there = there.is_some_and(|there| there.size == stat.size);
+            ensure!(is_there, "it is not what the listing of its base says");
+        }
         let has_more_names = stat.links > 1;
         if let Some((first, id)) = self.names.get(&stat.id).filter(|_| has_more_names) {
             if there.is_some_and(|there| there.id == *id) {
@@ -324,7 +333,9 @@ impl Syncer<'_> {
         };
         let mut is_changed = there.is_none();
         let mut tell = |compared, written| meter.count(compared, written);
-        if there.is_some() {
+        if self.known.contains(path) {
+            ensure!(!is_changed, "it is one file with others in its base");
+        } else if there.is_some() {
             let old = to.node(name)?.open()?;
             let mut open = || {
                 is_changed = true;

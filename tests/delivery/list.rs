@@ -173,6 +173,58 @@ fn what_was_fetched_before_is_found_without_a_server() {
 }
 
 #[test]
+fn an_image_in_layers_is_a_directory_of_the_list() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::new(|request| {
+        let names: &[&str] = match request.path.as_str() {
+            "/d/SHA256SUMS" => &["index.json", "oci-layout"],
+            "/e/SHA256SUMS" => &[
+                "x-1.raw.zst",
+                "x-2.raw.zst/index.json",
+                "x-2.raw.zst/oci-layout",
+            ],
+            "/f/SHA256SUMS" => &["x-2.raw.zst/index.json"],
+            "/g/SHA256SUMS" => &["index.json", "x-1.raw.zst"],
+            _ => return status(404),
+        };
+        served(request, &list(names))
+    });
+    let find = |path: &str, has_patterns: bool| {
+        find(root.path(), &server.url(path), |wanted| {
+            wanted.unsigned = true;
+            if !has_patterns {
+                wanted.patterns = &[];
+            }
+        })
+    };
+    for (path, has_patterns, wanted, version) in [
+        ("/d/", false, "/d/index.json", None),
+        ("/d/", true, "/d/index.json", None),
+        ("/d/index.json", false, "/d/index.json", None),
+        ("/e/", true, "/e/x-2.raw.zst/index.json", Some("2")),
+        ("/g/", true, "/g/x-1.raw.zst", Some("1")),
+    ] {
+        let found = find(path, has_patterns).unwrap();
+        assert_eq!(found.url, server.url(wanted), "{path}");
+        assert_eq!(found.version.as_deref(), version, "{path}");
+        let marker = wanted.strip_suffix("index.json").map(|dir| {
+            let name = format!("{}oci-layout", &dir[3..]);
+            format!("{:x}", Sha256::digest(name))
+        });
+        assert_eq!(found.marker, marker, "{path}");
+        assert_eq!(found.is_index(), marker.is_some(), "{path}");
+    }
+    for (path, has_patterns, why) in [
+        ("/e/", false, "MatchPattern="),
+        ("/f/", true, "but not x-2.raw.zst/oci-layout"),
+        ("/g/index.json", true, "but not oci-layout"),
+    ] {
+        let error = find(path, has_patterns).unwrap_err();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[test]
 fn a_list_that_is_odd_stale_or_too_long_is_refused() {
     let server = Server::new(|request| {
         let content = match request.path.as_str() {

@@ -7,6 +7,7 @@ mod fetch;
 mod killed;
 mod layers;
 mod list;
+mod pieces;
 mod server;
 mod signature;
 mod tenths;

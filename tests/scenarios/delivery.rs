@@ -16,6 +16,7 @@ scenarios![;
     the_newest_image_of_a_server_is_fetched_and_tried,
     a_killed_download_leaves_the_spool_only_and_what_is_here_needs_no_server,
     an_image_without_room_goes_straight_into_its_volume,
+    of_an_image_in_layers_only_what_is_new_is_fetched,
 ];
 
 const ADDRESS: &str = "http://127.0.0.1:8080/images/myhost-10.raw.zst";
@@ -202,5 +203,85 @@ fn an_image_without_room_goes_straight_into_its_volume() -> Result<()> {
     vm.ok("rm /etc/imgbased/keys.d/tester.gpg")?;
     is_refused(&mut vm, "update", "has no keys")?;
     vm.ok("umount /var/cache/imgbased")?;
+    is_clean(&mut vm)
+}
+
+/// How much of a volume was read since it is active, in bytes.
+fn read_of(vm: &mut Vm, volume: &str) -> Result<u64> {
+    let read = vm.ok(&format!(
+        "awk '{{ print $3 * 512 }}' /sys/block/$(basename $(readlink -f /dev/HostVG/{volume}))/stat"
+    ))?;
+    Ok(read.parse()?)
+}
+
+/// How much a volume takes of the pool, or the pool has in use, in bytes.
+fn mapped(vm: &mut Vm, volume: &str) -> Result<u64> {
+    let mapped = vm.ok(&format!(
+        "lvm lvs --noheadings --nosuffix --units b -o lv_size,data_percent HostVG/{volume} | \
+         awk '{{ printf \"%.0f\", $1 * $2 / 100 }}'"
+    ))?;
+    Ok(mapped.parse()?)
+}
+
+/// How many bytes the server has sent since it was asked last.
+fn sent(vm: &mut Vm) -> Result<u64> {
+    let sum = vm.ok("awk '{ n += $2 } END { print n + 0 }' /run/nginx.log; : >/run/nginx.log")?;
+    Ok(sum.parse()?)
+}
+
+fn of_an_image_in_layers_only_what_is_new_is_fetched() -> Result<()> {
+    let (_disk, mut vm) = Host::running_unattended(Loader::Grub, "delivery-in-layers")?;
+    vm.ok(&script("make-next")?)?;
+    vm.ok_for("imgbased-helper base verify --record Base-0", SLOW)?;
+    vm.ok_for(&script("serve-layers")?, SLOW)?;
+    let layer = vm.ok("stat -c %s /run/server/myhost/blobs/sha256/* | sort -n | tail -n 1")?;
+    let layer: u64 = layer.parse()?;
+
+    // What is read of an active volume is counted.
+    vm.ok("lvchange --activate y --ignoreactivationskip HostVG/Base-0")?;
+    let (base, pool) = (mapped(&mut vm, "Base-0")?, mapped(&mut vm, "ImagePool")?);
+    let read = read_of(&mut vm, "Base-0")?;
+    let add = "imgbased-helper base add";
+    let said = vm.ok_for(&format!("{add} http://127.0.0.1:8080/myhost/ 2>&1"), SLOW)?;
+    ensure!(
+        said.ends_with("Base-1") && !said.contains("as a whole"),
+        "{said}"
+    );
+    let fetched = sent(&mut vm)?;
+    ensure!(fetched * 20 <= layer, "{fetched} of {layer} bytes");
+    let now = read_of(&mut vm, "Base-0")?;
+    ensure!((now - read) * 10 <= base, "read {read}, {now} of {base}");
+    let now = mapped(&mut vm, "ImagePool")?;
+    ensure!(
+        now.saturating_sub(pool) * 10 <= base,
+        "in use {pool}, {now}; {base}"
+    );
+    vm.ok("lvchange --activate n HostVG/Base-0")?;
+    vm.ok("test -z \"$(ls /var/cache/imgbased | grep -v list)\"")?;
+
+    // A server without parts.
+    let said = vm.ok_for(&format!("{add} http://127.0.0.1:8081/myhost/ 2>&1"), SLOW)?;
+    ensure!(
+        said.ends_with("Base-2") && said.contains("as a whole: its server has no parts"),
+        "{said}"
+    );
+    ensure!(sent(&mut vm)? >= layer);
+    vm.ok_for("imgbased-helper diff --exit-code Base-1 Base-2", SLOW)?;
+    vm.ok_for("imgbased-helper base verify Base-1 Base-2", SLOW)?;
+
+    let said = vm.ok_for("imgbased-helper update 2>&1", SLOW)?;
+    ensure!(
+        said.contains("which holds http://127.0.0.1:8080/myhost/index.json"),
+        "{said}"
+    );
+    ensure!(sent(&mut vm)? * 100 <= layer);
+
+    // What the server has is not what was signed.
+    vm.ok("printf x >>/run/server/myhost/index.json")?;
+    let refused = vm.run_for(&format!("{add} http://127.0.0.1:8080/myhost/"), SLOW)?;
+    ensure!(
+        refused.status == 1 && refused.text.contains("has the SHA-256"),
+        "{refused:?}"
+    );
     is_clean(&mut vm)
 }

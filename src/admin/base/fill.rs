@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::parts::Planned;
 use super::{Add, Needs, Plan, Shared, what};
 use crate::admin::Context;
 use crate::admin::filesystem::{Filesystem, mount_point, superblock_on, trim};
@@ -32,10 +33,10 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The base whose files were compared.
-    pub fn of_files(self) -> Option<LvName> {
+    /// The base whose files are compared.
+    pub fn files_of(&self) -> Option<&LvName> {
         match self {
-            Self::Files(origin) => Some(origin.name),
+            Self::Files(origin) => Some(&origin.name),
             Self::None | Self::Blocks(_) => None,
         }
     }
@@ -56,6 +57,8 @@ pub struct Filling<'a> {
     pub context: &'a Context,
     pub add: &'a Add,
     pub image: &'a Image,
+    /// Of an image that is listed: where each of its files comes from.
+    pub parts: Option<&'a Planned<'a>>,
     pub needs: &'a Needs,
     pub plan: &'a Plan,
     pub room: u64,
@@ -184,7 +187,7 @@ impl Filling<'_> {
                 feed,
                 ..
             } => (path, *compression, superblock, *length, feed.as_ref()),
-            Image::Tree(tree) => return unpack(tx, tree, plan, &target),
+            Image::Tree(tree) => return self.unpack(tx, tree, &target),
         };
         let line = copy_line(path, compression, superblock.size, &target);
         tx.work(&line, |interrupt| {
@@ -222,6 +225,25 @@ impl Filling<'_> {
         })
     }
 
+    /// Makes a filesystem and copies a tree of files into it; of one that is listed, what is not in the origin already.
+    fn unpack(self, tx: &mut Transaction, tree: &Tree, target: &Target) -> Result<Filesystem> {
+        let Self { context, plan, .. } = self;
+        let (name, device) = (plan.name.as_str(), target.device);
+        let filesystem = Filesystem::make(tx, plan.fit.kind, device, plan.zeroes, None)?;
+        let dir = mount_point(name);
+        let mounted = filesystem.mount(tx, &dir, "rw")?;
+        match self.parts {
+            Some(parts) => parts.build(context, tx, &dir, target.room, name)?,
+            None => tx.work(&tree.copy_line(&dir), |interrupt| {
+                let mut progress = Progress::new(name, plan.fit.content);
+                tree.copy(&dir, target.room, interrupt, &mut progress)
+            })?,
+        }
+        mounted.unmount(tx)?;
+        filesystem.check(tx, false)?;
+        Ok(filesystem)
+    }
+
     /// Makes the files in the volume at `device`, a snapshot of `origin`, those of the image.
     fn fill_by_files(
         self,
@@ -245,8 +267,9 @@ impl Filling<'_> {
         let found = self.fill(tx, &self.context.lvm.device(unpacked)?, None)?;
         let dir = mount_point(unpacked.as_str());
         let mounted = found.mount(tx, &dir, found.untouched())?;
+        let unpacked = self.parts.map_or(self.plan.fit.content, |_| 0);
         let rest = Self {
-            room: self.room.saturating_sub(self.plan.fit.content),
+            room: self.room.saturating_sub(unpacked),
             ..self
         };
         rest.update(tx, &filesystem, &Tree::Directory(dir), origin)?;
@@ -267,11 +290,13 @@ impl Filling<'_> {
         let name = &self.plan.name;
         let dir = mount_point(name.as_str());
         let mounted = filesystem.mount(tx, &dir, filesystem.changed())?;
+        let known = self.parts.map(Planned::in_origin).unwrap_or_default();
         tx.work(&tree.replace_line(&dir), |interrupt| {
             let mut progress = Progress::new(name.as_str(), self.plan.fit.content);
             let source = Source {
                 root: &Dir::root(from)?,
                 zeros_are_holes,
+                known: &known,
             };
             let to = Dir::root(&dir)?;
             let done = sync(&source, &to, self.room, interrupt, &mut progress)?;
@@ -304,19 +329,5 @@ fn fill_up(
     if size > superblock.size {
         filesystem.grow(tx)?;
     }
-    Ok(filesystem)
-}
-
-/// Makes a filesystem and copies a tree of files into it.
-fn unpack(tx: &mut Transaction, tree: &Tree, plan: &Plan, target: &Target) -> Result<Filesystem> {
-    let filesystem = Filesystem::make(tx, plan.fit.kind, target.device, plan.zeroes, None)?;
-    let dir = mount_point(plan.name.as_str());
-    let mounted = filesystem.mount(tx, &dir, "rw")?;
-    tx.work(&tree.copy_line(&dir), |interrupt| {
-        let mut progress = Progress::new(plan.name.as_str(), plan.fit.content);
-        tree.copy(&dir, target.room, interrupt, &mut progress)
-    })?;
-    mounted.unmount(tx)?;
-    filesystem.check(tx, false)?;
     Ok(filesystem)
 }

@@ -168,6 +168,30 @@ fn open(config: &Path, base: &LvName, digest: &str) -> Result<Option<Listing>> {
     opened.with_context(|| format!("cannot read {} of {CONFIG}", file.display()))
 }
 
+/// Hands over the listings of these bases, as far as there are any.
+pub fn read(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    bases: &[LvName],
+    look: &mut dyn FnMut(Vec<(LvName, Listing)>) -> Result<()>,
+) -> Result<()> {
+    if config(group).is_none() {
+        return look(Vec::new());
+    }
+    in_config(context, tx, group, "ro", &mut |_, config| {
+        let mut listings = Vec::new();
+        for base in bases {
+            let Some(digest) = digest_of(group, base) else {
+                continue;
+            };
+            let listing = open(config, base, digest)?;
+            listings.extend(listing.map(|listing| (base.clone(), listing)));
+        }
+        look(listings)
+    })
+}
+
 /// Removes what is left of listings, and those of the bases `gone`.
 pub fn tidy(context: &Context, tx: &mut Transaction, gone: &[LvName]) -> Result<()> {
     let group = context.load()?;

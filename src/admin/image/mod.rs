@@ -1,7 +1,8 @@
-//! `image`: makes of a root tree what an image has to be, and tells what an image lacks.
+//! `image`: makes of a root tree what an image has to be, tells what an image lacks, and packs one.
 
 mod check;
 mod opened;
+mod pack;
 mod prepare;
 
 use std::process::ExitCode;
@@ -27,6 +28,12 @@ pub enum Verb {
     /// needs no volume group. One that is compressed, or an archive, is unpacked to /var/tmp meanwhile.
     #[command(after_help = CHECK_STATUS)]
     Check(check::Check),
+    /// Pack a root tree so that hosts fetch only what they do not have of it
+    ///
+    /// OUT becomes a directory in the OCI image layout, with one layer in the format zstd:chunked, and with a
+    /// SHA256SUMS to be signed. A web server shows it as it is: `base add` and `update` take its address. Needs skopeo 1.15
+    /// or newer, as Debian 13 has it.
+    Pack(pack::Pack),
 }
 
 pub fn run(context: &Context, verb: &Verb) -> Result<ExitCode> {
@@ -36,5 +43,9 @@ pub fn run(context: &Context, verb: &Verb) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Verb::Check(check) => check::run(context, check),
+        Verb::Pack(pack) => {
+            pack::run(context, pack)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }

@@ -47,10 +47,17 @@ impl Task {
             // In a dry run, one on a server shows what it is when it is here.
             let opened = match &source {
                 Source::Server(server) if context.dry_run => {
-                    say(&format!("{}\n", server.line()))?;
+                    say(&format!("{}\n", server.line().0))?;
                     None
                 }
-                source => Some(source.open(tx)?),
+                Source::Layers(layered) if context.dry_run => {
+                    if let Some(line) = layered.line() {
+                        say(&format!("{line}\n"))?;
+                    }
+                    None
+                }
+                // There is no base yet that it could share files with.
+                source => Some(source.open(context, tx, false)?.0),
             };
             let add = base::Add {
                 image: source.name(),
@@ -69,26 +76,29 @@ impl Task {
             self.group.make(context, tx)?;
             let mounted = self.mount(context, tx)?;
             loader::install(tx, &self.plan, &self.disk, &context.root)?;
-            let layer = match opened {
-                Some(opened) if !context.dry_run => {
-                    let tags = digest.map(|digest| format!("{}{digest}", tag::IMAGE));
-                    let tags: Vec<String> = tags.into_iter().collect();
-                    let made = base::make(context, tx, &add, &opened, &mut |_| Ok(tags.clone()))?;
-                    if let Source::Server(server) = &source {
-                        server.remember(context, tx, &context.load()?)?;
+            let layer =
+                match opened {
+                    Some(opened) if !context.dry_run => {
+                        let tags = digest.map(|digest| format!("{}{digest}", tag::IMAGE));
+                        let tags: Vec<String> = tags.into_iter().collect();
+                        let made = base::make(context, tx, &add, (&opened, None), &mut |_| {
+                            Ok(tags.clone())
+                        })?;
+                        if let Source::Server(server) = &source {
+                            server.remember(context, tx, &context.load()?)?;
+                        }
+                        let mut change = |tx: &mut Transaction, _: &LvName, root: &Path| {
+                            self.adapt(context, tx, root).map(|()| Vec::new())
+                        };
+                        layer::make(context, tx, Some(made.name), Some(&mut change))?.0
                     }
-                    let mut change = |tx: &mut Transaction, _: &LvName, root: &Path| {
-                        self.adapt(context, tx, root).map(|()| Vec::new())
-                    };
-                    layer::make(context, tx, Some(made.name), Some(&mut change))?.0
-                }
-                opened => {
-                    if let Some(opened) = opened {
-                        opened.close(tx)?;
+                    opened => {
+                        if let Some(opened) = opened {
+                            opened.close(tx)?;
+                        }
+                        self.say_layer(context, &add)?
                     }
-                    self.say_layer(context, &add)?
-                }
-            };
+                };
             self.make_volumes(context, tx, &layer)?;
             for step in mounted.iter().rev() {
                 tx.undo_now(step)?;

@@ -120,7 +120,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         let source = update.source(context, tx)?;
         let update = &update.of(&source);
         let (opened, server) = match &source {
-            Source::Here(..) => (Some(source.open(tx)?), None),
+            Source::Here(..) => (Some(source.open(context, tx, true)?.0), None),
             // It is looked into when it is here.
             Source::Server(server) => (None, Some(&server.found)),
             Source::Layers(_) => (None, None),
@@ -274,7 +274,7 @@ fn looked_into(
     };
     match &opened.image {
         Image::Tree(ImageTree::Directory(dir) | ImageTree::Squashfs(dir)) => look(tx, dir),
-        Image::Tree(ImageTree::Tar(..) | ImageTree::Layers(_))
+        Image::Tree(ImageTree::Tar(..) | ImageTree::Layers(_) | ImageTree::Listed(..))
         | Image::Filesystem {
             compression: Some(_),
             ..

@@ -69,7 +69,7 @@ pub struct Update {
     /// Size of the base, as for `base add`
     #[arg(long, value_parser = text::parse_size)]
     size: Option<u64>,
-    /// Share nothing with an earlier base, as for `base add`
+    /// Share nothing with an earlier base, nor what is fetched, as for `base add`
     #[arg(long)]
     no_share: bool,
     /// Share files of a filesystem image with the nearest base, as for `base add`
@@ -377,7 +377,7 @@ fn download(context: &Context, update: &Update) -> Result<ExitCode> {
         if standing != Standing::New {
             return Ok(format!("{} {standing}\n", update.shown()));
         }
-        source.fetch(tx)?;
+        source.fetch(context, tx, !update.no_share)?;
         Ok(format!(
             "{} is here, and waits for an update\n",
             update.shown()
@@ -397,7 +397,7 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     let update = &update.of(&source);
     // One that is not here is fetched only if it is wanted.
     let opened = match source {
-        Source::Here(..) => Some(source.open(tx)?),
+        Source::Here(..) => Some(source.open(context, tx, true)?),
         Source::Server(_) | Source::Layers(_) => None,
     };
     let digest = source.digest(tx)?;
@@ -410,7 +410,7 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     };
     let made = match before.decide(update.wishes())? {
         Decision::Nothing(standing) => {
-            if let Some(opened) = opened {
+            if let Some((opened, _)) = opened {
                 opened.close(tx)?;
             }
             done.waits = matches!(standing, Standing::Waits(_));
@@ -426,21 +426,19 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     };
     let running = Root::at(Path::new("/"));
     let base = if let Some(base) = made {
-        if let Some(opened) = opened {
+        if let Some((opened, _)) = opened {
             opened.close(tx)?;
         }
         base
     } else {
-        let opened = match opened {
-            Some(opened) => opened,
-            None => source.open(tx)?,
-        };
+        let open = || source.open(context, tx, !update.no_share);
+        let (opened, parts) = opened.map_or_else(open, Ok)?;
+        let of = (&opened, parts.as_ref());
         let mut judge = |root: &Path| {
             let release = judge(update, &running, &Root::at(root))?;
             Ok(tags(digest.as_deref(), &release))
         };
-        let Made { name, origin, .. } =
-            base::make(context, tx, &update.add(), &opened, &mut judge)?;
+        let Made { name, origin, .. } = base::make(context, tx, &update.add(), of, &mut judge)?;
         done.origin = origin;
         name
     };

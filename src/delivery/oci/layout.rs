@@ -368,6 +368,40 @@ pub struct Image {
     pub manifest: Manifest,
 }
 
+/// The image of this tag, or the only one, of the index of a layout that runs on `host`. `document` reads what another
+/// document names, and has its digest.
+pub fn image_of(
+    index: &[u8],
+    tag: Option<&str>,
+    host: &Platform,
+    document: &dyn Fn(&Descriptor) -> Result<Vec<u8>>,
+) -> Result<Image> {
+    let Document::Index(mut index) = Document::parse(index)? else {
+        bail!("index.json is no index");
+    };
+    let mut tag = tag;
+    for _ in 0..DEPTH_MOST {
+        let chosen = index.choose(tag, host)?.clone();
+        match Document::parse(&document(&chosen)?)? {
+            Document::Manifest(manifest) => {
+                return Ok(Image {
+                    digest: chosen.digest,
+                    manifest,
+                });
+            }
+            // Only the first one has tags.
+            Document::Index(below) => (index, tag) = (below, None),
+        }
+    }
+    bail!("it has more than {DEPTH_MOST} indexes in one another")
+}
+
+/// Whether this is the content of the file `oci-layout` of a layout that is known.
+pub fn is_layout(marker: &[u8]) -> bool {
+    let marker: Option<Marker> = serde_json::from_slice(marker).ok();
+    marker.is_some_and(|marker| marker.image_layout_version == "1.0.0")
+}
+
 /// A directory in the OCI image layout, or one with a manifest and blobs side by side.
 pub struct Layout {
     dir: PathBuf,
@@ -387,10 +421,8 @@ impl Layout {
         let marker = layout
             .read("oci-layout", 1 << 10)
             .with_context(|| format!("{} is no OCI image layout", dir.display()))?;
-        let marker: Option<Marker> = serde_json::from_slice(&marker).ok();
-        let version = marker.map(|marker| marker.image_layout_version);
         ensure!(
-            version.as_deref() == Some("1.0.0"),
+            is_layout(&marker),
             "{} is not in version 1.0.0 of the OCI image layout",
             dir.display()
         );
@@ -429,24 +461,7 @@ impl Layout {
             });
         }
         let index = self.read("index.json", DOCUMENT_MOST)?;
-        let Document::Index(mut index) = Document::parse(&index)? else {
-            bail!("index.json is no index");
-        };
-        let mut tag = tag;
-        for _ in 0..DEPTH_MOST {
-            let chosen = index.choose(tag, host)?.clone();
-            match Document::parse(&self.document(&chosen)?)? {
-                Document::Manifest(manifest) => {
-                    return Ok(Image {
-                        digest: chosen.digest,
-                        manifest,
-                    });
-                }
-                // Only the first one has tags.
-                Document::Index(below) => (index, tag) = (below, None),
-            }
-        }
-        bail!("it has more than {DEPTH_MOST} indexes in one another")
+        image_of(&index, tag, host, &|of| self.document(of))
     }
 
     /// A document that another one names.

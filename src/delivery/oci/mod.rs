@@ -4,6 +4,7 @@ pub mod layout;
 pub mod reference;
 mod skopeo;
 mod store;
+pub mod web;
 
 use std::path::PathBuf;
 

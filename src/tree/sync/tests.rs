@@ -45,6 +45,7 @@ impl Trees {
         let source = Source {
             root: &from,
             zeros_are_holes,
+            known: &BTreeSet::new(),
         };
         let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
         sync(&source, &to, room, &interrupt, &mut progress)
@@ -561,6 +562,7 @@ fn a_signal_ends_it() {
     let source = Source {
         root: &root,
         zeros_are_holes: false,
+        known: &BTreeSet::new(),
     };
     let interrupt = Interrupt::default();
     interrupt.set();
@@ -671,6 +673,7 @@ fn what_was_not_changed_since_it_was_copied_ahead_is_not_read() {
         let source = Source {
             root: &from,
             zeros_are_holes: false,
+            known: &BTreeSet::new(),
         };
         let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
         let again = Again { mark, begun };

@@ -1,0 +1,381 @@
+//! An image of which only those parts are fetched that no base of this host has: of each layer its table of contents, and
+//! then the chunks of those files that no listing of a base has the content of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, Error, Result, bail};
+use sha2::{Digest as _, Sha256};
+
+use super::listings;
+use crate::admin::Context;
+use crate::admin::roots::{self, Tree};
+use crate::delivery::fetch::Fetcher;
+use crate::delivery::oci::layout::Descriptor;
+use crate::delivery::oci::web::Web;
+use crate::delivery::ranges::Range;
+use crate::delivery::spool::{Spool, Wanted};
+use crate::image::stream::Compression;
+use crate::image::tree::{Content, Shape};
+use crate::model::layout::Group;
+use crate::model::name::LvName;
+use crate::sys::files::in_memory;
+use crate::sys::interrupt::Interrupt;
+use crate::sys::progress::Progress;
+use crate::sys::transaction::Transaction;
+use crate::tree::Dir;
+use crate::tree::toc::{self, Build, Entry, From, Known, Limits, Position};
+
+/// A file takes this much at least, in bytes.
+const BLOCK: u64 = 4096;
+
+/// What there is of an image.
+pub struct Parts {
+    entries: Vec<Entry>,
+    /// The chunks that no base has, one after the other.
+    chunks: PathBuf,
+}
+
+/// Why an image is fetched as a whole.
+struct Reason(Error);
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+/// What is an error of the image or of its server, and no reason to end.
+fn reason<T>(found: Result<T>) -> Result<T, Reason> {
+    found.map_err(Reason)
+}
+
+impl Parts {
+    /// Fetches what is needed of an image that people call `name`. Nothing where all of it has to be fetched; then it is
+    /// told why. Has the lock afterwards.
+    pub fn fetch(
+        context: &Context,
+        tx: &mut Transaction,
+        (fetcher, spool): (&Fetcher, &Spool),
+        web: &Web,
+        name: &str,
+    ) -> Result<Option<Self>> {
+        let entries = match tables(fetcher, web)? {
+            Ok(entries) => entries,
+            Err(reason) => return Ok(told(name, &reason)),
+        };
+        tx.lock()?;
+        let group = context.load()?;
+        let bases: Vec<LvName> = group.bases().into_iter().map(|base| base.name).collect();
+        let mut plan = None;
+        listings::read(context, tx, &group, &bases, &mut |listings| {
+            if !listings.is_empty() {
+                plan = Some(planned(&entries, listings, None)?.0);
+            }
+            Ok(())
+        })?;
+        let Some(plan) = plan else {
+            let reason = Reason(Error::msg("no base of this host is listed yet"));
+            return Ok(told(name, &reason));
+        };
+        let files = plan.in_layers(&entries);
+        let wanted = wanted(web, &entries, &files);
+        let key = key(web, &wanted);
+        let interrupt = tx.interrupt().clone();
+        let chunks = tx.unlocked(|_| {
+            let Some(chunks) = spool.fetch_pieces(fetcher, &key, &wanted, name)? else {
+                let reason = "its server has no parts of files, or others than were asked for";
+                return Ok(Err(Reason(Error::msg(reason))));
+            };
+            let checked = check(&entries, &files, &chunks, &interrupt);
+            interrupt.check()?;
+            if checked.is_err() {
+                fs::remove_file(&chunks)?;
+            }
+            Ok(reason(checked).map(|()| chunks))
+        })?;
+        Ok(match chunks {
+            Ok(chunks) => Some(Self { entries, chunks }),
+            Err(reason) => told(name, &reason),
+        })
+    }
+
+    /// The file that is of no use any more when a base was made.
+    pub fn file(&self) -> &Path {
+        &self.chunks
+    }
+
+    /// What the tree takes, and what is at its top.
+    pub fn measure(&self) -> (Content, Shape) {
+        let mut shape = Shape::default();
+        let mut content = Content::default();
+        for entry in &self.entries {
+            shape.see(entry.path.as_os_str().as_encoded_bytes());
+            let size = entry.content().map_or(0, |content| content.size);
+            content.bytes = content.bytes.saturating_add(size.next_multiple_of(BLOCK));
+            content.files += 1;
+        }
+        (content, shape)
+    }
+
+    /// Plans where the content of each file comes from, if the tree begins as a snapshot of `origin`. The lock is held.
+    pub fn plan(
+        &self,
+        context: &Context,
+        tx: &mut Transaction,
+        group: &Group,
+        origin: Option<&LvName>,
+    ) -> Result<Planned<'_>> {
+        let others = group.bases().into_iter().map(|base| base.name);
+        let others = others.filter(|base| Some(base) != origin);
+        // Of two bases that have a content, the first one gives it.
+        let bases: Vec<LvName> = origin.cloned().into_iter().chain(others).collect();
+        let mut found = None;
+        listings::read(context, tx, group, &bases, &mut |listings| {
+            found = Some(planned(&self.entries, listings, origin)?);
+            Ok(())
+        })?;
+        let (plan, bases) = found.context("the listings are read")?;
+        Ok(Planned {
+            parts: self,
+            plan,
+            bases,
+        })
+    }
+}
+
+/// An image with what becomes of each of its files.
+pub struct Planned<'a> {
+    parts: &'a Parts,
+    plan: toc::Plan,
+    /// By their numbers in the plan.
+    bases: Vec<LvName>,
+}
+
+impl Planned<'_> {
+    /// The paths that a snapshot of the origin has the content of already.
+    pub fn in_origin(&self) -> BTreeSet<PathBuf> {
+        self.plan.in_origin(&self.parts.entries)
+    }
+
+    /// Makes the tree in an empty filesystem that is mounted at `to`, but for the contents that are in the origin.
+    /// Refuses to write more than `room` bytes.
+    pub fn build(
+        &self,
+        context: &Context,
+        tx: &mut Transaction,
+        to: &Path,
+        room: u64,
+        label: &str,
+    ) -> Result<()> {
+        let used = self.plan.files.values().filter_map(|from| match from {
+            From::Other(base, _) => Some(*base),
+            _ => None,
+        });
+        let used: BTreeSet<usize> = used.collect();
+        let used: Vec<usize> = used.into_iter().collect();
+        let to = Dir::root(to)?;
+        let group = context.load()?;
+        let mut opened = Roots::new();
+        with_bases(
+            (context, &group, &self.bases),
+            tx,
+            &used,
+            &mut opened,
+            &mut |tx, roots| {
+                let line = format!("# {label} gets the files that are not in its origin");
+                tx.work(&line, |interrupt| {
+                    self.build_from(interrupt, roots, &to, room, label)
+                })
+            },
+        )
+    }
+
+    fn build_from(
+        &self,
+        interrupt: &Interrupt,
+        roots: &Roots,
+        to: &Dir,
+        room: u64,
+        label: &str,
+    ) -> Result<()> {
+        let entries = &self.parts.entries;
+        let mut progress = Progress::new(label, 0);
+        let mut build = Build::new(entries, &self.plan, to, room, interrupt, &mut progress);
+        let lost = build.names(&mut |base, path| {
+            let of_base = roots.get(&base).context("its base is mounted")?;
+            Ok(toc::file_of(of_base, path))
+        })?;
+        if let Some(number) = lost.first() {
+            let base = match self.plan.files.get(number) {
+                Some(From::Other(base, _)) => self.bases[*base].to_string(),
+                _ => String::new(),
+            };
+            bail!(
+                "{base} is not what its listing says, which `imgbased-helper base verify {base}` can tell more of; \
+                 --no-share fetches the whole image"
+            );
+        }
+        let files = self.plan.in_layers(entries);
+        read_chunks(&self.parts.chunks, &mut |chunks| {
+            build.contents(&files, chunks)
+        })?;
+        build.end()
+    }
+}
+
+/// Tells why an image is fetched as a whole.
+fn told<T>(name: &str, reason: &Reason) -> Option<T> {
+    log::warn!("{name} is fetched as a whole: {reason}");
+    None
+}
+
+/// The tree of all layers, by their tables of contents.
+fn tables(fetcher: &Fetcher, web: &Web) -> Result<Result<Vec<Entry>, Reason>> {
+    let mut layers = Vec::new();
+    for (number, layer) in web.image.manifest.layers.iter().enumerate() {
+        let annotation = |key: &str| layer.annotation(key).map(str::to_owned);
+        let position = match reason(Position::find(&annotation, layer.size)) {
+            Ok(Some(position)) => position,
+            Ok(None) => {
+                return Ok(Err(Reason(Error::msg("a layer has no table of contents"))));
+            }
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let mut packed = in_memory(b"")?;
+        let piece = Range {
+            from: position.from,
+            end: position.end,
+        };
+        let url = web.layer(&layer.digest);
+        if !fetcher.pieces(&url, &[piece], layer.size, &mut packed, &mut |_| {})? {
+            return Ok(Err(Reason(Error::msg("its server has no parts of files"))));
+        }
+        match reason(table(packed, &position, number)) {
+            Ok(entries) => layers.push(entries),
+            Err(reason) => return Ok(Err(reason)),
+        }
+    }
+    Ok(reason(
+        toc::merged(layers).context("its table of contents is odd"),
+    ))
+}
+
+fn table(mut packed: File, position: &Position, layer: usize) -> Result<Vec<Entry>> {
+    let mut content = Vec::new();
+    std::io::Seek::rewind(&mut packed)?;
+    packed.read_to_end(&mut content)?;
+    let limits = Limits {
+        layer,
+        end: position.from,
+    };
+    let text = position.text(&content)?;
+    toc::parse(&text, limits).context("its table of contents is odd")
+}
+
+/// The plan for these entries, and the bases by their numbers in it.
+fn planned(
+    entries: &[Entry],
+    listings: Vec<(LvName, crate::tree::Listing)>,
+    origin: Option<&LvName>,
+) -> Result<(toc::Plan, Vec<LvName>)> {
+    let mut bases = Vec::new();
+    let mut known = Vec::new();
+    for (base, listing) in listings {
+        known.push(Known {
+            listing,
+            is_origin: Some(&base) == origin,
+        });
+        bases.push(base);
+    }
+    let plan = toc::Plan::new(entries, &mut known).context("cannot read a listing")?;
+    Ok((plan, bases))
+}
+
+/// The chunks of these files, by layer.
+fn wanted(web: &Web, entries: &[Entry], files: &[usize]) -> Vec<Wanted> {
+    let places = toc::places(entries, files);
+    let of_layer = |(number, layer): (usize, &Descriptor)| {
+        let places = places.iter().filter(|place| place.layer == number);
+        let pieces = places.map(|place| Range {
+            from: place.from,
+            end: place.end,
+        });
+        Wanted {
+            url: web.layer(&layer.digest),
+            length: layer.size,
+            pieces: pieces.collect(),
+        }
+    };
+    let layers = web.image.manifest.layers.iter().enumerate();
+    layers
+        .map(of_layer)
+        .filter(|wanted| !wanted.pieces.is_empty())
+        .collect()
+}
+
+/// What tells these chunks from others, in few characters.
+fn key(web: &Web, wanted: &[Wanted]) -> String {
+    let mut text = web.image.digest.to_string();
+    for Wanted { length, pieces, .. } in wanted {
+        text += &format!(" {length} {pieces:?}");
+    }
+    format!("{:x}", Sha256::digest(text))
+}
+
+/// Refuses chunks that are not what the table says.
+fn check(entries: &[Entry], files: &[usize], chunks: &Path, interrupt: &Interrupt) -> Result<()> {
+    read_chunks(chunks, &mut |chunks| {
+        toc::read_contents(entries, files, chunks, interrupt, &mut |_, _, _| Ok(()))
+    })
+}
+
+/// Hands over the chunks in a file, decompressed: each is a frame by itself.
+fn read_chunks(
+    path: &Path,
+    read: &mut dyn FnMut(&mut dyn std::io::Read) -> Result<()>,
+) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if file.metadata()?.len() == 0 {
+        return read(&mut std::io::empty());
+    }
+    let mut running = Compression::Zstd
+        .decompress()
+        .start(file.into(), Stdio::piped())?;
+    let mut output = running.stdout().context("zstd writes to a pipe")?;
+    let done = read(&mut output);
+    if done.is_ok() {
+        running.wait()?;
+    }
+    done
+}
+
+/// The roots of bases, by their numbers in a plan.
+type Roots = BTreeMap<usize, Dir>;
+type Work<'a> = dyn FnMut(&mut Transaction, &Roots) -> Result<()> + 'a;
+
+/// Hands over the roots of bases, by their numbers, mounted to be read.
+fn with_bases(
+    (context, group, names): (&Context, &Group, &[LvName]),
+    tx: &mut Transaction,
+    numbers: &[usize],
+    opened: &mut Roots,
+    work: &mut Work,
+) -> Result<()> {
+    let Some((number, rest)) = numbers.split_first() else {
+        return work(tx, opened);
+    };
+    let tree = Tree::Volume(names[*number].clone());
+    let done = roots::opened(context, tx, group, &tree, |tx, root| {
+        opened.insert(*number, Dir::root(root)?);
+        let done = with_bases((context, group, names), tx, rest, opened, work);
+        // Nothing is held when it is unmounted.
+        opened.remove(number);
+        done
+    })?;
+    done.context("this is no dry run")
+}

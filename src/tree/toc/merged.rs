@@ -1,0 +1,133 @@
+//! The tree that several layers make, one upon the other.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+
+use super::table::{Whiteout, whiteout};
+use super::{Entry, What};
+use crate::tree::name::escaped;
+
+/// Each path, and the layer that it is of.
+type Paths = BTreeMap<PathBuf, (usize, Entry)>;
+
+/// The paths of all layers, from the lowest to the highest, in the order in which they can be made: each after the
+/// directory that it is in.
+///
+/// Refuses what would depend on how somebody unpacks it: paths below something that is no directory or not there, and
+/// links to what is no file, or is another one by then.
+pub fn merged(layers: Vec<Vec<Entry>>) -> Result<Vec<Entry>> {
+    let mut tree = Paths::new();
+    for (layer, entries) in layers.into_iter().enumerate() {
+        // What a layer takes away is of those below it, whatever its order.
+        let mut put = Vec::new();
+        for entry in entries {
+            match whiteout(&entry)? {
+                Some(Whiteout::Of(path)) => {
+                    remove_below(&mut tree, &path);
+                    tree.remove(&path);
+                }
+                Some(Whiteout::Below(path)) => remove_below(&mut tree, &path),
+                None => put.push(entry),
+            }
+        }
+        for entry in put.iter().filter(|entry| entry.what != What::Dir) {
+            remove_below(&mut tree, &entry.path);
+        }
+        for entry in put {
+            tree.insert(entry.path.clone(), (layer, entry));
+        }
+    }
+    for (path, (layer, entry)) in &tree {
+        let shown = || escaped(path);
+        let above = path.parent().filter(|above| above != &Path::new(""));
+        let is_in_dir = above.is_none_or(|above| {
+            let above = tree.get(above);
+            above.is_some_and(|(_, above)| above.what == What::Dir)
+        });
+        ensure!(is_in_dir, "{} is in no directory", shown());
+        if let What::HardLink(target) = &entry.what {
+            let is_file = tree
+                .get(target)
+                .is_some_and(|(of, target)| of <= layer && matches!(target.what, What::File(_)));
+            ensure!(is_file, "{} is another name of no file", shown());
+        }
+    }
+    Ok(tree.into_values().map(|(_, entry)| entry).collect())
+}
+
+/// Removes what is in a directory: it comes right after that.
+fn remove_below(tree: &mut Paths, path: &Path) {
+    let below = tree.range::<Path, _>((Bound::Excluded(path), Bound::Unbounded));
+    let below = below.map(|(at, _)| at);
+    let gone: Vec<PathBuf> = below
+        .take_while(|at| at.starts_with(path))
+        .cloned()
+        .collect();
+    for path in gone {
+        tree.remove(&path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::toc::table::{Limits, parse};
+
+    /// A layer of paths: one that ends in a slash is a directory, `a=b` is a link to b, and all others are files.
+    fn layer(paths: &str) -> Vec<Entry> {
+        let line = |path: &str| match path.split_once('=') {
+            Some((path, target)) => {
+                format!(r#"{{"type":"hardlink","name":"{path}","linkName":"{target}"}}"#)
+            }
+            None if path.ends_with('/') => format!(r#"{{"type":"dir","name":"{path}"}}"#),
+            None => format!(r#"{{"type":"reg","name":"{path}"}}"#),
+        };
+        let lines: Vec<String> = paths.split_whitespace().map(line).collect();
+        let text = format!(r#"{{"version":1,"entries":[{}]}}"#, lines.join(","));
+        let limits = Limits { layer: 0, end: 0 };
+        parse(text.as_bytes(), limits).unwrap()
+    }
+
+    #[test]
+    fn layers_lie_one_upon_the_other() {
+        for (layers, wanted) in [
+            (&["./ d/ d/a b"][..], Some(" b d d/a")),
+            (&["d/ d/a d/b", "d/.wh.a"], Some("d d/b")),
+            (
+                &["d/ d/a d/e/ d/e/f", "d/ d/.wh..wh..opq d/c"],
+                Some("d d/c"),
+            ),
+            // What a layer brings itself stays.
+            (&["d/ d/a", "d/ d/a d/.wh.a"], Some("d d/a")),
+            (&["d/ d/a", ".wh.d"], Some("")),
+            (&["d/ d/a da", ".wh.d"], Some("da")),
+            (&["d/ d/a", "d"], Some("d")),
+            (&["d", "d/ d/a"], Some("d d/a")),
+            (&["a", "b=a"], Some("a b")),
+            (&["a b=a"], Some("a b")),
+            (&["b=a a"], Some("a b")),
+            // A name of what was there before.
+            (&["a b=a", "a"], None),
+            (&["a b=a", ".wh.a"], None),
+            (&["a b=a c=b"], None),
+            (&["d/ b=d"], None),
+            (&["b=x"], None),
+            (&["b=b"], None),
+            (&["d/a"], None),
+            (&["d d/a"], None),
+            (&["d/a d"], None),
+            (&["d/ d/a", "d d/b"], None),
+            (&["d/ d/e/ d/e/f", ".wh.d d/e/g"], None),
+        ] {
+            let tree = merged(layers.iter().map(|paths| layer(paths)).collect());
+            let paths = tree.map(|tree| {
+                let paths = tree.iter().map(|entry| entry.path.to_str().unwrap());
+                paths.collect::<Vec<_>>().join(" ")
+            });
+            assert_eq!(paths.ok().as_deref(), wanted, "{layers:?}");
+        }
+    }
+}

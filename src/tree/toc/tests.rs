@@ -1,0 +1,393 @@
+//! A tree that is made of its table of contents, beside the whole one: on directories, with frames of the real zstd(1).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use super::*;
+use crate::sys::cmd::Cmd;
+use crate::sys::interrupt::Interrupt;
+use crate::sys::progress::Progress;
+use crate::tree::{Dir, Listing, Source, Synced, list, sync};
+
+const OF: &str = "of";
+
+/// A layer with its table, as it is being written.
+#[derive(Default)]
+struct Layer {
+    bytes: Vec<u8>,
+    lines: Vec<String>,
+}
+
+impl Layer {
+    fn frame(content: &[u8]) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("frame");
+        fs::write(&path, content).unwrap();
+        Cmd::new("zstd")
+            .args(["-q", "--rm"])
+            .arg(&path)
+            .run()
+            .unwrap();
+        fs::read(dir.path().join("frame.zst")).unwrap()
+    }
+
+    fn put(&mut self, kind: &str, name: &str, path: &Path, more: &str) {
+        let stat = fs::symlink_metadata(path).unwrap();
+        let time = Cmd::new("date")
+            .args(["--utc", "+%Y-%m-%dT%H:%M:%S.%NZ", "-d"])
+            .arg(format!("@{}.{:09}", stat.mtime(), stat.mtime_nsec()));
+        let time = time.run().unwrap();
+        self.lines.push(format!(
+            r#"{{"type":"{kind}","name":"./{name}","mode":{},"uid":{},"gid":{},"modtime":"{}"{more}}}"#,
+            stat.mode() & 0o7777,
+            stat.uid(),
+            stat.gid(),
+            time.trim()
+        ));
+    }
+
+    /// A file whose content is in parts of at most so many bytes, each a chunk.
+    fn file(&mut self, name: &str, path: &Path, most: usize) {
+        let content = fs::read(path).unwrap();
+        let sum = |bytes: &[u8]| format!("sha256:{:x}", Sha256::digest(bytes));
+        // The header of the file in the archive.
+        self.bytes.extend(Self::frame(name.as_bytes()));
+        let mut lines = Vec::new();
+        let mut at = 0;
+        for part in content.chunks(most) {
+            let is_zeros = part.iter().all(|byte| *byte == 0);
+            let kind = if is_zeros {
+                r#","chunkType":"zeros""#
+            } else {
+                ""
+            };
+            lines.push(format!(
+                r#","offset":{},"chunkSize":{},"chunkOffset":{at},"chunkDigest":"{}"{kind}"#,
+                self.bytes.len(),
+                part.len(),
+                sum(part)
+            ));
+            self.bytes.extend(Self::frame(part));
+            at += part.len();
+        }
+        let (end, size) = (self.bytes.len(), content.len());
+        let mut lines = lines.into_iter();
+        let first = lines.next().unwrap_or_default();
+        let whole = format!(
+            r#"{first},"size":{size},"digest":"{}","endOffset":{end}"#,
+            sum(&content)
+        );
+        self.put("reg", name, path, if size == 0 { "" } else { &whole });
+        for line in lines {
+            let line = format!(r#"{{"type":"chunk","name":"./{name}"{line}}}"#);
+            self.lines.push(line);
+        }
+    }
+
+    /// A layer of all that is below a directory.
+    fn of(dir: &Path) -> Self {
+        let mut layer = Self::default();
+        let mut names: BTreeMap<u64, String> = BTreeMap::new();
+        let mut left = vec![PathBuf::new()];
+        while let Some(name) = left.pop() {
+            let path = dir.join(&name);
+            let stat = fs::symlink_metadata(&path).unwrap();
+            let name = name.to_str().unwrap();
+            if stat.is_dir() {
+                layer.put("dir", name, &path, "");
+                let below = fs::read_dir(&path).unwrap();
+                left.extend(below.map(|entry| Path::new(name).join(entry.unwrap().file_name())));
+            } else if stat.is_symlink() {
+                let target = fs::read_link(&path).unwrap();
+                let target = format!(r#","linkName":"{}""#, target.display());
+                layer.put("symlink", name, &path, &target);
+            } else if let Some(first) = names.get(&stat.ino()).filter(|_| stat.nlink() > 1) {
+                let target = format!(r#","linkName":"./{first}""#);
+                layer.put("hardlink", name, &path, &target);
+            } else {
+                names.insert(stat.ino(), name.to_owned());
+                layer.file(name, &path, 1000);
+            }
+        }
+        layer
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        let text = format!(r#"{{"version":1,"entries":[{}]}}"#, self.lines.join(","));
+        let limits = Limits {
+            layer: 0,
+            end: self.bytes.len() as u64,
+        };
+        merged(vec![parse(text.as_bytes(), limits).unwrap()]).unwrap()
+    }
+
+    /// The chunks of these files as a server sends them, decompressed.
+    fn chunks(&self, entries: &[Entry], files: &[usize]) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for place in places(entries, files) {
+            let range = usize::try_from(place.from).unwrap()..usize::try_from(place.end).unwrap();
+            frames.extend_from_slice(&self.bytes[range]);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("frames.zst");
+        fs::write(&path, &frames).unwrap();
+        Cmd::new("zstd").args(["-dq"]).arg(&path).run().unwrap();
+        fs::read(dir.path().join("frames")).unwrap()
+    }
+}
+
+struct Trees {
+    dir: TempDir,
+}
+
+impl Trees {
+    /// Two trees: one that is known, and one that is like it but for some files.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let script = r#"
+            mkdir -p old/etc old/usr old/var
+            for n in 1 2 3 4 5; do seq "$n" 2000 >old/usr/$n; done
+            echo issue >old/etc/issue
+            echo one >old/etc/one; ln old/etc/one old/etc/two
+            echo p >old/etc/p; ln old/etc/p old/etc/q
+            ln -s issue old/etc/link
+            : >old/etc/empty
+            head -c 5000 /dev/zero >old/usr/zeros
+            chmod 4755 old/usr/1
+            touch -d 2001-01-01 old/usr old/usr/* old/etc/*
+            cp -a old new
+            cp -a old copy
+            # Changed in part, moved, of another mode, new, gone, and exchanged.
+            sed -i s/1234/changed/ new/usr/2; touch -d 2002-02-02 new/usr/2
+            mv new/usr/3 new/var/moved
+            chmod 600 new/usr/4
+            echo new >new/etc/new; cp new/etc/new new/etc/again
+            head -c 2500 /dev/zero >new/var/zeros; echo end >>new/var/zeros
+            rm new/etc/issue; mkdir new/etc/issue; echo below >new/etc/issue/below
+            ln -sfn below new/etc/link
+            rm new/etc/two; echo one >new/etc/two; echo other >new/etc/one
+            rm new/etc/q; ln new/usr/5 new/etc/0; ln new/usr/5 new/usr/6
+            chmod 750 new; touch -d 2003-03-03 new new/etc
+            mkdir skeleton whole"#;
+        let cmd = Cmd::new("sh").args(["-ec", &format!("cd {}; {script}", dir.path().display())]);
+        cmd.run().unwrap();
+        Self { dir }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn root(&self, name: &str) -> Dir {
+        Dir::root(&self.at(name)).unwrap()
+    }
+
+    /// The listing of the old tree, which stays readable when its directory is gone.
+    fn listing(&self) -> Listing {
+        let mut file = File::create(self.at("listing")).unwrap();
+        let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
+        let old = self.root("copy");
+        list(&old, OF, None, &mut file, &interrupt, &mut progress).unwrap();
+        file.flush().unwrap();
+        let dir = Dir::root(self.dir.path()).unwrap();
+        Listing::open(&dir, "listing".as_ref(), OF)
+            .unwrap()
+            .unwrap()
+    }
+
+    /// Makes the skeleton of these entries, with what `others` has of the files of the old tree.
+    fn build(&self, entries: &[Entry], plan: &Plan, to: &str, chunks: &[u8]) -> Result<Vec<usize>> {
+        let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
+        let to = self.root(to);
+        let mut build = Build::new(entries, plan, &to, 1 << 20, &interrupt, &mut progress);
+        let lost = build.names(&mut |_, path| Ok(File::open(self.at("copy").join(path)).ok()))?;
+        build.contents(&plan.in_layers(entries), &mut &chunks[..])?;
+        build.end()?;
+        Ok(lost)
+    }
+
+    fn sync(&self, plan: &Plan, entries: &[Entry]) -> Result<Synced> {
+        let known = plan.in_origin(entries);
+        let (from, to) = (self.root("skeleton"), self.root("copy"));
+        let source = Source {
+            root: &from,
+            zeros_are_holes: false,
+            known: &known,
+        };
+        let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
+        sync(&source, &to, u64::MAX, &interrupt, &mut progress)
+    }
+}
+
+/// Each path with all that has to be equal. The times of directories as well.
+fn described(dir: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![PathBuf::new()];
+    while let Some(name) = left.pop() {
+        let path = dir.join(&name);
+        let stat = fs::symlink_metadata(&path).unwrap();
+        let mut text = format!(
+            "{:o} {}:{} {}.{} {}",
+            stat.mode(),
+            stat.uid(),
+            stat.gid(),
+            stat.mtime(),
+            stat.mtime_nsec(),
+            if stat.is_dir() { 0 } else { stat.nlink() }
+        );
+        if stat.is_dir() {
+            let below = fs::read_dir(&path).unwrap();
+            left.extend(below.map(|entry| name.join(entry.unwrap().file_name())));
+        } else if stat.is_symlink() {
+            text += &format!(" {}", fs::read_link(&path).unwrap().display());
+        } else {
+            text += &format!(" {:x}", Sha256::digest(fs::read(&path).unwrap()));
+        }
+        found.insert(name, text);
+    }
+    found
+}
+
+#[test]
+fn a_snapshot_becomes_the_tree_of_a_layer_without_what_is_the_same() {
+    let trees = Trees::new();
+    let layer = Layer::of(&trees.at("new"));
+    let entries = layer.entries();
+    let mut known = [Known {
+        listing: trees.listing(),
+        is_origin: true,
+    }];
+    let plan = Plan::new(&entries, &mut known).unwrap();
+    let there = plan.in_origin(&entries);
+    let there: Vec<&str> = there.iter().map(|path| path.to_str().unwrap()).collect();
+    // What is another name of something here or there is read.
+    assert_eq!(there, ["usr/1", "usr/4", "usr/zeros"]);
+    let files = plan.in_layers(&entries);
+    let mut fetched: Vec<&str> = files
+        .iter()
+        .map(|number| entries[*number].path.to_str().unwrap())
+        .collect();
+    fetched.sort_unstable();
+    let expected = ["etc/issue/below", "etc/one", "usr/2", "var/zeros"];
+    assert!(
+        expected.iter().all(|path| fetched.contains(path)),
+        "{fetched:?}"
+    );
+    assert_eq!(fetched.len(), 5, "{fetched:?}");
+
+    // Nothing of these may be read or written.
+    for path in ["copy/usr/1", "copy/usr/4", "copy/usr/zeros"] {
+        let file = trees.at(path);
+        let content = vec![b'x'; usize::try_from(fs::metadata(&file).unwrap().len()).unwrap()];
+        let time = fs::metadata(&file).unwrap().modified().unwrap();
+        fs::write(&file, content).unwrap();
+        File::options()
+            .append(true)
+            .open(&file)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
+    }
+    let chunks = layer.chunks(&entries, &files);
+    let lost = trees.build(&entries, &plan, "skeleton", &chunks).unwrap();
+    assert!(lost.is_empty(), "{lost:?}");
+    trees.sync(&plan, &entries).unwrap();
+    for path in ["usr/1", "usr/4", "usr/zeros"] {
+        let content = fs::read(trees.at("copy").join(path)).unwrap();
+        assert!(content.iter().all(|byte| *byte == b'x'), "{path}");
+        let (from, to) = (trees.at("new").join(path), trees.at("copy").join(path));
+        let time = fs::metadata(&from).unwrap().modified().unwrap();
+        fs::copy(&from, &to).unwrap();
+        fs::set_permissions(&to, fs::metadata(&from).unwrap().permissions()).unwrap();
+        File::options()
+            .append(true)
+            .open(&to)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
+    }
+    let (new, made) = (described(&trees.at("new")), described(&trees.at("copy")));
+    for (path, text) in &new {
+        assert_eq!(Some(text), made.get(path), "{}", path.display());
+    }
+    assert_eq!(new.len(), made.len());
+}
+
+#[test]
+fn a_tree_is_made_as_a_whole_where_nothing_is_known() {
+    let trees = Trees::new();
+    let layer = Layer::of(&trees.at("new"));
+    let entries = layer.entries();
+    let plan = Plan::new(&entries, &mut []).unwrap();
+    let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
+    trees.build(&entries, &plan, "whole", &chunks).unwrap();
+    assert_eq!(described(&trees.at("new")), described(&trees.at("whole")));
+}
+
+#[test]
+fn what_is_not_what_the_table_or_a_listing_says_is_refused() {
+    let trees = Trees::new();
+    let layer = Layer::of(&trees.at("new"));
+    let entries = layer.entries();
+    let plan = Plan::new(&entries, &mut []).unwrap();
+    let files = plan.in_layers(&entries);
+    let chunks = layer.chunks(&entries, &files);
+    let read = |chunks: &[u8]| {
+        let interrupt = Interrupt::default();
+        let mut put = |_: usize, _: u64, _: &[u8]| Ok(());
+        read_contents(&entries, &files, &mut &chunks[..], &interrupt, &mut put)
+    };
+    read(&chunks).unwrap();
+    for at in [0, chunks.len() / 2, chunks.len() - 1] {
+        let mut other = chunks.clone();
+        other[at] ^= 1;
+        let error = format!("{:#}", read(&other).unwrap_err());
+        assert!(error.contains("digest"), "{error}");
+    }
+    let error = format!("{:#}", read(&chunks[..chunks.len() - 1]).unwrap_err());
+    assert!(error.contains("too short"), "{error}");
+    let error = format!("{:#}", read(&[&chunks[..], b"x"].concat()).unwrap_err());
+    assert!(error.contains("more was fetched"), "{error}");
+
+    // A base that is not what it was.
+    let mut known = [Known {
+        listing: trees.listing(),
+        is_origin: false,
+    }];
+    let plan = Plan::new(&entries, &mut known).unwrap();
+    fs::write(trees.at("copy/usr/3"), "other").unwrap();
+    let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
+    let lost = trees.build(&entries, &plan, "skeleton", &chunks).unwrap();
+    let lost: Vec<&Path> = lost
+        .iter()
+        .map(|number| entries[*number].path.as_path())
+        .collect();
+    assert_eq!(lost, [Path::new("var/moved")]);
+    // Room for less than there is.
+    let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
+    let to = trees.root("whole");
+    let mut build = Build::new(&entries, &plan, &to, 1000, &interrupt, &mut progress);
+    let error = build.names(&mut |_, path| Ok(File::open(trees.at("copy").join(path)).ok()));
+    assert!(format!("{:#}", error.unwrap_err()).contains("no room"));
+}
+
+#[test]
+fn a_link_of_the_tree_leads_nowhere_else() {
+    let trees = Trees::new();
+    fs::create_dir(trees.at("outside")).unwrap();
+    symlink("../outside", trees.at("whole/etc")).unwrap();
+    fs::set_permissions(trees.at("whole"), fs::Permissions::from_mode(0o755)).unwrap();
+    let layer = Layer::of(&trees.at("new"));
+    let entries = layer.entries();
+    let plan = Plan::new(&entries, &mut []).unwrap();
+    let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
+    assert!(trees.build(&entries, &plan, "whole", &chunks).is_err());
+    assert_eq!(fs::read_dir(trees.at("outside")).unwrap().count(), 0);
+}
