@@ -1,5 +1,5 @@
-//! `image prepare`, `image check` and `image pack` by the real binary, on plain directories and on images of them. As root; an image
-//! is looked into where one may be mounted.
+//! `image prepare`, `image check` and `image pack` by the real binary, on plain directories and on images of them. As
+//! root; an image is looked into where one may be mounted.
 
 use std::fs;
 use std::path::Path;
@@ -229,7 +229,7 @@ fn a_packed_tree_can_be_made_again_from_its_parts() {
     let at = |name: &str| dir.path().join(name);
     fs::create_dir(at("tree")).expect("a directory");
     make(&at("tree"));
-    let more = r#"
+    let more = r"
         seq 300000 >usr/numbers
         head -c 300000 /dev/zero >usr/zeros; echo end >>usr/zeros
         head -c 200000 /dev/urandom >usr/random
@@ -239,7 +239,7 @@ fn a_packed_tree_can_be_made_again_from_its_parts() {
         mknod usr/null c 1 3
         : >usr/empty
         chmod 4755 usr/numbers; chown 3:4 usr/random
-        touch -d '2001-01-01 12:00:00.123456789' usr/numbers usr"#;
+        touch -d '2001-01-01 12:00:00.123456789' usr/numbers usr";
     assert!(shell(more, &at("tree")));
     let path = |name: &str| at(name).to_str().expect("a plain path").to_owned();
     let output = helper(&["image", "pack", &path("tree"), &path("packed")]);

@@ -149,8 +149,8 @@ pub fn open(tx: &mut Transaction, image: &Path, name: Option<&str>) -> Result<Op
 pub type Judge<'a> = dyn FnMut(&Path) -> Result<Vec<String>> + 'a;
 
 /// Does what [`add`] does, as a part of a verb, but for the listing. The image is closed. Of one that is known by its
-/// table of contents there are `parts`. `judge` is asked before the first byte is copied, where the image is a directory or squashfs, and when its root is in the
-/// volume.
+/// table of contents there are `parts`. `judge` is asked before the first byte is copied, where the image is a
+/// directory or squashfs, and when its root is in the volume.
 pub fn make(
     context: &Context,
     tx: &mut Transaction,

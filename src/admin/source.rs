@@ -320,7 +320,8 @@ impl Source {
     }
 
     /// Opens it, to be read for a base. One on a server is fetched; where there is no room for that, it is read from
-    /// there. If it `shares` files with other bases, of an image in layers only those parts are fetched that no base has.
+    /// there. If it `shares` files with other bases, of an image in layers only those parts are fetched that no base
+    /// has.
     pub fn open(
         &self,
         context: &Context,
@@ -339,8 +340,8 @@ impl Source {
 }
 
 impl Server {
-    /// Fetches what [`Source::open`] needs of it, for later. Returns how much it needs and how much is free, where that is
-    /// too little.
+    /// Fetches what [`Source::open`] needs of it, for later. Returns how much it needs and how much is free, where
+    /// that is too little.
     fn keep(
         &self,
         context: &Context,
@@ -507,8 +508,8 @@ impl Server {
             }
             (Err(sizes), [file]) => self.streamed(file, &name, sizes)?,
             (Err((need, have)), _) => bail!(
-                "there is no room for the layers of {name}: one needs {}, and {} are free; Spool= in imgbased.conf names \
-                 another place",
+                "there is no room for the layers of {name}: one needs {}, and {} are free; Spool= in imgbased.conf \
+                 names another place",
                 text::size(need),
                 text::size(have)
             ),

@@ -20,8 +20,8 @@ const PARTS_MOST: usize = 100;
 const LINE_MOST: u64 = 1024;
 const LINES_MOST: usize = 16;
 
-/// The parts that have all these pieces, which are in their order, for one request each. Refuses pieces that overlap, or
-/// that are empty or not in a file of `length` bytes.
+/// The parts that have all these pieces, which are in their order, for one request each. Refuses pieces that overlap,
+/// or that are empty or not in a file of `length` bytes.
 pub fn requests(pieces: &[Range], length: u64) -> Result<Vec<Vec<Range>>> {
     let mut parts: Vec<Range> = Vec::new();
     for piece in pieces {
@@ -105,8 +105,8 @@ pub fn boundary(content_type: &str) -> Option<String> {
     is_plain.then_some(boundary)
 }
 
-/// Reads a multipart answer that has exactly these parts of a file of `length` bytes, in this order. `put` gets the bytes
-/// of each, and where in the file they are.
+/// Reads a multipart answer that has exactly these parts of a file of `length` bytes, in this order. `put` gets the
+/// bytes of each, and where in the file they are.
 ///
 /// Refuses all else: whoever asks could not tell what it is.
 pub fn read_parts(

@@ -26,8 +26,8 @@ pub struct Source<'a> {
     pub root: &'a Dir,
     /// Whether zeros in its files are holes, since it does not tell which of them were, as a squashfs.
     pub zeros_are_holes: bool,
-    /// Paths of files that have their content in the tree already, so that it is neither read nor written. Here they have
-    /// their size only.
+    /// Paths of files that have their content in the tree already, so that it is neither read nor written. Here they
+    /// have their size only.
     pub known: &'a BTreeSet<PathBuf>,
 }
 

@@ -36,6 +36,7 @@ impl Samples {
 
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(dead_code, reason = "each benchmark has some of them")]
 pub enum Unit {
     Seconds,
     Bytes,

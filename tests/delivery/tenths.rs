@@ -166,6 +166,7 @@ fn streamed((name, answer, wanted): Fault, have: usize) {
         digest: digest(good().content),
         version: None,
         signer: None,
+        marker: None,
     };
     let started = Instant::now();
     let mut read = Vec::new();

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Has a web server on this machine show the tree at /mnt/next as an image in layers, in a list that is signed by a key of
-# this host. It is on an empty disk.
+# Has a web server on this machine show the tree at /mnt/next as an image in layers, in a list that is signed by a key
+# of this host. It is on an empty disk.
 set -eu
 
 mkfs.ext4 -q /dev/disk/by-id/virtio-spare

@@ -1,5 +1,5 @@
-//! An image of which only those parts are fetched that no base of this host has: of each layer its table of contents, and
-//! then the chunks of those files that no listing of a base has the content of.
+//! An image of which only those parts are fetched that no base of this host has: of each layer its table of contents,
+//! and then the chunks of those files that no listing of a base has the content of.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -55,8 +55,8 @@ fn reason<T>(found: Result<T>) -> Result<T, Reason> {
 }
 
 impl Parts {
-    /// Fetches what is needed of an image that people call `name`. Nothing where all of it has to be fetched; then it is
-    /// told why. Has the lock afterwards.
+    /// Fetches what is needed of an image that people call `name`. Nothing where all of it has to be fetched; then it
+    /// is told why. Has the lock afterwards.
     pub fn fetch(
         context: &Context,
         tx: &mut Transaction,

@@ -31,8 +31,8 @@ pub enum Verb {
     /// Pack a root tree so that hosts fetch only what they do not have of it
     ///
     /// OUT becomes a directory in the OCI image layout, with one layer in the format zstd:chunked, and with a
-    /// SHA256SUMS to be signed. A web server shows it as it is: `base add` and `update` take its address. Needs skopeo 1.15
-    /// or newer, as Debian 13 has it.
+    /// SHA256SUMS to be signed. A web server shows it as it is: `base add` and `update` take its address. Needs
+    /// skopeo 1.15 or newer, as Debian 13 has it.
     Pack(pack::Pack),
 }
 

@@ -1,5 +1,5 @@
-//! `image pack`: a root tree becomes a directory in the OCI image layout, of which hosts fetch only what they do not have.
-//! A web server shows it as it is, so nobody needs a registry.
+//! `image pack`: a root tree becomes a directory in the OCI image layout, of which hosts fetch only what they do not
+//! have. A web server shows it as it is, so nobody needs a registry.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -79,8 +79,8 @@ fn check(pack: &Pack) -> Result<()> {
     let version = said.split_whitespace().nth(2).unwrap_or_default();
     ensure!(
         is_new_enough(version),
-        "skopeo {version} can fail to write such layers, or write some that others cannot read; 1.15 or newer is needed, \
-         as Debian 13 has it"
+        "skopeo {version} can fail to write such layers, or write some that others cannot read; 1.15 or newer is \
+         needed, as Debian 13 has it"
     );
     Ok(())
 }

@@ -102,6 +102,17 @@ fn version_of(root: &Root) -> Option<String> {
     root.os_release().version().map(str::to_owned)
 }
 
+/// The state of an image, as programs read it.
+fn state_of(standing: &Standing) -> &'static str {
+    match standing {
+        Standing::New | Standing::Made(_) => "newer",
+        Standing::Runs(_) => "same",
+        Standing::Waits(_) => "waiting-for-reboot",
+        Standing::Held(_) => "held",
+        Standing::Failed(..) => "failed-here",
+    }
+}
+
 /// Says what the update would do, and changes nothing.
 pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
     let writer = context.writer("update --check", LOCK_WAIT)?;
@@ -173,13 +184,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         if let Some(opened) = opened {
             opened.close(tx)?;
         }
-        let state = match standing {
-            Standing::New | Standing::Made(_) => "newer",
-            Standing::Runs(_) => "same",
-            Standing::Waits(_) => "waiting-for-reboot",
-            Standing::Held(_) => "held",
-            Standing::Failed(..) => "failed-here",
-        };
+        let state = state_of(&standing);
         Ok(Checked {
             version: JSON_VERSION,
             source: update.shown(),
@@ -323,6 +328,13 @@ mod tests {
                 base: "Base-0".to_owned(),
                 version: Some("1".to_owned()),
             },
+            needs: Some(Needs {
+                download: Some(4096),
+                spool_free: 8192,
+                pool_free: Some(8192),
+                size: Some(4096),
+                line: String::new(),
+            }),
             merge: Some(merge_report::tests::full()),
             carried: vec![amount()],
             left_behind: vec![amount()],
@@ -339,6 +351,7 @@ mod tests {
                 size: None,
                 signature: None,
             },
+            needs: None,
             merge: None,
             ..known()
         };

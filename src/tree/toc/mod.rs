@@ -1,7 +1,9 @@
-//! A tree by its table of contents, as a layer of a container image in the format zstd:chunked has one: what each path is,
-//! and where in the layer the parts of each file are. By that only those parts have to be there that no other tree has.
+//! A tree by its table of contents, as a layer of a container image in the format zstd:chunked has one: what each
+//! path is, and where in the layer the parts of each file are. By that only those parts have to be there that no
+//! other tree has.
 //!
-//! The table comes from outside, so that nothing in it is believed that is not checked: see containers-storage-zstd-chunked(5).
+//! The table comes from outside, so that nothing in it is believed that is not checked: see
+//! containers-storage-zstd-chunked(5).
 
 mod build;
 mod merged;

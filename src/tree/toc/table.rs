@@ -65,8 +65,8 @@ struct Line {
 
 /// Reads a table: the paths in its order.
 ///
-/// Refuses all that no sound layer has: names that lead out or are there twice, chunks that are not in the layer, overlap,
-/// leave gaps in their file or have no digest, and more lines than any system has.
+/// Refuses all that no sound layer has: names that lead out or are there twice, chunks that are not in the layer,
+/// overlap, leave gaps in their file or have no digest, and more lines than any system has.
 pub fn parse(text: &[u8], limits: Limits) -> Result<Vec<Entry>> {
     // Each line is an object. So it is known how many there are before they take memory.
     let lines = text.split(|byte| *byte == b'{').count();
@@ -443,8 +443,13 @@ mod tests {
         assert_eq!(entries[7].what, What::Special(Kind::Fifo, 0));
     }
 
+    fn is_refused(entries: &str, why: &str) {
+        let error = format!("{:#}", read(entries).unwrap_err());
+        assert!(error.contains(why), "{entries:.300}: {error}");
+    }
+
     #[test]
-    fn a_table_that_lies_is_refused() {
+    fn chunks_that_lie_are_refused() {
         let file = |rest: &str| format!(r#"{{"type":"reg","name":"f","size":9,{rest}}}"#);
         let two = |first: &str, second: &str| {
             format!(
@@ -452,7 +457,6 @@ mod tests {
                 {{"type":"chunk","name":"f",{second}}}"#
             )
         };
-        let named = |name: &str| format!(r#"{{"type":"dir","name":"{name}"}}"#);
         let good = r#""offset":30,"chunkSize":5,"chunkOffset":4,"chunkDigest":"BBBB""#;
         assert!(read(&two(r#""chunkSize":4"#, good)).is_ok());
         for (entries, why) in [
@@ -529,6 +533,15 @@ mod tests {
                     .replace(r#"chunk","name":"f""#, r#"chunk","name":"g""#),
                 "a chunk of g follows",
             ),
+        ] {
+            is_refused(&entries, why);
+        }
+    }
+
+    #[test]
+    fn paths_that_lie_are_refused() {
+        let named = |name: &str| format!(r#"{{"type":"dir","name":"{name}"}}"#);
+        for (entries, why) in [
             (r#"{"type":"chunk","name":"f"}"#.to_owned(), "is not known"),
             (
                 r#"{"type":"dir","name":"d"},{"type":"chunk","name":"d"}"#.to_owned(),
@@ -580,8 +593,7 @@ mod tests {
                 "more than",
             ),
         ] {
-            let error = format!("{:#}", read(&entries).unwrap_err());
-            assert!(error.contains(why), "{:.300}: {error}", entries);
+            is_refused(&entries, why);
         }
         for text in [
             &b""[..],
