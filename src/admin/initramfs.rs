@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{comment, filesystem};
+use super::{comment, filesystem, options_of};
 use crate::boot::entry::BootSpec;
 use crate::boot::root::Root;
 use crate::boot::{BootPartition, Kernels, Known};
@@ -80,7 +80,8 @@ pub fn kernels_of(
 ) -> Result<Found> {
     let own = Root::at(root).options()?.unwrap_or_default();
     let mut maker = Maker::of(root);
-    if [known.options, &own]
+    let before = options_of(known.entries);
+    if [known.options, &own, &before]
         .into_iter()
         .any(kernel_options::unlocks)
     {

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::boot::trial_begins;
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{
-    Context, Look, comment, filesystem, hooks, initramfs, new_entries, news, pool_with_room,
-    reaching_disks, removal, running_options, say, text,
+    Context, Look, comment, filesystem, hooks, initramfs, keeping_disks, new_entries, news,
+    pool_with_room, reaching_disks, removal, running_options, say, text,
 };
 use crate::boot::arrange::{Arrangement, made_anew};
 use crate::boot::entry::{BootSpec, Entry, Extra};
@@ -19,6 +19,7 @@ use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
 use crate::image::superblock::FsKind;
 use crate::model::fstab;
+use crate::model::kernel_options;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::{LvName, next_layer};
 use crate::model::removal::Request;
@@ -210,7 +211,11 @@ impl Plan {
                     }
                     Ok(Some(kernels))
                 }
-                _ => initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot),
+                _ => {
+                    let found = initramfs::kernels_of(tx, boot, root, &known)?;
+                    let kernels = found.store(tx, boot)?;
+                    Ok(kernels.map(|kernels| keeping_disks(kernels, &self.entries)))
+                }
             }
         })?;
         kernels.context("a dry run looks at the origin")
@@ -221,7 +226,7 @@ impl Plan {
 fn with_options(mut kernels: Vec<BootSpec>, root: &Path) -> Result<Vec<BootSpec>> {
     if let Some(options) = Root::at(root).options()? {
         for kernel in &mut kernels {
-            kernel.options.clone_from(&options);
+            kernel.options = kernel_options::keeping_disks(&options, &kernel.options);
         }
     }
     Ok(kernels)
@@ -357,6 +362,7 @@ fn try_write_entries(
     let default = boot.default_id()?.filter(|id| {
         *id != id::of_layer(&group.name, name) && entries.iter().all(|entry| entry.id != *id)
     });
+    let kernels = keeping_disks(kernels, &entries);
     let kernels = if is_base {
         reaching_disks(kernels, &fallback_options)
     } else {

@@ -315,6 +315,21 @@ fn reaching_disks(mut kernels: Vec<BootSpec>, host: &str) -> Vec<BootSpec> {
     kernels
 }
 
+/// The kernels of a root, which boot with what its entries have unlocked until now, where the root itself names nothing.
+fn keeping_disks(mut kernels: Vec<BootSpec>, before: &[Entry]) -> Vec<BootSpec> {
+    let before = options_of(before);
+    for kernel in &mut kernels {
+        kernel.options = kernel_options::keeping_disks(&kernel.options, &before);
+    }
+    kernels
+}
+
+/// The kernel options of the first of these entries.
+fn options_of(entries: &[Entry]) -> String {
+    let first = entries.first().map(|entry| entry.spec().options);
+    first.unwrap_or_default()
+}
+
 /// The exit status of a verb that looks for something.
 fn found_status(is_found: bool) -> ExitCode {
     ExitCode::from(if is_found { FOUND } else { 0 })

@@ -157,6 +157,16 @@ pub fn with_disks(options: &str, host: &str) -> String {
     all.collect::<Vec<_>>().join(" ")
 }
 
+/// The options of a root, with those that an entry of it has had for its disks: a root that names no disk at all knows
+/// nothing of them.
+pub fn keeping_disks(options: &str, before: &str) -> String {
+    let names_disks = words(options).any(|word| DISKS.iter().any(|key| word.starts_with(key)));
+    if names_disks {
+        return options.to_owned();
+    }
+    with_disks(options, before)
+}
+
 /// Whether the initramfs has to unlock a disk.
 pub fn unlocks(options: &str) -> bool {
     let named = ["rd.luks.uuid=", "rd.luks.name="];
@@ -217,6 +227,18 @@ mod tests {
             ),
         ] {
             assert_eq!(with_disks(options, host), all, "{options} {host}");
+        }
+        for (options, before, kept) in [
+            ("quiet", "a rd.luks.uuid=1", "quiet rd.luks.uuid=1"),
+            // A person has taken one of them out.
+            (
+                "rd.luks.uuid=1",
+                "rd.luks.uuid=1 rd.luks.uuid=2",
+                "rd.luks.uuid=1",
+            ),
+            ("quiet", "a", "quiet"),
+        ] {
+            assert_eq!(keeping_disks(options, before), kept);
         }
         for (options, wanted) in [
             ("a rd.luks.uuid=1", true),

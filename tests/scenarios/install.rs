@@ -200,6 +200,12 @@ fn an_encrypted_host_asks_for_its_passphrase() -> Result<()> {
     // The base has it as well, whose image knows nothing of it.
     let entries = vm.ok("grep -l rd.luks.uuid= /boot/loader/entries/*.conf | wc -l")?;
     assert_eq!(entries, "2");
+    // So has each layer of it, whose root has options of its own.
+    vm.ok_for(
+        "name=$(imgbased-helper layer add) && imgbased-helper boot refresh $name && \
+         grep -q rd.luks.uuid= /boot/loader/entries/imgbased-$name.conf",
+        SLOW,
+    )?;
     vm.power_off().map(drop)
 }
 

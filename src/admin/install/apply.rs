@@ -5,13 +5,13 @@ use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::loader;
 use super::plan::Use;
 use super::{Task, volume};
 use crate::admin::filesystem::mount_point;
-use crate::admin::layout_init::wipe_all;
+use crate::admin::layout_init::{check_unused, wipe_all};
 use crate::admin::source::{Source, Taken};
 use crate::admin::{Context, base, comment, layer, say};
 use crate::boot::BootPartition;
@@ -110,13 +110,23 @@ impl Task {
     }
 
     fn partition(&self, tx: &mut Transaction) -> Result<()> {
+        // A person was asked, the lock waited for, and an image fetched since it was looked at.
+        let size = check_unused(&self.disk, self.wipe)?;
+        ensure!(
+            size == self.size,
+            "{} is another disk than it was a moment ago; nothing was written to it",
+            self.disk.display()
+        );
         let disk = [self.disk.clone()];
         if self.wipe {
             // Nothing takes that back: it is what was asked for.
             tx.run(&wipe_all(&disk))?;
+            settle(tx)?;
         }
+        // It can fail when the table is written already.
+        tx.on_failure(wipe_all(&disk));
         let sfdisk = Cmd::new("sh").args(["-c", PARTITION]).args(&disk);
-        tx.run_undoable(&sfdisk.args(self.plan.script()), wipe_all(&disk))?;
+        tx.run(&sfdisk.args(self.plan.script()))?;
         settle(tx)
     }
 

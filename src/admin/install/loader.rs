@@ -87,7 +87,8 @@ pub fn install(tx: &mut Transaction, plan: &Plan, disk: &Path, root: &Path) -> R
             tx.run(&cmd.arg(directory).arg(disk))?;
         } else {
             let esp = path_option("--efi-directory", &esp);
-            tx.run(&cmd.args(["--removable", &esp, &directory]))?;
+            // That of Fedora installs for UEFI only where it is forced to.
+            tx.run(&cmd.args(["--force", "--removable", &esp, &directory]))?;
         }
     }
     let dir = boot.join(grub_directory());

@@ -156,6 +156,8 @@ impl Install {
 struct Task {
     /// As the kernel calls it.
     disk: PathBuf,
+    /// In bytes, when it was looked at first.
+    size: u64,
     image: PathBuf,
     delivery: Delivery,
     add: base::Add,
@@ -267,14 +269,15 @@ impl Task {
         let volumes = volumes.collect::<Result<Vec<_>>>()?;
         let passphrase = match (install.encrypt, told, install.passphrase_file) {
             (true, ..) if context.dry_run => Some(Passphrase::unknown()),
-            (true, Some(told), _) => Some(Passphrase::of(told.into_bytes())?),
-            (true, None, Some(file)) => Some(Passphrase::read(&file)?),
+            (true, _, Some(file)) => Some(Passphrase::read(&file)?),
+            (true, Some(told), None) => Some(Passphrase::of(told.into_bytes())?),
             (true, None, None) => Some(Passphrase::ask()?),
             (false, None, None) => None,
             (false, ..) => bail!("a passphrase is given, but not --encrypt"),
         };
         Ok(Self {
             disk,
+            size,
             delivery: install.delivery,
             add: base::Add {
                 image: image.clone(),

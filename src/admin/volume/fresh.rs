@@ -10,8 +10,10 @@ use rustix::fs::OFlags;
 use super::add::make;
 use crate::admin::filesystem::mount_point;
 use crate::admin::{Context, pool_with_room, text};
+use crate::boot::root::Root;
 use crate::image::superblock::FsKind;
 use crate::image::tree::{Content, Tree};
+use crate::model::fstab;
 use crate::model::name::LvName;
 use crate::model::volume::{self, Mount};
 use crate::sys::progress::Progress;
@@ -53,6 +55,12 @@ pub fn make_for_new_host(
     // A dry run does not see it.
     let (mut is_there, mut held, mut free) = (true, Content::default(), u64::MAX);
     if !tx.is_dry_run() {
+        let fstab = Root::at(root).fstab()?;
+        ensure!(
+            !fstab.is_some_and(|fstab| fstab::has(&fstab.text, path)),
+            "the fstab of the image has a line for {path}, which would count; remove that line, or leave {path} out of \
+             --volumes"
+        );
         is_there = has_directory(root, inside)?;
         free = pool_with_room(&context.load()?)?;
         if is_there {
