@@ -39,8 +39,9 @@ fn image(dir: &Path, architecture: &str, texts: &[&str]) {
         let packed = fs::read(dir.join("tar.gz")).unwrap();
         layers.push(put("layer.v1.tar+gzip", &packed));
     }
+    // As Docker writes it: what is made of it for OCI has another digest.
     let config = format!(
-        r#"{{"architecture":"{architecture}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
+        r#"{{"architecture":"{architecture}","config":{{}},"docker_version":"27","os":"linux","rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
         diffs.join(",")
     );
     let config = put("config.v1+json", config.as_bytes());

@@ -131,7 +131,9 @@ impl Found {
         let missing = store.missing(&manifest, &skopeo.interrupt)?;
         let of = store.watched(&pinned, missing)?;
         skopeo.copy(&self.reference, &pinned, &manifest, store, of)?;
-        for part in manifest.layers.iter().chain([&manifest.config]) {
+        // The configuration of an image of Docker comes rewritten for OCI, so it is asked for as it is.
+        let kept = manifest.is_oci.then_some(&manifest.config);
+        for part in manifest.layers.iter().chain(kept) {
             let is_there = store.blob(&part.digest).is_file();
             ensure!(
                 is_there,
@@ -139,8 +141,18 @@ impl Found {
                 part.digest
             );
         }
+        let config = if let Some(config) = kept {
+            store.document(config)?
+        } else {
+            let config = skopeo.config(&pinned)?;
+            ensure!(
+                Digest::of(&config) == manifest.config.digest,
+                "the configuration of {pinned} is another one than its manifest names"
+            );
+            config
+        };
         Platform::host()
-            .check(&store.document(&manifest.config)?)
+            .check(&config)
             .with_context(|| format!("{} is refused", self.reference))?;
         Ok(layers(&manifest, &|digest| store.blob(digest)))
     }

@@ -67,9 +67,18 @@ impl Skopeo {
 
     /// The manifest or index that a reference leads to, as it is.
     pub fn manifest(&self, reference: &str) -> Result<Vec<u8>> {
+        self.inspect(reference, &[])
+    }
+
+    /// The configuration that the manifest of an image names, as it is.
+    pub fn config(&self, reference: &str) -> Result<Vec<u8>> {
+        self.inspect(reference, &["--config"])
+    }
+
+    fn inspect(&self, reference: &str, more: &[&str]) -> Result<Vec<u8>> {
         self.check_installed(reference)?;
         let limit = format!("--command-timeout={}s", self.stall);
-        let cmd = self.cmd().args([&limit, "inspect", "--raw"]);
+        let cmd = self.cmd().args([&limit, "inspect", "--raw"]).args(more);
         let cmd = cmd.args(["--retry-times", RETRIES]).arg(reference);
         let mut running = cmd.start(Stdio::null(), Stdio::piped())?;
         let output = running.stdout().context("skopeo writes to a pipe")?;
