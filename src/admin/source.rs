@@ -1,5 +1,6 @@
 //! Where `update` and `base add` take an image from: this host, a web server, or a registry.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -497,13 +498,10 @@ impl Server {
         })?;
         let image = match (layers, &files[..]) {
             (Ok(layers), _) => {
-                let paths: Vec<PathBuf> = layers.iter().map(|layer| layer.path.clone()).collect();
-                let opened = match &paths[..] {
-                    // tar(1) takes more than what one layer may have upon another, such as ACLs as text.
-                    [path] => base::open(tx, path, Some(&name))?,
-                    _ => Opened::from(Image::Tree(Tree::Layers(Layers::new(layers)))),
-                };
-                tx.discard(move || Ok(paths));
+                // Layers can be equal, and each file is removed once.
+                let paths: BTreeSet<PathBuf> = layers.iter().map(|it| it.path.clone()).collect();
+                let opened = opened(tx, layers, &name)?;
+                tx.discard(move || Ok(paths.into_iter().collect()));
                 opened
             }
             (Err(sizes), [file]) => self.streamed(file, &name, sizes)?,
@@ -576,6 +574,21 @@ impl Server {
             )?;
         }
         Ok(())
+    }
+}
+
+/// Opens the layers of an image, which people call `name`.
+fn opened(tx: &mut Transaction, layers: Vec<Layer>, name: &str) -> Result<Opened> {
+    let one = match &layers[..] {
+        [one] => Some(one.path.clone()),
+        _ => None,
+    };
+    let layers = Layers::new(layers);
+    match one {
+        // tar(1) takes more than what one layer may have upon another, such as ACLs as text. All else becomes what it
+        // would be from a registry.
+        Some(path) if layers.measure(tx.interrupt()).is_err() => base::open(tx, &path, Some(name)),
+        _ => Ok(Opened::from(Image::Tree(Tree::Layers(layers)))),
     }
 }
 

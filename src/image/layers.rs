@@ -15,7 +15,7 @@ use super::tree::{Content, Shape, extract};
 use crate::sys::cmd::quote;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
-use crate::tree::{Dir, Removal, Unpacking, survey};
+use crate::tree::{Dir, REMOVALS_MOST, Removal, Unpacking, survey};
 
 /// What is read to see how a layer is compressed, in bytes.
 const HEAD: u64 = 64 << 10;
@@ -34,23 +34,26 @@ pub struct Layer {
 #[derive(Debug)]
 pub struct Layers {
     layers: Vec<Layer>,
-    /// What each takes away, once they were read.
-    removals: OnceCell<Vec<Vec<Removal>>>,
+    /// What is in them, and what each takes away, once they were read.
+    measured: OnceCell<(Content, Shape, Vec<Vec<Removal>>)>,
 }
 
 impl Layers {
     pub fn new(layers: Vec<Layer>) -> Self {
         Self {
             layers,
-            removals: OnceCell::new(),
+            measured: OnceCell::new(),
         }
     }
 
-    /// Reads through all layers. What one replaces of another counts twice: it needs room meanwhile.
+    /// Reads through all layers, the first time. What one replaces of another counts twice: it needs room meanwhile.
     pub fn measure(&self, interrupt: &Interrupt) -> Result<(Content, Shape)> {
+        if let Some((content, shape, _)) = self.measured.get() {
+            return Ok((*content, shape.clone()));
+        }
         let mut shape = Shape::default();
         let mut content = Content::default();
-        let mut removals = Vec::new();
+        let (mut removals, mut memory) = (Vec::new(), 0);
         for layer in &self.layers {
             let found = layer.read(&mut |input| {
                 survey(input, &mut |name| shape.see(name), &mut |_| {
@@ -59,11 +62,16 @@ impl Layers {
             })?;
             content.bytes = content.bytes.saturating_add(found.bytes);
             content.files += found.files;
+            memory += found.memory;
+            // All are kept until the last layer is unpacked.
+            ensure!(
+                memory <= REMOVALS_MOST,
+                "its layers take away too many names"
+            );
             removals.push(found.removals);
         }
-        // They say the same each time.
-        let _ = self.removals.set(removals);
-        Ok((content, shape))
+        let (content, shape, _) = self.measured.get_or_init(|| (content, shape, removals));
+        Ok((*content, shape.clone()))
     }
 
     /// Unpacks them into the root `to` of an empty filesystem.
@@ -76,10 +84,8 @@ impl Layers {
         interrupt: &Interrupt,
         progress: &mut Progress,
     ) -> Result<()> {
-        if self.removals.get().is_none() {
-            self.measure(interrupt)?;
-        }
-        let removals = self.removals.get().context("they were measured")?;
+        self.measure(interrupt)?;
+        let (.., removals) = self.measured.get().context("they were measured")?;
         let top = Dir::root(to)?;
         let mut done = 0;
         let mut tell = |bytes| {
@@ -97,7 +103,10 @@ impl Layers {
     /// A line for a shell that does so, but for what a layer takes away.
     pub fn copy_line(&self, to: &Path) -> String {
         let lines = self.layers.iter().map(|layer| {
-            let extract = extract(None, to).args(["--auto-compress", "--exclude=.wh.*"]);
+            // tar(1) itself does not see how its standard input is compressed.
+            let head = layer.open().and_then(|mut file| head(&mut file));
+            let compression = head.ok().and_then(|head| Compression::of(&head));
+            let extract = extract(compression, to).arg("--exclude=.wh.*");
             format!("{extract} < {}", quote(layer.path.as_os_str()))
         });
         lines.collect::<Vec<_>>().join(" && ")
@@ -105,6 +114,14 @@ impl Layers {
 }
 
 impl Layer {
+    fn open(&self) -> io::Result<File> {
+        // Of a pipe nobody waits for the other end.
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&self.path)
+    }
+
     /// Hands over its archive, decompressed. Fails at the end if the file was not what the manifest says.
     fn read<T>(&self, take: &mut dyn FnMut(&mut dyn Read) -> Result<T>) -> Result<T> {
         self.read_as(take)
@@ -113,12 +130,7 @@ impl Layer {
 
     fn read_as<T>(&self, take: &mut dyn FnMut(&mut dyn Read) -> Result<T>) -> Result<T> {
         let failed = || format!("cannot read {}", self.path.display());
-        // Of a pipe nobody waits for the other end.
-        let mut file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&self.path)
-            .with_context(failed)?;
+        let mut file = self.open().with_context(failed)?;
         let metadata = file.metadata().with_context(failed)?;
         ensure!(
             metadata.is_file() && metadata.len() == self.size,
@@ -126,11 +138,7 @@ impl Layer {
             metadata.len(),
             self.size
         );
-        let mut head = Vec::new();
-        (&mut file)
-            .take(HEAD)
-            .read_to_end(&mut head)
-            .with_context(failed)?;
+        let head = head(&mut file).with_context(failed)?;
         file.rewind().with_context(failed)?;
         let mut checked = Checked {
             file,
@@ -163,6 +171,13 @@ impl Layer {
         };
         feeding.end(ran)
     }
+}
+
+/// The beginning of a file.
+fn head(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    file.take(HEAD).read_to_end(&mut head)?;
+    Ok(head)
 }
 
 /// A file that is read once. The end is reached only if it was the right one.
@@ -245,7 +260,27 @@ mod tests {
             .copy(&to, 4096, &interrupt, &mut progress)
             .unwrap_err();
         assert!(format!("{error:#}").contains("no room"), "{error:#}");
-        assert!(layers.copy_line(&to).contains(" && tar --extract"));
+        let by_line = dir.path().join("by-line");
+        fs::create_dir(&by_line).unwrap();
+        let line = layers.copy_line(&by_line);
+        Cmd::new("sh").args(["-c", &line]).run().unwrap();
+        assert_eq!(fs::read_to_string(by_line.join("etc/z")).unwrap(), "2\n");
+    }
+
+    #[test]
+    fn all_layers_together_take_away_no_more_than_one_may() {
+        // A name of 4000 bytes, 4096 times.
+        let script = "name=$(head -c 4000 /dev/zero | tr '\\0' a) && touch .wh.x && \
+            tar --format=gnu --transform=\"s,^,$name/,\" -cf all .wh.x && head -c 5120 all >some && \
+            for time in 1 2 3 4 5 6 7 8 9 10 11 12; do cat some some >more && mv more some; done && gzip some";
+        let (_dir, layers) = layers(script, &["some.gz"]);
+        let measured = |count: usize| {
+            let layers = layers.iter().cycle().take(count).cloned().collect();
+            Layers::new(layers).measure(&Interrupt::default())
+        };
+        measured(2).unwrap();
+        let error = measured(3).unwrap_err().to_string();
+        assert_eq!(error, "its layers take away too many names");
     }
 
     #[test]

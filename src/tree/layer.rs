@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::dir::Dir;
+use super::dir::{Dir, is_no_dir};
 use super::name::escaped;
 use super::node::{Kind, Stat, Time, Xattrs};
 use super::sync::LOST_AND_FOUND;
@@ -22,10 +22,14 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What the first filesystem of this kind kept for itself.
 const INTERNAL: &[u8] = b".wh..wh.";
-/// No layer takes away more names.
-const REMOVALS_MOST: usize = 1 << 18;
-/// What a file takes of a disk at least, in bytes.
+/// What all that is taken away may take of the memory, in bytes: some 200000 names.
+pub const REMOVALS_MOST: usize = 32 << 20;
+/// What a file with a content takes of a disk at least, in bytes.
 const BLOCK: u64 = 4096;
+/// What anything takes, in bytes: an inode, or a name.
+const INODE: u64 = 512;
+/// Up to so many bytes a link, or all attributes of a file, are in its inode (ext4).
+const INLINE: usize = 60;
 /// How much is copied at once, in bytes.
 const PORTION: usize = 256 << 10;
 
@@ -35,6 +39,14 @@ pub struct Removal {
     dir: PathBuf,
     /// All that is in the directory, if there is none.
     name: Option<OsString>,
+}
+
+impl Removal {
+    /// What it takes of the memory, in bytes.
+    fn memory(&self) -> usize {
+        let name = self.name.as_ref().map_or(0, |name| name.len());
+        size_of::<Self>() + self.dir.as_os_str().len() + name
+    }
 }
 
 /// What a layer says of one path.
@@ -51,6 +63,8 @@ pub struct Survey {
     pub bytes: u64,
     pub files: u64,
     pub removals: Vec<Removal>,
+    /// What those take of the memory, in bytes.
+    pub memory: usize,
 }
 
 /// Called with the number of bytes that were read or written meanwhile. Fails when it is time to end.
@@ -62,6 +76,7 @@ pub type Tell<'a> = dyn FnMut(u64) -> Result<()> + 'a;
 pub fn survey(input: &mut dyn Read, see: &mut dyn FnMut(&[u8]), tell: &mut Tell) -> Result<Survey> {
     let mut archive = Archive::new(input);
     let mut survey = Survey::default();
+    let mut portion = vec![0; PORTION];
     while let Some(entry) = archive.next_entry()? {
         match said(entry)? {
             Said::Put(entry) => {
@@ -72,25 +87,44 @@ pub fn survey(input: &mut dyn Read, see: &mut dyn FnMut(&[u8]), tell: &mut Tell)
                 survey.files += 1;
             }
             Said::Remove(removal) => {
+                survey.memory += removal.memory();
                 ensure!(
-                    survey.removals.len() < REMOVALS_MOST,
-                    "it takes away more than {REMOVALS_MOST} names"
+                    survey.memory <= REMOVALS_MOST,
+                    "it takes away too many names"
                 );
                 survey.removals.push(removal);
             }
             Said::Nothing => {}
         }
+        pass(&mut archive, &mut portion, tell)?;
     }
     Ok(survey)
 }
 
-/// What a path takes of a disk, in bytes.
-fn space(entry: &Entry) -> u64 {
-    match &entry.what {
-        What::File(size) => size.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX),
-        What::Dir => BLOCK,
-        _ => 0,
+/// Passes over the rest of a content, which can be long, and takes little where it is compressed.
+fn pass(content: &mut dyn Read, portion: &mut [u8], tell: &mut Tell) -> Result<()> {
+    tell(0)?;
+    while content.read(portion)? > 0 {
+        tell(0)?;
     }
+    Ok(())
+}
+
+/// What a path takes of a disk, in bytes: rather more than less, or any number of some kind takes nothing.
+fn space(entry: &Entry) -> u64 {
+    let whole = |bytes: u64| bytes.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX);
+    let content = match &entry.what {
+        What::File(size) => whole((*size).max(1)),
+        What::Dir => BLOCK,
+        What::Link(target) if target.len() >= INLINE => BLOCK,
+        What::Link(_) | What::Name(_) | What::Special(..) => INODE,
+    };
+    let xattrs = entry.meta.xattrs.iter();
+    let xattrs: usize = xattrs.map(|(name, value)| name.len() + value.len()).sum();
+    if xattrs <= INLINE {
+        return content;
+    }
+    content.saturating_add(whole(xattrs as u64))
 }
 
 fn said(entry: Entry) -> Result<Said> {
@@ -176,6 +210,7 @@ impl<'a> Unpacking<'a> {
                 self.put(&entry, &mut archive)
                     .with_context(|| format!("cannot write /{}", escaped(&entry.path)))?;
             }
+            pass(&mut archive, &mut self.portion, self.tell)?;
         }
         Ok(())
     }
@@ -199,12 +234,21 @@ impl<'a> Unpacking<'a> {
         (self.tell)(0)?;
         // What is cached can be gone.
         self.last = None;
-        let Some(dir) = self.to.resolve_dir(&removal.dir)? else {
+        if let Some(name) = &removal.name {
+            if let Some(dir) = self.to.resolve_dir(&removal.dir)? {
+                dir.remove_all(name)?;
+            }
+            return Ok(());
+        }
+        // The layer has a directory there. A link in the layers below it gives way, and what that leads to stays.
+        let (above, name) = split(&removal.dir);
+        let Some(above) = self.to.resolve_dir(above)? else {
             return Ok(());
         };
-        if let Some(name) = &removal.name {
-            return Ok(dir.remove_all(name)?);
-        }
+        let dir = match above.child(name) {
+            Err(error) if is_no_dir(&error) => return Ok(()),
+            dir => dir?,
+        };
         let is_top = dir.stat()?.id == self.to.stat()?.id;
         for name in dir.names()? {
             // It is of the filesystem, and no layer has it.
@@ -298,6 +342,7 @@ impl<'a> Unpacking<'a> {
             dir = match self.to.resolve_dir(&above)? {
                 Some(next) => next,
                 None if dir.stat_of(name)?.is_none() => {
+                    self.count(BLOCK)?;
                     dir.make_dir(name)?;
                     let meta = Meta {
                         uid: 0,
@@ -333,7 +378,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;
-    use crate::tree::tar::tests::{file, header, link};
+    use crate::tree::tar::tests::{file, header, link, pax};
 
     /// Rows such as `d a`, `f a/b text`, `l link target` and `h name of`.
     fn layer(rows: &[&str]) -> Vec<u8> {
@@ -393,6 +438,20 @@ mod tests {
             unpacking.add(&survey.removals, &mut &layer[..])?;
         }
         unpacking.finish()
+    }
+
+    /// How often reading an archive could have ended.
+    fn told(
+        mut archive: &[u8],
+        read: &mut dyn FnMut(&mut dyn Read, &mut Tell) -> Result<()>,
+    ) -> usize {
+        let mut told = 0;
+        let mut tell = |_| {
+            told += 1;
+            Ok(())
+        };
+        read(&mut archive, &mut tell).unwrap();
+        told
     }
 
     /// The root that layers make, or why they are refused.
@@ -470,8 +529,23 @@ mod tests {
                 "lib->/usr usr/ usr/y=1",
             ),
             (
+                &[
+                    &["d c", "d c/b", "f c/b/x 1", "l a c"],
+                    &["f a/b/.wh..wh..opq"],
+                ],
+                "a->c c/ c/b/",
+            ),
+            // A directory in the place of a link says nothing of what that leads to.
+            (
                 &[&["d b", "f b/x 1", "l a b"], &["f a/.wh..wh..opq"]],
-                "a->b b/",
+                "a->b b/ b/x=1",
+            ),
+            (
+                &[
+                    &["d usr", "f usr/x 1", "l a usr"],
+                    &["d a", "f a/.wh..wh..opq"],
+                ],
+                "a/ usr/ usr/x=1",
             ),
             // Directories that nobody has told of.
             (&[&["f a/b/c 1"]], "a/ a/b/ a/b/c=1"),
@@ -551,6 +625,34 @@ mod tests {
         unpack(dir.path(), &layers, 4 * BLOCK).unwrap();
         let error = format!("{:#}", unpack(dir.path(), &layers, 3 * BLOCK).unwrap_err());
         assert!(error.contains("the thin pool has no room"), "{error}");
+        // Each of these takes something, however little is in it.
+        let target = "x".repeat(99);
+        for (row, most) in [
+            (&*format!("l a {target}"), BLOCK),
+            ("l a b", INODE),
+            ("f a", BLOCK),
+            ("f a/a/a", 3 * BLOCK),
+            ("null a", INODE),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let layers = [layer(&[row])];
+            assert!(unpack(dir.path(), &layers, most - 1).is_err(), "{row}");
+            let dir = tempfile::tempdir().unwrap();
+            unpack(dir.path(), &layers, most).unwrap();
+        }
+        let entry = |xattr: usize| Entry {
+            path: "a".into(),
+            what: What::File(1),
+            meta: Meta {
+                uid: 0,
+                gid: 0,
+                mode: 0,
+                xattrs: [("user.x".into(), vec![0; xattr])].into(),
+            },
+            mtime: (0, 0),
+        };
+        let spaces = [1, 1000, 60000].map(|xattr| space(&entry(xattr)) / BLOCK);
+        assert_eq!(spaces, [1, 2, 16]);
         let bomb = header("a", b'0', 4 << 30, |_| ());
         let mut seen = Vec::new();
         let mut tell = |bytes: u64| {
@@ -563,6 +665,37 @@ mod tests {
             &mut tell,
         );
         assert_eq!(told.unwrap_err().to_string(), "too much");
+    }
+
+    #[test]
+    fn what_is_taken_away_is_limited() {
+        let name = format!("{}/.wh.x", "a".repeat(4000));
+        let whiteout = [pax("path", name.as_bytes()), file("a", b"")].concat();
+        let whiteouts = whiteout.repeat(REMOVALS_MOST / 4000);
+        let error = survey(&mut &whiteouts[..], &mut |_| (), &mut |_| Ok(())).unwrap_err();
+        assert_eq!(error.to_string(), "it takes away too many names");
+    }
+
+    #[test]
+    fn it_can_end_in_the_middle_of_what_is_passed_over() {
+        let zeros = vec![0; 8 * PORTION];
+        let kept = layer(&["f .wh.a", "f .wh.b", "f .wh.c"]);
+        let internal = file(".wh..wh.x", &zeros);
+        let file = file("a", &zeros);
+        for (archive, least) in [(&kept, 3), (&internal, 8), (&file, 8)] {
+            let surveyed = told(archive, &mut |input, tell| {
+                survey(input, &mut |_| (), tell).map(drop)
+            });
+            let added = told(archive, &mut |input, tell| {
+                let dir = tempfile::tempdir().unwrap();
+                let to = Dir::root(dir.path())?;
+                Unpacking::new(&to, u64::MAX, tell).add(&[], input)
+            });
+            assert!(
+                surveyed >= least && added >= least,
+                "{surveyed}, {added} of {least}"
+            );
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod walk;
 mod write;
 
 pub use dir::Dir;
-pub use layer::{Removal, Survey, Unpacking, survey};
+pub use layer::{REMOVALS_MOST, Removal, Survey, Unpacking, survey};
 pub use listing::{Listing, write as list};
 pub use name::escaped;
 pub use node::{Id, Kind, Node, Stat, Time, Xattrs};

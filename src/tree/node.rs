@@ -125,6 +125,13 @@ impl Stat {
     }
 }
 
+/// The number of a device; nothing if Linux cannot have it. mknod(2) takes 32 bits, and what is cut off can leave that of
+/// a whiteout.
+pub(super) fn device(major: u32, minor: u32) -> Option<u64> {
+    let number = fs::makedev(major, minor);
+    u32::try_from(number).is_ok().then_some(number)
+}
+
 /// Extended attributes with their values: also ACLs, capabilities and labels.
 pub type Xattrs = BTreeMap<OsString, Vec<u8>>;
 

@@ -7,13 +7,15 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::node::{Kind, Time, Xattrs};
+use super::node::{self, Kind, Time, Xattrs};
 use super::write::Meta;
 
 /// Of a header, and what contents are filled up to. In bytes.
 const BLOCK: usize = 512;
-/// What may come before a header to complete it, in bytes.
+/// What may come before a header to complete it, in bytes: one part of it. All together may have twice as much.
 const MORE_MOST: u64 = 1 << 20;
+/// A path is shorter than this, in bytes (`PATH_MAX`).
+const PATH_MOST: usize = 4096;
 
 /// A path of an archive, and what is there.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub struct Archive<R> {
     left: u64,
     /// What follows the content, in bytes.
     padding: u64,
+    /// What came before the next header to complete it, in bytes.
+    told: u64,
 }
 
 /// What is told of a file before its header. It counts more than that.
@@ -65,12 +69,14 @@ impl<R: Read> Archive<R> {
             input,
             left: 0,
             padding: 0,
+            told: 0,
         }
     }
 
     /// The next path; nothing at the end. What was not read of the content before is passed over.
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         let mut more = More::default();
+        self.told = 0;
         loop {
             let rest = self.left.saturating_add(self.padding);
             self.left = 0;
@@ -127,6 +133,12 @@ impl<R: Read> Archive<R> {
     /// The content of what completes a header.
     fn all(&mut self, size: u64) -> Result<Vec<u8>> {
         ensure!(size <= MORE_MOST, "a name or attribute has {size} bytes");
+        // There can be any number of them, also of empty ones.
+        self.told = self.told.saturating_add(size + BLOCK as u64);
+        ensure!(
+            self.told <= 2 * MORE_MOST,
+            "a file has more names and attributes than any needs"
+        );
         let mut content = Vec::new();
         (&mut self.input).take(size).read_to_end(&mut content)?;
         ensure!(
@@ -144,7 +156,8 @@ impl<R: Read> Read for Archive<R> {
         let most = buffer.len().min(most);
         let count = self.input.read(&mut buffer[..most])?;
         if count == 0 && most > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            let message = "it ends in the middle of a file";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
         }
         self.left -= count as u64;
         Ok(count)
@@ -196,7 +209,8 @@ impl Header {
 
     fn entry(&self, told: More) -> Result<Entry> {
         let name = told.path.unwrap_or_else(|| self.name());
-        let shown = String::from_utf8_lossy(&name).into_owned();
+        let shown = &name[..name.len().min(PATH_MOST)];
+        let shown = String::from_utf8_lossy(shown).into_owned();
         let link = told
             .link
             .unwrap_or_else(|| text(self.field(157, 100)).to_owned());
@@ -249,10 +263,8 @@ impl Header {
 
     fn device(&self) -> Result<u64> {
         let [major, minor] = [329, 337].map(|at| self.number(at, 8, "device"));
-        Ok(rustix::fs::makedev(
-            u32::try_from(major?)?,
-            u32::try_from(minor?)?,
-        ))
+        node::device(u32::try_from(major?)?, u32::try_from(minor?)?)
+            .context("it is a device that Linux cannot have")
     }
 }
 
@@ -360,6 +372,11 @@ fn time(text: &str) -> Option<Time> {
 /// A path below the root. Refuses one that leads up.
 fn inside(path: &[u8]) -> Result<PathBuf> {
     ensure!(!path.contains(&0), "its name has a zero byte");
+    ensure!(
+        path.len() < PATH_MOST,
+        "its name has {} bytes; fewer than {PATH_MOST} are needed",
+        path.len()
+    );
     let mut clean = PathBuf::new();
     for component in Path::new(OsStr::from_bytes(path)).components() {
         match component {
@@ -421,7 +438,7 @@ pub(super) mod tests {
         [length.unwrap().to_string().as_bytes(), &rest].concat()
     }
 
-    fn pax(key: &str, value: &[u8]) -> Vec<u8> {
+    pub fn pax(key: &str, value: &[u8]) -> Vec<u8> {
         more(b'x', &record(key, value))
     }
 
@@ -570,8 +587,14 @@ pub(super) mod tests {
             (b"not a tar archive".to_vec(), "in the middle of a header"),
             (vec![b'x'; BLOCK], "no tar archive"),
             (damaged, "no tar archive"),
-            (file("a", b"text")[..BLOCK + 2].to_vec(), "end of file"),
-            (header("a", b'0', 1 << 32, |_| ()), "end of file"),
+            (
+                file("a", b"text")[..BLOCK + 2].to_vec(),
+                "in the middle of a file",
+            ),
+            (
+                header("a", b'0', 1 << 32, |_| ()),
+                "in the middle of a file",
+            ),
             (
                 number(&[
                     0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
@@ -608,7 +631,7 @@ pub(super) mod tests {
             ),
             (
                 [pax("size", b"600"), file("a", b"text")].concat(),
-                "end of file",
+                "in the middle of a file",
             ),
             ([pax("mtime", b"1.x"), file("a", b"")].concat(), "no time"),
             (
@@ -643,6 +666,33 @@ pub(super) mod tests {
             assert!(error.contains(why), "{why}: {error}");
         }
         assert!(all(b"").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_needs_more_than_linux_has_is_refused() {
+        let device = |numbers: &'static [u8]| {
+            header("a", b'3', 0, |block| {
+                block[329..344].copy_from_slice(numbers);
+            })
+        };
+        for (archive, why) in [
+            // What would be kept of it has no end.
+            (
+                pax("SCHILY.xattr.user.x", &vec![b'x'; 1_000_000]).repeat(3),
+                "more names and attributes",
+            ),
+            (more(b'L', b"").repeat(5000), "more names and attributes"),
+            (
+                [pax("path", &[b'a'; 4096]), file("a", b"")].concat(),
+                "4096 bytes",
+            ),
+            // mknod(2) would cut off all of these numbers that is not zero.
+            (device(b"0010000\x000000000"), "that Linux cannot have"),
+            (device(b"0000000\x004000000"), "that Linux cannot have"),
+        ] {
+            let error = format!("{:#}", all(&archive).unwrap_err());
+            assert!(error.contains(why), "{why}: {error:.300}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Chunk, Content, Entry, Place, What};
 use crate::tree::name::escaped;
-use crate::tree::node::{Kind, Time, Xattrs};
+use crate::tree::node::{self, Kind, Time, Xattrs};
 use crate::tree::write::Meta;
 
 /// What is read of a table.
@@ -119,8 +119,8 @@ fn entry(line: Line, more: &[Line], limits: Limits, places: &mut Vec<Place>) -> 
         }
         "hardlink" => What::HardLink(self::path(&line.link_name)?),
         "fifo" => What::Special(Kind::Fifo, 0),
-        "char" => What::Special(Kind::Char, device(&line)),
-        "block" => What::Special(Kind::Block, device(&line)),
+        "char" => What::Special(Kind::Char, device(&line)?),
+        "block" => What::Special(Kind::Block, device(&line)?),
         other => bail!("the type {:?} is not known", escaped(other)),
     };
     ensure!(
@@ -243,8 +243,8 @@ fn check_text(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn device(line: &Line) -> u64 {
-    rustix::fs::makedev(line.dev_major, line.dev_minor)
+fn device(line: &Line) -> Result<u64> {
+    node::device(line.dev_major, line.dev_minor).context("it is a device that Linux cannot have")
 }
 
 fn xattrs(found: &BTreeMap<String, String>) -> Result<Xattrs> {
@@ -567,6 +567,14 @@ mod tests {
             ),
             (r#"{"type":"symlink","name":"l"}"#.to_owned(), "nowhere"),
             (r#"{"type":"char","name":"d"}"#.to_owned(), "0:0"),
+            (
+                r#"{"type":"char","name":"d","devMajor":4096}"#.to_owned(),
+                "that Linux cannot have",
+            ),
+            (
+                r#"{"type":"char","name":"d","devMinor":1048576}"#.to_owned(),
+                "that Linux cannot have",
+            ),
             (r#"{"type":"door","name":"d"}"#.to_owned(), "is not known"),
             (
                 r#"{"type":"dir","name":"d","modtime":"yesterday"}"#.to_owned(),
