@@ -113,6 +113,12 @@ fn pages_that_are_named_are_there() {
         .map(|page| page.markdown)
         .collect();
     texts.push(include_str!("../../README.md").to_owned());
+    // Units name the pages that explain them.
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("dracut-module");
+    for dir in [units.join("50imgbased"), units] {
+        let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+        texts.extend(files.filter_map(|file| fs::read_to_string(file).ok()));
+    }
     for text in texts {
         for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || "-.()".contains(c))) {
             let Some((name, section)) = word.split_once('(') else {
