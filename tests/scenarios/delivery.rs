@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::claims::{has_come_up, has_root, is_clean, is_refused, json, restart};
+use crate::registry::with_registry;
 use crate::vm::guest::script;
 use crate::vm::{Host, Loader, Vm};
 
@@ -230,7 +231,7 @@ fn sent(vm: &mut Vm) -> Result<u64> {
 }
 
 fn of_an_image_in_layers_only_what_is_new_is_fetched() -> Result<()> {
-    let (_disk, mut vm) = Host::running_unattended(Loader::Grub, "delivery-in-layers")?;
+    let mut vm = with_registry("delivery-in-layers")?;
     vm.ok(&script("make-next")?)?;
     vm.ok_for("imgbased-helper base verify --record Base-0", SLOW)?;
     vm.ok_for(&script("serve-layers")?, SLOW)?;
