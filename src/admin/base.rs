@@ -90,18 +90,12 @@ pub fn add(context: &Context, add: Add, delivery: &Delivery) -> Result<()> {
     let writer = context.writer("base add", LOCK_WAIT)?;
     let made = writer.transaction(|tx| {
         let source = Source::find(context, tx, Some(&add.image), delivery, Taken::default())?;
-        if let (true, Source::Server(server)) = (context.dry_run, &source) {
+        if let (true, Some((line, file))) = (context.dry_run, source.fetched_by()) {
             // What it becomes shows when it is here.
-            let (line, file) = server.line();
-            say(&format!("{line}\n"))?;
-            context.say_verb(&["base", "add", &file])?;
-            return Ok(None);
-        }
-        if let (true, Source::Layers(layered)) = (context.dry_run, &source) {
-            if let Some(line) = layered.line() {
+            if let Some(line) = line {
                 say(&format!("{line}\n"))?;
             }
-            context.say_verb(&["base", "add", &layered.here()])?;
+            context.say_verb(&["base", "add", &file])?;
             return Ok(None);
         }
         let digest = source.digest_if_required(tx)?;

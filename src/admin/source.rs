@@ -320,6 +320,18 @@ impl Source {
             .map(|file| file.len())
     }
 
+    /// Of an image that is not here: the line for a shell that fetches it, if it takes one, and what it is called then.
+    pub fn fetched_by(&self) -> Option<(Option<Cmd>, String)> {
+        match self {
+            Self::Here(..) => None,
+            Self::Server(server) => {
+                let (line, file) = server.line();
+                Some((Some(line), file))
+            }
+            Self::Layers(layered) => Some((layered.line(), layered.here())),
+        }
+    }
+
     /// Opens it, to be read for a base. One on a server is fetched; where there is no room for that, it is read from
     /// there. If it `shares` files with other bases, of an image in layers only those parts are fetched that no base
     /// has.
@@ -414,7 +426,7 @@ impl Server {
     }
 
     /// What fetching it comes to, for a shell, and what it is called then.
-    pub fn line(&self) -> (Cmd, String) {
+    fn line(&self) -> (Cmd, String) {
         let url = &self.found.url;
         if self.found.is_index() {
             let wget =

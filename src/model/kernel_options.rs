@@ -143,16 +143,18 @@ fn is_of_one_host(word: &str) -> bool {
     without_ours(word).is_empty() || NAMES.iter().any(|name| lower.contains(name))
 }
 
-/// What has the initramfs assemble and unlock disks (dracut.cmdline(7)).
-const DISKS: [&str; 2] = ["rd.luks.", "rd.md.uuid="];
+/// Whether a word has the initramfs assemble or unlock disks (dracut.cmdline(7)).
+fn is_for_disks(word: &str) -> bool {
+    ["rd.luks.", "rd.md.uuid="]
+        .iter()
+        .any(|key| word.starts_with(key))
+}
 
 /// The options with those of the host that have the initramfs assemble and unlock its disks: without them it finds no
 /// group there, whatever the image says.
 pub fn with_disks(options: &str, host: &str) -> String {
     let own: Vec<&str> = words(options).collect();
-    let is_missing =
-        |word: &&str| DISKS.iter().any(|key| word.starts_with(key)) && !own.contains(word);
-    let missing = words(host).filter(is_missing);
+    let missing = words(host).filter(|word| is_for_disks(word) && !own.contains(word));
     let all = own.iter().copied().chain(missing);
     all.collect::<Vec<_>>().join(" ")
 }
@@ -160,8 +162,7 @@ pub fn with_disks(options: &str, host: &str) -> String {
 /// The options of a root, with those that an entry of it has had for its disks: a root that names no disk at all knows
 /// nothing of them.
 pub fn keeping_disks(options: &str, before: &str) -> String {
-    let names_disks = words(options).any(|word| DISKS.iter().any(|key| word.starts_with(key)));
-    if names_disks {
+    if words(options).any(is_for_disks) {
         return options.to_owned();
     }
     with_disks(options, before)

@@ -45,19 +45,15 @@ impl Task {
             )?;
             let digest = source.digest_if_required(tx)?;
             // In a dry run, one on a server shows what it is when it is here.
-            let opened = match &source {
-                Source::Server(server) if context.dry_run => {
-                    say(&format!("{}\n", server.line().0))?;
-                    None
-                }
-                Source::Layers(layered) if context.dry_run => {
-                    if let Some(line) = layered.line() {
+            let opened = match source.fetched_by() {
+                Some((line, _)) if context.dry_run => {
+                    if let Some(line) = line {
                         say(&format!("{line}\n"))?;
                     }
                     None
                 }
                 // There is no base yet that it could share files with.
-                source => Some(source.open(context, tx, false)?.0),
+                _ => Some(source.open(context, tx, false)?.0),
             };
             let add = base::Add {
                 image: source.name(),
