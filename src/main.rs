@@ -66,6 +66,7 @@ fn initrd(verb: Option<&OsString>, dir: Option<OsString>) -> Result<ExitCode> {
             return Ok(ExitCode::from(u8::from(!early::may_open_shell()?)));
         }
         Some("drivers") => early::load_drivers()?,
+        Some("drivers-at-once") => early::load_drivers_at_once()?,
         Some("activate") => early::activate_early()?,
         Some("mount") => early::mount_sysroot()?,
         Some("hand-over") => early::hand_over()?,

@@ -3,7 +3,8 @@
 
 # The path of a multipath device looks like a disk until multipathd runs.
 if imgbased-helper initrd is-layer && ! command -v multipathd >/dev/null; then
-    imgbased-helper initrd drivers >/dev/null 2>&1
+    # A unit may have loaded them.
+    [ -e /run/imgbased/times.json ] || imgbased-helper initrd drivers >/dev/null 2>&1
     # A system that resumes from hibernation does so later, on volumes that nobody has touched. systemd
     # keeps the place in this variable of the firmware.
     if [ ! -e /sys/firmware/efi/efivars/HibernateLocation-8cf2644b-4b0b-428f-9387-6d876050dc67 ] &&

@@ -42,7 +42,7 @@ install() {
 
 install_units() {
     local unit
-    for unit in imgbased-sysroot.service imgbased-limit.service; do
+    for unit in imgbased-sysroot.service imgbased-drivers.service imgbased-limit.service; do
         inst_simple "$moddir/$unit" "/usr/lib/systemd/system/$unit"
     done
     mkdir -p "$initdir/usr/lib/systemd/system-generators"

@@ -169,6 +169,24 @@ pub fn breaks_at(cmdline: &[u8], point: &str) -> bool {
     options(&words(cmdline)).contains(&wanted)
 }
 
+/// Whether options of dracut say which drivers are loaded, and when (`dracut.cmdline(7)`). Those of filesystems, as
+/// dracut's module for btrfs has one, are not about disks.
+pub fn chooses_drivers(cmdline: &[u8]) -> bool {
+    const OPTIONS: [&str; 7] = [
+        "rd.driver.pre",
+        "rd.driver.post",
+        "rd.driver.blacklist",
+        "rd.lunmask",
+        // As they were called before.
+        "rdloaddriver",
+        "rdinsmodpost",
+        "rdblacklist",
+    ];
+    let words = words(cmdline);
+    let mut options = options(&words).into_iter();
+    options.any(|(key, value)| OPTIONS.contains(&key) && value != Some("btrfs"))
+}
+
 /// Whether the command line has `imgbased.layer` at all, be its value valid or not.
 pub fn is_layer_boot(cmdline: &[u8]) -> bool {
     has_key(&words(cmdline), LAYER)
@@ -449,6 +467,26 @@ mod tests {
             assert_eq!(breaks_at(cmdline, point), expected, "{point}");
         }
         assert!(!breaks_at(b"rd.break", "mount"));
+    }
+
+    #[test]
+    fn drivers_are_chosen_by_options_of_dracut() {
+        for (cmdline, are_chosen) in [
+            ("imgbased.layer=L quiet", false),
+            (" rd.driver.pre=btrfs\n imgbased.layer=L", false),
+            ("rd.driver.export imgbased.layer=L", false),
+            ("imgbased.layer=L rd.driver.blacklist=virtio_blk", true),
+            (
+                "rd.driver.pre=btrfs\nrd.driver.pre=megaraid_sas\nquiet",
+                true,
+            ),
+            ("rd.driver.post=ahci,nvme", true),
+            ("rd.lunmask=a,b,c", true),
+            ("rdblacklist=x", true),
+            ("quiet -- rd.driver.post=ahci", false),
+        ] {
+            assert_eq!(chooses_drivers(cmdline.as_bytes()), are_chosen, "{cmdline}");
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ const DISKS: [&str; 4] = [
 ];
 /// A disk on a SCSI host. It is found some time after the host's driver is loaded.
 const SCSI_DISK: &str = "scsi:t-0x00";
+/// What a layer is on.
+const THIN_POOL: &str = "dm-thin-pool";
 
 /// Loads drivers until there is no device of a disk without.
 pub fn load() -> Result<()> {
@@ -39,7 +41,7 @@ pub fn load() -> Result<()> {
         }
         // It fails where the kernel needs no module.
         Cmd::new("modprobe")
-            .args(["--all", "--use-blacklist", "--quiet", SCSI_DISK])
+            .args(["--all", "--use-blacklist", "--quiet", SCSI_DISK, THIN_POOL])
             .args(new)
             .accept(&[0, 1])
             .run()?;

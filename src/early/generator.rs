@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use super::cmdline;
 
 const UNIT: &str = "imgbased-sysroot.service";
+const DRIVERS_UNIT: &str = "imgbased-drivers.service";
 /// Restarts the machine where a boot that is to restart when it fails takes too long.
 const LIMIT_UNIT: &str = "imgbased-limit.service";
 pub const UNIT_DIR: &str = "/usr/lib/systemd/system";
@@ -41,6 +42,7 @@ pub fn run(cmdline: &[u8], early_dir: &Path) -> Result<()> {
         link(&unit_file, &early_dir.join(by).join(unit))
     };
     pull_in(UNIT, "initrd-root-fs.target.requires")?;
+    pull_in(DRIVERS_UNIT, "initrd.target.wants")?;
     if cmdline::limit(cmdline).is_some() {
         pull_in(LIMIT_UNIT, "initrd.target.wants")?;
     }
@@ -103,7 +105,9 @@ mod tests {
             target("initrd-root-fs.target.requires/imgbased-sysroot.service"),
             Path::new("/usr/lib/systemd/system/imgbased-sysroot.service")
         );
-        assert!(!dir.path().join("initrd.target.wants").exists());
+        let wanted = fs::read_dir(dir.path().join("initrd.target.wants")).unwrap();
+        let wanted: Vec<_> = wanted.map(|link| link.unwrap().file_name()).collect();
+        assert_eq!(wanted, ["imgbased-drivers.service"]);
         assert!(!dir.path().join("imgbased-sysroot.service.d").exists());
     }
 

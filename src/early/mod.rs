@@ -16,7 +16,8 @@ mod volumes;
 mod wait;
 
 use std::fs;
-use std::path::Path;
+use std::iter;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -76,6 +77,20 @@ pub fn may_open_shell() -> Result<bool> {
 /// Loads the drivers of disks; what they find comes before all that udev is told to look at later.
 pub fn load_drivers() -> Result<()> {
     logger::start_for_console(false)?;
+    load_drivers_now()
+}
+
+/// The same beside all that dracut does before its hook, unless dracut is told which drivers to load: that it does
+/// not know before udev starts.
+pub fn load_drivers_at_once() -> Result<()> {
+    logger::start_for_console(false)?;
+    if cmdline::chooses_drivers(&dracut_cmdline()?) {
+        return Ok(());
+    }
+    load_drivers_now()
+}
+
+fn load_drivers_now() -> Result<()> {
     let mut clock = Clock::start();
     drivers::load().inspect_err(|error| log::warn!("{error:#}"))?;
     clock.end("drivers");
@@ -153,6 +168,22 @@ pub fn mount_packages() -> Result<()> {
 
 fn read_cmdline() -> Result<Vec<u8>> {
     fs::read("/proc/cmdline").context("cannot read the kernel command line")
+}
+
+/// What dracut takes for the kernel command line: it puts before that what the initramfs was made with.
+fn dracut_cmdline() -> Result<Vec<u8>> {
+    let built_in = fs::read_dir("/etc/cmdline.d")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let built_in = built_in.map(|file| file.path());
+    let mut all = Vec::new();
+    for path in iter::once(PathBuf::from("/etc/cmdline")).chain(built_in) {
+        all.extend(fs::read(path).unwrap_or_default());
+        all.push(b'\n');
+    }
+    all.extend(read_cmdline()?);
+    Ok(all)
 }
 
 /// Whether this is the initramfs, and not a system that was booted by it.
