@@ -18,6 +18,7 @@ use crate::boot::id;
 use crate::boot::root::Root;
 use crate::boot::{BootPartition, Known};
 use crate::image::superblock::FsKind;
+use crate::lvm::Lvm;
 use crate::model::fstab;
 use crate::model::kernel_options;
 use crate::model::layout::{Group, Role, Volume, tag};
@@ -71,7 +72,7 @@ pub fn make(
         }
         let default = boot.keep_default(tx)?;
         let Some(kernels) = kernels else {
-            tx.run(&lvm.commit(&layer, &[tag::LAYER.to_owned()]))?;
+            commit(lvm, tx, &layer)?;
             if origin_entries
                 .iter()
                 .any(|entry| entry.extra != Extra::default())
@@ -94,7 +95,7 @@ pub fn make(
         // What its origin does not boot, because it was tried in vain, it does not boot either.
         let kernels = boot.arrange(kernels, &origin_entries, true, |_| true);
         let entries = new_entries(&group, &layer, false, &kernels, is_trial)?;
-        tx.run(&lvm.commit(&layer, &[tag::LAYER.to_owned()]))?;
+        commit(lvm, tx, &layer)?;
         boot.write_entries(tx, &layer, &entries)
             .with_context(|| format!("cannot write the boot entry of {layer}"))?;
         if let (None, Some(entry)) = (default, entries.first()) {
@@ -103,6 +104,13 @@ pub fn make(
         }
         Ok((layer, base))
     })
+}
+
+/// Makes a finished snapshot a layer. lvm2 looks at all devices once more to deactivate one, and advises against
+/// doing both in one command.
+fn commit(lvm: &Lvm, tx: &mut Transaction, layer: &LvName) -> Result<()> {
+    let tags = [tag::LAYER.to_owned()];
+    tx.run_both(&lvm.remove_device(layer)?, &lvm.commit_active(layer, &tags))
 }
 
 /// What is made, decided before anything is.
@@ -129,9 +137,8 @@ impl Plan {
         boot: &BootPartition,
         origin: Option<LvName>,
     ) -> Result<(Self, Group)> {
-        let group = context.load()?;
+        let group = context.load_sound()?;
         pool_with_room(&group)?;
-        context.check_pool(&group)?;
         let (origin, base) = find_origin(&group, origin)?;
         let mut taken: Vec<String> = group.taken().map(str::to_owned).collect();
         let layer = loop {

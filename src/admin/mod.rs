@@ -87,6 +87,19 @@ impl Context {
         self.complete(self.lvm.load()?)
     }
 
+    /// The same for a verb that changes the pool: refuses one as [`Context::check_pool`] does.
+    fn load_sound(&self) -> Result<Group> {
+        need_root()?;
+        let (group, status) = self.lvm.load_with_pool()?;
+        let group = self.complete(group)?;
+        let told = group.pool().zip(status);
+        // Another command of lvm2 can come between the two, so nothing is refused by them.
+        if !told.is_some_and(|(pool, status)| self.lvm.was_as_recorded(pool, &status)) {
+            self.check_pool(&group)?;
+        }
+        Ok(group)
+    }
+
     /// The same for showing it. Calls `meanwhile` while lvm2 reads.
     fn load_to_show<T>(&self, meanwhile: impl FnOnce() -> T) -> Result<(Group, T)> {
         need_root()?;

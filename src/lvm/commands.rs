@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use anyhow::Result;
+
 use super::Lvm;
 use crate::model::layout::tag;
 use crate::model::name::LvName;
@@ -12,6 +14,9 @@ use crate::sys::process::Process;
 
 /// The check that lvm2 makes by itself.
 const WHOLE_POOL_CHECK: &str = "global/thin_check_options=[\"-q\",\"--clear-needs-check-flag\"]";
+
+/// What is unfinished is in no backup of the group's metadata: the commit writes one, or what removes it again.
+const NO_BACKUP: [&str; 2] = ["--autobackup", "n"];
 
 const AT_BOOT: [&str; 4] = ["--yes", "--sysinit", "-K", "-ay"];
 
@@ -66,6 +71,13 @@ impl Lvm {
 
     pub fn deactivate(&self, lv: &LvName) -> Cmd {
         self.lvm("lvchange").arg("-an").arg(self.full_name(lv))
+    }
+
+    /// Takes a volume that nobody uses out of device-mapper, as deactivating it does, without a look at the group.
+    pub fn remove_device(&self, lv: &LvName) -> Result<Cmd> {
+        let name = self.vg.dm_name(lv)?;
+        // As lvm2 does, where a rule of udev has the device open.
+        Ok(Cmd::new("dmsetup").args(["remove", "--retry", &name]))
     }
 
     pub fn remove(&self, lv: &LvName) -> Cmd {
@@ -127,6 +139,7 @@ impl Lvm {
         let create = self
             .activating("lvcreate")
             .args(["--yes", "--type", "thin"])
+            .args(NO_BACKUP)
             .args(["--virtualsize", &format!("{size}b")])
             .args(["--thinpool", pool.as_str()])
             .args([
@@ -144,6 +157,7 @@ impl Lvm {
         let cmd = self
             .activating("lvcreate")
             .args(["--yes", "--snapshot", "--permission", "rw"])
+            .args(NO_BACKUP)
             .args(["--setactivationskip", "y", "-K", "-ay"]);
         let cmd = match of {
             Some(base) => cmd.args(["--addtag", &format!("{}{base}", tag::OF)]),
@@ -314,21 +328,21 @@ mod tests {
             (
                 lvm.create_thin(&base, &pool, 1 << 30, true),
                 format!(
-                    "lvm lvcreate --yes --type thin --virtualsize 1073741824b --thinpool Pool --setactivationskip y -K \
+                    "lvm lvcreate --yes --type thin --autobackup n --virtualsize 1073741824b --thinpool Pool --setactivationskip y -K \
                      -ay {making} --name Base-0 HostVG"
                 ),
             ),
             (
                 lvm.create_snapshot(&layer, &base, Some(&base)),
                 format!(
-                    "lvm lvcreate --yes --snapshot --permission rw --setactivationskip y -K -ay --addtag \
+                    "lvm lvcreate --yes --snapshot --permission rw --autobackup n --setactivationskip y -K -ay --addtag \
                      imgbased:of=Base-0 {making} --name Base-0.1 HostVG/Base-0"
                 ),
             ),
             (
                 lvm.create_snapshot(&base, &layer, None),
                 format!(
-                    "lvm lvcreate --yes --snapshot --permission rw --setactivationskip y -K -ay {making} --name \
+                    "lvm lvcreate --yes --snapshot --permission rw --autobackup n --setactivationskip y -K -ay {making} --name \
                      Base-0 HostVG/Base-0.1"
                 ),
             ),

@@ -21,6 +21,7 @@ use crate::sys::cmd::Cmd;
 use crate::sys::process::Process;
 pub use commands::PoolSize;
 use report::Reader;
+pub use thin::PoolStatus;
 
 /// The columns of the one report that everything is read from, in the order in which [`Reader`] takes
 /// them: of the group, of its volumes, and what only the pool has, with which lvm2 takes a fifth longer.
@@ -136,7 +137,7 @@ impl Lvm {
     /// A command that can activate the pool.
     fn activating(&self, command: &str) -> Cmd {
         // A pool is checked only when it is activated.
-        if self.has_active_pool() {
+        if self.active_pool().is_some() {
             return self.lvm(command);
         }
         let check = if has_old_check() {
@@ -147,8 +148,8 @@ impl Lvm {
         self.lvm(command).args(["--config", check])
     }
 
-    /// Whether device-mapper has a thin pool of the group, which lvm2 calls GROUP-POOL-tpool.
-    fn has_active_pool(&self) -> bool {
+    /// The thin pool of the group that device-mapper has, which lvm2 calls GROUP-POOL-tpool.
+    fn active_pool(&self) -> Option<String> {
         let prefix = self.vg.dm_prefix();
         // A second hyphen would belong to the name of another group.
         let is_pool = |name: &str| {
@@ -158,7 +159,8 @@ impl Lvm {
         let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
         let mut names =
             devices.filter_map(|device| fs::read_to_string(device.path().join("dm/name")).ok());
-        names.any(|name| is_pool(&name))
+        let name = names.find(|name| is_pool(name))?;
+        Some(name.trim_end().to_owned())
     }
 
     fn full_name(&self, lv: &LvName) -> String {
@@ -174,6 +176,12 @@ impl Lvm {
     pub fn load(&self) -> Result<Option<Group>> {
         let columns = [GROUP_COLUMNS, VOLUME_COLUMNS, POOL_COLUMNS];
         self.load_columns(&columns, || ()).map(|(group, ())| group)
+    }
+
+    /// The same, with what device-mapper says of the pool meanwhile, if that is active.
+    pub fn load_with_pool(&self) -> Result<(Option<Group>, Option<PoolStatus>)> {
+        let columns = [GROUP_COLUMNS, VOLUME_COLUMNS, POOL_COLUMNS];
+        self.load_columns(&columns, || self.active_pool_status())
     }
 
     /// The same for showing it: without what only the pool has. Calls `meanwhile` while lvm2 reads.

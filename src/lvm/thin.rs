@@ -23,7 +23,28 @@ const MAGIC: u64 = 27_022_010;
 const MAGIC_AT: usize = 32;
 const TRANSACTION_AT: usize = 48;
 
+/// What device-mapper says of an active pool.
+pub struct PoolStatus {
+    device: String,
+    text: String,
+}
+
 impl Lvm {
+    /// Nothing where no pool is active, or where something else is wrong.
+    pub(super) fn active_pool_status(&self) -> Option<PoolStatus> {
+        let device = self.active_pool()?;
+        let text = status_of(&device).ok()?;
+        Some(PoolStatus { device, text })
+    }
+
+    /// Whether a pool was what LVM takes it for when it said so.
+    pub fn was_as_recorded(&self, pool: &Volume, status: &PoolStatus) -> bool {
+        let name = pool.name.parse().ok();
+        let device = name.and_then(|name| self.pool_device(&name).ok());
+        let made = transaction_of_status(&status.text);
+        device.as_ref() == Some(&status.device) && made.is_some() && made == pool.transaction_id
+    }
+
     /// Whether a pool is not what LVM takes it for. It need not be active; nothing is activated.
     pub fn pool_mismatch(&self, pool: &Volume) -> Result<Option<Mismatch>> {
         let Some(recorded) = pool.transaction_id else {
@@ -47,10 +68,7 @@ impl Lvm {
 
     /// What device-mapper says of an active pool.
     fn pool_status(&self, pool: &LvName) -> Result<String> {
-        let device = self.pool_device(pool)?;
-        Cmd::new("dmsetup")
-            .args(["status", "--noflush", &device])
-            .run()
+        status_of(&self.pool_device(pool)?)
     }
 
     fn pool_device(&self, pool: &LvName) -> Result<String> {
@@ -157,6 +175,12 @@ fn found_in(superblock: &[u8]) -> Found {
         (Some(MAGIC), Some(transaction)) => Found::Transaction(transaction),
         _ => Found::Damaged,
     }
+}
+
+fn status_of(device: &str) -> Result<String> {
+    Cmd::new("dmsetup")
+        .args(["status", "--noflush", device])
+        .run()
 }
 
 /// The transaction of an active pool (linux/Documentation/admin-guide/device-mapper/thin-provisioning.rst,

@@ -31,6 +31,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -244,6 +245,22 @@ impl Transaction<'_> {
     /// Runs a command that changes something.
     pub fn run(&mut self, cmd: &Cmd) -> Result<()> {
         self.step(&Action::Run(cmd))
+    }
+
+    /// Runs two commands at once, neither of which needs what the other does.
+    pub fn run_both(&mut self, one: &Cmd, other: &Cmd) -> Result<()> {
+        self.writer.interrupt.check()?;
+        if self.writer.dry_run {
+            return [one, other]
+                .iter()
+                .try_for_each(|cmd| show(&Action::Run(cmd)));
+        }
+        self.writer.steps.take(|| {
+            let beside = one.start(Stdio::null(), Stdio::null())?;
+            let result = other.run();
+            beside.wait()?;
+            result.map(drop)
+        })
     }
 
     /// Runs a command that changes nothing but this process' own mounts, also in a dry run.
