@@ -136,6 +136,10 @@ fn an_image_of_a_registry_is_fetched_by_layers_and_tried() -> Result<()> {
         "{refused:?}"
     );
 
+    // What stays of it is in the spool, which gc removes.
+    vm.ok("test -d /var/cache/imgbased/layers")?;
+    vm.ok("imgbased-helper gc --keep 9 --yes && [ ! -e /var/cache/imgbased/layers ]")?;
+
     restart(&mut vm)?;
     has_root(&mut vm, "HostVG", "Base-1.1")?;
     has_come_up(&mut vm)?;
@@ -143,9 +147,6 @@ fn an_image_of_a_registry_is_fetched_by_layers_and_tried() -> Result<()> {
         vm.ok("cat /etc/of-layer; ls /srv /srv/emptied")?,
         "one\n/srv:\nemptied\n\n/srv/emptied:\nnew"
     );
-    // What stays of it is in the spool, which gc removes.
-    vm.ok("test -d /var/cache/imgbased/layers")?;
-    vm.ok("imgbased-helper gc --keep 9 --yes && [ ! -e /var/cache/imgbased/layers ]")?;
     is_clean(&mut vm)
 }
 
