@@ -211,7 +211,7 @@ fn layer_add(vm: &mut Vm) -> Result<Vec<Row>> {
             &ours,
             "its bare commands",
             &bare,
-            Limit::AtMost(1.15),
+            Limit::AtMost(1.10),
         ),
         processes_row("layer add: lvm processes", processes, 3.0),
         row(
