@@ -18,7 +18,8 @@ use crate::tree::{Dir, Meta, READ_MAX, escaped};
 pub const DIR: &str = "usr/lib/sysimage/imgbased";
 const NAME: &str = "merge.json";
 
-/// So many paths without a conflict or a note are listed; the others are counted. A host can have any number of them.
+/// So many paths with a conflict or a note are listed, and so many without; the others are counted. A host can have any
+/// number of them.
 const LISTED_MAX: usize = 10_000;
 
 /// What became of /etc when the base `new` came into the place of `old`, and `layer` was there.
@@ -31,9 +32,11 @@ pub struct MergeReport {
     #[serde(default)]
     pub counts: Counts,
     pub merge: Vec<Row>,
-    /// How many more paths there are, without a conflict or a note.
+    /// How many more paths there are, without a conflict and with one.
     #[serde(default, skip_serializing_if = "is_zero")]
     more: usize,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_conflicts: usize,
     /// Whether what was changed after it, until the restart, has not come along.
     #[serde(default)]
     pub pending: bool,
@@ -103,8 +106,7 @@ pub struct Row {
 impl MergeReport {
     /// Of what is planned for the old base, the layer and the new base with these names.
     pub fn of([old, layer, new]: [String; 3], plan: &Plan) -> Self {
-        let (mut counts, mut merge, mut more) = (Counts::default(), Vec::new(), 0);
-        let mut quiet = 0;
+        let mut counts = Counts::default();
         for item in &plan.items {
             let count = match item.verdict {
                 Verdict::Kept if is_removal(item) => &mut counts.deleted,
@@ -115,14 +117,8 @@ impl MergeReport {
                 Verdict::Conflict(_) => &mut counts.conflicts,
             };
             *count += 1;
-            let is_quiet = item.note.is_none() && !matches!(item.verdict, Verdict::Conflict(_));
-            quiet += usize::from(is_quiet);
-            if is_quiet && quiet > LISTED_MAX {
-                more += 1;
-            } else {
-                merge.push(Row::new(item));
-            }
         }
+        let (merge, [more, more_conflicts]) = listed(&plan.items, LISTED_MAX);
         Self {
             version: JSON_VERSION,
             old,
@@ -131,6 +127,7 @@ impl MergeReport {
             counts,
             merge,
             more,
+            more_conflicts,
             pending: false,
             kept_packages: Vec::new(),
             missing_packages: Vec::new(),
@@ -168,7 +165,15 @@ impl MergeReport {
     /// The conflicts, as a table.
     pub fn conflicts(&self) -> String {
         let conflicts = self.merge.iter().filter(|row| row.conflict.is_some());
-        text::columns(&conflicts.map(Row::columns).collect::<Vec<_>>())
+        text::columns(&conflicts.map(Row::columns).collect::<Vec<_>>()) + &self.others_in_conflict()
+    }
+
+    /// What there is to say of conflicts that are not listed.
+    fn others_in_conflict(&self) -> String {
+        match self.more_conflicts {
+            0 => String::new(),
+            more => format!("and {more} more in conflict\n"),
+        }
     }
 
     pub fn table(&self) -> String {
@@ -177,7 +182,7 @@ impl MergeReport {
         if self.more > 0 {
             table += &format!("and {} more, without a conflict\n", self.more);
         }
-        table
+        table + &self.others_in_conflict()
     }
 
     /// Keeps only the conflicts that nobody has settled.
@@ -255,6 +260,24 @@ fn set_mode(dir: &Dir, name: &OsStr, mode: u32) -> io::Result<()> {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
 fn is_zero(number: &usize) -> bool {
     *number == 0
+}
+
+/// The rows of these, with at most `max` that have a conflict or a note, and as many others. Returns as well how many
+/// are left out without a conflict, and with one.
+fn listed(items: &[Item], max: usize) -> (Vec<Row>, [usize; 2]) {
+    let (mut rows, mut quiet, mut loud, mut more) = (Vec::new(), 0, 0, [0, 0]);
+    for item in items {
+        let is_conflict = matches!(item.verdict, Verdict::Conflict(_));
+        let is_quiet = item.note.is_none() && !is_conflict;
+        let seen = if is_quiet { &mut quiet } else { &mut loud };
+        *seen += 1;
+        if *seen > max {
+            more[usize::from(is_conflict)] += 1;
+        } else {
+            rows.push(Row::new(item));
+        }
+    }
+    (rows, more)
 }
 
 fn is_removal(item: &Item) -> bool {
@@ -389,10 +412,55 @@ pub mod tests {
                 latin,
             ],
             more: 0,
+            more_conflicts: 0,
             pending: false,
             kept_packages: Vec::new(),
             missing_packages: Vec::new(),
             done: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_beyond_the_bound_is_counted() {
+        let item = |path: &str, verdict, note: &str| Item {
+            path: path.into(),
+            action: Action::Nothing,
+            verdict,
+            parts: Vec::new(),
+            ours: "modified",
+            theirs: "modified",
+            note: Some(note.to_owned()).filter(|note| !note.is_empty()),
+        };
+        let conflict = Verdict::Conflict(Clash::Both);
+        let items = [
+            item("a", Verdict::Kept, ""),
+            item("b", conflict, ""),
+            item("c", Verdict::Kept, ""),
+            item("d", Verdict::Left, "a note"),
+            item("e", conflict, ""),
+            item("f", Verdict::Kept, "a note"),
+        ];
+        for (max, wanted, left_out) in [
+            (9, "abcdef", [0, 0]),
+            (2, "abcd", [1, 1]),
+            (1, "ab", [3, 1]),
+            (0, "", [4, 2]),
+        ] {
+            let (merge, more) = listed(&items, max);
+            let names: String = merge.iter().map(|row| &row.path[5..]).collect();
+            assert_eq!((names.as_str(), more), (wanted, left_out), "{max}");
+            let [more, more_conflicts] = more;
+            let report = MergeReport {
+                merge,
+                more,
+                more_conflicts,
+                ..report()
+            };
+            let line = format!("and {more_conflicts} more in conflict\n");
+            for table in [report.table(), report.conflicts()] {
+                assert_eq!(table.ends_with(&line), more_conflicts > 0, "{table}");
+            }
+            crate::schemas::assert_holds("persist-preview", &report);
         }
     }
 

@@ -25,6 +25,9 @@ struct Unsettled {
     layer: Option<String>,
     new: Option<String>,
     conflicts: Vec<Row>,
+    /// How many more there were, which are not listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    more_conflicts: Option<usize>,
 }
 
 /// Lists the conflicts of the merge that made the layer that runs, without those that a person has settled.
@@ -42,6 +45,7 @@ pub fn list(context: &Context) -> Result<()> {
         list.layer = Some(report.layer);
         list.new = Some(report.new);
         list.conflicts = report.merge;
+        list.more_conflicts = Some(report.more_conflicts).filter(|more| *more > 0);
     }
     context.show(&list, || table)
 }
@@ -102,6 +106,7 @@ mod tests {
         unsettled.layer = Some(report.layer);
         unsettled.new = Some(report.new);
         unsettled.conflicts = report.merge;
+        unsettled.more_conflicts = Some(2);
         crate::schemas::assert_holds("persist-conflicts", &unsettled);
     }
 }
