@@ -1,6 +1,7 @@
 //! The half that runs in the installed system: one file a noun, each loads, plans and applies.
 
 pub mod after_merge;
+mod asked;
 mod base;
 mod boot;
 mod check;

@@ -5,23 +5,20 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::filesystem::mount_point;
+use super::asked::ask;
 use crate::merge::dpkg;
 use crate::model::package::{self, Package};
 use crate::sys::rooted::real_path;
-use crate::sys::sandbox::Sandbox;
 use crate::sys::transaction::Transaction;
 use crate::tree::{Dir, Kind, READ_MAX};
 
 /// The programs of a root that know what is installed there.
 pub const DPKG: &str = "/usr/bin/dpkg";
 pub const RPM: &str = "/usr/bin/rpm";
-/// Where that is mounted which they can write to.
-pub const SCRATCH: &str = "packages";
 
-/// Has rpm(8) write what is installed to `/run/packages`, a line for each: name with architecture, and version.
+/// Has rpm(8) say what is installed, a line for each: name with architecture, and version.
 const LIST_OF_RPM: &str = "exec rpm --query --all --queryformat \
-    '%{NAME}.%{ARCH}\\t%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\\n' >/run/packages";
+    '%{NAME}.%{ARCH}\\t%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\\n' >/run/answer";
 
 /// Packages with their versions.
 pub type Versions = BTreeMap<String, String>;
@@ -44,15 +41,16 @@ pub fn automatic(root: &Dir) -> Result<BTreeSet<String>> {
     Ok(package::automatic(&String::from_utf8_lossy(&content)))
 }
 
-/// The packages of a root with their versions. A package of another architecture has that in its name.
-pub fn of(root: &Dir) -> Result<Versions> {
-    if let Some(packages) = of_dpkg(root)? {
-        return Ok(versions(packages));
+/// The packages of the roots that are mounted there, as [`read`] tells them; none of any, where one does not tell.
+pub fn of_each(tx: &mut Transaction, paths: [&Path; 3]) -> Result<[Versions; 3]> {
+    let mut all = <[Versions; 3]>::default();
+    for (packages, path) in all.iter_mut().zip(paths) {
+        match read(tx, path)? {
+            Some(found) => *packages = found,
+            None => return Ok(Default::default()),
+        }
     }
-    if has_rpm_database(root)? {
-        log::warn!("packages of rpm are not compared; `rpm --root DIR -qa` lists them");
-    }
-    Ok(BTreeMap::new())
+    Ok(all)
 }
 
 /// The packages of the root that is mounted at `path`, also those of rpm, of which its own rpm(8) tells shut in. Where
@@ -96,16 +94,8 @@ fn of_rpm(tx: &mut Transaction, path: &Path) -> Result<Result<Versions>> {
     if !has_program(path, RPM) || tx.is_dry_run() {
         return Ok(not_read(path));
     }
-    let sandbox = Sandbox::open(tx, path, &mount_point(SCRATCH))?;
-    let listed = sandbox.attempt(tx, &["/bin/sh", "-c", LIST_OF_RPM])?;
-    let listed = listed.and_then(|()| {
-        let file = sandbox.file("run/packages")?;
-        let dir = Dir::root(&mount_point(SCRATCH).join("run"))?;
-        let name = file.file_name().context("it has a name")?;
-        let list = dir.node(name)?.read(READ_MAX)?;
-        Ok(listed_by_rpm(&String::from_utf8_lossy(&list)))
-    });
-    sandbox.close(tx)?;
+    let listed = ask(tx, path, LIST_OF_RPM, b"")?;
+    let listed = listed.map(|list| listed_by_rpm(&String::from_utf8_lossy(&list)));
     Ok(listed.context("rpm(8) of the root does not list them"))
 }
 

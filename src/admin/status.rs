@@ -249,7 +249,9 @@ fn missing(group: &Group) -> Option<Missing> {
         let Some(report) = report else {
             return Ok(None);
         };
-        let here = packages::of(&Dir::root(Path::new("/"))?)?;
+        // Of rpm it is not known without its program, so there all are told until the next update.
+        let here = packages::of_dpkg(&Dir::root(Path::new("/"))?)?;
+        let here = packages::versions(here.unwrap_or_default());
         let mut packages = report.missing_packages;
         packages.retain(|name| !here.contains_key(name));
         Ok(Some(Missing {

@@ -12,6 +12,7 @@ use super::{Amount, Update, amounts, facts, judge, kept_packages, running_layer}
 use crate::admin::filesystem::mount_point;
 use crate::admin::look::Look;
 use crate::admin::merge_report::MergeReport;
+use crate::admin::packages::of_each;
 use crate::admin::roots::Sides;
 use crate::admin::source::Source;
 use crate::admin::view::JSON_VERSION;
@@ -167,10 +168,11 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
             let new = Dir::root(root)?;
             let names = sides.names(&update.shown());
             let looked = sides.opened(context, tx, &group, |tx, [old, layer]| {
+                let installed = of_each(tx, [old, layer, root])?;
                 let [old, layer] = [old, layer].map(Dir::root);
                 let roots = [&old?, &layer?, &new];
                 let go_on = || tx.interrupt().check();
-                let planned = plan(roots, &sides, &told, &go_on)?;
+                let planned = plan(roots, &installed, &sides, &told, &go_on)?;
                 refuse(planned.check_left());
                 merge = Some(MergeReport::of(names, &planned.plan));
                 carried = Amount::carried(&planned.outside);

@@ -114,25 +114,25 @@ pub struct Planned {
     pub packages: Vec<String>,
 }
 
-/// Plans the merge of the roots of the old base, the layer and the new base. `go_on` ends the work by its error.
+/// Plans the merge of the roots of the old base, the layer and the new base, with the packages of each. `go_on` ends the
+/// work by its error.
 pub fn plan(
     roots: [&Dir; 3],
+    packages: &[Versions; 3],
     sides: &Sides,
     told: &Told,
     go_on: &dyn Fn() -> Result<()>,
 ) -> Result<Planned> {
     let _waiting = Waiting::new(|| "comparing what was changed".to_owned());
-    let of = |side: usize| packages::of(roots[side]);
-    let (old, layer, new) = (of(OLD)?, of(LAYER)?, of(NEW)?);
     let plan = sides.plan(roots)?;
     go_on()?;
     let carried = told.carried([roots[OLD], roots[LAYER]])?;
-    let rules = told.rules(sides, &carried, [&old, &layer, &new]);
+    let rules = told.rules(sides, &carried, packages.each_ref());
     let outside = Outside::of(roots, sides.is_snapshot, &rules, &plan, go_on)?;
     Ok(Planned {
         plan,
         outside,
-        packages: own_packages(sides, roots[LAYER], [&old, &layer, &new])?,
+        packages: own_packages(sides, roots[LAYER], packages)?,
     })
 }
 
@@ -140,12 +140,13 @@ pub fn plan(
 fn own_packages(
     sides: &Sides,
     root: &Dir,
-    [old, layer, new]: [&Versions; 3],
+    [old, layer, new]: &[Versions; 3],
 ) -> Result<Vec<String>> {
-    let names = layer.keys().filter(|name| !new.contains_key(*name));
-    let mut names: Vec<String> = names.cloned().collect();
+    // rpm(8) lists keys as well.
+    let is_own = |name: &&String| !new.contains_key(*name) && !name.starts_with("gpg-pubkey.");
+    let mut names: Vec<String> = layer.keys().filter(is_own).cloned().collect();
     if sides.is_adopted {
-        // The old base has what was installed by hand as well.
+        // The old base has what was installed by hand as well. Of rpm it is not known why something is there.
         let automatic = packages::automatic(root)?;
         names.retain(|name| !automatic.contains(name));
     } else {
@@ -220,18 +221,20 @@ pub fn into(
 ) -> Result<Merged> {
     let names = sides.names(base);
     let merged = sides.opened(context, tx, group, |tx, [old, layer]| {
-        let [old, layer, copy] = [old, layer, root].map(Dir::root);
+        let paths = [old, layer, root];
+        let [old, layer, copy] = paths.map(Dir::root);
         let roots = [&old?, &layer?, &copy?];
         let mut new_in_var = Vec::new();
         let mut found = None;
         tx.unlocked(|tx| {
+            let packages = packages::of_each(tx, paths)?;
             tx.work(&"the merge of what was changed", |interrupt| {
                 let go_on = || interrupt.check();
                 new_in_var = merge::new_in_var(roots[OLD], roots[NEW], &go_on)?;
                 let zones = told.zones(roots, sides)?;
                 let circumstances = circumstances(&told.listed, roots[LAYER])?;
                 let record = recorded(&zones, roots[LAYER], &go_on)?;
-                let planned = plan(roots, sides, told, &go_on)?;
+                let planned = plan(roots, &packages, sides, told, &go_on)?;
                 planned.check_left()?;
                 planned.check_room(room_in(context, root)?)?;
                 merge::reown(roots[NEW], &planned.plan.users.ids)?;
@@ -339,7 +342,8 @@ mod tests {
             is_snapshot: false,
             is_adopted: false,
         };
-        plan([&old, &layer, &new], &sides, &told, &|| Ok(())).unwrap()
+        let packages = Default::default();
+        plan([&old, &layer, &new], &packages, &sides, &told, &|| Ok(())).unwrap()
     }
 
     #[test]
@@ -372,10 +376,27 @@ mod tests {
                 .map(|name| (name.to_string(), "1".to_owned()))
                 .collect()
         };
-        let old = versions(&["app", "bash", "libx:amd64"]);
-        let layer = versions(&["app", "bash", "htop", "libx:amd64"]);
-        let new = versions(&["bash"]);
-        for (is_adopted, wanted) in [(false, &["htop"][..]), (true, &["app", "htop"])] {
+        let of_dpkg = [
+            versions(&["app", "bash", "libx:amd64"]),
+            versions(&["app", "bash", "htop", "libx:amd64"]),
+            versions(&["bash"]),
+        ];
+        let of_rpm = [
+            versions(&["app.noarch", "bash.x86_64"]),
+            versions(&[
+                "app.noarch",
+                "bash.x86_64",
+                "gpg-pubkey.(none)",
+                "htop.x86_64",
+            ]),
+            versions(&["bash.x86_64"]),
+        ];
+        for (all, is_adopted, wanted) in [
+            (&of_dpkg, false, &["htop"][..]),
+            (&of_dpkg, true, &["app", "htop"]),
+            (&of_rpm, false, &["htop.x86_64"]),
+            (&of_rpm, true, &["app.noarch", "htop.x86_64"]),
+        ] {
             let sides = Sides {
                 old: Tree::Running,
                 layer: Tree::Running,
@@ -383,7 +404,7 @@ mod tests {
                 is_adopted,
             };
             let root = Dir::root(dir.path()).unwrap();
-            let found = own_packages(&sides, &root, [&old, &layer, &new]);
+            let found = own_packages(&sides, &root, all);
             assert_eq!(found.unwrap(), wanted);
         }
     }

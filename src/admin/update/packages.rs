@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::merge::Merged;
 use crate::admin::filesystem::mount_point;
 use crate::admin::merge_report::MergeReport;
-use crate::admin::packages::{DPKG, RPM, SCRATCH, has_program, of_dpkg};
+use crate::admin::packages::{DPKG, RPM, has_program, of_dpkg};
 use crate::admin::space::room_in;
 use crate::admin::{Context, persist, text};
 use crate::image::digest;
@@ -27,6 +27,8 @@ use crate::tree::{Below, Dir, Kind, walk};
 
 /// The root of the layer that runs.
 const RUNNING: &str = "/";
+/// Where that is mounted which programs of packages can write to.
+const SCRATCH: &str = "packages";
 
 /// What scripts of packages ask before they start a daemon (invoke-rc.d(8)). In the root it is a link to what only
 /// those who are shut in have, so one that is left there says nothing.
@@ -512,10 +514,13 @@ pub fn into(
 
 /// The names without those of packages that the host keeps, which are told by themselves.
 pub fn without_kept(mut names: Vec<String>, outcomes: &[Outcome]) -> Vec<String> {
-    names.retain(|key| {
-        let name = key.split(':').next().unwrap_or(key);
-        outcomes.iter().all(|outcome| outcome.name != name)
-    });
+    // After a colon dpkg(1) has the architecture, and rpm(8) after a point, where names can have one with digits.
+    let is_architecture = |rest: &str| match rest.strip_prefix('.') {
+        Some(rest) => rest.starts_with(|c: char| c.is_ascii_alphabetic()),
+        None => rest.is_empty() || rest.starts_with(':'),
+    };
+    let is_it = |key: &str, of: &Outcome| key.strip_prefix(&of.name).is_some_and(is_architecture);
+    names.retain(|key| !outcomes.iter().any(|of| is_it(key, of)));
     names
 }
 
@@ -657,8 +662,17 @@ mod tests {
     #[test]
     fn names_of_kept_packages_are_told_once() {
         let outcome = Outcome::new(&kept("libx", Format::Deb), &Verdict::Install);
-        let names = ["a", "libx:amd64", "libx-dev"].map(str::to_owned).to_vec();
-        assert_eq!(without_kept(names, &[outcome]), ["a", "libx-dev"]);
+        for (names, left) in [
+            (["a", "libx:amd64", "libx-dev"], &["a", "libx-dev"][..]),
+            (
+                ["libx.x86_64", "libx3.noarch", "a.x86_64"],
+                &["libx3.noarch", "a.x86_64"],
+            ),
+            (["libx", "libx.3", "libx1"], &["libx.3", "libx1"]),
+        ] {
+            let names = names.map(str::to_owned).to_vec();
+            assert_eq!(without_kept(names, std::slice::from_ref(&outcome)), left);
+        }
     }
 
     #[test]
