@@ -2,17 +2,26 @@
 //! itself, which is what the helper is elsewhere. Only root can do that; where it is not allowed, there is nothing to
 //! see here.
 
+use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use imgbased_helper::admin::after_merge::refresh_caches;
+use imgbased_helper::admin::{labels, packages};
 use imgbased_helper::sys::mounts::make_private;
 use imgbased_helper::sys::sandbox;
 use imgbased_helper::sys::transaction::Writer;
+use imgbased_helper::tree::Dir;
+
+/// The attribute with the label of a file, as `SELinux` keeps it.
+const LABEL: &str = "security.selinux";
 
 fn main() -> ExitCode {
     let mut args = env::args_os().skip(1);
@@ -28,19 +37,25 @@ fn main() -> ExitCode {
     })
 }
 
-/// A root with a shell and these as its ldconfig, and with what systemd leaves.
+/// A root with a shell, xargs and these as its ldconfig, and with what systemd leaves.
 fn root(ldconfig: Option<&str>) -> Result<tempfile::TempDir> {
     let root = tempfile::tempdir()?;
-    let script = "cd \"$0\"; mkdir bin dev etc proc run sbin tmp var; touch etc/.updated var/.updated var/other; \
-        cp /bin/sh bin; ldd /bin/sh | grep -o '/[^ ]*' | while read -r library; do \
+    let script = "cd \"$0\"; mkdir -p bin dev etc proc run sbin tmp usr/bin usr/sbin var; \
+        touch etc/.updated var/.updated var/other; cp /bin/sh bin; cp /usr/bin/xargs usr/bin; \
+        ldd /bin/sh /usr/bin/xargs | grep -o '/[^ ]*[^ :]' | while read -r library; do \
         mkdir -p \"./${library%/*}\"; cp -L \"$library\" \"./$library\"; done";
     sh(script, root.path())?;
     if let Some(text) = ldconfig {
-        let path = root.path().join("sbin/ldconfig");
-        fs::write(&path, format!("#!/bin/sh\n{text}\n"))?;
-        sh("chmod 755 \"$0\"", &path)?;
+        program(root.path(), "sbin/ldconfig", text)?;
     }
     Ok(root)
+}
+
+/// Puts a program there that is a line of shell.
+fn program(root: &Path, path: &str, text: &str) -> Result<()> {
+    let path = root.join(path);
+    fs::write(&path, format!("#!/bin/sh\n{text}\n"))?;
+    sh("chmod 755 \"$0\"", &path)
 }
 
 fn sh(script: &str, argument: &Path) -> Result<()> {
@@ -86,7 +101,99 @@ fn caches_are_refreshed() -> Result<()> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         ensure!(!mounts.contains("caches"), "{mounts}");
     }
-    trusted_authorities_are_those_of_the_host()
+    trusted_authorities_are_those_of_the_host()?;
+    packages_of_rpm_are_told_by_each_root()?;
+    what_is_put_there_is_labelled()
+}
+
+/// Where one root does not tell, nothing is said of any.
+fn packages_of_rpm_are_told_by_each_root() -> Result<()> {
+    let roots = [root(None)?, root(None)?, root(None)?];
+    for (root, names) in roots.iter().zip(["bash", "bash htop", "bash"]) {
+        fs::create_dir_all(root.path().join("var/lib/rpm"))?;
+        let list = format!("for name in {names}; do printf '%s.x86_64\\t5-1\\n' $name; done");
+        program(root.path(), "usr/bin/rpm", &list)?;
+    }
+    let paths = [&roots[0], &roots[1], &roots[2]].map(tempfile::TempDir::path);
+    let found = || {
+        let writer = Writer::new("test", Duration::ZERO, false)?;
+        writer.transaction(|tx| packages::of_each(tx, paths))
+    };
+    let names = found()?.map(|packages| packages.into_keys().collect::<Vec<_>>().join(" "));
+    let wanted = ["bash.x86_64", "bash.x86_64 htop.x86_64", "bash.x86_64"];
+    ensure!(names == wanted, "{names:?}");
+    program(paths[2], "usr/bin/rpm", "echo broken >&2; exit 1")?;
+    ensure!(found()?.iter().all(BTreeMap::is_empty));
+    Ok(())
+}
+
+/// The label of a path, if it has one.
+fn label(root: &Path, path: &str) -> Result<Option<String>> {
+    let node = Dir::root(root)?.resolve(Path::new(path))?;
+    let node = node.with_context(|| path.to_owned())?;
+    let label = node.xattrs()?.remove(OsStr::new(LABEL));
+    Ok(label.map(String::from_utf8).transpose()?)
+}
+
+fn give_label(root: &Path, path: &str, label: &str) -> Result<()> {
+    let dir = Dir::root(root)?;
+    let mut meta = dir.node(path.as_ref())?.meta()?;
+    meta.xattrs
+        .insert(LABEL.into(), label.as_bytes().to_owned());
+    Ok(dir.set_meta(path.as_ref(), &meta, None)?)
+}
+
+/// What matchpathcon says of paths, in a policy of two types.
+const POLICY: &str = "for path; do case $path in -*) ;; /etc/none*) echo '<<none>>' ;; \
+    /etc/*) echo s:o:etc_t:s0 ;; *) echo s:o:other_t:s0 ;; esac; done";
+
+fn what_is_put_there_is_labelled() -> Result<()> {
+    for (config, tool, is_labelled) in [
+        ("SELINUX=enforcing\nSELINUXTYPE=targeted\n", POLICY, true),
+        ("SELINUX=disabled\nSELINUXTYPE=targeted\n", POLICY, false),
+        ("SELINUXTYPE=other\n", POLICY, false),
+        // What it says is a warning.
+        ("SELINUXTYPE=targeted\n", "echo s:o:etc_t:s0; exit 1", false),
+        ("SELINUXTYPE=targeted\n", "echo s:o:etc_t:s0", false),
+    ] {
+        let root = root(None)?;
+        let root = root.path();
+        let policy = root.join("etc/selinux/targeted/contexts/files");
+        fs::create_dir_all(&policy)?;
+        fs::write(policy.join("file_contexts"), "")?;
+        fs::write(root.join("etc/selinux/config"), config)?;
+        program(root, "usr/sbin/matchpathcon", tool)?;
+        fs::create_dir(root.join("own"))?;
+        give_label(root, "own", "s:o:own_t:s0\0")?;
+        if label(root, "own")?.is_none() {
+            // Nobody here may give a file a label.
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(100));
+        let since = labels::now();
+        give_label(root, "own", "s:o:mine_t:s0\0")?;
+        for path in ["etc/new", "etc/none", "etc/two\nlines"] {
+            fs::write(root.join(path), "")?;
+        }
+        symlink("new", root.join("etc/link"))?;
+        let writer = Writer::new("test", Duration::ZERO, false)?;
+        writer.transaction(|tx| labels::set(tx, root, since))?;
+        for (path, wanted) in [
+            ("etc/new", Some("s:o:etc_t:s0\0")),
+            ("etc/two\nlines", Some("s:o:etc_t:s0\0")),
+            ("etc/none", None),
+            // It was there before.
+            ("etc/.updated", None),
+        ] {
+            let wanted = wanted.filter(|_| is_labelled);
+            let found = label(root, path)?;
+            ensure!(found.as_deref() == wanted, "{config} {path}: {found:?}");
+        }
+        // Here no policy says whose it was.
+        let found = label(root, "own")?;
+        ensure!(found.as_deref() == Some("s:o:mine_t:s0\0"), "{found:?}");
+    }
+    Ok(())
 }
 
 /// The program that lists them runs where the host has something of its own to say.

@@ -20,6 +20,8 @@ scenarios![
     a_host_that_was_adopted_keeps_what_it_had,
     an_update_that_does_not_come_up_is_not_taken_again,
     an_update_makes_the_initramfs_anew_for_what_the_host_has_changed,
+    what_an_update_puts_into_a_layer_gets_the_labels_of_its_policy,
+    packages_of_rpm_that_do_not_come_along_are_told,
 ];
 
 /// What is so in the new layer: a command, and what it prints.
@@ -318,4 +320,48 @@ fn an_update_makes_the_initramfs_anew_for_what_the_host_has_changed() -> Result<
     let again = vm.ok("sed -n 's/^initrd *//p' /boot/loader/entries/imgbased-Base-1.1.conf")?;
     assert_eq!(again, initrd);
     is_clean(&mut vm)
+}
+
+fn what_an_update_puts_into_a_layer_gets_the_labels_of_its_policy() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "update-labels")?;
+    vm.ok(&script("make-next")?)?;
+    vm.ok(&script("make-policies")?)?;
+    let said = vm.ok_for("imgbased-helper update /mnt/next", SLOW)?;
+    ensure!(!said.contains("SELinux"), "{said}");
+    vm.ok(
+        "lvm lvchange --activate y --ignoreactivationskip HostVG/Base-1.1 && mkdir -p /mnt/new && \
+         mount -o ro /dev/HostVG/Base-1.1 /mnt/new",
+    )?;
+    for (path, wanted) in [
+        ("etc/old", "new_t"),
+        ("etc/none", "new_t"),
+        ("root/none", "new_t"),
+        ("etc/passwd", "new_t"),
+        ("etc/ld.so.cache", "new_t"),
+        ("usr/lib/sysimage/imgbased/merge.json", "new_t"),
+        // A person has given it that.
+        ("etc/own", "own_t"),
+    ] {
+        let label = format!(
+            "getfattr --absolute-names --only-values -n security.selinux /mnt/new/{path} | tr -d '\\0'"
+        );
+        let label = vm.ok(&label)?;
+        assert_eq!(label, format!("system_u:object_r:{wanted}:s0"), "{path}");
+    }
+    // What is the image's own has none in it.
+    vm.ok("! getfattr -n security.selinux /mnt/new/usr/lib/os-release 2>&1 | grep _t:")?;
+    Ok(())
+}
+
+fn packages_of_rpm_that_do_not_come_along_are_told() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "update-rpm")?;
+    vm.ok(&script("make-next")?)?;
+    vm.ok(&script("make-rpm")?)?;
+    let told = vm
+        .run_for("imgbased-helper update --check /mnt/next", SLOW)?
+        .text;
+    let line = told.lines().find(|line| line.starts_with("Without"));
+    let line = line.with_context(|| told.clone())?;
+    ensure!(line.ends_with("packages htop.x86_64"), "{line}");
+    Ok(())
 }

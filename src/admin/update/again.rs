@@ -14,7 +14,7 @@ use super::waiting::{CARRIED, SCRATCH, Waiting, forget_carried, record};
 use crate::admin::merge_report::{self, MergeReport};
 use crate::admin::roots::{Sides, Tree};
 use crate::admin::space::room_in;
-use crate::admin::{Context, LOCK_WAIT, after_merge, hooks, layer, new_entries, text};
+use crate::admin::{Context, LOCK_WAIT, after_merge, hooks, labels, layer, new_entries, text};
 use crate::boot::Selection;
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
@@ -26,7 +26,7 @@ use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
 use crate::sys::run;
 use crate::sys::transaction::Transaction;
-use crate::tree::Dir;
+use crate::tree::{Dir, Time};
 
 /// Takes along what was changed since, if an update waits. Where that fails, the first merge stays as it is.
 pub fn at_shutdown(context: &Context) -> Result<()> {
@@ -96,6 +96,7 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
                 device: &context.lvm.device(&layer)?,
                 kind: filesystem.kind,
                 root,
+                since: labels::now(),
             };
             let done =
                 sides.opened_with(context, tx, &group, &new, |tx, roots| again.run(tx, roots));
@@ -132,6 +133,8 @@ struct Again<'a> {
     kind: FsKind,
     /// Where it is mounted.
     root: &'a Path,
+    /// When this began.
+    since: Time,
 }
 
 impl Again<'_> {
@@ -271,6 +274,10 @@ impl Again<'_> {
         if let Some(mut report) = report {
             report.pending = files.is_err();
             report.write(tx, self.root)?;
+        }
+        // What has come along is there, whatever its labels.
+        if let Err(error) = labels::set(tx, self.root, self.since) {
+            log::warn!("files of the new layer keep the SELinux labels that they have: {error:#}");
         }
         files
     }

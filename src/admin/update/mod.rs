@@ -20,7 +20,8 @@ use super::roots::Sides;
 use super::source::{Delivery, Source, Taken};
 use super::view::{self, JSON_VERSION};
 use super::{
-    Context, LOCK_WAIT, after_merge, gc, hooks, layer, news, restart_host, say, text, volume,
+    Context, LOCK_WAIT, after_merge, gc, hooks, labels, layer, news, restart_host, say, text,
+    volume,
 };
 use crate::boot::Selection;
 use crate::boot::root::Root;
@@ -460,11 +461,13 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         Some(base.clone()),
         Some(&mut |tx, new, root| {
             judge(update, &running, &Root::at(root))?;
+            let since = labels::now();
             let mut merged = merge::into(context, tx, &group, (&sides, &told), &base, root)?;
             packages::into(context, tx, &group, &kept, &mut merged, root)?;
             after_merge::refresh_caches(tx, root)?;
             let events = ["post-merge", "os-upgraded"];
             hooks::merged(context, tx, &group, &events, [&base, new], root)?;
+            labels::set(tx, root, since)?;
             let for_initramfs = merged.for_initramfs.clone();
             found = Some(merged);
             Ok(for_initramfs)
