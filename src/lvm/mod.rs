@@ -294,18 +294,25 @@ impl Lvm {
 
     /// How full a pool with the profile `profile` is when it is extended, in percent; 100 for never.
     pub fn auto_extension(&self, profile: &str) -> Result<u64> {
-        let mut cmd = self
-            .reporting("lvmconfig")
-            .args(["--typeconfig", "full", "--valuesonly"]);
-        if !profile.is_empty() {
-            cmd = cmd.args(["--metadataprofile", profile]);
-        }
-        let output = cmd
-            .arg("activation/thin_pool_autoextend_threshold")
-            .run()
-            .context("cannot ask when the pool is extended")?;
-        output
-            .trim()
+        let ask = |profile: &str| {
+            let mut cmd = self.reporting("lvmconfig").args(["--typeconfig", "full"]);
+            if !profile.is_empty() {
+                cmd = cmd.args(["--metadataprofile", profile]);
+            }
+            cmd.arg("activation/thin_pool_autoextend_threshold").run()
+        };
+        let output = ask(profile).or_else(|error| {
+            if profile.is_empty() {
+                return Err(error);
+            }
+            // Its file can have gone with the package that brought it. What extends the pool does without, too.
+            log::debug!("the profile {profile} of the pool is not used: {error:#}");
+            ask("")
+        });
+        let output = output.context("cannot ask when the pool is extended")?;
+        // Only after lvm2 2.03.16 it can be asked for the value alone.
+        let value = output.trim().rsplit('=').next().unwrap_or_default();
+        value
             .parse()
             .with_context(|| format!("unexpected output of lvmconfig: {output:?}"))
     }

@@ -39,6 +39,9 @@ umount /mnt/root
 lvm lvchange -q --addtag imgbased:init onn/root
 lvm vgchange -q --addtag imgbased:vg onn
 lvm lvchange -q --addtag imgbased:pool onn/pool00
+printf 'activation {\n\tthin_pool_autoextend_threshold = 70\n\tthin_pool_autoextend_percent = 20\n}\n' \
+    >/etc/lvm/profile/imgbased-pool.profile
+lvm lvchange -q --metadataprofile imgbased-pool onn/pool00
 snapshot root $first imgbased:layer y
 snapshot $first $first+1 imgbased:layer n
 
@@ -74,3 +77,5 @@ lvm lvchange -q --activate n onn/$second
 lvm lvchange -q --activate y --ignoreactivationskip onn/$second
 snapshot $second $second+1 imgbased:layer n
 lvm vgchange -q --activate n onn
+# It goes with the package.
+rm /etc/lvm/profile/imgbased-pool.profile
