@@ -97,7 +97,16 @@ fn debian_with_its_own_grub_configuration_is_adopted() -> Result<()> {
         |vm: &mut Vm| Ok::<_, anyhow::Error>(json(vm, "--vg Debian status")?["next"].clone());
 
     // Its grub.cfg was made before our package came, and what boots was in no variable.
-    vm.ok_for("imgbased-helper layout init --from / --name node-1-1", SLOW)?;
+    // As the first lines of a kickstart's %post had it, under the name that the image has of itself.
+    vm.ok("mkdir -p /usr/share/imgbase/build/meta && echo node-1-1 >/usr/share/imgbase/build/meta/nvr")?;
+    let made = vm.ok_for("imgbase layout --init", SLOW)?;
+    ensure!(made.ends_with("node-1-1\nnode-1-1+1"), "{made}");
+    let volume = "imgbase --experimental volume --create /var 4G";
+    let early = vm.run_for(volume, SLOW)?;
+    ensure!(
+        early.status == 1 && early.text.contains("no layer of Debian runs"),
+        "{early:?}"
+    );
     assert_eq!(vm.ok("grub-editenv list")?, format!("saved_entry={own}"));
     let choose = "--vg Debian boot default --tries 1 node-1-1+1";
     is_refused(&mut vm, choose, "run update-grub")?;
@@ -125,5 +134,7 @@ fn debian_with_its_own_grub_configuration_is_adopted() -> Result<()> {
     assert_eq!(status["trial"], Value::Null);
     vm.ok("update-grub")?;
     assert_eq!(next(&mut vm)?, "imgbased-Debian-node-1-1+1_");
+    let said = vm.ok_for(volume, SLOW)?;
+    ensure!(said.contains("it moves to Debian/var"), "{said}");
     Ok(())
 }

@@ -46,12 +46,24 @@ const FORMS: &[(&str, &str)] = &[
     ("imgbase w", "You are on Base-0.1"),
     ("imgbase check | head -n 1", "Status: OK"),
     ("imgbase check >/dev/null && echo fine", "fine"),
+    ("imgbase check", ALL_WELL),
+    (
+        "imgbase --layerformat Image-%d.%d --stream Image --vg HostVG --thinpool ImagePool layout --bases",
+        "Base-0",
+    ),
+    ("imgbase --experimental layout --bases", "Base-0"),
+    (
+        "imgbase --version | grep -cxE '[0-9]+\\.[0-9]+\\.[0-9]+'",
+        "1",
+    ),
+    ("imgbase --help | grep -c '^  imgbase layout --init'", "3"),
     ("imgbase motd", "imgbase status: OK"),
     ("imgbase boot --get-default", "Base-0.1"),
     ("imgbase boot --list | grep -c imgbased-Base", "3"),
     ("imgbase --experimental volume --list", ""),
     ("imgbase --experimental recover --list", ""),
     ("imgbase recover", ""),
+    ("imgbase recover --force", ""),
     (
         "imgbase service --start && imgbase service --stop && echo done",
         "done",
@@ -60,13 +72,22 @@ const FORMS: &[(&str, &str)] = &[
     ("imgbase layout | grep -vc +", "1"),
     ("imgbase layout | grep -c '^[A-Za-z]'", "1"),
     ("imgbase w | awk '{ print $NF }'", "Base-0.1"),
+    ("imgbase w | cut -d + -f 1", "You are on Base-0.1"),
     ("imgbase check | grep -c 'Status: .*OK'", "1"),
+    ("imgbase check | grep -c \"$(printf '\\033')\"", "0"),
     (
         "imgbase layout --free-space | grep -cxE '[0-9]+\\.[0-9]+'",
         "1",
     ),
     (
-        "imgbase layout --free-space --units g | grep -cxE '[0-9]+\\.[0-9]+'",
+        "for unit in b k m g t; do imgbase layout --free-space --units $unit; done | grep -cxE '[0-9]+\\.[0-9]+'",
+        "5",
+    ),
+    // In MiB, where nothing else is said, and no more than the pool has.
+    (
+        "free=$(imgbase layout --free-space) && \
+         size=$(lvm lvs --noheadings --nosuffix --units m -o lv_size HostVG/ImagePool) && \
+         awk \"BEGIN { print ($free > 100 && $free <= $size) }\"",
         "1",
     ),
     // What is not there says so, and changes nothing.
@@ -78,9 +99,31 @@ const FORMS: &[(&str, &str)] = &[
         "imgbase base --of-layer Base-0.9 2>/dev/null || echo $?",
         "1",
     ),
-    ("imgbase remote list 2>/dev/null || echo $?", "2"),
+    ("imgbase base --remove Base-0.9 2>/dev/null || echo $?", "1"),
+    (
+        "imgbase layer --volume-path Base-0.9 2>/dev/null || echo $?",
+        "1",
+    ),
+    ("imgbase rollback --to Base-0.9 2>/dev/null || echo $?", "1"),
+    (
+        "imgbase update --format liveimg /nonexistent 2>/dev/null || echo $?",
+        "1",
+    ),
+    // What means nothing here names what does its work, on one line.
+    (
+        "for form in 'remote add here http://there' 'remote remove here' 'remote list' 'remote pull here' \
+         'openscap --list' '--experimental nspawn Base-0.1' '--experimental factory-diff --config' \
+         'image-build --postprocess' 'image-introspect --metadata x' 'layout --init --without-vg /dev/sdx' \
+         'volume --attach /home' 'boot --remove-other-boot-entries' 'motd --update' 'diff -m content Base-0 Base-0.1'; \
+         do imgbase $form 2>&1; echo $?; done | grep -cx 2",
+        "14",
+    ),
+    (
+        "for form in 'remote list' openscap nspawn factory-diff image-build image-introspect; \
+         do imgbase $form 2>&1; done | grep -c '^error: there is no `imgbase [a-z-]*` here: '",
+        "6",
+    ),
     ("imgbase remote list 2>&1 | wc -l", "1"),
-    ("imgbase nspawn Base-0.1 2>/dev/null || echo $?", "2"),
     (
         "imgbase --layerformat x-%d.%d layout 2>/dev/null || echo $?",
         "2",
@@ -94,8 +137,17 @@ const FORMS: &[(&str, &str)] = &[
         "imgbase --debug --dry layer --add 2>/dev/null | grep -c lvcreate",
         "1",
     ),
+    (
+        "imgbase --debug --dry base --add --size 1G /root/Extra.img 2>/dev/null | grep lvcreate >/dev/null && echo shown",
+        "shown",
+    ),
+    ("imgbase layout", "Base-0\n +- Base-0.1\n +- Base-0.2"),
     ("imgbase layer --add", "Base-0.3"),
     ("imgbase --debug layer --add 2>/dev/null", "Base-0.4"),
+    (
+        "imgbase --debug layer --latest 2>&1 >/dev/null | grep 'lvm ' >/dev/null && echo shown",
+        "shown",
+    ),
     ("imgbase layer --add Base-0", "Base-0.5"),
     (
         "imgbase layer --remove Base-0.5 && imgbase layer --latest",
@@ -125,6 +177,14 @@ const FORMS: &[(&str, &str)] = &[
         "/etc/fstab",
     ),
     ("imgbase pkg --diff Base-0 Base-0.1", ""),
+    (
+        "imgbase --experimental pkg --diff Base-0.1 node-1-1 | grep -v -e '^-[a-z0-9]' -e '^+[a-z0-9]'",
+        "--- Base-0.1\n+++ node-1-1",
+    ),
+    (
+        "imgbase --experimental pkg --diff Base-0.1 node-1-1 | grep -c '^-lvm2 '",
+        "1",
+    ),
     ("imgbase diff >/dev/null && echo fine", "fine"),
     (
         "imgbase base --remove node-1-1 >/dev/null && imgbase layout | grep -c node",
@@ -136,7 +196,12 @@ const FORMS: &[(&str, &str)] = &[
         "Base-0.1",
     ),
     ("imgbase rollback | tail -n 1", "next start: Base-0.1"),
+    (
+        "imgbase rollback --to Base-0.1 | tail -n 1",
+        "next start: Base-0.1",
+    ),
     ("imgbase boot --setup >/dev/null && echo done", "done"),
+    ("imgbase boot --setup / >/dev/null && echo done", "done"),
     // Volumes.
     (
         "imgbase --experimental volume --create /home 100M 2>/dev/null",
@@ -145,6 +210,11 @@ const FORMS: &[(&str, &str)] = &[
     ("imgbase volume --list", "/home"),
     (
         "imgbase volume --remove /home >/dev/null && imgbase volume --list",
+        "",
+    ),
+    (
+        "imgbase volume --create /home 100 >/dev/null 2>&1 && imgbase volume --detach /home >/dev/null && \
+         imgbase volume --list",
         "",
     ),
     // A group on another disk, and one that is there.
@@ -199,6 +269,10 @@ fn a_group_that_imgbased_made_is_taken_over_and_updated() -> Result<()> {
             ("imgbase --vg onn layer --latest", "node-4.5.5-0.el8+1"),
             ("imgbase --vg onn check | head -n 1", "Status: FAILED"),
             ("imgbase --vg onn check >/dev/null || echo $?", "1"),
+            // As scripts tell bases from layers.
+            ("imgbase --vg onn layout | grep -vc +", "2"),
+            ("imgbase --vg onn layout | grep -c '^[A-Za-z]'", "2"),
+            ("imgbase --vg onn layout | grep -c '^ .*+'", "2"),
         ],
     )?;
     // What is said does not count, but that nothing is left.
@@ -232,6 +306,10 @@ fn a_group_that_imgbased_made_is_taken_over_and_updated() -> Result<()> {
         &mut vm,
         &[
             ("imgbase w", here.as_str()),
+            ("imgbase w | awk '{ print $NF }'", LAYER),
+            ("imgbase w | cut -d + -f 1", "You are on node-4.5.4-0.el8"),
+            ("imgbase w | grep -oE '[0-9]+\\.[0-9.]+-'", "4.5.4-"),
+            ("imgbase layer --current", LAYER),
             ("imgbase layout", tree.as_str()),
             ("imgbase boot --get-default", LAYER),
             ("imgbase volume --list", "/var/log"),

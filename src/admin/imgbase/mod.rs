@@ -13,8 +13,10 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::check::{self, Finding, Part};
 use super::cli::{Cli, lvm, start_logging};
+use super::packages::{self, Versions};
+use super::roots;
 use super::text::Paint;
-use super::{Context, need_root, say, view, volume};
+use super::{Context, need_root, say, text_diff, view, volume};
 use crate::lvm::Lvm;
 use crate::model::layout::{Group, tag};
 use crate::model::name::DEFAULT_VG;
@@ -171,10 +173,49 @@ fn show(call: &Call, what: &What) -> Result<ExitCode> {
             selection.default.context("no layer is the default")? + "\n"
         }
         What::Volumes => lines(volume::paths(&context)?.iter().map(String::as_str)),
+        What::Packages(names) => different_packages(&context, names)?,
         what => of_group(&context.load_to_show(|| ())?.0, what)?,
     };
     say(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How the packages of two bases or layers differ.
+fn different_packages(context: &Context, names: &[String; 2]) -> Result<String> {
+    text_diff::check_installed()?;
+    let found = context.change("imgbase pkg", |tx| {
+        let group = context.load()?;
+        let [a, b] = names
+            .each_ref()
+            .map(|name| roots::named(&group, name.parse()?));
+        let (a, b) = (a?, b?);
+        roots::opened(context, tx, &group, &a, |tx, root_a| {
+            roots::opened(context, tx, &group, &b, |tx, root_b| {
+                tx.unlocked(|tx| Ok([packages::read(tx, root_a)?, packages::read(tx, root_b)?]))
+            })
+        })
+    })?;
+    let Some([a, b]) = found.flatten() else {
+        // A dry run.
+        return Ok(String::new());
+    };
+    let what = "what is installed in one of them is not known";
+    signed([&a.context(what)?, &b.context(what)?], names)
+}
+
+/// What only one of two has, a package with its version on each line, as diff(1) marks it.
+fn signed(packages: [&Versions; 2], names: &[String; 2]) -> Result<String> {
+    let listed = |packages: &Versions| {
+        let packages = packages.iter();
+        packages.fold(String::new(), |text, (name, version)| {
+            text + name + " " + version + "\n"
+        })
+    };
+    let [a, b] = packages.map(listed);
+    let text = text_diff::unified(a.as_bytes(), b.as_bytes(), [&names[0], &names[1]])?;
+    Ok(lines(
+        text.lines().filter(|line| !line.starts_with([' ', '@'])),
+    ))
 }
 
 fn lines<'a>(names: impl Iterator<Item = &'a str>) -> String {
@@ -385,6 +426,22 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert_eq!(of_group(&group, &What::Bases).unwrap(), "");
+    }
+
+    #[test]
+    fn packages_that_differ_have_a_sign_before_them() {
+        let packages = |list: &[(&str, &str)]| -> Versions {
+            let list = list.iter();
+            list.map(|(name, version)| (name.to_string(), version.to_string()))
+                .collect()
+        };
+        let a = packages(&[("bash", "5.2-1"), ("less", "643"), ("tar", "1.35")]);
+        let b = packages(&[("bash", "5.2-2"), ("htop", "3.4"), ("tar", "1.35")]);
+        let names = ["node-4-1", "node-4-2"].map(str::to_owned);
+        let text = signed([&a, &b], &names).unwrap();
+        let wanted = "--- node-4-1\n+++ node-4-2\n-bash 5.2-1\n-less 643\n+bash 5.2-2\n+htop 3.4\n";
+        assert_eq!(text, wanted);
+        assert_eq!(signed([&a, &a], &names).unwrap(), "");
     }
 
     #[test]

@@ -116,7 +116,7 @@ const FORMS: &[(&str, &str)] = &[
     ),
     (
         "pkg --diff node-4-1 node-4-1+1",
-        "diff --packages --exclude * node-4-1 node-4-1+1",
+        "Packages([\"node-4-1\", \"node-4-1+1\"])",
     ),
     ("--experimental recover --list", "check"),
     ("recover", "check --repair"),
