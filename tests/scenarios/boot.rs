@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 
-use crate::claims::{active_volumes, is_clean, is_refused, json, runs};
+use crate::claims::{active_volumes, is_clean, is_refused, json, runs, works_every_day};
 use crate::vm::{self, Host, Loader, Rescue, RootImage, guest};
 
 /// How much the dracut module may add to an initramfs, in bytes.
@@ -127,16 +127,7 @@ fn an_entry_boots_once_and_then_the_default_again() -> Result<()> {
 
 fn the_everyday_commands_of_the_readme_work() -> Result<()> {
     let (_disk, mut vm) = Host::running(Loader::Grub, "readme")?;
-    for command in vm::readme::commands("### Every day")? {
-        vm.ok(&command)?;
-    }
-    let status = json(&mut vm, "status")?;
-    assert_eq!(status["booted"], "Base-0.1");
-    assert_eq!(status["base"], "Base-0");
-    assert_eq!(status["default"], "Base-0.1");
-    assert_eq!(status["trial"]["name"], "Base-0.4");
-    assert_eq!(status["layers"], 3);
-    Ok(())
+    works_every_day(&mut vm)
 }
 
 fn a_layer_is_removed_with_its_entry_but_not_what_is_booted_or_the_default() -> Result<()> {

@@ -1,10 +1,16 @@
 //! What several scenarios claim of a machine.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail, ensure};
 use imgbased_helper::model::name::VgName;
 use serde_json::Value;
 
 use crate::vm::Vm;
+use crate::vm::readme::commands;
+
+/// A base that is read as a whole, under software emulation.
+const SLOW: Duration = Duration::from_secs(600);
 
 /// What a machine says whose layer does not come up in time.
 pub const GIVEN_UP: &str = "the layer on trial did not come up, restarting";
@@ -25,6 +31,20 @@ pub fn runs(vm: &mut Vm, layer: &str) -> Result<()> {
     ensure!(words.any(|word| word == wanted), "{cmdline}");
     ensure!(!cmdline.contains("root="), "{cmdline}");
     has_come_up(vm)
+}
+
+/// Claims that what the README has people do every day works, on a host where Base-0.1 runs and Base-0.2 is another layer.
+pub fn works_every_day(vm: &mut Vm) -> Result<()> {
+    for command in commands("### Every day")? {
+        vm.ok_for(&command, SLOW)?;
+    }
+    let status = json(vm, "status")?;
+    assert_eq!(status["booted"], "Base-0.1");
+    assert_eq!(status["base"], "Base-0");
+    assert_eq!(status["default"], "Base-0.1");
+    assert_eq!(status["trial"]["name"], "Base-0.4");
+    assert_eq!(status["layers"], 3);
+    Ok(())
 }
 
 /// Claims that all units have come up; says which have not, and why.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::claims::{has_come_up, has_root, is_clean, json, restart};
+use crate::claims::{has_come_up, has_root, is_clean, json, restart, runs, works_every_day};
 use crate::vm::guest::script_with;
 use crate::vm::readme::{commands, examples};
 use crate::vm::{Disk, Host, HostDisk, Loader, Rescue, Vm};
@@ -18,6 +18,12 @@ scenarios![
     the_examples_of_the_pages_run,
     the_readme_makes_a_layer_where_none_boots,
     the_readme_brings_back_a_lost_menu,
+    debian_12_follows_the_readme_with_grub_on_bios,
+    debian_12_follows_the_readme_with_grub_on_uefi,
+    debian_12_follows_the_readme_with_systemd_boot,
+    debian_13_follows_the_readme_with_grub_on_uefi,
+    debian_testing_follows_the_readme_with_grub_on_bios,
+    debian_testing_follows_the_readme_with_systemd_boot,
 ];
 
 fn the_examples_of_the_pages_run() -> Result<()> {
@@ -79,6 +85,40 @@ fn the_readme_brings_back_a_lost_menu() -> Result<()> {
     vm.log_in()?;
     has_root(&mut vm, "HostVG", "Base-0.1")?;
     is_clean(&mut vm)?;
+    vm.power_off().map(drop)
+}
+
+fn debian_12_follows_the_readme_with_grub_on_bios() -> Result<()> {
+    follows_the_readme("bookworm", Loader::Grub, "readme-12-bios")
+}
+
+fn debian_12_follows_the_readme_with_grub_on_uefi() -> Result<()> {
+    follows_the_readme("bookworm", Loader::GrubOnUefi, "readme-12-uefi")
+}
+
+fn debian_12_follows_the_readme_with_systemd_boot() -> Result<()> {
+    follows_the_readme("bookworm", Loader::SystemdBoot, "readme-12-systemd")
+}
+
+fn debian_13_follows_the_readme_with_grub_on_uefi() -> Result<()> {
+    follows_the_readme("trixie", Loader::GrubOnUefi, "readme-13-uefi")
+}
+
+fn debian_testing_follows_the_readme_with_grub_on_bios() -> Result<()> {
+    follows_the_readme("forky", Loader::Grub, "readme-testing-bios")
+}
+
+fn debian_testing_follows_the_readme_with_systemd_boot() -> Result<()> {
+    follows_the_readme("forky", Loader::SystemdBoot, "readme-testing-systemd")
+}
+
+/// Makes a host of a release in a system of that release, with the package and the README alone, starts it, and goes on
+/// with what is done every day. [`Host::prepared`] and its kin have done so with the others.
+fn follows_the_readme(suite: &'static str, loader: Loader, name: &str) -> Result<()> {
+    let mut vm = Host::of_release(suite, loader, name)?.boot("first")?;
+    vm.log_in()?;
+    runs(&mut vm, "Base-0.1")?;
+    works_every_day(&mut vm)?;
     vm.power_off().map(drop)
 }
 

@@ -89,6 +89,24 @@ impl Host {
         Ok(Self { directory, loader })
     }
 
+    /// The disk of a host with any release of Debian, made for the scenario `name` alone, by the same part of the
+    /// README.
+    pub fn of_release(suite: &'static str, loader: Loader, name: &str) -> Result<HostDisk> {
+        let (_, _, heading) = loader.recipe();
+        let image = RootImage::of(suite)?;
+        let directory = store::scratch(name)?;
+        install(image, name, &readme::commands(heading)?, &directory)?;
+        let variables = loader.is_uefi().then(|| directory.join("variables"));
+        if let Some(variables) = &variables {
+            qemu::create_variables(variables)?;
+        }
+        Ok(HostDisk {
+            path: directory.join("host.qcow2"),
+            variables,
+            name: name.into(),
+        })
+    }
+
     /// A key of all that went into the host.
     pub fn key(&self) -> Result<&[u8]> {
         store::key_of(&self.directory)
