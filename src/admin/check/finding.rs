@@ -80,16 +80,17 @@ pub enum Repair {
 }
 
 /// The order of repairs: volumes, then the entries that are compared with them, then which of them boots
-/// and files that no entry needs.
+/// and files that no entry needs. What only a person can do is told last: a repair may have done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Volumes,
     Entries,
     Selection,
+    Advice,
 }
 
 impl Phase {
-    pub const ALL: [Self; 3] = [Self::Volumes, Self::Entries, Self::Selection];
+    pub const ALL: [Self; 4] = [Self::Volumes, Self::Entries, Self::Selection, Self::Advice];
 }
 
 impl Repair {
@@ -107,6 +108,7 @@ impl Repair {
             | Self::EndTrial
             | Self::RecordFailure
             | Self::RemoveFile(_) => Phase::Selection,
+            Self::Advice(_) => Phase::Advice,
             _ => Phase::Entries,
         }
     }

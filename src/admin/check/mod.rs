@@ -97,7 +97,8 @@ pub fn repair_boot(context: &Context, writer: &Writer, damaged: Vec<PathBuf>) ->
         verb: &["boot", "repair"],
         damaged,
     };
-    let is_clean = repair::each(&host, writer, &[Phase::Entries, Phase::Selection])?;
+    // All but the volumes.
+    let is_clean = repair::each(&host, writer, &Phase::ALL[1..])?;
     Ok(found_status(!is_clean))
 }
 

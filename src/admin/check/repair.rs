@@ -279,6 +279,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_repair_has_done_with_is_left_to_nobody() {
+        let by_hand = Repair::Advice("a person can do it, too".to_owned());
+        let wanted = vec![("renamed", by_hand), ("renamed", Repair::Rename)];
+        let (is_clean, host) = repaired(wanted, false);
+        assert!(is_clean);
+        assert_eq!(*host.tried.borrow(), ["rename"]);
+    }
+
+    #[test]
     fn a_dry_run_leaves_what_depends_on_an_entry_to_another_command() {
         let entry = |name: &str| Repair::WriteEntry(name.parse().unwrap());
         for (wanted, expected) in [
