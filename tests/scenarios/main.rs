@@ -29,9 +29,9 @@ mod image_check;
 mod images;
 mod imgbase;
 mod install;
-mod iso;
 mod kernels;
 mod loaders;
+mod media;
 mod next_start;
 mod packages;
 mod pages;
@@ -84,7 +84,7 @@ fn all() -> Vec<Scenario> {
         packages::SCENARIOS,
         imgbase::SCENARIOS,
         install::SCENARIOS,
-        iso::SCENARIOS,
+        media::SCENARIOS,
         persist::SCENARIOS,
         volumes::SCENARIOS,
         pages::SCENARIOS,

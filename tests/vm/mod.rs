@@ -10,6 +10,7 @@
 mod console;
 pub mod cpio;
 pub mod examine;
+pub mod example;
 pub mod guest;
 mod host;
 mod image;
@@ -23,6 +24,7 @@ pub mod store;
 pub mod tally;
 mod terminal;
 pub mod verbs;
+pub mod web;
 pub mod write_log;
 
 pub use console::{EMULATORS_FAULT, Echo, PANIC};

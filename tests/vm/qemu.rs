@@ -162,34 +162,58 @@ pub struct Start<'a> {
     pub echo: Echo,
 }
 
-/// An image on a medium that is put into a machine.
+/// What a machine starts from that has no system on its disk.
 #[derive(Clone, Copy)]
 pub enum Medium<'a> {
+    /// An image on a medium that is put into the machine.
     Dvd(&'a Path),
     UsbStick(&'a Path),
+    /// A network. The network card's own firmware, which is iPXE, gets from this directory, by TFTP, the script
+    /// `boot.ipxe`.
+    Network(&'a Path),
 }
 
 impl Medium<'_> {
     fn arguments(self) -> Vec<OsString> {
-        let (image, kind, devices) = match self {
-            Self::Dvd(image) => (image, "media=cdrom", &["ide-cd,drive=medium"][..]),
+        let drive = |image: &Path, kind| {
+            let image = image.display();
+            format!("if=none,id=medium,format=raw,readonly=on,{kind},file={image}")
+        };
+        // A system with all its programs, and what it writes, is in memory; from a network its image is so as well.
+        let (memory, option, value, devices) = match self {
+            Self::Dvd(image) => (
+                "2G",
+                "-drive",
+                drive(image, "media=cdrom"),
+                &["ide-cd,drive=medium,bootindex=0"][..],
+            ),
             Self::UsbStick(image) => (
-                image,
-                "media=disk",
-                &["qemu-xhci", "usb-storage,drive=medium,removable=on"][..],
+                "2G",
+                "-drive",
+                drive(image, "media=disk"),
+                &[
+                    "qemu-xhci",
+                    "usb-storage,drive=medium,removable=on,bootindex=0",
+                ][..],
+            ),
+            Self::Network(directory) => (
+                "3G",
+                "-netdev",
+                format!(
+                    "user,id=medium,ipv6=off,tftp={},bootfile=boot.ipxe",
+                    directory.display()
+                ),
+                &["virtio-net-pci,netdev=medium,bootindex=0"][..],
             ),
         };
-        // A system with all its programs, and what it writes, is in memory.
-        let mut arguments: Vec<OsString> = vec!["-m".into(), "2G".into(), "-drive".into()];
-        let drive = format!(
-            "if=none,id=medium,format=raw,readonly=on,{kind},file={}",
-            image.display()
-        );
-        arguments.push(drive.into());
+        let mut arguments: Vec<OsString> = ["-m", memory, option].map(Into::into).into();
+        arguments.push(value.into());
         for device in devices {
-            let is_medium = device.contains("drive=");
-            let first = if is_medium { ",bootindex=0" } else { "" };
-            arguments.extend(["-device".into(), format!("{device}{first}").into()]);
+            arguments.extend(["-device".into(), device.into()]);
+        }
+        if matches!(self, Self::Network(_)) {
+            // What iPXE says goes to the serial line then.
+            arguments.extend(["-machine".into(), "graphics=off".into()]);
         }
         arguments
     }
@@ -463,6 +487,18 @@ pub fn convert_to_raw(from: &Path, to: &Path) -> Result<()> {
         "convert".as_ref(),
         "-O".as_ref(),
         "raw".as_ref(),
+        from.as_os_str(),
+        to.as_os_str(),
+    ])
+}
+
+/// Writes what the qcow2 file `from` holds into the qcow2 file `to`, compressed.
+pub fn compress(from: &Path, to: &Path) -> Result<()> {
+    qemu_img(&[
+        "convert".as_ref(),
+        "-c".as_ref(),
+        "-O".as_ref(),
+        "qcow2".as_ref(),
         from.as_os_str(),
         to.as_os_str(),
     ])
