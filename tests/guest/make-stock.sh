@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs Debian on the disk `spare` as its installer leaves a host: the root on a volume of its own, GRUB with
-# the configuration of grub-mkconfig, which was made before our package came.
+# the configuration of grub-mkconfig, which was made before our package came. The volume is thin, or with the argument
+# `plain` one that no snapshot can be made of.
 set -eu
 
 disk=$(readlink -f /dev/disk/by-id/virtio-spare)
@@ -12,8 +13,12 @@ printf '%s\n' 'label: gpt' 'size=1MiB, type=21686148-6449-6E6F-744E-656564454649
 udevadm settle
 mkfs.ext4 -q "${disk}2"
 lvm vgcreate -q -y Debian "${disk}3"
-lvm lvcreate -q -y --type thin-pool -L 3G -n pool Debian
-lvm lvcreate -q -y -V 2G --thinpool pool -n root Debian
+if [ "${1-}" = plain ]; then
+    lvm lvcreate -q -y -L 1200M -n root Debian
+else
+    lvm lvcreate -q -y --type thin-pool -L 3G -n pool Debian
+    lvm lvcreate -q -y -V 2G --thinpool pool -n root Debian
+fi
 mkfs.ext4 -q /dev/Debian/root
 
 mkdir -p $root

@@ -6,13 +6,15 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::claims::{has_root, is_refused, json, restart};
-use crate::vm::guest::script;
+use crate::vm::guest::{quote, script, script_with};
 use crate::vm::{Host, Loader, Start, Vm};
 
 scenarios![
     an_installed_system_on_a_thin_volume_is_adopted;
     long:
     debian_with_its_own_grub_configuration_is_adopted,
+    what_an_installer_left_on_a_plain_volume_becomes_a_host_at_its_first_start,
+    what_an_installer_left_on_a_thin_volume_becomes_a_host_at_its_first_start,
 ];
 
 /// For a copy of a whole system, under software emulation.
@@ -136,5 +138,48 @@ fn debian_with_its_own_grub_configuration_is_adopted() -> Result<()> {
     assert_eq!(next(&mut vm)?, "imgbased-Debian-node-1-1+1_");
     let said = vm.ok_for(volume, SLOW)?;
     ensure!(said.contains("it moves to Debian/var"), "{said}");
+    Ok(())
+}
+
+fn what_an_installer_left_on_a_plain_volume_becomes_a_host_at_its_first_start() -> Result<()> {
+    becomes_a_host("plain")
+}
+
+fn what_an_installer_left_on_a_thin_volume_becomes_a_host_at_its_first_start() -> Result<()> {
+    becomes_a_host("thin")
+}
+
+/// As after `ci/installers/preseed.cfg` and `ci/installers/kickstart.ks`, whose last step is the same.
+fn becomes_a_host(volume: &str) -> Result<()> {
+    const TAKE_OVER: &str = include_str!("../../ci/installers/take-over");
+    let (disk, mut vm) = Host::running(Loader::Grub, &format!("take-over-{volume}"))?;
+    vm.ok_for(&script_with("make-stock", &[volume])?, SLOW)?;
+    let program = "/mnt/usr/local/sbin/take-over";
+    vm.ok(&format!(
+        "vgchange -q -ay Debian && mount /dev/Debian/root /mnt && printf %s {} >{program} && chmod 755 {program} && \
+         chroot /mnt /usr/local/sbin/take-over --at-first-start && umount /mnt",
+        quote(TAKE_OVER)
+    ))?;
+    vm.power_off()?;
+
+    let start = Start {
+        restarts: true,
+        ..Start::default()
+    };
+    let name = format!("take-over-{volume}-first");
+    let mut vm = Vm::start(&name, &[disk.existing("spare")], &start)?;
+    vm.wait_for("debian-13-1+1 is tried now")?;
+    vm.log_in()?;
+    has_root(&mut vm, "Debian", "debian-13-1+1")?;
+    let status = json(&mut vm, "status")?;
+    assert_eq!(status["default"], "debian-13-1+1");
+    assert_eq!(status["trial"], Value::Null);
+    // Of what has made it nothing is left in it.
+    vm.ok("test ! -e /usr/local/sbin/take-over && ! systemctl cat take-over.service")?;
+    let found = vm.run("imgbased-helper check")?;
+    ensure!(
+        found.text.lines().all(|line| line.starts_with("pool: ")),
+        "{found:?}"
+    );
     Ok(())
 }
