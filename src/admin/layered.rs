@@ -1,8 +1,12 @@
-//! An image in layers, as `update` and `base add` take one: of this host, or brought by skopeo(1).
+//! An image in layers, as `update` and `base add` take one: of this host, or of a registry. There skopeo(1) brings what
+//! of its layers is new, or, where they have tables of contents, curl(1) those parts that no base has.
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::Context;
+use super::base::parts::{Parts, told};
 use crate::delivery::conf::Conf;
+use crate::delivery::fetch::Fetcher;
 use crate::delivery::oci::reference::Reference;
 use crate::delivery::oci::{Found, Layer, Skopeo, Store};
 use crate::delivery::spool::Spool;
@@ -19,6 +23,7 @@ const COPY: &str = "oci:image";
 pub struct Layered {
     pub found: Found,
     skopeo: Skopeo,
+    fetcher: Fetcher,
     spool: Spool,
 }
 
@@ -30,6 +35,7 @@ impl Layered {
         required: Option<&str>,
         interrupt: &Interrupt,
     ) -> Result<Self> {
+        let fetcher = conf.fetcher(interrupt);
         let skopeo = Skopeo {
             proxy: conf.proxy,
             stall: conf.stall,
@@ -47,6 +53,7 @@ impl Layered {
         Ok(Self {
             found,
             skopeo,
+            fetcher,
             spool: Spool::at(&conf.spool),
         })
     }
@@ -66,8 +73,38 @@ impl Layered {
         self.found.is_elsewhere().then_some(cmd)
     }
 
+    /// Fetches what [`Self::open`] needs of it, for later.
+    pub fn keep(&self, context: &Context, tx: &mut Transaction, shares: bool) -> Result<()> {
+        if self.parts(context, tx, shares)?.is_some() {
+            return Ok(());
+        }
+        tx.unlocked(|tx| self.fetch(tx)).map(drop)
+    }
+
+    /// Fetches the parts of its layers that no base has, if it `shares` files with bases. Nothing where it is here, or
+    /// only whole layers can be fetched.
+    fn parts(
+        &self,
+        context: &Context,
+        tx: &mut Transaction,
+        shares: bool,
+    ) -> Result<Option<Parts>> {
+        if !shares || context.dry_run {
+            return Ok(None);
+        }
+        let name = self.found.reference.to_string();
+        match self.found.partial(&self.skopeo, &self.fetcher)? {
+            None => Ok(None),
+            Some(Err(error)) => Ok(told(&name, &format!("{error:#}"))),
+            Some(Ok(partial)) => {
+                let from = (&partial.fetcher, &self.spool);
+                Parts::fetch(context, tx, from, &partial.web, &name)
+            }
+        }
+    }
+
     /// Fetches its layers. Nothing in a dry run, and where it is here.
-    pub fn fetch(&self, tx: &mut Transaction) -> Result<Option<(Vec<Layer>, Store)>> {
+    fn fetch(&self, tx: &mut Transaction) -> Result<Option<(Vec<Layer>, Store)>> {
         let mut fetched = None;
         if let Some(line) = self.line() {
             tx.work(&line, |_| {
@@ -80,12 +117,21 @@ impl Layered {
         Ok(fetched)
     }
 
-    /// Has its layers here, to be read for a base. Those of other images go once it is taken.
-    pub fn open(&self, tx: &mut Transaction) -> Result<Opened> {
+    /// Has its layers here, to be read for a base. Those of other images go once it is taken. If it `shares` files with
+    /// other bases, only those parts are fetched that no base has, where that can be.
+    pub fn open(
+        &self,
+        context: &Context,
+        tx: &mut Transaction,
+        shares: bool,
+    ) -> Result<(Opened, Option<Parts>)> {
         let layers = if let Some(layers) = self.found.layers()? {
             layers
         } else {
-            let fetched = self.fetch(tx)?;
+            if let Some(parts) = self.parts(context, tx, shares)? {
+                return Ok((parts.opened(tx), Some(parts)));
+            }
+            let fetched = tx.unlocked(|tx| self.fetch(tx))?;
             let (layers, store) = fetched.context("a dry run fetches nothing")?;
             let kept: Vec<_> = layers.iter().map(|layer| layer.path.clone()).collect();
             tx.discard(move || Ok(store.others(&kept)));
@@ -97,6 +143,6 @@ impl Layered {
             size: layer.size,
         });
         let tree = Tree::Layers(Layers::new(layers.collect()));
-        Ok(Opened::from(Image::Tree(tree)))
+        Ok((Opened::from(Image::Tree(tree)), None))
     }
 }

@@ -13,7 +13,7 @@ use super::layered::Layered;
 use super::{Context, text};
 use crate::boot::root::Root;
 use crate::delivery::conf::Conf;
-use crate::delivery::fetch::{Fetcher, Patience};
+use crate::delivery::fetch::Fetcher;
 use crate::delivery::oci::layout::Descriptor;
 use crate::delivery::oci::reference::Reference;
 use crate::delivery::oci::web::Web;
@@ -176,14 +176,7 @@ impl Source {
             Some(text) => place(Url::parse(text).context("the address of the image")?, &conf),
             None => (conf.path.clone().context(NO_SOURCE)?, conf.patterns.clone()),
         };
-        let fetcher = Fetcher {
-            patience: Patience {
-                stall: conf.stall,
-                ..Patience::default()
-            },
-            proxy: conf.proxy.clone(),
-            interrupt: tx.interrupt().clone(),
-        };
+        let fetcher = conf.fetcher(tx.interrupt());
         let root = Root::at(Path::new("/"));
         let specifier = |name| specifier(&root, name);
         let patterns = patterns.iter().map(|text| {
@@ -261,7 +254,7 @@ impl Source {
     pub fn fetch(&self, context: &Context, tx: &mut Transaction, shares: bool) -> Result<()> {
         match self {
             Self::Here(..) => Ok(()),
-            Self::Layers(layered) => layered.fetch(tx).map(drop),
+            Self::Layers(layered) => layered.keep(context, tx, shares),
             Self::Server(server) => match server.keep(context, tx, shares)? {
                 Some((need, have)) => bail!(
                     "there is no room to keep {}: it needs {}, and {} are free",
@@ -347,7 +340,7 @@ impl Source {
                 server.open_layers(context, tx, shares)
             }
             Self::Server(server) => Ok((server.open(tx)?, None)),
-            Self::Layers(layered) => Ok((layered.open(tx)?, None)),
+            Self::Layers(layered) => layered.open(context, tx, shares),
         }
     }
 }
@@ -486,12 +479,7 @@ impl Server {
     ) -> Result<(Opened, Option<Parts>)> {
         let web = self.web()?;
         if let Some(parts) = self.parts(context, tx, &web, shares)? {
-            let (size, shape) = parts.measure();
-            let file = parts.file().to_owned();
-            // A base is made of it then.
-            tx.discard(move || Ok(vec![file]));
-            let image = Image::Tree(Tree::Listed(size, shape));
-            return Ok((Opened::from(image), Some(parts)));
+            return Ok((parts.opened(tx), Some(parts)));
         }
         let (name, files) = (self.found.url.to_string(), self.layers_of(&web));
         let layers = tx.unlocked(|tx| {

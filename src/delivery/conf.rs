@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use super::fetch::{Fetcher, Patience};
 use super::oci::reference::Reference;
 use super::url::Url;
 use crate::sys::files::read_if_there;
+use crate::sys::interrupt::Interrupt;
 
 /// The directories of the configuration, the most important first. All are below the root of the host.
 pub const DIRECTORIES: [&str; 3] = ["etc/imgbased", "run/imgbased", "usr/lib/imgbased"];
@@ -110,6 +112,19 @@ impl Conf {
             spool: root.join(SPOOL),
             stall: 60,
             bases: None,
+        }
+    }
+
+    /// What fetches files as it says.
+    pub fn fetcher(&self, interrupt: &Interrupt) -> Fetcher {
+        Fetcher {
+            patience: Patience {
+                stall: self.stall,
+                ..Patience::default()
+            },
+            proxy: self.proxy.clone(),
+            interrupt: interrupt.clone(),
+            login: None,
         }
     }
 

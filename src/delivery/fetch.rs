@@ -6,12 +6,14 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::process::{ChildStdout, Stdio};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::oci::Login;
 use super::ranges::{Pieces, Range, header, read_part, read_parts, requests};
 use super::response::{Response, Validator};
 use super::url::Url;
@@ -63,6 +65,8 @@ pub struct Fetcher {
     /// Instead of the one that the environment names.
     pub proxy: Option<String>,
     pub interrupt: Interrupt,
+    /// Who asks a registry for pieces of a file. Where that leads to another host, curl(1) does not tell that.
+    pub login: Option<Arc<Login>>,
 }
 
 /// What there is to a small file.
@@ -105,18 +109,7 @@ impl Fetcher {
 
     fn small_once(&self, url: &Url, known: &Validator, most: u64) -> Result<Small, Failed> {
         let mut transfer = Transfer::start(self, url, &known.conditions(), None)?;
-        let mut content = Vec::new();
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let count = transfer.read(&mut buffer, &self.interrupt)?;
-            if count == 0 {
-                break;
-            }
-            content.extend_from_slice(&buffer[..count]);
-            if content.len() as u64 > most {
-                return Err(Failed::ForGood(anyhow!("it is longer than {most} bytes")));
-            }
-        }
+        let content = transfer.all(most, &self.interrupt)?;
         let response = transfer.response();
         match response.status {
             404 | 410 => return Ok(Small::Missing),
@@ -124,6 +117,25 @@ impl Fetcher {
             _ => transfer.end()?,
         }
         Ok(Small::Content(content, response.validator))
+    }
+
+    /// What a server says to who shows these headers, with so many bytes of content at most. Also that it wants to know
+    /// who asks (401).
+    pub(super) fn answer(
+        &self,
+        url: &Url,
+        headers: &[String],
+        most: u64,
+    ) -> Result<(Response, Vec<u8>)> {
+        self.tried(url, &mut || {
+            let mut transfer = Transfer::start(self, url, headers, None)?;
+            let content = transfer.all(most, &self.interrupt)?;
+            let response = transfer.response();
+            if response.status != 401 {
+                transfer.end()?;
+            }
+            Ok((response, content))
+        })
     }
 
     /// The first bytes of a file, so many or all that there are, and its length if the server tells it.
@@ -235,7 +247,10 @@ impl Fetcher {
         length: u64,
         put: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
     ) -> Result<bool, Failed> {
-        let transfer = Transfer::start(self, url, &[], Some(&header(parts)))?;
+        let login = self.login.as_ref().map(|login| login.header(self));
+        let login = login.transpose().map_err(Failed::ForGood)?.flatten();
+        let headers: Vec<String> = login.into_iter().collect();
+        let transfer = Transfer::start(self, url, &headers, Some(&header(parts)))?;
         let mut input = BufReader::with_capacity(
             64 << 10,
             Incoming {
@@ -651,6 +666,22 @@ impl Transfer {
             match self.output.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => return read.map_err(|error| Failed::ForGood(error.into())),
+            }
+        }
+    }
+
+    /// Reads all that comes, so many bytes at most.
+    fn all(&mut self, most: u64, interrupt: &Interrupt) -> Result<Vec<u8>, Failed> {
+        let mut content = Vec::new();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let count = self.read(&mut buffer, interrupt)?;
+            if count == 0 {
+                return Ok(content);
+            }
+            content.extend_from_slice(&buffer[..count]);
+            if content.len() as u64 > most {
+                return Err(Failed::ForGood(anyhow!("it is longer than {most} bytes")));
             }
         }
     }

@@ -50,18 +50,30 @@ pub struct Response {
     pub is_page: bool,
     /// In seconds: when the server wants to be asked again.
     pub again_after: Option<u64>,
+    /// What it wants to know of who asks.
+    pub challenges: Vec<String>,
+    /// Whether another answer has led here.
+    pub is_redirected: bool,
 }
+
+/// How long what tells contents apart may be, in bytes.
+const VALIDATOR_MOST: usize = 256;
+/// How many challenges are read, and how long they may be, in bytes.
+const CHALLENGES_MOST: usize = 4;
+const CHALLENGE_MOST: usize = 2048;
 
 impl Response {
     /// Reads the headers of several answers, of which the last counts: redirects and proxies come before it.
     pub fn parse(headers: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(headers);
-        let mut response = None;
+        let mut response: Option<Self> = None;
         for line in text.lines() {
             if let Some(rest) = line.strip_prefix("HTTP/") {
                 let status = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
+                let leads = |it: &Self| it.is_redirected || (300..400).contains(&it.status);
                 response = Some(Self {
                     status,
+                    is_redirected: response.as_ref().is_some_and(leads),
                     ..Self::default()
                 });
             } else if let (Some(response), Some((name, value))) =
@@ -74,10 +86,10 @@ impl Response {
     }
 
     fn take(&mut self, name: &str, value: &str) {
-        let is_plain = |value: &&str| {
-            value.len() <= 256 && value.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+        let kept = |most: usize| {
+            let is_plain = value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+            (value.len() <= most && is_plain).then(|| value.to_owned())
         };
-        let kept = Some(value).filter(is_plain).map(str::to_owned);
         match name.to_ascii_lowercase().as_str() {
             "content-length" => self.length = value.parse().ok(),
             "content-range" => {
@@ -87,8 +99,11 @@ impl Response {
                 self.end = content_range(value).map(|(range, _)| range.end);
                 self.whole = whole.parse().ok();
             }
-            "etag" => self.validator.etag = kept,
-            "last-modified" => self.validator.modified = kept,
+            "etag" => self.validator.etag = kept(VALIDATOR_MOST),
+            "last-modified" => self.validator.modified = kept(VALIDATOR_MOST),
+            "www-authenticate" if self.challenges.len() < CHALLENGES_MOST => {
+                self.challenges.extend(kept(CHALLENGE_MOST));
+            }
             // A date is left out: the clocks of both need not agree.
             "retry-after" => self.again_after = value.parse().ok(),
             "content-type" => {
@@ -124,6 +139,8 @@ mod tests {
             },
             is_page: true,
             again_after: Some(5),
+            challenges: Vec::new(),
+            is_redirected: true,
         };
         assert_eq!(response, wanted);
         for odd in ["", "HTTP/1.1", "HTTP/1.1 x y\r\n", "ETag: \"a\"\r\n"] {
@@ -138,6 +155,23 @@ mod tests {
         );
         assert_eq!(response.validator, Validator::default());
         assert_eq!(response.again_after, None);
+    }
+
+    #[test]
+    fn what_a_server_wants_to_know_is_kept_within_limits() {
+        let headers = "HTTP/1.1 200 Connection established\r\n\r\n\
+            HTTP/2 401\r\nWWW-Authenticate: Basic realm=\"a\"\r\nwww-authenticate: Bearer realm=\"b\"\r\n\r\n";
+        let response = Response::parse(headers.as_bytes()).unwrap();
+        assert_eq!(
+            response.challenges,
+            ["Basic realm=\"a\"", "Bearer realm=\"b\""]
+        );
+        assert!(!response.is_redirected);
+        let long = format!("WWW-Authenticate: {}\r\n", "a".repeat(CHALLENGE_MOST + 1));
+        let many = "WWW-Authenticate: Basic\r\n".repeat(9);
+        let headers = format!("HTTP/1.1 401 x\r\n{long}{many}");
+        let response = Response::parse(headers.as_bytes()).unwrap();
+        assert_eq!(response.challenges.len(), CHALLENGES_MOST);
     }
 
     #[test]

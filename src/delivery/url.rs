@@ -83,6 +83,35 @@ impl Url {
         url
     }
 
+    /// The host, with its port.
+    pub fn authority(&self) -> &str {
+        &self.text[self.host..self.path]
+    }
+
+    /// Without what is asked there.
+    pub fn path(&self) -> &str {
+        &self.without_query()[self.path..]
+    }
+
+    /// Another path of this host.
+    pub fn at(&self, path: &str) -> Self {
+        let mut url = self.clone();
+        url.text = format!("{}{}", &self.text[..self.path], encoded(path));
+        url
+    }
+
+    /// The same, asked with these names and values as well.
+    pub fn with_query<'a>(&self, values: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut url = self.clone();
+        for (name, value) in values {
+            let sign = if url.text.contains('?') { '&' } else { '?' };
+            // A plus sign would be a space there.
+            let value = encoded(value).replace('+', "%2B");
+            url.text.push_str(&format!("{sign}{name}={value}"));
+        }
+        url
+    }
+
     fn without_query(&self) -> &str {
         self.text.split('?').next().unwrap_or_default()
     }
@@ -171,6 +200,24 @@ mod tests {
         let odd = Url::parse("http://h/").unwrap().beside("a b%?#ä");
         assert_eq!(odd.secret(), "http://h/a%20b%25%3F%23%C3%A4");
         assert_eq!(Url::parse(odd.secret()).unwrap().name(), "a b%?#ä");
+    }
+
+    #[test]
+    fn an_address_has_a_host_a_path_and_what_is_asked() {
+        let url = Url::parse("https://u:p@h:5000/v2/a/?x=y").unwrap();
+        assert_eq!((url.authority(), url.path()), ("h:5000", "/v2/a/"));
+        assert_eq!(url.at("/v2/").secret(), "https://u:p@h:5000/v2/");
+        for (address, wanted) in [
+            ("https://h/t", "https://h/t?service=a%20b&scope=x:y%26z"),
+            (
+                "https://h/t?a=b",
+                "https://h/t?a=b&service=a%20b&scope=x:y%26z",
+            ),
+        ] {
+            let url = Url::parse(address).unwrap();
+            let values = [("service", "a b"), ("scope", "x:y&z")];
+            assert_eq!(url.with_query(values.into_iter()).secret(), wanted);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod killed;
 mod layers;
 mod list;
 mod pieces;
+mod registry;
 mod server;
 mod signature;
 mod tenths;

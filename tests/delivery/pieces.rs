@@ -15,23 +15,23 @@ use sha2::{Digest, Sha256};
 
 use crate::server::{Answer, Request, Server, raw, status};
 
-const SIZE: usize = 200_000;
+pub const SIZE: usize = 200_000;
 const TRIES: u32 = 3;
 /// In bytes of the file. The first two are fetched as one.
-const PIECES: [(usize, usize); 4] = [(100, 200), (250, 300), (5000, 9000), (150_000, 199_999)];
+pub const PIECES: [(usize, usize); 4] = [(100, 200), (250, 300), (5000, 9000), (150_000, 199_999)];
 
-fn content() -> Vec<u8> {
+pub fn content() -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(1);
     (0..SIZE).map(|_| random.u8(..)).collect()
 }
 
-fn wanted() -> Vec<u8> {
+pub fn wanted() -> Vec<u8> {
     let content = content();
     let pieces = PIECES.map(|(from, end)| content[from..end].to_vec());
     pieces.concat()
 }
 
-fn fetcher() -> Fetcher {
+pub fn fetcher() -> Fetcher {
     Fetcher {
         patience: Patience {
             stall: 1,
@@ -43,7 +43,7 @@ fn fetcher() -> Fetcher {
     }
 }
 
-fn pieces(pieces: &[(usize, usize)]) -> Vec<Range> {
+pub fn pieces(pieces: &[(usize, usize)]) -> Vec<Range> {
     let piece = |(from, end): &(usize, usize)| Range {
         from: *from as u64,
         end: *end as u64,
@@ -52,7 +52,7 @@ fn pieces(pieces: &[(usize, usize)]) -> Vec<Range> {
 }
 
 /// The parts that are asked for.
-fn asked(request: &Request) -> Vec<(usize, usize)> {
+pub fn asked(request: &Request) -> Vec<(usize, usize)> {
     let parts = request
         .header("range")
         .and_then(|range| range.strip_prefix("bytes="));
@@ -64,7 +64,7 @@ fn asked(request: &Request) -> Vec<(usize, usize)> {
 }
 
 /// An answer of several parts.
-fn multipart(parts: &[(usize, usize)], whole: usize, most: usize) -> Answer {
+pub fn multipart(parts: &[(usize, usize)], whole: usize, most: usize) -> Answer {
     let content = content();
     let mut body = Vec::new();
     for (from, end) in parts {
@@ -82,7 +82,7 @@ fn multipart(parts: &[(usize, usize)], whole: usize, most: usize) -> Answer {
     raw(206, &[kind, &length], &body)
 }
 
-fn good(request: &Request) -> Answer {
+pub fn good(request: &Request) -> Answer {
     multipart(&asked(request), SIZE, usize::MAX)
 }
 

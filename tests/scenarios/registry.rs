@@ -16,6 +16,7 @@ scenarios![;
     long:
     an_image_of_a_registry_is_fetched_by_layers_and_tried,
     layers_that_are_made_to_harm_leave_nothing,
+    of_a_layer_in_a_registry_only_what_no_base_has_is_fetched,
 ];
 
 const NAME: &str = "docker://127.0.0.1:5000/host";
@@ -37,6 +38,7 @@ pub fn with_registry(name: &str) -> Result<Vm> {
 fn serving(name: &str) -> Result<Vm> {
     let mut vm = with_registry(name)?;
     vm.ok(&script("make-next")?)?;
+    vm.ok(&script("start-registry")?)?;
     vm.ok_for(&script("serve-registry")?, SLOW)?;
     Ok(vm)
 }
@@ -44,7 +46,7 @@ fn serving(name: &str) -> Result<Vm> {
 /// What the registry has sent since it was asked last: how many manifests, and the bytes of each blob, the largest
 /// first.
 fn sent(vm: &mut Vm) -> Result<(usize, Vec<u64>)> {
-    let log = vm.ok("awk '$6 == \"\\\"GET\" && $9 == 200 { print $7, $10 }' /run/registry.log; : >/run/registry.log")?;
+    let log = vm.ok("awk '$6 == \"\\\"GET\" && $9 < 300 { print $7, $10 }' /run/registry.log; : >/run/registry.log")?;
     let mut blobs: Vec<u64> = Vec::new();
     let mut manifests = 0;
     for line in log.lines() {
@@ -169,5 +171,51 @@ fn layers_that_are_made_to_harm_leave_nothing() -> Result<()> {
         );
         assert_eq!(vm.ok(used)?, before, "{name}");
     }
+    is_clean(&mut vm)
+}
+
+fn of_a_layer_in_a_registry_only_what_no_base_has_is_fetched() -> Result<()> {
+    let mut vm = with_registry("registry-chunked")?;
+    vm.ok(&script("make-next")?)?;
+    vm.ok_for("imgbased-helper base verify --record Base-0", SLOW)?;
+    vm.ok(&script("start-registry")?)?;
+    vm.ok_for(&script("serve-chunked")?, SLOW)?;
+    let layer = vm.ok("stat -c %s /run/server/chunked/blobs/sha256/* | sort -n | tail -n 1")?;
+    let layer: u64 = layer.parse()?;
+    sent(&mut vm)?;
+
+    let add = format!("imgbased-helper base add {NAME}:chunked 2>&1");
+    let said = vm.ok_for(&add, SLOW)?;
+    ensure!(
+        said.ends_with("Base-1") && !said.contains("as a whole"),
+        "{said}"
+    );
+    let (_, blobs) = sent(&mut vm)?;
+    let fetched: u64 = blobs.iter().sum();
+    ensure!(
+        fetched > 0 && fetched * 20 <= layer,
+        "{fetched} of {layer} bytes: {blobs:?}"
+    );
+    vm.ok("test -z \"$(ls /var/cache/imgbased | grep -v list)\"")?;
+
+    // Where anything has to be signed, skopeo has to see all of it.
+    vm.ok(
+        "cp /etc/containers/policy.json /run && echo '{\"default\":[{\"type\":\"insecureAcceptAnything\"}],\
+         \"transports\":{\"docker\":{\"example.org/other\":[{\"type\":\"reject\"}]}}}' >/etc/containers/policy.json",
+    )?;
+    let said = vm.ok_for(&add, SLOW)?;
+    ensure!(
+        said.ends_with("Base-2") && said.contains("as a whole: policy.json asks"),
+        "{said}"
+    );
+    let (_, blobs) = sent(&mut vm)?;
+    ensure!(
+        blobs.first().is_some_and(|most| *most == layer),
+        "{blobs:?}"
+    );
+    vm.ok_for("imgbased-helper diff --exit-code Base-1 Base-2", SLOW)?;
+    vm.ok_for("imgbased-helper base verify Base-1 Base-2", SLOW)?;
+    vm.ok("mv /run/policy.json /etc/containers/policy.json")?;
+
     is_clean(&mut vm)
 }

@@ -13,14 +13,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::listings;
 use crate::admin::Context;
-use crate::admin::roots::{self, Tree};
+use crate::admin::roots;
 use crate::delivery::fetch::Fetcher;
 use crate::delivery::oci::layout::Descriptor;
 use crate::delivery::oci::web::Web;
 use crate::delivery::ranges::Range;
 use crate::delivery::spool::{Spool, Wanted};
 use crate::image::stream::Compression;
-use crate::image::tree::{Content, Shape};
+use crate::image::tree::{Content, Shape, Tree};
+use crate::image::{Image, Opened};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::sys::files::in_memory;
@@ -52,6 +53,15 @@ impl fmt::Display for Reason {
 /// What is an error of the image or of its server, and no reason to end.
 fn reason<T>(found: Result<T>) -> Result<T, Reason> {
     found.map_err(Reason)
+}
+
+/// What has come of a server. An error is a reason where the image can be had in another way.
+fn of_server<T>(web: &Web, fetched: Result<T>, interrupt: &Interrupt) -> Result<Result<T, Reason>> {
+    interrupt.check()?;
+    if web.is_in_registry {
+        return Ok(reason(fetched));
+    }
+    fetched.map(Ok)
 }
 
 impl Parts {
@@ -87,9 +97,14 @@ impl Parts {
         let key = key(web, &wanted);
         let interrupt = tx.interrupt().clone();
         let chunks = tx.unlocked(|_| {
-            let Some(chunks) = spool.fetch_pieces(fetcher, &key, &wanted, name)? else {
-                let reason = "its server has no parts of files, or others than were asked for";
-                return Ok(Err(Reason(Error::msg(reason))));
+            let fetched = spool.fetch_pieces(fetcher, &key, &wanted, name);
+            let chunks = match of_server(web, fetched, &interrupt)? {
+                Ok(Some(chunks)) => chunks,
+                Ok(None) => {
+                    let reason = "its server has no parts of files, or others than were asked for";
+                    return Ok(Err(Reason(Error::msg(reason))));
+                }
+                Err(reason) => return Ok(Err(reason)),
             };
             let checked = check(&entries, &files, &chunks, &interrupt);
             interrupt.check()?;
@@ -104,13 +119,16 @@ impl Parts {
         })
     }
 
-    /// The file that is of no use any more when a base was made.
-    pub fn file(&self) -> &Path {
-        &self.chunks
+    /// The image, to be read for a base. What was fetched goes when that is made.
+    pub fn opened(&self, tx: &mut Transaction) -> Opened {
+        let chunks = self.chunks.clone();
+        tx.discard(move || Ok(vec![chunks]));
+        let (size, shape) = self.measure();
+        Opened::from(Image::Tree(Tree::Listed(size, shape)))
     }
 
     /// What the tree takes, and what is at its top.
-    pub fn measure(&self) -> (Content, Shape) {
+    fn measure(&self) -> (Content, Shape) {
         let mut shape = Shape::default();
         let mut content = Content::default();
         for entry in &self.entries {
@@ -229,7 +247,7 @@ impl Planned<'_> {
 }
 
 /// Tells why an image is fetched as a whole.
-fn told<T>(name: &str, reason: &Reason) -> Option<T> {
+pub fn told<T>(name: &str, reason: &dyn fmt::Display) -> Option<T> {
     log::warn!("{name} is fetched as a whole: {reason}");
     None
 }
@@ -252,8 +270,11 @@ fn tables(fetcher: &Fetcher, web: &Web) -> Result<Result<Vec<Entry>, Reason>> {
             end: position.end,
         };
         let url = web.layer(&layer.digest);
-        if !fetcher.pieces(&url, &[piece], layer.size, &mut packed, &mut |_| {})? {
-            return Ok(Err(Reason(Error::msg("its server has no parts of files"))));
+        let fetched = fetcher.pieces(&url, &[piece], layer.size, &mut packed, &mut |_| {});
+        match of_server(web, fetched, &fetcher.interrupt)? {
+            Ok(true) => {}
+            Ok(false) => return Ok(Err(Reason(Error::msg("its server has no parts of files")))),
+            Err(reason) => return Ok(Err(reason)),
         }
         match reason(table(packed, &position, number)) {
             Ok(entries) => layers.push(entries),
@@ -369,7 +390,7 @@ fn with_bases(
     let Some((number, rest)) = numbers.split_first() else {
         return work(tx, opened);
     };
-    let tree = Tree::Volume(names[*number].clone());
+    let tree = roots::Tree::Volume(names[*number].clone());
     let done = roots::opened(context, tx, group, &tree, |tx, root| {
         opened.insert(*number, Dir::root(root)?);
         let done = with_bases((context, group, names), tx, rest, opened, work);

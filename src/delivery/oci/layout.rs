@@ -26,6 +26,8 @@ const SIZE_MOST: u64 = 1 << 50;
 
 /// Has the tag of an image in an index.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// In the annotations of a layer with a table of contents.
+const TABLE: &str = ".zstd-chunked.";
 /// Has its version.
 const VERSION: &str = "org.opencontainers.image.version";
 
@@ -117,6 +119,12 @@ pub struct Descriptor {
 impl Descriptor {
     pub fn annotation(&self, key: &str) -> Option<&str> {
         annotation(self.annotations.as_ref(), key)
+    }
+
+    /// Whether a layer says that it has a table of contents.
+    pub(super) fn has_table(&self) -> bool {
+        let mut keys = self.annotations.iter().flat_map(BTreeMap::keys);
+        keys.any(|key| key.contains(TABLE))
     }
 }
 

@@ -1,19 +1,27 @@
 //! Images in layers, as registries of containers have them. What is not on this host is fetched by skopeo(1).
 
 pub mod layout;
+mod login;
+mod policy;
 pub mod reference;
 mod skopeo;
 mod store;
 pub mod web;
 
+use std::env;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use layout::{Digest, Document, Layout, Manifest, Platform};
+use layout::{Digest, Document, Image, Layout, Manifest, Platform};
+pub use login::Login;
 use reference::{Place, Reference};
 pub use skopeo::Skopeo;
 pub use store::Store;
+use web::Web;
+
+use super::fetch::Fetcher;
 
 /// An image in layers.
 #[derive(Clone, Debug)]
@@ -113,9 +121,7 @@ impl Found {
             Place::Archive(_) | Place::Registry(..) => return Ok(None),
         };
         let manifest = self.manifest.as_ref().context("it was read")?;
-        Platform::host()
-            .check(&layout.document(&manifest.config)?)
-            .with_context(|| format!("{} is refused", self.reference))?;
+        self.check(&layout.document(&manifest.config)?)?;
         Ok(Some(layers(manifest, &|digest| layout.blob(digest))))
     }
 
@@ -124,10 +130,7 @@ impl Found {
     /// Refuses an image for another processor, and one that there is no room for.
     pub fn fetch(&self, skopeo: &Skopeo, store: &Store) -> Result<Vec<Layer>> {
         let pinned = self.reference.pinned(&self.digest);
-        let manifest = match &self.manifest {
-            Some(manifest) => manifest.clone(),
-            None => self.named_by_index(&pinned, skopeo)?,
-        };
+        let manifest = self.manifest(&pinned, skopeo)?;
         let missing = store.missing(&manifest, &skopeo.interrupt)?;
         let of = store.watched(&pinned, missing)?;
         skopeo.copy(&self.reference, &pinned, &manifest, store, of)?;
@@ -144,17 +147,59 @@ impl Found {
         let config = if let Some(config) = kept {
             store.document(config)?
         } else {
-            let config = skopeo.config(&pinned)?;
-            ensure!(
-                Digest::of(&config) == manifest.config.digest,
-                "the configuration of {pinned} is another one than its manifest names"
-            );
-            config
+            config(&manifest, &pinned, skopeo)?
         };
-        Platform::host()
-            .check(&config)
-            .with_context(|| format!("{} is refused", self.reference))?;
+        self.check(&config)?;
         Ok(layers(&manifest, &|digest| store.blob(digest)))
+    }
+
+    /// Gets ready to fetch parts of its layers by `fetcher`. Nothing where it is in no registry, or no layer has a table
+    /// of contents; and an error in the place of the image where only skopeo(1) can fetch it.
+    ///
+    /// Refuses an image for another processor.
+    pub fn partial(&self, skopeo: &Skopeo, fetcher: &Fetcher) -> Result<Option<Result<Partial>>> {
+        if !matches!(self.reference.place, Place::Registry(..)) {
+            return Ok(None);
+        }
+        let pinned = self.reference.pinned(&self.digest);
+        let manifest = self.manifest(&pinned, skopeo)?;
+        if !manifest.layers.iter().any(layout::Descriptor::has_table) {
+            return Ok(None);
+        }
+        let variable = |name: &str| env::var_os(name);
+        // Skopeo looks at signatures when it copies an image, and not before.
+        if !policy::takes_all(&variable) {
+            let asked = "policy.json asks who has signed images of registries, which only skopeo(1) can tell";
+            return Ok(Some(Err(anyhow!(asked))));
+        }
+        self.check(&config(&manifest, &pinned, skopeo)?)?;
+        let image = Image {
+            digest: self.digest.clone(),
+            manifest,
+        };
+        let partial = skopeo.place(&pinned, &self.digest).and_then(|place| {
+            let place = place.context("skopeo(1) does not tell where it is")?;
+            let login = Some(Arc::new(Login::new(&place, &variable)?));
+            let fetcher = fetcher.clone();
+            let fetcher = Fetcher { login, ..fetcher };
+            let web = Web::in_registry(place, image);
+            Ok(Partial { web, fetcher })
+        });
+        skopeo.interrupt.check()?;
+        Ok(Some(partial))
+    }
+
+    /// Refuses an image for another processor, by its configuration.
+    fn check(&self, config: &[u8]) -> Result<()> {
+        let checked = Platform::host().check(config);
+        checked.with_context(|| format!("{} is refused", self.reference))
+    }
+
+    fn manifest(&self, pinned: &str, skopeo: &Skopeo) -> Result<Manifest> {
+        match &self.manifest {
+            Some(manifest) => Ok(manifest.clone()),
+            None => self.named_by_index(pinned, skopeo),
+        }
     }
 
     fn named_by_index(&self, pinned: &str, skopeo: &Skopeo) -> Result<Manifest> {
@@ -168,6 +213,22 @@ impl Found {
             Document::Index(_) => bail!("{pinned} is refused: it is an index in an index"),
         }
     }
+}
+
+/// An image in a registry of which parts can be fetched, and what does so.
+pub struct Partial {
+    pub web: Web,
+    pub fetcher: Fetcher,
+}
+
+/// The configuration of an image, as its registry has it.
+fn config(manifest: &Manifest, pinned: &str, skopeo: &Skopeo) -> Result<Vec<u8>> {
+    let config = skopeo.config(pinned)?;
+    ensure!(
+        Digest::of(&config) == manifest.config.digest,
+        "the configuration of {pinned} is another one than its manifest names"
+    );
+    Ok(config)
 }
 
 fn layers(manifest: &Manifest, path: &dyn Fn(&Digest) -> PathBuf) -> Vec<Layer> {

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::layout::{DOCUMENT_MOST, Manifest};
+use super::layout::{DOCUMENT_MOST, Digest, Manifest};
 use super::reference::{Place, Reference};
 use super::store::{Store, Watched};
+use crate::delivery::url::Url;
 use crate::sys::cmd::Cmd;
 use crate::sys::interrupt::Interrupt;
 
@@ -96,6 +97,16 @@ impl Skopeo {
         Ok(content)
     }
 
+    /// Where a registry has the image whose manifest has this digest: an address such as `https://HOST/v2/NAME/`. It can
+    /// be a mirror, and is http only where skopeo may use that. Nothing where skopeo does not tell.
+    pub(super) fn place(&self, pinned: &str, digest: &Digest) -> Result<Option<Url>> {
+        let limit = format!("--command-timeout={}s", self.stall);
+        let cmd = self.cmd().args(["--debug", &limit, "inspect", "--raw"]);
+        let running = cmd.arg(pinned).start(Stdio::null(), Stdio::null())?;
+        let said = running.wait_with(|| self.interrupt.check())?;
+        Ok(place(&said, digest))
+    }
+
     /// What brings an image into a store, as it is: what is there already does not come again.
     pub fn copy_line(&self, pinned: &str, is_oci: bool, store: &Store) -> Cmd {
         let cmd = self
@@ -145,5 +156,55 @@ impl Skopeo {
         store.end()?;
         ran.map(drop)
             .with_context(|| format!("cannot fetch {reference}"))
+    }
+}
+
+/// The last place that a manifest was asked for at, as skopeo(1) tells it when it looks for errors.
+fn place(said: &str, digest: &Digest) -> Option<Url> {
+    let end = format!("manifests/{digest}\"");
+    said.lines().rev().find_map(|line| {
+        let (_, address) = line.split_once(" msg=\"GET ")?;
+        Url::parse(address.trim_end().strip_suffix(&end)?).ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_place_that_a_manifest_was_asked_for_at_counts() {
+        let digest = Digest::of(b"");
+        let other = Digest::of(b"other");
+        let line = |what: &str| format!("time=\"2026-11-29T01:46:15Z\" level=debug msg=\"{what}\"");
+        let asked = |dir: &str, digest: &Digest| line(&format!("GET {dir}manifests/{digest}"));
+        let before = line("Using registries.d directory /etc/containers/registries.d");
+        let ping = line("GET http://h:5000/v2/");
+        for (lines, wanted) in [
+            (
+                vec![
+                    before.clone(),
+                    ping.clone(),
+                    asked("http://h:5000/v2/a/b/", &digest),
+                ],
+                Some("http://h:5000/v2/a/b/"),
+            ),
+            (
+                vec![
+                    asked("https://mirror/v2/a/", &digest),
+                    asked("https://h/v2/a/", &digest),
+                    line("Content-Type from manifest GET is \\\"x\\\""),
+                ],
+                Some("https://h/v2/a/"),
+            ),
+            (vec![asked("https://h/v2/a/", &other)], None),
+            (vec![asked("ftp://h/v2/a/", &digest)], None),
+            (vec![before, ping], None),
+            (Vec::new(), None),
+        ] {
+            let found = place(&lines.join("\n"), &digest);
+            let found = found.map(|url| url.to_string());
+            assert_eq!(found.as_deref(), wanted, "{lines:?}");
+        }
     }
 }

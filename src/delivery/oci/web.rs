@@ -1,5 +1,5 @@
-//! An image on a web server: a directory in the OCI image layout. Its index is one of the files of the signed list, and
-//! names all others by their digests.
+//! An image of which parts can be fetched. On a web server it is a directory in the OCI image layout: its index is one of
+//! the files of the signed list, and names all others by their digests. In a registry, its manifest does so.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -16,9 +16,11 @@ pub const MARKER: &str = "oci-layout";
 
 /// An image of which no layer was fetched yet.
 pub struct Web {
-    /// Of the index.
+    /// What the names of layers are beside.
     url: Url,
     pub image: Image,
+    /// Whether it is in a registry, so that skopeo(1) can fetch it whatever fails here.
+    pub is_in_registry: bool,
 }
 
 impl Web {
@@ -46,11 +48,24 @@ impl Web {
         Ok(Self {
             url: url.clone(),
             image,
+            is_in_registry: false,
         })
+    }
+
+    /// One in a registry, at an address such as `https://HOST/v2/NAME/`.
+    pub fn in_registry(url: Url, image: Image) -> Self {
+        Self {
+            url,
+            image,
+            is_in_registry: true,
+        }
     }
 
     /// Where a layer is.
     pub fn layer(&self, of: &Digest) -> Url {
+        if self.is_in_registry {
+            return self.url.beside(&format!("blobs/{of}"));
+        }
         self.url.beside(&of.path())
     }
 }
