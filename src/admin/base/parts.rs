@@ -97,8 +97,8 @@ impl Parts {
         let key = key(web, &wanted);
         let interrupt = tx.interrupt().clone();
         let chunks = tx.unlocked(|_| {
-            let fetched = spool.fetch_pieces(fetcher, &key, &wanted, name);
-            let chunks = match of_server(web, fetched, &interrupt)? {
+            let found = spool.fetch_pieces(fetcher, &key, &wanted, name);
+            let chunks = match of_server(web, found, &interrupt)? {
                 Ok(Some(chunks)) => chunks,
                 Ok(None) => {
                     let reason = "its server has no parts of files, or others than were asked for";
@@ -270,8 +270,8 @@ fn tables(fetcher: &Fetcher, web: &Web) -> Result<Result<Vec<Entry>, Reason>> {
             end: position.end,
         };
         let url = web.layer(&layer.digest);
-        let fetched = fetcher.pieces(&url, &[piece], layer.size, &mut packed, &mut |_| {});
-        match of_server(web, fetched, &fetcher.interrupt)? {
+        let found = fetcher.pieces(&url, &[piece], layer.size, &mut packed, &mut |_| {});
+        match of_server(web, found, &fetcher.interrupt)? {
             Ok(true) => {}
             Ok(false) => return Ok(Err(Reason(Error::msg("its server has no parts of files")))),
             Err(reason) => return Ok(Err(reason)),
