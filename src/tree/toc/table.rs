@@ -26,6 +26,8 @@ impl Limits {
     pub const TEXT_MOST: u64 = 96 << 20;
     /// The most lines: those of paths, and those of further chunks.
     const LINES_MOST: usize = 500_000;
+    /// What all files hold at most, in bytes. They are read through to see that they are right, also what is zeros.
+    const CONTENT_MOST: u64 = 256 << 30;
 }
 
 /// How long a path and a name may be, in bytes (limits.h).
@@ -99,6 +101,13 @@ pub fn parse(text: &[u8], limits: Limits) -> Result<Vec<Entry>> {
     places.sort_unstable();
     let overlaps = places.windows(2).any(|two| two[0].end > two[1].from);
     ensure!(!overlaps, "two chunks overlap");
+    let sizes = entries.iter().filter_map(Entry::content);
+    let sizes = sizes.fold(0, |sum: u64, content| sum.saturating_add(content.size));
+    ensure!(
+        sizes <= Limits::CONTENT_MOST,
+        "its files hold more than {} GiB",
+        Limits::CONTENT_MOST >> 30
+    );
     Ok(entries)
 }
 
@@ -473,6 +482,11 @@ mod tests {
                 "not in the layer",
             ),
             (file(r#""digest":"AAAA""#), "not in the layer"),
+            (
+                file(r#""digest":"AAAA","offset":10,"endOffset":20,"chunkType":"zeros""#)
+                    .replace(":9,", ":274877906945,"),
+                "more than 256 GiB",
+            ),
             (
                 file(
                     r#""digest":"AAAA","offset":18446744073709551615,"endOffset":18446744073709551616"#,
