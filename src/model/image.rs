@@ -303,7 +303,7 @@ impl Findings {
         }
         if !facts.account_faults.is_empty() {
             let problem = format!(
-                "{}, so systemd-sysusers(8) stops there, and a package gets no account",
+                "{}; such faults have systemd-sysusers(8), usermod(8) or su(1) fail",
                 named(&facts.account_faults)
             );
             self.add(
@@ -480,7 +480,7 @@ mod tests {
         (
             "accounts",
             |f| f.account_faults = list(&["web is only in shadow"]),
-            "web is only in shadow, so",
+            "web is only in shadow; such faults",
         ),
         (
             "ids",

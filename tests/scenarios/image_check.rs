@@ -58,6 +58,28 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// What fails where users and groups are not sound: what was done to the tree, what fails, and why.
+const ACCOUNTS: &[(&str, &str, &str)] = &[
+    (
+        "echo 'x-test:!::' >etc/gshadow && mkdir -p usr/lib/sysusers.d && \
+         echo 'g x-test -' >usr/lib/sysusers.d/x-test.conf",
+        "systemd-sysusers --root=/root/wrong",
+        "\"x-test\" already exists",
+    ),
+    (
+        "tail -n 1 etc/passwd >>etc/passwd",
+        "usermod --prefix /root/wrong --comment x web",
+        "Multiple entries named 'web'",
+    ),
+    (
+        "sed -i /^web/d etc/shadow",
+        // Of the running system, since it has what asks for passwords.
+        "echo x-test:x:3333:65534::/:/bin/false >>/etc/passwd; su -s /bin/sh x-test -c true; status=$?; \
+         sed -i /^x-test:/d /etc/passwd; (exit $status)",
+        "Authentication",
+    ),
+];
+
 /// Has the root tree hold what is of one host. It gets another kernel, of which only a part is there.
 const OF_ONE_HOST: &str = "cp boot/vmlinuz-9.9 boot/vmlinuz-9.8 && cp boot/initrd.img-9.9 boot/initrd.img-9.8 && \
     mkdir -p /root/of-initramfs/etc/cmdline.d && \
@@ -179,6 +201,14 @@ fn what_is_found_in_an_image_is_wrong_on_its_hosts() -> Result<()> {
     assert_eq!(vm.ok("imgbased-helper base list")?, bases);
     is_clean(vm)?;
 
+    for (change, command, why) in ACCOUNTS {
+        assert_eq!(changed(vm, "wrong", change)?, ["accounts"], "{change}");
+        let failed = vm.run(command)?;
+        ensure!(
+            failed.status != 0 && failed.text.contains(why),
+            "{command}: {failed:?}"
+        );
+    }
     of_one_host(vm)?;
     is_full(vm)?;
     has_no_version(vm)?;
