@@ -58,7 +58,7 @@ enum Challenge {
 }
 
 #[derive(Deserialize)]
-struct Token {
+struct Granted {
     token: Option<String>,
     access_token: Option<String>,
     expires_in: Option<u64>,
@@ -158,7 +158,7 @@ impl Login {
 
 /// A token, and how long it is used: half as long as it counts, as it has to last for a request.
 fn token(content: &[u8]) -> Result<(String, Duration)> {
-    let found: Token = serde_json::from_slice(content).context("it answers something else")?;
+    let found: Granted = serde_json::from_slice(content).context("it answers something else")?;
     let tokens = [found.token, found.access_token].into_iter().flatten();
     let is_plain = |token: &String| {
         (1..=TOKEN_MOST).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
