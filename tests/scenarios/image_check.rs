@@ -1,17 +1,20 @@
 //! What `image check` finds in an image, and that one boots in which it finds nothing.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::claims::{GIVEN_UP, has_come_up, has_root, is_clean, is_refused, restart};
+use crate::claims::{GIVEN_UP, has_come_up, has_root, is_clean, is_refused, json, restart};
 use crate::vm::guest::{script, script_with};
 use crate::vm::qemu::Kernel;
-use crate::vm::{Host, HostDisk, Loader, RootImage, Start, Vm};
+use crate::vm::{Host, HostDisk, Loader, RootImage, Start, Vm, package, store};
 
 /// For lsinitrd(1), dracut and copies, under software emulation.
 const SLOW: Duration = Duration::from_secs(900);
+/// The same for an image with all drivers.
+const VERY_SLOW: Duration = Duration::from_secs(3600);
 /// Where the image is.
 const IMAGE: &str = "/mnt/next";
 
@@ -20,6 +23,7 @@ scenarios![
     an_image_that_is_prepared_boots_on_old_hosts_and_new_ones,
     what_is_found_in_an_image_is_wrong_on_its_hosts,
     layers_of_images_in_which_something_is_found_do_not_boot_or_update,
+    a_host_that_is_built_as_a_container_boots,
 ];
 
 /// What is so in a layer of the image that an update has made: a command, and what it prints.
@@ -344,4 +348,33 @@ fn start(disk: &HostDisk, name: &str, layer: &str) -> Result<Vm> {
         ..Start::default()
     };
     disk.start(name, Vec::new(), start)
+}
+
+fn a_host_that_is_built_as_a_container_boots() -> Result<()> {
+    let package = package()?;
+    let content = fs::read(package).with_context(|| package.display().to_string())?;
+    let [script, recipe]: [&[u8]; 2] = [
+        include_bytes!("../../ci/container"),
+        include_bytes!("../../ci/Containerfile"),
+    ];
+    let built = store::cached("container", &[script, recipe, &content], |new| {
+        store::run_script("container", &[package, new]).map(drop)
+    })?;
+    let saved = Host::saved(Loader::Grub)?;
+    let disk = saved.disk("container")?;
+    disk.fill("spare", &built.join("root.tar"))?;
+    let mut vm = saved.go_on(&disk, true)?;
+    // The host's root comes along, who needs no password.
+    let image = "/dev/disk/by-id/virtio-spare";
+    let said = vm.ok_for(&format!("imgbased-helper update {image} 2>&1"), VERY_SLOW)?;
+    ensure!(
+        said.contains("container-1.0-1+1 is a layer of container-1.0-1"),
+        "{said}"
+    );
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "container-1.0-1+1")?;
+    assert_eq!(json(&mut vm, "status")?["default"], "container-1.0-1+1");
+    // Which its image does not have.
+    vm.ok("test -s /etc/ssh/ssh_host_ed25519_key && systemctl is-active ssh.service")?;
+    is_clean(&mut vm)
 }
