@@ -111,7 +111,11 @@ fn a_registry_gets_what_it_wants_to_know_or_nothing_comes() {
         ),
         (
             "with a token without an end",
-            [wants_token, |_| raw(200, &[], &vec![b' '; 100_000]), gives_blob],
+            [
+                wants_token,
+                |_| raw(200, &[], &vec![b' '; 100_000]),
+                gives_blob,
+            ],
             Err("longer than"),
         ),
         (
