@@ -116,7 +116,7 @@ fn entry(line: Line, more: &[Line], limits: Limits, places: &mut Vec<Place>) -> 
     let path = path(&line.name)?;
     let what = match line.kind.as_str() {
         "reg" => What::File(content(&line, more, limits, places)?),
-        _ if !more.is_empty() => bail!("a {} has chunks", line.kind),
+        other if !more.is_empty() => bail!("a {} has chunks", escaped(other)),
         "dir" => What::Dir,
         "symlink" => {
             check_text(&line.link_name)?;
@@ -455,6 +455,7 @@ mod tests {
     fn is_refused(entries: &str, why: &str) {
         let error = format!("{:#}", read(entries).unwrap_err());
         assert!(error.contains(why), "{entries:.300}: {error}");
+        assert!(!error.contains(char::is_control), "{error:?}");
     }
 
     #[test]
@@ -560,6 +561,14 @@ mod tests {
             (
                 r#"{"type":"dir","name":"d"},{"type":"chunk","name":"d"}"#.to_owned(),
                 "has chunks",
+            ),
+            (
+                r#"{"type":"d\u001b","name":"d"},{"type":"chunk","name":"d"}"#.to_owned(),
+                "has chunks",
+            ),
+            (
+                r#"{"type":"d\u001b","name":"d\u001b"}"#.to_owned(),
+                "is not known",
             ),
             (
                 r#"{"type":"reg","name":"f"},{"type":"chunk","name":"f"}"#.to_owned(),
