@@ -55,7 +55,7 @@ impl Layers {
         let mut content = Content::default();
         let (mut removals, mut memory) = (Vec::new(), 0);
         for layer in &self.layers {
-            let found = layer.read(&mut |input| {
+            let found = layer.read(interrupt, &mut |input| {
                 survey(input, &mut |name| shape.see(name), &mut |_| {
                     interrupt.check()
                 })
@@ -95,7 +95,7 @@ impl Layers {
         };
         let mut unpacking = Unpacking::new(&top, room, &mut tell);
         for (layer, removals) in self.layers.iter().zip(removals) {
-            layer.read(&mut |input| unpacking.add(removals, input))?;
+            layer.read(interrupt, &mut |input| unpacking.add(removals, input))?;
         }
         unpacking.finish()
     }
@@ -122,13 +122,22 @@ impl Layer {
             .open(&self.path)
     }
 
-    /// Hands over its archive, decompressed. Fails at the end if the file was not what the manifest says.
-    fn read<T>(&self, take: &mut dyn FnMut(&mut dyn Read) -> Result<T>) -> Result<T> {
-        self.read_as(take)
+    /// Hands over its archive, decompressed. Fails if the file was not what the manifest says, whatever that has led
+    /// to.
+    fn read<T>(
+        &self,
+        interrupt: &Interrupt,
+        take: &mut dyn FnMut(&mut dyn Read) -> Result<T>,
+    ) -> Result<T> {
+        self.read_as(interrupt, take)
             .with_context(|| format!("the layer sha256:{}", self.digest))
     }
 
-    fn read_as<T>(&self, take: &mut dyn FnMut(&mut dyn Read) -> Result<T>) -> Result<T> {
+    fn read_as<T>(
+        &self,
+        interrupt: &Interrupt,
+        take: &mut dyn FnMut(&mut dyn Read) -> Result<T>,
+    ) -> Result<T> {
         let failed = || format!("cannot read {}", self.path.display());
         let mut file = self.open().with_context(failed)?;
         let metadata = file.metadata().with_context(failed)?;
@@ -147,6 +156,7 @@ impl Layer {
         };
         let Some(compression) = Compression::of(&head) else {
             let taken = take(&mut checked);
+            interrupt.check()?;
             // What was not right can be why it has failed.
             io::copy(&mut checked, &mut io::sink())?;
             return taken;
@@ -169,7 +179,8 @@ impl Layer {
                 Err(error)
             }
         };
-        feeding.end(ran)
+        interrupt.check()?;
+        feeding.end_of_file(ran)
     }
 }
 
@@ -285,8 +296,12 @@ mod tests {
 
     #[test]
     fn a_layer_that_is_not_what_the_manifest_says_is_refused() {
-        let odd = "head -c 100000 /dev/urandom >3 && head -c 1000 0 >4; mkfifo 5; printf x | zstd -q >6; true";
-        let (dir, all) = layers(&format!("{TWO} && {odd}"), &["0", "1", "2", "3", "4", "6"]);
+        // Of several blocks, so that it is known to be damaged when some of it was read.
+        let odd = "head -c 100000 /dev/urandom >3 && head -c 1000 0 >4; mkfifo 5; printf x | zstd -q >6; \
+            seq 600000 >a/etc/large && tar -C a -c . | zstd -q >7 && \
+            printf x | dd of=7 bs=1 seek=300000 conv=notrunc status=none";
+        let names = ["0", "1", "2", "3", "4", "6", "7"];
+        let (dir, all) = layers(&format!("{TWO} && {odd}"), &names);
         let changed = |at: usize, change: fn(&mut Layer)| {
             let mut layer = all[at].clone();
             change(&mut layer);
@@ -305,6 +320,7 @@ mod tests {
             (changed(2, other), "it has the SHA-256"),
             // It is told also where the content makes no sense.
             (changed(3, other), "it has the SHA-256"),
+            (changed(6, other), "it has the SHA-256"),
             (changed(0, |layer| layer.size += 1), "bytes, and not"),
             (changed(0, |layer| layer.size = u64::MAX), "bytes, and not"),
             (all[3].clone(), "no tar archive"),

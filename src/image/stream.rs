@@ -124,11 +124,21 @@ impl Feeding {
     pub fn end<T>(mut self, ran: Result<T>) -> Result<T> {
         let thread = self.thread.take();
         let thread = thread.filter(|thread| ran.is_ok() || thread.is_finished());
-        match thread.map(JoinHandle::join) {
-            Some(Ok(fed)) => fed.context("cannot read the image").and(ran),
-            Some(Err(_)) => bail!("reading the image ended early"),
-            None => ran,
-        }
+        told(thread, ran)
+    }
+
+    /// The same of a file of this host, which is read to its end for that.
+    pub fn end_of_file<T>(mut self, ran: Result<T>) -> Result<T> {
+        told(self.thread.take(), ran)
+    }
+}
+
+/// Joins the thread that has read what a program was fed, if there is one.
+fn told<T>(thread: Option<JoinHandle<io::Result<()>>>, ran: Result<T>) -> Result<T> {
+    match thread.map(JoinHandle::join) {
+        Some(Ok(fed)) => fed.context("cannot read the image").and(ran),
+        Some(Err(_)) => bail!("reading the image ended early"),
+        None => ran,
     }
 }
 
