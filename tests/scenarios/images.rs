@@ -379,8 +379,12 @@ fn equal_files_are_stored_once_whatever_the_image() -> Result<()> {
         let name = format!("{first}2");
         let add = format!("imgbased-helper base add --name {name} {options} /root/second{kind}");
         vm.ok_for(&add, SLOW)?;
-        let more = used(&mut vm)?.saturating_sub(before);
+        let mut more = used(&mut vm)?.saturating_sub(before);
         vm.say(&format!("{} KiB", more >> 10));
+        if options.contains("xfs") {
+            // Nobody changes the UUID of an XFS but with all of its log.
+            more = more.saturating_sub(XFS_LOG);
+        }
         ensure!(more * 100 < BUILD * 15, "second{kind} takes {more} bytes");
         let found = mounted_listing(&mut vm, "HostVG", &name, "s")?;
         if kind == ".squashfs" {
@@ -535,6 +539,8 @@ fn what_bases_hold_is_listed_and_found() -> Result<()> {
 
 /// What each build of `make-builds` takes at least, in bytes.
 const BUILD: u64 = 80 << 20;
+/// What mkfs.xfs(8) makes at the least, in bytes.
+const XFS_LOG: u64 = 64 << 20;
 
 fn a_pool_that_does_not_zero_puts_nothing_old_into_a_base() -> Result<()> {
     let (_disk, mut vm) = Host::running(Loader::Grub, "old-data")?;

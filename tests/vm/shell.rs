@@ -146,7 +146,8 @@ impl Vm {
             .send("export TERM=dumb PAGER=cat SYSTEMD_PAGER=; exec /bin/sh\r")?;
         // What is typed before the new shell's prompt can be lost when the old one resets the line.
         self.console.wait_for("prompt of /bin/sh", "# ", COMMAND)?;
-        self.ok("stty -echo 2>/dev/null; dmesg -n emerg")?;
+        // On a terminal it would put several names on one line.
+        self.ok("alias ls='ls -1'; stty -echo 2>/dev/null; dmesg -n emerg")?;
         Ok(())
     }
 }
