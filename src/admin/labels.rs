@@ -2,6 +2,7 @@
 //! policy is asked by the image's own matchpathcon(8), which runs shut in.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -51,6 +52,19 @@ pub fn now() -> Time {
 /// policy asks for, if it has one that tells. Where a person has given a file another label than the policy of the host
 /// asks for, that stays. What fails is a warning.
 pub fn set(tx: &mut Transaction, root: &Path, since: Time) -> Result<()> {
+    let done = tx.scope(|tx| try_set(tx, root, since));
+    tx.interrupt().check()?;
+    if let Err(error) = done {
+        warn_of_all(&error);
+    }
+    Ok(())
+}
+
+fn warn_of_all(error: &anyhow::Error) {
+    log::warn!("files of the new layer keep the SELinux labels that they have: {error:#}");
+}
+
+fn try_set(tx: &mut Transaction, root: &Path, since: Time) -> Result<()> {
     if !has_policy(root)? {
         return Ok(());
     }
@@ -63,7 +77,7 @@ pub fn set(tx: &mut Transaction, root: &Path, since: Time) -> Result<()> {
         },
     )?;
     if let Err(error) = choose(tx, root, &mut files)? {
-        log::warn!("files of the new layer keep the SELinux labels that they have: {error:#}");
+        warn_of_all(&error);
         return Ok(());
     }
     files.retain(|file| file.gets.is_some());
@@ -261,13 +275,19 @@ fn put_one(root: &Dir, file: &File) -> Result<()> {
     let (Some(dir), Some(name), Some(label)) = (dir, file.path.file_name(), &file.gets) else {
         return Ok(());
     };
-    let mut meta = dir
-        .node(name)
-        .and_then(|node| node.meta())
-        .with_context(failed)?;
-    let label = [label.as_slice(), b"\0"].concat();
-    meta.xattrs.insert(LABEL.into(), label);
-    dir.set_meta(name, &meta, None).with_context(failed)
+    let set = || -> io::Result<()> {
+        let node = dir.node(name)?;
+        let (mut meta, locks) = (node.meta()?, node.locks()?);
+        let label = [label.as_slice(), b"\0"].concat();
+        meta.xattrs.insert(LABEL.into(), label);
+        dir.set_meta(name, &meta, None)?;
+        // What is immutable loses that.
+        if locks.is_empty() {
+            return Ok(());
+        }
+        dir.node(name)?.set_locks(locks)
+    };
+    set().with_context(failed)
 }
 
 #[cfg(test)]
