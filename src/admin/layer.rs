@@ -57,6 +57,7 @@ pub fn make(
         let (lvm, layer) = (&context.lvm, plan.layer.clone());
         let create = lvm.create_snapshot(&layer, &plan.origin, Some(&plan.base));
         tx.run_undoable(&create, lvm.remove(&layer))?;
+        let was_active = group.pool().is_some_and(|pool| pool.active);
         context.room_when_active(&group)?;
         let look = context.look(&group, &plan.origin)?;
         let (base, mut origin_entries) = (plan.base.clone(), plan.entries.clone());
@@ -72,7 +73,7 @@ pub fn make(
         }
         let default = boot.keep_default(tx)?;
         let Some(kernels) = kernels else {
-            commit(lvm, tx, &layer)?;
+            commit(lvm, tx, &layer, was_active)?;
             if origin_entries
                 .iter()
                 .any(|entry| entry.extra != Extra::default())
@@ -95,7 +96,7 @@ pub fn make(
         // What its origin does not boot, because it was tried in vain, it does not boot either.
         let kernels = boot.arrange(kernels, &origin_entries, true, |_| true);
         let entries = new_entries(&group, &layer, false, &kernels, is_trial)?;
-        commit(lvm, tx, &layer)?;
+        commit(lvm, tx, &layer, was_active)?;
         boot.write_entries(tx, &layer, &entries)
             .with_context(|| format!("cannot write the boot entry of {layer}"))?;
         if let (None, Some(entry)) = (default, entries.first()) {
@@ -106,10 +107,13 @@ pub fn make(
     })
 }
 
-/// Makes a finished snapshot a layer. lvm2 looks at all devices once more to deactivate one, and advises against
-/// doing both in one command.
-fn commit(lvm: &Lvm, tx: &mut Transaction, layer: &LvName) -> Result<()> {
+/// Makes a finished snapshot a layer. To deactivate it as well, lvm2 looks at all devices once more; it does so where it
+/// has to deactivate the pool with it.
+fn commit(lvm: &Lvm, tx: &mut Transaction, layer: &LvName, is_pool_used: bool) -> Result<()> {
     let tags = [tag::LAYER.to_owned()];
+    if !is_pool_used {
+        return tx.run(&lvm.commit(layer, &tags));
+    }
     tx.run_both(&lvm.remove_device(layer)?, &lvm.commit_active(layer, &tags))
 }
 

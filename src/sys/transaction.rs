@@ -258,8 +258,8 @@ impl Transaction<'_> {
         self.writer.steps.take(|| {
             let beside = one.start(Stdio::null(), Stdio::null())?;
             let result = other.run();
-            beside.wait()?;
-            result.map(drop)
+            let ended = beside.wait();
+            result.and(ended).map(drop)
         })
     }
 
