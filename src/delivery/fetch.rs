@@ -353,7 +353,11 @@ impl Fetcher {
         if let Some(exceptions) = exceptions {
             put("noproxy", &exceptions)?;
         }
-        config.push_str("location\nfail\nsilent\nshow-error\ngloboff\nnetrc-optional\n");
+        config.push_str("location\nfail\nsilent\nshow-error\ngloboff\n");
+        // A registry has the passwords of skopeo(1), which does not look there and sends none over http.
+        if self.login.is_none() {
+            config.push_str("netrc-optional\n");
+        }
         Ok(config)
     }
 

@@ -174,25 +174,11 @@ impl Spool {
         let Ok(mut file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             bail!("another command is fetching {label}");
         };
-        file.set_len(0).with_context(failed)?;
-        let total = files.iter().flat_map(|file| &file.pieces);
-        let total = total.map(|piece| piece.end - piece.from).sum();
-        let (mut progress, mut done) = (Progress::new(label, total), 0);
-        for Wanted {
-            url,
-            length,
-            pieces,
-        } in files
-        {
-            let mut tell = |more| {
-                done += more;
-                progress.show(done);
-            };
-            if !fetcher.pieces(url, pieces, *length, &mut file, &mut tell)? {
-                drop(file);
-                remove(&part)?;
-                return Ok(None);
-            }
+        let filled = fill_pieces(&mut file, fetcher, files, label);
+        if !matches!(filled, Ok(true)) {
+            // Of no use: the next time it begins anew.
+            remove(&part)?;
+            return filled.map(|_| None);
         }
         file.sync_all().with_context(failed)?;
         fs::rename(&part, &pieces).with_context(failed)?;
@@ -423,4 +409,32 @@ fn remove(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Fetches those parts into an empty file. Returns whether the servers have parts.
+fn fill_pieces(file: &mut File, fetcher: &Fetcher, files: &[Wanted], label: &str) -> Result<bool> {
+    file.set_len(0)?;
+    let (mut progress, mut done) = (Progress::new(label, bytes(files)), 0);
+    for Wanted {
+        url,
+        length,
+        pieces,
+    } in files
+    {
+        let mut tell = |more| {
+            done += more;
+            progress.show(done);
+        };
+        if !fetcher.pieces(url, pieces, *length, file, &mut tell)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// How much those parts are, in bytes.
+pub fn bytes(files: &[Wanted]) -> u64 {
+    let pieces = files.iter().flat_map(|file| &file.pieces);
+    let bytes = pieces.map(|piece| piece.end.saturating_sub(piece.from));
+    bytes.fold(0, u64::saturating_add)
 }

@@ -18,7 +18,7 @@ use crate::delivery::fetch::Fetcher;
 use crate::delivery::oci::layout::Descriptor;
 use crate::delivery::oci::web::Web;
 use crate::delivery::ranges::Range;
-use crate::delivery::spool::{Spool, Wanted};
+use crate::delivery::spool::{self, Spool, Wanted};
 use crate::image::stream::Compression;
 use crate::image::tree::{Content, Shape, Tree};
 use crate::image::{Image, Opened};
@@ -97,6 +97,11 @@ impl Parts {
         let key = key(web, &wanted);
         let interrupt = tx.interrupt().clone();
         let chunks = tx.unlocked(|_| {
+            let (need, have) = (spool::bytes(&wanted), spool.room()?);
+            if need > have {
+                let reason = format!("its parts have {need} bytes, and there is room for {have}");
+                return Ok(Err(Reason(Error::msg(reason))));
+            }
             let found = spool.fetch_pieces(fetcher, &key, &wanted, name);
             let chunks = match of_server(web, found, &interrupt)? {
                 Ok(Some(chunks)) => chunks,
@@ -255,6 +260,7 @@ pub fn told<T>(name: &str, reason: &dyn fmt::Display) -> Option<T> {
 /// The tree of all layers, by their tables of contents.
 fn tables(fetcher: &Fetcher, web: &Web) -> Result<Result<Vec<Entry>, Reason>> {
     let mut layers = Vec::new();
+    let (mut lines, mut content) = (0, 0_u64);
     for (number, layer) in web.image.manifest.layers.iter().enumerate() {
         let annotation = |key: &str| layer.annotation(key).map(str::to_owned);
         let position = match reason(Position::find(&annotation, layer.size)) {
@@ -277,8 +283,18 @@ fn tables(fetcher: &Fetcher, web: &Web) -> Result<Result<Vec<Entry>, Reason>> {
             Err(reason) => return Ok(Err(reason)),
         }
         match reason(table(packed, &position, number)) {
-            Ok(entries) => layers.push(entries),
+            Ok(entries) => {
+                lines += entries.len();
+                let sizes = entries.iter().filter_map(Entry::content).map(|it| it.size);
+                content = sizes.fold(content, u64::saturating_add);
+                layers.push(entries);
+            }
             Err(reason) => return Ok(Err(reason)),
+        }
+        // As much as one layer may have.
+        if lines > Limits::LINES_MOST || content > Limits::CONTENT_MOST {
+            let reason = "its tables of contents name too much";
+            return Ok(Err(Reason(Error::msg(reason))));
         }
     }
     Ok(reason(

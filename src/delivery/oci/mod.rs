@@ -8,7 +8,6 @@ mod skopeo;
 mod store;
 pub mod web;
 
-use std::env;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -166,13 +165,20 @@ impl Found {
         if !manifest.layers.iter().any(layout::Descriptor::has_table) {
             return Ok(None);
         }
-        let variable = |name: &str| env::var_os(name);
+        let variable = |name: &str| skopeo::variable(name);
         // Skopeo looks at signatures when it copies an image, and not before.
         if !policy::takes_all(&variable) {
             let asked = "policy.json asks who has signed images of registries, which only skopeo(1) can tell";
             return Ok(Some(Err(anyhow!(asked))));
         }
-        self.check(&config(&manifest, &pinned, skopeo)?)?;
+        let config = match config(&manifest, &pinned, skopeo) {
+            Ok(config) => config,
+            Err(error) => {
+                skopeo.interrupt.check()?;
+                return Ok(Some(Err(error)));
+            }
+        };
+        self.check(&config)?;
         let image = Image {
             digest: self.digest.clone(),
             manifest,

@@ -1,7 +1,9 @@
 //! Running skopeo(1), which has its own ways to passwords, signatures (policy.json), mirrors and proxies.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::Read;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,20 @@ const VARIABLES: [&str; 15] = [
     "no_proxy",
     "NO_PROXY",
 ];
+/// What the caller's environment tells it. It would look up a home by itself, and find other passwords and another
+/// policy.json there than we do.
+pub(super) fn variable(name: &str) -> Option<OsString> {
+    let value = env::var_os(name);
+    if name != "HOME" {
+        return value;
+    }
+    let home = value.filter(|home| Path::new(home).is_absolute());
+    Some(home.unwrap_or_else(|| ROOT_HOME.into()))
+}
+
+/// Units have no `HOME`.
+const ROOT_HOME: &str = "/root";
+
 /// How often it tries again what can pass.
 const RETRIES: &str = "3";
 
@@ -48,7 +64,7 @@ impl Skopeo {
     fn cmd(&self) -> Cmd {
         let mut cmd = Cmd::new("skopeo");
         for name in VARIABLES {
-            if let Some(value) = env::var_os(name) {
+            if let Some(value) = variable(name) {
                 cmd = cmd.variable(name, value);
             }
         }

@@ -25,9 +25,9 @@ impl Limits {
     /// The longest text, in bytes. A system of 300 MiB has one of 6 MiB.
     pub const TEXT_MOST: u64 = 96 << 20;
     /// The most lines: those of paths, and those of further chunks.
-    const LINES_MOST: usize = 500_000;
+    pub const LINES_MOST: usize = 500_000;
     /// What all files hold at most, in bytes. They are read through to see that they are right, also what is zeros.
-    const CONTENT_MOST: u64 = 256 << 30;
+    pub const CONTENT_MOST: u64 = 256 << 30;
 }
 
 /// How long a path and a name may be, in bytes (limits.h).
