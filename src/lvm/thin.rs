@@ -41,8 +41,10 @@ impl Lvm {
     pub fn was_as_recorded(&self, pool: &Volume, status: &PoolStatus) -> bool {
         let name = pool.name.parse().ok();
         let device = name.and_then(|name| self.pool_device(&name).ok());
-        let made = transaction_of_status(&status.text);
-        device.as_ref() == Some(&status.device) && made.is_some() && made == pool.transaction_id
+        let made = transaction_of_status(&status.text).map(Found::Transaction);
+        let told = pool.transaction_id.zip(made);
+        device.as_ref() == Some(&status.device)
+            && told.is_some_and(|(recorded, made)| Mismatch::of(recorded, made).is_none())
     }
 
     /// Whether a pool is not what LVM takes it for. It need not be active; nothing is activated.
