@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use imgbased_helper::lvm::Lvm;
 use imgbased_helper::model::layout::tag;
 use serde_json::Value;
@@ -28,8 +28,9 @@ const GRUBENV: usize = 1024;
 const MOUNTED_TAG: &str = "imgbased:mount=/srv/data";
 
 /// A digest of a part of a filesystem: names, owners, modes, times and content. A layer has a line of
-/// its own in fstab.
-pub const CONTENT: &str = "tar --create --sort=name --exclude=etc/fstab etc | sha256sum";
+/// its own in fstab, and lvm2 keeps its backups in the layer that runs.
+pub const CONTENT: &str = "tar --create --sort=name --exclude=etc/fstab --exclude=etc/lvm/backup --exclude=etc/lvm/archive etc \
+     | sha256sum";
 
 /// What a disk looks like: all that decides what a host can do with it, but the content of files and
 /// what an interrupted verb left on the boot partition.
@@ -327,12 +328,19 @@ fn is_whole(vm: &mut Vm, before: &Before, found: &State) -> Result<()> {
         if before.made.contains(&name.as_str()) {
             continue;
         }
-        ensure!(
-            content == before.content_of(&name, &found.volumes[&name])?,
-            "{name} has other content"
-        );
+        if content != before.content_of(&name, &found.volumes[&name])? {
+            bail!("{name} has other content: {}", newest(vm, &name)?);
+        }
     }
     has_content(vm, found)
+}
+
+/// What was changed last in a layer or base that is active, with the time.
+fn newest(vm: &mut Vm, name: &str) -> Result<String> {
+    vm.ok(&format!(
+        "mount -o ro,noload /dev/HostVG/{name} /mnt && cd /mnt && find etc -printf '%C+ %T+ %p\\n' | sort -r | head -5; \
+         cd / && umount /mnt"
+    ))
 }
 
 /// Refuses a volume that layers mount and that does not hold what its directory has held.
