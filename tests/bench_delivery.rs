@@ -1,5 +1,5 @@
-//! What an image costs that comes from a web server: `ci/bench delivery` runs it. The server is in the same machine, so
-//! that no network counts.
+//! What an image costs that comes from a web server or a registry: `ci/bench delivery` runs it. The servers are in the
+//! same machine, so that no network counts.
 
 #[allow(dead_code, reason = "the other benchmarks use the rest")]
 mod bench;
@@ -12,9 +12,9 @@ use bench::table::{Limit, Row, Samples, Unit};
 use bench::{
     FORGET, REMOVE_FLOOR, Subject, memory_row, number, peak_memory, report, shell, times, tools,
 };
-use vm::Host;
 use vm::guest::{script, script_with};
-use vm::qemu::Vm;
+use vm::qemu::{Disk, Vm};
+use vm::{Host, registry_programs};
 
 /// How often an image is taken.
 const RUNS: usize = 3;
@@ -31,19 +31,28 @@ const TAKE_BACK: &str = "imgbased-helper rollback; imgbased-helper layer remove 
 /// A look that finds something ends with 3.
 const CHECK: &str = "imgbased-helper update --check > /run/output || [ $? -eq 3 ]";
 
+type Start = fn() -> Result<Vm>;
+type Part = fn(&mut Vm) -> Result<Vec<Row>>;
+
 fn main() -> Result<()> {
-    let mut vm = start()?;
+    let machines: [(Start, [Part; 2]); 2] = [
+        (with_web_server, [check, update]),
+        (with_registry, [by_difference, in_layers]),
+    ];
     let mut rows = Vec::new();
-    for part in [check, update] {
-        rows.extend(part(&mut vm)?);
-        // What comes later may fail.
-        report(&mut vm, "delivery", &rows)?;
+    for (start, parts) in machines {
+        let mut vm = start()?;
+        for part in parts {
+            rows.extend(part(&mut vm)?);
+            // What comes later may fail.
+            report(&mut vm, "delivery", &rows)?;
+        }
     }
     Ok(())
 }
 
-/// A running host with a server that has a newer image.
-fn start() -> Result<Vm> {
+/// A running host with a web server that has a newer image.
+fn with_web_server() -> Result<Vm> {
     let disk = Host::prepared()?.disk("bench-delivery")?;
     let disks = vec![tools()?, disk.spare(DISK, "6G")?];
     let mut vm = disk.boot_with("once", disks)?;
@@ -52,19 +61,56 @@ fn start() -> Result<Vm> {
     shell(&mut vm, &script("make-next")?)?;
     let [size, more] = IMAGE;
     shell(&mut vm, &script_with("serve-images", &[DISK, size, more])?)?;
-    // What the host lacks is no part of the layer.
     shell(
         &mut vm,
-        "mkdir /run/tools /run/small; mount -t tmpfs -o size=40m,mode=700 none /run/small; \
-         tar -C /run/tools --extract --strip-components=3 --file /dev/disk/by-id/virtio-tools ./usr/bin/time; \
+        "mkdir /run/small; mount -t tmpfs -o size=40m,mode=700 none /run/small; \
          echo Spool= >> /etc/imgbased/imgbased.conf",
     )?;
-    vm.ok("export PATH=/run/tools:$PATH")?;
+    add_time(&mut vm)?;
     let sizes = shell(
         &mut vm,
         "stat -c '%n %s' /run/server/images/myhost-10.raw.zst",
     )?;
     vm.say(&format!("bytes of {sizes}"));
+    Ok(vm)
+}
+
+/// Adds time(1). What the host lacks is no part of the layer.
+fn add_time(vm: &mut Vm) -> Result<()> {
+    shell(
+        vm,
+        "mkdir /run/tools; \
+         tar -C /run/tools --extract --strip-components=3 --file /dev/disk/by-id/virtio-tools ./usr/bin/time",
+    )?;
+    vm.ok("export PATH=/run/tools:$PATH").map(drop)
+}
+
+/// A running host with a registry that has a newer image, once in two layers, and once in one of which parts can be
+/// fetched. What the running layer's base holds is known.
+fn with_registry() -> Result<Vm> {
+    let disk = Host::prepared()?.disk("bench-registry")?;
+    let programs = Disk::raw_read_only(&registry_programs()?, "small");
+    let disks = vec![tools()?, programs, disk.spare("spare", "6G")?];
+    let mut vm = disk.boot_with("once", disks)?;
+    vm.log_in()?;
+    add_time(&mut vm)?;
+    vm.say("images in a registry: making them");
+    shell(&mut vm, "imgbased-helper base verify --record Base-0")?;
+    for name in ["add-registry", "make-next", "start-registry"] {
+        shell(&mut vm, &script(name)?)?;
+    }
+    for name in ["serve-registry", "serve-chunked"] {
+        shell(&mut vm, &script(name)?)?;
+    }
+    shell(
+        &mut vm,
+        "mkdir -p /etc/imgbased; printf '[Source]\\nSpool=/run/server/spool\\n' > /etc/imgbased/imgbased.conf",
+    )?;
+    let layer = shell(
+        &mut vm,
+        "stat -c %s /run/server/chunked/blobs/sha256/* | sort -n | tail -n 1",
+    )?;
+    vm.say(&format!("bytes of the layer: {layer}"));
     Ok(vm)
 }
 
@@ -139,5 +185,89 @@ fn update(vm: &mut Vm) -> Result<Vec<Row>> {
         ),
         memory_row("update: memory of the helper", own),
         memory_row("update: memory of the largest of it and its programs", all),
+    ])
+}
+
+/// What was fetched is fetched again.
+const EMPTY_SPOOL: &str = "rm -rf /run/server/spool";
+
+/// `update` by the parts of a layer that no base has, beside the whole of the layer. policy.json decides which: where
+/// something has to be signed, skopeo has to see all of it.
+fn by_difference(vm: &mut Vm) -> Result<Vec<Row>> {
+    vm.say("update by difference, and of the whole");
+    let policy = |others: &str| {
+        format!(
+            "echo '{{\"default\":[{{\"type\":\"insecureAcceptAnything\"}}],\"transports\":{{\"docker\":{{{others}}}}}}}' \
+             > /etc/containers/policy.json"
+        )
+    };
+    let run = "imgbased-helper update docker://127.0.0.1:5000/host:chunked; sync";
+    let subject = |others| Subject {
+        prepare: format!("{}; {EMPTY_SPOOL}; {FORGET}", policy(others)),
+        run: run.into(),
+        clean: TAKE_BACK.into(),
+    };
+    let subjects = [
+        subject(""),
+        subject("\"example.org/other\":[{\"type\":\"reject\"}]"),
+    ];
+    let [difference, whole] = times(vm, RUNS, &subjects)?;
+    shell(vm, &policy(""))?;
+    Ok(vec![Row {
+        what: "update by difference",
+        unit: Unit::Seconds,
+        measured: difference,
+        other: Some(("of the whole", whole)),
+        limit: Limit::AtMost(0.25),
+    }])
+}
+
+/// `base add` and `update` of an image in two layers, beside skopeo and tar.
+fn in_layers(vm: &mut Vm) -> Result<Vec<Row>> {
+    vm.say("an image in layers, and skopeo with tar");
+    let image = "docker://127.0.0.1:5000/host:one";
+    let floor = "size=$(lvm lvs --noheadings --nosuffix --units b -o lv_size HostVG/Base-0); \
+                 lvm lvcreate --yes --type thin --virtualsize $((size))b --thinpool ImagePool \
+                 --setactivationskip y -K -ay --name Floor HostVG; \
+                 mkfs.ext4 -q /dev/HostVG/Floor; mkdir -p /run/floor; mount /dev/HostVG/Floor /run/floor";
+    let skopeo = Subject {
+        prepare: format!("{floor}; rm -rf /run/server/copy; {FORGET}"),
+        run: format!(
+            "skopeo copy --quiet {image} dir:/run/server/copy; \
+             for layer in $(grep -o '+zstd\",\"digest\":\"sha256:[0-9a-f]*' /run/server/copy/manifest.json | sed 's/.*://'); do \
+             zstd -dc /run/server/copy/$layer | \
+             tar -C /run/floor --extract --preserve-permissions --numeric-owner --xattrs --xattrs-include=\"*\"; done; sync"
+        ),
+        clean: format!("umount /run/floor; {REMOVE_FLOOR}"),
+    };
+    let ours = |run: String, clean: &str| Subject {
+        prepare: format!("{EMPTY_SPOOL}; {FORGET}"),
+        run: format!("{run}; sync"),
+        clean: clean.into(),
+    };
+    let subjects = [
+        ours(format!("imgbased-helper update {image}"), TAKE_BACK),
+        skopeo,
+        ours(
+            format!("imgbased-helper base add {image}"),
+            "imgbased-helper base remove --yes Base-1",
+        ),
+    ];
+    let [update, skopeo, add] = times(vm, RUNS, &subjects)?;
+    vm.say("memory of an update");
+    shell(vm, &format!("{EMPTY_SPOOL}; {FORGET}"))?;
+    let [own, _] = peak_memory(vm, &format!("imgbased-helper update {image}"))?;
+    shell(vm, TAKE_BACK)?;
+    let row = |what, measured, limit| Row {
+        what,
+        unit: Unit::Seconds,
+        measured,
+        other: Some(("skopeo copy, tar", skopeo.clone())),
+        limit,
+    };
+    Ok(vec![
+        row("update, from a registry", update, Limit::AtMost(1.15)),
+        row("  the base of it", add, Limit::None),
+        memory_row("update: memory of the helper", own),
     ])
 }

@@ -1,13 +1,12 @@
 //! Images in layers, from a registry that runs in the machine itself, and from directories that are made to harm.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
 use crate::claims::{has_come_up, has_root, is_clean, restart};
 use crate::vm::guest::script;
-use crate::vm::{Host, Loader, Vm, store};
+use crate::vm::{Host, Loader, Vm, registry_programs};
 
 /// For packing, fetching and copying images, under software emulation.
 const SLOW: Duration = Duration::from_secs(1800);
@@ -23,13 +22,9 @@ const NAME: &str = "docker://127.0.0.1:5000/host";
 
 /// A host that has skopeo and a registry.
 pub fn with_registry(name: &str) -> Result<Vm> {
-    let recipe = include_bytes!("../../ci/registry");
-    let programs = store::cached("registry-trixie", &[recipe], |new| {
-        store::run_script("registry", &[Path::new("trixie"), new]).map(drop)
-    })?;
     let saved = Host::saved(Loader::Grub)?;
     let disk = saved.disk(name)?;
-    disk.fill("small", &programs.join("registry.tar"))?;
+    disk.fill("small", &registry_programs()?)?;
     let mut vm = saved.go_on(&disk, true)?;
     vm.ok(&script("add-registry")?)?;
     Ok(vm)

@@ -24,6 +24,15 @@ pub fn debian(suite: &str) -> Result<PathBuf> {
     })
 }
 
+/// An archive with the programs of a registry and of those who fetch from one, which no host has.
+pub fn registry_programs() -> Result<PathBuf> {
+    let recipe = include_bytes!("../../ci/registry");
+    let directory = store::cached("registry-trixie", &[recipe], |new| {
+        store::run_script("registry", &[Path::new("trixie"), new]).map(drop)
+    })?;
+    Ok(directory.join("registry.tar"))
+}
+
 /// The package, built from the sources as they are now.
 pub fn package() -> Result<&'static PathBuf> {
     static PACKAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
