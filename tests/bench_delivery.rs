@@ -10,7 +10,8 @@ use anyhow::Result;
 
 use bench::table::{Limit, Row, Samples, Unit};
 use bench::{
-    FORGET, REMOVE_FLOOR, Subject, memory_row, number, peak_memory, report, shell, times, tools,
+    FORGET, Machine, REMOVE_FLOOR, Subject, measure, memory_row, number, peak_memory, shell, times,
+    tools,
 };
 use vm::guest::{script, script_with};
 use vm::qemu::{Disk, Vm};
@@ -31,24 +32,18 @@ const TAKE_BACK: &str = "imgbased-helper rollback; imgbased-helper layer remove 
 /// A look that finds something ends with 3.
 const CHECK: &str = "imgbased-helper update --check > /run/output || [ $? -eq 3 ]";
 
-type Start = fn() -> Result<Vm>;
-type Part = fn(&mut Vm) -> Result<Vec<Row>>;
-
 fn main() -> Result<()> {
-    let machines: [(Start, [Part; 2]); 2] = [
-        (with_web_server, [check, update]),
-        (with_registry, [by_difference, in_layers]),
+    let machines = [
+        Machine {
+            start: with_web_server,
+            parts: &[("check", check), ("update", update)],
+        },
+        Machine {
+            start: with_registry,
+            parts: &[("difference", by_difference), ("layers", in_layers)],
+        },
     ];
-    let mut rows = Vec::new();
-    for (start, parts) in machines {
-        let mut vm = start()?;
-        for part in parts {
-            rows.extend(part(&mut vm)?);
-            // What comes later may fail.
-            report(&mut vm, "delivery", &rows)?;
-        }
-    }
-    Ok(())
+    measure("delivery", &machines)
 }
 
 /// A running host with a web server that has a newer image.

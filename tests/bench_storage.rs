@@ -5,14 +5,12 @@ mod bench;
 #[allow(dead_code, unused_imports, reason = "the tests use the rest")]
 mod vm;
 
-use std::env;
-
 use anyhow::{Result, ensure};
 
 use bench::table::{Limit, Row, Samples, Unit};
 use bench::{
-    FORGET, REMOVE_FLOOR, Subject, UNPACK_TOOLS, image, memory_row, number, peak_memory, pool_data,
-    report, shell, times, tools,
+    FORGET, Machine, REMOVE_FLOOR, Subject, UNPACK_TOOLS, image, measure, memory_row, number,
+    peak_memory, pool_data, shell, times, tools,
 };
 use vm::qemu::{Disk, Vm};
 use vm::{Host, say, store};
@@ -39,34 +37,16 @@ const SNAPSHOT: &str = "lvm lvcreate --yes --snapshot --permission rw --setactiv
 /// Removes the layer that was made last.
 const REMOVE_LAYER: &str = "imgbased-helper layer remove $(imgbased-helper layer latest)";
 
-/// Measures one thing and returns its rows of the table.
-type Part = fn(&mut Vm) -> Result<Vec<Row>>;
-
-const PARTS: [(&str, Part); 3] = [
-    ("layer-add", layer_add),
-    ("base-add", base_add),
-    ("layout", layout),
-];
-
 fn main() -> Result<()> {
-    let wanted: Vec<String> = env::args().skip(1).collect();
-    for word in &wanted {
-        ensure!(
-            PARTS.iter().any(|(name, _)| name == word),
-            "no part {word}; there are: {}",
-            PARTS.map(|(name, _)| name).join(" ")
-        );
-    }
-    let mut vm = start()?;
-    let mut rows = Vec::new();
-    for (name, part) in PARTS {
-        if wanted.is_empty() || wanted.iter().any(|word| word == name) {
-            rows.extend(part(&mut vm)?);
-            // What comes later may fail.
-            report(&mut vm, "storage", &rows)?;
-        }
-    }
-    Ok(())
+    let machine = Machine {
+        start,
+        parts: &[
+            ("layer-add", layer_add),
+            ("base-add", base_add),
+            ("layout", layout),
+        ],
+    };
+    measure("storage", &[machine])
 }
 
 /// A running host with the other tools and the large images.

@@ -10,7 +10,8 @@ use anyhow::Result;
 
 use bench::table::{Limit, Row, Samples, Unit};
 use bench::{
-    FORGET, REMOVE_FLOOR, Subject, memory_row, peak_memory, pool_data, report, shell, times, tools,
+    FORGET, Machine, REMOVE_FLOOR, Subject, measure, memory_row, peak_memory, pool_data, shell,
+    times, tools,
 };
 use vm::Host;
 use vm::guest::script_with;
@@ -34,14 +35,16 @@ const MOUNT_BASE: &str = "lvm lvchange --activate y --ignoreactivationskip HostV
 const UNMOUNT_BASE: &str = "umount /run/base; lvm lvchange --activate n HostVG/Base-0";
 
 fn main() -> Result<()> {
-    let mut vm = start()?;
-    let mut rows = Vec::new();
-    for part in [diff, space, update, shutdown] {
-        rows.extend(part(&mut vm)?);
-        // What comes later may fail.
-        report(&mut vm, "update", &rows)?;
-    }
-    Ok(())
+    let machine = Machine {
+        start,
+        parts: &[
+            ("diff", diff),
+            ("space", space),
+            ("update", update),
+            ("shutdown", shutdown),
+        ],
+    };
+    measure("update", &[machine])
 }
 
 /// A running host with the other tools and both trees.

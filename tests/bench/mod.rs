@@ -4,12 +4,13 @@
 pub mod image;
 pub mod table;
 
+use std::env;
 use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::vm::qemu::{Disk, Vm};
 use crate::vm::{say, store};
@@ -26,6 +27,42 @@ pub const UNPACK_TOOLS: &str = "tar --extract --skip-old-files --keep-directory-
 pub const REMOVE_FLOOR: &str = "lvm lvremove --yes HostVG/Floor";
 /// Has what is read next come from the disks.
 pub const FORGET: &str = "sync; echo 3 > /proc/sys/vm/drop_caches";
+
+/// Measures something and returns its rows of the table.
+pub type Part = fn(&mut Vm) -> Result<Vec<Row>>;
+
+/// A machine, and what is measured in it, by name.
+pub struct Machine {
+    pub start: fn() -> Result<Vm>,
+    pub parts: &'static [(&'static str, Part)],
+}
+
+/// Runs the parts of the benchmark `name` that the program's arguments name, or all of them. What is measured is shown
+/// after each part, since later ones may fail.
+pub fn measure(name: &str, machines: &[Machine]) -> Result<()> {
+    let wanted: Vec<String> = env::args().skip(1).collect();
+    let known = machines.iter().flat_map(|machine| machine.parts);
+    let known: Vec<&str> = known.map(|(part, _)| *part).collect();
+    for word in &wanted {
+        let is_known = known.contains(&word.as_str());
+        ensure!(is_known, "no part {word}; there are: {}", known.join(" "));
+    }
+    let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|word| word == part);
+    let mut rows = Vec::new();
+    for machine in machines {
+        let parts = machine.parts.iter().filter(|(part, _)| is_wanted(part));
+        let parts: Vec<&Part> = parts.map(|(_, part)| part).collect();
+        if parts.is_empty() {
+            continue;
+        }
+        let mut vm = (machine.start)()?;
+        for part in parts {
+            rows.extend(part(&mut vm)?);
+            report(&mut vm, name, &rows)?;
+        }
+    }
+    Ok(())
+}
 
 /// A disk with programs that a host does not have.
 pub fn tools() -> Result<Disk> {
@@ -137,7 +174,7 @@ pub fn memory_row(what: &'static str, measured: f64) -> Row {
 }
 
 /// Shows the table, and keeps it and the values under this name.
-pub fn report(vm: &mut Vm, name: &str, rows: &[Row]) -> Result<()> {
+fn report(vm: &mut Vm, name: &str, rows: &[Row]) -> Result<()> {
     let machine = shell(
         vm,
         "echo $(imgbased-helper --version), Linux $(uname -r), lvm2 $(dpkg-query -Wf '${Version}' lvm2), \

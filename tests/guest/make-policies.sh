@@ -17,6 +17,8 @@ PROGRAM
 
 policy '' old_t
 policy /mnt/next new_t
+# An account of the host, so that the users' files of the new layer are not those of its image.
+useradd --create-home person
 for file in /etc/old /etc/own /etc/none /root/none; do
     echo "of the host" >$file
 done
