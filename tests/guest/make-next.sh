@@ -1,6 +1,6 @@
 #!/bin/sh
-# Shows at /mnt/next what a later recipe makes of the image of Base-0: a version, another greeting, a unit, a file
-# that is a directory now, an account of the host's number, and one thing less.
+# Shows at /mnt/next what a later recipe makes of the image of Base-0: a version, which is $1 or 2, another greeting, a
+# unit, a file that is a directory now, an account of the host's number, and one thing less.
 set -eu
 
 lvchange --activate y --ignoreactivationskip HostVG/Base-0
@@ -11,7 +11,7 @@ mkdir /run/changes/upper /run/changes/work
 mount -t overlay -o lowerdir=/run/old,upperdir=/run/changes/upper,workdir=/run/changes/work none /mnt/next
 cd /mnt/next
 sed -i '/^IMAGE_VERSION=/d' usr/lib/os-release
-echo IMAGE_VERSION=2 >>usr/lib/os-release
+echo "IMAGE_VERSION=${1-2}" >>usr/lib/os-release
 echo 'the second image' >etc/issue
 echo 'of the second image' >etc/motd
 rm etc/issue.net
