@@ -7,7 +7,9 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use rustix::fs::{self, AtFlags, FileType, IFlags, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{
+    self, AtFlags, FileType, IFlags, Mode, OFlags, Statx, StatxAttributes, StatxFlags,
+};
 use rustix::io::Errno;
 
 use super::content;
@@ -27,6 +29,18 @@ pub enum Kind {
 }
 
 impl Kind {
+    fn of(mode: u32) -> Self {
+        match FileType::from_raw_mode(mode) {
+            FileType::Directory => Self::Dir,
+            FileType::Symlink => Self::Link,
+            FileType::Fifo => Self::Fifo,
+            FileType::Socket => Self::Socket,
+            FileType::CharacterDevice => Self::Char,
+            FileType::BlockDevice => Self::Block,
+            _ => Self::File,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::File => "file",
@@ -43,6 +57,9 @@ impl Kind {
         matches!(self, Self::Char | Self::Block)
     }
 }
+
+/// The flags of chattr(1) that keep a file as it is.
+const LOCKS: IFlags = IFlags::IMMUTABLE.union(IFlags::APPEND);
 
 /// Seconds and nanoseconds.
 pub type Time = (i64, u32);
@@ -81,15 +98,7 @@ impl Stat {
         reason = "sizes are not negative, and the types differ between architectures"
     )]
     pub(super) fn new(stat: &fs::Stat) -> Self {
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => Kind::Dir,
-            FileType::Symlink => Kind::Link,
-            FileType::Fifo => Kind::Fifo,
-            FileType::Socket => Kind::Socket,
-            FileType::CharacterDevice => Kind::Char,
-            FileType::BlockDevice => Kind::Block,
-            _ => Kind::File,
-        };
+        let kind = Kind::of(stat.st_mode);
         Self {
             kind,
             mode: stat.st_mode & 0o7777,
@@ -109,6 +118,30 @@ impl Stat {
                 0
             },
             links: stat.st_nlink as u64,
+        }
+    }
+
+    fn of_statx(stat: &Statx) -> Self {
+        let kind = Kind::of(stat.stx_mode.into());
+        Self {
+            kind,
+            mode: u32::from(stat.stx_mode) & 0o7777,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            size: stat.stx_size,
+            used: stat.stx_blocks.saturating_mul(BLOCK),
+            mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
+            ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+            id: Id {
+                dev: fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+                ino: stat.stx_ino,
+            },
+            device: if kind.is_device() {
+                fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor)
+            } else {
+                0
+            },
+            links: stat.stx_nlink.into(),
         }
     }
 
@@ -139,12 +172,20 @@ pub type Xattrs = BTreeMap<OsString, Vec<u8>>;
 pub struct Node {
     pub(super) fd: OwnedFd,
     pub stat: Stat,
+    /// See [`Node::locks`]; `None` where the filesystem does not tell them with the rest.
+    locks: Option<IFlags>,
 }
 
 impl Node {
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
-        let stat = Stat::new(&fs::fstat(&fd)?);
-        Ok(Self { fd, stat })
+        let found = fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+        let stat = Stat::of_statx(&found);
+        let locks = if matches!(stat.kind, Kind::File | Kind::Dir) {
+            told_locks(&found)
+        } else {
+            Some(IFlags::empty())
+        };
+        Ok(Self { fd, stat, locks })
     }
 
     /// A path that leads to exactly this, also to a link itself.
@@ -221,24 +262,12 @@ impl Node {
 
     /// The flags of chattr(1) that keep it as it is; none where the filesystem has no flags.
     pub fn locks(&self) -> io::Result<IFlags> {
-        if !matches!(self.stat.kind, Kind::File | Kind::Dir) {
-            return Ok(IFlags::empty());
+        if let Some(locks) = self.locks {
+            return Ok(locks);
         }
-        let all = [
-            (StatxAttributes::IMMUTABLE, IFlags::IMMUTABLE),
-            (StatxAttributes::APPEND, IFlags::APPEND),
-        ];
-        let found = fs::statx(&self.fd, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
-        if all
-            .iter()
-            .all(|(told, _)| found.stx_attributes_mask.contains(*told))
-        {
-            let is_set = |(told, _): &&(_, _)| found.stx_attributes.contains(*told);
-            return Ok(all.iter().filter(is_set).map(|(_, flag)| *flag).collect());
-        }
-        // A filesystem that does not tell them so has to be asked by a descriptor that can read.
+        // A descriptor that can read has to be asked.
         let flags = fs::ioctl_getflags(self.open()?).unwrap_or(IFlags::empty());
-        Ok(flags & (IFlags::IMMUTABLE | IFlags::APPEND))
+        Ok(flags & LOCKS)
     }
 
     /// Sets those flags, and no others. Where there are none, nothing is to be done.
@@ -247,12 +276,23 @@ impl Node {
         let Ok(flags) = fs::ioctl_getflags(&file) else {
             return Ok(());
         };
-        let all = IFlags::IMMUTABLE | IFlags::APPEND;
-        if flags & all == locks {
+        if flags & LOCKS == locks {
             return Ok(());
         }
-        Ok(fs::ioctl_setflags(&file, (flags - all) | locks)?)
+        Ok(fs::ioctl_setflags(&file, (flags - LOCKS) | locks)?)
     }
+}
+
+/// See [`Node::locks`]; `None` where the filesystem does not tell all of them.
+fn told_locks(found: &Statx) -> Option<IFlags> {
+    const ALL: [(StatxAttributes, IFlags); 2] = [
+        (StatxAttributes::IMMUTABLE, IFlags::IMMUTABLE),
+        (StatxAttributes::APPEND, IFlags::APPEND),
+    ];
+    let is_told = |(told, _): &(_, _)| found.stx_attributes_mask.contains(*told);
+    let is_set = |(told, _): &&(_, _)| found.stx_attributes.contains(*told);
+    let locks = || ALL.iter().filter(is_set).map(|(_, flag)| *flag).collect();
+    ALL.iter().all(is_told).then(locks)
 }
 
 /// What a call writes into a buffer, which is made larger where that is needed.

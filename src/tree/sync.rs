@@ -215,7 +215,7 @@ impl Visitor for Syncer<'_> {
         let this = OsStr::new(".");
         let is_changed = from
             .node(this)
-            .and_then(|node| complete(&node, to, this))
+            .and_then(|node| complete(&node, to, this, &to.node(this)?))
             .with_context(|| format!("cannot write /{}", escaped(path)))?;
         self.count(is_changed);
         Ok(())
@@ -265,7 +265,7 @@ impl Syncer<'_> {
             }
             there => there,
         };
-        let is_changed = match stat.kind {
+        let kept = match stat.kind {
             Kind::Dir => {
                 if there.is_none() {
                     to.unlocked(name, || to.make_dir(name))?;
@@ -275,28 +275,38 @@ impl Syncer<'_> {
             Kind::File => self.file(visit.path, &node, to, name, there)?,
             Kind::Link => {
                 let target = node.target()?;
-                let is_right = there.is_some() && to.node(name)?.target()? == target;
-                if !is_right {
+                let old = there.map(|_| to.node(name)).transpose()?;
+                if let Some(old) = old
+                    && old.target()? == target
+                {
+                    Kept::AsSeen(old)
+                } else {
                     to.remove(name)?;
                     to.unlocked(name, || to.make_link(name, &target))?;
+                    Kept::No
                 }
-                !is_right
             }
             Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block => {
-                let is_right = there.is_some_and(|there| there.device == stat.device);
-                if !is_right {
+                if there.is_some_and(|there| there.device == stat.device) {
+                    Kept::Yes
+                } else {
                     to.remove(name)?;
                     to.unlocked(name, || to.make_special(name, stat.kind, stat.device))?;
+                    Kept::No
                 }
-                !is_right
             }
         };
-        let is_completed = complete(&node, to, name)?;
+        let is_changed = matches!(kept, Kept::No);
+        let there = match kept {
+            Kept::AsSeen(there) => there,
+            Kept::Yes | Kept::No => to.node(name)?,
+        };
+        let is_completed = complete(&node, to, name, &there)?;
         self.count(is_changed || is_completed);
         Ok(Below::Skip)
     }
 
-    /// Makes a file have its content. Returns whether that was another one.
+    /// Makes a file have its content. Returns whether it had it.
     fn file(
         &mut self,
         path: &Path,
@@ -304,7 +314,7 @@ impl Syncer<'_> {
         to: &Dir,
         name: &OsStr,
         there: Option<Stat>,
-    ) -> Result<bool> {
+    ) -> Result<Kept> {
         let stat = node.stat;
         if self.known.contains(path) {
             let is_there = there.is_some_and(|there| there.size == stat.size);
@@ -313,7 +323,7 @@ impl Syncer<'_> {
         let has_more_names = stat.links > 1;
         if let Some((first, id)) = self.names.get(&stat.id).filter(|_| has_more_names) {
             if there.is_some_and(|there| there.id == *id) {
-                return Ok(false);
+                return Ok(Kept::Yes);
             }
             let above = first.parent().unwrap_or(Path::new(""));
             let (Some(dir), Some(first)) = (self.to.descend(above)?, first.file_name()) else {
@@ -321,7 +331,7 @@ impl Syncer<'_> {
             };
             to.remove(name)?;
             to.unlocked(name, || to.link(name, &dir, first))?;
-            return Ok(true);
+            return Ok(Kept::No);
         }
         // Where two files of the source are one file here, each but the first becomes a file of its own.
         let there = there.filter(|there| there.links < 2 || self.taken.insert(there.id));
@@ -332,16 +342,18 @@ impl Syncer<'_> {
             zeros_are_holes: self.zeros_are_holes,
         };
         let mut is_changed = there.is_none();
+        let mut seen = None;
         let mut tell = |compared, written| meter.count(compared, written);
         if self.known.contains(path) {
             ensure!(!is_changed, "it is one file with others in its base");
         } else if there.is_some() {
-            let old = to.node(name)?.open()?;
+            let old = to.node(name)?;
             let mut open = || {
                 is_changed = true;
                 to.unlocked(name, || to.node(name)?.open_to_write())
             };
-            update(&wanted, &old, blocks, &mut open, &mut tell)?;
+            update(&wanted, &old.open()?, blocks, &mut open, &mut tell)?;
+            seen = Some(old);
         } else {
             to.remove(name)?;
             let new = to.unlocked(name, || to.create(name))?;
@@ -352,14 +364,25 @@ impl Syncer<'_> {
             self.names.insert(stat.id, (path.to_owned(), made.id));
             self.taken.insert(made.id);
         }
-        Ok(is_changed)
+        Ok(match seen {
+            _ if is_changed => Kept::No,
+            Some(seen) => Kept::AsSeen(seen),
+            None => Kept::Yes,
+        })
     }
 }
 
-/// Gives what has a name the owner, mode, attributes, flags and time of its like in the source. Returns whether it had
-/// others.
-fn complete(from: &Node, to: &Dir, name: &OsStr) -> io::Result<bool> {
-    let there = to.node(name)?;
+/// Whether what has a name already is what the source has there, but for its owner and the like.
+enum Kept {
+    No,
+    Yes,
+    /// It was looked at, and nothing was done to it since.
+    AsSeen(Node),
+}
+
+/// Gives what is `there` at a name the owner, mode, attributes, flags and time of its like in the source. Returns whether
+/// it had others.
+fn complete(from: &Node, to: &Dir, name: &OsStr, there: &Node) -> io::Result<bool> {
     let (wanted, locks) = (from.meta()?, from.locks()?);
     let is_other = there.meta()? != wanted;
     let locked = there.locks()?;
