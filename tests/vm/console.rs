@@ -39,6 +39,9 @@ const KERNEL_STARTS: &str = "Linux version ";
 const INIT_STARTS: &str = "Run /init as init process";
 pub const PANIC: &str = "Kernel panic - not syncing";
 
+/// What GRUB's menu says when it begins to count down.
+const COUNTDOWN: &str = "The highlighted entry will be executed automatically in 5s";
+
 /// No text that is waited for is longer, in bytes.
 const LONGEST: usize = 100;
 
@@ -76,11 +79,20 @@ pub struct Console {
     log: PathBuf,
     /// Up to where earlier waits have consumed what was received.
     position: usize,
+    /// Up to where GRUB's menus were answered, if they are.
+    answered: Option<usize>,
 }
 
 impl Console {
-    /// Takes the two ends of a machine's serial line; keeps all that it says in the file `log`.
-    pub fn new(input: ChildStdin, output: ChildStdout, log: &Path, echo: Echo) -> Result<Self> {
+    /// Takes the two ends of a machine's serial line; keeps all that it says in the file `log`. With `hurries`, somebody
+    /// presses Enter in a menu that counts down while something else is waited for.
+    pub fn new(
+        input: ChildStdin,
+        output: ChildStdout,
+        log: &Path,
+        echo: Echo,
+        hurries: bool,
+    ) -> Result<Self> {
         let file = File::options()
             .append(true)
             .create(true)
@@ -94,6 +106,7 @@ impl Console {
             input,
             log: log.to_owned(),
             position: 0,
+            answered: hurries.then_some(0),
         })
     }
 
@@ -103,6 +116,9 @@ impl Console {
     }
 
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        // Each key ends the countdown.
+        let seen = self.line.lock().bytes.len();
+        self.answered = self.answered.map(|_| seen);
         self.input
             .write_all(bytes)
             .and_then(|()| self.input.flush())
@@ -129,6 +145,13 @@ impl Console {
             if let Some(at) = find(&received.bytes, searched, wanted) {
                 self.position = at + wanted.len();
                 return Ok(String::from_utf8_lossy(&received.bytes[start..at]).replace('\r', ""));
+            }
+            if let Some(answered) = self.answered
+                && find(&received.bytes, answered.max(searched), COUNTDOWN).is_some()
+            {
+                drop(received);
+                self.send("\r")?;
+                continue;
             }
             let dead_end = DEAD_ENDS
                 .iter()

@@ -302,6 +302,8 @@ impl Vm {
             output.expect("asked for a pipe above"),
             &log,
             start.echo,
+            // Nobody is at a machine that starts again by itself. A person who looks on sees what GRUB does.
+            !start.restarts && start.echo == Echo::Silent,
         )?;
         let vm = Self {
             child,
