@@ -181,6 +181,8 @@ fn a_stick_makes_an_encrypted_host_on_uefi() -> Result<()> {
     vm.type_line("a secret")?;
     vm.log_in_with(PASSWORD)?;
     runs(&mut vm, "Base-0.1")?;
+    // The firmware was told of the disk, as it has a shell that it would start before an unknown one.
+    vm.ok("efibootmgr | grep -q '^Boot[0-9A-F]*[*] imgbased'")?;
     is_clean(&mut vm)?;
     vm.power_off().map(drop)
 }

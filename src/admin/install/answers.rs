@@ -10,7 +10,14 @@ use clap::{Args as _, Command, FromArgMatches as _};
 use super::Install;
 
 /// Those that are said or not; the value is yes or no.
-const FLAGS: [&str; 5] = ["allow-unsigned", "encrypt", "secure-boot", "wipe", "yes"];
+const FLAGS: [&str; 6] = [
+    "allow-unsigned",
+    "encrypt",
+    "no-nvram",
+    "secure-boot",
+    "wipe",
+    "yes",
+];
 /// The one that no command line has, as anybody can see that.
 const PASSPHRASE: &str = "passphrase";
 /// The one without a name there.

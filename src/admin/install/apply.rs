@@ -100,6 +100,7 @@ impl Task {
                 tx.undo_now(step)?;
             }
             self.release(context, tx, unlocked.as_ref());
+            self.register(tx);
             Ok(layer)
         })?;
         Ok((!context.dry_run).then_some(layer))
@@ -266,6 +267,20 @@ impl Task {
         if let Err(error) = released.and(closed) {
             log::warn!(
                 "{} stays in use until the next start: {error:#}",
+                self.disk.display()
+            );
+        }
+    }
+
+    /// Tells the firmware. What fails here harms nothing, as above.
+    fn register(&self, tx: &mut Transaction) {
+        if !self.registers {
+            return;
+        }
+        if let Err(error) = loader::register(tx, &self.plan, &self.disk) {
+            log::warn!(
+                "the firmware of this machine was not told of {0}: {error:#}; if it does not start {0} by itself, choose \
+                 {0} in its menu",
                 self.disk.display()
             );
         }

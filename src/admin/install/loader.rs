@@ -23,6 +23,10 @@ const GRUB_PACKAGES: [(&str, &str); 2] = [
 /// The program that installs GRUB, and the directory on the boot partition that its GRUB reads.
 const GRUB_INSTALL: [(&str, &str); 2] = [("grub-install", "grub"), ("grub2-install", "grub2")];
 
+/// What the firmware calls the disk, and what it starts there: the one that it looks for by itself, too.
+const BOOT_LABEL: &str = "imgbased";
+const BOOT_FILE: &str = r"\EFI\BOOT\BOOTX64.EFI";
+
 /// Refuses where something is not installed that makes a host as planned.
 pub fn check_tools(plan: &Plan) -> Result<()> {
     let mut tools = vec!["sfdisk", "wipefs", "udevadm", "mke2fs"];
@@ -94,6 +98,19 @@ pub fn install(tx: &mut Transaction, plan: &Plan, disk: &Path, root: &Path) -> R
     let dir = boot.join(grub_directory());
     tx.create_dir(&dir)?;
     tx.copy(Path::new(GRUB_CONFIG), &dir.join("grub.cfg"), 0o644)
+}
+
+/// Has the UEFI of this machine start the disk before all else, as bootctl(1) and grub-install(8) do.
+pub fn register(tx: &mut Transaction, plan: &Plan, disk: &Path) -> Result<()> {
+    let number = plan.number(Use::Esp);
+    let number = number.context("there is no EFI system partition")?;
+    let create = Cmd::new("efibootmgr")
+        .args(["--quiet", "--create", "--label", BOOT_LABEL])
+        .args(["--loader", BOOT_FILE, "--part", &number.to_string()])
+        .arg("--disk")
+        .arg(disk);
+    create.check_installed()?;
+    tx.run(&create)
 }
 
 fn path_option(name: &str, path: &Path) -> String {

@@ -75,6 +75,9 @@ pub struct Install {
     /// this machine wants that
     #[arg(long)]
     secure_boot: bool,
+    /// Leave the variables of this machine's UEFI alone, such as for a disk that another machine will start from
+    #[arg(long)]
+    no_nvram: bool,
     /// Overwrite filesystems and other signatures on the disk, if nothing uses them
     #[arg(long)]
     wipe: bool,
@@ -144,6 +147,7 @@ impl Install {
             encrypt: self.encrypt || answers.encrypt,
             passphrase_file: self.passphrase_file.or(answers.passphrase_file),
             secure_boot: self.secure_boot || answers.secure_boot,
+            no_nvram: self.no_nvram || answers.no_nvram,
             wipe: self.wipe || answers.wipe,
             yes: self.yes || answers.yes,
             answers: self.answers,
@@ -167,6 +171,8 @@ struct Task {
     volumes: Vec<NewVolume>,
     /// With LUKS.
     passphrase: Option<Passphrase>,
+    /// Whether the firmware of this machine is told of the disk.
+    registers: bool,
     wipe: bool,
 }
 
@@ -291,11 +297,12 @@ impl Task {
                     .map_or_else(String::new, |_| ids.option()),
             },
             image,
-            plan,
             ids,
             group,
             volumes,
             passphrase,
+            registers: machine.is_uefi && !install.no_nvram && plan.number(Use::Esp).is_some(),
+            plan,
             wipe: install.wipe,
         })
     }

@@ -153,10 +153,15 @@ impl Plan {
         ["label: gpt".to_owned()].into_iter().chain(lines).collect()
     }
 
-    /// The partition for something on a disk, if there is one.
-    pub fn device(&self, disk: &Path, wanted: Use) -> Option<PathBuf> {
+    /// The number of the partition for something, if there is one.
+    pub fn number(&self, wanted: Use) -> Option<usize> {
         let at = self.partitions.iter().position(|(of, _)| *of == wanted)?;
-        Some(partition(disk, at + 1))
+        Some(at + 1)
+    }
+
+    /// The same as what it is on a disk.
+    pub fn device(&self, disk: &Path, wanted: Use) -> Option<PathBuf> {
+        Some(partition(disk, self.number(wanted)?))
     }
 
     /// What the boot partition is: that with the entries and kernels.
