@@ -14,6 +14,8 @@ use crate::tree::{Dir, READ_MAX};
 
 /// Where that is mounted which it can write to.
 const SCRATCH: &str = "asked";
+/// How long it may think, in seconds. A record of packages is read in less on a slow disk, and others wait for the lock.
+const LIMIT: u32 = 120;
 
 /// What a line of shell in the root that is mounted at `root` says to `question`: it reads that from `/run/question`, and
 /// writes the answer to `/run/answer`. The inner error is its own.
@@ -25,7 +27,7 @@ pub fn ask(
 ) -> Result<Result<Vec<u8>>> {
     let scratch = mount_point(SCRATCH);
     let run = scratch.join("run");
-    let sandbox = Sandbox::open(tx, root, &scratch)?;
+    let sandbox = Sandbox::open(tx, root, &scratch)?.within(LIMIT);
     let mut put = Ok(());
     tx.work(&"the question is put where it is read", |_| {
         put = put_question(&run, question);

@@ -54,7 +54,7 @@ use super::transaction::{Transaction, UndoStep};
 pub const SANDBOX: &str = "sandbox";
 pub const INIT: &str = "sandbox-init";
 
-/// How long a program may run, in seconds. dracut takes minutes on a slow machine.
+/// How long a program may run if nothing else is said, in seconds. dracut takes minutes on a slow machine.
 const TIME_LIMIT: u32 = 15 * 60;
 
 /// What programs can write to, in memory: half of the machine's, as for any tmpfs. It is for root to look at.
@@ -107,6 +107,8 @@ pub struct Sandbox {
     /// Where what they have as /run and /tmp is mounted.
     scratch: PathBuf,
     mounted: UndoStep,
+    /// How long a program may run, in seconds.
+    limit: u32,
 }
 
 impl Sandbox {
@@ -135,7 +137,13 @@ impl Sandbox {
             access,
             scratch: scratch.to_owned(),
             mounted: tx.run_undoable(&mount.arg(scratch), undo)?,
+            limit: TIME_LIMIT,
         })
+    }
+
+    /// The same with another limit of time for each program, in seconds.
+    pub fn within(self, limit: u32) -> Self {
+        Self { limit, ..self }
     }
 
     /// Runs a program with its arguments, and ends all that it has started.
@@ -147,7 +155,7 @@ impl Sandbox {
 
     /// Does the same where it does no harm if the program fails, which is the inner result.
     pub fn attempt(&self, tx: &mut Transaction, program: &[&str]) -> Result<Result<()>> {
-        let limit = number_of_tests(TIME_LIMIT_OF_TESTS).unwrap_or(TIME_LIMIT);
+        let limit = number_of_tests(TIME_LIMIT_OF_TESTS).unwrap_or(self.limit);
         let cmd = Cmd::this()
             .args([SANDBOX, &limit.to_string(), self.access])
             .args([&self.root, &self.scratch])
