@@ -464,6 +464,7 @@ mod tests {
                 access: READ_ONLY,
                 scratch: dir.path().to_owned(),
                 mounted: tx.on_failure(Cmd::new("true")),
+                limit: TIME_LIMIT,
             };
             for (path, why) in [
                 ("run/file", None),
