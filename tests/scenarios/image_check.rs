@@ -372,14 +372,16 @@ fn a_host_that_is_built_as_a_container_boots() -> Result<()> {
     let disk = saved.disk("container")?;
     disk.fill("spare", &built.join("root.tar"))?;
     let mut vm = saved.go_on(&disk, true)?;
-    // The host's root comes along, who needs no password.
+    // That of the image has none, and cannot log in.
+    vm.ok("echo root:of-the-host | chpasswd")?;
     let image = "/dev/disk/by-id/virtio-spare";
     let said = vm.ok_for(&format!("imgbased-helper update {image} 2>&1"), VERY_SLOW)?;
     ensure!(
         said.contains("Base-1.1 is a layer of Base-1, which holds"),
         "{said}"
     );
-    restart(&mut vm)?;
+    vm.type_line("systemctl reboot")?;
+    vm.log_in_with(Some("of-the-host"))?;
     has_root(&mut vm, "HostVG", "Base-1.1")?;
     assert_eq!(json(&mut vm, "status")?["default"], "Base-1.1");
     // Which its image does not have.
