@@ -10,8 +10,8 @@ use anyhow::Result;
 
 use bench::table::{Limit, Row, Samples, Unit};
 use bench::{
-    FORGET, Machine, REMOVE_FLOOR, Subject, measure, memory_row, number, peak_memory, shell, times,
-    tools,
+    FORGET, Machine, REMOVE_FLOOR, Subject, UNMOUNT_FLOOR, create_floor, measure, memory_row,
+    mount_floor, number, peak_memory, shell, times, tools,
 };
 use vm::guest::{script, script_with};
 use vm::qemu::{Disk, Vm};
@@ -29,6 +29,8 @@ const UPDATE: &str = "imgbased-helper update";
 /// What an update has made is gone, and the running layer boots next.
 const TAKE_BACK: &str = "imgbased-helper rollback; imgbased-helper layer remove Base-1.1; \
                          imgbased-helper base remove --yes Base-1";
+/// What was fetched is fetched again.
+const EMPTY_SPOOL: &str = "rm -rf /run/server/spool";
 /// A look that finds something ends with 3.
 const CHECK: &str = "imgbased-helper update --check > /run/output || [ $? -eq 3 ]";
 
@@ -91,10 +93,13 @@ fn with_registry() -> Result<Vm> {
     add_time(&mut vm)?;
     vm.say("images in a registry: making them");
     shell(&mut vm, "imgbased-helper base verify --record Base-0")?;
-    for name in ["add-registry", "make-next", "start-registry"] {
-        shell(&mut vm, &script(name)?)?;
-    }
-    for name in ["serve-registry", "serve-chunked"] {
+    for name in [
+        "add-registry",
+        "make-next",
+        "start-registry",
+        "serve-registry",
+        "serve-chunked",
+    ] {
         shell(&mut vm, &script(name)?)?;
     }
     shell(
@@ -139,13 +144,8 @@ fn update(vm: &mut Vm) -> Result<Vec<Row>> {
         run: format!("{UPDATE}; sync"),
         clean: TAKE_BACK.into(),
     };
-    let floor = format!(
-        "lvm lvcreate --yes --type thin --virtualsize {} --thinpool ImagePool --setactivationskip y -K -ay \
-         --name Floor HostVG",
-        IMAGE[0]
-    );
     let curl = Subject {
-        prepare: format!("{floor}; {FORGET}"),
+        prepare: format!("{}; {FORGET}", create_floor(IMAGE[0])),
         run: format!(
             "curl --fail --silent --show-error {ADDRESS} | zstd -dc | \
              dd of=/dev/mapper/HostVG-Floor bs=1M iflag=fullblock conv=sparse,fsync; sync"
@@ -183,9 +183,6 @@ fn update(vm: &mut Vm) -> Result<Vec<Row>> {
     ])
 }
 
-/// What was fetched is fetched again.
-const EMPTY_SPOOL: &str = "rm -rf /run/server/spool";
-
 /// `update` by the parts of a layer that no base has, beside the whole of the layer. policy.json decides which: where
 /// something has to be signed, skopeo has to see all of it.
 fn by_difference(vm: &mut Vm) -> Result<Vec<Row>> {
@@ -221,19 +218,18 @@ fn by_difference(vm: &mut Vm) -> Result<Vec<Row>> {
 fn in_layers(vm: &mut Vm) -> Result<Vec<Row>> {
     vm.say("an image in layers, and skopeo with tar");
     let image = "docker://127.0.0.1:5000/host:one";
-    let floor = "size=$(lvm lvs --noheadings --nosuffix --units b -o lv_size HostVG/Base-0); \
-                 lvm lvcreate --yes --type thin --virtualsize $((size))b --thinpool ImagePool \
-                 --setactivationskip y -K -ay --name Floor HostVG; \
-                 mkfs.ext4 -q /dev/HostVG/Floor; mkdir -p /run/floor; mount /dev/HostVG/Floor /run/floor";
     let skopeo = Subject {
-        prepare: format!("{floor}; rm -rf /run/server/copy; {FORGET}"),
+        prepare: format!(
+            "{}; rm -rf /run/server/copy; {FORGET}",
+            mount_floor("Base-0")
+        ),
         run: format!(
             "skopeo copy --quiet {image} dir:/run/server/copy; \
              for layer in $(grep -o '+zstd\",\"digest\":\"sha256:[0-9a-f]*' /run/server/copy/manifest.json | sed 's/.*://'); do \
              zstd -dc /run/server/copy/$layer | \
              tar -C /run/floor --extract --preserve-permissions --numeric-owner --xattrs --xattrs-include=\"*\"; done; sync"
         ),
-        clean: format!("umount /run/floor; {REMOVE_FLOOR}"),
+        clean: UNMOUNT_FLOOR.into(),
     };
     let ours = |run: String, clean: &str| Subject {
         prepare: format!("{EMPTY_SPOOL}; {FORGET}"),

@@ -1,6 +1,7 @@
 //! What layers, bases and the layout cost beside the commands that nobody can do without, and beside
 //! other tools: `ci/bench storage` runs it. All of it is measured in one machine.
 
+#[allow(dead_code, reason = "the other benchmarks use the rest")]
 mod bench;
 #[allow(dead_code, unused_imports, reason = "the tests use the rest")]
 mod vm;
@@ -9,8 +10,8 @@ use anyhow::{Result, ensure};
 
 use bench::table::{Limit, Row, Samples, Unit};
 use bench::{
-    FORGET, Machine, REMOVE_FLOOR, Subject, UNPACK_TOOLS, image, measure, memory_row, number,
-    peak_memory, pool_data, shell, times, tools,
+    FORGET, Machine, REMOVE_FLOOR, Subject, UNPACK_TOOLS, create_floor, image, measure, memory_row,
+    number, peak_memory, pool_data, shell, times, tools,
 };
 use vm::qemu::{Disk, Vm};
 use vm::{Host, say, store};
@@ -251,9 +252,7 @@ fn base_add(vm: &mut Vm) -> Result<Vec<Row>> {
         ""
     };
     let add = format!("imgbased-helper base add --name Large {whole} /dev/disk/by-id/virtio-first");
-    let create_floor = "size=$(blockdev --getsize64 /dev/disk/by-id/virtio-first); \
-                        lvm lvcreate --yes --type thin --virtualsize ${size}b --thinpool ImagePool \
-                        --setactivationskip y -K -ay --name Floor HostVG";
+    let floor = create_floor("$(blockdev --getsize64 /dev/disk/by-id/virtio-first)b");
     vm.say("base add and dd");
     let [ours, dd] = times(
         vm,
@@ -265,7 +264,7 @@ fn base_add(vm: &mut Vm) -> Result<Vec<Row>> {
                 clean: "imgbased-helper base remove --yes Large".into(),
             },
             Subject {
-                prepare: format!("{create_floor}; {FORGET}"),
+                prepare: format!("{floor}; {FORGET}"),
                 run: copy.into(),
                 clean: REMOVE_FLOOR.into(),
             },
@@ -273,7 +272,7 @@ fn base_add(vm: &mut Vm) -> Result<Vec<Row>> {
     )?;
 
     let before = pool_data(vm)?;
-    shell(vm, &format!("{create_floor}; {copy}"))?;
+    shell(vm, &format!("{floor}; {copy}"))?;
     let dd_data = pool_data(vm)? - before;
     shell(vm, REMOVE_FLOOR)?;
     let before = pool_data(vm)?;

@@ -10,8 +10,8 @@ use anyhow::Result;
 
 use bench::table::{Limit, Row, Samples, Unit};
 use bench::{
-    FORGET, Machine, REMOVE_FLOOR, Subject, measure, memory_row, peak_memory, pool_data, shell,
-    times, tools,
+    FORGET, Machine, Subject, UNMOUNT_FLOOR, measure, memory_row, mount_floor, peak_memory,
+    pool_data, shell, times, tools,
 };
 use vm::Host;
 use vm::guest::script_with;
@@ -114,10 +114,6 @@ fn space(vm: &mut Vm) -> Result<Vec<Row>> {
 /// `update` beside a copy of the tree into a filesystem of its own. The last update stays.
 fn update(vm: &mut Vm) -> Result<Vec<Row>> {
     vm.say("update and rsync");
-    let floor = "size=$(lvm lvs --noheadings --nosuffix --units b -o lv_size HostVG/Base-1); \
-                 lvm lvcreate --yes --type thin --virtualsize $((size))b --thinpool ImagePool \
-                 --setactivationskip y -K -ay --name Floor HostVG; \
-                 mkfs.ext4 -q /dev/HostVG/Floor; mkdir -p /run/floor; mount /dev/HostVG/Floor /run/floor";
     let [ours, rsync, add] = times(
         vm,
         UPDATES,
@@ -128,10 +124,10 @@ fn update(vm: &mut Vm) -> Result<Vec<Row>> {
                 clean: TAKE_BACK.into(),
             },
             Subject {
-                prepare: format!("{floor}; {FORGET}"),
+                prepare: format!("{}; {FORGET}", mount_floor("Base-1")),
                 run: "rsync -aHAX /mnt/trees/second/ /run/floor; sync --file-system /run/floor"
                     .into(),
-                clean: format!("umount /run/floor; {REMOVE_FLOOR}"),
+                clean: UNMOUNT_FLOOR.into(),
             },
             Subject {
                 prepare: FORGET.into(),

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use anyhow::{Context, Result};
-use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::node::{Id, Node, Stat};
@@ -99,12 +99,20 @@ impl Dir {
     }
 
     pub fn stat(&self) -> io::Result<Stat> {
-        Ok(Stat::new(&fs::fstat(&self.fd)?))
+        let flags = AtFlags::EMPTY_PATH;
+        Ok(Stat::new(&fs::statx(
+            &self.fd,
+            c"",
+            flags,
+            StatxFlags::BASIC_STATS,
+        )?))
     }
 
     /// What the name in it is; `None` if it is gone.
     pub fn stat_of(&self, name: &OsStr) -> io::Result<Option<Stat>> {
-        match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+        // To look at what mounts itself must not mount it.
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        match fs::statx(&self.fd, name, flags, StatxFlags::BASIC_STATS) {
             Ok(stat) => Ok(Some(Stat::new(&stat))),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),

@@ -91,37 +91,7 @@ pub struct Stat {
 }
 
 impl Stat {
-    #[allow(
-        clippy::cast_sign_loss,
-        clippy::cast_possible_truncation,
-        clippy::unnecessary_cast,
-        reason = "sizes are not negative, and the types differ between architectures"
-    )]
-    pub(super) fn new(stat: &fs::Stat) -> Self {
-        let kind = Kind::of(stat.st_mode);
-        Self {
-            kind,
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            size: stat.st_size as u64,
-            used: (stat.st_blocks as u64).saturating_mul(BLOCK),
-            mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
-            ctime: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
-            id: Id {
-                dev: stat.st_dev as u64,
-                ino: stat.st_ino as u64,
-            },
-            device: if kind.is_device() {
-                stat.st_rdev as u64
-            } else {
-                0
-            },
-            links: stat.st_nlink as u64,
-        }
-    }
-
-    fn of_statx(stat: &Statx) -> Self {
+    pub(super) fn new(stat: &Statx) -> Self {
         let kind = Kind::of(stat.stx_mode.into());
         Self {
             kind,
@@ -179,7 +149,7 @@ pub struct Node {
 impl Node {
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
         let found = fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
-        let stat = Stat::of_statx(&found);
+        let stat = Stat::new(&found);
         let locks = if matches!(stat.kind, Kind::File | Kind::Dir) {
             told_locks(&found)
         } else {

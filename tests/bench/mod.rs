@@ -25,6 +25,8 @@ pub const UNPACK_TOOLS: &str = "tar --extract --skip-old-files --keep-directory-
                                 --file /dev/disk/by-id/virtio-tools; ldconfig";
 /// Removes the volume that others than the helper work on.
 pub const REMOVE_FLOOR: &str = "lvm lvremove --yes HostVG/Floor";
+/// Removes that of [`mount_floor`].
+pub const UNMOUNT_FLOOR: &str = "umount /run/floor; lvm lvremove --yes HostVG/Floor";
 /// Has what is read next come from the disks.
 pub const FORGET: &str = "sync; echo 3 > /proc/sys/vm/drop_caches";
 
@@ -71,6 +73,23 @@ pub fn tools() -> Result<Disk> {
         store::run_script("bench-tools", &[new]).map(drop)
     })?;
     Ok(Disk::raw_read_only(&tools.join("tools.tar"), "tools"))
+}
+
+/// Makes the volume that others than the helper work on, as thin as a base and of `size` as lvm2 takes it.
+pub fn create_floor(size: &str) -> String {
+    format!(
+        "lvm lvcreate --yes --type thin --virtualsize {size} --thinpool ImagePool --setactivationskip y -K -ay \
+         --name Floor HostVG"
+    )
+}
+
+/// The same as large as a base, with an empty filesystem that is mounted at `/run/floor`.
+pub fn mount_floor(base: &str) -> String {
+    format!(
+        "size=$(lvm lvs --noheadings --nosuffix --units b -o lv_size HostVG/{base}); {}; \
+         mkfs.ext4 -q /dev/HostVG/Floor; mkdir -p /run/floor; mount /dev/HostVG/Floor /run/floor",
+        create_floor("$((size))b")
+    )
 }
 
 /// What is measured, as commands for bash.

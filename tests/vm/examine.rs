@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use imgbased_helper::lvm::Lvm;
 use imgbased_helper::model::layout::tag;
 use serde_json::Value;
@@ -328,9 +328,11 @@ fn is_whole(vm: &mut Vm, before: &Before, found: &State) -> Result<()> {
         if before.made.contains(&name.as_str()) {
             continue;
         }
-        if content != before.content_of(&name, &found.volumes[&name])? {
-            bail!("{name} has other content: {}", newest(vm, &name)?);
-        }
+        ensure!(
+            content == before.content_of(&name, &found.volumes[&name])?,
+            "{name} has other content: {}",
+            newest(vm, &name)?
+        );
     }
     has_content(vm, found)
 }

@@ -100,10 +100,11 @@ pub fn install(tx: &mut Transaction, plan: &Plan, disk: &Path, root: &Path) -> R
     tx.copy(Path::new(GRUB_CONFIG), &dir.join("grub.cfg"), 0o644)
 }
 
-/// Has the UEFI of this machine start the disk before all else, as bootctl(1) and grub-install(8) do.
+/// Has the UEFI of this machine start the disk before all else, as bootctl(1) and grub-install(8) do, if it can start it.
 pub fn register(tx: &mut Transaction, plan: &Plan, disk: &Path) -> Result<()> {
-    let number = plan.number(Use::Esp);
-    let number = number.context("there is no EFI system partition")?;
+    let Some(number) = plan.number(Use::Esp) else {
+        return Ok(());
+    };
     let create = Cmd::new("efibootmgr")
         .args(["--quiet", "--create", "--label", BOOT_LABEL])
         .args(["--loader", BOOT_FILE, "--part", &number.to_string()])

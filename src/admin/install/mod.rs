@@ -297,12 +297,12 @@ impl Task {
                     .map_or_else(String::new, |_| ids.option()),
             },
             image,
+            plan,
             ids,
             group,
             volumes,
             passphrase,
-            registers: machine.is_uefi && !install.no_nvram && plan.number(Use::Esp).is_some(),
-            plan,
+            registers: machine.is_uefi && !install.no_nvram,
             wipe: install.wipe,
         })
     }
