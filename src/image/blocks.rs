@@ -9,7 +9,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::digest::{Digests, Summer};
+use super::digest::{Checksums, Summer};
 use super::direct::{self, Buffer};
 use super::stream::Stream;
 use crate::sys::interrupt::Interrupt;
@@ -50,7 +50,7 @@ pub struct Target<'a> {
 /// What was read of an image.
 #[derive(Debug)]
 pub struct Copied {
-    pub digests: Digests,
+    pub checksums: Checksums,
     /// How many bytes are in blocks that are not all zeros, and how many of them the target had already.
     pub data: u64,
     pub same: u64,
@@ -129,7 +129,7 @@ pub fn copy(
         Err(_) => bail!("reading the image ended early"),
     };
     stream.finish()?;
-    let Ok(digests) = sums.join() else {
+    let Ok(checksums) = sums.join() else {
         bail!("hashing the image ended early");
     };
     progress.hint("flushing");
@@ -138,7 +138,7 @@ pub fn copy(
         .sync_all()
         .with_context(|| format!("cannot write to {}", target.device.display()))?;
     Ok(Copied {
-        digests,
+        checksums,
         data: writer.data,
         same: writer.same,
     })
@@ -276,7 +276,7 @@ mod tests {
 
         fn copy(&self, device: &Path, size: usize, is_shared: bool, room: u64) -> Result<()> {
             let copied = self.copied(device, size, is_shared, room)?;
-            digest::check_copy(&copied.digests, device, "", &Interrupt::default())
+            digest::check_copy(&copied.checksums, device, "", &Interrupt::default())
         }
 
         fn copied(&self, device: &Path, size: usize, is_shared: bool, room: u64) -> Result<Copied> {
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn an_image_with_hardly_anything_in_common_is_told() {
         let copied = |data: u64, same: u64| Copied {
-            digests: Summer::default().end(),
+            checksums: Summer::default().end(),
             data: data << 20,
             same: same << 20,
         };

@@ -4,8 +4,12 @@
 //! It is the SHA-256 of the volume's size and of the SHA-256 of each segment that is not all zeros,
 //! each after its number; a segment's is that of its blocks that are not all zeros, followed by their
 //! numbers. Numbers and sizes are little-endian, of 64 bits.
+//!
+//! What is copied is compared with what was read of the image by a checksum of the same parts, XXH64: a disk or a driver
+//! that damages what it gets has no will of its own, and SHA-256 takes longer than reading and writing do.
 
 use std::fs::{File, OpenOptions};
+use std::hash::Hasher;
 use std::io::{self, Read, Seek};
 use std::mem;
 use std::path::Path;
@@ -14,6 +18,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
+use twox_hash::XxHash64;
 
 use super::blocks::is_zero;
 use super::direct::{self, Buffer};
@@ -25,45 +30,84 @@ use crate::sys::progress::Progress;
 const SEGMENT: u64 = 16 << 20;
 const BLOCK: usize = 64 << 10;
 
-/// The digests of the segments of a content that are not all zeros, in their order.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Digests {
-    /// In bytes.
-    size: u64,
-    segments: Vec<(u64, [u8; 32])>,
+/// Computes a value of bytes that are put one after the other.
+trait Hash: Default {
+    type Value: Ord + Send;
+
+    fn put(&mut self, bytes: &[u8]);
+    fn end(self) -> Self::Value;
 }
 
-impl Digests {
+impl Hash for Sha256 {
+    type Value = [u8; 32];
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.update(bytes);
+    }
+
+    fn end(self) -> Self::Value {
+        self.finalize().into()
+    }
+}
+
+impl Hash for XxHash64 {
+    type Value = u64;
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.write(bytes);
+    }
+
+    fn end(self) -> Self::Value {
+        self.finish()
+    }
+}
+
+/// The segments of a content that are not all zeros, in their order: their numbers, and what was computed of each.
+#[derive(Debug, PartialEq, Eq)]
+struct Segments<V> {
+    /// Of the content, in bytes.
+    size: u64,
+    values: Vec<(u64, V)>,
+}
+
+impl Segments<[u8; 32]> {
     /// The digest of the whole, as hexadecimal digits.
-    pub fn whole(&self) -> String {
+    fn whole(&self) -> String {
         let mut whole = Sha256::new();
         whole.update(self.size.to_le_bytes());
-        for (number, digest) in &self.segments {
+        for (number, digest) in &self.values {
             whole.update(number.to_le_bytes());
             whole.update(digest);
         }
         format!("{:x}", whole.finalize())
     }
+}
 
+/// What tells whether a copy holds what was read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Checksums(Segments<u64>);
+
+impl Checksums {
     /// Where the first segment begins that is not the same in `other`, in bytes.
-    pub fn first_difference(&self, other: &Self) -> Option<u64> {
-        let missing = |from: &Self, of: &Self| {
-            let mut segments = of.segments.iter();
-            let found = segments.find(|segment| from.segments.binary_search(segment).is_err());
+    fn first_difference(&self, other: &Self) -> Option<u64> {
+        let missing = |from: &Segments<u64>, of: &Segments<u64>| {
+            let mut values = of.values.iter();
+            let found = values.find(|value| from.values.binary_search(value).is_err());
             found.map(|(number, _)| number * SEGMENT)
         };
-        let content = [missing(self, other), missing(other, self)];
-        let size = (self.size != other.size).then_some(self.size.min(other.size));
+        let (this, other) = (&self.0, &other.0);
+        let content = [missing(this, other), missing(other, this)];
+        let size = (this.size != other.size).then_some(this.size.min(other.size));
         content.into_iter().chain([size]).flatten().min()
     }
 }
 
-/// Computes digests of what is read once, from its beginning.
+/// Computes the checksums of what is read once, from its beginning.
 #[derive(Default)]
 pub struct Summer {
     offset: u64,
-    segment: Segment,
-    segments: Vec<(u64, [u8; 32])>,
+    segment: Segment<XxHash64>,
+    values: Vec<(u64, u64)>,
 }
 
 impl Summer {
@@ -80,24 +124,22 @@ impl Summer {
 
     fn end_segment(&mut self) {
         let number = (self.offset / SEGMENT).saturating_sub(1);
-        let digest = mem::take(&mut self.segment).end();
-        self.segments.extend(digest.map(|digest| (number, digest)));
+        let value = mem::take(&mut self.segment).end();
+        self.values.extend(value.map(|value| (number, value)));
     }
 
-    pub fn end(mut self) -> Digests {
+    pub fn end(mut self) -> Checksums {
         let size = self.offset;
         self.offset = size.next_multiple_of(SEGMENT);
         self.end_segment();
-        Digests {
-            size,
-            segments: self.segments,
-        }
+        let values = self.values;
+        Checksums(Segments { size, values })
     }
 }
 
 /// The digest of a device, as hexadecimal digits. Several threads read it; `label` says what for.
 pub fn of(device: &Path, label: &str, interrupt: &Interrupt) -> Result<String> {
-    Ok(read(device, None, label, interrupt)?.whole())
+    Ok(read::<Sha256>(device, None, label, interrupt)?.whole())
 }
 
 /// The SHA-256 of an image, as sha256sum(1) prints it. `label` says what for.
@@ -123,8 +165,18 @@ pub fn of_image(image: &Path, label: &str, interrupt: &Interrupt) -> Result<Stri
 }
 
 /// Fails unless a volume holds at its beginning what was put there. It is read from the disk.
-pub fn check_copy(put: &Digests, device: &Path, label: &str, interrupt: &Interrupt) -> Result<()> {
-    let found = read(device, Some(put.size), label, interrupt)?;
+pub fn check_copy(
+    put: &Checksums,
+    device: &Path,
+    label: &str,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let found = Checksums(read::<XxHash64>(
+        device,
+        Some(put.0.size),
+        label,
+        interrupt,
+    )?);
     match put.first_difference(&found) {
         None => Ok(()),
         Some(offset) => bail!(
@@ -138,7 +190,12 @@ pub fn check_copy(put: &Digests, device: &Path, label: &str, interrupt: &Interru
 }
 
 /// Reads the first `size` bytes of a device, or all of it.
-fn read(device: &Path, size: Option<u64>, label: &str, interrupt: &Interrupt) -> Result<Digests> {
+fn read<H: Hash>(
+    device: &Path,
+    size: Option<u64>,
+    label: &str,
+    interrupt: &Interrupt,
+) -> Result<Segments<H::Value>> {
     let failed = || format!("cannot read {}", device.display());
     // Through the page cache it takes several times as long, and all else is pushed out of that. What was
     // written a moment ago would come from there, and not from the disk.
@@ -152,14 +209,13 @@ fn read(device: &Path, size: Option<u64>, label: &str, interrupt: &Interrupt) ->
     let threads = thread::available_parallelism().map_or(1, |n| n.get().min(4) as u64);
     let done = AtomicU64::new(0);
     // Each thread takes every nth segment.
-    let work = |first: u64, mut progress: Option<&mut Progress>| -> Result<Vec<(u64, [u8; 32])>> {
+    let work = |first: u64, mut progress: Option<&mut Progress>| -> Result<Vec<(u64, H::Value)>> {
         let mut found = Vec::new();
         let mut buffer = Buffer::new();
         for number in (first..segments).step_by(usize::try_from(threads)?) {
             interrupt.check()?;
-            let digest =
-                segment(&file, number * SEGMENT, size, &mut buffer).with_context(failed)?;
-            found.extend(digest.map(|digest| (number, digest)));
+            let value = segment::<H>(&file, number * SEGMENT, size, &mut buffer);
+            found.extend(value.with_context(failed)?.map(|value| (number, value)));
             let done = SEGMENT * (done.fetch_add(1, Ordering::Relaxed) + 1);
             if let Some(progress) = &mut progress {
                 progress.show(done.min(size));
@@ -167,34 +223,34 @@ fn read(device: &Path, size: Option<u64>, label: &str, interrupt: &Interrupt) ->
         }
         Ok(found)
     };
-    let mut segments = thread::scope(|scope| -> Result<_> {
+    let mut values = thread::scope(|scope| -> Result<_> {
         let others: Vec<_> = (1..threads)
             .map(|first| {
                 let work = &work;
                 scope.spawn(move || work(first, None))
             })
             .collect();
-        let mut digests = work(0, Some(&mut progress))?;
+        let mut values = work(0, Some(&mut progress))?;
         for other in others {
             match other.join() {
-                Ok(result) => digests.extend(result?),
+                Ok(result) => values.extend(result?),
                 Err(_) => bail!("reading {} ended early", device.display()),
             }
         }
-        Ok(digests)
+        Ok(values)
     })?;
-    segments.sort_unstable();
-    Ok(Digests { size, segments })
+    values.sort_unstable();
+    Ok(Segments { size, values })
 }
 
-/// The digest of a segment; nothing if it is all zeros.
-fn segment(
+/// The value of a segment; nothing if it is all zeros.
+fn segment<H: Hash>(
     file: &File,
     start: u64,
     size: u64,
     buffer: &mut Buffer,
-) -> io::Result<Option<[u8; 32]>> {
-    let mut segment = Segment::default();
+) -> io::Result<Option<H::Value>> {
+    let mut segment = Segment::<H>::default();
     let end = size.min(start + SEGMENT);
     let mut offset = start;
     while offset < end {
@@ -208,27 +264,27 @@ fn segment(
     Ok(segment.end())
 }
 
-/// A segment whose digest is being computed.
+/// A segment whose value is being computed.
 #[derive(Default)]
-struct Segment {
-    hash: Sha256,
+struct Segment<H> {
+    hash: H,
     /// Of the blocks that are not all zeros. They are hashed at the end, and not before each block, which would
     /// no longer lie at an aligned place: that makes the hash slower, under emulation five times.
     numbers: Vec<u8>,
 }
 
-impl Segment {
+impl<H: Hash> Segment<H> {
     fn put(&mut self, block: &[u8], offset: u64) {
         if !is_zero(block) {
-            self.hash.update(block);
+            self.hash.put(block);
             self.numbers.extend((offset / BLOCK as u64).to_le_bytes());
         }
     }
 
     /// Nothing if it is all zeros.
-    fn end(mut self) -> Option<[u8; 32]> {
-        self.hash.update(&self.numbers);
-        (!self.numbers.is_empty()).then(|| self.hash.finalize().into())
+    fn end(mut self) -> Option<H::Value> {
+        self.hash.put(&self.numbers);
+        (!self.numbers.is_empty()).then(|| self.hash.end())
     }
 }
 
@@ -295,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_piece_by_piece_has_the_same_digest() {
+    fn what_is_read_piece_by_piece_has_the_same_checksums() {
         let mut content = vec![0; (40 << 20) + 5000];
         content[100] = 1;
         content[17 << 20..18 << 20].fill(2);
@@ -309,16 +365,15 @@ mod tests {
             content.chunks(piece).for_each(|bytes| summer.put(bytes));
             let put = summer.end();
             let size = Some(content.len() as u64);
-            let found = read(file.path(), size, "", &Interrupt::default()).unwrap();
-            assert_eq!(put, found, "{piece}");
-            assert_eq!(put.whole(), found.whole());
+            let found = read::<XxHash64>(file.path(), size, "", &Interrupt::default()).unwrap();
+            assert_eq!(put, Checksums(found), "{piece}");
             check_copy(&put, file.path(), "", &Interrupt::default()).unwrap();
         }
         let empty = Summer::default().end();
-        assert_eq!((empty.size, empty.segments.len()), (0, 0));
+        assert_eq!((empty.0.size, empty.0.values.len()), (0, 0));
         let mut summer = Summer::default();
         summer.put(&content[..16 << 20]);
-        assert_eq!(summer.end().segments.len(), 1);
+        assert_eq!(summer.end().0.values.len(), 1);
     }
 
     #[test]

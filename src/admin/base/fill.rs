@@ -204,7 +204,7 @@ impl Filling<'_> {
                 blocks::copy(stream, superblock.size, &target, interrupt, &mut progress)?;
             drop(progress);
             let label = format!("{} check", plan.name);
-            digest::check_copy(&copied.digests, target.device, &label, interrupt)?;
+            digest::check_copy(&copied.checksums, target.device, &label, interrupt)?;
             if let Some(origin) = origin.filter(|_| copied.is_another()) {
                 log::warn!(
                     "{} has {} of {} MiB at the same place as {origin}, so nearly all of it is stored once more; \
