@@ -1,6 +1,6 @@
 //! Trees of files, which a base's filesystem is filled with: a directory, or a tar archive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +16,7 @@ use super::stream::{Compression, Feed, Feeding};
 use crate::sys::cmd::Cmd;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
+use crate::tree::{Below, Dir, Kind, Place, walk};
 
 /// Files to be copied, with owners, modes, attributes, links and holes.
 #[derive(Debug)]
@@ -167,9 +168,10 @@ impl Tree {
     /// Reads through the tree. Refuses an archive that is damaged.
     pub fn measure(&self, interrupt: &Interrupt) -> Result<(Content, Shape)> {
         match self {
-            Self::Directory(dir) | Self::Squashfs(dir) => {
-                Ok((measure_directory(dir)?, Shape::of_directory(dir)?))
-            }
+            Self::Directory(dir) | Self::Squashfs(dir) => Ok((
+                measure_directory(dir, interrupt)?,
+                Shape::of_directory(dir)?,
+            )),
             Self::Tar(path, compression, feed) => {
                 measure_tar(path, *compression, feed.as_ref(), interrupt)
             }
@@ -321,19 +323,26 @@ fn tar(action: &str, compression: Option<Compression>) -> Cmd {
     }
 }
 
-fn measure_directory(dir: &Path) -> Result<Content> {
-    let count = |option: &str| -> Result<u64> {
-        let du = Cmd::new("du").args(["--summarize", option]);
-        let output = du.arg(dir).run()?;
-        let number = output.split('\t').next().unwrap_or_default();
-        number
-            .parse()
-            .with_context(|| format!("unexpected output of du: {output:?}"))
+/// What is mounted in it is no part of it.
+fn measure_directory(dir: &Path, interrupt: &Interrupt) -> Result<Content> {
+    let root = Dir::root(dir)?;
+    let mut content = Content {
+        bytes: root.stat()?.used,
+        files: 1,
     };
-    Ok(Content {
-        bytes: count("--block-size=1")?,
-        files: count("--inodes")?,
-    })
+    let mut named_before = BTreeSet::new();
+    walk(&[Some(root)], None, &mut |visit| {
+        interrupt.check()?;
+        for Place { stat, .. } in visit.places.iter().flatten() {
+            let has_one_name = stat.kind == Kind::Dir || stat.links == 1;
+            if has_one_name || named_before.insert(stat.id) {
+                content.bytes += stat.used;
+                content.files += 1;
+            }
+        }
+        Ok(Below::Visit)
+    })?;
+    Ok(content)
 }
 
 /// The names are counted, and tar(1) tells how many bytes it has read.

@@ -5,6 +5,7 @@
 //! which takes the root for `/`. What is neither a file nor a directory is looked at and never opened, and no
 //! read is without a limit. Names are bytes.
 
+mod ahead;
 mod content;
 mod dir;
 mod layer;

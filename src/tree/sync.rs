@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::syncfs;
 
+use super::ahead::Ahead;
 use super::content::{Blocks, Wanted, update};
 use super::dir::Dir;
 use super::name::escaped;
@@ -96,7 +98,6 @@ fn bring(
     interrupt: &Interrupt,
     progress: &mut Progress,
 ) -> Result<Synced> {
-    let roots = [Some(source.root.again()?), Some(to.again()?)];
     let meter = Meter {
         interrupt,
         progress,
@@ -104,6 +105,23 @@ fn bring(
         compared: 0,
         written: 0,
     };
+    thread::scope(|scope| {
+        // Most files of the second step are not read at all.
+        let is_first = again.is_none_or(|again| again.begun.is_none());
+        let start = || Ahead::start(scope, [source.root, to], source.known, interrupt);
+        let ahead = is_first.then(start).transpose()?;
+        bring_by(source, to, again, ahead, meter)
+    })
+}
+
+fn bring_by(
+    source: &Source,
+    to: &Dir,
+    again: Option<&Again>,
+    ahead: Option<Ahead>,
+    meter: Meter,
+) -> Result<Synced> {
+    let roots = [Some(source.root.again()?), Some(to.again()?)];
     // What goes makes room for what comes.
     let mut removed = 0;
     walk(&roots, None, &mut |visit| {
@@ -116,6 +134,7 @@ fn bring(
     let mut syncer = Syncer {
         to,
         again,
+        ahead,
         zeros_are_holes: source.zeros_are_holes,
         known: source.known,
         meter,
@@ -188,6 +207,7 @@ impl Meter<'_> {
 struct Syncer<'a> {
     to: &'a Dir,
     again: Option<&'a Again<'a>>,
+    ahead: Option<Ahead>,
     zeros_are_holes: bool,
     known: &'a BTreeSet<PathBuf>,
     meter: Meter<'a>,
@@ -335,6 +355,12 @@ impl Syncer<'_> {
         }
         // Where two files of the source are one file here, each but the first becomes a file of its own.
         let there = there.filter(|there| there.links < 2 || self.taken.insert(there.id));
+        if let (Some(ahead), Some(there)) = (&mut self.ahead, &there)
+            && ahead.has_same_content(path, [&stat, there])
+        {
+            self.meter.count(stat.used, 0)?;
+            return Ok(Kept::AsSeen(to.node(name)?));
+        }
         let (meter, blocks) = (&mut self.meter, &mut self.blocks);
         let wanted = Wanted {
             file: &node.open()?,
