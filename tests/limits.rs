@@ -66,7 +66,15 @@ fn work(work: &str, trees: &Path) {
                 known: &BTreeSet::new(),
             };
             let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
-            sync(&source, &open("to"), u64::MAX, &interrupt, &mut progress).expect("a copy");
+            sync(
+                &source,
+                &open("to"),
+                None,
+                u64::MAX,
+                &interrupt,
+                &mut progress,
+            )
+            .expect("a copy");
         }
         "diff" => {
             let status = Command::new(env!("CARGO_BIN_EXE_imgbased-helper"))

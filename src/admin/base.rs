@@ -117,10 +117,7 @@ pub fn add(context: &Context, add: Add, delivery: &Delivery) -> Result<()> {
         say(&format!("{}\n", made.name))?;
     }
     drop(writer);
-    // To read the files of what was copied block by block would take as long again.
-    if made.is_of_files {
-        listings::keep(context, &made.name, made.origin.as_ref());
-    }
+    made.list(context);
     Ok(())
 }
 
@@ -128,9 +125,19 @@ pub fn add(context: &Context, add: Add, delivery: &Delivery) -> Result<()> {
 pub struct Made {
     pub name: LvName,
     /// The base that it began as a snapshot of, if their files were compared.
-    pub origin: Option<LvName>,
+    origin: Option<LvName>,
     /// Whether it was made file by file.
     is_of_files: bool,
+}
+
+impl Made {
+    /// Lists what it holds, for a verb that has released the lock. To read the files of what was copied block by block
+    /// would take as long again.
+    pub fn list(&self, context: &Context) {
+        if self.is_of_files {
+            listings::keep(context, &self.name, self.origin.as_ref());
+        }
+    }
 }
 
 /// Opens an image, to be read for a base. People call it by its path, if it has no other `name`.
@@ -184,12 +191,15 @@ pub fn make(
     let parts = parts
         .map(|parts| parts.plan(context, tx, &group, origin.files_of()))
         .transpose()?;
+    let listing = origin
+        .files_of()
+        .and_then(|origin| listings::of_origin(context, tx, &group, origin));
     let filling = Filling {
         parts: parts.as_ref(),
         room: context.room_when_active(&group)?,
         ..filling
     };
-    let filesystem = tx.unlocked(|tx| filling.run(tx, &origin))?;
+    let filesystem = tx.unlocked(|tx| filling.run(tx, &origin, listing))?;
     opened.close(tx)?;
     finish(context, tx, &boot, &plan.name, &filesystem, &options, judge)
         .with_context(|| format!("{} did not become a base", add.image.display()))?;

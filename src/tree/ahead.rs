@@ -1,16 +1,18 @@
-//! Compares the files of two trees ahead of who makes them equal: both wait for disks most of the time, so each does its
-//! work while the other one waits.
+//! Compares the files of two trees, the second of which is a snapshot of a listed one: of that only the times of its files
+//! are read. This is done ahead of who makes the trees equal, so that each works while the other one waits for a disk.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Scope;
 
 use anyhow::Result;
 
+use super::content;
 use super::dir::Dir;
+use super::listing::Listing;
 use super::node::{Kind, Stat};
+use super::sync::Source;
 use super::walk::{Below, Visit, walk};
 use crate::sys::interrupt::Interrupt;
 
@@ -19,7 +21,7 @@ const SIZE_MAX: u64 = 16 << 20;
 /// So many files are compared ahead.
 const FILES: usize = 4096;
 
-/// The files of both trees, in the order of a walk.
+/// Files that were compared, in the order of a walk.
 pub struct Ahead {
     found: Receiver<Compared>,
     next: Option<Compared>,
@@ -33,21 +35,25 @@ struct Compared {
 }
 
 impl Ahead {
-    /// Begins to compare, in a thread that ends with this. Files that are `known` are passed over.
+    /// Begins to compare, in a thread that ends with this. `listing` is that of the tree that `to` began as a snapshot of.
     pub fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
-        roots: [&Dir; 2],
-        known: &'scope BTreeSet<PathBuf>,
+        source: &'scope Source<'scope>,
+        to: &Dir,
+        listing: Listing,
         interrupt: &'scope Interrupt,
     ) -> Result<Self> {
-        let [from, to] = roots.map(Dir::again);
-        let roots = [Some(from?), Some(to?)];
+        let roots = [Some(source.root.again()?), Some(to.again()?)];
         let (sender, found) = sync_channel(FILES);
         scope.spawn(move || {
-            let compared = walk(&roots, None, &mut |visit| {
-                interrupt.check()?;
-                compare(visit, known, &sender)
-            });
+            let mut comparison = Comparison {
+                source,
+                listing,
+                interrupt,
+                block: Vec::new(),
+                sender,
+            };
+            let compared = walk(&roots, None, &mut |visit| comparison.visit(visit));
             if let Err(error) = compared {
                 log::debug!("what follows is not compared ahead: {error:#}");
             }
@@ -57,7 +63,7 @@ impl Ahead {
 
     /// Whether both files at a path hold the same. Waits for those before to be compared; the paths that are asked for
     /// come in the order of a walk. Says no where that is not known, or either was changed since.
-    pub fn has_same_content(&mut self, path: &Path, files: [&Stat; 2]) -> bool {
+    pub fn is_same(&mut self, path: &Path, files: [&Stat; 2]) -> bool {
         if !is_compared(files) {
             return false;
         }
@@ -77,38 +83,48 @@ impl Ahead {
     }
 }
 
-/// Leaves out files of several names: who makes the trees equal can write to one by its other name.
+/// Leaves out files of several names, of which who makes the trees equal has to know each.
 fn is_compared([a, b]: [&Stat; 2]) -> bool {
     let is_one = |stat: &Stat| stat.kind == Kind::File && stat.links == 1;
     is_one(a) && is_one(b) && a.size == b.size && a.size <= SIZE_MAX
 }
 
-fn compare(
-    visit: &Visit,
-    known: &BTreeSet<PathBuf>,
-    sender: &SyncSender<Compared>,
-) -> Result<Below> {
-    let [Some(a), Some(b)] = visit.places else {
-        return Ok(Below::Skip);
-    };
-    if a.stat.kind != b.stat.kind {
-        return Ok(Below::Skip);
+/// What the thread needs.
+struct Comparison<'a> {
+    source: &'a Source<'a>,
+    listing: Listing,
+    interrupt: &'a Interrupt,
+    block: Vec<u8>,
+    sender: SyncSender<Compared>,
+}
+
+impl Comparison<'_> {
+    fn visit(&mut self, visit: &Visit) -> Result<Below> {
+        self.interrupt.check()?;
+        let [Some(from), Some(there)] = visit.places else {
+            return Ok(Below::Skip);
+        };
+        if from.stat.kind != there.stat.kind {
+            return Ok(Below::Skip);
+        }
+        let is_compared = is_compared([&from.stat, &there.stat]);
+        if !is_compared || self.source.known.contains(visit.path) {
+            return Ok(Below::Visit);
+        }
+        let listed = self.listing.untouched(visit.path, &there.stat)?;
+        let listed = listed.and_then(|entry| entry.content.as_ref());
+        // The file can be gone meanwhile.
+        let (Some(listed), Some(node)) = (listed, from.node()?) else {
+            return Ok(Below::Visit);
+        };
+        let mut tell = |_| self.interrupt.check();
+        let sum = content::sum(&node.open()?, &mut self.block, &mut tell)?;
+        // What changed while it was read has another time now, which who asks sees.
+        self.sender.send(Compared {
+            path: visit.path.to_owned(),
+            files: [node.stat, there.stat],
+            is_same: sum == *listed,
+        })?;
+        Ok(Below::Visit)
     }
-    let files = [&a.stat, &b.stat];
-    if !is_compared(files) || known.contains(visit.path) {
-        return Ok(Below::Visit);
-    }
-    let (Some(node_a), Some(node_b)) = (a.node()?, b.node()?) else {
-        return Ok(Below::Visit);
-    };
-    // What changes while it is read has another time afterwards, which who asks sees.
-    let files = [node_a.stat, node_b.stat];
-    let is_same = node_a.has_same_content(&node_b)?;
-    let path = visit.path.to_owned();
-    sender.send(Compared {
-        path,
-        files,
-        is_same,
-    })?;
-    Ok(Below::Visit)
 }

@@ -76,7 +76,6 @@ pub fn write(
         sum: Sha256::new(),
     };
     let mut listed = Listed::default();
-    let settled = before.as_ref().map_or(i64::MIN, |before| before.settled);
     let mut block = Vec::new();
     out.put(format!("{MAGIC} {of}\n").as_bytes())?;
     walk(&[Some(root.again()?)], None, &mut |visit| {
@@ -86,12 +85,13 @@ pub fn write(
         };
         let failed = || format!("cannot list /{}", escaped(visit.path));
         let known = match &mut before {
-            Some(before) => before.at(visit.path).context("cannot read a listing")?,
+            Some(before) => before
+                .untouched(visit.path, &place.stat)
+                .context("cannot read a listing")?,
             None => None,
         };
         listed.paths += 1;
-        let is_same = |known: &&Entry| known.is_untouched(&place.stat) && known.ctime.0 < settled;
-        if let Some(known) = known.filter(is_same) {
+        if let Some(known) = known {
             listed.kept += 1;
             out.put(&known.line).with_context(failed)?;
             return Ok(Below::Visit);
@@ -318,7 +318,15 @@ impl Listing {
         }
     }
 
-    /// What is listed of a path. Each one that is asked for comes after the one before in the order of a walk.
+    /// What is listed of a path, if it is still that in a snapshot of what is listed. Each path that is asked for comes
+    /// after the one before in the order of a walk.
+    pub(super) fn untouched(&mut self, path: &Path, stat: &Stat) -> io::Result<Option<&Entry>> {
+        let settled = self.settled;
+        let is_same = |known: &&Entry| known.is_untouched(stat) && known.ctime.0 < settled;
+        Ok(self.at(path)?.filter(is_same))
+    }
+
+    /// What is listed of a path.
     fn at(&mut self, path: &Path) -> io::Result<Option<&Entry>> {
         loop {
             if self.next.is_none() {

@@ -12,6 +12,7 @@ use rustix::fs::syncfs;
 use super::ahead::Ahead;
 use super::content::{Blocks, Wanted, update};
 use super::dir::Dir;
+use super::listing::Listing;
 use super::name::escaped;
 use super::node::{Id, Kind, Node, Stat};
 use super::walk::{Below, Visit, Visitor, walk, walk_by};
@@ -67,15 +68,23 @@ pub struct Synced {
 /// by block, so nothing may use the tree meanwhile. What of the source changes meanwhile is in the tree as it was at
 /// some moment. Flushes all to the disk.
 ///
+/// Of a tree that is a snapshot there can be the listing of what it is a snapshot of: what that lists is not read.
+///
 /// Refuses when more than `room` bytes are to be written.
 pub fn sync(
     source: &Source,
     to: &Dir,
+    listing: Option<Listing>,
     room: u64,
     interrupt: &Interrupt,
     progress: &mut Progress,
 ) -> Result<Synced> {
-    bring(source, to, None, room, interrupt, progress)
+    let meter = Meter::new(room, interrupt, progress);
+    thread::scope(|scope| {
+        let start = |listing| Ahead::start(scope, source, to, listing, interrupt);
+        let ahead = listing.map(start).transpose()?;
+        bring(source, to, None, ahead, meter)
+    })
 }
 
 /// The same for a tree that is copied in two steps.
@@ -87,34 +96,11 @@ pub fn sync_again(
     interrupt: &Interrupt,
     progress: &mut Progress,
 ) -> Result<Synced> {
-    bring(source, to, Some(again), room, interrupt, progress)
+    let meter = Meter::new(room, interrupt, progress);
+    bring(source, to, Some(again), None, meter)
 }
 
 fn bring(
-    source: &Source,
-    to: &Dir,
-    again: Option<&Again>,
-    room: u64,
-    interrupt: &Interrupt,
-    progress: &mut Progress,
-) -> Result<Synced> {
-    let meter = Meter {
-        interrupt,
-        progress,
-        room,
-        compared: 0,
-        written: 0,
-    };
-    thread::scope(|scope| {
-        // Most files of the second step are not read at all.
-        let is_first = again.is_none_or(|again| again.begun.is_none());
-        let start = || Ahead::start(scope, [source.root, to], source.known, interrupt);
-        let ahead = is_first.then(start).transpose()?;
-        bring_by(source, to, again, ahead, meter)
-    })
-}
-
-fn bring_by(
     source: &Source,
     to: &Dir,
     again: Option<&Again>,
@@ -188,7 +174,17 @@ struct Meter<'a> {
     written: u64,
 }
 
-impl Meter<'_> {
+impl<'a> Meter<'a> {
+    fn new(room: u64, interrupt: &'a Interrupt, progress: &'a mut Progress) -> Self {
+        Self {
+            interrupt,
+            progress,
+            room,
+            compared: 0,
+            written: 0,
+        }
+    }
+
     /// Fails when it is time to end, or too much was written.
     fn count(&mut self, compared: u64, written: u64) -> Result<()> {
         self.interrupt.check()?;
@@ -356,7 +352,7 @@ impl Syncer<'_> {
         // Where two files of the source are one file here, each but the first becomes a file of its own.
         let there = there.filter(|there| there.links < 2 || self.taken.insert(there.id));
         if let (Some(ahead), Some(there)) = (&mut self.ahead, &there)
-            && ahead.has_same_content(path, [&stat, there])
+            && ahead.is_same(path, [&stat, there])
         {
             self.meter.count(stat.used, 0)?;
             return Ok(Kept::AsSeen(to.node(name)?));

@@ -19,7 +19,7 @@ use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::sys::progress::Progress;
 use crate::sys::transaction::{Transaction, UndoStep};
-use crate::tree::{Dir, Source, sync};
+use crate::tree::{Dir, Listing, Source, sync};
 
 /// So many bases are looked at whether the files of a new one can be compared with theirs.
 const NEAR_MOST: usize = 5;
@@ -151,13 +151,18 @@ impl Filling<'_> {
         Ok(found)
     }
 
-    /// Fills the volume, which was made as `origin` says.
-    pub fn run(self, tx: &mut Transaction, origin: &Origin) -> Result<Filesystem> {
+    /// Fills the volume, which was made as `origin` says. A base of which the files are compared can be listed.
+    pub fn run(
+        self,
+        tx: &mut Transaction,
+        origin: &Origin,
+        listing: Option<Listing>,
+    ) -> Result<Filesystem> {
         let device = self.context.lvm.device(&self.plan.name)?;
         match origin {
             Origin::None => self.fill(tx, &device, None),
             Origin::Blocks(origin) => self.fill(tx, &device, Some(origin)),
-            Origin::Files(origin) => self.fill_by_files(tx, &device, origin),
+            Origin::Files(origin) => self.fill_by_files(tx, &device, origin, listing),
         }
     }
 
@@ -250,6 +255,7 @@ impl Filling<'_> {
         tx: &mut Transaction,
         device: &Path,
         origin: &FilesOrigin,
+        listing: Option<Listing>,
     ) -> Result<Filesystem> {
         let superblock = &origin.superblock;
         let seedless = superblock.uuid_in_checksums;
@@ -260,7 +266,7 @@ impl Filling<'_> {
         }
         let Some((unpacked, step)) = &origin.unpacked else {
             if let Image::Tree(tree) = self.image {
-                self.update(tx, &filesystem, tree, origin)?;
+                self.update(tx, &filesystem, tree, origin, listing)?;
             }
             return Ok(filesystem);
         };
@@ -272,7 +278,7 @@ impl Filling<'_> {
             room: self.room.saturating_sub(unpacked),
             ..self
         };
-        rest.update(tx, &filesystem, &Tree::Directory(dir), origin)?;
+        rest.update(tx, &filesystem, &Tree::Directory(dir), origin, listing)?;
         mounted.unmount(tx)?;
         tx.undo_now(step)?;
         Ok(filesystem)
@@ -285,6 +291,7 @@ impl Filling<'_> {
         filesystem: &Filesystem,
         tree: &Tree,
         origin: &FilesOrigin,
+        listing: Option<Listing>,
     ) -> Result<()> {
         let (from, zeros_are_holes) = tree.dir().context("an archive is unpacked first")?;
         let name = &self.plan.name;
@@ -299,7 +306,7 @@ impl Filling<'_> {
                 known: &known,
             };
             let to = Dir::root(&dir)?;
-            let done = sync(&source, &to, self.room, interrupt, &mut progress)?;
+            let done = sync(&source, &to, listing, self.room, interrupt, &mut progress)?;
             log::debug!(
                 "{name}: {} files are those of {}, {} are not, with {} bytes that were written; {} are gone",
                 done.kept,

@@ -4,8 +4,8 @@
 //! and stays what its image was, and what is in a layer is not there in the next one. Each names the digest of the volume
 //! that it is of, so one that is of another base says nothing.
 //!
-//! A listing is made by an update, of a base that is made file by file, and of one that `base verify` finds unchanged. A
-//! base is complete without: who needs a listing that is not there or was lost makes it by a walk, as these do.
+//! A listing is made of a base that is made file by file, and of one that `base verify` finds unchanged. A base is complete
+//! without.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -63,8 +63,7 @@ pub fn keep_read(context: &Context, tx: &mut Transaction, base: &LvName) {
 fn tell(base: &LvName, done: Result<()>) {
     if let Err(error) = done {
         log::warn!(
-            "what {base} holds is not listed, so it is read where that is needed; `imgbased-helper base verify {base}` \
-             tries again: {error:#}"
+            "what {base} holds is not listed; `imgbased-helper base verify {base}` tries again: {error:#}"
         );
     }
 }
@@ -88,9 +87,7 @@ fn write(
         is_there = open(config, base, digest)?.is_some();
         if let Some((origin, digest)) = origin.zip(origin.and_then(|of| digest_of(&group, of))) {
             let found = open(config, origin, digest)?;
-            before = found
-                .map(|found| Ok::<_, anyhow::Error>(found.copied_to(nameless()?)?))
-                .transpose()?;
+            before = found.map(kept).transpose()?;
         }
         Ok(())
     })?;
@@ -190,6 +187,36 @@ pub fn read(
         }
         look(listings)
     })
+}
+
+/// The listing of a base that a new one begins as a snapshot of, in a file of its own. It only spares work.
+pub fn of_origin(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    origin: &LvName,
+) -> Option<Listing> {
+    if context.dry_run {
+        return None;
+    }
+    let mut found = None;
+    let bases = std::slice::from_ref(origin);
+    let done = tx.scope(|tx| {
+        read(context, tx, group, bases, &mut |listings| {
+            let listing = listings.into_iter().next();
+            found = listing.map(|(_, listing)| kept(listing)).transpose()?;
+            Ok(())
+        })
+    });
+    if let Err(error) = done {
+        log::debug!("{origin} is read, as its listing cannot be: {error:#}");
+    }
+    found
+}
+
+/// The same when the Config volume is no longer mounted.
+fn kept(listing: Listing) -> Result<Listing> {
+    Ok(listing.copied_to(nameless()?)?)
 }
 
 /// Removes what is left of listings, and those of the bases `gone`.

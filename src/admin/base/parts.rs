@@ -89,7 +89,9 @@ impl Parts {
             Ok(())
         })?;
         let Some(plan) = plan else {
-            let reason = Reason(Error::msg("no base of this host is listed yet"));
+            let reason = Reason(Error::msg(
+                "no base of this host is listed yet; `imgbased-helper base verify` lists them",
+            ));
             return Ok(told(name, &reason));
         };
         let files = plan.in_layers(&entries);

@@ -696,6 +696,7 @@ fn copied(
         sync(
             &source,
             &to.child(&temporary)?,
+            None,
             u64::MAX,
             interrupt,
             &mut progress,

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::base::{self, Add, Made, listings};
+use super::base::{self, Add, Made};
 use super::boot::trial_begins;
 use super::merge_report::MergeReport;
 use super::roots::Sides;
@@ -201,7 +201,9 @@ fn clean_up(context: &Context, writer: Writer, update: &Update, done: &Done) {
     // What follows takes the lock itself.
     drop(writer);
     watch_for_changes();
-    listings::keep(context, base, done.origin.as_ref());
+    if let Some(made) = &done.made {
+        made.list(context);
+    }
     if let Some(replaced) = &done.replaced {
         drop_replaced(context, replaced);
     }
@@ -223,9 +225,9 @@ struct Done {
     #[serde(skip)]
     nothing: Option<String>,
     base: Option<LvName>,
-    /// See [`Made::origin`].
+    /// The base, if it was not there before.
     #[serde(skip)]
-    origin: Option<LvName>,
+    made: Option<Made>,
     layer: Option<LvName>,
     /// Whether a restart boots the new layer.
     waits: bool,
@@ -439,9 +441,8 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
             let release = judge(update, &running, &Root::at(root))?;
             Ok(tags(digest.as_deref(), &release))
         };
-        let Made { name, origin, .. } = base::make(context, tx, &update.add(), of, &mut judge)?;
-        done.origin = origin;
-        name
+        let made = base::make(context, tx, &update.add(), of, &mut judge)?;
+        done.made.insert(made).name.clone()
     };
     tx.lock()?;
     // Another command may have made something else wait meanwhile.

@@ -13,7 +13,10 @@ use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use rustix::fs::{CWD, FileType, IFlags, Mode, XattrFlags, mknodat};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+
+use crate::tree::list;
 
 const MIB: usize = 1 << 20;
 
@@ -41,6 +44,10 @@ impl Trees {
     }
 
     fn sync_with(&self, zeros_are_holes: bool, room: u64) -> Result<Synced> {
+        self.run(zeros_are_holes, room, None)
+    }
+
+    fn run(&self, zeros_are_holes: bool, room: u64, listing: Option<Listing>) -> Result<Synced> {
         let (from, to) = (Dir::root(&self.from(""))?, Dir::root(&self.to(""))?);
         let source = Source {
             root: &from,
@@ -48,7 +55,28 @@ impl Trees {
             known: &BTreeSet::new(),
         };
         let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
-        sync(&source, &to, room, &interrupt, &mut progress)
+        sync(&source, &to, listing, room, &interrupt, &mut progress)
+    }
+
+    fn sync_listed(&self, listing: Option<Listing>) -> Synced {
+        self.run(false, u64::MAX, listing).unwrap()
+    }
+
+    /// The listing of the tree that is made equal, with lines that were changed, as if it had been made long ago.
+    fn listing(&self, change: impl Fn(String) -> String) -> Listing {
+        let path = self.dir.path().join("listing");
+        let mut file = File::create(&path).unwrap();
+        let to = Dir::root(&self.to("")).unwrap();
+        let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
+        list(&to, "of", None, &mut file, &interrupt, &mut progress).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = change(text.rsplit_once("end ").unwrap().0.to_owned());
+        fs::write(&path, format!("{lines}end {:x}\n", Sha256::digest(&lines))).unwrap();
+        let later = SystemTime::now() + Duration::from_secs(10);
+        file.set_modified(later).unwrap();
+        let dir = Dir::root(self.dir.path()).unwrap();
+        let listing = Listing::open(&dir, OsStr::new("listing"), "of").unwrap();
+        listing.unwrap()
     }
 
     fn sync(&self) -> Synced {
@@ -242,6 +270,9 @@ fn any_tree_becomes_equal_to_any_other_one() {
             random.u32(0..4);
         }
         fill(&trees.to(""), &mut random, depth, &mut Vec::new());
+        let listing = random.bool().then(|| trees.listing(|lines| lines));
+        // The clock of the kernel's files goes in steps.
+        std::thread::sleep(Duration::from_millis(20));
         let changed = if is_alike {
             paths(&trees.to(""))
         } else {
@@ -262,6 +293,10 @@ fn any_tree_becomes_equal_to_any_other_one() {
             }
         }
         eprintln!("seed {seed}");
+        if listing.is_some() {
+            trees.sync_listed(listing);
+            trees.are_equal();
+        }
         trees.become_equal();
     }
 }
@@ -569,6 +604,7 @@ fn a_signal_ends_it() {
     let done = sync(
         &source,
         &to,
+        None,
         u64::MAX,
         &interrupt,
         &mut Progress::new("", 1),
@@ -655,6 +691,44 @@ fn many_files_are_compared() {
     file.seek(SeekFrom::Start(0)).unwrap();
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "y");
+}
+
+#[test]
+fn of_a_snapshot_what_is_listed_is_not_read() {
+    let trees = Trees::new();
+    for (name, from, to) in [
+        ("a/same", "text", "text"),
+        ("a/changed", "new", "old"),
+        ("a/longer", "longer", "long"),
+        ("b/touched", "new", "old"),
+        ("b.d/empty", "", ""),
+        ("c", "text", "text"),
+    ] {
+        for (path, text) in [(trees.from(name), from), (trees.to(name), to)] {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    }
+    fs::write(trees.from("added"), "text").unwrap();
+    fs::write(trees.to("removed"), "text").unwrap();
+    for tree in [trees.from(""), trees.to("")] {
+        fs::hard_link(tree.join("a/same"), tree.join("same")).unwrap();
+    }
+    let listing = trees.listing(|text| text);
+    // The clock of the kernel's files goes in steps.
+    std::thread::sleep(Duration::from_millis(50));
+    fs::write(trees.to("b/touched"), "now").unwrap();
+    let done = trees.sync_listed(Some(listing));
+    assert_eq!((done.removed, done.bytes), (1, 4 * 4096));
+    trees.are_equal();
+
+    // To show that the listing is what counts, it tells a digest that the file does not have.
+    fs::write(trees.to("c"), "TEXT").unwrap();
+    let [text, other] = ["text", "TEXT"].map(|text| format!("{:x}", Sha256::digest(text)));
+    let listing = trees.listing(|listed| listed.replace(&other, &text));
+    trees.sync_listed(Some(listing));
+    assert_eq!(fs::read(trees.to("c")).unwrap(), b"TEXT");
+    trees.become_equal();
 }
 
 #[test]

@@ -222,7 +222,7 @@ impl Trees {
             known: &known,
         };
         let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
-        sync(&source, &to, u64::MAX, &interrupt, &mut progress)
+        sync(&source, &to, None, u64::MAX, &interrupt, &mut progress)
     }
 }
 
