@@ -191,9 +191,11 @@ pub fn make(
     let parts = parts
         .map(|parts| parts.plan(context, tx, &group, origin.files_of()))
         .transpose()?;
-    let listing = origin
-        .files_of()
-        .and_then(|origin| listings::of_origin(context, tx, &group, origin));
+    // Where parts were fetched, the listing has told already which files are there.
+    let listing = match (&parts, origin.files_of()) {
+        (None, Some(origin)) => listings::of_origin(context, tx, &group, origin),
+        _ => None,
+    };
     let filling = Filling {
         parts: parts.as_ref(),
         room: context.room_when_active(&group)?,

@@ -64,7 +64,7 @@ impl Hash for XxHash64 {
 
 /// The segments of a content that are not all zeros, in their order: their numbers, and what was computed of each.
 #[derive(Debug, PartialEq, Eq)]
-struct Segments<V> {
+pub struct Segments<V> {
     /// Of the content, in bytes.
     size: u64,
     values: Vec<(u64, V)>,
@@ -84,20 +84,18 @@ impl Segments<[u8; 32]> {
 }
 
 /// What tells whether a copy holds what was read.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Checksums(Segments<u64>);
+pub type Checksums = Segments<u64>;
 
 impl Checksums {
     /// Where the first segment begins that is not the same in `other`, in bytes.
     fn first_difference(&self, other: &Self) -> Option<u64> {
-        let missing = |from: &Segments<u64>, of: &Segments<u64>| {
+        let missing = |from: &Self, of: &Self| {
             let mut values = of.values.iter();
             let found = values.find(|value| from.values.binary_search(value).is_err());
             found.map(|(number, _)| number * SEGMENT)
         };
-        let (this, other) = (&self.0, &other.0);
-        let content = [missing(this, other), missing(other, this)];
-        let size = (this.size != other.size).then_some(this.size.min(other.size));
+        let content = [missing(self, other), missing(other, self)];
+        let size = (self.size != other.size).then_some(self.size.min(other.size));
         content.into_iter().chain([size]).flatten().min()
     }
 }
@@ -133,7 +131,7 @@ impl Summer {
         self.offset = size.next_multiple_of(SEGMENT);
         self.end_segment();
         let values = self.values;
-        Checksums(Segments { size, values })
+        Segments { size, values }
     }
 }
 
@@ -171,12 +169,7 @@ pub fn check_copy(
     label: &str,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let found = Checksums(read::<XxHash64>(
-        device,
-        Some(put.0.size),
-        label,
-        interrupt,
-    )?);
+    let found = read::<XxHash64>(device, Some(put.size), label, interrupt)?;
     match put.first_difference(&found) {
         None => Ok(()),
         Some(offset) => bail!(
@@ -366,14 +359,14 @@ mod tests {
             let put = summer.end();
             let size = Some(content.len() as u64);
             let found = read::<XxHash64>(file.path(), size, "", &Interrupt::default()).unwrap();
-            assert_eq!(put, Checksums(found), "{piece}");
+            assert_eq!(put, found, "{piece}");
             check_copy(&put, file.path(), "", &Interrupt::default()).unwrap();
         }
         let empty = Summer::default().end();
-        assert_eq!((empty.0.size, empty.0.values.len()), (0, 0));
+        assert_eq!((empty.size, empty.values.len()), (0, 0));
         let mut summer = Summer::default();
         summer.put(&content[..16 << 20]);
-        assert_eq!(summer.end().0.values.len(), 1);
+        assert_eq!(summer.end().values.len(), 1);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Compares the files of two trees, the second of which is a snapshot of a listed one: of that only the times of its files
 //! are read. This is done ahead of who makes the trees equal, so that each works while the other one waits for a disk.
 
-use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Scope;
@@ -13,7 +12,7 @@ use super::dir::Dir;
 use super::listing::Listing;
 use super::node::{Kind, Stat};
 use super::sync::Source;
-use super::walk::{Below, Visit, walk};
+use super::walk::{Below, Visit, in_order, walk};
 use crate::sys::interrupt::Interrupt;
 
 /// A larger file is left to who needs it and shows how far that is, in bytes.
@@ -67,19 +66,11 @@ impl Ahead {
         if !is_compared(files) {
             return false;
         }
-        loop {
-            if self.next.is_none() {
-                self.next = self.found.recv().ok();
-            }
-            let Some(next) = &self.next else {
-                return false;
-            };
-            match next.path.as_path().cmp(path) {
-                Ordering::Less => self.next = None,
-                Ordering::Equal => return next.is_same && next.files.each_ref() == files,
-                Ordering::Greater => return false,
-            }
-        }
+        let take = || Ok(self.found.recv().ok());
+        let found = in_order(&mut self.next, path, |next| &next.path, take);
+        found.is_ok_and(|found| {
+            found.is_some_and(|found| found.is_same && found.files.each_ref() == files)
+        })
     }
 }
 

@@ -23,7 +23,6 @@
 //! So a content is found by its digest in one pass through the listings: the base, the path, and the place in the file,
 //! which is its beginning. Names with several links are listed each by itself.
 
-use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
@@ -36,7 +35,7 @@ use super::content;
 use super::dir::{Dir, is_no_dir};
 use super::name::{escaped, unescaped};
 use super::node::{Kind, Node, Stat, Time, Xattrs};
-use super::walk::{Below, walk};
+use super::walk::{Below, in_order, walk};
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
 
@@ -306,16 +305,7 @@ impl Listing {
 
     /// The next path; nothing at the end.
     pub fn read(&mut self) -> io::Result<Option<Entry>> {
-        let mut line = Vec::new();
-        loop {
-            read_line(&mut self.lines, &mut line)?;
-            if line.is_empty() {
-                return Ok(None);
-            }
-            if let Some(entry) = Entry::parse(&line) {
-                return Ok(Some(entry));
-            }
-        }
+        read_entry(&mut self.lines)
     }
 
     /// What is listed of a path, if it is still that in a snapshot of what is listed. Each path that is asked for comes
@@ -328,19 +318,20 @@ impl Listing {
 
     /// What is listed of a path.
     fn at(&mut self, path: &Path) -> io::Result<Option<&Entry>> {
-        loop {
-            if self.next.is_none() {
-                self.next = self.read()?;
-            }
-            let order = self
-                .next
-                .as_ref()
-                .map(|entry| entry.path.as_path().cmp(path));
-            match order {
-                Some(Ordering::Less) => self.next = None,
-                Some(Ordering::Equal) => return Ok(self.next.as_ref()),
-                Some(Ordering::Greater) | None => return Ok(None),
-            }
+        let Self { lines, next, .. } = self;
+        in_order(next, path, |entry| &entry.path, || read_entry(lines))
+    }
+}
+
+fn read_entry(lines: &mut BufReader<File>) -> io::Result<Option<Entry>> {
+    let mut line = Vec::new();
+    loop {
+        read_line(lines, &mut line)?;
+        if line.is_empty() {
+            return Ok(None);
+        }
+        if let Some(entry) = Entry::parse(&line) {
+            return Ok(Some(entry));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Going through several trees at once.
 
+use std::cmp::Ordering;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,6 +82,26 @@ struct Visits<'a>(&'a mut dyn FnMut(&Visit) -> Result<Below>);
 impl Visitor for Visits<'_> {
     fn visit(&mut self, visit: &Visit) -> Result<Below> {
         (self.0)(visit)
+    }
+}
+
+/// What is at a path, of what `take` gives in the order of a walk. The paths that are asked for come in that order too, so
+/// `next`, which was taken last, is kept for them.
+pub(super) fn in_order<'a, T>(
+    next: &'a mut Option<T>,
+    path: &Path,
+    path_of: impl Fn(&T) -> &Path,
+    mut take: impl FnMut() -> io::Result<Option<T>>,
+) -> io::Result<Option<&'a T>> {
+    loop {
+        if next.is_none() {
+            *next = take()?;
+        }
+        match next.as_ref().map(|next| path_of(next).cmp(path)) {
+            Some(Ordering::Less) => *next = None,
+            Some(Ordering::Equal) => return Ok(next.as_ref()),
+            Some(Ordering::Greater) | None => return Ok(None),
+        }
     }
 }
 
