@@ -8,11 +8,12 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 use serde::Serialize;
 
-use fill::Filling;
+use fill::{FilesOrigin, Filling};
 use parts::Parts;
 
 use super::filesystem::{Filesystem, mount_point};
@@ -39,6 +40,7 @@ use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_base};
 use crate::model::removal::Request;
 use crate::sys::transaction::Transaction;
+use crate::tree::{Draft, Listing};
 
 /// Where a squashfs or a directory is mounted while it is read.
 const IMAGE_MOUNT: &str = "image";
@@ -124,8 +126,8 @@ pub fn add(context: &Context, add: Add, delivery: &Delivery) -> Result<()> {
 /// A base that was made.
 pub struct Made {
     pub name: LvName,
-    /// The base that it began as a snapshot of, if their files were compared.
-    origin: Option<LvName>,
+    /// What it holds, if that was listed already.
+    draft: Option<Draft>,
     /// Whether it was made file by file.
     is_of_files: bool,
 }
@@ -135,7 +137,7 @@ impl Made {
     /// would take as long again.
     pub fn list(&self, context: &Context) {
         if self.is_of_files {
-            listings::keep(context, &self.name, self.origin.as_ref());
+            listings::keep(context, &self.name, self.draft.as_ref());
         }
     }
 }
@@ -188,27 +190,29 @@ pub fn make(
         room,
     };
     let origin = filling.create(tx, &group)?;
+    let files = origin.files();
     let parts = parts
-        .map(|parts| parts.plan(context, tx, &group, origin.files_of()))
+        .map(|parts| parts.plan(context, tx, &group, files.map(|files| &files.name)))
         .transpose()?;
-    // Where parts were fetched, the listing has told already which files are there.
-    let listing = match (&parts, origin.files_of()) {
-        (None, Some(origin)) => listings::of_origin(context, tx, &group, origin),
-        _ => None,
-    };
     let filling = Filling {
         parts: parts.as_ref(),
         room: context.room_when_active(&group)?,
         ..filling
     };
-    let filesystem = tx.unlocked(|tx| filling.run(tx, &origin, listing))?;
+    let filesystem = tx.unlocked(|tx| filling.run(tx, &origin))?;
     opened.close(tx)?;
-    finish(context, tx, &boot, &plan.name, &filesystem, &options, judge)
+    let filled = Filled {
+        name: &plan.name,
+        filesystem: &filesystem,
+        options: &options,
+        listing: files.map(FilesOrigin::listing).transpose()?.flatten(),
+    };
+    let draft = filled
+        .finish(context, tx, &boot, judge)
         .with_context(|| format!("{} did not become a base", add.image.display()))?;
-    let origin = origin.files_of().cloned();
     Ok(Made {
-        is_of_files: origin.is_some() || matches!(image, Image::Tree(_)),
-        origin,
+        is_of_files: files.is_some() || matches!(image, Image::Tree(_)),
+        draft,
         name: plan.name,
     })
 }
@@ -239,65 +243,88 @@ pub fn examine_for_new_group(
         .map(drop)
 }
 
-/// Makes a base of an incomplete, active volume: with an identity of its own, a digest, and an entry
-/// for what it boots. The lock is free while the volume is read.
-pub fn finish(
-    context: &Context,
-    tx: &mut Transaction,
-    boot: &BootPartition,
-    name: &LvName,
-    filesystem: &Filesystem,
-    fallback_options: &str,
-    judge: &mut Judge,
-) -> Result<()> {
-    tx.scope(|tx| {
-        filesystem.renew_uuid(tx)?;
-        hooks::new_base(context, tx, name, filesystem)?;
-        let mut tags = vec![tag::BASE.to_owned()];
-        // Mounted or not, the volume keeps the content that the digest is of.
-        let options = filesystem.untouched();
-        let kernels = context.mounted(tx, name, filesystem, options, None, |tx, root| {
-            warn_of_odd_root(name, root)?;
-            tags.extend(judge(root)?);
-            tags.extend(record(context, tx, name, root)?);
-            let known = Known {
-                entries: &[],
-                options: fallback_options,
-                added: None,
-                removed: None,
-                is_running: false,
-            };
-            initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot)
-        })?;
-        // The lock was free for a while.
-        let group = context.load()?;
-        check_entry_is_its_own(&group, name)?;
-        let entries = kernels
-            .flatten()
-            .map(|kernels| {
-                let kernels = Arrangement::plain(reaching_disks(kernels, fallback_options));
-                new_entries(&group, name, true, &kernels, false)
-            })
-            .transpose()?;
-        tx.run(&context.lvm.commit(name, &tags))?;
-        let Some(entries) = entries else {
-            // What the volume will hold shows when it is there.
-            context.say_verb(&["base", "verify", "--record", name.as_str()])?;
-            return context.say_verb(&["boot", "refresh", name.as_str()]);
-        };
-        boot.write_entries(tx, name, &entries)
-            .with_context(|| format!("cannot write the boot entry of {name}"))
-    })
+/// An incomplete, active volume that holds what a base is to hold.
+pub struct Filled<'a> {
+    pub name: &'a LvName,
+    pub filesystem: &'a Filesystem,
+    /// The kernel options of what it boots, where no other are known.
+    pub options: &'a str,
+    /// That of the base which it began as a snapshot of.
+    pub listing: Option<Listing>,
+}
+
+impl Filled<'_> {
+    /// Makes a base of the volume: with an identity of its own, a digest, and an entry for what it boots. The lock is
+    /// free while the volume is read. What it holds is listed where that takes little time.
+    pub fn finish(
+        self,
+        context: &Context,
+        tx: &mut Transaction,
+        boot: &BootPartition,
+        judge: &mut Judge,
+    ) -> Result<Option<Draft>> {
+        let Self {
+            name,
+            filesystem,
+            options,
+            listing,
+        } = self;
+        tx.scope(|tx| {
+            filesystem.renew_uuid(tx)?;
+            hooks::new_base(context, tx, name, filesystem)?;
+            let mut tags = vec![tag::BASE.to_owned()];
+            // Mounted or not, the volume keeps the content that the digest is of.
+            let untouched = filesystem.untouched();
+            let found = context.mounted(tx, name, filesystem, untouched, None, |tx, root| {
+                warn_of_odd_root(name, root)?;
+                tags.extend(judge(root)?);
+                let (recorded, draft) = record(context, tx, name, root, listing)?;
+                tags.extend(recorded);
+                let known = Known {
+                    entries: &[],
+                    options,
+                    added: None,
+                    removed: None,
+                    is_running: false,
+                };
+                let kernels = initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot)?;
+                Ok((kernels, draft))
+            })?;
+            let (kernels, draft) = found.unzip();
+            // The lock was free for a while.
+            let group = context.load()?;
+            check_entry_is_its_own(&group, name)?;
+            let entries = kernels
+                .flatten()
+                .map(|kernels| {
+                    let kernels = Arrangement::plain(reaching_disks(kernels, options));
+                    new_entries(&group, name, true, &kernels, false)
+                })
+                .transpose()?;
+            tx.run(&context.lvm.commit(name, &tags))?;
+            if let Some(entries) = entries {
+                boot.write_entries(tx, name, &entries)
+                    .with_context(|| format!("cannot write the boot entry of {name}"))?;
+            } else {
+                // What the volume will hold shows when it is there.
+                context.say_verb(&["base", "verify", "--record", name.as_str()])?;
+                context.say_verb(&["boot", "refresh", name.as_str()])?;
+            }
+            Ok(draft.flatten())
+        })
+    }
 }
 
 /// What is recorded of a base that is mounted at `root`, as tags: the digest, and whether its fstab has a line for
-/// the root. The lock is free while the volume is read.
+/// the root. The lock is free while the volume is read. With the `listing` of the base which it began as a snapshot of,
+/// what it holds is listed meanwhile.
 fn record(
     context: &Context,
     tx: &mut Transaction,
     name: &LvName,
     root: &Path,
-) -> Result<Vec<String>> {
+    listing: Option<Listing>,
+) -> Result<(Vec<String>, Option<Draft>)> {
     let mut tags = Vec::new();
     let fstab = Root::at(root).fstab()?;
     if fstab.is_some_and(|fstab| fstab::has_root(&fstab.text)) {
@@ -305,9 +332,25 @@ fn record(
     }
     let label = format!("{name} digest");
     let device = context.lvm.device(name)?;
-    let digest = tx.unlocked(|tx| digest::of(&device, &label, tx.interrupt()))?;
+    let (digest, draft) = tx.unlocked(|tx| {
+        let interrupt = tx.interrupt();
+        thread::scope(|scope| {
+            let draft = listing.map(|listing| {
+                scope.spawn(|| {
+                    listings::drafted(name, root, Some(listing), &mut |_| interrupt.check())
+                })
+            });
+            let digest = digest::of(&device, &label, interrupt)?;
+            Ok::<_, Error>((digest, draft.and_then(|draft| draft.join().ok())))
+        })
+    })?;
     tags.push(format!("{}{digest}", tag::SHA256));
-    Ok(tags)
+    // It is listed later then.
+    let draft = draft.and_then(|draft| {
+        let draft = draft.inspect_err(|error| log::debug!("{name} is not listed yet: {error:#}"));
+        draft.ok()
+    });
+    Ok((tags, draft))
 }
 
 /// The name of a new base: the one given, else the next free one. Refuses one that is taken.
@@ -725,7 +768,8 @@ fn record_digest(
         let filesystem = context.filesystem(name, name)?;
         let options = filesystem.untouched();
         context.mounted(tx, name, &filesystem, options, None, |tx, root| {
-            record(context, tx, name, root)
+            let (tags, _) = record(context, tx, name, root, None)?;
+            Ok(tags)
         })
     })?;
     // The digest is the last: without it the others do not count.

@@ -301,16 +301,17 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
         let filesystem = context.filesystem(&name, &lv)?;
         Filesystem::check_tools(filesystem.kind)?;
         tx.unlocked(|tx| filesystem.check(tx, false))?;
-        base::finish(
-            &context,
-            tx,
-            &boot,
-            &name,
-            &filesystem,
-            &options,
-            &mut |_| Ok(vec![tag::ADOPTED.to_owned()]),
-        )
-        .with_context(|| format!("{vg}/{lv} did not become a base"))?;
+        let filled = base::Filled {
+            name: &name,
+            filesystem: &filesystem,
+            options: &options,
+            listing: None,
+        };
+        filled
+            .finish(&context, tx, &boot, &mut |_| {
+                Ok(vec![tag::ADOPTED.to_owned()])
+            })
+            .with_context(|| format!("{vg}/{lv} did not become a base"))?;
         if context.dry_run {
             context.say_verb(&["layer", "add", name.as_str()])?;
             return Ok(None);

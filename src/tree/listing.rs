@@ -25,7 +25,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, IntoInnerError, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -36,8 +36,6 @@ use super::dir::{Dir, is_no_dir};
 use super::name::{escaped, unescaped};
 use super::node::{Kind, Node, Stat, Time, Xattrs};
 use super::walk::{Below, in_order, walk};
-use crate::sys::interrupt::Interrupt;
-use crate::sys::progress::Progress;
 
 const MAGIC: &str = "imgbased-listing 1";
 /// The longest line, in bytes. A path has 4096 at most where a program can name it.
@@ -59,92 +57,76 @@ pub struct Listed {
     pub bytes: u64,
 }
 
-/// Writes the listing of the tree below `root`, on the volume with the digest `of`. `before` is the listing of a tree
-/// that this one began as a snapshot of: what was not touched since is not read.
-pub fn write(
-    root: &Dir,
-    of: &str,
-    mut before: Option<Listing>,
-    file: &mut File,
-    interrupt: &Interrupt,
-    progress: &mut Progress,
-) -> Result<Listed> {
-    let mut out = Out {
-        file,
-        buffer: Vec::new(),
-        sum: Sha256::new(),
-    };
-    let mut listed = Listed::default();
-    let mut block = Vec::new();
-    out.put(format!("{MAGIC} {of}\n").as_bytes())?;
-    walk(&[Some(root.again()?)], None, &mut |visit| {
-        interrupt.check()?;
-        let [Some(place)] = visit.places else {
-            return Ok(Below::Skip);
-        };
-        let failed = || format!("cannot list /{}", escaped(visit.path));
-        let known = match &mut before {
-            Some(before) => before
-                .untouched(visit.path, &place.stat)
-                .context("cannot read a listing")?,
-            None => None,
-        };
-        listed.paths += 1;
-        if let Some(known) = known {
-            listed.kept += 1;
-            out.put(&known.line).with_context(failed)?;
-            return Ok(Below::Visit);
-        }
-        let Some(node) = place.node().with_context(failed)? else {
-            return Ok(Below::Skip);
-        };
-        let content = if has_digest(&node.stat) {
-            let file = node.open().with_context(failed)?;
-            let mut tell = |more| {
-                listed.bytes += more;
-                progress.show(listed.bytes);
-                interrupt.check()
+/// What a listing says of a tree, but for the volume that holds the tree: the digest of that may come later.
+pub struct Draft(File);
+
+impl Draft {
+    /// Lists the tree below `root` in an empty file. `before` is the listing of a tree that this one began as a snapshot
+    /// of: what was not touched since is not read. `tell` is told at each path how much of files was read until then, in
+    /// bytes, and ends the work by its error.
+    pub fn of(
+        root: &Dir,
+        mut before: Option<Listing>,
+        file: File,
+        tell: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<(Self, Listed)> {
+        let mut lines = BufWriter::with_capacity(BUFFER, file);
+        let mut listed = Listed::default();
+        let mut block = Vec::new();
+        walk(&[Some(root.again()?)], None, &mut |visit| {
+            tell(listed.bytes)?;
+            let [Some(place)] = visit.places else {
+                return Ok(Below::Skip);
             };
-            Some(content::sum(&file, &mut block, &mut tell).with_context(failed)?)
-        } else {
-            None
-        };
-        let line = line(&node, content, visit.path).with_context(failed)?;
-        if (line.len() as u64) < LINE_MAX {
-            out.put(line.as_bytes()).with_context(failed)?;
-        }
-        Ok(Below::Visit)
-    })?;
-    out.end()?;
-    Ok(listed)
-}
-
-/// What is written, and summed up.
-struct Out<'a> {
-    file: &'a mut File,
-    buffer: Vec<u8>,
-    sum: Sha256,
-}
-
-impl Out<'_> {
-    fn put(&mut self, line: &[u8]) -> io::Result<()> {
-        self.buffer.extend_from_slice(line);
-        if self.buffer.len() >= BUFFER {
-            self.flush()?;
-        }
-        Ok(())
+            let failed = || format!("cannot list /{}", escaped(visit.path));
+            let known = match &mut before {
+                Some(before) => before
+                    .untouched(visit.path, &place.stat)
+                    .context("cannot read a listing")?,
+                None => None,
+            };
+            listed.paths += 1;
+            if let Some(known) = known {
+                listed.kept += 1;
+                lines.write_all(&known.line).with_context(failed)?;
+                return Ok(Below::Visit);
+            }
+            let Some(node) = place.node().with_context(failed)? else {
+                return Ok(Below::Skip);
+            };
+            let content = if has_digest(&node.stat) {
+                let file = node.open().with_context(failed)?;
+                let mut tell = |more| {
+                    listed.bytes += more;
+                    tell(listed.bytes)
+                };
+                Some(content::sum(&file, &mut block, &mut tell).with_context(failed)?)
+            } else {
+                None
+            };
+            let line = line(&node, content, visit.path).with_context(failed)?;
+            if (line.len() as u64) < LINE_MAX {
+                lines.write_all(line.as_bytes()).with_context(failed)?;
+            }
+            Ok(Below::Visit)
+        })?;
+        let file = lines.into_inner().map_err(IntoInnerError::into_error)?;
+        Ok((Self(file), listed))
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.sum.update(&self.buffer);
-        self.file.write_all(&self.buffer)?;
-        self.buffer.clear();
-        Ok(())
-    }
-
-    fn end(mut self) -> io::Result<()> {
-        self.flush()?;
-        self.file.write_all(last_line(self.sum).as_bytes())
+    /// Writes the listing of the volume with the digest `of`, which holds the tree.
+    pub fn write(&self, of: &str, to: &mut File) -> io::Result<()> {
+        let mut lines = &self.0;
+        lines.rewind()?;
+        let mut sum = Sha256::new();
+        let mut block = format!("{MAGIC} {of}\n").into_bytes();
+        while !block.is_empty() {
+            sum.update(&block);
+            to.write_all(&block)?;
+            block.clear();
+            lines.take(BUFFER as u64).read_to_end(&mut block)?;
+        }
+        to.write_all(last_line(sum).as_bytes())
     }
 }
 
@@ -303,6 +285,17 @@ impl Listing {
         })
     }
 
+    /// The same from its beginning. This one is not read any more then, as both read one file.
+    pub fn again(&self) -> io::Result<Self> {
+        let mut file = self.lines.get_ref().try_clone()?;
+        file.rewind()?;
+        Ok(Self {
+            lines: BufReader::new(file),
+            next: None,
+            settled: self.settled,
+        })
+    }
+
     /// The next path; nothing at the end.
     pub fn read(&mut self) -> io::Result<Option<Entry>> {
         read_entry(&mut self.lines)
@@ -392,10 +385,12 @@ mod tests {
         }
 
         fn write(&self, name: &str, of: &str, before: Option<Listing>) -> Listed {
-            let mut file = File::create(self.path(name)).unwrap();
             let root = Dir::root(&self.root("")).unwrap();
-            let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
-            write(&root, of, before, &mut file, &interrupt, &mut progress).unwrap()
+            let lines = tempfile::tempfile().unwrap();
+            let (draft, listed) = Draft::of(&root, before, lines, &mut |_| Ok(())).unwrap();
+            let mut file = File::create(self.path(name)).unwrap();
+            draft.write(of, &mut file).unwrap();
+            listed
         }
     }
 
@@ -419,7 +414,9 @@ mod tests {
             begin,
             ["im", "d ", "f ", "f ", "f ", "f ", "l ", "f ", "en"]
         );
-        let found = all(tree.open("a", "of").unwrap());
+        let mut listing = tree.open("a", "of").unwrap();
+        listing.read().unwrap();
+        let found = all(listing.again().unwrap());
         // printf 'text\n' | sha256sum
         let sum = "b9e68e1bea3e5b19ca6b2f98b73a54b73daafaa250484902e09982e07a12e733";
         let of = |path: &[u8]| found[Path::new(OsStr::from_bytes(path))].as_deref();

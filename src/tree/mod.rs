@@ -21,7 +21,7 @@ mod write;
 
 pub use dir::Dir;
 pub use layer::{REMOVALS_MOST, Removal, Survey, Unpacking, survey};
-pub use listing::{Listing, write as list};
+pub use listing::{Draft, Listing};
 pub use name::escaped;
 pub use node::{Id, Kind, Node, Stat, Time, Xattrs};
 pub use pattern::Globs;

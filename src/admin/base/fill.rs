@@ -1,10 +1,12 @@
 //! How the content of an image gets into the volume of a new base: block by block, as new files, or as those files that
 //! the nearest base does not have.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use super::listings;
 use super::parts::Planned;
 use super::{Add, Needs, Plan, Shared, what};
 use crate::admin::Context;
@@ -29,26 +31,36 @@ pub enum Origin {
     /// None: the volume is empty.
     None,
     Blocks(LvName),
-    Files(FilesOrigin),
+    Files(Box<FilesOrigin>),
 }
 
 impl Origin {
     /// The base whose files are compared.
-    pub fn files_of(&self) -> Option<&LvName> {
+    pub fn files(&self) -> Option<&FilesOrigin> {
         match self {
-            Self::Files(origin) => Some(&origin.name),
+            Self::Files(origin) => Some(origin),
             Self::None | Self::Blocks(_) => None,
         }
     }
 }
 
 pub struct FilesOrigin {
-    name: LvName,
+    pub name: LvName,
+    /// What it holds, if it is listed.
+    listing: Option<Listing>,
     superblock: Superblock,
     /// Whether the filesystem has to grow.
     grows: bool,
     /// The volume that the image is unpacked to, and what removes it.
     unpacked: Option<(LvName, UndoStep)>,
+}
+
+impl FilesOrigin {
+    /// What it holds, to be read before this is asked for once more.
+    pub fn listing(&self) -> Result<Option<Listing>> {
+        let listing = self.listing.as_ref().map(Listing::again);
+        Ok(listing.transpose()?)
+    }
 }
 
 /// What makes and fills the volume of a new base, and the room that the pool has for it in bytes.
@@ -93,12 +105,13 @@ impl Filling<'_> {
                     let step = tx.run_undoable(&create, lvm.remove(unpacked))?;
                     Ok::<_, anyhow::Error>((unpacked.clone(), step))
                 });
-                return Ok(Origin::Files(FilesOrigin {
+                return Ok(Origin::Files(Box::new(FilesOrigin {
                     name: origin.clone(),
                     superblock,
                     unpacked: unpacked.transpose()?,
                     grows: extend(tx, *have, size)?,
-                }));
+                    listing: listings::of_origin(context, tx, group, origin),
+                })));
             }
             tx.run_undoable(&lvm.create_snapshot(name, origin, None), lvm.remove(name))?;
             extend(tx, *have, size)?;
@@ -151,18 +164,13 @@ impl Filling<'_> {
         Ok(found)
     }
 
-    /// Fills the volume, which was made as `origin` says. A base of which the files are compared can be listed.
-    pub fn run(
-        self,
-        tx: &mut Transaction,
-        origin: &Origin,
-        listing: Option<Listing>,
-    ) -> Result<Filesystem> {
+    /// Fills the volume, which was made as `origin` says.
+    pub fn run(self, tx: &mut Transaction, origin: &Origin) -> Result<Filesystem> {
         let device = self.context.lvm.device(&self.plan.name)?;
         match origin {
             Origin::None => self.fill(tx, &device, None),
             Origin::Blocks(origin) => self.fill(tx, &device, Some(origin)),
-            Origin::Files(origin) => self.fill_by_files(tx, &device, origin, listing),
+            Origin::Files(origin) => self.fill_by_files(tx, &device, origin),
         }
     }
 
@@ -255,7 +263,6 @@ impl Filling<'_> {
         tx: &mut Transaction,
         device: &Path,
         origin: &FilesOrigin,
-        listing: Option<Listing>,
     ) -> Result<Filesystem> {
         let superblock = &origin.superblock;
         let seedless = superblock.uuid_in_checksums;
@@ -266,7 +273,7 @@ impl Filling<'_> {
         }
         let Some((unpacked, step)) = &origin.unpacked else {
             if let Image::Tree(tree) = self.image {
-                self.update(tx, &filesystem, tree, origin, listing)?;
+                self.update(tx, &filesystem, tree, origin)?;
             }
             return Ok(filesystem);
         };
@@ -278,7 +285,7 @@ impl Filling<'_> {
             room: self.room.saturating_sub(unpacked),
             ..self
         };
-        rest.update(tx, &filesystem, &Tree::Directory(dir), origin, listing)?;
+        rest.update(tx, &filesystem, &Tree::Directory(dir), origin)?;
         mounted.unmount(tx)?;
         tx.undo_now(step)?;
         Ok(filesystem)
@@ -291,13 +298,16 @@ impl Filling<'_> {
         filesystem: &Filesystem,
         tree: &Tree,
         origin: &FilesOrigin,
-        listing: Option<Listing>,
     ) -> Result<()> {
         let (from, zeros_are_holes) = tree.dir().context("an archive is unpacked first")?;
         let name = &self.plan.name;
         let dir = mount_point(name.as_str());
         let mounted = filesystem.mount(tx, &dir, filesystem.changed())?;
-        let known = self.parts.map(Planned::in_origin).unwrap_or_default();
+        // Where parts were fetched, the listing has told already which files are there.
+        let (known, listing) = match self.parts {
+            Some(parts) => (parts.in_origin(), None),
+            None => (BTreeSet::new(), origin.listing()?),
+        };
         tx.work(&tree.replace_line(&dir), |interrupt| {
             let mut progress = Progress::new(name.as_str(), self.plan.fit.content);
             let source = Source {

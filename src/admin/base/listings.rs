@@ -9,7 +9,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -29,7 +28,7 @@ use crate::sys::cmd::Cmd;
 use crate::sys::files::{is_temporary, nameless, replace};
 use crate::sys::progress::Progress;
 use crate::sys::transaction::Transaction;
-use crate::tree::{Dir, Kind, Listing, escaped, list};
+use crate::tree::{Dir, Draft, Kind, Listing, escaped};
 
 /// Where they are in the Config volume, and what their names end in.
 const DIR: &str = "bases";
@@ -41,14 +40,13 @@ fn file_of(base: &LvName) -> PathBuf {
     Path::new(DIR).join(format!("{base}{SUFFIX}"))
 }
 
-/// Lists what a new base holds, for a verb that has made it and has released the lock, unless it is listed already.
-/// `origin` is the base that it began as a snapshot of, if their files were compared: what is the same in both is not
+/// Keeps the listing of a new base, for a verb that has made it and has released the lock. Without a `draft` the base is
 /// read. What fails is told, and harms nothing.
-pub fn keep(context: &Context, base: &LvName, origin: Option<&LvName>) {
+pub fn keep(context: &Context, base: &LvName, draft: Option<&Draft>) {
     if !context.dry_run {
         tell(
             base,
-            context.change("listing", |tx| write(context, tx, base, origin)),
+            context.change("listing", |tx| write(context, tx, base, draft)),
         );
     }
 }
@@ -72,7 +70,7 @@ fn write(
     context: &Context,
     tx: &mut Transaction,
     base: &LvName,
-    origin: Option<&LvName>,
+    draft: Option<&Draft>,
 ) -> Result<()> {
     let group = context.load()?;
     let Some(digest) = digest_of(&group, base).filter(|_| config(&group).is_some()) else {
@@ -82,39 +80,56 @@ fn write(
         pool_with_room(&group)? >= ROOM,
         "the thin pool has no room for it"
     );
-    let (mut is_there, mut before) = (false, None);
+    if let Some(draft) = draft {
+        return store(context, tx, &group, (base, digest), draft);
+    }
+    let mut is_there = false;
     in_config(context, tx, &group, "ro", &mut |_, config| {
         is_there = open(config, base, digest)?.is_some();
-        if let Some((origin, digest)) = origin.zip(origin.and_then(|of| digest_of(&group, of))) {
-            let found = open(config, origin, digest)?;
-            before = found.map(kept).transpose()?;
-        }
         Ok(())
     })?;
     if is_there {
         return Ok(());
     }
     // Nobody else could mount the volume to read it while it is mounted to be written to, so this comes between.
-    let mut file = nameless()?;
+    let mut draft = None;
     let tree = Tree::Volume(base.clone());
     tx.unlocked(|tx| {
         roots::opened(context, tx, &group, &tree, |tx, root| {
             let mut progress = Progress::new(&format!("{base} listing"), used(root)?);
-            let root = Dir::root(root)?;
-            let done = list(
-                &root,
-                digest,
-                before,
-                &mut file,
-                tx.interrupt(),
-                &mut progress,
-            )?;
-            log::debug!("{base}: {done:?}");
+            let made = drafted(base, root, None, &mut |done| {
+                progress.show(done);
+                tx.interrupt().check()
+            });
+            draft = Some(made?);
             Ok(())
         })
     })?;
-    file.rewind()?;
-    in_config(context, tx, &context.load()?, "rw", &mut |tx, config| {
+    let draft = draft.context("the base is read")?;
+    store(context, tx, &context.load()?, (base, digest), &draft)
+}
+
+/// Lists what a base holds that is mounted at `root`. `before` is the listing of the one that it began as a snapshot of;
+/// `tell` is as for [`Draft::of`].
+pub fn drafted(
+    base: &LvName,
+    root: &Path,
+    before: Option<Listing>,
+    tell: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Draft> {
+    let (draft, done) = Draft::of(&Dir::root(root)?, before, nameless()?, tell)?;
+    log::debug!("{base}: {done:?}");
+    Ok(draft)
+}
+
+fn store(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    (base, digest): (&LvName, &str),
+    draft: &Draft,
+) -> Result<()> {
+    in_config(context, tx, group, "rw", &mut |tx, config| {
         let path = config.join(file_of(base));
         tx.create_dir(&config.join(DIR))?;
         // One that says nothing is gone before, which spares the care for a file that is replaced.
@@ -124,7 +139,7 @@ fn write(
         let command = Cmd::new("imgbased-helper").args(["base", "verify", base.as_str()]);
         // Whatever becomes of the verb, it is right, so that it is not undone.
         tx.work(&command, |_| {
-            replace(&path, 0o600, |to| io::copy(&mut file, to).map(drop))
+            replace(&path, 0o600, |to| draft.write(digest, to))
                 .with_context(|| format!("cannot write {}", path.display()))
         })
     })
@@ -203,8 +218,9 @@ pub fn of_origin(
     let bases = std::slice::from_ref(origin);
     let done = tx.scope(|tx| {
         read(context, tx, group, bases, &mut |listings| {
-            let listing = listings.into_iter().next();
-            found = listing.map(|(_, listing)| kept(listing)).transpose()?;
+            if let Some((_, listing)) = listings.into_iter().next() {
+                found = Some(listing.copied_to(nameless()?)?);
+            }
             Ok(())
         })
     });
@@ -212,11 +228,6 @@ pub fn of_origin(
         log::debug!("{origin} is read, as its listing cannot be: {error:#}");
     }
     found
-}
-
-/// The same when the Config volume is no longer mounted.
-fn kept(listing: Listing) -> Result<Listing> {
-    Ok(listing.copied_to(nameless()?)?)
 }
 
 /// Removes what is left of listings, and those of the bases `gone`.

@@ -16,7 +16,7 @@ use rustix::fs::{CWD, FileType, IFlags, Mode, XattrFlags, mknodat};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use crate::tree::list;
+use crate::tree::Draft;
 
 const MIB: usize = 1 << 20;
 
@@ -65,10 +65,11 @@ impl Trees {
     /// The listing of the tree that is made equal, with lines that were changed, as if it had been made long ago.
     fn listing(&self, change: impl Fn(String) -> String) -> Listing {
         let path = self.dir.path().join("listing");
-        let mut file = File::create(&path).unwrap();
         let to = Dir::root(&self.to("")).unwrap();
-        let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
-        list(&to, "of", None, &mut file, &interrupt, &mut progress).unwrap();
+        let lines = tempfile::tempfile().unwrap();
+        let (draft, _) = Draft::of(&to, None, lines, &mut |_| Ok(())).unwrap();
+        let mut file = File::create(&path).unwrap();
+        draft.write("of", &mut file).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         let lines = change(text.rsplit_once("end ").unwrap().0.to_owned());
         fs::write(&path, format!("{lines}end {:x}\n", Sha256::digest(&lines))).unwrap();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +13,7 @@ use super::*;
 use crate::sys::cmd::Cmd;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
-use crate::tree::{Dir, Listing, Source, Synced, list, sync};
+use crate::tree::{Dir, Draft, Listing, Source, Synced, sync};
 
 const OF: &str = "of";
 
@@ -191,11 +190,10 @@ impl Trees {
 
     /// The listing of the old tree, which stays readable when its directory is gone.
     fn listing(&self) -> Listing {
+        let lines = tempfile::tempfile().unwrap();
+        let (draft, _) = Draft::of(&self.root("copy"), None, lines, &mut |_| Ok(())).unwrap();
         let mut file = File::create(self.at("listing")).unwrap();
-        let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
-        let old = self.root("copy");
-        list(&old, OF, None, &mut file, &interrupt, &mut progress).unwrap();
-        file.flush().unwrap();
+        draft.write(OF, &mut file).unwrap();
         let dir = Dir::root(self.dir.path()).unwrap();
         Listing::open(&dir, "listing".as_ref(), OF)
             .unwrap()
