@@ -12,11 +12,9 @@ use crate::vm::cpio;
 use crate::vm::guest::{quote, script};
 use crate::vm::qemu::Kernel;
 use crate::vm::{
-    Disk, Host, HostDisk, Loader, Rescue, RootImage, Start, Vm, boot_image, convert_to_raw,
+    Disk, Host, HostDisk, Loader, OPTIONS, Rescue, RootImage, Start, Vm, boot_image, convert_to_raw,
 };
 
-/// Where the console is; without `quiet`, so that a log has all.
-const CONSOLE: &str = "console=ttyS0,115200 mitigations=off";
 /// From the start of a machine to its end, on slow machines under software emulation.
 const LIMIT: Duration = Duration::from_secs(400);
 
@@ -410,7 +408,7 @@ fn a_second_group_of_the_name_is_told_apart_by_its_uuid() -> Result<()> {
     vm.switch_off()?;
 
     // The other one is complete before the right one appears.
-    let cmdline = format!("{CONSOLE} imgbased.layer=Base-0.1 imgbased.vgid={uuid}");
+    let cmdline = format!("{OPTIONS} imgbased.layer=Base-0.1 imgbased.vgid={uuid}");
     let image = RootImage::prepared()?;
     let kernel = Kernel {
         vmlinuz: &image.vmlinuz(),
@@ -619,7 +617,7 @@ fn boot_initrd(
     let kernel = Kernel {
         vmlinuz: &image.vmlinuz(),
         initrd,
-        cmdline: &format!("{CONSOLE} {cmdline}"),
+        cmdline: &format!("{OPTIONS} {cmdline}"),
     };
     let start = Start {
         kernel: Some(&kernel),

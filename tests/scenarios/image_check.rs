@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::claims::{GIVEN_UP, has_come_up, has_root, is_clean, is_refused, json, restart};
 use crate::vm::guest::{script, script_with};
 use crate::vm::qemu::Kernel;
-use crate::vm::{Host, HostDisk, Loader, RootImage, Start, Vm, package, store};
+use crate::vm::{Host, HostDisk, Loader, OPTIONS, RootImage, Start, Vm, package, store};
 
 /// For lsinitrd(1), dracut and copies, under software emulation.
 const SLOW: Duration = Duration::from_secs(900);
@@ -349,7 +349,7 @@ fn start(disk: &HostDisk, name: &str, layer: &str) -> Result<Vm> {
     let kernel = Kernel {
         vmlinuz: &image.vmlinuz(),
         initrd: &image.initrd(),
-        cmdline: &format!("console=ttyS0,115200 mitigations=off imgbased.layer={layer}"),
+        cmdline: &format!("{OPTIONS} imgbased.layer={layer}"),
     };
     let start = Start {
         kernel: Some(&kernel),

@@ -365,6 +365,9 @@ pub fn boot_image(image: &RootImage, name: &str, disks: Vec<Disk>) -> Result<Vm>
     boot_root(image, &root, name, disks)
 }
 
+/// The kernel options of a root image: see `ci/root-image`. Without `quiet`, so that a log has all.
+pub const OPTIONS: &str = "console=ttyS0,115200 mitigations=off lsm=lockdown,yama,apparmor";
+
 /// Like [`boot_image`], with the file `root`, an overlay of the image, as the root.
 pub fn boot_root(image: &RootImage, root: &Path, name: &str, disks: Vec<Disk>) -> Result<Vm> {
     let mut all = vec![Disk::writable(root, "root")];
@@ -373,7 +376,7 @@ pub fn boot_root(image: &RootImage, root: &Path, name: &str, disks: Vec<Disk>) -
         vmlinuz: &image.vmlinuz(),
         initrd: &image.small_initrd(),
         // No fstab: systemd would wait for the boot partition of a host.
-        cmdline: "root=/dev/vda rw fstab=no console=ttyS0,115200 mitigations=off",
+        cmdline: &format!("root=/dev/vda rw fstab=no {OPTIONS}"),
     };
     let start = Start {
         kernel: Some(&kernel),

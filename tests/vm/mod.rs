@@ -28,7 +28,7 @@ pub mod web;
 pub mod write_log;
 
 pub use console::{EMULATORS_FAULT, Echo, PANIC};
-pub use host::{Host, HostDisk, Loader, Saved, boot_image, boot_root};
+pub use host::{Host, HostDisk, Loader, OPTIONS, Saved, boot_image, boot_root};
 pub use image::{RootImage, debian, package, registry_programs};
 pub use qemu::{Disk, Heard, Medium, Start, Vm, convert_to_raw, create_overlay};
 pub use rescue::Rescue;
