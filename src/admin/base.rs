@@ -8,12 +8,14 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
 use serde::Serialize;
 
 use fill::{FilesOrigin, Filling};
+use listings::Drafted;
 use parts::Parts;
 
 use super::filesystem::{Filesystem, mount_point};
@@ -39,8 +41,9 @@ use crate::model::kernel_options;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::{LvName, next_base};
 use crate::model::removal::Request;
+use crate::sys::progress::Waiting;
 use crate::sys::transaction::Transaction;
-use crate::tree::{Draft, Listing};
+use crate::tree::Listing;
 
 /// Where a squashfs or a directory is mounted while it is read.
 const IMAGE_MOUNT: &str = "image";
@@ -126,8 +129,8 @@ pub fn add(context: &Context, add: Add, delivery: &Delivery) -> Result<()> {
 /// A base that was made.
 pub struct Made {
     pub name: LvName,
-    /// What it holds, if that was listed already.
-    draft: Option<Draft>,
+    /// What it holds, if that was seen already.
+    drafted: Option<Drafted>,
     /// Whether it was made file by file.
     is_of_files: bool,
 }
@@ -137,7 +140,7 @@ impl Made {
     /// would take as long again.
     pub fn list(&self, context: &Context) {
         if self.is_of_files {
-            listings::keep(context, &self.name, self.draft.as_ref());
+            listings::keep(context, &self.name, self.drafted.as_ref());
         }
     }
 }
@@ -207,12 +210,12 @@ pub fn make(
         options: &options,
         listing: files.map(FilesOrigin::listing).transpose()?.flatten(),
     };
-    let draft = filled
+    let drafted = filled
         .finish(context, tx, &boot, judge)
         .with_context(|| format!("{} did not become a base", add.image.display()))?;
     Ok(Made {
         is_of_files: files.is_some() || matches!(image, Image::Tree(_)),
-        draft,
+        drafted,
         name: plan.name,
     })
 }
@@ -249,20 +252,20 @@ pub struct Filled<'a> {
     pub filesystem: &'a Filesystem,
     /// The kernel options of what it boots, where no other are known.
     pub options: &'a str,
-    /// That of the base which it began as a snapshot of.
+    /// The listing of the base that it began as a snapshot of, if there is one. What this one holds is drafted then.
     pub listing: Option<Listing>,
 }
 
 impl Filled<'_> {
     /// Makes a base of the volume: with an identity of its own, a digest, and an entry for what it boots. The lock is
-    /// free while the volume is read. What it holds is listed where that takes little time.
+    /// free while the volume is read.
     pub fn finish(
         self,
         context: &Context,
         tx: &mut Transaction,
         boot: &BootPartition,
         judge: &mut Judge,
-    ) -> Result<Option<Draft>> {
+    ) -> Result<Option<Drafted>> {
         let Self {
             name,
             filesystem,
@@ -278,7 +281,7 @@ impl Filled<'_> {
             let found = context.mounted(tx, name, filesystem, untouched, None, |tx, root| {
                 warn_of_odd_root(name, root)?;
                 tags.extend(judge(root)?);
-                let (recorded, draft) = record(context, tx, name, root, listing)?;
+                let (recorded, drafted) = record(context, tx, name, root, listing)?;
                 tags.extend(recorded);
                 let known = Known {
                     entries: &[],
@@ -288,9 +291,9 @@ impl Filled<'_> {
                     is_running: false,
                 };
                 let kernels = initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot)?;
-                Ok((kernels, draft))
+                Ok((kernels, drafted))
             })?;
-            let (kernels, draft) = found.unzip();
+            let (kernels, drafted) = found.unzip();
             // The lock was free for a while.
             let group = context.load()?;
             check_entry_is_its_own(&group, name)?;
@@ -310,21 +313,21 @@ impl Filled<'_> {
                 context.say_verb(&["base", "verify", "--record", name.as_str()])?;
                 context.say_verb(&["boot", "refresh", name.as_str()])?;
             }
-            Ok(draft.flatten())
+            Ok(drafted.flatten())
         })
     }
 }
 
 /// What is recorded of a base that is mounted at `root`, as tags: the digest, and whether its fstab has a line for
-/// the root. The lock is free while the volume is read. With the `listing` of the base which it began as a snapshot of,
-/// what it holds is listed meanwhile.
+/// the root. The lock is free while the volume is read. With the `listing` of the base that it began as a snapshot of,
+/// what it holds is drafted meanwhile.
 fn record(
     context: &Context,
     tx: &mut Transaction,
     name: &LvName,
     root: &Path,
     listing: Option<Listing>,
-) -> Result<(Vec<String>, Option<Draft>)> {
+) -> Result<(Vec<String>, Option<Drafted>)> {
     let mut tags = Vec::new();
     let fstab = Root::at(root).fstab()?;
     if fstab.is_some_and(|fstab| fstab::has_root(&fstab.text)) {
@@ -334,23 +337,29 @@ fn record(
     let device = context.lvm.device(name)?;
     let (digest, draft) = tx.unlocked(|tx| {
         let interrupt = tx.interrupt();
+        let is_in_vain = AtomicBool::new(false);
         thread::scope(|scope| {
             let draft = listing.map(|listing| {
                 scope.spawn(|| {
-                    listings::drafted(name, root, Some(listing), &mut |_| interrupt.check())
+                    listings::draft_of(name, root, Some(listing), &mut |_| {
+                        ensure!(!is_in_vain.load(Relaxed), "there is no digest");
+                        interrupt.check()
+                    })
                 })
             });
-            let digest = digest::of(&device, &label, interrupt)?;
+            let digest = digest::of(&device, &label, interrupt)
+                .inspect_err(|_| is_in_vain.store(true, Relaxed))?;
+            let _waiting = Waiting::new(|| format!("listing what {name} holds"));
             Ok::<_, Error>((digest, draft.and_then(|draft| draft.join().ok())))
         })
     })?;
     tags.push(format!("{}{digest}", tag::SHA256));
-    // It is listed later then.
+    // Where that failed, it is listed later.
     let draft = draft.and_then(|draft| {
         let draft = draft.inspect_err(|error| log::debug!("{name} is not listed yet: {error:#}"));
         draft.ok()
     });
-    Ok((tags, draft))
+    Ok((tags, draft.map(|draft| Drafted::new(&digest, draft))))
 }
 
 /// The name of a new base: the one given, else the next free one. Refuses one that is taken.

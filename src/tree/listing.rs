@@ -42,7 +42,8 @@ const MAGIC: &str = "imgbased-listing 1";
 const LINE_MAX: u64 = 64 << 10;
 /// A file of which so much is holes has no digest, in bytes.
 const HOLES_MAX: u64 = 64 << 20;
-/// Some filesystems keep times in whole seconds. What was changed shortly before its listing was written is read again.
+/// Some filesystems keep times in whole seconds. What was changed shortly before its listing was written to its place is
+/// read again; nothing is changed between that and the draft of it.
 const COARSE: i64 = 2;
 /// So much is collected before it is written, in bytes.
 const BUFFER: usize = 64 << 10;
@@ -285,7 +286,8 @@ impl Listing {
         })
     }
 
-    /// The same from its beginning. This one is not read any more then, as both read one file.
+    /// The same from its beginning. One of all that were made so is read at a time, since they share their place in the
+    /// file.
     pub fn again(&self) -> io::Result<Self> {
         let mut file = self.lines.get_ref().try_clone()?;
         file.rewind()?;

@@ -40,13 +40,26 @@ fn file_of(base: &LvName) -> PathBuf {
     Path::new(DIR).join(format!("{base}{SUFFIX}"))
 }
 
-/// Keeps the listing of a new base, for a verb that has made it and has released the lock. Without a `draft` the base is
-/// read. What fails is told, and harms nothing.
-pub fn keep(context: &Context, base: &LvName, draft: Option<&Draft>) {
+/// What a base holds that has this digest.
+pub struct Drafted {
+    digest: String,
+    draft: Draft,
+}
+
+impl Drafted {
+    pub fn new(digest: &str, draft: Draft) -> Self {
+        let digest = digest.to_owned();
+        Self { digest, draft }
+    }
+}
+
+/// Keeps the listing of a new base, for a verb that has made it and has released the lock, unless it is listed already.
+/// Without what was drafted of it, it is read. What fails is told, and harms nothing.
+pub fn keep(context: &Context, base: &LvName, drafted: Option<&Drafted>) {
     if !context.dry_run {
         tell(
             base,
-            context.change("listing", |tx| write(context, tx, base, draft)),
+            context.change("listing", |tx| write(context, tx, base, drafted)),
         );
     }
 }
@@ -70,7 +83,7 @@ fn write(
     context: &Context,
     tx: &mut Transaction,
     base: &LvName,
-    draft: Option<&Draft>,
+    drafted: Option<&Drafted>,
 ) -> Result<()> {
     let group = context.load()?;
     let Some(digest) = digest_of(&group, base).filter(|_| config(&group).is_some()) else {
@@ -80,9 +93,6 @@ fn write(
         pool_with_room(&group)? >= ROOM,
         "the thin pool has no room for it"
     );
-    if let Some(draft) = draft {
-        return store(context, tx, &group, (base, digest), draft);
-    }
     let mut is_there = false;
     in_config(context, tx, &group, "ro", &mut |_, config| {
         is_there = open(config, base, digest)?.is_some();
@@ -91,13 +101,17 @@ fn write(
     if is_there {
         return Ok(());
     }
+    // The lock was free: another base can have the name by now.
+    if let Some(drafted) = drafted.filter(|drafted| drafted.digest == digest) {
+        return store(context, tx, &group, (base, digest), &drafted.draft);
+    }
     // Nobody else could mount the volume to read it while it is mounted to be written to, so this comes between.
     let mut draft = None;
     let tree = Tree::Volume(base.clone());
     tx.unlocked(|tx| {
         roots::opened(context, tx, &group, &tree, |tx, root| {
             let mut progress = Progress::new(&format!("{base} listing"), used(root)?);
-            let made = drafted(base, root, None, &mut |done| {
+            let made = draft_of(base, root, None, &mut |done| {
                 progress.show(done);
                 tx.interrupt().check()
             });
@@ -111,7 +125,7 @@ fn write(
 
 /// Lists what a base holds that is mounted at `root`. `before` is the listing of the one that it began as a snapshot of;
 /// `tell` is as for [`Draft::of`].
-pub fn drafted(
+pub fn draft_of(
     base: &LvName,
     root: &Path,
     before: Option<Listing>,
