@@ -342,7 +342,8 @@ fn record(
             let draft = listing.map(|listing| {
                 scope.spawn(|| {
                     listings::draft_of(name, root, Some(listing), &mut |_| {
-                        ensure!(!is_in_vain.load(Relaxed), "there is no digest");
+                        let goes_on = !is_in_vain.load(Relaxed);
+                        goes_on.then_some(()).context("there is no digest")?;
                         interrupt.check()
                     })
                 })
