@@ -110,14 +110,9 @@ impl Entries<'_> {
     /// Refuses a file in the place of the first that is something else.
     pub fn of(&self, layer: &LvName) -> Result<Vec<Entry>> {
         self.first_of(layer)?;
-        let first = id::of_layer(self.vg, layer);
-        let is_wanted = |id: &str| {
-            let rest = id.strip_prefix(first.as_str());
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('@'))
-        };
-        let mut entries = read(self.files, is_wanted)?;
+        let mut entries = read(self.files, |id| id::is_of(self.vg, layer, id))?;
         entries.retain(|entry| entry.is_of(self.vg, layer));
-        put_first(&mut entries, &first);
+        put_first(&mut entries, &id::of_layer(self.vg, layer));
         Ok(entries)
     }
 
