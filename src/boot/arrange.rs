@@ -56,7 +56,7 @@ pub fn arrange(
         entries.any(|entry| entry.boots_kernel(spec))
     };
     let Some(until_now) = before.iter().find(|entry| !entry.is_trial()) else {
-        return Arrangement::plain(found);
+        return without_proven(found, |spec| has(true, spec));
     };
     let place = |spec: BootSpec| Placed {
         is_proven: has(false, &spec) || !can_try && !has(true, &spec),
@@ -79,7 +79,10 @@ pub fn arrange(
     let first = match proven {
         _ if is_kept => kept,
         Some(at) => kernels.remove(at),
-        None => return Arrangement::plain(kernels.into_iter().map(|k| k.spec).collect()),
+        None => {
+            let found = kernels.into_iter().map(|kernel| kernel.spec).collect();
+            return without_proven(found, |spec| has(true, spec));
+        }
     };
     let is_new = |newest: &Placed| {
         let spec = &newest.spec;
@@ -89,6 +92,22 @@ pub fn arrange(
     let new = kernels.first().filter(|newest| is_new(newest)).map(|_| 1);
     kernels.insert(0, first);
     Arrangement { kernels, new }
+}
+
+/// Arranges kernels of which none is known to come up. One with an entry on trial was tried in vain, or is to be: it is
+/// not the first while there is another, the entry of which was lost.
+fn without_proven(found: Vec<BootSpec>, is_on_trial: impl Fn(&BootSpec) -> bool) -> Arrangement {
+    let (on_trial, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_on_trial);
+    if others.is_empty() {
+        return Arrangement::plain(on_trial);
+    }
+    let mut arrangement = Arrangement::plain(others);
+    let on_trial = on_trial.into_iter().map(|spec| Placed {
+        spec,
+        is_proven: false,
+    });
+    arrangement.kernels.extend(on_trial);
+    arrangement
 }
 
 /// The entries that a layer is made by, with the initramfs images that were made anew for it. The layer as a whole is
@@ -145,7 +164,7 @@ mod tests {
             ("6.2 6.1", "6.2 6.1", "6.2 6.1"),
             // Nothing has come up yet, or nothing is known: the newest.
             ("6.2 6.1", "", "6.2 6.1"),
-            ("6.2 6.1", "6.1?", "6.2 6.1"),
+            ("6.2 6.1", "6.1?", "6.2 6.1?"),
             // A kernel or an initramfs has come.
             ("6.2 6.1", "6.1", "6.1 6.2?+"),
             ("6.1b", "6.1a", "6.1a 6.1b?+"),
@@ -165,6 +184,9 @@ mod tests {
             ("6.2", "6.1", "6.1 6.2?+"),
             // It is not the last one.
             ("6.3 6.1", "6.2 6.1 6.3?", "6.1 6.3?"),
+            // The entry of the one that has come up was lost.
+            ("6.2 6.1", "6.2?", "6.1 6.2?"),
+            ("6.2 6.1", "6.2? 6.1?", "6.2 6.1"),
             // A kernel that has come up goes on without one that is newer.
             ("6.3 6.2 6.1", "6.2 6.3? 6.1", "6.2 6.3? 6.1"),
         ] {

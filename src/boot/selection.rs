@@ -280,7 +280,8 @@ impl BootPartition {
     }
 
     /// Has an entry that has come up boot without the options of a trial from now on. Its layer and kernel
-    /// become the default if they are what was on trial.
+    /// become the default if they are what was on trial. Where its layer as a whole was, with another of its kernels,
+    /// that one has not come up.
     pub fn bless(
         &self,
         tx: &mut Transaction,
@@ -288,8 +289,11 @@ impl BootPartition {
         entry: &Entry,
         trial: Option<&Trial>,
     ) -> Result<()> {
-        match trial {
-            Some(trial) if trial.id == entry.id => self.promote(tx, name, entry),
+        let is_tried = |trial: &&Trial| {
+            trial.id == entry.id || trial.id == id::of_layer(&self.vg, name) && entry.is_trial()
+        };
+        match trial.filter(is_tried) {
+            Some(_) => self.promote(tx, name, entry),
             _ if entry.is_trial() => self.change_entry(tx, name, &entry.id, Entry::confirmed),
             _ => Ok(()),
         }

@@ -332,6 +332,44 @@ fn each_kernel_of_a_layer_has_an_entry_and_the_newest_that_of_the_layer() {
 }
 
 #[test]
+fn a_layer_has_all_its_kernels_whatever_its_name_ends_in() {
+    let (_dir, boot) = partition();
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("boot")).unwrap();
+    install(&system, "6.1");
+    install(&system, "6.2");
+    for (name, wanted) in [
+        ("Base-0.1", ["imgbased-Base-0.1", "imgbased-Base-0.1@6.1"]),
+        // Their ids would look like boot counters.
+        (
+            "node-1-1+1",
+            ["imgbased-node-1-1+1_", "imgbased-node-1-1+1@6.1"],
+        ),
+        (
+            "node-1-1+12",
+            ["imgbased-node-1-1+12_", "imgbased-node-1-1+12@6.1"],
+        ),
+    ] {
+        let name: LvName = name.parse().unwrap();
+        let written = change(|tx| {
+            let kernels = look_for_kernels(&boot, tx, &system, &known(&[]))?;
+            let entries = Entry::of_kernels(&boot.vg, &name, false, &Arrangement::plain(kernels))?;
+            boot.write_entries(tx, &name, &entries)?;
+            Ok(entries)
+        });
+        let found = boot.entries_of(&name).unwrap();
+        assert_eq!(found, written.unwrap());
+        let ids: Vec<&str> = found.iter().map(|entry| entry.id.as_str()).collect();
+        assert_eq!(ids, wanted);
+        // The kernel that runs is found, and no change of one entry loses the other.
+        let running = boot.running_entry(&name, "6.1", false).unwrap().unwrap();
+        assert_eq!(running.id, wanted[1]);
+        change(|tx| boot.change_entry(tx, &name, wanted[0], Entry::on_trial)).unwrap();
+        assert_eq!(boot.entries_of(&name).unwrap().len(), 2);
+    }
+}
+
+#[test]
 fn a_kernel_is_on_trial_beside_the_one_that_the_layer_boots() {
     let (dir, boot) = partition();
     let system = tempfile::tempdir().unwrap();
@@ -830,6 +868,44 @@ fn a_kernel_that_comes_up_is_the_one_that_the_layer_boots() {
         fs::read_to_string(boot.path_of(&entry.initrd)).unwrap(),
         "anew"
     );
+}
+
+#[test]
+fn of_a_layer_on_trial_the_kernel_that_comes_up_is_the_one_that_it_boots() {
+    let (_dir, boot, system) = good_layer(include_str!("../../grub/grub.cfg"));
+    install(&system, "6.2");
+    let name: LvName = "Base-0.2".parse().unwrap();
+    change(|tx| {
+        let kernels = look_for_kernels(&boot, tx, &system, &known(&[]))?;
+        let entries = Entry::of_kernels(&boot.vg, &name, false, &Arrangement::plain(kernels))?;
+        let entries: Vec<Entry> = entries.into_iter().map(Entry::on_trial).collect();
+        boot.write_entries(tx, &name, &entries)?;
+        boot.make_default(tx, &name, &entries[0], State::New, 3)
+    })
+    .unwrap();
+    let trial = boot.trial().unwrap().unwrap();
+    assert_eq!(trial.id, "imgbased-Base-0.2");
+    // The newest kernel panics, and somebody chooses the other one in the menu.
+    let entry = boot.running_entry(&name, "6.1", true).unwrap().unwrap();
+    assert_eq!(entry.id, "imgbased-Base-0.2@6.1");
+    change(|tx| boot.bless(tx, &name, &entry, Some(&trial))).unwrap();
+    let shown: Vec<(String, String, bool)> = boot
+        .entries_of(&name)
+        .unwrap()
+        .into_iter()
+        .map(|entry| (entry.is_trial(), entry))
+        .map(|(is_trial, entry)| (entry.id, entry.version, is_trial))
+        .collect();
+    let own = |id: &str, version: &str, is_trial| (id.to_owned(), version.to_owned(), is_trial);
+    assert_eq!(
+        shown,
+        [
+            own("imgbased-Base-0.2", "6.1", false),
+            own("imgbased-Base-0.2@6.2", "6.2", true)
+        ]
+    );
+    assert_eq!(boot.trial().unwrap(), None);
+    assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.2");
 }
 
 #[test]
