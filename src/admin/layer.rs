@@ -233,8 +233,8 @@ impl Plan {
     }
 }
 
-/// The same kernels with the options that a root asks for, if it asks for any.
-fn with_options(mut kernels: Vec<BootSpec>, root: &Path) -> Result<Vec<BootSpec>> {
+/// The same kernels with the options that a root asks for, if it asks for any, and with what unlocks its disks until now.
+pub fn with_options(mut kernels: Vec<BootSpec>, root: &Path) -> Result<Vec<BootSpec>> {
     if let Some(options) = Root::at(root).options()? {
         for kernel in &mut kernels {
             kernel.options = kernel_options::keeping_disks(&options, &kernel.options);

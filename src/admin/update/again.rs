@@ -18,7 +18,6 @@ use crate::admin::{Context, LOCK_WAIT, after_merge, hooks, labels, layer, new_en
 use crate::boot::Selection;
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
-use crate::boot::root::Root;
 use crate::image::superblock::FsKind;
 use crate::merge::{self, Changed, Ids, LAYER, NEW, Plan, Record, Staged, Zones};
 use crate::model::layout::Group;
@@ -83,7 +82,8 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
     let told = Told::of(context, tx, &group, waiting.leave())?.again(&waiting.zones);
     let new = Tree::Volume(base.clone());
     let before = boot.entries_of(&layer)?;
-    let options = context.activated(tx, &layer, volume.active, |tx| {
+    let booted: Vec<BootSpec> = before.iter().map(Entry::spec).collect();
+    let kernels = context.activated(tx, &layer, volume.active, |tx| {
         let filesystem = context.filesystem(&layer, &layer)?;
         context.mounted(tx, &layer, &filesystem, "rw", None, |tx, root| {
             let again = Again {
@@ -101,17 +101,11 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
             let done =
                 sides.opened_with(context, tx, &group, &new, |tx, roots| again.run(tx, roots));
             done?.context("this is no dry run")?;
-            Root::at(root).options()
+            layer::with_options(booted.clone(), root)
         })
     })?;
-    if let Some(options) = options.flatten()
-        && before.iter().any(|entry| entry.spec().options != options)
-    {
-        let specs = before.iter().map(|entry| BootSpec {
-            options: options.clone(),
-            ..entry.spec()
-        });
-        let kernels = Arrangement::plain(specs.collect());
+    if let Some(kernels) = kernels.filter(|kernels| *kernels != booted) {
+        let kernels = Arrangement::plain(kernels);
         let is_trial = before.iter().any(Entry::is_trial);
         let entries = new_entries(&group, &layer, false, &kernels, is_trial)?;
         boot.write_entries(tx, &layer, &entries)?;
