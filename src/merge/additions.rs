@@ -129,7 +129,7 @@ impl<'a> Additions<'a> {
     /// Adds them. Each file takes its place when it is complete, and none that has come meanwhile is replaced.
     pub fn apply(&self, layer: &Dir, to: &Dir, go_on: &dyn Fn() -> Result<()>) -> Result<()> {
         let own = layer.descend(self.at)?.context("it is there")?;
-        let mut applier = Applier::new(VAR, Some(own.again()?), to.again()?);
+        let mut applier = Applier::new(VAR, Some(own.again()?), to.again()?).lasting();
         for path in &self.paths {
             go_on()?;
             let above = path.parent().unwrap_or(Path::new(""));

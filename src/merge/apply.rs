@@ -141,6 +141,8 @@ pub(super) struct Applier {
     /// The directories above the path, each in the one before.
     open: Vec<(PathBuf, End)>,
     left_out: Vec<PathBuf>,
+    /// Whether what a file holds is on the disk before it has its name.
+    is_lasting: bool,
 }
 
 impl Applier {
@@ -152,6 +154,15 @@ impl Applier {
             copied: BTreeMap::new(),
             open: Vec::new(),
             left_out: Vec::new(),
+            is_lasting: false,
+        }
+    }
+
+    /// The same for a tree that is in use: nothing else tells after a power cut which of its files are whole.
+    pub fn lasting(self) -> Self {
+        Self {
+            is_lasting: true,
+            ..self
         }
     }
 
@@ -305,8 +316,13 @@ impl Applier {
                 dir.link(temporary, &first_dir, &first)
             });
         }
+        let is_lasting = self.is_lasting;
         dir.replace(name, &mut |temporary| {
-            node.copy_to(&dir.create(temporary)?)?;
+            let file = dir.create(temporary)?;
+            node.copy_to(&file)?;
+            if is_lasting {
+                file.sync_all()?;
+            }
             dir.set_meta(temporary, &put.meta, Some(node.stat.mtime))
         })?;
         let locks = node.locks()?;

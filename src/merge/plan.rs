@@ -21,6 +21,8 @@ use crate::tree::{Below, Dir, Kind, Meta, Node, Place, Stat, Time, Visit, escape
 pub(super) const ETC: &str = "etc";
 /// The largest list that is merged by entry, in bytes. A larger one is merged as any file.
 const LIST_MAX: u64 = 1 << 20;
+/// The largest file of users, in bytes: of some hundred thousand.
+const USERS_MAX: u64 = 16 << 20;
 /// The mode of a file of secrets that no side has.
 const SECRET: u32 = 0o600;
 
@@ -845,11 +847,14 @@ pub(super) fn node_of(dir: &Dir, name: &OsStr) -> io::Result<Option<Node>> {
     }
 }
 
-/// The content of a file in /etc; `None` where there is none that can be read, or one that is too large.
+/// The content of a file of users in /etc; `None` where there is none. One that is too large is an error: to take it for
+/// an unchanged one would lose all its users.
 fn read(dir: &Dir, name: &str) -> io::Result<Option<Vec<u8>>> {
     match node_of(dir, name.as_ref())? {
-        Some(node) if node.stat.kind == Kind::File && node.stat.size <= LIST_MAX => {
-            node.read(LIST_MAX).map(Some)
+        Some(node) if node.stat.kind == Kind::File => {
+            let content = node.read(USERS_MAX);
+            let named = |error| io::Error::other(format!("cannot read /etc/{name}: {error}"));
+            content.map(Some).map_err(named)
         }
         _ => Ok(None),
     }

@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 use super::lines::{ByEntry, split};
 use crate::model::kernel_options::words;
 
-/// Keys that can be given several times: each word counts by itself.
-const SEVERAL: [&str; 14] = [
+/// Keys of which each word counts by itself, whatever the others say.
+const SEVERAL: [&str; 12] = [
     "console",
     "earlycon",
-    "hugepages",
-    "hugepagesz",
     "ip",
     "memmap",
     "modprobe.blacklist",
@@ -22,17 +20,37 @@ const SEVERAL: [&str; 14] = [
     "systemd.mask",
     "systemd.wants",
 ];
+/// A number of pages is of the size that was named before.
+const PAGES: [&str; 2] = ["hugepages", "hugepagesz"];
 
-/// What a word is known by: its key where that counts once, else all of it.
+/// What a word is known by: its key, or all of it where each counts by itself.
 fn key(word: &str) -> &str {
     match word.split_once('=') {
+        Some((key, _)) if PAGES.contains(&key) => PAGES[0],
         Some((key, _)) if !SEVERAL.contains(&key) => key,
         _ => word,
     }
 }
 
-/// Merges three lists of words. Of several with one key the last counts, as for the kernel. Adds the keys that both
-/// sides have changed to `conflicts`.
+/// The words of each key in their order, and the keys in theirs. Many can be given several times (dracut.cmdline(7)), and
+/// of others the last word counts: so those of one key stay together, as one side has them.
+fn by_key(text: &str) -> (Vec<&str>, BTreeMap<&str, Vec<&str>>) {
+    let (mut keys, mut all) = (Vec::new(), BTreeMap::<&str, Vec<&str>>::new());
+    for word in words(text) {
+        let key = key(word);
+        let of_key = all.entry(key).or_default();
+        if of_key.is_empty() {
+            keys.push(key);
+        } else if key == word {
+            // It says no more than once.
+            continue;
+        }
+        of_key.push(word);
+    }
+    (keys, all)
+}
+
+/// Merges three lists of words. Adds the keys that both sides have changed to `conflicts`; the layer has its way there.
 fn merge(old: &str, layer: &str, new: &str, conflicts: &mut Vec<String>) -> String {
     if layer == old || layer == new {
         return new.to_owned();
@@ -40,44 +58,32 @@ fn merge(old: &str, layer: &str, new: &str, conflicts: &mut Vec<String>) -> Stri
     if new == old {
         return layer.to_owned();
     }
-    let [of_old, ours, theirs] = [old, layer, new].map(|text| {
-        let mut index: BTreeMap<&str, &str> = BTreeMap::new();
-        index.extend(words(text).map(|word| (key(word), word)));
-        index
-    });
+    let [(_, of_old), (our_keys, ours), (their_keys, theirs)] = [old, layer, new].map(by_key);
     let mut merged: Vec<&str> = Vec::new();
-    for (key, word) in words(layer).map(|word| (key(word), word)) {
-        if ours.get(key) != Some(&word) {
-            continue;
-        }
+    for key in our_keys {
+        let our = ours.get(key);
         let (before, after) = (of_old.get(key), theirs.get(key));
-        if before == Some(&word) {
-            merged.extend(after);
+        if before == our {
+            merged.extend(after.into_iter().flatten());
             continue;
         }
-        if after != Some(&word) && before != after {
+        if after != our && before != after {
             conflicts.push(key.to_owned());
         }
-        merged.push(word);
+        merged.extend(our.into_iter().flatten());
     }
-    for (key, word) in words(new).map(|word| (key(word), word)) {
-        if theirs.get(key) != Some(&word) || ours.contains_key(key) {
+    for key in their_keys {
+        if ours.contains_key(key) {
             continue;
         }
+        let their = theirs.get(key);
         match of_old.get(key) {
-            None => merged.push(word),
-            Some(before) if *before != word => conflicts.push(key.to_owned()),
+            None => merged.extend(their.into_iter().flatten()),
+            before if before != their => conflicts.push(key.to_owned()),
             Some(_) => {}
         }
     }
-    // The same word twice says no more than once.
-    let mut once: Vec<&str> = Vec::new();
-    for word in merged {
-        if !once.contains(&word) {
-            once.push(word);
-        }
-    }
-    once.join(" ")
+    merged.join(" ")
 }
 
 /// /etc/kernel/cmdline: all words of all lines.
@@ -241,6 +247,36 @@ mod tests {
             ),
             ("q", "q x=\"a b\"", "q y", "q x=\"a b\" y", ""),
             ("q", "q n", "q n m", "q n m", ""),
+            ("q q", "q a", "q q b", "q a b", ""),
+            // What is given several times stays, also where the last one counts.
+            (
+                "q",
+                "q ifname=a:1 ifname=b:2",
+                "q n",
+                "q ifname=a:1 ifname=b:2 n",
+                "",
+            ),
+            (
+                "rd.zfcp=1 rd.zfcp=2",
+                "rd.zfcp=1 rd.zfcp=2 q",
+                "rd.zfcp=1 rd.zfcp=3",
+                "rd.zfcp=1 rd.zfcp=3 q",
+                "",
+            ),
+            (
+                "vlan=a:b",
+                "vlan=a:b vlan=c:b",
+                "vlan=d:b",
+                "vlan=a:b vlan=c:b",
+                "vlan",
+            ),
+            (
+                "q",
+                "q hugepagesz=1G hugepages=4 hugepagesz=2M hugepages=4",
+                "q n",
+                "q hugepagesz=1G hugepages=4 hugepagesz=2M hugepages=4 n",
+                "",
+            ),
         ] {
             let mut conflicts = Vec::new();
             assert_eq!(merge(old, layer, new, &mut conflicts), wanted);
