@@ -316,6 +316,12 @@ fn trial_if_known(boot: &BootPartition) -> Option<Trial> {
     })
 }
 
+/// Whether what runs is on trial, and has not come up yet: that is not over before the machine goes down.
+pub fn is_being_tried() -> Result<bool> {
+    let is_trial = kernel_options::is_trial(&view::kernel_command_line()?);
+    Ok(is_trial && !Path::new(run::BLESSED).exists())
+}
+
 /// Ends a trial whose tries are used up, and records it with the layer.
 pub fn record_failure(
     context: &Context,

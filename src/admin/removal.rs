@@ -8,6 +8,7 @@ use super::base::listings;
 use super::{Context, hooks, news, say, view, volume};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
+use crate::model::kernel_options;
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
 use crate::model::removal::{Known, Request, plan};
@@ -76,7 +77,8 @@ fn confirm(context: &Context, request: &Request, question: &Question) -> Result<
 /// What is there, and what of it to remove.
 fn look(context: &Context, request: &Request) -> Result<(BootPartition, Group, Vec<LvName>)> {
     let boot = context.boot_partition()?;
-    boot.check_ready()?;
+    // What is removed makes room, so none is asked for.
+    boot.check_writable()?;
     let group = context.load()?;
     // Else what is the default or on trial is not known.
     ensure!(
@@ -95,11 +97,25 @@ fn known(context: &Context, group: &Group, boot: &BootPartition) -> Result<Known
     // Also where its entry is lost for now.
     let owner = |id: Option<String>| boot.owner_of(&id?, &bootable);
     let trial = boot.trial()?.filter(|trial| !trial.is_over());
+    let booted = view::booted(group)?;
+    let default = owner(boot.default_id()?);
+    let once = owner(boot.once_id()?);
+    let trial = owner(trial.map(|trial| trial.id));
+    let mut fallbacks = Vec::new();
+    for name in [&booted, &default, &once, &trial].into_iter().flatten() {
+        // What others have put in the place of one names none.
+        let entries = boot.entries_of(&name.parse()?).unwrap_or_default();
+        let options = entries.iter().map(|entry| entry.options.as_str());
+        fallbacks.extend(options.filter_map(|options| {
+            kernel_options::value(options, kernel_options::FALLBACK).map(str::to_owned)
+        }));
+    }
     Ok(Known {
-        booted: view::booted(group)?,
-        default: owner(boot.default_id()?),
-        once: owner(boot.once_id()?),
-        trial: owner(trial.map(|trial| trial.id)),
+        booted,
+        default,
+        once,
+        trial,
+        fallbacks,
         good: good_layers(group, boot)?,
         mismatch: context.pool_mismatch(group)?,
     })

@@ -6,6 +6,8 @@ pub const LAYER: &str = "imgbased.layer=";
 pub const VG: &str = "imgbased.vg=";
 /// Names that group by its UUID. With it no other group counts, whatever its name.
 pub const VGID: &str = "imgbased.vgid=";
+/// Names a second layer, for when the first one cannot be mounted.
+pub const FALLBACK: &str = "imgbased.fallback=";
 /// The kernel's file, as GRUB adds it.
 pub const BOOT_IMAGE: &str = "BOOT_IMAGE=";
 /// All that say which layer boots.

@@ -25,6 +25,8 @@ pub struct Known {
     /// What boots at the next start only.
     pub once: Option<String>,
     pub trial: Option<String>,
+    /// What the entries of these name to be mounted where they cannot be.
+    pub fallbacks: Vec<String>,
     /// The layers that have come up and can be booted, the latest last.
     pub good: Vec<LvName>,
     /// Set if lvm2 cannot change the pool.
@@ -34,8 +36,8 @@ pub struct Known {
 /// A volume that has to stay, and why.
 type Kept = (String, &'static str);
 
-/// The volumes to remove, in this order. What is booted, the default, boots next or is on trial stays, and so do what
-/// would take snapshots of others with it, and the last layer that is known to come up.
+/// The volumes to remove, in this order. What is booted, the default, boots next or is on trial stays, and so do the
+/// fallbacks that these name, what would take snapshots of others with it, and the last layer that is known to come up.
 ///
 /// Refuses a request for one of those by name, and any where lvm2 cannot change the pool.
 pub fn plan(group: &Group, request: &Request, known: &Known) -> Result<Vec<LvName>> {
@@ -67,6 +69,8 @@ fn kept(group: &Group, known: &Known) -> Vec<Kept> {
     let mut kept: Vec<Kept> = chosen
         .filter_map(|(name, why)| Some((name.clone()?, why)))
         .collect();
+    let fallbacks = known.fallbacks.iter();
+    kept.extend(fallbacks.map(|name| (name.clone(), "the fallback of what boots")));
     for volume in &group.volumes {
         if volume.is_origin {
             let why = "the origin of a snapshot that would be lost with it (lvs(8) shows which)";
@@ -258,6 +262,11 @@ mod tests {
                 same.clone(),
                 known(|known, name| known.trial = name),
                 "on trial",
+            ),
+            (
+                same.clone(),
+                known(|known, name| known.fallbacks.extend(name)),
+                "the fallback of what boots",
             ),
             (
                 same.clone(),

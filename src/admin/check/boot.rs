@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::finding::{Findings, Repair};
 use crate::admin::Context;
+use crate::admin::boot::is_being_tried;
 use crate::admin::renamed::{self, Others};
 use crate::admin::view;
 use crate::boot::BootPartition;
@@ -74,7 +75,11 @@ pub fn find(
         find_lost_group(group, &next, &entries, &others, findings);
     }
     if damage.is_none() {
-        let (default, trial) = (boot.default_id()?, boot.trial()?);
+        // The last of its tries can be what runs.
+        let is_being_tried = is_being_tried()?;
+        let trial = boot.trial()?;
+        let trial = trial.filter(|trial| !(is_being_tried && trial.is_over()));
+        let default = boot.default_id()?;
         find_in_selection(default.as_deref(), trial.as_ref(), &entries, findings);
     }
     for path in boot.leftovers(is_entry_lost)? {

@@ -80,9 +80,10 @@ pub fn each(host: &impl Host, writer: &Writer, phases: &[Phase]) -> Result<bool>
 /// Does one repair, as a part of a transaction.
 pub fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result<()> {
     let lvm = &context.lvm;
-    let ready = || -> Result<BootPartition> {
+    // Only a new entry needs room for a kernel.
+    let writable = || -> Result<BootPartition> {
         let boot = context.boot_partition()?;
-        boot.check_ready()?;
+        boot.check_writable()?;
         Ok(boot)
     };
     match repair {
@@ -99,39 +100,28 @@ pub fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result
         Repair::RemoveListings => listings::tidy(context, tx, &[]),
         Repair::WriteEntry(name) => {
             let all = layer::KernelChange::default();
-            layer::write_entries(context, tx, &context.load()?, &ready()?, name, &all).map(drop)
+            let boot = context.boot_partition()?;
+            boot.check_ready()?;
+            layer::write_entries(context, tx, &context.load()?, &boot, name, &all).map(drop)
         }
         Repair::Identify(name) => {
-            let boot = context.boot_partition()?;
-            boot.check_writable()?;
+            let boot = writable()?;
             let uuid: VgUuid = context.load()?.uuid.parse()?;
             boot.change_entries(tx, name, |entry| entry.of_group(&uuid))
         }
-        Repair::RemoveEntry(name) => ready()?.remove_last(tx, std::slice::from_ref(name)),
-        Repair::WriteMenu => ready()?.render_menu(tx),
-        Repair::RebuildEnv => ready()?.rebuild_env(tx),
+        Repair::RemoveEntry(name) => writable()?.remove_last(tx, std::slice::from_ref(name)),
+        Repair::WriteMenu => writable()?.render_menu(tx),
+        Repair::RebuildEnv => writable()?.rebuild_env(tx),
         Repair::SetDefault(name) => {
-            let boot = ready()?;
+            let boot = writable()?;
             match boot.entry_of(name)? {
                 Some(entry) => boot.confirm(tx, name, &entry),
                 None => bail!("{name} has no boot entry"),
             }
         }
-        Repair::Confirm(name, id) => {
-            let boot = context.boot_partition()?;
-            boot.check_writable()?;
-            boot.change_entry(tx, name, id, Entry::confirmed)
-        }
-        Repair::EndTrial => {
-            let boot = context.boot_partition()?;
-            boot.check_writable()?;
-            boot.end_trial(tx)
-        }
-        Repair::RecordFailure => {
-            let partition = context.boot_partition()?;
-            partition.check_writable()?;
-            boot::record_failure(context, tx, &partition, &context.load()?)
-        }
+        Repair::Confirm(name, id) => writable()?.change_entry(tx, name, id, Entry::confirmed),
+        Repair::EndTrial => writable()?.end_trial(tx),
+        Repair::RecordFailure => boot::record_failure(context, tx, &writable()?, &context.load()?),
         Repair::RemoveFile(path) => {
             let path = path.clone();
             tx.discard(move || Ok(vec![path]));
