@@ -56,7 +56,7 @@ pub fn arrange(
         entries.any(|entry| entry.boots_kernel(spec))
     };
     let Some(until_now) = before.iter().find(|entry| !entry.is_trial()) else {
-        return without_proven(found, |spec| has(true, spec));
+        return without_proven(found, before);
     };
     let place = |spec: BootSpec| Placed {
         is_proven: has(false, &spec) || !can_try && !has(true, &spec),
@@ -81,7 +81,7 @@ pub fn arrange(
         Some(at) => kernels.remove(at),
         None => {
             let found = kernels.into_iter().map(|kernel| kernel.spec).collect();
-            return without_proven(found, |spec| has(true, spec));
+            return without_proven(found, before);
         }
     };
     let is_new = |newest: &Placed| {
@@ -96,8 +96,9 @@ pub fn arrange(
 
 /// Arranges kernels of which none is known to come up. One with an entry on trial was tried in vain, or is to be: it is
 /// not the first while there is another, the entry of which was lost.
-fn without_proven(found: Vec<BootSpec>, is_on_trial: impl Fn(&BootSpec) -> bool) -> Arrangement {
-    let (on_trial, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_on_trial);
+fn without_proven(found: Vec<BootSpec>, before: &[Entry]) -> Arrangement {
+    let has_entry = |spec: &BootSpec| before.iter().any(|entry| entry.version == spec.version);
+    let (on_trial, others): (Vec<_>, Vec<_>) = found.into_iter().partition(has_entry);
     if others.is_empty() {
         return Arrangement::plain(on_trial);
     }
@@ -187,6 +188,7 @@ mod tests {
             // The entry of the one that has come up was lost.
             ("6.2 6.1", "6.2?", "6.1 6.2?"),
             ("6.2 6.1", "6.2? 6.1?", "6.2 6.1"),
+            ("6.2 6.1b", "6.2? 6.1a?", "6.2 6.1b"),
             // A kernel that has come up goes on without one that is newer.
             ("6.3 6.2 6.1", "6.2 6.3? 6.1", "6.2 6.3? 6.1"),
         ] {

@@ -255,15 +255,21 @@ impl BootPartition {
         Ok(())
     }
 
-    /// Has a layer boot this one of its kernels from now on, which was on trial, and makes it the default. The
-    /// one until now gets an entry of its own, unless that is of the same version.
+    /// Has a layer boot this one of its kernels from now on, which was on trial, and makes it the default.
     fn promote(&self, tx: &mut Transaction, name: &LvName, entry: &Entry) -> Result<()> {
         let first = id::of_layer(&self.vg, name);
         if entry.id == first {
             return self.confirm(tx, name, entry);
         }
+        self.put_in_front(tx, name, entry)?;
+        self.set_default(tx, &first)
+    }
+
+    /// Has a layer boot this one of its kernels from now on. The one until now gets an entry of its own, unless that is
+    /// of the same version.
+    fn put_in_front(&self, tx: &mut Transaction, name: &LvName, entry: &Entry) -> Result<()> {
         let mut entries = vec![Entry {
-            id: first.clone(),
+            id: id::of_layer(&self.vg, name),
             ..entry.clone().confirmed()
         }];
         for old in self.entries_of(name)? {
@@ -275,13 +281,12 @@ impl BootPartition {
                 entries.push(Entry { id, ..old });
             }
         }
-        self.write_entries(tx, name, &entries)?;
-        self.set_default(tx, &first)
+        self.write_entries(tx, name, &entries)
     }
 
     /// Has an entry that has come up boot without the options of a trial from now on. Its layer and kernel
-    /// become the default if they are what was on trial. Where its layer as a whole was, with another of its kernels,
-    /// that one has not come up.
+    /// become the default if they are what was on trial. A layer that has come up boots a kernel that has: where its
+    /// first one is on trial, what runs takes that place.
     pub fn bless(
         &self,
         tx: &mut Transaction,
@@ -289,11 +294,14 @@ impl BootPartition {
         entry: &Entry,
         trial: Option<&Trial>,
     ) -> Result<()> {
-        let is_tried = |trial: &&Trial| {
-            trial.id == entry.id || trial.id == id::of_layer(&self.vg, name) && entry.is_trial()
-        };
-        match trial.filter(is_tried) {
-            Some(_) => self.promote(tx, name, entry),
+        let first = self.entry_of(name)?.filter(|first| first.id != entry.id);
+        let first = first.filter(Entry::is_trial);
+        let is_of_layer = |trial: &Trial| first.as_ref().is_some_and(|first| first.id == trial.id);
+        match trial {
+            Some(trial) if trial.id == entry.id || is_of_layer(trial) => {
+                self.promote(tx, name, entry)
+            }
+            _ if first.is_some() => self.put_in_front(tx, name, entry),
             _ if entry.is_trial() => self.change_entry(tx, name, &entry.id, Entry::confirmed),
             _ => Ok(()),
         }

@@ -872,40 +872,60 @@ fn a_kernel_that_comes_up_is_the_one_that_the_layer_boots() {
 
 #[test]
 fn of_a_layer_on_trial_the_kernel_that_comes_up_is_the_one_that_it_boots() {
-    let (_dir, boot, system) = good_layer(include_str!("../../grub/grub.cfg"));
-    install(&system, "6.2");
     let name: LvName = "Base-0.2".parse().unwrap();
-    change(|tx| {
-        let kernels = look_for_kernels(&boot, tx, &system, &known(&[]))?;
-        let entries = Entry::of_kernels(&boot.vg, &name, false, &Arrangement::plain(kernels))?;
-        let entries: Vec<Entry> = entries.into_iter().map(Entry::on_trial).collect();
-        boot.write_entries(tx, &name, &entries)?;
-        boot.make_default(tx, &name, &entries[0], State::New, 3)
-    })
-    .unwrap();
-    let trial = boot.trial().unwrap().unwrap();
-    assert_eq!(trial.id, "imgbased-Base-0.2");
-    // The newest kernel panics, and somebody chooses the other one in the menu.
-    let entry = boot.running_entry(&name, "6.1", true).unwrap().unwrap();
-    assert_eq!(entry.id, "imgbased-Base-0.2@6.1");
-    change(|tx| boot.bless(tx, &name, &entry, Some(&trial))).unwrap();
-    let shown: Vec<(String, String, bool)> = boot
-        .entries_of(&name)
-        .unwrap()
-        .into_iter()
-        .map(|entry| (entry.is_trial(), entry))
-        .map(|(is_trial, entry)| (entry.id, entry.version, is_trial))
-        .collect();
     let own = |id: &str, version: &str, is_trial| (id.to_owned(), version.to_owned(), is_trial);
-    assert_eq!(
-        shown,
-        [
-            own("imgbased-Base-0.2", "6.1", false),
-            own("imgbased-Base-0.2@6.2", "6.2", true)
-        ]
-    );
-    assert_eq!(boot.trial().unwrap(), None);
-    assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.2");
+    // Whether all its entries are on trial or the first alone, and whether its trial goes on, is over, or was never begun.
+    for (are_all_tried, is_begun, is_recorded) in [
+        (true, true, false),
+        (false, true, false),
+        (true, true, true),
+        (true, false, false),
+    ] {
+        let (_dir, boot, system) = good_layer(include_str!("../../grub/grub.cfg"));
+        install(&system, "6.2");
+        change(|tx| {
+            let kernels = look_for_kernels(&boot, tx, &system, &known(&[]))?;
+            let mut entries =
+                Entry::of_kernels(&boot.vg, &name, false, &Arrangement::plain(kernels))?;
+            if are_all_tried {
+                entries = entries.into_iter().map(Entry::on_trial).collect();
+            }
+            boot.write_entries(tx, &name, &entries)?;
+            if is_begun {
+                boot.make_default(tx, &name, &entries[0], State::New, 3)?;
+            }
+            if is_recorded {
+                boot.end_trial(tx)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+        // The newest kernel panics, and somebody chooses the other one in the menu.
+        let trial = boot.trial().unwrap();
+        let entry = boot.running_entry(&name, "6.1", true).unwrap().unwrap();
+        assert_eq!(entry.id, "imgbased-Base-0.2@6.1");
+        change(|tx| boot.bless(tx, &name, &entry, trial.as_ref())).unwrap();
+        let shown = boot.entries_of(&name).unwrap().into_iter();
+        let shown: Vec<(String, String, bool)> = shown
+            .map(|entry| (entry.is_trial(), entry))
+            .map(|(is_trial, entry)| (entry.id, entry.version, is_trial))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                own("imgbased-Base-0.2", "6.1", false),
+                own("imgbased-Base-0.2@6.2", "6.2", true)
+            ]
+        );
+        assert_eq!(boot.trial().unwrap(), None);
+        let is_tried = is_begun && !is_recorded;
+        let default = if is_tried {
+            "imgbased-Base-0.2"
+        } else {
+            "imgbased-Base-0.1"
+        };
+        assert_eq!(boot.default_id().unwrap().unwrap(), default);
+    }
 }
 
 #[test]
