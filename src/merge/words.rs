@@ -41,7 +41,7 @@ fn by_key(text: &str) -> (Vec<&str>, BTreeMap<&str, Vec<&str>>) {
         let of_key = all.entry(key).or_default();
         if of_key.is_empty() {
             keys.push(key);
-        } else if key == word {
+        } else if of_key.last() == Some(&word) {
             // It says no more than once.
             continue;
         }
@@ -248,6 +248,14 @@ mod tests {
             ("q", "q x=\"a b\"", "q y", "q x=\"a b\" y", ""),
             ("q", "q n", "q n m", "q n m", ""),
             ("q q", "q a", "q q b", "q a b", ""),
+            // Of a key with and without a value the last counts.
+            (
+                "rd.shell=0",
+                "rd.shell=0 rd.shell",
+                "rd.shell=0 q",
+                "rd.shell=0 rd.shell q",
+                "",
+            ),
             // What is given several times stays, also where the last one counts.
             (
                 "q",
