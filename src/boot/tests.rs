@@ -165,9 +165,7 @@ fn kernels_with_other_content_are_found() {
 #[test]
 fn a_lost_entry_is_made_from_the_copies_of_its_kernel() {
     let (dir, boot) = partition();
-    let system = tempfile::tempdir().unwrap();
-    fs::create_dir(system.path().join("boot")).unwrap();
-    install(&system, "6.1");
+    let system = with_kernels(&["6.1"]);
     let entries = refresh(&boot, &system, None, None);
     let name: LvName = "Base-0.1".parse().unwrap();
     let before = boot.entries_of(&name).unwrap();
@@ -238,6 +236,16 @@ fn a_failed_verb_takes_its_copies_back() {
 }
 
 /// Has the package of a kernel put its files into a root.
+/// A system with these kernels.
+fn with_kernels(versions: &[&str]) -> TempDir {
+    let system = tempfile::tempdir().unwrap();
+    fs::create_dir(system.path().join("boot")).unwrap();
+    for version in versions {
+        install(&system, version);
+    }
+    system
+}
+
 fn install(system: &TempDir, version: &str) {
     let modules = system.path().join("usr/lib/modules").join(version);
     fs::create_dir_all(modules.join("kernel")).unwrap();
@@ -288,9 +296,7 @@ fn expected(entries: &[(&str, &str)]) -> Vec<(String, String)> {
 #[test]
 fn each_kernel_of_a_layer_has_an_entry_and_the_newest_that_of_the_layer() {
     let (dir, boot) = partition();
-    let system = tempfile::tempdir().unwrap();
-    fs::create_dir(system.path().join("boot")).unwrap();
-    install(&system, "6.1-9");
+    let system = with_kernels(&["6.1-9"]);
     assert_eq!(
         refresh(&boot, &system, None, None),
         expected(&[("", "6.1-9")])
@@ -334,10 +340,7 @@ fn each_kernel_of_a_layer_has_an_entry_and_the_newest_that_of_the_layer() {
 #[test]
 fn a_layer_has_all_its_kernels_whatever_its_name_ends_in() {
     let (_dir, boot) = partition();
-    let system = tempfile::tempdir().unwrap();
-    fs::create_dir(system.path().join("boot")).unwrap();
-    install(&system, "6.1");
-    install(&system, "6.2");
+    let system = with_kernels(&["6.1", "6.2"]);
     for (name, wanted) in [
         ("Base-0.1", ["imgbased-Base-0.1", "imgbased-Base-0.1@6.1"]),
         // Their ids would look like boot counters.
@@ -372,10 +375,7 @@ fn a_layer_has_all_its_kernels_whatever_its_name_ends_in() {
 #[test]
 fn a_kernel_is_on_trial_beside_the_one_that_the_layer_boots() {
     let (dir, boot) = partition();
-    let system = tempfile::tempdir().unwrap();
-    fs::create_dir(system.path().join("boot")).unwrap();
-    install(&system, "6.1");
-    install(&system, "6.2");
+    let system = with_kernels(&["6.1", "6.2"]);
     refresh(&boot, &system, None, None);
     let name: LvName = "Base-0.1".parse().unwrap();
     let before = boot.entries_of(&name).unwrap();
@@ -393,11 +393,7 @@ fn a_kernel_is_on_trial_beside_the_one_that_the_layer_boots() {
 #[test]
 fn a_kernel_without_files_is_booted_from_its_copies_while_its_modules_are_there() {
     let (_dir, boot) = partition();
-    let system = tempfile::tempdir().unwrap();
-    fs::create_dir(system.path().join("boot")).unwrap();
-    for version in ["6.1", "6.2", "6.3"] {
-        install(&system, version);
-    }
+    let system = with_kernels(&["6.1", "6.2", "6.3"]);
     refresh(&boot, &system, None, None);
     // Another layer's package manager has removed it from the partition that they share.
     for name in ["vmlinuz-6.1", "initrd.img-6.1", "initrd.img-6.3"] {
@@ -415,9 +411,7 @@ fn a_kernel_without_files_is_booted_from_its_copies_while_its_modules_are_there(
 #[test]
 fn the_entry_of_a_kernel_that_was_not_changed_stays_as_it_is() {
     let (_dir, boot) = partition();
-    let system = tempfile::tempdir().unwrap();
-    fs::create_dir(system.path().join("boot")).unwrap();
-    install(&system, "6.1");
+    let system = with_kernels(&["6.1"]);
     refresh(&boot, &system, None, None);
     let initrd = |version: &str| {
         let entries = boot.entries_of(&"Base-0.1".parse().unwrap()).unwrap();
@@ -480,9 +474,7 @@ fn only_an_initramfs_that_is_new_is_looked_at() {
 #[test]
 fn a_failure_gives_a_layer_its_entries_and_kernels_back() {
     let (dir, boot) = partition();
-    let system = tempfile::tempdir().unwrap();
-    fs::create_dir(system.path().join("boot")).unwrap();
-    install(&system, "6.1");
+    let system = with_kernels(&["6.1"]);
     refresh(&boot, &system, None, None);
     install(&system, "6.2");
     // The menu cannot be written.
@@ -814,9 +806,7 @@ fn good_layer(config: &str) -> (TempDir, BootPartition, TempDir) {
     let (dir, boot) = partition();
     fs::create_dir_all(dir.path().join("grub")).unwrap();
     fs::write(dir.path().join("grub/grub.cfg"), config).unwrap();
-    let system = tempfile::tempdir().unwrap();
-    fs::create_dir(system.path().join("boot")).unwrap();
-    install(&system, "6.1");
+    let system = with_kernels(&["6.1"]);
     refresh(&boot, &system, None, None);
     change(|tx| boot.set_default(tx, "imgbased-Base-0.1")).unwrap();
     (dir, boot, system)
@@ -907,8 +897,7 @@ fn of_a_layer_on_trial_the_kernel_that_comes_up_is_the_one_that_it_boots() {
         change(|tx| boot.bless(tx, &name, &entry, trial.as_ref())).unwrap();
         let shown = boot.entries_of(&name).unwrap().into_iter();
         let shown: Vec<(String, String, bool)> = shown
-            .map(|entry| (entry.is_trial(), entry))
-            .map(|(is_trial, entry)| (entry.id, entry.version, is_trial))
+            .map(|entry| (entry.id.clone(), entry.version.clone(), entry.is_trial()))
             .collect();
         assert_eq!(
             shown,
@@ -1007,9 +996,7 @@ fn where_nothing_can_be_tried_the_newest_kernel_boots() {
 #[test]
 fn a_layer_that_does_not_run_keeps_its_own_copies() {
     let (dir, boot) = partition();
-    let system = tempfile::tempdir().unwrap();
-    fs::create_dir(system.path().join("boot")).unwrap();
-    install(&system, "6.1");
+    let system = with_kernels(&["6.1"]);
     refresh(&boot, &system, None, None);
     let initrd = || {
         let entry = boot
@@ -1034,9 +1021,7 @@ fn a_layer_that_does_not_run_keeps_its_own_copies() {
 #[test]
 fn what_is_newer_than_all_copies_and_another_file_is_changed() {
     let (_dir, boot) = partition();
-    let system = tempfile::tempdir().unwrap();
-    fs::create_dir(system.path().join("boot")).unwrap();
-    install(&system, "6.1");
+    let system = with_kernels(&["6.1"]);
     refresh(&boot, &system, None, None);
     let changed = || {
         let entries = boot.entries_of(&"Base-0.1".parse().unwrap()).unwrap();

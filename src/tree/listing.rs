@@ -131,6 +131,16 @@ impl Draft {
     }
 }
 
+/// Writes the listing of a tree to a new file, for tests. Returns the file as well.
+#[cfg(test)]
+pub(super) fn list(root: &Dir, of: &str, before: Option<Listing>, path: &Path) -> (Listed, File) {
+    let lines = tempfile::tempfile().unwrap();
+    let (draft, listed) = Draft::of(root, before, lines, &mut |_| Ok(())).unwrap();
+    let mut file = File::create(path).unwrap();
+    draft.write(of, &mut file).unwrap();
+    (listed, file)
+}
+
 fn last_line(sum: Sha256) -> String {
     format!("end {:x}\n", sum.finalize())
 }
@@ -388,11 +398,7 @@ mod tests {
 
         fn write(&self, name: &str, of: &str, before: Option<Listing>) -> Listed {
             let root = Dir::root(&self.root("")).unwrap();
-            let lines = tempfile::tempfile().unwrap();
-            let (draft, listed) = Draft::of(&root, before, lines, &mut |_| Ok(())).unwrap();
-            let mut file = File::create(self.path(name)).unwrap();
-            draft.write(of, &mut file).unwrap();
-            listed
+            list(&root, of, before, &self.path(name)).0
         }
     }
 

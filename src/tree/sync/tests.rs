@@ -16,7 +16,7 @@ use rustix::fs::{CWD, FileType, IFlags, Mode, XattrFlags, mknodat};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use crate::tree::Draft;
+use crate::tree::listing::list;
 
 const MIB: usize = 1 << 20;
 
@@ -66,10 +66,7 @@ impl Trees {
     fn listing(&self, change: impl Fn(String) -> String) -> Listing {
         let path = self.dir.path().join("listing");
         let to = Dir::root(&self.to("")).unwrap();
-        let lines = tempfile::tempfile().unwrap();
-        let (draft, _) = Draft::of(&to, None, lines, &mut |_| Ok(())).unwrap();
-        let mut file = File::create(&path).unwrap();
-        draft.write("of", &mut file).unwrap();
+        let (_, file) = list(&to, "of", None, &path);
         let text = fs::read_to_string(&path).unwrap();
         let lines = change(text.rsplit_once("end ").unwrap().0.to_owned());
         fs::write(&path, format!("{lines}end {:x}\n", Sha256::digest(&lines))).unwrap();

@@ -13,7 +13,8 @@ use super::*;
 use crate::sys::cmd::Cmd;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
-use crate::tree::{Dir, Draft, Listing, Source, Synced, sync};
+use crate::tree::listing::list;
+use crate::tree::{Dir, Listing, Source, Synced, sync};
 
 const OF: &str = "of";
 
@@ -190,10 +191,7 @@ impl Trees {
 
     /// The listing of the old tree, which stays readable when its directory is gone.
     fn listing(&self) -> Listing {
-        let lines = tempfile::tempfile().unwrap();
-        let (draft, _) = Draft::of(&self.root("copy"), None, lines, &mut |_| Ok(())).unwrap();
-        let mut file = File::create(self.at("listing")).unwrap();
-        draft.write(OF, &mut file).unwrap();
+        list(&self.root("copy"), OF, None, &self.at("listing"));
         let dir = Dir::root(self.dir.path()).unwrap();
         Listing::open(&dir, "listing".as_ref(), OF)
             .unwrap()
