@@ -341,25 +341,23 @@ fn record(
         thread::scope(|scope| {
             let draft = listing.map(|listing| {
                 scope.spawn(|| {
-                    listings::draft_of(name, root, Some(listing), &mut |_| {
+                    let draft = listings::draft_of(name, root, Some(listing), &mut |_| {
                         let goes_on = !is_in_vain.load(Relaxed);
                         goes_on.then_some(()).context("there is no digest")?;
                         interrupt.check()
-                    })
+                    });
+                    // Where that failed, it is listed later.
+                    let told = |error: &Error| log::debug!("{name} is not listed yet: {error:#}");
+                    draft.inspect_err(told).ok()
                 })
             });
             let digest = digest::of(&device, &label, interrupt)
                 .inspect_err(|_| is_in_vain.store(true, Relaxed))?;
             let _waiting = Waiting::new(|| format!("listing what {name} holds"));
-            Ok::<_, Error>((digest, draft.and_then(|draft| draft.join().ok())))
+            Ok::<_, Error>((digest, draft.and_then(|draft| draft.join().ok()?)))
         })
     })?;
     tags.push(format!("{}{digest}", tag::SHA256));
-    // Where that failed, it is listed later.
-    let draft = draft.and_then(|draft| {
-        let draft = draft.inspect_err(|error| log::debug!("{name} is not listed yet: {error:#}"));
-        draft.ok()
-    });
     Ok((tags, draft.map(|draft| Drafted::new(&digest, draft))))
 }
 

@@ -155,8 +155,12 @@ fn failure_of(volume: &Volume, entry: &Entry) -> Option<Failure> {
 /// The entry by which the layer that runs was booted.
 pub fn running_entry(boot: &BootPartition, layer: &LvName) -> Result<Option<Entry>> {
     let kernel = uname().context("cannot ask for the kernel's version")?;
-    let is_trial = kernel_options::is_trial(&view::kernel_command_line()?);
-    boot.running_entry(layer, &kernel.release().to_string_lossy(), is_trial)
+    boot.running_entry(layer, &kernel.release().to_string_lossy(), is_trial_boot()?)
+}
+
+/// Whether what runs was booted on trial.
+fn is_trial_boot() -> Result<bool> {
+    Ok(kernel_options::is_trial(&view::kernel_command_line()?))
 }
 
 /// Makes a layer or base the default, with this one of its kernels. What never came up is tried first, `tries`
@@ -318,8 +322,7 @@ fn trial_if_known(boot: &BootPartition) -> Option<Trial> {
 
 /// Whether what runs is on trial, and has not come up yet: that is not over before the machine goes down.
 pub fn is_being_tried() -> Result<bool> {
-    let is_trial = kernel_options::is_trial(&view::kernel_command_line()?);
-    Ok(is_trial && !Path::new(run::BLESSED).exists())
+    Ok(is_trial_boot()? && !Path::new(run::BLESSED).exists())
 }
 
 /// Ends a trial whose tries are used up, and records it with the layer.

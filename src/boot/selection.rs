@@ -294,14 +294,14 @@ impl BootPartition {
         entry: &Entry,
         trial: Option<&Trial>,
     ) -> Result<()> {
-        let first = self.entry_of(name)?.filter(|first| first.id != entry.id);
-        let first = first.filter(Entry::is_trial);
-        let is_of_layer = |trial: &Trial| first.as_ref().is_some_and(|first| first.id == trial.id);
+        let first = self.entry_of(name)?;
+        let behind = first.filter(|first| first.id != entry.id && first.is_trial());
+        let is_of_layer = |trial: &Trial| behind.as_ref().is_some_and(|first| first.id == trial.id);
         match trial {
             Some(trial) if trial.id == entry.id || is_of_layer(trial) => {
                 self.promote(tx, name, entry)
             }
-            _ if first.is_some() => self.put_in_front(tx, name, entry),
+            _ if behind.is_some() => self.put_in_front(tx, name, entry),
             _ if entry.is_trial() => self.change_entry(tx, name, &entry.id, Entry::confirmed),
             _ => Ok(()),
         }

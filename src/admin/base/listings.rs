@@ -93,6 +93,10 @@ fn write(
         pool_with_room(&group)? >= ROOM,
         "the thin pool has no room for it"
     );
+    // The lock was free: another base can have the name by now.
+    if let Some(drafted) = drafted.filter(|drafted| drafted.digest == digest) {
+        return store(context, tx, &group, (base, digest), &drafted.draft);
+    }
     let mut is_there = false;
     in_config(context, tx, &group, "ro", &mut |_, config| {
         is_there = open(config, base, digest)?.is_some();
@@ -100,10 +104,6 @@ fn write(
     })?;
     if is_there {
         return Ok(());
-    }
-    // The lock was free: another base can have the name by now.
-    if let Some(drafted) = drafted.filter(|drafted| drafted.digest == digest) {
-        return store(context, tx, &group, (base, digest), &drafted.draft);
     }
     // Nobody else could mount the volume to read it while it is mounted to be written to, so this comes between.
     let mut draft = None;
@@ -136,6 +136,7 @@ pub fn draft_of(
     Ok(draft)
 }
 
+/// Keeps the listing of a base, unless another command has done so meanwhile.
 fn store(
     context: &Context,
     tx: &mut Transaction,
@@ -144,6 +145,9 @@ fn store(
     draft: &Draft,
 ) -> Result<()> {
     in_config(context, tx, group, "rw", &mut |tx, config| {
+        if open(config, base, digest)?.is_some() {
+            return Ok(());
+        }
         let path = config.join(file_of(base));
         tx.create_dir(&config.join(DIR))?;
         // One that says nothing is gone before, which spares the care for a file that is replaced.
