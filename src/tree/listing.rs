@@ -188,7 +188,8 @@ fn line(node: &Node, content: Option<String>, path: &Path) -> io::Result<String>
     ))
 }
 
-fn sum_of(xattrs: &Xattrs) -> Option<String> {
+/// What a listing says of extended attributes.
+pub(super) fn sum_of(xattrs: &Xattrs) -> Option<String> {
     let mut sum = Sha256::new();
     for (name, value) in xattrs {
         sum.update(name.as_encoded_bytes());
@@ -209,6 +210,8 @@ pub struct Entry {
     pub content: Option<String>,
     kind: char,
     pub(super) inode: u64,
+    /// The SHA-256 of its extended attributes, as hexadecimal digits.
+    pub(super) xattrs: Option<String>,
     ctime: Time,
     /// As it is in the listing.
     line: Vec<u8>,
@@ -225,13 +228,14 @@ impl Entry {
         let _mtime = text()?;
         let (seconds, nanoseconds) = text()?.split_once('.')?;
         let inode = text()?.parse().ok()?;
-        let _xattrs = text()?;
-        let content = text()?;
+        let [xattrs, content] = [text()?, text()?];
+        let sum = |text: &str| (text != "-").then(|| text.to_owned());
         let path = unescaped(fields.next()?)?;
         Some(Self {
             path: path.into(),
             size,
-            content: (content != "-").then(|| content.to_owned()),
+            content: sum(content),
+            xattrs: sum(xattrs),
             kind: kind.parse().ok()?,
             inode,
             ctime: (seconds.parse().ok()?, nanoseconds.parse().ok()?),

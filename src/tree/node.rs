@@ -88,6 +88,8 @@ pub struct Stat {
     pub device: u64,
     /// How many names it has.
     pub links: u64,
+    /// See [`Node::locks`]; `None` where the filesystem does not tell them with the rest.
+    pub(super) locks: Option<IFlags>,
 }
 
 impl Stat {
@@ -112,6 +114,11 @@ impl Stat {
                 0
             },
             links: stat.stx_nlink.into(),
+            locks: if matches!(kind, Kind::File | Kind::Dir) {
+                told_locks(stat)
+            } else {
+                Some(IFlags::empty())
+            },
         }
     }
 
@@ -119,6 +126,12 @@ impl Stat {
     /// files cannot do without.
     pub fn is_whiteout(&self) -> bool {
         self.kind == Kind::Char && self.device == 0
+    }
+
+    /// Whether it is told that another one has the same owner, mode, time, and flags of chattr(1).
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let meta = |stat: &Self| (stat.kind, stat.mode, stat.uid, stat.gid, stat.mtime);
+        meta(self) == meta(other) && self.locks.is_some() && self.locks == other.locks
     }
 
     /// Whether this is the same file in a snapshot, and neither was touched since: what changes a file
@@ -142,20 +155,13 @@ pub type Xattrs = BTreeMap<OsString, Vec<u8>>;
 pub struct Node {
     pub(super) fd: OwnedFd,
     pub stat: Stat,
-    /// See [`Node::locks`]; `None` where the filesystem does not tell them with the rest.
-    locks: Option<IFlags>,
 }
 
 impl Node {
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
         let found = fs::statx(&fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
         let stat = Stat::new(&found);
-        let locks = if matches!(stat.kind, Kind::File | Kind::Dir) {
-            told_locks(&found)
-        } else {
-            Some(IFlags::empty())
-        };
-        Ok(Self { fd, stat, locks })
+        Ok(Self { fd, stat })
     }
 
     /// A path that leads to exactly this, also to a link itself.
@@ -232,7 +238,7 @@ impl Node {
 
     /// The flags of chattr(1) that keep it as it is; none where the filesystem has no flags.
     pub fn locks(&self) -> io::Result<IFlags> {
-        if let Some(locks) = self.locks {
+        if let Some(locks) = self.stat.locks {
             return Ok(locks);
         }
         // A descriptor that can read has to be asked.

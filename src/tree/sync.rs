@@ -9,7 +9,7 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::syncfs;
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Same};
 use super::content::{Blocks, Wanted, update};
 use super::dir::Dir;
 use super::listing::Listing;
@@ -265,6 +265,13 @@ impl Syncer<'_> {
             self.meter.count(from.stat.used, 0)?;
             return Ok(Below::Skip);
         }
+        if let (Some(ahead), Some(to)) = (&mut self.ahead, there)
+            && ahead.compared(visit.path, [&from.stat, &to.stat]) == Same::All
+        {
+            self.count(false);
+            self.meter.count(from.stat.used, 0)?;
+            return Ok(Below::Skip);
+        }
         let name = from.name;
         let to = visit.dir(1).context("its directory is gone")?;
         let there = there.as_ref().map(|there| there.stat);
@@ -352,7 +359,7 @@ impl Syncer<'_> {
         // Where two files of the source are one file here, each but the first becomes a file of its own.
         let there = there.filter(|there| there.links < 2 || self.taken.insert(there.id));
         if let (Some(ahead), Some(there)) = (&mut self.ahead, &there)
-            && ahead.is_same(path, [&stat, there])
+            && ahead.compared(path, [&stat, there]) != Same::No
         {
             self.meter.count(stat.used, 0)?;
             return Ok(Kept::AsSeen(to.node(name)?));

@@ -689,6 +689,21 @@ fn many_files_are_compared() {
     file.seek(SeekFrom::Start(0)).unwrap();
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "y");
+    // Several threads compare where there is a listing.
+    let all = 9 * 501;
+    let listed = |done: Synced| (done.kept, done.written, done.bytes);
+    let listing = trees.listing(|text| text);
+    assert_eq!(listed(trees.sync_listed(Some(listing))), (all, 0, 0));
+    let listing = trees.listing(|text| text);
+    fs::write(trees.from("1/1"), "z").unwrap();
+    fs::set_permissions(trees.from("2/2"), Permissions::from_mode(0o600)).unwrap();
+    let touched = File::options().write(true).open(trees.from("3/3")).unwrap();
+    touched.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(
+        listed(trees.sync_listed(Some(listing))),
+        (all - 3, 3, BLOCK)
+    );
+    trees.are_equal();
 }
 
 #[test]
