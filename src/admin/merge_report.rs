@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::view::JSON_VERSION;
 use super::{json_path, text};
-use crate::merge::{Action, Clash, Item, Part, Plan, Verdict};
+use crate::merge::{Action, Clash, Item, Left, Outside, Part, Plan, Verdict};
 use crate::model::package::Outcome;
 use crate::sys::transaction::Transaction;
 use crate::tree::{Dir, Meta, READ_MAX, escaped};
@@ -40,6 +40,9 @@ pub struct MergeReport {
     /// Whether what was changed after it, until the restart, has not come along.
     #[serde(default)]
     pub pending: bool,
+    /// What was written after it, until the restart, where nothing is carried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_since: Vec<Amount>,
     /// What has become of the packages that the host keeps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_packages: Vec<Outcome>,
@@ -49,6 +52,49 @@ pub struct MergeReport {
     /// The conflicts that a person has settled, as [`escaped`] writes their paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     done: Vec<String>,
+}
+
+/// A path outside of /etc with what it takes.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Amount {
+    /// As [`escaped`] writes it.
+    pub path: String,
+    pub bytes: u64,
+    pub files: u64,
+}
+
+impl Amount {
+    pub fn carried(outside: &Outside) -> Vec<Self> {
+        let carried = outside.carried.iter();
+        let carried = carried.map(|of| Self::new(&of.path, of.bytes, of.files));
+        carried.collect()
+    }
+
+    pub fn left(outside: &Outside) -> Vec<Self> {
+        outside.left.iter().map(Self::of_left).collect()
+    }
+
+    fn of_left(left: &Left) -> Self {
+        Self::new(&left.path, left.bytes, left.files)
+    }
+
+    /// What is left behind beside what was `before`, but for what a person has said is.
+    pub fn left_since(left: &[Left], before: &[Self]) -> Vec<Self> {
+        let unknown = left.iter().filter(|left| !left.is_known);
+        let is_more = |now: &Self| {
+            let mut before = before.iter().filter(|before| before.path == now.path);
+            before.all(|before| (now.bytes, now.files) > (before.bytes, before.files))
+        };
+        unknown.map(Self::of_left).filter(is_more).collect()
+    }
+
+    pub fn new(path: &Path, bytes: u64, files: u64) -> Self {
+        Self {
+            path: format!("/{}", escaped(path)),
+            bytes,
+            files,
+        }
+    }
 }
 
 #[derive(Default, Deserialize, Serialize)]
@@ -129,6 +175,7 @@ impl MergeReport {
             more,
             more_conflicts,
             pending: false,
+            left_since: Vec::new(),
             kept_packages: Vec::new(),
             missing_packages: Vec::new(),
             done: Vec::new(),
@@ -382,6 +429,7 @@ pub mod tests {
         let mut report = MergeReport {
             kept_packages: packages.into(),
             missing_packages: vec!["vim".to_owned()],
+            left_since: vec![Amount::new(Path::new("data"), 60, 2)],
             ..report()
         };
         assert!(report.settle(Path::new("/etc/issue"), false));
@@ -414,10 +462,33 @@ pub mod tests {
             more: 0,
             more_conflicts: 0,
             pending: false,
+            left_since: Vec::new(),
             kept_packages: Vec::new(),
             missing_packages: Vec::new(),
             done: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_is_left_behind_is_told_once_and_when_it_has_grown() {
+        let left = |path: &str, bytes, is_known| Left {
+            path: path.into(),
+            bytes,
+            files: 1,
+            is_known,
+        };
+        let before = [("same", 5), ("grown", 5), ("shrunk", 5)];
+        let before = before.map(|(path, bytes)| Amount::new(Path::new(path), bytes, 1));
+        let now = [
+            left("same", 5, false),
+            left("grown", 6, false),
+            left("shrunk", 4, false),
+            left("new", 0, false),
+            left("asked for", 9, true),
+        ];
+        let since = Amount::left_since(&now, &before);
+        let paths: Vec<&str> = since.iter().map(|of| of.path.as_str()).collect();
+        assert_eq!(paths, ["/grown", "/new"]);
     }
 
     #[test]

@@ -126,6 +126,8 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
     vm.ok("echo later >/etc/later && sed -i 's/$/ imgbased.test=later/' /etc/kernel/cmdline")?;
     assert_eq!(json(&mut vm, "status")?["update"]["edited"], 3);
     vm.ok("useradd bob && echo later | tee /opt/own/data >/home/admin/later && rm /root/gone")?;
+    // Nothing of this does, and that is told.
+    vm.ok("mkdir /data && echo own >/data/x")?;
 
     restart(&mut vm)?;
     has_root(&mut vm, "HostVG", "Base-1.1")?;
@@ -135,6 +137,13 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
         let found = vm.run(command)?;
         assert_eq!(found.text.trim(), *wanted, "{command}");
     }
+    let told = vm.ok("cat /run/motd.d/imgbased-update")?;
+    ensure!(
+        told.contains("nothing of it comes along: /data ("),
+        "{told}"
+    );
+    vm.ok("imgbased-helper persist pull /data")?;
+    assert_eq!(vm.ok("cat /data/x")?, "own");
     // The conflict is settled, and settled the other way.
     let conflicts = vm.ok("imgbased-helper persist conflicts")?;
     ensure!(conflicts.contains("/etc/issue "), "{conflicts}");
@@ -309,12 +318,17 @@ fn an_update_makes_the_initramfs_anew_for_what_the_host_has_changed() -> Result<
                 lsinitrd --file etc/own-file /boot$initrd; done";
     assert_eq!(vm.ok_for(held, SLOW)?, "text");
     is_clean(&mut vm)?;
+    // Also for what is changed until the restart, with what was changed before.
+    vm.ok("echo later >/etc/later-file && \
+         echo 'install_items+=\" /etc/later-file \"' >/etc/dracut.conf.d/later.conf")?;
     restart(&mut vm)?;
     has_root(&mut vm, "HostVG", "Base-1.1")?;
     has_come_up(&mut vm)?;
     let initrd = vm.ok("sed -n 's/^initrd *//p' /boot/loader/entries/imgbased-Base-1.1.conf")?;
-    let held = format!("lsinitrd --file etc/own-file /boot{initrd}");
-    assert_eq!(vm.ok_for(&held, SLOW)?, "text");
+    for (file, text) in [("own-file", "text"), ("later-file", "later")] {
+        let held = format!("lsinitrd --file etc/{file} /boot{initrd}");
+        assert_eq!(vm.ok_for(&held, SLOW)?, text);
+    }
     // It is the layer's own, so that it stays when its entry is written once more.
     vm.ok_for("imgbased-helper boot refresh", SLOW)?;
     let again = vm.ok("sed -n 's/^initrd *//p' /boot/loader/entries/imgbased-Base-1.1.conf")?;

@@ -4,20 +4,23 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::merge::{Told, needed, warn_of};
-use super::packages;
+use super::merge::{Told, for_initramfs, needed, outside, warn_of};
+use super::packages::{self, without_kept};
 use super::waiting::{CARRIED, SCRATCH, Waiting, forget_carried, record};
-use crate::admin::merge_report::{self, MergeReport};
+use crate::admin::merge_report::{self, Amount, MergeReport};
 use crate::admin::roots::{Sides, Tree};
 use crate::admin::space::room_in;
-use crate::admin::{Context, LOCK_WAIT, after_merge, hooks, labels, layer, new_entries, text};
-use crate::boot::Selection;
+use crate::admin::{
+    Context, LOCK_WAIT, after_merge, hooks, initramfs, keeping_disks, labels, layer, new_entries,
+    packages as installed, running_options, text,
+};
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
+use crate::boot::{Known, Selection};
 use crate::image::superblock::FsKind;
 use crate::merge::{self, Changed, Ids, LAYER, NEW, Plan, Record, Staged, Zones};
 use crate::model::layout::Group;
@@ -83,6 +86,7 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
     let new = Tree::Volume(base.clone());
     let before = boot.entries_of(&layer)?;
     let booted: Vec<BootSpec> = before.iter().map(Entry::spec).collect();
+    let options = running_options(&group, &boot)?;
     let kernels = context.activated(tx, &layer, volume.active, |tx| {
         let filesystem = context.filesystem(&layer, &layer)?;
         context.mounted(tx, &layer, &filesystem, "rw", None, |tx, root| {
@@ -100,8 +104,21 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
             };
             let done =
                 sides.opened_with(context, tx, &group, &new, |tx, roots| again.run(tx, roots));
-            done?.context("this is no dry run")?;
-            layer::with_options(booted.clone(), root)
+            let for_initramfs = done?.context("this is no dry run")?;
+            if !initramfs::make_for_host(tx, &boot, root, &for_initramfs)? {
+                return layer::with_options(booted.clone(), root);
+            }
+            let known = Known {
+                entries: &before,
+                options: &options,
+                added: None,
+                removed: None,
+                is_running: false,
+            };
+            let found = initramfs::kernels_of(tx, &boot, root, &known)?;
+            let kernels = found.store(tx, &boot)?;
+            let kernels = kernels.context("this is no dry run")?;
+            Ok(keeping_disks(kernels, &before))
         })
     })?;
     if let Some(kernels) = kernels.filter(|kernels| *kernels != booted) {
@@ -132,8 +149,9 @@ struct Again<'a> {
 }
 
 impl Again<'_> {
-    /// Gets where the old base, the layer that runs and the new base are mounted.
-    fn run(&self, tx: &mut Transaction, mounted: [&Path; 3]) -> Result<()> {
+    /// Gets where the old base, the layer that runs and the new base are mounted. Returns what of /etc the initramfs of
+    /// the new layer lacks now, perhaps.
+    fn run(&self, tx: &mut Transaction, mounted: [&Path; 3]) -> Result<Vec<PathBuf>> {
         let [old, layer, new] = mounted.map(Dir::root);
         let roots = [&old?, &layer?, &new?];
         let interrupt = tx.interrupt().clone();
@@ -145,6 +163,15 @@ impl Again<'_> {
         });
         let changed = zones.changed(&record, roots[LAYER], &go_on)?;
         let plan = self.sides.plan(roots)?;
+        let since = self
+            .since(tx, mounted, roots, &plan)
+            .unwrap_or_else(|error| {
+                log::warn!(
+                    "what was written since where nothing is carried is not known: {error:#}"
+                );
+                Since::default()
+            });
+        go_on()?;
         let root = Dir::root(self.root)?;
         let name = SCRATCH.as_ref();
         root.remove_all(name)?;
@@ -163,10 +190,39 @@ impl Again<'_> {
         };
         let etc = (changed.edited() > 0).then(|| self.stage_etc(tx, mounted[NEW], &again));
         let files = self.stage_files(tx, &again, &zones, &changed);
-        let done = self.put(tx, &plan, &place, etc, files);
+        let done = self.put(tx, &plan, &place, etc, files, since);
         let removed = place.root.remove_all(name);
         done?;
-        removed.with_context(|| format!("cannot remove /{SCRATCH} of the new layer"))
+        removed.with_context(|| format!("cannot remove /{SCRATCH} of the new layer"))?;
+        // What belongs into an initramfs is all of the host's that does, once some of that was changed.
+        let mut edited: Vec<PathBuf> = changed.in_etc().map(Path::to_owned).collect();
+        edited.retain(|path| initramfs::can_hold(path));
+        if !edited.is_empty() {
+            edited.extend(for_initramfs(&plan));
+        }
+        Ok(edited)
+    }
+
+    /// What was written, and which packages were installed, since the update, without coming along.
+    fn since(
+        &self,
+        tx: &mut Transaction,
+        mounted: [&Path; 3],
+        roots: [&Dir; 3],
+        plan: &Plan,
+    ) -> Result<Since> {
+        let packages = installed::of_each(tx, mounted)?;
+        let mut found = None;
+        tx.work(&"the search for what does not come along", |interrupt| {
+            let go_on = || interrupt.check();
+            found = Some(outside(
+                roots, &packages, self.sides, self.told, plan, &go_on,
+            )?);
+            Ok(())
+        })?;
+        let (outside, packages) = found.context("the work is done")?;
+        let left = Amount::left_since(&outside.left, &self.waiting.left);
+        Ok(Since { left, packages })
     }
 
     /// Makes a second /etc ready, of a copy of the new base's.
@@ -218,6 +274,7 @@ impl Again<'_> {
         place: &Place,
         etc: Option<Result<()>>,
         files: Result<Staged>,
+        since: Since,
     ) -> Result<()> {
         // Names change places in the journal, perhaps before the content of a file is on the disk.
         tx.flush(self.root)?;
@@ -255,6 +312,9 @@ impl Again<'_> {
             }
         }
         asked?;
+        if is_edited {
+            self.waiting.with_ids(&plan.users.ids).write_json(tx)?;
+        }
         let report = if is_edited {
             let mut report = MergeReport::of(self.sides.names(base), plan);
             if let Some(before) = before {
@@ -267,6 +327,7 @@ impl Again<'_> {
         };
         if let Some(mut report) = report {
             report.pending = files.is_err();
+            since.put(&mut report);
             report.write(tx, self.root)?;
         }
         // What has come along is there, whatever its labels.
@@ -274,6 +335,22 @@ impl Again<'_> {
             log::warn!("files of the new layer keep the SELinux labels that they have: {error:#}");
         }
         files
+    }
+}
+
+/// What has not come along since the update.
+#[derive(Default)]
+struct Since {
+    left: Vec<Amount>,
+    packages: Vec<String>,
+}
+
+impl Since {
+    fn put(self, report: &mut MergeReport) {
+        report.left_since = self.left;
+        let mut packages = without_kept(self.packages, &report.kept_packages);
+        packages.retain(|name| !report.missing_packages.contains(name));
+        report.missing_packages.append(&mut packages);
     }
 }
 

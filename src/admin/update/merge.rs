@@ -126,14 +126,27 @@ pub fn plan(
     let _waiting = Waiting::new(|| "comparing what was changed".to_owned());
     let plan = sides.plan(roots)?;
     go_on()?;
-    let carried = told.carried([roots[OLD], roots[LAYER]])?;
-    let rules = told.rules(sides, &carried, packages.each_ref());
-    let outside = Outside::of(roots, sides.is_snapshot, &rules, &plan, go_on)?;
+    let (outside, packages) = outside(roots, packages, sides, told, &plan, go_on)?;
     Ok(Planned {
         plan,
         outside,
-        packages: own_packages(sides, roots[LAYER], packages)?,
+        packages,
     })
+}
+
+/// Looks at what is outside of /etc, with that plan, and for packages that do not come along. See [`plan`].
+pub fn outside(
+    roots: [&Dir; 3],
+    packages: &[Versions; 3],
+    sides: &Sides,
+    told: &Told,
+    plan: &Plan,
+    go_on: &dyn Fn() -> Result<()>,
+) -> Result<(Outside, Vec<String>)> {
+    let carried = told.carried([roots[OLD], roots[LAYER]])?;
+    let rules = told.rules(sides, &carried, packages.each_ref());
+    let outside = Outside::of(roots, sides.is_snapshot, &rules, plan, go_on)?;
+    Ok((outside, own_packages(sides, roots[LAYER], packages)?))
 }
 
 /// The packages of the layer that come with no image, out of those of the roots.
@@ -290,7 +303,7 @@ pub fn circumstances(listed: &Rules, layer: &Dir) -> Result<String> {
 }
 
 /// The paths of /etc that an initramfs can hold, and that are not as in the new base.
-fn for_initramfs(plan: &Plan) -> Vec<PathBuf> {
+pub fn for_initramfs(plan: &Plan) -> Vec<PathBuf> {
     let changed = plan.items.iter();
     let changed = changed.filter(|item| !matches!(item.action, merge::Action::Nothing));
     let paths = changed.map(|item| item.path.clone());

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::base::{self, Add, Made};
 use super::boot::trial_begins;
-use super::merge_report::MergeReport;
+use super::merge_report::{Amount, MergeReport};
 use super::roots::Sides;
 use super::source::{Delivery, Source, Taken};
 use super::view::{self, JSON_VERSION};
@@ -26,7 +26,6 @@ use super::{
 use crate::boot::Selection;
 use crate::boot::root::Root;
 use crate::delivery::oci::reference::Reference;
-use crate::merge::Outside;
 use crate::model::layout::{Group, Role, in_tag, tag};
 use crate::model::name::LvName;
 use crate::model::os_release::OsRelease;
@@ -35,7 +34,6 @@ use crate::model::trial::State;
 use crate::model::update::{Decision, Facts, Standing, Wishes};
 use crate::sys::cmd::Cmd;
 use crate::sys::transaction::{Transaction, Writer};
-use crate::tree::escaped;
 use merge::Told;
 use packages::Packages;
 pub use waiting::{Waiting, lists_changed, tell_of_lost_changes};
@@ -279,36 +277,6 @@ impl Done {
             None => lines += &format!("{layer} boots from now on\n"),
         }
         lines
-    }
-}
-
-/// A path outside of /etc with what it takes.
-#[derive(Serialize)]
-struct Amount {
-    path: String,
-    bytes: u64,
-    files: u64,
-}
-
-impl Amount {
-    fn carried(outside: &Outside) -> Vec<Self> {
-        let carried = outside.carried.iter();
-        let carried = carried.map(|of| Self::new(&of.path, of.bytes, of.files));
-        carried.collect()
-    }
-
-    fn left(outside: &Outside) -> Vec<Self> {
-        let left = outside.left.iter();
-        left.map(|of| Self::new(&of.path, of.bytes, of.files))
-            .collect()
-    }
-
-    fn new(path: &Path, bytes: u64, files: u64) -> Self {
-        Self {
-            path: format!("/{}", escaped(path)),
-            bytes,
-            files,
-        }
     }
 }
 

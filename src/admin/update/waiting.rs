@@ -12,9 +12,9 @@ use super::merge::{Merged, Told, circumstances};
 use crate::admin::boot::MOTD;
 use crate::admin::filesystem::mount_point;
 use crate::admin::look::Look;
-use crate::admin::merge_report::{self, MergeReport};
+use crate::admin::merge_report::{self, Amount, MergeReport};
 use crate::admin::roots::{self, Tree};
-use crate::admin::{Context, view};
+use crate::admin::{Context, text, view};
 use crate::merge::{Ids, Record, Zones};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
@@ -30,7 +30,7 @@ pub const CARRIED: &str = "carried";
 
 /// What there is of an update that waits for a restart, in /run: another boot knows nothing of it. What was merged and
 /// carried is in a record beside it.
-#[derive(Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 pub struct Waiting {
     pub layer: String,
     pub base: String,
@@ -45,6 +45,9 @@ pub struct Waiting {
     /// The packages that have not come along.
     #[serde(default)]
     pub missing_packages: Vec<String>,
+    /// What is left behind, as was told.
+    #[serde(default)]
+    pub left: Vec<Amount>,
     /// The numbers that were changed in the layer.
     users: BTreeMap<u32, u32>,
     groups: BTreeMap<u32, u32>,
@@ -67,6 +70,7 @@ impl Waiting {
             circumstances: Some(merged.circumstances.clone()),
             zones: merged.zones.clone(),
             missing_packages: merged.report.missing_packages.clone(),
+            left: Amount::left(&merged.outside),
             users: merged.ids.users.clone(),
             groups: merged.ids.groups.clone(),
         }
@@ -85,7 +89,16 @@ impl Waiting {
         forget_carried(tx)
     }
 
-    fn write_json(&self, tx: &mut Transaction) -> Result<()> {
+    /// The same once other numbers were changed in the layer.
+    pub fn with_ids(&self, ids: &Ids) -> Self {
+        Self {
+            users: ids.users.clone(),
+            groups: ids.groups.clone(),
+            ..self.clone()
+        }
+    }
+
+    pub fn write_json(&self, tx: &mut Transaction) -> Result<()> {
         tx.write(Path::new(run::UPDATE), &serde_json::to_vec(self)?, 0o600)
     }
 
@@ -163,30 +176,60 @@ pub fn lists_changed(tx: &mut Transaction) -> Result<()> {
     waiting.write_json(tx)
 }
 
-/// Says so where the restart after an update was no orderly one: what was changed after the update is not here.
+/// Says so where what was changed between the update and the restart is not here: where that was no orderly one, and
+/// what was written where nothing is carried.
 pub fn tell_of_lost_changes(context: &Context, tx: &mut Transaction, group: &Group) -> Result<()> {
     let root = Path::new("/");
-    let Some(mut report) = MergeReport::read(root)?.filter(|report| report.pending) else {
+    let Some(mut report) = MergeReport::read(root)? else {
         return Ok(());
     };
-    report.pending = false;
+    let was_pending = std::mem::take(&mut report.pending);
+    let left = std::mem::take(&mut report.left_since);
+    if !was_pending && left.is_empty() {
+        return Ok(());
+    }
     let old = &report.layer;
-    let has_all = has_all(context, tx, group, old).unwrap_or_else(|error| {
-        log::debug!("{old} does not tell what came along: {error:#}");
-        false
-    });
+    let has_all = !was_pending
+        || has_all(context, tx, group, old).unwrap_or_else(|error| {
+            log::debug!("{old} does not tell what came along: {error:#}");
+            false
+        });
+    let mut messages = Vec::new();
     if !has_all {
-        let message = format!(
+        messages.push(format!(
             "what was changed in {old} between the update and a restart without a shutdown is not here; \
              `imgbased-helper diff {old} .` shows it, `imgbased-helper persist pull PATH` fetches it"
-        );
-        log::warn!("{message}");
+        ));
+    }
+    if !left.is_empty() {
+        messages.push(left_since(old, &left));
+    }
+    if !messages.is_empty() {
         let motd = Path::new(MOTD);
         tx.create_dir(motd)?;
-        let line = format!("imgbased: {message}\n");
-        tx.write(&motd.join("imgbased-update"), line.as_bytes(), 0o644)?;
+        let mut lines = String::new();
+        for message in messages {
+            log::warn!("{message}");
+            lines += &format!("imgbased: {message}\n");
+        }
+        tx.write(&motd.join("imgbased-update"), lines.as_bytes(), 0o644)?;
     }
     report.write(tx, root)
+}
+
+/// Tells of what was written to the layer `old`, and is not here.
+fn left_since(old: &str, left: &[Amount]) -> String {
+    const NAMED: usize = 5;
+    let named = left.iter().take(NAMED);
+    let named = named.map(|of| format!("{} ({})", of.path, text::size(of.bytes)));
+    let mut named = named.collect::<Vec<_>>().join(", ");
+    if let Some(more @ 1..) = left.len().checked_sub(NAMED) {
+        named += &format!(" and {more} more");
+    }
+    format!(
+        "what was written in {old} between the update and the restart is not here, since nothing of it comes along: \
+         {named}; `imgbased-helper persist pull PATH` fetches it"
+    )
 }
 
 /// Whether the layer before says that nothing was changed in it that the layer which runs does not have.
@@ -216,6 +259,7 @@ mod tests {
             circumstances: None,
             zones: Zones::of_etc(),
             missing_packages: Vec::new(),
+            left: vec![Amount::new(Path::new("data"), 60, 2)],
             users: BTreeMap::new(),
             groups: BTreeMap::new(),
         };

@@ -22,31 +22,41 @@ use crate::tree::{Below, Dir, Kind, Stat, walk};
 pub struct Record(pub Vec<u8>);
 
 impl Record {
-    fn add(&mut self, path: &Path, stat: &Stat) {
+    fn add(&mut self, path: &Path, seen: &Seen) {
         let depth = u32::try_from(path.iter().count()).unwrap_or(u32::MAX);
         self.0.extend(depth.to_le_bytes());
-        self.0.extend(fingerprint(stat).to_le_bytes());
+        self.0.extend(seen.fingerprint().to_le_bytes());
         self.0
             .extend(path.file_name().unwrap_or_default().as_bytes());
         self.0.push(0);
     }
 }
 
-/// Is another number after each change. What a file takes of the disk can change by itself.
-fn fingerprint(stat: &Stat) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let Stat {
-        mode,
-        uid,
-        gid,
-        size,
-        mtime,
-        ctime,
-        id,
-        ..
-    } = stat;
-    (mode, uid, gid, size, mtime, ctime, id.ino).hash(&mut hasher);
-    hasher.finish()
+/// What there is of a path.
+struct Seen<'a> {
+    stat: &'a Stat,
+    /// Whether it is merged or carried, and not only in the way to what is.
+    is_watched: bool,
+}
+
+impl Seen<'_> {
+    /// Is another number after each change. What a file takes of the disk can change by itself.
+    fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let Stat {
+            mode,
+            uid,
+            gid,
+            size,
+            mtime,
+            ctime,
+            id,
+            ..
+        } = self.stat;
+        let seen = (mode, uid, gid, size, mtime, ctime, id.ino);
+        (seen, self.is_watched).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// Reads a record from its begin to its end, or to where it is damaged.
@@ -102,8 +112,14 @@ pub struct Changed {
 impl Changed {
     /// How many paths below /etc.
     pub fn edited(&self) -> usize {
-        let edited = self.paths.iter().filter(|path| path.starts_with("etc"));
-        edited.count()
+        self.in_etc().count()
+    }
+
+    /// The paths below /etc, from there.
+    pub fn in_etc(&self) -> impl Iterator<Item = &Path> {
+        self.paths
+            .iter()
+            .filter_map(|path| path.strip_prefix("etc").ok())
     }
 
     /// Whether this path was changed, or one below it.
@@ -123,9 +139,9 @@ impl Zones {
     /// Records what is merged and what is carried of a root.
     pub fn record(&self, root: &Dir, interrupt: &dyn Fn() -> Result<()>) -> Result<Record> {
         let mut record = Record::default();
-        self.watch(root, &mut |path, stat| {
+        self.watch(root, &mut |path, seen| {
             interrupt()?;
-            record.add(path, stat);
+            record.add(path, seen);
             Ok(true)
         })?;
         Ok(record)
@@ -178,14 +194,14 @@ impl Zones {
     ) -> Result<()> {
         let mut reader = Reader::new(record);
         let mut goes_on = true;
-        self.watch(root, &mut |path, stat| {
+        self.watch(root, &mut |path, seen| {
             while goes_on && reader.fingerprint.is_some() && reader.path.as_path() < path {
                 goes_on = each(&reader.path, None)?;
                 reader.advance();
             }
             let before = reader.fingerprint.filter(|_| reader.path == path);
-            if goes_on && before != Some(fingerprint(stat)) {
-                goes_on = each(path, Some(stat))?;
+            if goes_on && before != Some(seen.fingerprint()) {
+                goes_on = each(path, Some(seen.stat))?;
             }
             if before.is_some() {
                 reader.advance();
@@ -199,9 +215,14 @@ impl Zones {
         Ok(())
     }
 
-    /// Visits what is merged or carried, and the directories on the way there: in these such a path can come up. `visit`
-    /// returns whether to go on.
-    fn watch(&self, root: &Dir, visit: &mut dyn FnMut(&Path, &Stat) -> Result<bool>) -> Result<()> {
+    /// Whether a path is a name in the root with what would be left behind: what comes up there is told.
+    fn is_told(&self, path: &Path) -> bool {
+        path.iter().nth(1).is_none() && self.of(path) == Zone::Image
+    }
+
+    /// Visits what is merged or carried, and the directories on the way there: in these such a path can come up. Of what
+    /// is left behind only the names in the root are visited. `visit` returns whether to go on.
+    fn watch(&self, root: &Dir, visit: &mut dyn FnMut(&Path, &Seen) -> Result<bool>) -> Result<()> {
         // Where zones begin that the path is in, each in the one before, and whether they are watched.
         let mut within: Vec<(PathBuf, bool)> = Vec::new();
         let mut goes_on = true;
@@ -220,12 +241,18 @@ impl Zones {
                 let is_watched = matches!(zone, Zone::Carried | Zone::Merged);
                 within.push((path.to_owned(), is_watched));
             }
-            let is_in = within.last().is_some_and(|(_, is_watched)| *is_watched);
-            if is_in && is_derived(path) || !is_in && !self.leads_on(path) {
+            let is_watched = within.last().is_some_and(|(_, is_watched)| *is_watched);
+            let goes_below = is_watched || self.leads_on(path);
+            if is_watched && is_derived(path) || !goes_below && !self.is_told(path) {
                 return Ok(Below::Skip);
             }
-            goes_on = visit(path, &place.stat)?;
-            Ok(Below::Visit)
+            let stat = &place.stat;
+            goes_on = visit(path, &Seen { stat, is_watched })?;
+            Ok(if goes_below {
+                Below::Visit
+            } else {
+                Below::Skip
+            })
         })
     }
 }
@@ -433,6 +460,27 @@ mod tests {
         let record = zones.record(&root, &GO_ON).unwrap();
         write(dir.path(), &["root/x"]);
         assert!(zones.is_changed(&record, &root).unwrap());
+    }
+
+    #[test]
+    fn what_comes_to_the_root_is_noticed_though_it_does_not_come_along() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &["usr/x", "tmp/x", "left/x"]);
+        let root = Dir::root(dir.path()).unwrap();
+        let zones = zones(&[
+            ("", Zone::Image),
+            ("tmp", Zone::Fleeting),
+            ("left", Zone::Left),
+        ]);
+        let record = zones.record(&root, &GO_ON).unwrap();
+        wait();
+        write(dir.path(), &["tmp/y", "left/y"]);
+        assert!(!zones.is_changed(&record, &root).unwrap());
+        write(dir.path(), &["data/x"]);
+        assert!(zones.is_changed(&record, &root).unwrap());
+        // Nothing of it is carried.
+        let changed = zones.changed(&record, &root, &GO_ON).unwrap();
+        assert_eq!(paths(&changed), [""; 0]);
     }
 
     #[test]
