@@ -181,8 +181,8 @@ pub fn set_default(
             None => layer::tries(context)?,
         };
         let is_good = group.volume(name.as_str()).is_some_and(Volume::is_good);
-        // Where its layer has come up, a kernel can be new.
-        let state = if is_good && (kernel.is_none() || !entry.is_trial()) {
+        // Where its layer has come up, a kernel can be new, also the one that the layer boots.
+        let state = if is_good && !entry.is_trial() {
             State::Good
         } else {
             State::New
@@ -405,6 +405,11 @@ pub fn refresh(
         return Ok(());
     }
     let is_unattended = kernel.added.is_some() || kernel.removed.is_some() || kernel.if_changed;
+    if is_unattended && kernel.removed.is_none() && is_being_tried()? {
+        // What is blessed has to be what was booted. The shutdown looks again.
+        log::info!("what has changed of the kernels is looked at when this layer has come up");
+        return Ok(());
+    }
     let wait = if is_unattended {
         UNATTENDED_WAIT
     } else {

@@ -71,7 +71,7 @@ pub fn make(
                 "another command has removed the base of {layer}"
             );
         }
-        let default = boot.keep_default(tx)?;
+        let default = default_or_running(context, tx, &group, &boot)?;
         let Some(kernels) = kernels else {
             commit(lvm, tx, &layer, was_active)?;
             if origin_entries
@@ -105,6 +105,32 @@ pub fn make(
         }
         Ok((layer, base))
     })
+}
+
+/// The id of the default entry. Where that is lost, what runs becomes the default: it has come up, and a new layer must
+/// not boot without a trial.
+fn default_or_running(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    boot: &BootPartition,
+) -> Result<Option<String>> {
+    let default = boot.keep_default(tx)?;
+    if default.is_some() || context.root != Path::new("/") || boot.trial()?.is_some() {
+        return Ok(default);
+    }
+    // A base that runs has come up without what its layers have.
+    let is_layer = |name: &String| group.volume(name).is_some_and(|v| v.role == Role::Layer);
+    let Some(running) = view::booted(group)?.filter(is_layer) else {
+        return Ok(None);
+    };
+    let entry = boot.entry_of(&running.parse()?)?;
+    let entry = entry.filter(|entry| boot.has_kernel(&entry.spec()));
+    if let Some(entry) = &entry {
+        log::warn!("no default was set, so {running}, which runs, becomes it");
+        boot.set_default(tx, &entry.id)?;
+    }
+    Ok(entry.map(|entry| entry.id))
 }
 
 /// Makes a finished snapshot a layer. To deactivate it as well, lvm2 looks at all devices once more; it does so where it

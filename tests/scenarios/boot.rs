@@ -20,6 +20,7 @@ scenarios![
     a_wrong_layer_typed_in_the_editor_is_named_before_the_emergency_shell,
     the_default_entry_boots_the_first_layer,
     the_everyday_commands_of_the_readme_work,
+    where_no_default_is_set_a_new_layer_is_tried,
     a_layer_is_removed_with_its_entry_but_not_what_is_booted_or_the_default,
     the_same_initramfs_boots_an_ordinary_root,
     the_initramfs_grows_by_no_more_than_the_module_may_add,
@@ -123,6 +124,19 @@ fn an_entry_boots_once_and_then_the_default_again() -> Result<()> {
     runs(&mut vm, "Base-0.1")?;
     assert_eq!(vm.ok("cat /root/mark")?, "written in Base-0.1");
     Ok(())
+}
+
+/// As after a lost grubenv.
+fn where_no_default_is_set_a_new_layer_is_tried() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "no-default")?;
+    let chosen = "grub-editenv - list | grep ^saved_entry= || true";
+    vm.ok("grub-editenv - unset saved_entry")?;
+    assert_eq!(vm.ok(chosen)?, "");
+    vm.ok("imgbased-helper layer add")?;
+    assert_eq!(vm.ok(chosen)?, "saved_entry=imgbased-Base-0.1");
+    let options = vm.ok("grep ^options /boot/loader/entries/imgbased-Base-0.3.conf")?;
+    ensure!(options.contains("imgbased.trial"), "{options}");
+    is_clean(&mut vm)
 }
 
 fn the_everyday_commands_of_the_readme_work() -> Result<()> {

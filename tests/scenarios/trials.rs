@@ -2,6 +2,8 @@
 //! machines start again by themselves. What GRUB makes of menus and of its environment block is tried in
 //! many more states in `tests/grub.rs`.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
@@ -9,6 +11,8 @@ use crate::claims::{GIVEN_UP, has_come_up, has_root, is_clean, is_refused, json,
 use crate::vm::guest::{script, script_with};
 use crate::vm::{Disk, Host, Loader, PANIC, Rescue, Start, Vm};
 
+/// For lsinitrd(1) and copies, under software emulation.
+const SLOW: Duration = Duration::from_secs(300);
 /// What the initramfs says of a layer without a filesystem.
 const WIPED: &str = "HostVG-Base--0.2 holds no filesystem";
 
@@ -88,6 +92,7 @@ fn become_default(loader: Loader, name: &str, extent: Extent) -> Result<()> {
     let restarts = match extent {
         Extent::Whole => 2,
         Extent::Short => {
+            gets_no_kernel_before_it_has_come_up(&mut vm)?;
             lose_and_repair(&mut vm)?;
             1
         }
@@ -98,6 +103,22 @@ fn become_default(loader: Loader, name: &str, extent: Extent) -> Result<()> {
         ensure!(!vm.ok("cat /proc/cmdline")?.contains("imgbased.trial"));
     }
     is_default(&mut vm, "Base-0.2")
+}
+
+/// A kernel that is installed while Base-0.2 is on trial would be blessed without having been booted.
+fn gets_no_kernel_before_it_has_come_up(vm: &mut Vm) -> Result<()> {
+    const BLESSED: &str = "/run/imgbased/blessed";
+    vm.ok(&script_with("link-kernel", &["Base-0.2", "9.9"])?)?;
+    let versions = |vm: &mut Vm| -> Result<String> {
+        vm.ok_for("imgbased-helper boot refresh --added 9.9", SLOW)?;
+        vm.ok("cat /boot/loader/entries/imgbased-Base-0.2*.conf | sed -n 's/^version *//p'")
+    };
+    vm.ok(&format!("mv {BLESSED} /run/was-blessed"))?;
+    assert_eq!(versions(vm)?, vm.ok("uname -r")?);
+    vm.ok(&format!("mv /run/was-blessed {BLESSED}"))?;
+    ensure!(versions(vm)?.lines().any(|version| version == "9.9"));
+    vm.ok("rm -r /usr/lib/modules/9.9 /boot/*-9.9 && imgbased-helper boot refresh --removed 9.9")?;
+    is_clean(vm)
 }
 
 /// Damages the boot partition of a host whose default is Base-0.2, and has it repaired.

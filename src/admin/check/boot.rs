@@ -263,8 +263,8 @@ fn best_default(group: &Group, boot: &BootPartition) -> Result<Option<LvName>> {
     Ok(None)
 }
 
-/// What may boot by default, the best first: what runs, then the newest layer that has come up, then those
-/// whose trial has not failed.
+/// What may boot by default, the best first: the layer that runs, then the newest one that has come up, then those
+/// whose trial has not failed. A base that runs is the last: each start forgets what was changed in it.
 fn candidates(group: &Group, booted: Option<LvName>) -> impl Iterator<Item = LvName> {
     let bases = group.bases().into_iter().rev();
     let mut layers: Vec<(LvName, &Volume)> = bases
@@ -272,7 +272,9 @@ fn candidates(group: &Group, booted: Option<LvName>) -> impl Iterator<Item = LvN
         .collect();
     layers.sort_by_key(|(_, volume)| (!volume.is_good(), volume.failure().is_some()));
     let layers: Vec<LvName> = layers.into_iter().map(|(name, _)| name).collect();
-    booted.into_iter().chain(layers)
+    let is_base = |name: &LvName| group.bases().iter().any(|base| base.name == *name);
+    let (last, first): (Vec<LvName>, Vec<LvName>) = booted.into_iter().partition(is_base);
+    first.into_iter().chain(layers).chain(last)
 }
 
 #[cfg(test)]
@@ -341,5 +343,8 @@ mod tests {
             let expected: Vec<&str> = booted.into_iter().chain(best).collect();
             assert_eq!(found, expected);
         }
+        let found: Vec<LvName> = candidates(&group, "Base-0".parse().ok()).collect();
+        assert_eq!(found.last().map(LvName::as_str), Some("Base-0"));
+        assert_eq!(found[0].as_str(), best[0]);
     }
 }
