@@ -21,7 +21,7 @@ use crate::model::trial::{OnTrial, State, TRIES_MAX, Trial, subject};
 use crate::sys::cmd::Cmd;
 use crate::sys::files::directory;
 use crate::sys::run;
-use crate::sys::transaction::Transaction;
+use crate::sys::transaction::{Transaction, Writer};
 
 /// How long the end of a boot, and packages of kernels, wait for another command: nobody is there to try it
 /// again. On trial imgbased-give-up.timer ends it.
@@ -235,10 +235,30 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
         writer.transaction(|tx| release_base(context, tx, &boot, &group, &name))?;
         writer.transaction(|tx| announce_failures(tx, &context.load()?))?;
         Waiting::clear()?;
+        take_up_update(context, &writer, &boot, &name)?;
         writer.transaction(|tx| update::tell_of_lost_changes(context, tx, &group))?;
         writer.transaction(|tx| volume::end_moves(context, tx))?;
     }
     hooks::after_bless(context, &writer, &group, &name);
+    Ok(())
+}
+
+/// Has the shutdown take along what is changed in this boot, too, where an update of the layer that runs still waits.
+fn take_up_update(
+    context: &Context,
+    writer: &Writer,
+    boot: &BootPartition,
+    name: &LvName,
+) -> Result<()> {
+    // A damaged grubenv is no fault of the layer.
+    let Ok(selection) = boot.selection() else {
+        return Ok(());
+    };
+    let group = context.load()?;
+    let waits = writer.transaction(|tx| Waiting::take_up(tx, &group, &selection, name))?;
+    if waits {
+        update::watch_for_changes();
+    }
     Ok(())
 }
 

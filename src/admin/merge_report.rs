@@ -37,7 +37,7 @@ pub struct MergeReport {
     more: usize,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_conflicts: usize,
-    /// Whether what was changed after it, until the restart, has not come along.
+    /// Until the layer has come up: whether it has all that was changed until the restart is looked at then.
     #[serde(default)]
     pub pending: bool,
     /// What was written after it, until the restart, where nothing is carried.
@@ -205,7 +205,7 @@ impl MergeReport {
 
     fn put(&self, root: &Path) -> Result<()> {
         let content = serde_json::to_string_pretty(self)? + "\n";
-        put(&Dir::root(root)?, NAME, content.as_bytes())
+        put(&Dir::root(root)?, NAME, content.as_bytes(), 0o644)
             .with_context(|| format!("cannot write /{DIR}/{NAME}"))
     }
 
@@ -283,12 +283,12 @@ pub fn content(root: &Dir, name: &str) -> Result<Option<Vec<u8>>> {
 }
 
 /// Puts a file of this name there. It takes its place when it is complete and on the disk.
-pub fn put(root: &Dir, name: &str, content: &[u8]) -> io::Result<()> {
+pub fn put(root: &Dir, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
     let dir = directory(root)?;
     dir.replace(name.as_ref(), &mut |temporary| {
         let mut file = dir.create(temporary)?;
         file.write_all(content)?;
-        set_mode(&dir, temporary, 0o644)?;
+        set_mode(&dir, temporary, mode)?;
         file.sync_all()
     })
 }

@@ -16,6 +16,7 @@ scenarios![
     long:
     what_was_changed_since_an_update_comes_along_and_nothing_else_is_read,
     a_restart_after_an_update_without_a_change_tells_of_no_loss,
+    what_is_changed_where_the_old_layer_runs_once_more_comes_along,
     an_update_of_a_host_with_systemd_boot,
     a_host_that_was_adopted_keeps_what_it_had,
     an_update_that_does_not_come_up_is_not_taken_again,
@@ -230,6 +231,32 @@ fn a_restart_after_an_update_without_a_change_tells_of_no_loss() -> Result<()> {
     ] {
         assert_eq!(vm.ok(command)?.trim(), wanted, "{command}");
     }
+    is_clean(&mut vm)
+}
+
+/// Somebody picks it in the menu, before the new one has been tried.
+fn what_is_changed_where_the_old_layer_runs_once_more_comes_along() -> Result<()> {
+    let (_disk, mut vm) = update_a_quiet_host("once-more")?;
+    vm.type_line("systemctl reboot")?;
+    vm.wait_for("reboot: Restarting system")?;
+    vm.menu()?.choose("Base-0.1")?;
+    vm.log_in()?;
+    has_root(&mut vm, "HostVG", "Base-0.1")?;
+    has_come_up(&mut vm)?;
+    assert_eq!(json(&mut vm, "status")?["update"]["layer"], "Base-1.1");
+    vm.ok("echo later >/root/edited")?;
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "Base-1.1")?;
+    has_come_up(&mut vm)?;
+    assert_eq!(vm.ok("cat /root/edited")?, "later");
+    vm.ok("test ! -e /run/motd.d/imgbased-update")?;
+    // It has come up, so the other one has nothing more to take along.
+    vm.ok("imgbased-helper boot default Base-0.1")?;
+    restart(&mut vm)?;
+    has_come_up(&mut vm)?;
+    vm.ok(
+        "test ! -e /run/imgbased/update.json && test ! -e /usr/lib/sysimage/imgbased/update.json",
+    )?;
     is_clean(&mut vm)
 }
 

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::merge::{Told, for_initramfs, needed, outside, warn_of};
 use super::packages::{self, without_kept};
-use super::waiting::{CARRIED, SCRATCH, Waiting, forget_carried, record};
-use crate::admin::merge_report::{self, Amount, MergeReport};
+use super::waiting::{SCRATCH, Waiting, forget_carried, record, record_carried};
+use crate::admin::merge_report::{Amount, MergeReport};
 use crate::admin::roots::{Sides, Tree};
 use crate::admin::space::room_in;
 use crate::admin::{
@@ -50,14 +50,11 @@ pub fn at_shutdown(context: &Context) -> Result<()> {
         if is_changed {
             tx.lock()?;
             forget_carried(tx)?;
-            return merge_again(context, tx, &waiting);
+            if !merge_again(context, tx, &waiting)? {
+                return Ok(());
+            }
         }
-        // The new layer looks here when it has come up. To activate and mount that one takes longer than all this.
-        tx.work(&"nothing was changed since the update", |_| {
-            let root = Dir::root(Path::new("/"))?;
-            let written = merge_report::put(&root, CARRIED, waiting.layer.as_bytes());
-            written.with_context(|| format!("cannot write {CARRIED}"))
-        })
+        record_carried(tx, &waiting.layer)
     });
     done.with_context(|| {
         format!(
@@ -67,8 +64,9 @@ pub fn at_shutdown(context: &Context) -> Result<()> {
     })
 }
 
-/// Merges /etc once more if it was edited, and takes along what was changed of carried paths.
-fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Result<()> {
+/// Merges /etc once more if it was edited, and takes along what was changed of carried paths. Does nothing, and returns
+/// so, where the new layer is not to boot any more.
+fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Result<bool> {
     let group = context.load()?;
     let boot = context.boot_partition()?;
     let (layer, base): (LvName, LvName) = (waiting.layer.parse()?, waiting.base.parse()?);
@@ -76,7 +74,7 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
     let chosen = [default, trial.map(|trial| trial.name)];
     if !chosen.contains(&Some(layer.to_string())) {
         // Somebody has gone back from it, or has removed it.
-        return Ok(());
+        return Ok(false);
     }
     let volume = group.volume(layer.as_str());
     let volume = volume.with_context(|| format!("{layer} is gone"))?;
@@ -127,7 +125,7 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
         let entries = new_entries(&group, &layer, false, &kernels, is_trial)?;
         boot.write_entries(tx, &layer, &entries)?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// A layer that takes along what was changed since it was made.
@@ -317,6 +315,7 @@ impl Again<'_> {
         }
         let report = if is_edited {
             let mut report = MergeReport::of(self.sides.names(base), plan);
+            report.pending = true;
             if let Some(before) = before {
                 report.kept_packages = before.kept_packages;
                 report.missing_packages = before.missing_packages;
@@ -326,7 +325,6 @@ impl Again<'_> {
             before
         };
         if let Some(mut report) = report {
-            report.pending = files.is_err();
             since.put(&mut report);
             report.write(tx, self.root)?;
         }

@@ -455,7 +455,8 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     if let Some(merged) = found {
         done.carried = Amount::carried(&merged.outside);
         done.left_behind = Amount::left(&merged.outside);
-        Waiting::new(&new, &base, &merged, &told, update.leave()).write(tx, &merged.record)?;
+        Waiting::new([&booted, &new, &base], &merged, &told, update.leave())
+            .write(tx, &merged.record)?;
         done.kept_packages.clone_from(&merged.report.kept_packages);
         (done.merge, done.packages) = (Some(merged.report), merged.packages);
     }
@@ -499,7 +500,7 @@ fn tags(digest: Option<&str>, release: &OsRelease) -> Vec<String> {
 }
 
 /// Starts the unit that takes along at shutdown what is changed until then.
-fn watch_for_changes() {
+pub fn watch_for_changes() {
     const UNIT: &str = "imgbased-update.service";
     if let Err(error) = Cmd::new("systemctl").args(["start", UNIT]).run() {
         log::warn!("what is changed from now on does not come along: {error:#}");

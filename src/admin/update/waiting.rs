@@ -15,8 +15,9 @@ use crate::admin::look::Look;
 use crate::admin::merge_report::{self, Amount, MergeReport};
 use crate::admin::roots::{self, Tree};
 use crate::admin::{Context, text, view};
+use crate::boot::Selection;
 use crate::merge::{Ids, Record, Zones};
-use crate::model::layout::Group;
+use crate::model::layout::{Group, Volume};
 use crate::model::name::LvName;
 use crate::model::persist::{Rule, Rules};
 use crate::sys::run;
@@ -26,12 +27,16 @@ use crate::tree::Dir;
 /// Where the second /etc and the files are made, in the root of the layer.
 pub const SCRATCH: &str = ".imgbased-again";
 /// Beside the report in the layer that was updated: the layer that has all that was changed in it.
-pub const CARRIED: &str = "carried";
+const CARRIED: &str = "carried";
+/// Beside that, what /run has of the update: this layer may run once more before the new one has come up.
+const KEPT: &str = "update.json";
+const KEPT_RECORD: &str = "update.record";
 
-/// What there is of an update that waits for a restart, in /run: another boot knows nothing of it. What was merged and
-/// carried is in a record beside it.
+/// What there is of an update that waits for a restart. What was merged and carried is in a record beside it.
 #[derive(Clone, Deserialize, Serialize)]
 pub struct Waiting {
+    /// The layer that was updated.
+    from: String,
     pub layer: String,
     pub base: String,
     /// What is knowingly left behind. A path need not be text.
@@ -55,14 +60,14 @@ pub struct Waiting {
 
 impl Waiting {
     pub fn new(
-        layer: &LvName,
-        base: &LvName,
+        [from, layer, base]: [&LvName; 3],
         merged: &Merged,
         told: &Told,
         leave: Vec<PathBuf>,
     ) -> Self {
         let listed = told.listed.0.iter();
         Self {
+            from: from.to_string(),
             layer: layer.to_string(),
             base: base.to_string(),
             leave: leave.into_iter().map(PathBuf::into_os_string).collect(),
@@ -84,9 +89,54 @@ impl Waiting {
     pub fn write(&self, tx: &mut Transaction, record: &Record) -> Result<()> {
         tx.create_dir(Path::new(run::DIR))?;
         tx.write(Path::new(run::UPDATE_RECORD), &record.0, 0o600)?;
+        keep(tx, KEPT_RECORD, &record.0)?;
         self.write_json(tx)?;
         // Of an update before.
         forget_carried(tx)
+    }
+
+    /// Has the shutdown know once more of an update that was made in an earlier boot of the layer that runs. Returns
+    /// whether it still waits; if not, nothing is kept of it.
+    pub fn take_up(
+        tx: &mut Transaction,
+        group: &Group,
+        selection: &Selection,
+        running: &LvName,
+    ) -> Result<bool> {
+        let root = Dir::root(Path::new("/"))?;
+        let kept = merge_report::content(&root, KEPT)?;
+        let Some(kept) = kept.filter(|_| !Path::new(run::UPDATE).exists()) else {
+            return Ok(false);
+        };
+        let waiting = serde_json::from_slice(&kept).ok();
+        let waits = waiting.is_some_and(|of: Self| of.waits(group, selection, running));
+        match merge_report::content(&root, KEPT_RECORD)? {
+            Some(record) if waits => {
+                tx.create_dir(Path::new(run::DIR))?;
+                tx.write(Path::new(run::UPDATE_RECORD), &record, 0o600)?;
+                tx.write(Path::new(run::UPDATE), &kept, 0o600)?;
+                Ok(true)
+            }
+            _ => {
+                tx.work(&"what was kept of an update is removed", |_| {
+                    let dir = merge_report::directory(&root)?;
+                    for name in [KEPT, KEPT_RECORD] {
+                        dir.remove(name.as_ref())?;
+                    }
+                    Ok(())
+                })?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether the layer `running` was updated, and the new one is to boot and has not come up yet.
+    fn waits(&self, group: &Group, selection: &Selection, running: &LvName) -> bool {
+        let Selection { default, trial, .. } = selection;
+        let trial = trial.as_ref().map(|trial| &trial.name);
+        let is_chosen = default.as_ref() == Some(&self.layer) || trial == Some(&self.layer);
+        let has_come_up = group.volume(&self.layer).is_none_or(Volume::is_good);
+        self.from == running.as_str() && is_chosen && !has_come_up
     }
 
     /// The same once other numbers were changed in the layer.
@@ -99,7 +149,9 @@ impl Waiting {
     }
 
     pub fn write_json(&self, tx: &mut Transaction) -> Result<()> {
-        tx.write(Path::new(run::UPDATE), &serde_json::to_vec(self)?, 0o600)
+        let content = serde_json::to_vec(self)?;
+        tx.write(Path::new(run::UPDATE), &content, 0o600)?;
+        keep(tx, KEPT, &content)
     }
 
     /// Removes what a power cut at shutdown has left in the layer that runs.
@@ -150,6 +202,25 @@ pub fn record() -> Result<Record> {
     let path = run::UPDATE_RECORD;
     let record = fs::read(path).with_context(|| format!("cannot read {path}"))?;
     Ok(Record(record))
+}
+
+/// Keeps a part of what /run has in the layer that runs.
+fn keep(tx: &mut Transaction, name: &str, content: &[u8]) -> Result<()> {
+    tx.work(&"what the shutdown has to know is kept", |_| {
+        let root = Dir::root(Path::new("/"))?;
+        let written = merge_report::put(&root, name, content, 0o600);
+        written.with_context(|| format!("cannot write {name}"))
+    })
+}
+
+/// Records that a layer has all that was changed in this one. It looks here when it has come up: to activate and mount
+/// that one takes longer than all else at shutdown.
+pub fn record_carried(tx: &mut Transaction, layer: &str) -> Result<()> {
+    tx.work(&"all has come along", |_| {
+        let root = Dir::root(Path::new("/"))?;
+        let written = merge_report::put(&root, CARRIED, layer.as_bytes(), 0o644);
+        written.with_context(|| format!("cannot write {CARRIED}"))
+    })
 }
 
 /// Removes what says that a layer has all that was changed in this one.
@@ -246,15 +317,16 @@ fn has_all(context: &Context, tx: &mut Transaction, group: &Group, old: &str) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::layout::tag;
+    use crate::model::trial::OnTrial;
     use std::os::unix::ffi::OsStringExt;
 
-    #[test]
-    fn what_waits_can_have_paths_that_are_no_text() {
-        let latin = OsString::from_vec(b"/opt/latin\xe4".to_vec());
-        let waiting = Waiting {
+    fn waiting() -> Waiting {
+        Waiting {
+            from: "Base-0.1".to_owned(),
             layer: "Base-1.1".to_owned(),
             base: "Base-1".to_owned(),
-            leave: vec![latin.clone()],
+            leave: Vec::new(),
             listed: vec!["/srv/*".to_owned()],
             circumstances: None,
             zones: Zones::of_etc(),
@@ -262,6 +334,41 @@ mod tests {
             left: vec![Amount::new(Path::new("data"), 60, 2)],
             users: BTreeMap::new(),
             groups: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn an_update_waits_until_its_layer_has_come_up_or_is_not_chosen_any_more() {
+        let waiting = waiting();
+        let running: LvName = "Base-0.1".parse().unwrap();
+        let choose = |default: &str, trial: Option<&str>| Selection {
+            default: Some(default.to_owned()),
+            trial: trial.map(|name| OnTrial {
+                name: name.to_owned(),
+                kernel: None,
+                tries: 3,
+                tried: 1,
+            }),
+            ..Selection::default()
+        };
+        let on_trial = choose("Base-0.1", Some("Base-1.1"));
+        let group = |tags: &[&str]| Group::with(vec![Volume::tagged("Base-1.1", tags)]);
+        let new = group(&[tag::LAYER]);
+        assert!(waiting.waits(&new, &on_trial, &running));
+        let other: LvName = "Base-0.2".parse().unwrap();
+        assert!(!waiting.waits(&new, &on_trial, &other));
+        assert!(waiting.waits(&new, &choose("Base-1.1", None), &running));
+        assert!(!waiting.waits(&new, &choose("Base-0.1", None), &running));
+        assert!(!waiting.waits(&group(&[tag::LAYER, tag::GOOD]), &on_trial, &running));
+        assert!(!waiting.waits(&Group::with(Vec::new()), &on_trial, &running));
+    }
+
+    #[test]
+    fn what_waits_can_have_paths_that_are_no_text() {
+        let latin = OsString::from_vec(b"/opt/latin\xe4".to_vec());
+        let waiting = Waiting {
+            leave: vec![latin.clone()],
+            ..waiting()
         };
         let text = serde_json::to_string(&waiting).unwrap();
         let read: Waiting = serde_json::from_str(&text).unwrap();

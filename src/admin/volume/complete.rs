@@ -37,7 +37,7 @@ pub fn record(tx: &mut Transaction, root: &Path, paths: &[PathBuf]) -> Result<()
             dir.remove(name.as_ref())?;
         }
         if !list.is_empty() {
-            merge_report::put(&root, NEW, &list)?;
+            merge_report::put(&root, NEW, &list, 0o644)?;
         }
         Ok(())
     })
