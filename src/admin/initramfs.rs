@@ -19,8 +19,6 @@ use crate::sys::transaction::Transaction;
 
 /// What the helper needs in an initramfs (dracut.modules(7)).
 const MODULE: &str = "imgbased";
-/// What unlocks disks in it, for a host that has to.
-const CRYPT: &str = "crypt";
 /// The list of files that dracut has taken from the host because it makes an initramfs for that only, and its kernel
 /// options.
 const OF_HOST: &str = "*lib/dracut/hostonly-files";
@@ -81,12 +79,8 @@ pub fn kernels_of(
     let own = Root::at(root).options()?.unwrap_or_default();
     let mut maker = Maker::of(root);
     let before = options_of(known.entries);
-    if [known.options, &own, &before]
-        .into_iter()
-        .any(kernel_options::unlocks)
-    {
-        maker.needed = &[MODULE, CRYPT];
-    }
+    let all = [known.options, &own, &before].join(" ");
+    maker.needed.extend(kernel_options::modules(&all));
     let kernels = tx.unlocked(|tx| {
         boot.kernels_of(tx, root, known, &mut |tx, version, initrd| {
             maker.replace(tx, version, initrd)
@@ -192,7 +186,7 @@ fn held(listing: &str) -> Vec<PathBuf> {
 struct Maker<'a> {
     root: &'a Path,
     /// The modules without which it cannot boot a layer of this host.
-    needed: &'static [&'static str],
+    needed: Vec<&'static str>,
     /// For its dracut, from when that is needed on.
     sandbox: Option<Sandbox>,
     /// Whether one would have been made, but for a dry run.
@@ -203,7 +197,7 @@ impl<'a> Maker<'a> {
     fn of(root: &'a Path) -> Self {
         Self {
             root,
-            needed: &[MODULE],
+            needed: vec![MODULE],
             sandbox: None,
             has_left_out: false,
         }
@@ -327,15 +321,23 @@ impl<'a> Maker<'a> {
         if let Some(module) = lacking {
             bail!(
                 "dracut makes no initramfs with the module {module} of this root; /etc/dracut.conf.d in it may omit it{}",
-                if module == CRYPT {
-                    ", or cryptsetup(8) is not installed there"
-                } else {
-                    ""
-                }
+                program_of(module).map_or_else(String::new, |program| format!(
+                    ", or {program} is not installed there"
+                ))
             );
         }
         Ok(Some(made))
     }
+}
+
+/// What a module of dracut needs in the root.
+fn program_of(module: &str) -> Option<&'static str> {
+    Some(match module {
+        "crypt" => "cryptsetup(8)",
+        "mdraid" => "mdadm(8)",
+        "iscsi" => "iscsid(8)",
+        _ => return None,
+    })
 }
 
 /// The dracut modules of an initramfs, or why dracut's own tool cannot tell. What that reads can be made to keep it busy

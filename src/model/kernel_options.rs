@@ -108,17 +108,35 @@ pub fn confirmed(options: &str) -> String {
 }
 
 /// Options without those that we or boot loaders add, and without ways to find another root. All others
-/// are for every layer and kernel.
+/// are for every layer and kernel. The volume that a system resumes from is no root.
 pub fn without_ours(options: &str) -> String {
     let options = confirmed(options);
+    let resumes = value(&options, "resume=");
     let is_ours = |word: &&str| {
         let key = word.split('=').next().unwrap_or_default();
+        let volume = word.strip_prefix("rd.lvm.lv=");
+        if volume
+            .zip(resumes)
+            .is_some_and(|(volume, device)| is_device_of(volume, device))
+        {
+            return false;
+        }
         WHICH.iter().any(|which| which.trim_end_matches('=') == key)
             || key.starts_with("rd.lvm")
             || matches!(key, "BOOT_IMAGE" | "initrd" | "root")
     };
     let words = words(&options).filter(|word| !is_ours(word));
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a device is that of a logical volume, which is named with its group.
+fn is_device_of(volume: &str, device: &str) -> bool {
+    // Of hyphens in the names device-mapper makes two.
+    let mapped = volume.split_once('/').map(|(group, name)| {
+        let [group, name] = [group, name].map(|part| part.replace('-', "--"));
+        format!("/dev/mapper/{group}-{name}")
+    });
+    mapped.is_some_and(|mapped| mapped == device) || device.strip_prefix("/dev/") == Some(volume)
 }
 
 /// Those that name a disk, a volume or the identity of one host: a root, a layer, or anything by its UUID. Another host
@@ -145,35 +163,86 @@ fn is_of_one_host(word: &str) -> bool {
     without_ours(word).is_empty() || NAMES.iter().any(|name| lower.contains(name))
 }
 
-/// Whether a word has the initramfs assemble or unlock disks (dracut.cmdline(7)).
-fn is_for_disks(word: &str) -> bool {
-    ["rd.luks.", "rd.md.uuid="]
-        .iter()
-        .any(|key| word.starts_with(key))
+/// A way in which the initramfs reaches disks (dracut.cmdline(7)): how its words begin, and those of them that have it do
+/// so. The others say how.
+struct Way {
+    words: &'static [&'static str],
+    named: &'static [&'static str],
+    /// The dracut module that knows them.
+    module: &'static str,
+}
+
+const WAYS: [Way; 3] = [
+    Way {
+        words: &[
+            "rd.luks.",
+            "luks.uuid=",
+            "luks.name=",
+            "luks.options=",
+            "luks.key=",
+        ],
+        named: &["rd.luks.uuid=", "rd.luks.name=", "luks.uuid=", "luks.name="],
+        module: "crypt",
+    },
+    Way {
+        words: &["rd.md.uuid="],
+        named: &["rd.md.uuid="],
+        module: "mdraid",
+    },
+    // All of the network that it needs for that.
+    Way {
+        words: &[
+            "netroot=",
+            "rd.iscsi.",
+            "rd.neednet",
+            "ip=",
+            "ifname=",
+            "vlan=",
+            "bond=",
+            "bridge=",
+            "team=",
+            "nameserver=",
+            "rd.route=",
+        ],
+        named: &["netroot=iscsi:", "rd.iscsi.firmware"],
+        module: "iscsi",
+    },
+];
+
+fn has_one_of(options: &str, begins: &[&str]) -> bool {
+    words(options).any(|word| begins.iter().any(|begin| word.starts_with(begin)))
+}
+
+/// The options with words of `from` for the ways to disks that are wanted.
+fn with_ways(options: &str, from: &str, is_wanted: impl Fn(&Way) -> bool) -> String {
+    let own: Vec<&str> = words(options).collect();
+    let ways = || {
+        WAYS.iter()
+            .filter(|way| has_one_of(from, way.named) && is_wanted(way))
+    };
+    let is_of_way =
+        |word: &&str| ways().any(|way| way.words.iter().any(|begin| word.starts_with(begin)));
+    let missing = words(from).filter(|word| is_of_way(word) && !own.contains(word));
+    let all = own.iter().copied().chain(missing);
+    all.collect::<Vec<_>>().join(" ")
 }
 
 /// The options with those of the host that have the initramfs assemble and unlock its disks: without them it finds no
 /// group there, whatever the image says.
 pub fn with_disks(options: &str, host: &str) -> String {
-    let own: Vec<&str> = words(options).collect();
-    let missing = words(host).filter(|word| is_for_disks(word) && !own.contains(word));
-    let all = own.iter().copied().chain(missing);
-    all.collect::<Vec<_>>().join(" ")
+    with_ways(options, host, |_| true)
 }
 
-/// The options of a root, with those that an entry of it has had for its disks: a root that names no disk at all knows
-/// nothing of them.
+/// The options of a root, with those that an entry of it has had for its disks: of a way to them by which the root names
+/// none it knows nothing.
 pub fn keeping_disks(options: &str, before: &str) -> String {
-    if words(options).any(is_for_disks) {
-        return options.to_owned();
-    }
-    with_disks(options, before)
+    with_ways(options, before, |way| !has_one_of(options, way.named))
 }
 
-/// Whether the initramfs has to unlock a disk.
-pub fn unlocks(options: &str) -> bool {
-    let named = ["rd.luks.uuid=", "rd.luks.name="];
-    words(options).any(|word| named.iter().any(|key| word.starts_with(key)))
+/// The dracut modules without which an initramfs does not reach the disks that are named.
+pub fn modules(options: &str) -> impl Iterator<Item = &'static str> {
+    let ways = WAYS.iter().filter(|way| has_one_of(options, way.named));
+    ways.map(|way| way.module)
 }
 
 /// The options of a system that runs, without how its own root was mounted, which grub-mkconfig(8) adds.
@@ -203,6 +272,15 @@ mod tests {
                 "imgbased.onfail=reboot panic=30 imgbased.fallback=Base-0.1 rootfstype=xfs",
                 "imgbased.onfail=reboot panic=30 imgbased.fallback=Base-0.1 rootfstype=xfs",
             ),
+            (
+                "root=/dev/mapper/o-n rd.lvm.lv=o/n rd.lvm.lv=o-1/swap resume=/dev/mapper/o--1-swap",
+                "rd.lvm.lv=o-1/swap resume=/dev/mapper/o--1-swap",
+            ),
+            (
+                "rd.lvm.lv=o/swap rd.lvm.vg=o resume=/dev/o/swap",
+                "rd.lvm.lv=o/swap resume=/dev/o/swap",
+            ),
+            ("rd.lvm.lv=o/swap resume=UUID=1", "resume=UUID=1"),
             ("root=x a=\"x ro y\" b=\"c  d\"", "a=\"x ro y\" b=\"c  d\""),
             ("dyndbg=\"file x root=1\" c", "dyndbg=\"file x root=1\" c"),
         ] {
@@ -225,8 +303,15 @@ mod tests {
             ),
             (
                 "a",
-                "rd.md.uuid=1:2 rd.luks.options=discard",
-                "a rd.md.uuid=1:2 rd.luks.options=discard",
+                "rd.md.uuid=1:2 rd.luks.options=discard rd.luks.uuid=1",
+                "a rd.md.uuid=1:2 rd.luks.options=discard rd.luks.uuid=1",
+            ),
+            // What names no disk is not for one.
+            ("a", "rd.luks.options=discard ip=dhcp", "a"),
+            (
+                "a",
+                "ip=dhcp netroot=iscsi:@10.0.0.1::3260::iqn.x:y",
+                "a ip=dhcp netroot=iscsi:@10.0.0.1::3260::iqn.x:y",
             ),
         ] {
             assert_eq!(with_disks(options, host), all, "{options} {host}");
@@ -240,16 +325,33 @@ mod tests {
                 "rd.luks.uuid=1",
             ),
             ("quiet", "a", "quiet"),
+            // How a disk is unlocked names none.
+            (
+                "rd.luks.options=discard",
+                "rd.luks.options=discard rd.luks.uuid=1",
+                "rd.luks.options=discard rd.luks.uuid=1",
+            ),
+            // One way says nothing of another one.
+            (
+                "rd.luks.uuid=1",
+                "rd.luks.uuid=1 rd.md.uuid=2",
+                "rd.luks.uuid=1 rd.md.uuid=2",
+            ),
         ] {
             assert_eq!(keeping_disks(options, before), kept);
         }
         for (options, wanted) in [
-            ("a rd.luks.uuid=1", true),
-            ("rd.luks.name=1=x", true),
-            ("rd.luks=1 rd.md.uuid=1", false),
-            ("x=\"a rd.luks.uuid=1\"", false),
+            ("a rd.luks.uuid=1", &["crypt"][..]),
+            ("rd.luks.name=1=x luks.uuid=2", &["crypt"]),
+            (
+                "rd.luks=1 rd.luks.options=discard rd.md.uuid=1",
+                &["mdraid"],
+            ),
+            ("rd.md.uuid=1 rd.luks.uuid=1", &["crypt", "mdraid"]),
+            ("x=\"a rd.luks.uuid=1\" ip=dhcp", &[]),
+            ("netroot=iscsi:@10.0.0.1::3260::iqn.x:y ip=dhcp", &["iscsi"]),
         ] {
-            assert_eq!(unlocks(options), wanted, "{options}");
+            assert_eq!(modules(options).collect::<Vec<_>>(), wanted, "{options}");
         }
     }
 
