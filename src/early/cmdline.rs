@@ -123,6 +123,11 @@ pub fn parse(cmdline: &[u8]) -> Result<Option<Request>> {
             "root={root} is ignored, imgbased.layer={layer} decides"
         ));
     }
+    if let Some(mode) = value("systemd.volatile").filter(|mode| *mode != "no") {
+        remarks.push(format!(
+            "systemd.volatile={mode} is ignored; the entry of a base forgets what is changed"
+        ));
+    }
     let access = options
         .iter()
         .rev()
@@ -512,6 +517,10 @@ mod tests {
         assert!(!request("ro imgbased.layer=L rw").read_only);
         assert!(request("rw ro imgbased.layer=L").read_only);
         assert_eq!(request("imgbased.layer=L root=/dev/sda1").remarks.len(), 1);
+        for (volatile, remarks) in [("overlay", 1), ("yes", 1), ("no", 0)] {
+            let request = request(&format!("imgbased.layer=L systemd.volatile={volatile}"));
+            assert_eq!(request.remarks.len(), remarks, "{volatile}");
+        }
         let all = request("imgbased.layer=L imgbased.fallback=M fsck.mode=force fsck.repair=no");
         assert_eq!(all.fallback, Some("M".parse().unwrap()));
         assert_eq!(

@@ -18,8 +18,11 @@ pub const UNIT_DIR: &str = "/usr/lib/systemd/system";
 
 /// What systemd-fstab-generator and systemd-gpt-auto-generator make of a `root=`, or of its
 /// absence. It would wait for another device, or mount it. The early directory wins over theirs.
-const MASKED: [&str; 3] = [
+/// As well, what `systemd.volatile=` makes of a root that systemd itself has mounted.
+const MASKED: [&str; 5] = [
     "sysroot.mount",
+    "systemd-volatile-root.service",
+    "initrd-root-fs.target.requires/systemd-volatile-root.service",
     "initrd-root-fs.target.requires/sysroot.mount",
     "initrd-root-device.target.d/50-root-device.conf",
 ];

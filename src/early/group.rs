@@ -112,6 +112,14 @@ pub fn describe(disks: &Disks, request: &Request) -> String {
     }
     let groups = groups(disks);
     if groups.is_empty() {
+        let mut damaged = disks.iter().filter(|(_, disk)| disk.damage.is_some());
+        if let Some((device, disk)) = damaged.next() {
+            let damage = disk.damage.as_deref().unwrap_or_default();
+            return format!(
+                "the LVM metadata on {} are damaged: {damage}",
+                device.display()
+            );
+        }
         let seen = names(&mut disks.keys());
         return format!("physical volumes of other groups were seen on {seen}");
     }
@@ -179,6 +187,7 @@ mod tests {
                 volumes: volumes.iter().map(volume).collect(),
                 shared: Vec::new(),
             }),
+            damage: None,
         }
     }
 
@@ -186,6 +195,7 @@ mod tests {
         PhysicalVolume {
             uuid: uuid.to_owned(),
             metadata: None,
+            damage: None,
         }
     }
 

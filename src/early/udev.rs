@@ -33,13 +33,32 @@ pub fn physical_volume(database: &Path, number: &str) -> Option<PathBuf> {
     let has = |property: &str| text.lines().any(|line| line == property);
     // A path of a multipath device looks like the device itself.
     let is_part = has("E:DM_MULTIPATH_DEVICE_PATH=1") || has("E:SYSTEMD_READY=0");
-    if !has("E:ID_FS_TYPE=LVM2_member") || is_part {
+    if !has("E:ID_FS_TYPE=LVM2_member") || is_part || is_in_array(database, number) {
         return None;
     }
     let device = fs::read_link(Path::new("/sys/dev/block").join(number)).ok()?;
     // sysfs writes a slash in a device's name as an exclamation mark.
     let name = device.file_name()?.to_str()?.replace('!', "/");
     Some(Path::new("/dev").join(name))
+}
+
+/// Whether a device is a partition of a disk that a software RAID is made of, such as one of the firmware. What it holds
+/// is that of the array, and to write to one disk alone would make the array's disks differ.
+fn is_in_array(database: &Path, number: &str) -> bool {
+    let device = Path::new("/sys/dev/block").join(number);
+    if !device.join("partition").exists() {
+        return false;
+    }
+    let disk = fs::read_to_string(device.join("../dev")).unwrap_or_default();
+    is_array_member(database, disk.trim())
+}
+
+fn is_array_member(database: &Path, number: &str) -> bool {
+    let text = fs::read_to_string(database.join(format!("b{number}"))).unwrap_or_default();
+    let mut kinds = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("E:ID_FS_TYPE="));
+    kinds.any(|kind| kind.ends_with("_raid_member"))
 }
 
 /// The stream of udev's events, which tell what has changed in its database.
@@ -182,6 +201,22 @@ mod tests {
         let known = BTreeSet::from([number, "999999:9".to_owned()]);
         assert_eq!(block_devices(dir.path()), known);
         assert!(block_devices(&dir.path().join("missing")).is_empty());
+    }
+
+    #[test]
+    fn disks_of_an_array_are_told_from_others() {
+        let dir = tempfile::tempdir().unwrap();
+        for (kind, is_member) in [
+            ("isw_raid_member", true),
+            ("linux_raid_member", true),
+            ("LVM2_member", false),
+        ] {
+            let record = format!("S:x\nE:ID_FS_TYPE={kind}\n");
+            fs::write(dir.path().join("b8:0"), record).unwrap();
+            assert_eq!(is_array_member(dir.path(), "8:0"), is_member, "{kind}");
+        }
+        assert!(!is_array_member(dir.path(), "8:16"));
+        assert!(!is_in_array(dir.path(), "999999:8"));
     }
 
     /// An event as udevd sends it.

@@ -138,12 +138,19 @@ impl Disks {
                 }
                 continue;
             };
-            if self.read.contains_key(&device) {
+            let known = self.read.get(&device);
+            if known.is_some_and(|disk| disk.damage.is_none()) {
                 continue;
             }
             let is_new = self.devices.insert(number, device.clone()).is_none();
             match disk::read(&device, vg.as_str()) {
                 Ok(disk) => {
+                    if let Some(damage) = disk.damage.as_ref().filter(|_| is_new) {
+                        log::warn!(
+                            "{}: its LVM metadata are damaged: {damage}",
+                            device.display()
+                        );
+                    }
                     self.read.insert(device, disk);
                 }
                 Err(error) if is_new => log::warn!("{}: {error:#}", device.display()),

@@ -5,7 +5,7 @@
 //! first four sectors leads to areas, each with a header that leads to a text (see [`super::text`]).
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -39,6 +39,8 @@ pub struct PhysicalVolume {
     pub uuid: String,
     /// Not every disk of a group has a copy of its metadata.
     pub metadata: Option<Metadata>,
+    /// What is wrong with its copies, where none can be read: lvm2 goes by those of other disks then.
+    pub damage: Option<String>,
 }
 
 /// A volume group as the metadata on one of its disks describe it.
@@ -67,9 +69,15 @@ pub enum Owner {
     Unknown,
 }
 
-/// Reads whose the device or file `path` is. Refuses what cannot be read.
+/// Reads whose the device or file `path` is. Refuses what cannot be read. An extended partition of a disk with an MBR
+/// has two sectors, and no room for a label.
 pub fn owner(path: &Path) -> Result<Owner> {
-    let file = File::open(path)?;
+    let mut file = File::open(path)?;
+    let size = file.seek(SeekFrom::End(0))?;
+    if size < (LABEL_SECTORS * SECTOR) as u64 {
+        return Ok(Owner::None);
+    }
+    file.rewind()?;
     let Some((_, areas)) = label(&file)? else {
         return Ok(Owner::None);
     };
@@ -93,7 +101,7 @@ pub fn owner(path: &Path) -> Result<Owner> {
 
 /// Reads the label of the device or file `path`, and its metadata if they are those of the group `vg`.
 ///
-/// Refuses what has no label, or no metadata that have the checksum that was written with them.
+/// Refuses what has no label. Metadata count if they have the checksum that was written with them.
 pub fn read(path: &Path, vg: &str) -> Result<PhysicalVolume> {
     let file = File::open(path)?;
     let (uuid, areas) = label(&file)?.context("it has no label of LVM")?;
@@ -104,13 +112,12 @@ pub fn read(path: &Path, vg: &str) -> Result<PhysicalVolume> {
         .iter()
         .filter_map(|copy| copy.as_ref().ok()?.as_ref());
     let newest = newest.max_by_key(|metadata| metadata.seqno).cloned();
-    let failed = copies.into_iter().find_map(Result::err);
-    if let (None, Some(error)) = (&newest, failed) {
-        return Err(error);
-    }
+    let mut failed = copies.into_iter().filter_map(Result::err);
+    let damage = failed.next().filter(|_| newest.is_none());
     Ok(PhysicalVolume {
         uuid,
         metadata: newest,
+        damage: damage.map(|error| format!("{error:#}")),
     })
 }
 
@@ -354,6 +361,8 @@ mod tests {
         damaged[AREA.0 + 600] ^= 1;
         assert_eq!(owner_of(&damaged), Owner::Unknown);
         assert_eq!(owner_of(&[0; 4096]), Owner::None);
+        // What the kernel gives of an extended partition.
+        assert_eq!(owner_of(&[0; 1024]), Owner::None);
     }
 
     #[test]
@@ -369,6 +378,9 @@ mod tests {
             image[at] ^= 0x55;
             if let Ok(found) = read_bytes(&image, "HostVG") {
                 assert!(found.metadata.is_none() || found == sound, "byte {at}");
+                // The disk is there all the same.
+                assert!(at < AREA.0 || found.uuid == DISK, "byte {at}");
+                assert!(found.metadata.is_none() || found.damage.is_none());
             }
         }
         for length in (0..whole.len()).step_by(100) {
@@ -386,7 +398,8 @@ mod tests {
             header[at..at + 8].copy_from_slice(&value.to_le_bytes());
             let sum = checksum(&header[4..]);
             header[..4].copy_from_slice(&sum.to_le_bytes());
-            assert!(read_bytes(&image, "HostVG").is_err());
+            let found = read_bytes(&image, "HostVG").unwrap();
+            assert_eq!((found.metadata, found.damage.is_some()), (None, true));
         }
     }
 }

@@ -325,6 +325,11 @@ fn whole_disk(disk: &Path) -> Result<PathBuf> {
         !dir.join("dm").exists(),
         "{shown} is a device of device-mapper, of which no firmware starts; give the disk"
     );
+    ensure!(
+        !dir.join("md").exists(),
+        "{shown} is a software RAID, which install does not set up; see \"The disk\" in the README for what is done \
+         by hand"
+    );
     Ok(real)
 }
 
