@@ -212,6 +212,11 @@ impl Store<'_> {
         tx.create_dir(&self.files.dir().join(KERNELS))?;
         for file in &files {
             tx.copy(&file.source, &file.target, 0o600)?;
+            ensure!(
+                tx.is_dry_run() || !is_damaged(&file.target)?,
+                "{} was changed while it was copied; try it again when nothing writes there",
+                file.source.display()
+            );
         }
         tx.flush(self.files.dir())?;
         let is_whole = |spec: &BootSpec| self.has(spec);

@@ -95,7 +95,7 @@ impl Waiting {
         forget_carried(tx)
     }
 
-    /// Has the shutdown know once more of an update that was made in an earlier boot of the layer that runs. Returns
+    /// Has the shutdown know once more of an update that was made before, of the layer that runs. Returns
     /// whether it still waits; if not, nothing is kept of it.
     pub fn take_up(
         tx: &mut Transaction,
@@ -104,8 +104,11 @@ impl Waiting {
         running: &LvName,
     ) -> Result<bool> {
         let root = Dir::root(Path::new("/"))?;
-        let kept = merge_report::content(&root, KEPT)?;
-        let Some(kept) = kept.filter(|_| !Path::new(run::UPDATE).exists()) else {
+        if Path::new(run::UPDATE).exists() {
+            // As after a soft reboot.
+            return Ok(true);
+        }
+        let Some(kept) = merge_report::content(&root, KEPT)? else {
             return Ok(false);
         };
         let waiting = serde_json::from_slice(&kept).ok();

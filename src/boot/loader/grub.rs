@@ -368,10 +368,10 @@ impl Grub {
         let at = || format!("cannot look at {}", environment.display());
         let device = fs::metadata(&environment).with_context(at)?.dev();
         let device = format!("/sys/dev/block/{}:{}", major(device), minor(device));
-        for (kind, what) in [("dm", "a device-mapper volume"), ("md", "a software RAID")] {
-            let has = Path::new(&device).join(kind).exists()
-                || Path::new(&device).join("..").join(kind).exists();
-            ensure!(!has, reason(what));
+        let device = Path::new(&device);
+        for device in [device.to_owned(), device.join("..")] {
+            let problem = unwritable(&device);
+            ensure!(problem.is_none(), reason(problem.unwrap_or_default()));
         }
         let kind = statfs(&environment).with_context(at)?.filesystem_type();
         ensure!(kind != BTRFS_SUPER_MAGIC, reason("btrfs"));
@@ -379,10 +379,53 @@ impl Grub {
     }
 }
 
+/// What a device is, by its directory in sysfs, if GRUB could not write to what is on it. Of multipath and of a RAID of
+/// the firmware it sees one disk with the same content.
+fn unwritable(device: &Path) -> Option<&'static str> {
+    let read = |name: &str| fs::read_to_string(device.join(name)).unwrap_or_default();
+    if device.join("dm").exists() {
+        let uuid = read("dm/uuid");
+        let of_whole = uuid
+            .strip_prefix("part")
+            .and_then(|rest| Some(rest.split_once('-')?.1));
+        let is_multipath = of_whole.unwrap_or(&uuid).starts_with("mpath-");
+        return (!is_multipath).then_some("a device-mapper volume");
+    }
+    if device.join("md").exists() {
+        let is_of_firmware = read("md/metadata_version").starts_with("external:");
+        return (!is_of_firmware).then_some("a software RAID");
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::transaction::change;
+
+    #[test]
+    fn grub_writes_to_what_the_firmware_shows_as_a_disk() {
+        for (file, text, expected) in [
+            ("size", "1", None),
+            ("dm/uuid", "LVM-abc", Some("a device-mapper volume")),
+            ("dm/uuid", "CRYPT-LUKS2-abc", Some("a device-mapper volume")),
+            (
+                "dm/uuid",
+                "part2-LVM-mpath-",
+                Some("a device-mapper volume"),
+            ),
+            ("dm/uuid", "mpath-3600", None),
+            ("dm/uuid", "part2-mpath-3600", None),
+            ("md/metadata_version", "1.2", Some("a software RAID")),
+            ("md/metadata_version", "external:/md127/0", None),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+            assert_eq!(unwritable(dir.path()), expected, "{file} {text}");
+        }
+    }
 
     #[test]
     fn the_directory_is_the_one_that_grub_reads() {
