@@ -35,28 +35,27 @@ scenarios![
 ];
 
 fn bookworm_boots_a_layer_with_and_without_systemd() -> Result<()> {
-    boots_with_both_kinds("bookworm", "")
+    boots_with_both_kinds("bookworm", "systemd.volatile=yes")
 }
 
-/// With systemd, on whose command line there is a root as well.
 fn trixie_boots_a_layer_with_and_without_systemd() -> Result<()> {
     boots_with_both_kinds("trixie", "root=/dev/nonexistent")
 }
 
 fn forky_boots_a_layer_with_and_without_systemd() -> Result<()> {
-    boots_with_both_kinds("forky", "")
+    boots_with_both_kinds("forky", "systemd.volatile=overlay")
 }
 
-/// Boots a layer of the installed host with the kernel and each initramfs of a release of Debian. A `root`
-/// that disagrees with the layer is neither mounted nor waited for.
-fn boots_with_both_kinds(suite: &'static str, root: &str) -> Result<()> {
+/// Boots a layer of the installed host with the kernel and each initramfs of a release of Debian. Of an `option` of
+/// systemd for another root nothing is mounted or waited for.
+fn boots_with_both_kinds(suite: &'static str, option: &str) -> Result<()> {
     let image = RootImage::of(suite)?;
-    for (kind, initrd, root) in [
-        ("systemd", image.initrd(), root),
+    for (kind, initrd, option) in [
+        ("systemd", image.initrd(), option),
         ("hooks", image.initrd_without_systemd(), ""),
     ] {
         let disk = Host::prepared()?.disk(&format!("{suite}-{kind}"))?;
-        let cmdline = format!("imgbased.layer=Base-0.2 {root}");
+        let cmdline = format!("imgbased.layer=Base-0.2 {option}");
         let mut vm = boot_initrd(&disk, "once", image, &initrd, &cmdline, Vec::new())?;
         vm.log_in()?;
         runs_layer(&mut vm, "HostVG", "Base-0.2")?;
@@ -71,7 +70,7 @@ fn boots_with_both_kinds(suite: &'static str, root: &str) -> Result<()> {
         ensure!(names.ends_with(&last), "{names:?}");
         let log = vm.ok("journalctl --boot --no-pager --identifier imgbased")?;
         ensure!(
-            root.is_empty() || log.contains(&format!("{root} is ignored")),
+            option.is_empty() || log.contains(&format!("{option} is ignored")),
             "{log}"
         );
         vm.say(&format!("{} ms", record["milliseconds"]));
