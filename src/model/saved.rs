@@ -1,7 +1,7 @@
 //! Snapshots of the volumes that layers share, as they were before an update. A rollback can have them take the place of
 //! the volumes. Where a volume is mounted is said by its tags, so a few tags are all that changes.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::layout::{Group, tag};
 use super::name::LvName;
@@ -76,25 +76,23 @@ pub fn all(group: &Group) -> Vec<Saved> {
         .collect()
 }
 
-/// What is swapped where the layer `left` is gone back from: the snapshots that were taken before it ran. Where it is
-/// not known, or there are none of that, those of the only update that has any.
+/// What is swapped where the layer `to` is gone back to: of the snapshots whose layer was made after it, those of the
+/// earliest such layer. They have the volumes as they were when an update first went on from that layer.
 ///
 /// Refuses where there is none, and a volume that waits for its content.
-pub fn swaps(group: &Group, left: Option<&str>) -> Result<Vec<Swap>> {
-    let mut all = all(group);
-    let mut updates: Vec<String> = all.iter().map(|saved| saved.before.clone()).collect();
-    updates.sort_unstable();
-    updates.dedup();
-    let of_left = updates.iter().find(|before| Some(before.as_str()) == left);
-    let before = match (of_left, &updates[..]) {
-        (Some(before), _) | (None, [before]) => before.clone(),
-        _ => String::new(),
-    };
-    all.retain(|saved| saved.before == before);
+pub fn swaps(group: &Group, to: Option<&LvName>) -> Result<Vec<Swap>> {
+    let to = to.context(
+        "another system mounts no volumes of layers; leave --with-volumes away, or name a layer with --to",
+    )?;
+    let place = |name: &str| group.volumes.iter().position(|volume| volume.name == name);
+    let (mut all, target) = (all(group), place(to.as_str()));
+    let places = all.iter().filter_map(|saved| place(&saved.before));
+    let earliest = places.filter(|at| Some(*at) > target).min();
+    all.retain(|saved| earliest.is_some() && place(&saved.before) == earliest);
     ensure!(
         !all.is_empty(),
-        "no snapshots of volumes were taken before {}; `update --snapshot-volumes` takes them",
-        left.unwrap_or("an update")
+        "no snapshots of volumes were taken before a layer that is newer than {to}; leave --with-volumes away, and the \
+         volumes stay as they are; `update --snapshot-volumes` takes snapshots"
     );
     let mounts = volume::mounts_of(group, &mut |_| ());
     let mut swaps = Vec::new();
@@ -185,47 +183,74 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_changes_places_with_the_snapshot_of_the_update_that_is_left() {
+    fn a_volume_changes_places_with_the_first_snapshot_since_the_layer_that_is_gone_back_to() {
         let var: (&str, &[&str]) = ("var", &[tag::VOLUME, "imgbased:mount=/var"]);
         let moving: (&str, &[&str]) = ("var", &[tag::VOLUME, "imgbased:moving=/var"]);
+        let [zero, first, second]: [(&str, &[&str]); 3] =
+            ["Base-0.1", "Base-1.1", "Base-2.1"].map(|name| (name, &[tag::LAYER][..]));
+        let one: (&str, &[&str]) = ("one", &SNAPSHOT);
         let other: (&str, &[&str]) = (
             "other",
             &["imgbased:snapshot=/var", "imgbased:before=Base-2.1"],
         );
-        let one: (&str, &[&str]) = ("one", &SNAPSHOT);
         let begun: (&str, &[&str]) = (
             "one",
             &[SNAPSHOT[0], SNAPSHOT[1], tag::VOLUME, "imgbased:mount=/var"],
         );
-        for (volumes, left, expected) in [
+        for (volumes, to, expected) in [
             (
-                &[var, one][..],
-                Some("Base-1.1"),
+                &[zero, var, first, one][..],
+                Some("Base-0.1"),
                 Ok(&[("one", Some("var"))][..]),
             ),
+            // The earliest of several, wherever it is listed.
             (
-                &[var, one, other],
-                Some("Base-1.1"),
+                &[zero, var, first, second, other, one],
+                Some("Base-0.1"),
                 Ok(&[("one", Some("var"))]),
             ),
             (
-                &[var, one, other],
-                Some("Base-2.1"),
+                &[zero, var, first, one, second, other],
+                Some("Base-1.1"),
                 Ok(&[("other", Some("var"))]),
             ),
-            // Where that is not known, there is only one to choose.
-            (&[var, one], None, Ok(&[("one", Some("var"))])),
-            (&[var, one], Some("Base-9.9"), Ok(&[("one", Some("var"))])),
-            (&[var, one, other], None, Err("before an update")),
-            (&[var, one, other], Some("Base-9.9"), Err("before Base-9.9")),
-            (&[var], Some("Base-1.1"), Err("no snapshots")),
-            (&[moving, one], Some("Base-1.1"), Err("waits to move")),
+            // Only the update before had any: they are older than what is gone back to.
+            (
+                &[zero, var, first, one, second],
+                Some("Base-1.1"),
+                Err("newer than Base-1.1"),
+            ),
+            (
+                &[zero, var, first, one, second, other],
+                Some("Base-2.1"),
+                Err("newer than Base-2.1"),
+            ),
+            // Only the update after had any.
+            (
+                &[zero, var, first, second, other],
+                Some("Base-0.1"),
+                Ok(&[("other", Some("var"))]),
+            ),
+            // Their layer is gone, so nobody knows when they were taken.
+            (&[zero, var, one], Some("Base-0.1"), Err("no snapshots")),
+            (&[zero, var, first], Some("Base-0.1"), Err("no snapshots")),
+            (&[zero, var, first, one], None, Err("another system")),
+            (
+                &[zero, moving, first, one],
+                Some("Base-0.1"),
+                Err("waits to move"),
+            ),
             // The volume was removed since.
-            (&[one], Some("Base-1.1"), Ok(&[("one", None)])),
+            (&[zero, first, one], Some("Base-0.1"), Ok(&[("one", None)])),
             // It was cut off before.
-            (&[begun, var], Some("Base-1.1"), Ok(&[("one", None)])),
+            (
+                &[zero, first, begun, var],
+                Some("Base-0.1"),
+                Ok(&[("one", None)]),
+            ),
         ] {
-            let found = swaps(&group(volumes), left);
+            let to = to.map(|to| to.parse().unwrap());
+            let found = swaps(&group(volumes), to.as_ref());
             match (found, expected) {
                 (Ok(found), Ok(expected)) => {
                     let names: Vec<_> = found
@@ -240,7 +265,7 @@ mod tests {
                 (Err(error), Err(expected)) => {
                     assert!(error.to_string().contains(expected), "{error}");
                 }
-                (found, _) => panic!("{volumes:?} {left:?}: {found:?}"),
+                (found, _) => panic!("{volumes:?} {to:?}: {found:?}"),
             }
         }
     }
