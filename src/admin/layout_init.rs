@@ -87,13 +87,12 @@ impl NewGroup {
     /// Makes it, as a part of a verb.
     pub fn make(&self, context: &Context, tx: &mut Transaction) -> Result<()> {
         let (lvm, devices) = (&context.lvm, &self.devices);
-        let config: LvName = CONFIG.parse()?;
-        lvm.vg().dm_name(&config)?;
+        lvm.vg().dm_name(&CONFIG.parse()?)?;
         tx.run(&lvm.create_group(devices))?;
         tx.on_failure(lvm.forget_devices(devices));
         tx.on_failure(lvm.remove_group());
         tx.run(&lvm.create_pool(&context.pool, self.data, self.metadata, self.chunk))?;
-        make_config(tx, lvm, &config, &context.pool)?;
+        make_config(tx, lvm, &context.pool)?;
         tx.run(&lvm.commit_group())
     }
 }
@@ -150,17 +149,19 @@ pub fn refuse_existing(lvm: &Lvm) -> Result<()> {
     Ok(())
 }
 
-fn make_config(tx: &mut Transaction, lvm: &Lvm, config: &LvName, pool: &LvName) -> Result<()> {
+/// Makes the Config volume in this pool. It is active then.
+pub fn make_config(tx: &mut Transaction, lvm: &Lvm, pool: &LvName) -> Result<()> {
+    let config: LvName = CONFIG.parse()?;
     tx.run_undoable(
-        &lvm.create_thin(config, pool, CONFIG_SIZE, false),
-        lvm.remove(config),
+        &lvm.create_thin(&config, pool, CONFIG_SIZE, false),
+        lvm.remove(&config),
     )?;
     tx.run(
         &Cmd::new("mke2fs")
             .args(["-q", "-t", "ext4", "-L", CONFIG])
-            .arg(lvm.device(config)?),
+            .arg(lvm.device(&config)?),
     )?;
-    tx.run(&lvm.commit_active(config, &[tag::VOLUME.to_owned()]))
+    tx.run(&lvm.commit_active(&config, &[tag::VOLUME.to_owned()]))
 }
 
 /// The sizes of the metadata and the chunks of a pool in a group of `size` bytes. Refuses a group that is too small.
@@ -360,7 +361,7 @@ fn adopt_group(tx: &mut Transaction, lvm: &Lvm, group: &Group, pool: &LvName) ->
         }
     }
     if group.volume(CONFIG).is_none() {
-        make_config(tx, lvm, &CONFIG.parse()?, pool)?;
+        make_config(tx, lvm, pool)?;
     }
     Ok(())
 }

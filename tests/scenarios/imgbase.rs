@@ -318,6 +318,20 @@ fn a_group_that_imgbased_made_is_taken_over_and_updated() -> Result<()> {
                 "/dev/mapper/onn-var_log\non-the-volume",
             ),
             ("imgbase check", ALL_WELL),
+            // imgbased has made no volume for what is carried.
+            (
+                "imgbased-helper persist list; imgbased-helper --dry-run persist add /srv/own | grep -c 'lvcreate.*Config'",
+                "1",
+            ),
+            (
+                "mkdir -p /srv/own && imgbased-helper persist add /srv/own && imgbased-helper persist list",
+                "/srv/own",
+            ),
+            (
+                "lvm lvs --noheadings -o pool_lv,lv_tags onn/Config | xargs",
+                "pool00 imgbased:volume",
+            ),
+            ("imgbase check", ALL_WELL),
         ],
     )?;
 

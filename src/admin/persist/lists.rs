@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::{Look, inside, packages};
 pub use crate::admin::layout_init::CONFIG;
+use crate::admin::layout_init::make_config;
 use crate::admin::view::JSON_VERSION;
-use crate::admin::{Context, json_path, say, update};
+use crate::admin::{Context, comment, json_path, pool_with_room, say, update};
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
 use crate::model::package::Kept;
@@ -99,7 +100,7 @@ pub fn add(context: &Context, texts: &[String]) -> Result<()> {
     let mut said = String::new();
     context.change("persist add", |tx| {
         let group = context.load()?;
-        in_config(context, tx, &group, "rw", &mut |tx, dir| {
+        in_own_config(context, tx, &group, &mut |tx, dir| {
             let lists = lists(dir)?;
             let there = all(&lists);
             let mut ours = content_of(dir, &lists)?;
@@ -214,6 +215,33 @@ pub fn in_config(
     inside(context, tx, group, &name, options, look)
 }
 
+/// The same, to write there. A group that has no such volume, as imgbased made them, gets one.
+pub fn in_own_config(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    look: Look,
+) -> Result<()> {
+    let Some(pool) = pool_for_config(group) else {
+        return in_config(context, tx, group, "rw", look);
+    };
+    context.check_pool(group)?;
+    pool_with_room(group)?;
+    make_config(tx, &context.lvm, &pool.parse()?)?;
+    if context.dry_run {
+        return comment(&format!(
+            "{CONFIG} is mounted, and what is to be kept is written there"
+        ));
+    }
+    in_config(context, tx, &context.load()?, "rw", look)
+}
+
+/// The pool of a group that lacks the Config volume.
+fn pool_for_config(group: &Group) -> Option<&str> {
+    let pool = group.pool().filter(|_| group.volume(CONFIG).is_none())?;
+    Some(&pool.name)
+}
+
 /// All lists with their content: their names in `dir`, in their order.
 fn lists(dir: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let root = Dir::root(dir)?;
@@ -295,6 +323,7 @@ pub fn matching(root: &Dir, rule: &Rule) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::layout::{Volume, tag};
     use std::fs;
     use std::os::unix::fs::symlink;
 
@@ -324,6 +353,23 @@ mod tests {
             packages: vec![packages::Row::new(&(kept, 4096))],
         };
         crate::schemas::assert_holds("persist-list", &listed);
+    }
+
+    #[test]
+    fn a_group_that_lacks_the_volume_gets_it_in_its_own_pool() {
+        let pool = Volume::tagged("pool00", &[tag::POOL]);
+        let config = Volume::tagged(CONFIG, &[tag::VOLUME]);
+        // What is called so, and is none of ours, stays.
+        let other = Volume::tagged(CONFIG, &[]);
+        for (volumes, wanted) in [
+            (&[pool.clone()][..], Some("pool00")),
+            (&[pool.clone(), config], None),
+            (&[pool, other], None),
+            (&[], None),
+        ] {
+            let group = Group::with(volumes.to_vec());
+            assert_eq!(pool_for_config(&group), wanted, "{volumes:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf, absolute};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
-use super::lists::{CONFIG, in_config};
+use super::lists::{CONFIG, in_config, in_own_config};
 use crate::admin::space::Space;
 use crate::admin::{Context, comment, packages, pool_with_room, say, text};
 use crate::image::digest;
@@ -133,7 +133,7 @@ pub fn add(context: &Context, texts: &[String]) -> Result<()> {
         let room = pool_with_room(&group)?;
         let found = sources.iter().map(|source| find(tx.interrupt(), source));
         let mut found = found.collect::<Result<Vec<_>>>()?;
-        in_config(context, tx, &group, "rw", &mut |tx, config| {
+        in_own_config(context, tx, &group, &mut |tx, config| {
             let dir = config.join(DIR);
             let mut there: Vec<Kept> = files(config)?.into_iter().map(|(kept, _)| kept).collect();
             for found in found.drain(..) {
