@@ -76,6 +76,16 @@ pub fn all(group: &Group) -> Vec<Saved> {
         .collect()
 }
 
+/// The volumes that are mounted and have no snapshot from before the layer `before` runs.
+pub fn missing(group: &Group, mounts: Vec<Mount>, before: &LvName) -> Vec<Mount> {
+    let mut saved = all(group);
+    saved.retain(|saved| saved.before == before.as_str());
+    let is_saved = |mount: &Mount| saved.iter().any(|saved| saved.mount.path == mount.path);
+    let mut mounts = mounts;
+    mounts.retain(|mount| !mount.moving && !is_saved(mount));
+    mounts
+}
+
 /// What is swapped where the layer `to` is gone back to: of the snapshots whose layer was made after it, those of the
 /// earliest such layer. They have the volumes as they were when an update first went on from that layer.
 ///
@@ -267,6 +277,29 @@ mod tests {
                 }
                 (found, _) => panic!("{volumes:?} {to:?}: {found:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_volume_without_a_snapshot_from_before_a_layer_is_missing() {
+        let var: (&str, &[&str]) = ("var", &[tag::VOLUME, "imgbased:mount=/var"]);
+        let home: (&str, &[&str]) = ("home", &[tag::VOLUME, "imgbased:moving=/home"]);
+        let srv: (&str, &[&str]) = ("srv", &[tag::VOLUME, "imgbased:mount=/srv"]);
+        let one: (&str, &[&str]) = ("one", &SNAPSHOT);
+        for (volumes, before, wanted) in [
+            (&[][..], "Base-1.1", &[][..]),
+            (&[home], "Base-1.1", &[]),
+            (&[var, srv, home], "Base-1.1", &["srv", "var"]),
+            (&[var, srv, one], "Base-1.1", &["srv"]),
+            (&[var, one], "Base-1.1", &[]),
+            // That of another update.
+            (&[var, one], "Base-2.1", &["var"]),
+        ] {
+            let group = group(volumes);
+            let mounts = volume::mounts_of(&group, &mut |_| ());
+            let found = missing(&group, mounts, &before.parse().unwrap());
+            let names: Vec<&str> = found.iter().map(|mount| mount.name.as_str()).collect();
+            assert_eq!(names, wanted, "{volumes:?} {before}");
         }
     }
 

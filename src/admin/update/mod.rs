@@ -241,6 +241,9 @@ struct Done {
     packages: Vec<String>,
     /// The snapshots of volumes, as they are now.
     snapshots: Vec<LvName>,
+    /// Whether none was to be taken, although that was asked for.
+    #[serde(skip)]
+    lacks_snapshots: bool,
     /// What has become of the packages that the host keeps.
     kept_packages: Vec<Outcome>,
     #[serde(skip)]
@@ -248,9 +251,36 @@ struct Done {
 }
 
 impl Done {
+    /// Takes the snapshots that are asked for, before the layer runs that waits or is about to.
+    fn save_volumes(
+        &mut self,
+        context: &Context,
+        tx: &mut Transaction,
+        update: &Update,
+        layer: &LvName,
+    ) -> Result<()> {
+        if !update.snapshot_volumes {
+            return Ok(());
+        }
+        tx.lock()?;
+        self.snapshots = volume::save(context, tx, layer)?;
+        self.lacks_snapshots = self.snapshots.is_empty();
+        Ok(())
+    }
+
+    fn snapshot_lines(&self) -> String {
+        if self.lacks_snapshots {
+            return "no snapshot was taken: each volume that layers mount has one already, if there is any\n".to_owned();
+        }
+        let line = |name: &LvName| {
+            format!("{name} is a volume as it is now; `rollback --with-volumes` goes back to it\n")
+        };
+        self.snapshots.iter().map(line).collect()
+    }
+
     fn lines(&self) -> String {
         let Some(layer) = &self.layer else {
-            return self.nothing.clone().unwrap_or_default();
+            return self.nothing.clone().unwrap_or_default() + &self.snapshot_lines();
         };
         let mut lines = String::new();
         if let Some(base) = &self.base {
@@ -267,11 +297,7 @@ impl Done {
         lines += &amounts("is left behind", &self.left_behind);
         lines += &kept_packages("comes along", &self.kept_packages);
         lines += &missing_packages(&self.packages);
-        for snapshot in &self.snapshots {
-            lines += &format!(
-                "{snapshot} is a volume as it is now; `rollback --with-volumes` goes back to it\n"
-            );
-        }
+        lines += &self.snapshot_lines();
         match &self.fallback {
             Some(fallback) => lines += &trial_begins(layer, None, self.tries, fallback),
             None => lines += &format!("{layer} boots from now on\n"),
@@ -384,8 +410,11 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
             if let Some((opened, _)) = opened {
                 opened.close(tx)?;
             }
-            done.waits = matches!(standing, Standing::Waits(_));
             done.nothing = Some(format!("{} {standing}\n", update.shown()));
+            if let Standing::Waits(layer) = &standing {
+                done.waits = true;
+                done.save_volumes(context, tx, update, layer)?;
+            }
             return Ok(done);
         }
         Decision::Go(made) => made,
@@ -442,13 +471,12 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
             Ok(for_initramfs)
         }),
     )?;
+    // An update that waits has all its snapshots.
+    done.save_volumes(context, tx, update, &new)?;
     let entry = boot.entry_of(&new)?.context("it was written")?;
     done.fallback = boot.make_default(tx, &new, &entry, State::New, tries)?;
     done.waits = true;
     done.tries = tries;
-    if update.snapshot_volumes {
-        done.snapshots = volume::save(context, tx, &new)?;
-    }
     if let Source::Server(server) = &source {
         server.remember(context, tx, &group)?;
     }
@@ -524,6 +552,38 @@ mod tests {
     /// What comes along.
     pub fn amount() -> Amount {
         Amount::new(Path::new("root"), 60, 2)
+    }
+
+    #[test]
+    fn people_are_told_which_snapshots_were_taken_also_where_an_update_waits_already() {
+        let taken = "var-1 is a volume as it is now; `rollback --with-volumes` goes back to it\n";
+        for (snapshots, lacks_snapshots, wanted) in [
+            (&["var-1"][..], false, taken),
+            (
+                &[],
+                true,
+                "no snapshot was taken: each volume that layers mount has one already, if there is any\n",
+            ),
+            (&[], false, ""),
+        ] {
+            let snapshots = snapshots.iter().map(|name| name.parse().unwrap());
+            let done = Done {
+                nothing: Some("IMAGE waits\n".to_owned()),
+                snapshots: snapshots.collect(),
+                lacks_snapshots,
+                ..Done::default()
+            };
+            assert_eq!(done.lines(), format!("IMAGE waits\n{wanted}"));
+            let layer = Done {
+                layer: "Base-1.1".parse().ok(),
+                nothing: None,
+                ..done
+            };
+            assert_eq!(
+                layer.lines(),
+                format!("{wanted}Base-1.1 boots from now on\n")
+            );
+        }
     }
 
     #[test]

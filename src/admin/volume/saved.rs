@@ -9,14 +9,15 @@ use crate::model::name::LvName;
 use crate::model::saved::{self, Saved, Swap};
 use crate::sys::transaction::{Transaction, Writer};
 
-/// Takes a snapshot of each volume that is mounted, before the layer `before` runs. Returns their names.
+/// Takes a snapshot of each volume that is mounted, before the layer `before` runs, unless there is one. Returns the names
+/// of those that are new.
 pub fn save(context: &Context, tx: &mut Transaction, before: &LvName) -> Result<Vec<LvName>> {
     let group = context.load()?;
     let lvm = &context.lvm;
     let mut names = Vec::new();
-    for mount in mounts_of(&group).iter().filter(|mount| !mount.moving) {
+    for mount in saved::missing(&group, mounts_of(&group), before) {
         let is_taken = |name: &str| group.volume(name).is_some();
-        let saved = Saved::new(mount, before, &is_taken)?;
+        let saved = Saved::new(&mount, before, &is_taken)?;
         let (name, origin): (LvName, LvName) = (saved.mount.name.parse()?, mount.name.parse()?);
         group.name.dm_name(&name)?;
         let mut tags = saved.tags()?;
