@@ -75,13 +75,20 @@ impl Package {
         })
     }
 
-    /// What tells it from all others in a root, as dpkg does: its name, with its architecture where that matters.
+    /// How dpkg(1) names it in a root: its name, with its architecture where that matters.
     pub fn key(&self) -> String {
         if self.is_same {
             format!("{}:{}", self.name, self.architecture)
         } else {
             self.name.clone()
         }
+    }
+
+    /// Whether only one of the two can be there in a root, where it takes the place of the other: dpkg(1) has a name
+    /// once, but for packages that both say that they can be there once for each architecture.
+    pub fn is_same_in_root(&self, other: &Self) -> bool {
+        let is_beside = self.is_same && other.is_same && self.architecture != other.architecture;
+        self.name == other.name && !is_beside
     }
 
     /// Refuses one whose name, version or architecture none can have.
@@ -112,8 +119,7 @@ impl Package {
 
     /// Whether it is among these, in this version.
     pub fn is_in(&self, others: &[Self]) -> bool {
-        let key = self.key();
-        let is_it = |other: &Self| other.version == self.version && other.key() == key;
+        let is_it = |other: &Self| other.version == self.version && other.is_same_in_root(self);
         others.iter().any(is_it)
     }
 
@@ -343,10 +349,12 @@ impl Kept {
         format!("{name}{BETWEEN}{version}{BETWEEN}{architecture}{BETWEEN}{digest}.{ending}")
     }
 
-    /// Whether it is of the same package in perhaps another version.
+    /// Whether it is of the same package in perhaps another version. One that is for all architectures takes the place
+    /// of one that was for a single one, and the other way round; others may be there beside each other.
     pub fn is_of_same(&self, other: &Self) -> bool {
-        let of = |kept: &Self| (kept.format, kept.name.clone(), kept.architecture.clone());
-        of(self) == of(other)
+        let is_for_all = |kept: &Self| matches!(kept.architecture.as_str(), "all" | "noarch");
+        (self.format, &self.name) == (other.format, &other.name)
+            && (self.architecture == other.architecture || is_for_all(self) || is_for_all(other))
     }
 
     /// Whether a person means it by this name, which can have an architecture: `NAME:ARCHITECTURE`.
@@ -405,7 +413,8 @@ pub fn plan(kept: &[Package], image: &[Package]) -> Vec<Verdict> {
 }
 
 fn by_version(package: &Package, image: &[Package]) -> Verdict {
-    match image.iter().find(|other| other.key() == package.key()) {
+    let same = image.iter().filter(|other| other.is_same_in_root(package));
+    match same.max_by(|a, b| compare(&a.version, &b.version)) {
         None => Verdict::Install,
         Some(other) if compare(&package.version, &other.version).is_gt() => {
             Verdict::Upgrade(other.version.clone())
@@ -426,7 +435,7 @@ fn problem(at: usize, kept: &[Package], verdicts: &[Verdict], image: &[Package])
     }
     let is_replaced = |other: &&Package| {
         let mut added = kept.iter().zip(verdicts);
-        added.any(|(new, verdict)| verdict.is_installed() && new.key() == other.key())
+        added.any(|(new, verdict)| verdict.is_installed() && new.is_same_in_root(other))
     };
     let of_image: Vec<&Package> = image.iter().filter(|other| !is_replaced(other)).collect();
     let others = kept.iter().zip(verdicts).enumerate();
@@ -436,6 +445,12 @@ fn problem(at: usize, kept: &[Package], verdicts: &[Verdict], image: &[Package])
         .iter()
         .filter(|(of, _)| *of < at)
         .map(|(_, other)| *other);
+    if let Some(other) = before.clone().find(|other| other.is_same_in_root(package)) {
+        return Some(format!(
+            "{other} for {} is kept as well, and only one of them can be there",
+            other.architecture
+        ));
+    }
     for other in of_image.iter().copied().chain(before) {
         let conflict = |a: &Package, b: &Package| {
             a.name != b.name && relations(&a.conflicts).any(|relation| b.is_meant(&relation))
@@ -500,7 +515,7 @@ pub fn order(kept: &[Package], verdicts: &[Verdict]) -> Vec<Vec<usize>> {
 /// Which of `kept` a package names among those that it needs.
 fn direct_needs(package: &Package, kept: &[Package]) -> Vec<bool> {
     let is_named = |other: &Package| {
-        package.key() != other.key() && relations(&package.depends).any(|r| other.is_meant(&r))
+        !package.is_same_in_root(other) && relations(&package.depends).any(|r| other.is_meant(&r))
     };
     kept.iter().map(is_named).collect()
 }
@@ -747,6 +762,8 @@ mod tests {
         let image = [
             package("base 1.0", "Provides: mail, virtual (= 2.0)"),
             package("lib 2.0", "Multi-Arch: same"),
+            package("both 1.0", "Multi-Arch: same"),
+            package("both 3.0 i386", "Multi-Arch: same"),
             package("user 1", "Depends: pinned (= 1.0), other | none"),
             package("pinned 1.0", ""),
             package("hater 1", "Conflicts: disliked\nBreaks: old (<< 2)"),
@@ -759,6 +776,14 @@ mod tests {
                 "",
                 "it is for arm64, which the image has no package for",
             ),
+            // What says that it can be there for each architecture takes the place of what does not.
+            ("lib 1.0", "", "in image 2.0"),
+            ("lib 3.0", "", "upgrade 2.0"),
+            ("lib 1.0 all", "", "in image 2.0"),
+            ("base 0.9", "Multi-Arch: same", "in image 1.0"),
+            ("base 1.1", "Multi-Arch: same", "upgrade 1.0"),
+            ("lib 1.0 i386", "Multi-Arch: same", "install"),
+            ("both 2.0", "", "in image 3.0"),
             ("base 1.0", "", "in image 1.0"),
             ("base 0.9", "", "in image 1.0"),
             ("base 1.1", "", "upgrade 1.0"),
@@ -879,6 +904,52 @@ mod tests {
                 "it is in conflict with c 1",
             ]
         );
+    }
+
+    #[test]
+    fn of_two_that_cannot_be_there_together_the_first_is_installed() {
+        for (fields, wanted) in [
+            (
+                "",
+                &["x 2 for amd64 is kept as well, and only one of them can be there"][..],
+            ),
+            ("Multi-Arch: same", &[]),
+        ] {
+            let base = package("base 1", "");
+            let other = package("other 1 i386", "");
+            let kept = [package("x 2", fields), package("x 1 i386", fields)];
+            let verdicts = plan(&kept, &[base, other]);
+            let refused: Vec<&str> = verdicts
+                .iter()
+                .filter_map(|verdict| match verdict {
+                    Verdict::Refused(why) => Some(why.as_str()),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(refused, wanted, "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_kept_file_takes_the_place_of_one_of_the_same_package() {
+        let kept = |architecture: &str, format| Kept {
+            format,
+            name: "x".to_owned(),
+            version: "1".to_owned(),
+            architecture: architecture.to_owned(),
+            digest: String::new(),
+        };
+        for (a, b, is_same) in [
+            ("amd64", "amd64", true),
+            ("amd64", "all", true),
+            ("noarch", "x86_64", true),
+            ("amd64", "i386", false),
+        ] {
+            let [one, other] = [a, b].map(|of| kept(of, Format::Deb));
+            assert_eq!(one.is_of_same(&other), is_same, "{a} {b}");
+            assert_eq!(other.is_of_same(&one), is_same, "{b} {a}");
+            assert!(!one.is_of_same(&kept(b, Format::Rpm)));
+        }
     }
 
     #[test]

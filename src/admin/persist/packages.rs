@@ -214,14 +214,15 @@ fn remove_all(dir: &Path) -> Cmd {
 /// The packages that are kept in the volume that is mounted at `config`, with their sizes in bytes. Of one in several
 /// versions the newest counts.
 pub fn kept(config: &Path) -> Result<Vec<(Kept, u64)>> {
-    let mut kept = files(config)?;
-    kept.sort_by(|(a, _), (b, _)| {
-        let of = |kept: &Kept| (kept.name.clone(), kept.architecture.clone());
-        of(a)
-            .cmp(&of(b))
-            .then_with(|| compare(&b.version, &a.version))
-    });
-    kept.dedup_by(|(later, _), (first, _)| later.is_of_same(first));
+    let mut files = files(config)?;
+    files.sort_by(|(a, _), (b, _)| compare(&b.version, &a.version));
+    let mut kept: Vec<(Kept, u64)> = Vec::new();
+    for file in files {
+        if !kept.iter().any(|(newer, _)| newer.is_of_same(&file.0)) {
+            kept.push(file);
+        }
+    }
+    kept.sort_by(|(a, _), (b, _)| (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)));
     Ok(kept)
 }
 
@@ -508,12 +509,16 @@ mod tests {
         mkfifo(&with("fifo"), Mode::S_IRWXU).unwrap();
         let large = File::create(with("large")).unwrap();
         large.set_len(FILE_MAX + 1).unwrap();
-        let found = kept(config).unwrap();
-        let found: Vec<(String, u64)> = found
-            .iter()
-            .map(|(kept, size)| (kept.version.clone(), *size))
-            .collect();
-        assert_eq!(found, [("3.10".to_owned(), 1)]);
+        let found = || -> Vec<(String, u64)> {
+            let found = kept(config).unwrap().into_iter();
+            found.map(|(kept, size)| (kept.version, size)).collect()
+        };
+        assert_eq!(found(), [("3.10".to_owned(), 1)]);
+        // It went from one architecture to all, and back.
+        let for_all = packages.join(format!("htop@3.11@all@{DIGEST}.deb"));
+        fs::write(&for_all, "x").unwrap();
+        assert_eq!(found(), [("3.11".to_owned(), 1)]);
+        fs::remove_file(&for_all).unwrap();
         let rows: Vec<String> = kept(config)
             .unwrap()
             .iter()

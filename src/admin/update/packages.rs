@@ -270,9 +270,9 @@ impl Packages {
         let mut why = reason(said).to_owned();
         let is_new = |at: &&usize| verdicts[**at] == Verdict::Install;
         let new = some.iter().filter(is_new);
-        let new: Vec<String> = new.map(|at| self.controls[*at].key()).collect();
+        let new: Vec<&Package> = new.map(|at| &self.controls[*at]).collect();
         // The layer's own configuration of it stays.
-        let is_here = |key: &String| site.here.iter().any(|other| other.key() == *key);
+        let is_here = |new: &&Package| site.here.iter().any(|other| other.is_same_in_root(new));
         let how = if new.iter().any(is_here) {
             "--remove"
         } else {
@@ -280,7 +280,8 @@ impl Packages {
         };
         if !new.is_empty() {
             let force = ["--force-remove-reinstreq", "--force-depends", how];
-            let names: Vec<&str> = new.iter().map(String::as_str).collect();
+            let names: Vec<String> = new.iter().map(|package| package.key()).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let program = [&DPKG_BY[..], &force].concat();
             if let Err(error) = site.shut_in(&[], &program, &names)? {
                 let said = format!("{error:#}");
