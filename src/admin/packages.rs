@@ -56,11 +56,15 @@ pub fn of_each(tx: &mut Transaction, paths: [&Path; 3]) -> Result<[Versions; 3]>
 /// The packages of the root that is mounted at `path`, also those of rpm, of which its own rpm(8) tells shut in. Where
 /// that cannot be, a warning says why, and nothing is returned.
 pub fn read(tx: &mut Transaction, path: &Path) -> Result<Option<Versions>> {
-    let root = Dir::root(path)?;
-    if let Some(packages) = of_dpkg(&root)? {
-        return Ok(Some(versions(packages)));
+    match of_dpkg(&Dir::root(path)?)? {
+        Some(packages) => Ok(Some(versions(packages))),
+        None => read_rpm(tx, path),
     }
-    if !has_rpm_database(&root)? {
+}
+
+/// The same of rpm only.
+pub fn read_rpm(tx: &mut Transaction, path: &Path) -> Result<Option<Versions>> {
+    if !has_rpm_database(&Dir::root(path)?)? {
         return Ok(Some(BTreeMap::new()));
     }
     let listed = of_rpm(tx, path)?;
@@ -106,7 +110,7 @@ fn not_read(path: &Path) -> Result<Versions> {
     )
 }
 
-/// Reads such a list. Several versions of a package can be there at once, as of kernels.
+/// Reads such a list. Several versions of a package can be there at once, as of kernels; there is a comma between them.
 fn listed_by_rpm(list: &str) -> Versions {
     let mut versions = BTreeMap::new();
     for (name, version) in list.lines().filter_map(|line| line.split_once('\t')) {

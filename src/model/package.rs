@@ -2,10 +2,11 @@
 //! has others (deb-control(5), deb-version(7)). No input or output.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
+use rpm_version::rpm_evr_compare;
 use serde::{Deserialize, Serialize};
 
 /// What is between the parts of the name of a kept file. No name, version or architecture has it.
@@ -352,9 +353,16 @@ impl Kept {
     /// Whether it is of the same package in perhaps another version. One that is for all architectures takes the place
     /// of one that was for a single one, and the other way round; others may be there beside each other.
     pub fn is_of_same(&self, other: &Self) -> bool {
-        let is_for_all = |kept: &Self| matches!(kept.architecture.as_str(), "all" | "noarch");
         (self.format, &self.name) == (other.format, &other.name)
-            && (self.architecture == other.architecture || is_for_all(self) || is_for_all(other))
+            && self.is_in_place_of(&other.architecture)
+    }
+
+    /// Whether it takes the place of one with the same name that is for this architecture.
+    fn is_in_place_of(&self, architecture: &str) -> bool {
+        let is_for_all = |of: &str| matches!(of, "all" | "noarch");
+        self.architecture == architecture
+            || is_for_all(&self.architecture)
+            || is_for_all(architecture)
     }
 
     /// Whether a person means it by this name, which can have an architecture: `NAME:ARCHITECTURE`.
@@ -409,6 +417,24 @@ pub fn plan(kept: &[Package], image: &[Package]) -> Vec<Verdict> {
             Some((at, why)) => verdicts[at] = Verdict::Refused(why),
             None => return verdicts,
         }
+    }
+}
+
+/// Decides on a kept package of rpm for a root that has these: names with architectures, and versions. Whether it can be
+/// there beside all others is known when rpm(8) is asked.
+pub fn by_rpm_version(kept: &Kept, installed: &BTreeMap<String, String>) -> Verdict {
+    let is_it = |key: &str| {
+        let parts = key.rsplit_once('.');
+        parts.is_some_and(|(name, of)| name == kept.name && kept.is_in_place_of(of))
+    };
+    let same = installed.iter().filter(|(key, _)| is_it(key));
+    let versions = same.flat_map(|(_, versions)| versions.split(", "));
+    match versions.max_by(|a, b| rpm_evr_compare(a, b)) {
+        None => Verdict::Install,
+        Some(version) if rpm_evr_compare(&kept.version, version).is_gt() => {
+            Verdict::Upgrade(version.to_owned())
+        }
+        Some(version) => Verdict::InImage(version.to_owned()),
     }
 }
 
@@ -949,6 +975,47 @@ mod tests {
             assert_eq!(one.is_of_same(&other), is_same, "{a} {b}");
             assert_eq!(other.is_of_same(&one), is_same, "{b} {a}");
             assert!(!one.is_of_same(&kept(b, Format::Rpm)));
+        }
+    }
+
+    #[test]
+    fn of_a_kept_package_of_rpm_its_version_decides() {
+        let installed = [
+            ("bash.x86_64", "5.2.26-4.fc41"),
+            ("kernel.x86_64", "6.9-1, 6.12-1, 6.11-1"),
+            ("libx.i686", "2.0-1"),
+            ("python3.12.x86_64", "3.12.9-1"),
+            ("shadow-utils.x86_64", "2:4.15-1"),
+            ("tool.noarch", "1.0-1"),
+        ];
+        let installed = installed.map(|(key, versions)| (key.to_owned(), versions.to_owned()));
+        let installed = BTreeMap::from(installed);
+        let upgrade = |from: &str| Verdict::Upgrade(from.to_owned());
+        let in_image = |version: &str| Verdict::InImage(version.to_owned());
+        for (name, version, architecture, wanted) in [
+            ("bash", "5.2.26-4.fc41", "x86_64", in_image("5.2.26-4.fc41")),
+            ("bash", "5.2.9-1.fc41", "x86_64", in_image("5.2.26-4.fc41")),
+            ("bash", "5.2.37~rc1-1", "x86_64", upgrade("5.2.26-4.fc41")),
+            ("bash", "5.3-1", "i686", Verdict::Install),
+            ("kernel", "6.12-1", "x86_64", in_image("6.12-1")),
+            ("kernel", "6.13-1", "x86_64", upgrade("6.12-1")),
+            ("libx", "1.0-1", "x86_64", Verdict::Install),
+            ("python3", "3.11-1", "x86_64", Verdict::Install),
+            ("python3.12", "3.12.9-1", "x86_64", in_image("3.12.9-1")),
+            ("shadow-utils", "4.16-1", "x86_64", in_image("2:4.15-1")),
+            ("tool", "1.0-1", "x86_64", in_image("1.0-1")),
+            ("tool", "1.1-1", "x86_64", upgrade("1.0-1")),
+            ("new", "1-1", "noarch", Verdict::Install),
+        ] {
+            let kept = Kept {
+                format: Format::Rpm,
+                name: name.to_owned(),
+                version: version.to_owned(),
+                architecture: architecture.to_owned(),
+                digest: String::new(),
+            };
+            let found = by_rpm_version(&kept, &installed);
+            assert_eq!(found, wanted, "{name} {version} {architecture}");
         }
     }
 

@@ -177,7 +177,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
                 merge = Some(MergeReport::of(names, &planned.plan));
                 carried = Amount::carried(&planned.outside);
                 left_behind = Amount::left(&planned.outside);
-                kept_packages = kept.expected(root)?;
+                kept_packages = kept.expected(tx, root)?;
                 packages = without_kept(planned.packages, &kept_packages);
                 Ok(())
             })?;

@@ -12,13 +12,13 @@ use anyhow::{Context as _, Result, ensure};
 use super::merge::Merged;
 use crate::admin::filesystem::mount_point;
 use crate::admin::merge_report::MergeReport;
-use crate::admin::packages::{DPKG, RPM, has_program, of_dpkg};
+use crate::admin::packages::{DPKG, RPM, has_program, of_dpkg, read_rpm};
 use crate::admin::space::room_in;
 use crate::admin::{Context, persist, text};
 use crate::image::digest;
 use crate::model::layout::Group;
 use crate::model::package::{
-    Fate, Format, Kept, Outcome, Package, Verdict, order, plan, reason, unmet,
+    Fate, Format, Kept, Outcome, Package, Verdict, by_rpm_version, order, plan, reason, unmet,
 };
 use crate::sys::interrupt::Interrupt;
 use crate::sys::sandbox::Sandbox;
@@ -47,6 +47,9 @@ const DPKG_BY: [&str; 6] = [
     DPKG,
     "--force-confold",
 ];
+
+/// What has become of a package that is not installed, and why.
+type Failure = (Fate, String);
 
 /// Those that the host keeps, looked into.
 #[derive(Default)]
@@ -88,8 +91,8 @@ impl Packages {
     }
 
     /// What would become of them in a root that is mounted at `path`.
-    pub fn expected(&self, path: &Path) -> Result<Vec<Outcome>> {
-        Ok(self.outcomes(&self.verdicts(path)?))
+    pub fn expected(&self, tx: &mut Transaction, path: &Path) -> Result<Vec<Outcome>> {
+        Ok(self.outcomes(&self.verdicts(tx, path)?))
     }
 
     fn outcomes(&self, verdicts: &[Verdict]) -> Vec<Outcome> {
@@ -99,7 +102,7 @@ impl Packages {
             .collect()
     }
 
-    fn verdicts(&self, path: &Path) -> Result<Vec<Verdict>> {
+    fn verdicts(&self, tx: &mut Transaction, path: &Path) -> Result<Vec<Verdict>> {
         if self.kept.is_empty() {
             return Ok(Vec::new());
         }
@@ -114,10 +117,19 @@ impl Packages {
             _ => Verdict::Install,
         });
         let mut verdicts: Vec<Verdict> = first.collect();
-        // What rpm(8) would say of one is known when it does.
-        let is_of_dpkg =
-            |at: &usize| verdicts[*at].is_installed() && self.kept[*at].format == Format::Deb;
-        let of_dpkg: Vec<usize> = (0..self.kept.len()).filter(is_of_dpkg).collect();
+        let open = |verdicts: &[Verdict], format: Format| -> Vec<usize> {
+            let is_open =
+                |at: &usize| verdicts[*at].is_installed() && self.kept[*at].format == format;
+            (0..self.kept.len()).filter(is_open).collect()
+        };
+        let of_rpm = open(&verdicts, Format::Rpm);
+        if !of_rpm.is_empty() {
+            let installed = read_rpm(tx, path)?.unwrap_or_default();
+            for at in of_rpm {
+                verdicts[at] = by_rpm_version(&self.kept[at], &installed);
+            }
+        }
+        let of_dpkg = open(&verdicts, Format::Deb);
         let packages: Vec<Package> = of_dpkg
             .iter()
             .map(|at| self.controls[*at].clone())
@@ -137,7 +149,7 @@ impl Packages {
         group: &Group,
         root: &Path,
     ) -> Result<Vec<Outcome>> {
-        let verdicts = self.verdicts(root)?;
+        let verdicts = self.verdicts(tx, root)?;
         let mut outcomes = self.outcomes(&verdicts);
         if !verdicts.iter().any(Verdict::is_installed) {
             return Ok(outcomes);
@@ -159,28 +171,40 @@ impl Packages {
         mut room: u64,
         outcomes: &mut [Outcome],
     ) -> Result<()> {
-        let mut open = self.together(verdicts);
-        open.reverse();
-        while let Some(some) = open.pop() {
-            let (fate, why) = match self.refusal(site, &some, room)? {
-                Some(why) => (Fate::Refused, Some(why)),
-                None => (Fate::Failed, self.install_some(site, &some, verdicts)?),
+        for some in self.together(verdicts) {
+            let mut attempt = |some: &[usize]| self.attempt(site, some, verdicts, &mut room);
+            let failed = match attempt(&some)? {
+                None => continue,
+                // One package of rpm can keep the others out.
+                Some(_) if some.len() > 1 && self.is_of_rpm(&some) => {
+                    in_rounds(some, &mut |at| attempt(&[at]))?
+                }
+                Some(failure) => some.iter().map(|at| (*at, failure.clone())).collect(),
             };
-            let Some(why) = why else {
-                room = room.saturating_sub(self.size(&some));
-                continue;
-            };
-            // One package of rpm can keep the others out.
-            if some.len() > 1 && self.is_of_rpm(&some) {
-                open.extend(some.iter().map(|at| vec![*at]));
-                continue;
-            }
-            for at in some {
+            for (at, (fate, why)) in failed {
                 outcomes[at].result = fate;
-                outcomes[at].why = Some(why.clone());
+                outcomes[at].why = Some(why);
             }
         }
         Ok(())
+    }
+
+    /// Installs some together, if they have a chance. Returns what becomes of them where that failed.
+    fn attempt(
+        &self,
+        site: &mut Site,
+        some: &[usize],
+        verdicts: &[Verdict],
+        room: &mut u64,
+    ) -> Result<Option<Failure>> {
+        if let Some(why) = self.refusal(site, some, *room)? {
+            return Ok(Some((Fate::Refused, why)));
+        }
+        if let Some(why) = self.install_some(site, some, verdicts)? {
+            return Ok(Some((Fate::Failed, why)));
+        }
+        *room = room.saturating_sub(self.size(some));
+        Ok(None)
     }
 
     /// Those that are installed together, in their order. Packages of rpm are so at first.
@@ -301,6 +325,26 @@ impl Packages {
             why += "; that of the image is not there any more";
         }
         Ok(why)
+    }
+}
+
+/// Tries each by itself, and those that failed once more as long as that has brought something: one can need another.
+/// Returns those that are left.
+fn in_rounds(
+    mut open: Vec<usize>,
+    attempt: &mut dyn FnMut(usize) -> Result<Option<Failure>>,
+) -> Result<Vec<(usize, Failure)>> {
+    loop {
+        let mut failed = Vec::new();
+        for at in &open {
+            if let Some(failure) = attempt(*at)? {
+                failed.push((*at, failure));
+            }
+        }
+        if failed.is_empty() || failed.len() == open.len() {
+            return Ok(failed);
+        }
+        open = failed.iter().map(|(at, _)| *at).collect();
     }
 }
 
@@ -582,6 +626,7 @@ pub fn again(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::transaction::change;
     use std::fs;
     use std::os::unix::fs::symlink;
 
@@ -644,7 +689,7 @@ mod tests {
             (None, &[DPKG, RPM], ["no dpkg(1)", "no dpkg(1)", "come"]),
         ] {
             let root = root(status, programs);
-            let outcomes = packages().expected(root.path()).unwrap();
+            let outcomes = change(|tx| packages().expected(tx, root.path())).unwrap();
             let [new, old, red] = wanted;
             for (outcome, wanted) in outcomes.iter().zip([new, old, "its file was changed", red]) {
                 let line = outcome.line("come");
@@ -652,12 +697,34 @@ mod tests {
             }
         }
         let nothing = Packages::default();
-        assert!(
-            nothing
-                .expected(Path::new("/nonexistent"))
-                .unwrap()
-                .is_empty()
-        );
+        let expected = change(|tx| nothing.expected(tx, Path::new("/nonexistent")));
+        assert!(expected.unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_needs_another_is_tried_again_as_long_as_that_helps() {
+        // What each needs; the last one is of nobody.
+        for (needs, left) in [
+            (&[None, None][..], &[][..]),
+            (&[Some(1), Some(2), None], &[]),
+            (&[None, Some(0), Some(1)], &[]),
+            (&[Some(1), Some(9), None], &[0, 1]),
+            (&[Some(9)], &[0]),
+        ] {
+            let mut there = BTreeSet::new();
+            let mut tries = 0;
+            let found = in_rounds((0..needs.len()).collect(), &mut |at| {
+                tries += 1;
+                if needs[at].is_none_or(|need| there.contains(&need)) {
+                    there.insert(at);
+                    return Ok(None);
+                }
+                Ok(Some((Fate::Failed, "it needs another".to_owned())))
+            });
+            let found: Vec<usize> = found.unwrap().iter().map(|(at, _)| *at).collect();
+            assert_eq!(found, left, "{needs:?}");
+            assert!(tries <= needs.len() * needs.len(), "{needs:?}: {tries}");
+        }
     }
 
     #[test]
