@@ -59,8 +59,9 @@ pub fn run(context: &Context, to: Option<&LvName>, with_volumes: bool, apply: bo
     Ok(())
 }
 
-/// Marks come first and the default last: a kill between leaves a base held too early, which ends when the layer that
-/// was not left comes up again.
+/// Marks come first: a kill after them leaves a base held too early, which ends when the layer that was not left comes up
+/// again. The volumes come last: a kill before them leaves the older layer with the data of now, as every rollback does,
+/// and never the newer one with old data. The same command exchanges them then.
 fn go_back(
     context: &Context,
     tx: &mut Transaction,
@@ -98,9 +99,6 @@ fn go_back(
     if let Some(base) = &plan.release {
         tx.run_undoable(&remove(base), add(base))?;
     }
-    for swap in &swaps {
-        volume::swap(context, tx, &group, swap)?;
-    }
     if plan.drops_once {
         boot.set_once(tx, None)?;
     }
@@ -114,6 +112,9 @@ fn go_back(
     let next = boot.next_start()?;
     if let (Some(problem), false) = (next.problem(), tx.is_dry_run()) {
         bail!("what is gone back to does not boot: {problem}");
+    }
+    for swap in &swaps {
+        volume::swap(context, tx, &group, swap)?;
     }
     let boots = match next.id().and_then(|id| boot.layer_of(id)) {
         _ if tx.is_dry_run() => plan.to.as_ref().map(LvName::to_string),
