@@ -34,7 +34,7 @@ use crate::model::trial::State;
 use crate::model::update::{Decision, Facts, Standing, Wishes};
 use crate::sys::cmd::Cmd;
 use crate::sys::transaction::{Transaction, Writer};
-use merge::Told;
+use merge::{Merged, Told};
 use packages::Packages;
 pub use waiting::{Waiting, lists_changed, tell_of_lost_changes};
 
@@ -449,28 +449,10 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         facts(&group, &booted, &selection, None).waiting() == done.replaced,
         "another command has changed what boots next; nothing was updated"
     );
-    let sides = Sides::of(&group)?;
     let told = Told::of(context, tx, &group, update.leave())?;
-    let kept = Packages::of(context, tx, &group, told.packages.clone())?;
-    let mut found = None;
-    let (new, _) = layer::make(
-        context,
-        tx,
-        Some(base.clone()),
-        Some(&mut |tx, new, root| {
-            judge(update, &running, &Root::at(root))?;
-            let since = labels::now();
-            let mut merged = merge::into(context, tx, &group, (&sides, &told), &base, root)?;
-            packages::into(context, tx, &group, &kept, &mut merged, root)?;
-            after_merge::refresh_caches(tx, root)?;
-            let events = ["post-merge", "os-upgraded"];
-            hooks::merged(context, tx, &group, &events, [&base, new], root)?;
-            labels::set(tx, root, since)?;
-            let for_initramfs = merged.for_initramfs.clone();
-            found = Some(merged);
-            Ok(for_initramfs)
-        }),
-    )?;
+    let (new, found) = merged_layer(context, tx, &group, &base, &told, &|root| {
+        judge(update, &running, root).map(drop)
+    })?;
     // An update that waits has all its snapshots.
     done.save_volumes(context, tx, update, &new)?;
     let entry = boot.entry_of(&new)?.context("it was written")?;
@@ -490,6 +472,35 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     }
     (done.base, done.layer) = (Some(base), Some(new));
     Ok(done)
+}
+
+/// Makes a layer of a base with what the layer that runs has changed. `judge` is asked of its root first.
+fn merged_layer(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    base: &LvName,
+    told: &Told,
+    judge: &dyn Fn(&Root) -> Result<()>,
+) -> Result<(LvName, Option<Merged>)> {
+    let sides = Sides::of(group)?;
+    let kept = Packages::of(context, tx, group, told.packages.clone())?;
+    let mut found = None;
+    let mut change = |tx: &mut Transaction, new: &LvName, root: &Path| {
+        judge(&Root::at(root))?;
+        let since = labels::now();
+        let mut merged = merge::into(context, tx, group, (&sides, told), base, root)?;
+        packages::into(context, tx, group, &kept, &mut merged, root)?;
+        after_merge::refresh_caches(tx, root)?;
+        let events = ["post-merge", "os-upgraded"];
+        hooks::merged(context, tx, group, &events, [base, new], root)?;
+        labels::set(tx, root, since)?;
+        let for_initramfs = merged.for_initramfs.clone();
+        found = Some(merged);
+        Ok(for_initramfs)
+    };
+    let (new, _) = layer::make(context, tx, Some(base.clone()), Some(&mut change))?;
+    Ok((new, found))
 }
 
 /// Refuses an image that is none for this host. Returns what it is.
