@@ -306,10 +306,15 @@ fn refuse_incomplete(group: &Group) -> Result<()> {
     Ok(())
 }
 
-/// How many bytes can still be added to the pool, as far as is known. Refuses one that is too full. An inactive one
-/// tells nothing, and is asked again by [`Context::room_when_active`].
+/// How many bytes can still be added to the pool for a new volume, as far as is known. Refuses one that is too full for
+/// that. An inactive one tells nothing, and is asked again by [`Context::room_when_active`].
 fn pool_with_room(group: &Group) -> Result<u64> {
     Ok(pool::room(group)?.unwrap_or(u64::MAX))
+}
+
+/// The same for volumes that are there.
+fn pool_left(group: &Group) -> Result<u64> {
+    Ok(pool::left(group)?.unwrap_or(u64::MAX))
 }
 
 /// The kernel options of the layer that runs, as its entry has them. Those of an installer, or what

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use nix::sys::statvfs::statvfs;
 
-use super::{Context, pool_with_room, text, view};
+use super::{Context, pool_left, text, view};
 use crate::model::layout::{Group, Role};
 use crate::model::percent::Percent;
 
@@ -67,7 +67,7 @@ impl Spaces {
 /// The bytes that can be written to the filesystem of a thin volume that is mounted at `path`: there, and in its pool.
 pub fn room_in(context: &Context, path: &Path) -> Result<u64> {
     let Space { free, .. } = Space::at(path)?;
-    Ok(free.min(pool_with_room(&context.load()?)?))
+    Ok(free.min(pool_left(&context.load()?)?))
 }
 
 impl Space {

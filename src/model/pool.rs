@@ -19,9 +19,19 @@ const EXTENDED: Percent = Percent::new(80);
 /// in 4 KiB and is at least half full (linux/Documentation/admin-guide/device-mapper/persistent-data).
 const METADATA_PER_CHUNK: u64 = 80;
 
-/// How many bytes can still be added to the pool of a group; `None` where that is not known, since the pool is not
-/// active. Refuses one that is too full.
+/// How many bytes can still be added to the pool of a group for a new volume; `None` where that is not known, since the
+/// pool is not active. Refuses one that is too full for lvm2 to make another volume in it.
 pub fn room(group: &Group) -> Result<Option<u64>> {
+    below(group, limits)
+}
+
+/// The same for volumes that are there: lvm2 does not ask how full a pool is that they grow in.
+pub fn left(group: &Group) -> Result<Option<u64>> {
+    below(group, |_| (FULL, FULL))
+}
+
+/// How many bytes can be added to the pool until its data or metadata are as full as that. Refuses one that is.
+fn below(group: &Group, limits: impl Fn(&Volume) -> (Percent, Percent)) -> Result<Option<u64>> {
     let pool = group.pool().with_context(|| {
         format!(
             "volume group {} has no thin pool with the tag imgbased:pool",
@@ -237,6 +247,30 @@ mod tests {
             let mismatch = Mismatch::of(recorded, found);
             let found_in_pool = mismatch.map(|mismatch| mismatch.found);
             assert_eq!(found_in_pool, expected, "{recorded} {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_there_grows_also_where_no_further_volume_is_made() {
+        let mut pool = pool();
+        pool.profile = PROFILE.to_owned();
+        // Of the metadata, a quarter or 4 MiB have to be free for another volume.
+        pool.metadata_size = 16 << 20;
+        for (data, metadata, may_be_made, has_left) in [
+            (50, 10, true, true),
+            (80, 10, false, true),
+            (50, 75, false, true),
+            (94, 94, false, true),
+            (95, 10, false, false),
+            (50, 95, false, false),
+        ] {
+            pool.data_percent = Some(Percent::new(data));
+            pool.metadata_percent = Some(Percent::new(metadata));
+            let group = Group::with(vec![pool.clone()]);
+            assert_eq!(room(&group).is_ok(), may_be_made, "{data} {metadata}");
+            let left = left(&group);
+            assert_eq!(left.is_ok(), has_left, "{data} {metadata}");
+            assert!(left.is_err() || left.unwrap() > Some(0));
         }
     }
 

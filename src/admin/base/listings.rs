@@ -21,7 +21,7 @@ use crate::admin::look::Look;
 use crate::admin::persist::{config, in_config, mounted_config};
 use crate::admin::roots::{self, Tree};
 use crate::admin::view::JSON_VERSION;
-use crate::admin::{Context, json_path, pool_with_room};
+use crate::admin::{Context, json_path, pool_left};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
@@ -90,7 +90,7 @@ fn write(
         return Ok(());
     };
     ensure!(
-        pool_with_room(&group)? >= ROOM,
+        pool_left(&group)? >= ROOM,
         "the thin pool has no room for it"
     );
     // The lock was free: another base can have the name by now.

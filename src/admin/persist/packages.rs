@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::lists::{CONFIG, in_config, in_own_config};
 use crate::admin::space::Space;
-use crate::admin::{Context, comment, packages, pool_with_room, say, text};
+use crate::admin::{Context, comment, packages, pool_left, say, text};
 use crate::image::digest;
 use crate::model::package::{Format, Kept, Package, check_name, compare};
 use crate::sys::cmd::Cmd;
@@ -130,7 +130,7 @@ pub fn add(context: &Context, texts: &[String]) -> Result<()> {
     let writer = context.locked_writer("persist add")?;
     writer.transaction(|tx| {
         let group = context.load()?;
-        let room = pool_with_room(&group)?;
+        let room = pool_left(&group)?;
         let found = sources.iter().map(|source| find(tx.interrupt(), source));
         let mut found = found.collect::<Result<Vec<_>>>()?;
         in_own_config(context, tx, &group, &mut |tx, config| {

@@ -16,7 +16,7 @@ use clap::Subcommand;
 
 use super::cli::parse_fstype;
 use super::filesystem::Filesystem;
-use super::{Context, hooks, news, pool_with_room, say, text, view};
+use super::{Context, hooks, news, pool_left, say, text, view};
 use crate::image::superblock::FsKind;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::mount_unit;
@@ -255,7 +255,7 @@ fn grow(context: &Context, path: &str, size: u64) -> Result<()> {
     transaction(&writer, &mut |tx| {
         let group = context.load()?;
         context.check_pool(&group)?;
-        pool_with_room(&group)?;
+        pool_left(&group)?;
         let (volume, mount) = find(&group, &mounts_of(&group), &path)?;
         ensure!(
             size >= volume.size,

@@ -8,7 +8,7 @@ use super::add::{check_room, make};
 use super::copied::{Copied, copied_ahead};
 use super::{find, mounts_of, transaction, write_volumes};
 use crate::admin::filesystem::Filesystem;
-use crate::admin::{Context, pool_with_room, view};
+use crate::admin::{Context, pool_left, view};
 use crate::image::superblock::FsKind;
 use crate::model::layout::tag;
 use crate::model::name::LvName;
@@ -50,7 +50,7 @@ pub fn move_all(context: &Context) -> Result<()> {
 fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()> {
     let group = context.load()?;
     context.check_pool(&group)?;
-    let room = pool_with_room(&group)?;
+    let room = pool_left(&group)?;
     let (volume, _) = find(&group, std::slice::from_ref(mount), &mount.path)?;
     let booted = view::booted(&group)?;
     if let Some(of) = volume.of().filter(|of| Some(*of) != booted.as_deref()) {
