@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::copied::Copied;
 use super::place::{check_free, check_no_swap, look_at, shown, users_of};
-use super::{NEW_INITRAMFS, hand_over, mounts_of, systemctl, transaction};
+use super::{NEW_INITRAMFS, hand_over_at, mounts_of, systemctl, transaction};
 use crate::admin::filesystem::{Filesystem, mount_point};
 use crate::admin::{Context, LOCK_WAIT, hooks, news, pool_with_room, say, text, view};
 use crate::image::superblock::FsKind;
@@ -70,7 +70,7 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
             None => When::Next,
         };
         tx.lock()?;
-        let (group, _) = ready(context, &path)?;
+        let group = ready(context, &path)?;
         let name = volume::name_for(&path, &|name| group.volume(name).is_some())?;
         group.name.dm_name(&name)?;
         let mount = Mount {
@@ -101,10 +101,10 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
             _ => None,
         };
         // The lock was free.
-        let (_, others) = ready(context, &path)?;
+        ready(context, &path)?;
         tx.run(&context.lvm.commit_active(&name, &tags))?;
         if when != When::Next {
-            hand_over(context, tx, others, Some(mount.clone()))?;
+            hand_over_at(context, tx, &path, Some(mount.clone()))?;
         }
         if let (Some(source), Some(copy)) = (&source, copy) {
             source.check_copy(context, tx, &mount)?;
@@ -142,14 +142,13 @@ fn announced(name: &str, path: &str, when: When, users: &[String]) -> String {
     }
 }
 
-/// The group and the volumes that are mounted already. Refuses where another one cannot be made for this path.
-fn ready(context: &Context, path: &str) -> Result<(Group, Vec<Mount>)> {
+/// The group. Refuses where another volume cannot be made for this path.
+fn ready(context: &Context, path: &str) -> Result<Group> {
     let group = context.load()?;
     check_running(&group)?;
     context.check_pool(&group)?;
-    let others = mounts_of(&group);
-    check_free(path, &others)?;
-    Ok((group, others))
+    check_free(path, &mounts_of(&group))?;
+    Ok(group)
 }
 
 /// Mounts a new volume, or has its content copied when the system goes down.

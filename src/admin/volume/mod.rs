@@ -167,17 +167,38 @@ fn mounts_of(group: &Group) -> Vec<Mount> {
     volume::mounts_of(group, &mut |problem| log::warn!("{problem}"))
 }
 
-/// Has systemd know of these volumes and of one more.
-fn hand_over(
+/// Has systemd know of what is mounted at a path from now on, and of what it knew before at others. What waits for the
+/// next start it does not know, else it would mount that at once.
+fn hand_over_at(
     context: &Context,
     tx: &mut Transaction,
-    volumes: Vec<Mount>,
+    path: &str,
     new: Option<Mount>,
 ) -> Result<()> {
+    let handed: Option<Volumes> = run::read_json(run::VOLUMES);
+    match handed {
+        Some(handed) => hand_over(context, tx, with_at(handed.volumes, path, new)),
+        // Of an earlier initramfs, with which nothing is mounted.
+        None => Ok(()),
+    }
+}
+
+/// These volumes with this one, or none, at a path. They stay in their order.
+fn with_at(mut volumes: Vec<Mount>, path: &str, new: Option<Mount>) -> Vec<Mount> {
+    volumes.retain(|other| other.path != path);
+    if let Some(new) = new {
+        let at = volumes.partition_point(|other| other.path < new.path);
+        volumes.insert(at, new);
+    }
+    volumes
+}
+
+/// Has systemd know of these volumes.
+fn hand_over(context: &Context, tx: &mut Transaction, volumes: Vec<Mount>) -> Result<()> {
     let reload = Cmd::new("systemctl").arg("daemon-reload");
     // After the file is what it was.
     tx.on_failure(reload.clone());
-    write_volumes(context, tx, volumes, new)?;
+    write_volumes(context, tx, volumes)?;
     tx.run(&reload)
 }
 
@@ -193,7 +214,7 @@ pub fn hand_over_renamed(context: &Context, writer: &Writer, group: &Group) -> R
         return Ok(());
     }
     transaction(writer, &mut |tx| {
-        hand_over(context, tx, volumes.clone(), None)?;
+        hand_over(context, tx, volumes.clone())?;
         for mount in volumes.iter().filter(|mount| !mount.moving) {
             // Where nobody used it, systemd may have unmounted it as its device has another name.
             let unit = mount_unit::name(&mount.path);
@@ -206,16 +227,7 @@ pub fn hand_over_renamed(context: &Context, writer: &Writer, group: &Group) -> R
 }
 
 /// Leaves word of them for the generator of mount units.
-fn write_volumes(
-    context: &Context,
-    tx: &mut Transaction,
-    mut volumes: Vec<Mount>,
-    new: Option<Mount>,
-) -> Result<()> {
-    if let Some(new) = new {
-        let at = volumes.partition_point(|other| other.path < new.path);
-        volumes.insert(at, new);
-    }
+fn write_volumes(context: &Context, tx: &mut Transaction, volumes: Vec<Mount>) -> Result<()> {
     let volumes = Volumes {
         version: 1,
         vg: context.lvm.vg().to_string(),
@@ -290,9 +302,7 @@ fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
     let (mut removed, mut said) = (None, String::new());
     transaction(&writer, &mut |tx| {
         let group = context.load()?;
-        let mut mounts = mounts_of(&group);
-        let (volume, mount) = find(&group, &mounts, &path)?;
-        mounts.retain(|other| other.path != path);
+        let (volume, mount) = find(&group, &mounts_of(&group), &path)?;
         let (lvm, name) = (&context.lvm, mount.name.parse::<LvName>()?);
         let is_mounted = is_mounted(context, &mount.name, &path)?;
         let users = if is_mounted {
@@ -319,7 +329,7 @@ fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
             let unit = mount_unit::name(&path);
             tx.run_undoable(&systemctl("stop", &unit), systemctl("start", &unit))?;
         }
-        hand_over(context, tx, mounts, None)?;
+        hand_over_at(context, tx, &path, None)?;
         if delete {
             // Nothing takes that back.
             tx.run(&lvm.remove(&name))?;
@@ -357,4 +367,32 @@ fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
         return Ok(());
     }
     say(&said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_systemd_knows_changes_at_one_path_only() {
+        let mount = |path: &str, name: &str| Mount {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            options: String::new(),
+            moving: false,
+        };
+        let before = || vec![mount("/home", "home"), mount("/var", "var")];
+        for (path, new, wanted) in [
+            ("/srv", Some("srv"), &["home", "srv", "var"][..]),
+            ("/var/log", Some("log"), &["home", "var", "log"]),
+            ("/home", None, &["var"]),
+            // It waits for the next start, so it is not among them.
+            ("/opt", None, &["home", "var"]),
+            ("/home", Some("home-2"), &["home-2", "var"]),
+        ] {
+            let found = with_at(before(), path, new.map(|name| mount(path, name)));
+            let names: Vec<&str> = found.iter().map(|mount| mount.name.as_str()).collect();
+            assert_eq!(names, wanted, "{path}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::add::{check_room, make};
 use super::copied::{Copied, copied_ahead};
-use super::{find, mounts_of, transaction, write_volumes};
+use super::{find, mounts_of, transaction, with_at, write_volumes};
 use crate::admin::filesystem::Filesystem;
 use crate::admin::{Context, pool_left, view};
 use crate::image::superblock::FsKind;
@@ -91,10 +91,9 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
         moving: false,
         ..mount.clone()
     };
-    let mut others = mounts_of(&context.load()?);
-    others.retain(|other| other.path != mount.path);
+    let all = mounts_of(&context.load()?);
     // What starts next without an initramfs, after a soft reboot, mounts it.
-    write_volumes(context, tx, others, Some(moved.clone()))?;
+    write_volumes(context, tx, with_at(all, &mount.path, Some(moved.clone())))?;
     let of = volume.of().map(|of| format!("{}{of}", tag::OF));
     let path = mount.path_tag();
     let old: Vec<&str> = [path.as_str()].into_iter().chain(of.as_deref()).collect();
