@@ -317,6 +317,14 @@ fn a_group_that_imgbased_made_is_taken_over_and_updated() -> Result<()> {
                 "findmnt -no SOURCE /var/log; cat /var/log/mark",
                 "/dev/mapper/onn-var_log\non-the-volume",
             ),
+            (
+                "imgbased-helper volume grow /var/log 300M && cat /var/log/mark",
+                "/var/log has 300.00 MiB now\non-the-volume",
+            ),
+            (
+                "imgbase volume --detach /var/log 2>&1 | grep -c 'var-log.mount of this layer mounts onn/var_log at /var/log'",
+                "1",
+            ),
             ("imgbase check", ALL_WELL),
             // imgbased has made no volume for what is carried.
             (

@@ -88,7 +88,7 @@ fn row(context: &Context, volume: &Volume, mounts: &[Mount]) -> Result<Row> {
     let mount = mounts.iter().find(|mount| mount.name == volume.name);
     let path = match mount {
         Some(mount) => Some(mount.path.clone()),
-        None => path_of_unit(context, &volume.name),
+        None => unit_of(context, &volume.name)?.map(|unit| unit.path),
     };
     let mounted = match &path {
         Some(path) => is_mounted(context, &volume.name, path)?,
@@ -119,22 +119,35 @@ fn row(context: &Context, volume: &Volume, mounts: &[Mount]) -> Result<Row> {
     })
 }
 
-/// Where a unit of the layer itself mounts a volume: so imgbased does it, and no name of a volume tells for certain
-/// which path is meant.
-fn path_of_unit(context: &Context, name: &str) -> Option<String> {
+/// A unit of the layer itself that mounts a volume.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unit {
+    pub file: PathBuf,
+    /// Where it mounts it.
+    pub path: String,
+}
+
+/// The unit that mounts a volume: so imgbased does it, and no name of a volume tells for certain which path is meant.
+pub fn unit_of(context: &Context, name: &str) -> Result<Option<Unit>> {
     let devices = [
-        context.lvm.device(&name.parse().ok()?).ok()?,
+        context.lvm.device(&name.parse()?)?,
         PathBuf::from(format!("/dev/{}/{name}", context.lvm.vg())),
     ];
-    for entry in fs::read_dir(OWN_UNITS).ok()?.flatten() {
-        if entry.path().extension().is_none_or(|kind| kind != "mount") {
+    Ok(unit_in(Path::new(OWN_UNITS), &devices))
+}
+
+fn unit_in(dir: &Path, devices: &[PathBuf]) -> Option<Unit> {
+    for entry in fs::read_dir(dir).ok()?.flatten() {
+        let file = entry.path();
+        if file.extension().is_none_or(|kind| kind != "mount") {
             continue;
         }
-        let unit = fs::read_to_string(entry.path()).unwrap_or_default();
+        let unit = fs::read_to_string(&file).unwrap_or_default();
         if let Some((device, path)) = mount_unit::device_and_path(&unit)
             && devices.iter().any(|known| known == Path::new(device))
         {
-            return Some(path.to_owned());
+            let path = path.to_owned();
+            return Some(Unit { file, path });
         }
     }
     None
@@ -143,6 +156,27 @@ fn path_of_unit(context: &Context, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_is_where_a_unit_of_its_device_mounts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let devices = ["/dev/mapper/onn-var_log", "/dev/onn/var_log"].map(PathBuf::from);
+        let found = || unit_in(dir.path(), &devices);
+        assert_eq!(found(), None);
+        for (name, device) in [
+            ("home.mount", "/dev/onn/home"),
+            ("var-log.conf", "/dev/onn/var_log"),
+        ] {
+            let unit = format!("[Mount]\nWhat={device}\nWhere=/home\n");
+            fs::write(dir.path().join(name), unit).unwrap();
+        }
+        assert_eq!(found(), None);
+        let file = dir.path().join("var-log.mount");
+        fs::write(&file, "[Mount]\nWhat=/dev/onn/var_log\nWhere=/var/log\n").unwrap();
+        let path = "/var/log".to_owned();
+        assert_eq!(found(), Some(Unit { file, path }));
+        assert_eq!(unit_in(&dir.path().join("none"), &devices), None);
+    }
 
     #[test]
     fn the_list_is_a_document_as_its_schema_says() {

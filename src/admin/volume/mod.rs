@@ -11,7 +11,7 @@ mod saved;
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Subcommand;
 
 use super::cli::parse_fstype;
@@ -29,6 +29,7 @@ use add::Add;
 pub use complete::record as record_new_in_var;
 pub use fresh::{NewVolume, make_for_new_host};
 pub use list::paths;
+use list::{Unit, unit_of};
 use place::{shown, users_of};
 pub use saved::{drop_saved, save, swap};
 
@@ -242,14 +243,28 @@ fn systemctl(verb: &str, unit: &str) -> Cmd {
     Cmd::new("systemctl").args([verb, "--", unit])
 }
 
+/// What mounts a volume.
+enum By {
+    /// Each layer, as its tags say.
+    Tags(Mount),
+    /// The layer that runs, as imgbased has it.
+    Unit(Unit),
+}
+
 /// The volume of a path.
-fn find<'a>(group: &'a Group, mounts: &[Mount], path: &str) -> Result<(&'a Volume, Mount)> {
-    let mount = mounts.iter().find(|mount| mount.path == path);
-    let mount = mount.with_context(|| {
-        format!("{path} is no volume; `imgbased-helper volume list` shows those that there are")
-    })?;
-    let volume = group.volume(&mount.name).context("it is in the group")?;
-    Ok((volume, mount.clone()))
+fn find<'a>(context: &Context, group: &'a Group, path: &str) -> Result<(&'a Volume, By)> {
+    let mut mounts = mounts_of(group).into_iter();
+    if let Some(mount) = mounts.find(|mount| mount.path == path) {
+        let volume = group.volume(&mount.name).context("it is in the group")?;
+        return Ok((volume, By::Tags(mount)));
+    }
+    for volume in group.with_role(Role::Volume) {
+        let unit = unit_of(context, &volume.name)?;
+        if let Some(unit) = unit.filter(|unit| unit.path == path) {
+            return Ok((volume, By::Unit(unit)));
+        }
+    }
+    bail!("{path} is no volume; `imgbased-helper volume list` shows those that there are")
 }
 
 /// Whether a volume is what is mounted at a path.
@@ -268,18 +283,18 @@ fn grow(context: &Context, path: &str, size: u64) -> Result<()> {
         let group = context.load()?;
         context.check_pool(&group)?;
         pool_left(&group)?;
-        let (volume, mount) = find(&group, &mounts_of(&group), &path)?;
+        let (volume, _) = find(context, &group, &path)?;
         ensure!(
             size >= volume.size,
             "{path} has {} already, and a volume does not become smaller",
             text::size(volume.size)
         );
-        let name: LvName = mount.name.parse()?;
+        let name: LvName = volume.name.parse()?;
         let _look = context.look(&group, &name)?;
         context.activated(tx, &name, volume.active, |tx| {
             let filesystem = Filesystem::on(&context.lvm.device(&name)?)?;
             Filesystem::check_tools(filesystem.kind)?;
-            if !is_mounted(context, &mount.name, &path)? {
+            if !is_mounted(context, &volume.name, &path)? {
                 filesystem.check(tx, false)?;
             }
             if size > volume.size {
@@ -302,7 +317,18 @@ fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
     let (mut removed, mut said) = (None, String::new());
     transaction(&writer, &mut |tx| {
         let group = context.load()?;
-        let (volume, mount) = find(&group, &mounts_of(&group), &path)?;
+        let (volume, by) = find(context, &group, &path)?;
+        let mount = match by {
+            By::Tags(mount) => mount,
+            By::Unit(unit) => bail!(
+                "{} of this layer mounts {}/{} at {path}, which no tag says; `systemctl disable --now {}` and rm(1) of \
+                 that file have the layer use its own directory, and lvremove(8) removes the volume",
+                unit.file.display(),
+                group.name,
+                volume.name,
+                mount_unit::name(&path)
+            ),
+        };
         let (lvm, name) = (&context.lvm, mount.name.parse::<LvName>()?);
         let is_mounted = is_mounted(context, &mount.name, &path)?;
         let users = if is_mounted {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::add::{check_room, make};
 use super::copied::{Copied, copied_ahead};
-use super::{find, mounts_of, transaction, with_at, write_volumes};
+use super::{mounts_of, transaction, with_at, write_volumes};
 use crate::admin::filesystem::Filesystem;
 use crate::admin::{Context, pool_left, view};
 use crate::image::superblock::FsKind;
@@ -51,7 +51,8 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
     let group = context.load()?;
     context.check_pool(&group)?;
     let room = pool_left(&group)?;
-    let (volume, _) = find(&group, std::slice::from_ref(mount), &mount.path)?;
+    let volume = group.volume(&mount.name);
+    let volume = volume.with_context(|| format!("{} has no volume {}", group.name, mount.name))?;
     let booted = view::booted(&group)?;
     if let Some(of) = volume.of().filter(|of| Some(*of) != booted.as_deref()) {
         bail!(
