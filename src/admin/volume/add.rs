@@ -1,5 +1,6 @@
 //! `volume add`.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,9 +16,9 @@ use crate::model::layout::{Group, Role, tag};
 use crate::model::mount_unit;
 use crate::model::name::LvName;
 use crate::model::volume::{self, Mount};
-use crate::sys::cmd::Cmd;
 use crate::sys::run;
 use crate::sys::transaction::Transaction;
+use crate::tree::Dir;
 
 /// mkfs.xfs(8) makes none that is smaller, in bytes.
 const XFS_LEAST: u64 = 300 << 20;
@@ -188,8 +189,8 @@ fn create(
     make(tx, add.fstype, &lvm.device(&name)?, pool.zeroes, mount)
 }
 
-/// Mounts the volume as layers will: they do not come up where that fails. It gets the owner and the mode of the
-/// directory, if that is there.
+/// Mounts the volume as layers will: they do not come up where that fails. Its top gets what the directory has beside
+/// its content, if that is there: also ACLs and the label of SELinux.
 fn try_options(
     tx: &mut Transaction,
     filesystem: &Filesystem,
@@ -207,11 +208,23 @@ fn try_options(
         return Ok(());
     }
     let mounted = filesystem.mount(tx, &dir, "rw")?;
-    for program in ["chown", "chmod"] {
-        let reference = format!("--reference={}", mount.path);
-        tx.run(&Cmd::new(program).arg(reference).arg(&dir))?;
-    }
+    let line = format!(
+        "# {} gets owner, mode and attributes of {}",
+        dir.display(),
+        mount.path
+    );
+    tx.work(&line, |_| make_like(Path::new(&mount.path), &dir))?;
     mounted.unmount(tx)
+}
+
+/// Has a directory have what another one has beside its content.
+fn make_like(from: &Path, to: &Path) -> Result<()> {
+    let make = || -> Result<()> {
+        let top = OsStr::new(".");
+        let meta = Dir::root(from)?.node(top)?.meta()?;
+        Ok(Dir::root(to)?.set_meta(top, &meta, None)?)
+    };
+    make().with_context(|| format!("cannot make {} like {}", to.display(), from.display()))
 }
 
 pub fn make(
@@ -269,4 +282,36 @@ fn check_running(group: &Group) -> Result<()> {
         "the initramfs that this layer was booted with mounts no volumes, as it is of an earlier version; {NEW_INITRAMFS}"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{Mode, XattrFlags, chmod, lsetxattr};
+
+    #[test]
+    fn the_top_of_a_volume_is_like_the_directory_that_it_is_mounted_on() {
+        let parent = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| parent.path().join(name));
+        let meta = |path: &Path| {
+            let node = Dir::root(path).unwrap().node(OsStr::new(".")).unwrap();
+            node.meta().unwrap()
+        };
+        for path in [&from, &to] {
+            std::fs::create_dir(path).unwrap();
+        }
+        chmod(&from, Mode::from_raw_mode(0o1751)).unwrap();
+        // Not every filesystem takes it.
+        let set =
+            |path: &Path, name: &str| lsetxattr(path, name, b"x", XattrFlags::empty()).is_ok();
+        let takes_attributes = set(&from, "user.note") && set(&to, "user.other");
+        make_like(&from, &to).unwrap();
+        let found = meta(&to);
+        assert_eq!(found, meta(&from));
+        assert_eq!(found.mode, 0o1751);
+        assert_eq!(
+            found.xattrs.contains_key(OsStr::new("user.note")),
+            takes_attributes
+        );
+    }
 }
