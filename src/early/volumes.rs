@@ -2,11 +2,11 @@
 //! activates them together with the layer, and leaves word of them for the generator in the running system. None of
 //! that keeps a layer from being booted.
 
-use std::fs::{self, File};
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use rustix::fs::OFlags;
+use anyhow::{Context, Result, ensure};
 
 use super::generator::{UNIT_DIR, link};
 use crate::lvm::Lvm;
@@ -18,7 +18,7 @@ use crate::model::package_records::RECORDS;
 use crate::model::volume::{self, Mount, Volumes};
 use crate::model::{fstab, mount_unit};
 use crate::sys::cmd::Cmd;
-use crate::sys::rooted::open_beneath;
+use crate::sys::rooted::real_path;
 use crate::sys::{mounts, run};
 
 /// Below which packages are recorded.
@@ -158,29 +158,51 @@ pub fn mount_packages() -> Result<()> {
     fs::create_dir_all(own).with_context(|| format!("cannot create {}", own.display()))?;
     let bind = || Cmd::new("mount").arg("--bind");
     bind().arg("--make-private").arg("/").arg(own).run()?;
-    let top = File::open(own)?;
     let mut done = Ok(());
     for name in RECORDS {
-        let place = Path::new(PACKAGES).join(name);
-        let inside = format!("{}/{name}", PACKAGES.trim_start_matches('/'));
-        // A layer whose image was prepared has links to its own /usr there.
-        if open_beneath(&top, &inside, OFlags::PATH | OFlags::DIRECTORY).is_err() {
-            continue;
-        }
-        let mounted = fs::create_dir_all(&place).map_err(Into::into);
-        let mounted = mounted.and_then(|()| bind().arg(own.join(inside)).arg(&place).run());
-        let failed = || format!("the packages of this layer are not at {}", place.display());
-        done = done.and(mounted.map(drop).with_context(failed));
+        let mounted = to_bind(own, Path::new("/"), name).and_then(|found| match found {
+            Some((record, place)) => bind().arg(record).arg(place).run().map(drop),
+            None => Ok(()),
+        });
+        let failed = || format!("the packages of this layer are not at {PACKAGES}/{name}");
+        done = done.and(mounted.with_context(failed));
     }
-    drop(top);
     Cmd::new("umount").arg("--lazy").arg(own).run()?;
     done
+}
+
+/// Where a layer whose own root is mounted at `own` has a record of packages, and where programs look for it below `root`,
+/// with what is mounted there. Nothing where the layer has none, or where they find it.
+///
+/// Each of the two can have a link to /usr there, as in an image that was prepared, and the other one a directory. Of
+/// the layer that counts what its own link leads to. What the link of a volume leads to is of the layer that runs.
+fn to_bind(own: &Path, root: &Path, name: &str) -> Result<Option<(PathBuf, PathBuf)>> {
+    let inside = format!("{}/{name}", PACKAGES.trim_start_matches('/'));
+    let directory = |root: &Path| real_path(root, &inside).ok().filter(|path| path.is_dir());
+    let Some(record) = directory(own) else {
+        return Ok(None);
+    };
+    let place = match directory(root) {
+        Some(place) => place,
+        None => {
+            let place = root.join(&inside);
+            ensure!(
+                !place.is_symlink(),
+                "it is a link on the volume, which leads to no directory of this layer"
+            );
+            fs::create_dir_all(&place)?;
+            place
+        }
+    };
+    let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    Ok((id(&record)? != id(&place)?).then_some((record, place)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::layout::tag;
+    use std::os::unix::fs::symlink;
 
     fn mount(path: &str, name: &str) -> Mount {
         Mount {
@@ -282,5 +304,75 @@ mod tests {
         write_units(&units, source, "New".parse().ok(), &fstab).unwrap();
         let unit = fs::read_to_string(units.join("var.mount")).unwrap();
         assert!(unit.contains("What=/dev/mapper/New-var\n"), "{unit}");
+    }
+
+    #[test]
+    fn the_record_of_a_layer_is_where_programs_look_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = dir.path().canonicalize().unwrap();
+        let [own, root] = ["own", "root"].map(|name| parent.join(name));
+        const LINK: &str = "../../usr/lib/sysimage/dpkg";
+        // What is at /var/lib/dpkg of the layer and of the volume, and whether there is the directory in /usr.
+        for (of_layer, of_volume, has_usr, wanted) in [
+            (
+                "dir",
+                "dir",
+                false,
+                Ok(Some(("var/lib/dpkg", "var/lib/dpkg"))),
+            ),
+            (
+                "dir",
+                "none",
+                false,
+                Ok(Some(("var/lib/dpkg", "var/lib/dpkg"))),
+            ),
+            (
+                "link",
+                "dir",
+                true,
+                Ok(Some(("usr/lib/sysimage/dpkg", "var/lib/dpkg"))),
+            ),
+            (
+                "link",
+                "none",
+                true,
+                Ok(Some(("usr/lib/sysimage/dpkg", "var/lib/dpkg"))),
+            ),
+            (
+                "dir",
+                "link",
+                true,
+                Ok(Some(("var/lib/dpkg", "usr/lib/sysimage/dpkg"))),
+            ),
+            ("dir", "link", false, Err("leads to no directory")),
+            ("link", "dir", false, Ok(None)),
+            ("none", "dir", false, Ok(None)),
+            ("out", "dir", false, Ok(None)),
+        ] {
+            for (top, what) in [(&own, of_layer), (&root, of_volume)] {
+                let _ = fs::remove_dir_all(top);
+                fs::create_dir_all(top.join("var/lib")).unwrap();
+                if has_usr {
+                    fs::create_dir_all(top.join("usr/lib/sysimage/dpkg")).unwrap();
+                }
+                let place = top.join("var/lib/dpkg");
+                match what {
+                    "dir" => fs::create_dir(place).unwrap(),
+                    "link" => symlink(LINK, place).unwrap(),
+                    "out" => symlink("../../../root/var/lib/dpkg", place).unwrap(),
+                    _ => {}
+                }
+            }
+            let found = to_bind(&own, &root, "dpkg");
+            match wanted {
+                Ok(wanted) => {
+                    let wanted = wanted.map(|(record, place)| (own.join(record), root.join(place)));
+                    assert_eq!(found.unwrap(), wanted, "{of_layer} {of_volume}");
+                }
+                Err(wanted) => assert!(found.unwrap_err().to_string().contains(wanted)),
+            }
+            // Where both are one directory, there is nothing to do.
+            assert_eq!(to_bind(&own, &own, "dpkg").unwrap(), None, "{of_layer}");
+        }
     }
 }
