@@ -10,6 +10,7 @@ use imgbased_helper::admin::cli::Cli;
 use imgbased_helper::admin::imgbase;
 use imgbased_helper::down;
 use imgbased_helper::early;
+use imgbased_helper::sys::logger::say_error;
 use imgbased_helper::sys::sandbox;
 
 /// The name under which systemd runs the binary as a generator.
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
         }
     };
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        say_error(&error);
         ExitCode::FAILURE
     })
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::roots::{self, Tree};
 use super::view::JSON_VERSION;
 use super::{Context, LOCK_WAIT, found_status, json_path, packages, text, text_diff};
+use crate::sys::logger::STDOUT;
 use crate::sys::progress::Waiting;
 use crate::sys::transaction::{Transaction, Writer};
 use crate::tree::{Below, Dir, Globs, Kind, Place, Visit, escaped, walk};
@@ -248,8 +249,10 @@ impl<'a> Comparison<'a> {
         // What is found on a terminal shows that it goes on.
         let is_seen = io::stdout().is_terminal() && !self.diff.stat;
         let waiting = (!is_seen).then(|| Waiting::new(|| "comparing".to_owned()));
+        let mut is_there = path.file_name().is_none();
         walk(&[from_a?, from_b?], path.file_name(), &mut |visit| {
             tx.interrupt().check()?;
+            is_there = true;
             let path = above.join(visit.path);
             if self.globs.matches(&path) {
                 return Ok(Below::Skip);
@@ -267,6 +270,8 @@ impl<'a> Comparison<'a> {
             Ok(Below::Visit)
         })?;
         drop(waiting);
+        let [a, b] = &self.names;
+        ensure!(is_there, "neither {a} nor {b} has /{}", escaped(path));
         output.packages(self.packages(tx, paths)?)?;
         output.end()
     }
@@ -435,7 +440,7 @@ struct Output<'a> {
 impl Output<'_> {
     fn write(&mut self, text: &str) -> Result<()> {
         let written = self.out.write_all(text.as_bytes());
-        written.context("cannot write to standard output")
+        written.context(STDOUT)
     }
 
     fn begin(&mut self, [a, b]: &[String; 2]) -> Result<()> {
@@ -506,9 +511,7 @@ impl Output<'_> {
             let text = self.counts.table();
             self.write(&text)?;
         }
-        self.out
-            .flush()
-            .context("cannot write to standard output")?;
+        self.out.flush().context(STDOUT)?;
         Ok(self.counts)
     }
 }

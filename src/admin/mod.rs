@@ -61,6 +61,7 @@ use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::model::pool::{self, Mismatch};
 use crate::sys::cmd::Cmd;
+use crate::sys::logger::STDOUT;
 use crate::sys::mounts;
 use crate::sys::progress::wipe;
 use crate::sys::transaction::{Transaction, Writer};
@@ -367,7 +368,7 @@ fn say(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
-        .context("cannot write to standard output")
+        .context(STDOUT)
 }
 
 /// A line of a dry run that is no command.

@@ -32,6 +32,8 @@ struct Status<'a> {
     /// What the next start boots.
     next: Option<&'a str>,
     next_problem: Option<&'a str>,
+    #[serde(skip)]
+    is_choice_known: bool,
     /// An update that waits for a restart.
     update: Option<Update>,
     /// Packages of the layer before that the update which made what runs has not taken along, and that are not here.
@@ -150,6 +152,7 @@ fn with_status(context: &Context, show: &dyn Fn(&Status) -> Result<()>) -> Resul
         trial: view.trial.as_ref(),
         next: view.next.as_deref(),
         next_problem: view.next_problem.as_deref(),
+        is_choice_known: view.is_choice_known,
         update: update(&view),
         missing_packages: missing(&group),
         failed: view
@@ -389,6 +392,7 @@ mod tests {
             trial: None,
             next: Some("imgbased-Base-0.2, once"),
             next_problem: None,
+            is_choice_known: true,
             update: Some(Update {
                 layer: "Base-1.1".to_owned(),
                 base: "Base-1".to_owned(),

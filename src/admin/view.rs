@@ -43,6 +43,9 @@ pub struct View {
     pub next: Option<String>,
     /// Why that is not what was chosen, and what to do.
     pub next_problem: Option<String>,
+    /// Whether it is known what was chosen to boot: the default, once, and on trial.
+    #[serde(skip)]
+    pub is_choice_known: bool,
 }
 
 #[derive(Serialize)]
@@ -138,23 +141,25 @@ pub fn load_with_group(context: &Context) -> Result<(View, Group)> {
     let look = || {
         let boot = context.boot_partition()?;
         let next = boot.next_start()?;
-        anyhow::Ok((Some(boot.has_entry()?), boot.selection()?, Some(next)))
+        anyhow::Ok((boot.has_entry()?, boot.selection(), next))
     };
     let (group, boot) = context.load_to_show(look)?;
     let booted = booted(&group)?;
     let (bases, orphans) = group.tree();
-    let (
-        has_entry,
-        Selection {
-            default,
-            once,
-            trial,
-        },
-        next,
-    ) = boot.unwrap_or_else(|error| {
-        log::warn!("what boots is not shown: {error:#}");
-        (None, Selection::default(), None)
-    });
+    let (has_entry, selection, next) = match boot {
+        Ok((has_entry, selection, next)) => (Some(has_entry), selection, Some(next)),
+        Err(error) => (None, Err(error), None),
+    };
+    let unknown = selection.as_ref().err();
+    let unknown = unknown.map(|error| format!("what is chosen to boot is not known: {error:#}"));
+    if let Some(unknown) = &unknown {
+        log::warn!("{unknown}");
+    }
+    let Selection {
+        default,
+        once,
+        trial,
+    } = selection.unwrap_or_default();
     let is = |which: &Option<String>, name: &str| which.as_deref() == Some(name);
     let views: Vec<BaseView> = bases
         .iter()
@@ -218,7 +223,8 @@ pub fn load_with_group(context: &Context) -> Result<(View, Group)> {
         once,
         trial,
         next: next.as_ref().map(ToString::to_string),
-        next_problem: next.as_ref().and_then(Next::problem),
+        next_problem: unknown.clone().or(next.as_ref().and_then(Next::problem)),
+        is_choice_known: unknown.is_none(),
     };
     Ok((view, group))
 }
@@ -425,6 +431,7 @@ pub mod tests {
             }),
             next: Some("imgbased-Base-0".to_owned()),
             next_problem: Some("the entry is gone".to_owned()),
+            is_choice_known: true,
         };
         crate::schemas::assert_holds("layout", &view);
         (view.pool, view.trial, view.booted) = (None, None, None);

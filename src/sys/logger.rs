@@ -4,12 +4,14 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::sync::Mutex;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{CombinedLogger, Config, SharedLogger};
 
 use super::progress::wipe;
 
+/// What an error of standard output is called.
+pub const STDOUT: &str = "cannot write to standard output";
 /// The longest text of one record in bytes. The kernel cuts records off at 1 KiB less their prefix
 /// (`PRINTKRB_RECORD_MAX`, `devkmsg_write` in kernel/printk).
 const TEXT_MAX: usize = 960;
@@ -44,6 +46,17 @@ impl LineLogger {
             format,
             output: Mutex::new(Box::new(output)),
         }
+    }
+}
+
+/// Tells people why the program ends. Nobody may be there any more to read that: whoever reads what is said has ended, as
+/// head(1) does, and that is no error of this program.
+pub fn say_error(error: &Error) {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    let is_pipe = cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe);
+    let is_stdout = error.chain().any(|error| error.to_string() == STDOUT);
+    if !(is_pipe && is_stdout) {
+        let _ = writeln!(io::stderr(), "error: {error:#}");
     }
 }
 

@@ -15,7 +15,7 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -213,7 +213,7 @@ pub fn watch(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     let is_unwanted = || interrupt.check().is_err() || !is_read();
     let end = limited::watch(&mut command, limit, &is_unwanted, false, WORDS_MAX)?;
     if !end.words.is_empty() {
-        eprintln!("{}", end.words);
+        let _ = writeln!(io::stderr(), "{}", end.words);
     }
     if let Some(why) = end.cut_off {
         bail!(why);

@@ -41,6 +41,7 @@ use super::cmd::Cmd;
 use super::files::{directory, read_if_there};
 use super::interrupt::Interrupt;
 use super::lock::Lock;
+use super::logger::STDOUT;
 use super::progress::Waiting;
 use super::steps::Steps;
 
@@ -456,7 +457,7 @@ pub fn write_line(path: &Path, content: &[u8]) -> String {
 }
 
 fn show(command: &dyn fmt::Display) -> Result<()> {
-    writeln!(io::stdout().lock(), "{command}").context("cannot write to standard output")
+    writeln!(io::stdout().lock(), "{command}").context(STDOUT)
 }
 
 /// One transaction without the lock of the host.

@@ -39,7 +39,10 @@ fn what_a_layer_has_changed_is_told_path_by_path() -> Result<()> {
         !told.contains("/etc/passwd-") && !told.contains("/etc/group"),
         "{told}"
     );
-    assert_eq!(vm.ok("imgbased-helper diff --path /mnt/below/hidden")?, "");
+    for path in ["/mnt/below/hidden", "/etc/isue"] {
+        let command = format!("diff --exit-code --path {path}");
+        is_refused(&mut vm, &command, &format!("has {path}"))?;
+    }
     // To read everything finds no more.
     assert_eq!(vm.ok("imgbased-helper diff --verify --path /etc")?, told);
     assert_eq!(

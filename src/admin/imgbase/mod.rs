@@ -20,6 +20,7 @@ use super::{Context, need_root, say, text_diff, view, volume};
 use crate::lvm::Lvm;
 use crate::model::layout::{Group, tag};
 use crate::model::name::DEFAULT_VG;
+use crate::sys::logger::say_error;
 use crate::tree::escaped;
 use forms::{Call, Facts, Meaning, STDIN, What};
 
@@ -37,7 +38,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     let call = match read(args) {
         Ok(call) => call,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say_error(&error);
             return Ok(ExitCode::from(USAGE));
         }
     };

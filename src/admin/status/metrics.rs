@@ -20,7 +20,10 @@ pub fn render(status: &Status) -> String {
     ];
     let help = "What runs, and what boots by default. The value is 1.";
     text.add("info", help, &[(&what, "1".to_owned())]);
-    for (name, help, count) in counts(status) {
+    let chosen = choices(status)
+        .into_iter()
+        .filter(|_| status.is_choice_known);
+    for (name, help, count) in counts(status).into_iter().chain(chosen) {
         text.add(name, help, &[(&[], count.to_string())]);
     }
     if let Some(trial) = status.trial {
@@ -76,8 +79,11 @@ pub fn render(status: &Status) -> String {
     text.0
 }
 
+/// A metric, what it means, and its value.
+type Count = (&'static str, &'static str, usize);
+
 /// What is counted, and what is so or not.
-fn counts(status: &Status) -> [(&'static str, &'static str, usize); 10] {
+fn counts(status: &Status) -> [Count; 7] {
     let missing = status.missing_packages.as_ref();
     [
         ("bases", "Bases in the group.", status.bases),
@@ -107,6 +113,12 @@ fn counts(status: &Status) -> [(&'static str, &'static str, usize); 10] {
             "1 if the next start boots what was chosen, 0 if something keeps it from that.",
             usize::from(status.next_problem.is_none()),
         ),
+    ]
+}
+
+/// What follows from what was chosen to boot.
+fn choices(status: &Status) -> [Count; 3] {
+    [
         (
             "default_is_booted",
             "1 if what runs is the default.",
@@ -276,6 +288,17 @@ mod tests {
             ("imgbased_boot_mount_seconds", None),
         ] {
             assert_eq!(bits(value(name)), bits(wanted), "{name}");
+        }
+        let unknown = Status {
+            next_problem: Some("grubenv is damaged"),
+            is_choice_known: false,
+            ..status
+        };
+        let found_then = read(&render(&unknown)).unwrap();
+        let has = |name: &str| found_then.iter().any(|(of, ..)| of == name);
+        assert!(has("imgbased_next_start_is_chosen") && has("imgbased_problems"));
+        for name in ["default_is_booted", "update_waits", "trial_runs"] {
+            assert!(!has(&format!("imgbased_{name}")), "{name}");
         }
         let (_, labels, _) = &found[0];
         let default = labels.iter().find(|(label, _)| label == "default").unwrap();
