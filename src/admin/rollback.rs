@@ -75,7 +75,7 @@ fn go_back(
     let plan = plan(&group, &known, to)?;
     let swaps = if with_volumes {
         context.check_pool(&group)?;
-        saved::swaps(&group, plan.to.as_ref())?
+        saved::swaps(&group, plan.to.as_ref(), plan.from.as_deref())?
     } else {
         Vec::new()
     };
@@ -395,7 +395,7 @@ mod tests {
         ]);
         let known = known("Base-1.1", "Base-1.1");
         let plan = plan(&group, &known, None).unwrap();
-        let swaps = saved::swaps(&group, plan.to.as_ref()).unwrap();
+        let swaps = saved::swaps(&group, plan.to.as_ref(), plan.from.as_deref()).unwrap();
         let told = lines(&group, &known, &plan, None, &swaps);
         for line in [
             "layers share Config, which stays as it is",

@@ -182,17 +182,16 @@ fn to_bind(own: &Path, root: &Path, name: &str) -> Result<Option<(PathBuf, PathB
     let Some(record) = directory(own) else {
         return Ok(None);
     };
-    let place = match directory(root) {
-        Some(place) => place,
-        None => {
-            let place = root.join(&inside);
-            ensure!(
-                !place.is_symlink(),
-                "it is a link on the volume, which leads to no directory of this layer"
-            );
-            fs::create_dir_all(&place)?;
-            place
-        }
+    let place = if let Some(place) = directory(root) {
+        place
+    } else {
+        let place = root.join(&inside);
+        ensure!(
+            !place.is_symlink(),
+            "it is a link on the volume, which leads to no directory of this layer"
+        );
+        fs::create_dir_all(&place)?;
+        place
     };
     let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
     Ok((id(&record)? != id(&place)?).then_some((record, place)))
@@ -308,10 +307,10 @@ mod tests {
 
     #[test]
     fn the_record_of_a_layer_is_where_programs_look_for_it() {
+        const LINK: &str = "../../usr/lib/sysimage/dpkg";
         let dir = tempfile::tempdir().unwrap();
         let parent = dir.path().canonicalize().unwrap();
         let [own, root] = ["own", "root"].map(|name| parent.join(name));
-        const LINK: &str = "../../usr/lib/sysimage/dpkg";
         // What is at /var/lib/dpkg of the layer and of the volume, and whether there is the directory in /usr.
         for (of_layer, of_volume, has_usr, wanted) in [
             (

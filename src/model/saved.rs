@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::layout::{Group, tag};
+use super::layout::{Group, Volume, tag};
 use super::name::LvName;
 use super::volume::{self, Mount};
 
@@ -86,22 +86,35 @@ pub fn missing(group: &Group, mounts: Vec<Mount>, before: &LvName) -> Vec<Mount>
     mounts
 }
 
-/// What is swapped where the layer `to` is gone back to: of the snapshots whose layer was made after it, those of the
-/// earliest such layer. They have the volumes as they were when an update first went on from that layer.
+/// What is swapped where the layer `to` is gone back to, and `from` is left: of the snapshots whose layer was made after
+/// `to`, and has run since that came up last, those of the earliest such layer. They have the volumes as `to` has left
+/// them. Where it runs itself, as after a trial that failed, nothing is left, and the latest snapshots since it was made
+/// are those.
 ///
 /// Refuses where there is none, and a volume that waits for its content.
-pub fn swaps(group: &Group, to: Option<&LvName>) -> Result<Vec<Swap>> {
+pub fn swaps(group: &Group, to: Option<&LvName>, from: Option<&str>) -> Result<Vec<Swap>> {
     let to = to.context(
         "another system mounts no volumes of layers; leave --with-volumes away, or name a layer with --to",
     )?;
     let place = |name: &str| group.volumes.iter().position(|volume| volume.name == name);
     let (mut all, target) = (all(group), place(to.as_str()));
     let places = all.iter().filter_map(|saved| place(&saved.before));
-    let earliest = places.filter(|at| Some(*at) > target).min();
-    all.retain(|saved| earliest.is_some() && place(&saved.before) == earliest);
+    let places = places.filter(|at| Some(*at) > target);
+    let chosen = match from {
+        None => places.max(),
+        Some(from) => {
+            let to = group.volume(to.as_str());
+            let has_run = |at: &usize| {
+                let layer = &group.volumes[*at];
+                layer.name == from || has_run_since(layer, to)
+            };
+            places.filter(has_run).min()
+        }
+    };
+    all.retain(|saved| chosen.is_some() && place(&saved.before) == chosen);
     ensure!(
         !all.is_empty(),
-        "no snapshots of volumes were taken before a layer that is newer than {to}; leave --with-volumes away, and the \
+        "no snapshots of volumes were taken before a layer that has run since {to}; leave --with-volumes away, and the \
          volumes stay as they are; `update --snapshot-volumes` takes snapshots"
     );
     let mounts = volume::mounts_of(group, &mut |_| ());
@@ -118,6 +131,12 @@ pub fn swaps(group: &Group, to: Option<&LvName>) -> Result<Vec<Swap>> {
         swaps.push(Swap { saved, old });
     }
     Ok(swaps)
+}
+
+/// Whether a layer has come up later than another one did last. Where nobody knows, it has.
+fn has_run_since(layer: &Volume, other: Option<&Volume>) -> bool {
+    let times = layer.good_at().zip(other.and_then(Volume::good_at));
+    layer.is_good() && times.is_none_or(|(at, before)| at > before)
 }
 
 /// The snapshots that were taken before these layers ran.
@@ -148,7 +167,7 @@ fn names(group: &Group, is_wanted: &dyn Fn(&str) -> bool) -> Vec<LvName> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::layout::{Role, Volume};
+    use crate::model::layout::Role;
 
     const SNAPSHOT: [&str; 2] = ["imgbased:snapshot=/var", "imgbased:before=Base-1.1"];
 
@@ -192,90 +211,147 @@ mod tests {
         }
     }
 
+    /// The numbers of the snapshots that are swapped, with the volumes whose places they take. Of the layers each has the day
+    /// when it came up last, or none.
+    fn swapped(
+        layers: &[(&str, Option<u32>)],
+        others: &[(&str, &[&str])],
+        to: Option<&str>,
+        from: Option<&str>,
+    ) -> Result<Vec<(String, Option<String>)>, String> {
+        let good = |day: &u32| format!("{}2026-11-{day:02}T10:00:00Z", tag::GOOD_AT);
+        let layers = layers.iter().map(|(name, day)| {
+            let good = day.as_ref().map(good);
+            let tags: Vec<&str> = [tag::LAYER].into_iter().chain(good.as_deref()).collect();
+            Volume::tagged(name, &tags)
+        });
+        let others = others.iter();
+        let others = others.map(|(name, tags)| Volume::tagged(name, tags));
+        // Where snapshots are in the group says nothing.
+        let group = Group::with(others.chain(layers).collect());
+        let to = to.map(|to| to.parse().unwrap());
+        let swaps = swaps(&group, to.as_ref(), from).map_err(|error| error.to_string())?;
+        let names = swaps.into_iter().map(|swap| {
+            let old = swap.old.map(|old| old.name);
+            (swap.saved.mount.name, old)
+        });
+        Ok(names.collect())
+    }
+
     #[test]
-    fn a_volume_changes_places_with_the_first_snapshot_since_the_layer_that_is_gone_back_to() {
+    fn the_snapshots_are_those_from_before_what_has_run_since_the_layer_that_is_gone_back_to() {
+        let snapshots: Vec<(String, String)> = (1..4)
+            .map(|n| (n.to_string(), format!("{}Base-{n}.1", tag::BEFORE)))
+            .collect();
+        // Layers of Base-0 and so on with the day when each came up last, which of them have snapshots, to what and from
+        // what it is gone back, and which snapshots are taken.
+        for (days, saved, to, from, wanted) in [
+            (&[Some(1), Some(2)][..], &[1][..], 0, Some(1), Some(1)),
+            // A trial that runs.
+            (&[Some(1), None], &[1], 0, Some(1), Some(1)),
+            // Over two updates: those of the first.
+            (&[Some(1), Some(2), Some(3)], &[1, 2], 0, Some(2), Some(1)),
+            (&[Some(1), Some(2), Some(3)], &[1], 0, Some(2), Some(1)),
+            (&[Some(1), Some(2), Some(3)], &[2], 0, Some(2), Some(2)),
+            (&[Some(1), Some(2), Some(3)], &[1, 2], 1, Some(2), Some(2)),
+            // Only older ones: they are from before the layer itself.
+            (&[Some(1), Some(2), Some(3)], &[1], 1, Some(2), None),
+            // It was gone back to before, and has gone on since.
+            (&[Some(3), Some(2), Some(4)], &[1, 2], 0, Some(2), Some(2)),
+            (&[Some(3), None, Some(4)], &[1, 2], 0, Some(2), Some(2)),
+            (&[Some(3), Some(2), Some(4)], &[1], 0, Some(2), None),
+            (
+                &[Some(5), Some(2), Some(3), Some(6)],
+                &[2, 3],
+                0,
+                Some(3),
+                Some(3),
+            ),
+            // After a trial that failed it runs itself.
+            (&[Some(2), None], &[1], 0, None, Some(1)),
+            (&[Some(4), Some(2), None], &[1, 2], 0, None, Some(2)),
+            (&[Some(1), Some(2)], &[1], 1, None, None),
+            (&[Some(1), Some(2)], &[], 0, Some(1), None),
+        ] {
+            let names: Vec<String> = (0..days.len()).map(|n| format!("Base-{n}.1")).collect();
+            let layers: Vec<(&str, Option<u32>)> = names
+                .iter()
+                .map(String::as_str)
+                .zip(days.iter().copied())
+                .collect();
+            let tags: Vec<[&str; 2]> = snapshots
+                .iter()
+                .map(|(_, before)| ["imgbased:snapshot=/var", before.as_str()])
+                .collect();
+            let var: (&str, &[&str]) = ("var", &[tag::VOLUME, "imgbased:mount=/var"]);
+            let others = saved.iter().rev().map(|n: &usize| {
+                let tags: &[&str] = &tags[n - 1];
+                (snapshots[n - 1].0.as_str(), tags)
+            });
+            let others: Vec<(&str, &[&str])> = [var].into_iter().chain(others).collect();
+            let from = from.map(|from: usize| names[from].as_str());
+            let found = swapped(&layers, &others, Some(&names[to]), from);
+            match wanted {
+                Some(number) => {
+                    let wanted: usize = number;
+                    let wanted = [(wanted.to_string(), Some("var".to_owned()))];
+                    assert_eq!(found.unwrap(), wanted, "{days:?} {saved:?} {to} {from:?}");
+                }
+                None => {
+                    let error = found.unwrap_err();
+                    let wanted = format!("run since {}", names[to]);
+                    assert!(error.contains(&wanted), "{days:?} {saved:?}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_takes_the_place_of_a_volume_where_there_is_one() {
         let var: (&str, &[&str]) = ("var", &[tag::VOLUME, "imgbased:mount=/var"]);
         let moving: (&str, &[&str]) = ("var", &[tag::VOLUME, "imgbased:moving=/var"]);
-        let [zero, first, second]: [(&str, &[&str]); 3] =
-            ["Base-0.1", "Base-1.1", "Base-2.1"].map(|name| (name, &[tag::LAYER][..]));
         let one: (&str, &[&str]) = ("one", &SNAPSHOT);
-        let other: (&str, &[&str]) = (
-            "other",
-            &["imgbased:snapshot=/var", "imgbased:before=Base-2.1"],
-        );
         let begun: (&str, &[&str]) = (
             "one",
             &[SNAPSHOT[0], SNAPSHOT[1], tag::VOLUME, "imgbased:mount=/var"],
         );
-        for (volumes, to, expected) in [
+        let both = [("Base-0.1", None), ("Base-1.1", None)];
+        for (layers, volumes, to, expected) in [
             (
-                &[zero, var, first, one][..],
+                &both[..],
+                &[var, one][..],
                 Some("Base-0.1"),
-                Ok(&[("one", Some("var"))][..]),
-            ),
-            // The earliest of several, wherever it is listed.
-            (
-                &[zero, var, first, second, other, one],
-                Some("Base-0.1"),
-                Ok(&[("one", Some("var"))]),
+                Ok(Some("var")),
             ),
             (
-                &[zero, var, first, one, second, other],
-                Some("Base-1.1"),
-                Ok(&[("other", Some("var"))]),
-            ),
-            // Only the update before had any: they are older than what is gone back to.
-            (
-                &[zero, var, first, one, second],
-                Some("Base-1.1"),
-                Err("newer than Base-1.1"),
-            ),
-            (
-                &[zero, var, first, one, second, other],
-                Some("Base-2.1"),
-                Err("newer than Base-2.1"),
-            ),
-            // Only the update after had any.
-            (
-                &[zero, var, first, second, other],
-                Some("Base-0.1"),
-                Ok(&[("other", Some("var"))]),
-            ),
-            // Their layer is gone, so nobody knows when they were taken.
-            (&[zero, var, one], Some("Base-0.1"), Err("no snapshots")),
-            (&[zero, var, first], Some("Base-0.1"), Err("no snapshots")),
-            (&[zero, var, first, one], None, Err("another system")),
-            (
-                &[zero, moving, first, one],
+                &both,
+                &[moving, one],
                 Some("Base-0.1"),
                 Err("waits to move"),
             ),
             // The volume was removed since.
-            (&[zero, first, one], Some("Base-0.1"), Ok(&[("one", None)])),
+            (&both, &[one], Some("Base-0.1"), Ok(None)),
             // It was cut off before.
+            (&both, &[begun, var], Some("Base-0.1"), Ok(None)),
+            // The layer is gone, so nobody knows when they were taken.
             (
-                &[zero, first, begun, var],
+                &both[..1],
+                &[var, one],
                 Some("Base-0.1"),
-                Ok(&[("one", None)]),
+                Err("no snapshots"),
             ),
+            (&both, &[var, one], None, Err("another system")),
         ] {
-            let to = to.map(|to| to.parse().unwrap());
-            let found = swaps(&group(volumes), to.as_ref());
-            match (found, expected) {
-                (Ok(found), Ok(expected)) => {
-                    let names: Vec<_> = found
-                        .iter()
-                        .map(|swap| {
-                            let old = swap.old.as_ref().map(|old| old.name.as_str());
-                            (swap.saved.mount.name.as_str(), old)
-                        })
-                        .collect();
-                    assert_eq!(names, expected, "{volumes:?}");
+            let found = swapped(layers, volumes, to, Some("Base-1.1"));
+            match expected {
+                Ok(old) => {
+                    let wanted = [("one".to_owned(), old.map(str::to_owned))];
+                    assert_eq!(found.unwrap(), wanted, "{volumes:?}");
                 }
-                (Err(error), Err(expected)) => {
-                    assert!(error.to_string().contains(expected), "{error}");
+                Err(expected) => {
+                    let error = found.unwrap_err();
+                    assert!(error.contains(expected), "{error}");
                 }
-                (found, _) => panic!("{volumes:?} {to:?}: {found:?}"),
             }
         }
     }

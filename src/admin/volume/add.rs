@@ -16,6 +16,7 @@ use crate::model::layout::{Group, Role, tag};
 use crate::model::mount_unit;
 use crate::model::name::LvName;
 use crate::model::volume::{self, Mount};
+use crate::sys::cmd::Cmd;
 use crate::sys::run;
 use crate::sys::transaction::Transaction;
 use crate::tree::Dir;
@@ -190,7 +191,7 @@ fn create(
 }
 
 /// Mounts the volume as layers will: they do not come up where that fails. Its top gets what the directory has beside
-/// its content, if that is there: also ACLs and the label of SELinux.
+/// its content, if that is there: also ACLs and a security label.
 fn try_options(
     tx: &mut Transaction,
     filesystem: &Filesystem,
@@ -208,11 +209,11 @@ fn try_options(
         return Ok(());
     }
     let mounted = filesystem.mount(tx, &dir, "rw")?;
-    let line = format!(
-        "# {} gets owner, mode and attributes of {}",
-        dir.display(),
-        mount.path
-    );
+    let line = |program| {
+        let reference = format!("--reference={}", mount.path);
+        Cmd::new(program).arg(reference).arg(&dir).to_string()
+    };
+    let line = format!("{} && {} # attributes too", line("chown"), line("chmod"));
     tx.work(&line, |_| make_like(Path::new(&mount.path), &dir))?;
     mounted.unmount(tx)
 }
