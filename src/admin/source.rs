@@ -635,12 +635,13 @@ fn seen(group: &Group, key: &str) -> Option<String> {
 
 /// Removes what was fetched, and is not being fetched now.
 pub fn clean(context: &Context) -> Result<()> {
-    let unused = Spool::at(&Conf::load(Path::new("/"))?.spool).unused();
+    let spool = Spool::at(&Conf::load(Path::new("/"))?.spool);
+    let unused = spool.unused();
     if unused.is_empty() {
         return Ok(());
     }
     let rm = Cmd::new("rm").args(["-rf", "--"]).args(unused);
-    context.change("gc", |tx| tx.run(&rm))
+    context.change("gc", |tx| tx.work(&rm, |_| spool.remove_unused()))
 }
 
 #[cfg(test)]

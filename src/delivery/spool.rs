@@ -1,7 +1,8 @@
 //! What was fetched, and is not needed any more when a base is made of it: images by their digest, parts of them, and
 //! the lists that were seen.
 
-use std::fs::{self, DirBuilder, File};
+use std::borrow::Cow;
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::fetch::{Body, CHANGED, Fetcher};
+use super::oci::store;
 use super::ranges::Range;
 use super::response::Validator;
 use super::url::Url;
@@ -32,6 +34,14 @@ const LAYERS: &str = "layers";
 const LAYERS_LOCK: &str = "layers.lock";
 /// Parts of layers.
 const PIECES: &str = ".pieces";
+/// The files of a spool: how many hexadecimal digits their names begin with, and what follows.
+const NAMES: [(usize, &str); 5] = [
+    (64, IMAGE),
+    (64, PART),
+    (64, ORIGIN),
+    (64, PIECES),
+    (16, LIST),
+];
 /// What stays free, in bytes.
 pub const SPARE: u64 = 32 << 20;
 
@@ -88,10 +98,16 @@ impl Spool {
             .mode(0o700)
             .create(&self.dir)
             .with_context(failed)?;
-        let metadata = self.dir.metadata().with_context(failed)?;
-        let is_own = [0, Uid::effective().as_raw()].contains(&metadata.uid());
+        self.check_own()
+    }
+
+    /// Refuses a directory that others than root can write to.
+    fn check_own(&self) -> Result<()> {
+        let metadata = self.dir.metadata();
+        let metadata =
+            metadata.with_context(|| format!("cannot look at {}", self.dir.display()))?;
         ensure!(
-            is_own && metadata.mode() & 0o022 == 0,
+            is_own(&metadata) && metadata.mode() & 0o022 == 0,
             "others than root can write to {}; what is fetched would not be safe there",
             self.dir.display()
         );
@@ -309,31 +325,97 @@ impl Spool {
         self.dir.join(LAYERS_LOCK)
     }
 
-    /// The files that nobody uses now, and the directory with layers.
+    /// What nobody uses now, in an order in which it can be removed. What others have put there stays.
     pub fn unused(&self) -> Vec<PathBuf> {
-        let listed = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let is_of_spool = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let is_named = [IMAGE, PART, ORIGIN, LIST, PIECES]
-                .iter()
-                .any(|suffix| name.ends_with(suffix));
-            // A kill leaves temporary ones as well.
-            (is_named || is_temporary(path))
-                && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
-        };
         let is_free = |path: &PathBuf| is_lockable(&path.with_extension(&PART[1..]));
-        let mut found: Vec<PathBuf> = listed
-            .map(|entry| entry.path())
-            .filter(is_of_spool)
+        let mut found: Vec<PathBuf> = entries(&self.dir)
+            .filter(|path| is_of_spool(path) && is_file(path))
             .filter(is_free)
             .collect();
-        let layers = [self.layers(), self.layers_lock()];
-        if is_lockable(&layers[1]) {
-            found.extend(layers.into_iter().filter(|path| path.exists()));
-        }
         found.sort_unstable();
+        found.extend(self.unused_layers());
         found
     }
+
+    /// The layers, if they are of this spool and nobody uses them. Their lock goes with the last of them.
+    fn unused_layers(&self) -> Vec<PathBuf> {
+        let (layers, lock) = (self.layers(), self.layers_lock());
+        if !self.has_layers() || !is_lockable(&lock) {
+            return Vec::new();
+        }
+        let [blobs, image] = [store::BLOBS, store::IMAGE].map(|name| layers.join(name));
+        let of_kind = blobs.join(store::KIND);
+        let mut found: Vec<PathBuf> = entries(&of_kind)
+            .filter(|path| is_digits(&name_of(path), 64) && is_file(path))
+            .collect();
+        found.extend(is_dir(&image).then_some(image));
+        for dir in [of_kind, blobs, layers.clone()] {
+            let is_empty_then = entries(&dir).all(|path| found.contains(&path));
+            found.extend((is_dir(&dir) && is_empty_then).then_some(dir));
+        }
+        let is_last = found.contains(&layers) || !layers.exists();
+        found.extend(is_last.then_some(lock));
+        found
+    }
+
+    /// Whether the directory for layers is one of this spool: somebody else's has no lock of root's beside it.
+    pub fn has_layers(&self) -> bool {
+        let lock = fs::symlink_metadata(self.layers_lock());
+        lock.is_ok_and(|lock| lock.is_file() && is_own(&lock))
+    }
+
+    /// Removes what nobody uses now. Refuses a directory that others than root can write to.
+    pub fn remove_unused(&self) -> Result<()> {
+        self.check_own()?;
+        self.unused().iter().try_for_each(|path| {
+            let removed = match fs::symlink_metadata(path) {
+                Ok(found) if !found.is_dir() => fs::remove_file(path),
+                Ok(_) if path.ends_with(store::IMAGE) => fs::remove_dir_all(path),
+                Ok(_) => fs::remove_dir(path),
+                Err(error) => Err(error),
+            };
+            removed.with_context(|| format!("cannot remove {}", path.display()))
+        })
+    }
+}
+
+/// What a directory has; nothing if there is none.
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let listed = fs::read_dir(dir).into_iter().flatten().flatten();
+    listed.map(|entry| entry.path())
+}
+
+fn name_of(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+fn is_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+}
+
+fn is_dir(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+}
+
+/// Whether it is root's, or in a test that of who runs it.
+fn is_own(found: &Metadata) -> bool {
+    [0, Uid::effective().as_raw()].contains(&found.uid())
+}
+
+/// Whether a file has a name that only a spool gives. A kill leaves temporary ones as well.
+fn is_of_spool(path: &Path) -> bool {
+    let name = name_of(path);
+    let is_named = |(digits, suffix): &(usize, &str)| {
+        let begin = name.strip_suffix(suffix);
+        begin.is_some_and(|begin| is_digits(begin, *digits))
+    };
+    is_temporary(path) || NAMES.iter().any(is_named)
+}
+
+/// Whether a text is so many hexadecimal digits, as a digest is written here.
+fn is_digits(text: &str, count: usize) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.len() == count && text.bytes().all(is_digit)
 }
 
 /// Whether nobody has locked a file, or it is not there.
@@ -437,4 +519,109 @@ pub fn bytes(files: &[Wanted]) -> u64 {
     let pieces = files.iter().flat_map(|file| &file.pieces);
     let bytes = pieces.map(|piece| piece.end.saturating_sub(piece.from));
     bytes.fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    /// The paths below a directory, without those that only lead to others.
+    fn left(dir: &Path, below: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for path in entries(dir) {
+            let name = format!("{below}{}", name_of(&path));
+            let inside = if is_dir(&path) {
+                left(&path, &format!("{name}/"))
+            } else {
+                Vec::new()
+            };
+            found.extend(inside.is_empty().then_some(name));
+            found.extend(inside);
+        }
+        found.sort_unstable();
+        found
+    }
+
+    #[test]
+    fn what_is_not_of_the_spool_stays() {
+        let (digest, key) = ("0123456789abcdef".repeat(4), "0123456789abcdef");
+        let foreign = [
+            "packages.list",
+            "creds.json",
+            "vm.image",
+            "movie.part",
+            &format!("{}.image", digest.to_uppercase()),
+            &format!("{digest}.raw"),
+            &format!("{}.image", &digest[1..]),
+            &format!("{digest}.list"),
+            &format!("{key}.image"),
+            "notes.tmp",
+        ];
+        let own = [
+            format!("{digest}.image"),
+            format!("{digest}.part"),
+            format!("{digest}.json"),
+            format!("{digest}.pieces"),
+            format!("{key}.list"),
+            ".imgbased-Ab3d.tmp".to_owned(),
+        ];
+        for (has_lock, of_layers, stays) in [
+            (
+                false,
+                &["layers/a.tar", "layers/image/x"][..],
+                &["layers/a.tar", "layers/image/x"][..],
+            ),
+            (true, &["layers/image/index.json"], &[]),
+            (
+                true,
+                &[
+                    "layers/image/x",
+                    "layers/a.tar",
+                    "layers/blobs/sha256/README",
+                ],
+                &["layers.lock", "layers/a.tar", "layers/blobs/sha256/README"],
+            ),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let at = |name: &str| dir.path().join(name);
+            let put = |name: &str| {
+                fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+                fs::write(at(name), "x").unwrap();
+            };
+            let own = own.iter().map(String::as_str);
+            for name in own.chain(foreign).chain(of_layers.iter().copied()) {
+                put(name);
+            }
+            let blob = format!("layers/blobs/sha256/{digest}");
+            if has_lock {
+                put("layers.lock");
+                put(&blob);
+            }
+            // A name of ours, but no file.
+            let link = format!("{}.image", "a".repeat(64));
+            symlink("creds.json", at(&link)).unwrap();
+            let spool = Spool::at(dir.path());
+            spool.remove_unused().unwrap();
+            let mut wanted: Vec<String> = foreign
+                .iter()
+                .chain(stays)
+                .map(|it| (*it).to_owned())
+                .collect();
+            wanted.push(link);
+            wanted.sort_unstable();
+            assert_eq!(left(dir.path(), ""), wanted);
+            assert_eq!(spool.unused(), Vec::<PathBuf>::new());
+        }
+    }
+
+    #[test]
+    fn nothing_is_removed_where_others_can_write() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+        let error = Spool::at(dir.path()).remove_unused().unwrap_err();
+        assert!(error.to_string().contains("others than root"), "{error}");
+    }
 }

@@ -262,15 +262,16 @@ fn pieces_that_are_in_the_spool_are_not_fetched_again() {
         pieces: pieces(&PIECES),
     };
     let files = [file(server.url("/f")), file(server.url("/g"))];
+    let [key, other] = ["one", "other"].map(digest);
     for _ in 0..2 {
-        let path = spool.fetch_pieces(&fetcher(), "key", &files, "x").unwrap();
+        let path = spool.fetch_pieces(&fetcher(), &key, &files, "x").unwrap();
         assert!(fs::read(path.unwrap()).unwrap() == wanted().repeat(2));
         assert_eq!(server.requests().len(), 2);
     }
     assert_eq!(spool.unused().len(), 1);
     let without = Server::new(|_| status(416));
     let files = [file(without.url("/f"))];
-    let found = spool.fetch_pieces(&fetcher(), "other", &files, "x");
+    let found = spool.fetch_pieces(&fetcher(), &other, &files, "x");
     assert_eq!(found.unwrap(), None);
     assert_eq!(spool.unused().len(), 1);
 }

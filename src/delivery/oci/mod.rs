@@ -5,7 +5,7 @@ mod login;
 mod policy;
 pub mod reference;
 mod skopeo;
-mod store;
+pub(super) mod store;
 pub mod web;
 
 use std::path::PathBuf;

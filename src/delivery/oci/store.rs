@@ -15,9 +15,11 @@ use crate::sys::lock::open_to_lock;
 use crate::sys::progress::Progress;
 
 /// Where blobs are, below the directory of all that belongs to a store.
-const BLOBS: &str = "blobs";
+pub const BLOBS: &str = "blobs";
+/// Where they are below that, by their digests.
+pub const KIND: &str = "sha256";
 /// Where skopeo writes what it has fetched, and does not need afterwards.
-const IMAGE: &str = "image";
+pub const IMAGE: &str = "image";
 
 /// The store of a spool. Nobody else uses it meanwhile.
 pub struct Store {
@@ -29,14 +31,20 @@ pub struct Store {
 impl Store {
     pub fn open(spool: &Spool) -> Result<Self> {
         spool.prepare()?;
-        let lock = spool.layers_lock();
+        let (layers, lock) = (spool.layers(), spool.layers_lock());
+        ensure!(
+            spool.has_layers() || !layers.exists(),
+            "{} has not been made for layers of images, so none are kept there; Spool= in imgbased.conf names another \
+             place",
+            layers.display()
+        );
         let file =
             open_to_lock(&lock).with_context(|| format!("cannot write to {}", lock.display()))?;
         let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
             bail!("another command is fetching layers of an image");
         };
         let store = Self {
-            dir: spool.layers(),
+            dir: layers,
             spool: spool.clone(),
             _lock: lock,
         };
@@ -121,7 +129,7 @@ impl Store {
             let sizes = files.filter_map(|file| Some(file.metadata().ok()?.len()));
             sizes.sum::<u64>()
         };
-        of_dir(self.blobs().join("sha256")).saturating_add(of_dir(self.image()))
+        of_dir(self.blobs().join(KIND)).saturating_add(of_dir(self.image()))
     }
 
     /// A small file that a manifest names.
@@ -141,7 +149,7 @@ impl Store {
 
     /// The files that none of these are.
     pub fn others(&self, kept: &[PathBuf]) -> Vec<PathBuf> {
-        let files = fs::read_dir(self.blobs().join("sha256"));
+        let files = fs::read_dir(self.blobs().join(KIND));
         let paths = files
             .into_iter()
             .flatten()
@@ -185,7 +193,7 @@ mod tests {
         assert!(
             Store::open(&spool).is_err_and(|error| error.to_string().contains("another command"))
         );
-        fs::create_dir(store.blobs().join("sha256")).unwrap();
+        fs::create_dir(store.blobs().join(KIND)).unwrap();
         let contents = ["{}", "one", "two"];
         let digests = contents.map(|content| Digest::of(content.as_bytes()));
         for (digest, content) in digests.iter().zip(contents) {
@@ -219,8 +227,20 @@ mod tests {
         let error = store.watched("x", 1 << 60).err().unwrap().to_string();
         assert!(error.contains("no room to fetch x"), "{error}");
         assert!(spool.unused().is_empty());
-        let (layers, lock) = (spool.layers(), spool.layers_lock());
+        let blobs = store.blobs();
         drop(store);
-        assert_eq!(spool.unused(), [layers, lock]);
+        spool.remove_unused().unwrap();
+        assert!(!blobs.exists() && !spool.has_layers());
+        assert_eq!(fs::read_dir(spool.dir()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_not_taken_for_the_layers() {
+        let dir = tempfile::tempdir().unwrap();
+        let theirs = dir.path().join("layers/image/photo");
+        fs::create_dir_all(&theirs).unwrap();
+        let error = Store::open(&Spool::at(dir.path())).err().unwrap();
+        assert!(error.to_string().contains("not been made"), "{error}");
+        assert!(theirs.exists());
     }
 }
