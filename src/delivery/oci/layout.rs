@@ -26,6 +26,8 @@ const SIZE_MOST: u64 = 1 << 50;
 
 /// Has the tag of an image in an index.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Says `true` of the image of an index whose layers are compressed by zstd, where others are the same for older programs.
+const ZSTD: &str = "io.github.containers.compression.zstd";
 /// In the annotations of a layer with a table of contents.
 const TABLE: &str = ".zstd-chunked.";
 /// Has its version.
@@ -199,7 +201,8 @@ pub struct Index {
 }
 
 impl Index {
-    /// The image of this tag that runs on `host`. Without a tag, it has to be the only one for that.
+    /// The image of this tag that runs on `host`. Without a tag, all that do have to be of one. Of several, which are
+    /// the same in other compressions, it is the one by zstd, and else the first.
     pub fn choose(&self, tag: Option<&str>, host: &Platform) -> Result<&Descriptor> {
         let is_tagged = |of: &&Descriptor| tag.is_none() || of.annotation(REF_NAME) == tag;
         let tagged: Vec<&Descriptor> = self.manifests.iter().filter(is_tagged).collect();
@@ -207,25 +210,28 @@ impl Index {
             ensure!(!tagged.is_empty(), "it has no image of the tag {tag:?}");
         }
         let is_for_host = |of: &&&Descriptor| of.platform.as_ref().is_none_or(|it| host.runs(it));
-        match tagged.iter().filter(is_for_host).collect::<Vec<_>>()[..] {
-            [one] => Ok(one),
-            [] => {
-                let others = tagged.iter().filter_map(|of| of.platform.as_ref());
-                let others: Vec<String> = others.map(ToString::to_string).collect();
-                bail!(
-                    "it has no image for {host}; it has those for: {}",
-                    shown(&others)
-                )
-            }
-            _ => {
-                let tags = tagged.iter().filter_map(|of| of.annotation(REF_NAME));
-                let tags: Vec<&str> = tags.collect();
-                bail!(
-                    "it has several images, so a tag has to be named; it has the tags: {}",
-                    shown(&tags)
-                )
-            }
+        let fitting: Vec<&Descriptor> = tagged.iter().filter(is_for_host).copied().collect();
+        let Some(first) = fitting.first() else {
+            let others = tagged.iter().filter_map(|of| of.platform.as_ref());
+            let others: Vec<String> = others.map(ToString::to_string).collect();
+            bail!(
+                "it has no image for {host}; it has those for: {}",
+                shown(&others)
+            )
+        };
+        let tags = fitting.iter().map(|of| of.annotation(REF_NAME));
+        let tags: Vec<Option<&str>> = tags.collect();
+        if tags.windows(2).any(|two| two[0] != two[1]) {
+            let tags: Vec<&str> = tags.into_iter().flatten().collect();
+            bail!(
+                "it has several images, so a tag has to be named; it has the tags: {}",
+                shown(&tags)
+            )
         }
+        let mut by_zstd = fitting
+            .iter()
+            .filter(|of| of.annotation(ZSTD) == Some("true"));
+        Ok(by_zstd.next().unwrap_or(first))
     }
 
     /// As its annotations tell.
@@ -553,8 +559,12 @@ mod tests {
         )
     }
 
+    fn annotated(key: &str, value: &str) -> String {
+        format!(r#","annotations":{{"{key}":"{value}","x":"y"}}"#)
+    }
+
     fn tagged(name: &str) -> String {
-        format!(r#","annotations":{{"{REF_NAME}":"{name}","x":"y"}}"#)
+        annotated(REF_NAME, name)
     }
 
     fn host() -> Platform {
@@ -656,9 +666,26 @@ mod tests {
                 Err("it has the tags: a, b"),
             ),
             (
-                &[tagged("a"), tagged("a")],
-                Some("a"),
-                Err("several images"),
+                &[tagged("a"), String::new()],
+                None,
+                Err("it has the tags: a"),
+            ),
+            // The same in two compressions, or made twice.
+            (&[tagged("a"), tagged("a")], Some("a"), Ok(0)),
+            (&[String::new(), String::new()], None, Ok(0)),
+            (
+                &[
+                    platform("linux/amd64"),
+                    platform("linux/arm64"),
+                    annotated(ZSTD, "true"),
+                ],
+                None,
+                Ok(2),
+            ),
+            (
+                &[annotated(ZSTD, "false"), annotated("other", "true")],
+                None,
+                Ok(0),
             ),
             (
                 &[platform("linux/amd64"), platform("linux/arm64/v8")],
