@@ -22,9 +22,10 @@ use crate::sys::files::in_memory;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::rooted::descriptor;
 
-/// Exit statuses of curl(1) after which another try can come further: no name or connection, an end before the end,
-/// nothing for too long, and what breaks on the way.
-const PASSING: [i32; 10] = [5, 6, 7, 16, 18, 28, 52, 55, 56, 92];
+/// Exit statuses of curl(1) after which another try can come further: no name or connection, also where it is cut while
+/// both ends agree on how to encrypt it or a proxy makes it, an end before the end, nothing for too long, and what breaks
+/// on the way.
+const PASSING: [i32; 12] = [5, 6, 7, 16, 18, 28, 35, 52, 55, 56, 92, 97];
 /// Fewer bytes each second are as good as none.
 const LEAST_RATE: u32 = 1000;
 /// What curl(1) ends with where it does not trust the certificate of a server.

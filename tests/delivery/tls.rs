@@ -4,7 +4,9 @@ use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use imgbased_helper::delivery::url::Url;
@@ -120,6 +122,27 @@ fn a_server_that_no_authority_of_the_host_has_signed_is_refused() {
         );
         assert!(error.starts_with(&wanted), "{error}");
     }
+}
+
+#[test]
+fn a_connection_that_is_cut_while_it_is_encrypted_is_tried_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            // It is closed, with what has come unread, which is a reset.
+            drop(stream.unwrap());
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let url = Url::parse(&format!("https://127.0.0.1:{port}/image")).unwrap();
+    let error = fetch(dir.path(), &url).unwrap_err();
+    let tries = asked.load(Ordering::Relaxed);
+    assert!(error.contains(&format!("after {tries} tries")), "{error}");
+    assert!(tries > 1, "{tries}");
 }
 
 /// What becomes of a fetch where the authority is one of the host's: in a mount namespace, so that it is not.
