@@ -16,8 +16,8 @@ type Paths = BTreeMap<PathBuf, (usize, Entry)>;
 /// The paths of all layers, from the lowest to the highest, in the order in which they can be made: each after the
 /// directory that it is in.
 ///
-/// Refuses what would depend on how somebody unpacks it: paths below something that is no directory or not there, and
-/// links to what is no file, or is another one by then.
+/// Refuses what would depend on how somebody unpacks it: paths below something that is no directory or not there, what
+/// is gone below a link, and links to what is no file, or is another one by then.
 pub fn merged(layers: Vec<Vec<Entry>>) -> Result<Vec<Entry>> {
     let mut tree = Paths::new();
     for (layer, entries) in layers.into_iter().enumerate() {
@@ -26,10 +26,14 @@ pub fn merged(layers: Vec<Vec<Entry>>) -> Result<Vec<Entry>> {
         for entry in entries {
             match whiteout(&entry)? {
                 Some(Whiteout::Of(path)) => {
+                    check_above(&tree, &path)?;
                     remove_below(&mut tree, &path);
                     tree.remove(&path);
                 }
-                Some(Whiteout::Below(path)) => remove_below(&mut tree, &path),
+                Some(Whiteout::Below(path)) => {
+                    check_above(&tree, &path)?;
+                    remove_below(&mut tree, &path);
+                }
                 None => put.push(entry),
             }
         }
@@ -58,6 +62,19 @@ pub fn merged(layers: Vec<Vec<Entry>>) -> Result<Vec<Entry>> {
     Ok(tree.into_values().map(|(_, entry)| entry).collect())
 }
 
+/// Refuses that a path is gone which is below something that is no directory: who unpacks it follows a link there.
+fn check_above(tree: &Paths, gone: &Path) -> Result<()> {
+    for above in gone.ancestors().skip(1) {
+        let is_dir = |(_, entry): &(usize, Entry)| entry.what == What::Dir;
+        ensure!(
+            tree.get(above).is_none_or(is_dir),
+            "{} is gone below what is no directory",
+            escaped(gone)
+        );
+    }
+    Ok(())
+}
+
 /// Removes what is in a directory: it comes right after that.
 fn remove_below(tree: &mut Paths, path: &Path) {
     let below = tree.range::<Path, _>((Bound::Excluded(path), Bound::Unbounded));
@@ -76,9 +93,14 @@ mod tests {
     use super::*;
     use crate::tree::toc::table::{Limits, parse};
 
-    /// A layer of paths: one that ends in a slash is a directory, `a=b` is a link to b, and all others are files.
+    /// A layer of paths: one that ends in a slash is a directory, `a=b` is another name of b, `a>b` is a link to b, and
+    /// all others are files.
     fn layer(paths: &str) -> Vec<Entry> {
         let line = |path: &str| match path.split_once('=') {
+            _ if path.contains('>') => {
+                let (path, target) = path.split_once('>').unwrap();
+                format!(r#"{{"type":"symlink","name":"{path}","linkName":"{target}"}}"#)
+            }
             Some((path, target)) => {
                 format!(r#"{{"type":"hardlink","name":"{path}","linkName":"{target}"}}"#)
             }
@@ -121,6 +143,14 @@ mod tests {
             (&["d/a d"], None),
             (&["d/ d/a", "d d/b"], None),
             (&["d/ d/e/ d/e/f", ".wh.d d/e/g"], None),
+            // Below a link, what it leads to is gone where the layers are unpacked.
+            (&["d/ d/a l>d", "l/.wh.a"], None),
+            (&["d/ d/e/ d/e/a l>d", "l/e/.wh..wh..opq"], None),
+            (&["d/ d/a l>d", "l/ l/.wh.a"], None),
+            (&["a", "a/.wh.b"], None),
+            // The link itself gives way to an empty directory, there as well.
+            (&["d/ d/a l>d", "l/ l/.wh..wh..opq"], Some("d d/a l")),
+            (&["d/ d/a l>d", ".wh.l"], Some("d d/a")),
         ] {
             let tree = merged(layers.iter().map(|paths| layer(paths)).collect());
             let paths = tree.map(|tree| {
