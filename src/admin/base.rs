@@ -203,6 +203,7 @@ pub fn make(
         ..filling
     };
     let filesystem = tx.unlocked(|tx| filling.run(tx, &origin))?;
+    opened.check_unchanged()?;
     opened.close(tx)?;
     let filled = Filled {
         name: &plan.name,

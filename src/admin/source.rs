@@ -25,7 +25,7 @@ use crate::delivery::{Found, TO_FETCH, Wanted};
 use crate::image::layers::{Layer, Layers};
 use crate::image::stream::{Feed, Input};
 use crate::image::tree::Tree;
-use crate::image::{Image, Opened, digest};
+use crate::image::{Image, Opened, Seen, digest};
 use crate::model::layout::{Group, tag};
 use crate::model::volume::{decoded, encoded};
 use crate::sys::cmd::Cmd;
@@ -82,11 +82,18 @@ pub struct Taken {
 
 /// An image that is to be taken.
 pub enum Source {
-    /// A file, device or directory.
-    Here(PathBuf, Option<String>),
+    Here(Here),
     Server(Box<Server>),
     /// An image for containers.
     Layers(Box<Layered>),
+}
+
+/// A file, device or directory.
+pub struct Here {
+    path: PathBuf,
+    required: Option<String>,
+    /// What a file was before it was read, also for its digest.
+    seen: Option<Seen>,
 }
 
 pub struct Server {
@@ -163,8 +170,11 @@ impl Source {
             }
             Some((_, Some(text))) if Url::is_meant(text) => Some(text),
             Some((path, _)) => {
-                let path = path.to_owned();
-                return Ok(Self::Here(path, delivery.require_digest.clone()));
+                return Ok(Self::Here(Here {
+                    path: path.to_owned(),
+                    required: delivery.require_digest.clone(),
+                    seen: Seen::of(path),
+                }));
             }
             None => None,
         };
@@ -235,7 +245,7 @@ impl Source {
     /// What people call it: the path, or the address without a password.
     pub fn name(&self) -> PathBuf {
         match self {
-            Self::Here(path, _) => path.clone(),
+            Self::Here(here) => here.path.clone(),
             Self::Server(server) => server.found.url.to_string().into(),
             Self::Layers(layered) => layered.found.reference.to_string().into(),
         }
@@ -269,8 +279,8 @@ impl Source {
 
     /// The SHA-256 of an image in one file or device, or of the manifest of one in layers.
     pub fn digest(&self, tx: &Transaction) -> Result<Option<String>> {
-        let (path, required) = match self {
-            Self::Here(path, required) => (path, required),
+        let Here { path, required, .. } = match self {
+            Self::Here(here) => here,
             Self::Server(server) => return Ok(Some(server.found.digest.clone())),
             Self::Layers(layered) => return Ok(Some(layered.found.digest.hex().to_owned())),
         };
@@ -295,7 +305,7 @@ impl Source {
     /// The same, where it costs nothing to know it, or has to be known.
     pub fn digest_if_required(&self, tx: &Transaction) -> Result<Option<String>> {
         match self {
-            Self::Here(_, None) => Ok(None),
+            Self::Here(Here { required: None, .. }) => Ok(None),
             _ => self.digest(tx),
         }
     }
@@ -303,7 +313,7 @@ impl Source {
     /// In bytes, if it is a file of this host, or its layers are known.
     pub fn size(&self) -> Option<u64> {
         let path = match self {
-            Self::Here(path, _) => path,
+            Self::Here(here) => &here.path,
             Self::Server(_) => return None,
             Self::Layers(layered) => return layered.found.size(),
         };
@@ -335,7 +345,10 @@ impl Source {
         shares: bool,
     ) -> Result<(Opened, Option<Parts>)> {
         match self {
-            Self::Here(path, _) => Ok((base::open(tx, path, None)?, None)),
+            Self::Here(here) => {
+                let opened = base::open(tx, &here.path, None)?;
+                Ok((opened.seen(here.seen.clone()), None))
+            }
             Self::Server(server) if server.found.is_index() => {
                 server.open_layers(context, tx, shares)
             }

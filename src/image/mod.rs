@@ -14,8 +14,8 @@ pub mod stream;
 pub mod superblock;
 pub mod tree;
 
-use std::fs::File;
-use std::os::unix::fs::FileTypeExt;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -57,9 +57,53 @@ pub enum Image {
 pub struct Opened {
     pub image: Image,
     mounted: Option<UndoStep>,
+    /// Of one in a file of this host: what that was before any of it was read.
+    before: Option<Seen>,
+}
+
+/// A file as it was once. Whoever writes to it, or puts another one in its place, makes it another one.
+#[derive(Clone)]
+pub struct Seen {
+    path: PathBuf,
+    metadata: Metadata,
+}
+
+impl Seen {
+    /// Nothing of what is no file.
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok().filter(Metadata::is_file)?;
+        let path = path.to_owned();
+        Some(Self { path, metadata })
+    }
+
+    /// Refuses a file that is another one now.
+    pub fn check(&self) -> Result<()> {
+        let told = |of: &Metadata| {
+            let times = [of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec()];
+            (of.dev(), of.ino(), of.size(), times)
+        };
+        let now = std::fs::metadata(&self.path);
+        let is_same = now.is_ok_and(|now| told(&now) == told(&self.metadata));
+        ensure!(
+            is_same,
+            "{} has changed while it was read, so no base was made of it; start again when nobody writes to it",
+            self.path.display()
+        );
+        Ok(())
+    }
 }
 
 impl Opened {
+    /// The same image, of a file that was seen before anything of it was read.
+    pub fn seen(self, before: Option<Seen>) -> Self {
+        Self { before, ..self }
+    }
+
+    /// Refuses a file that is another one than it was before. To be asked when all of it was read.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.before.as_ref().map_or(Ok(()), Seen::check)
+    }
+
     /// Opens a file, block device or directory, which people call `name`. A squashfs or directory is mounted at
     /// `mount_at` until it is closed; only this process sees that.
     ///
@@ -109,6 +153,7 @@ impl From<Image> for Opened {
         Self {
             image,
             mounted: None,
+            before: None,
         }
     }
 }
@@ -210,7 +255,10 @@ fn directory(tx: &mut Transaction, dir: &Path, name: &str, mount_at: &Path) -> R
     let bind = Cmd::new("mount").args(["--bind", "-o", "ro"]).arg(real);
     let mounted = Some(mount(tx, bind, mount_at)?);
     let image = Image::Tree(Tree::Directory(mount_at.to_owned()));
-    Ok(Opened { image, mounted })
+    Ok(Opened {
+        mounted,
+        ..Opened::from(image)
+    })
 }
 
 /// Mounts something at a directory, also in a dry run, which has to look at it.
@@ -252,12 +300,18 @@ fn squashfs(tx: &mut Transaction, path: &Path, name: &str, mount_at: &Path) -> R
                 matches!(image, Image::Filesystem { .. }),
                 "{live} in {name} is no filesystem"
             );
-            return Ok(Opened { image, mounted });
+            return Ok(Opened {
+                mounted,
+                ..Opened::from(image)
+            });
         }
     }
     judge::of_shape(name, &Shape::of_directory(mount_at)?)?;
     let image = Image::Tree(Tree::Squashfs(mount_at.to_owned()));
-    Ok(Opened { image, mounted })
+    Ok(Opened {
+        mounted,
+        ..Opened::from(image)
+    })
 }
 
 /// What [`blocks::copy`] does, as a line for a shell. Where the target is shared, that writes less.
@@ -284,6 +338,33 @@ pub fn copy_line(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_written_to_or_replaced_is_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, other] = ["image", "other"].map(|name| dir.path().join(name));
+        let write = |path: &Path| std::fs::write(path, "content").unwrap();
+        write(&path);
+        let before = Seen::of(&path);
+        let image = || Image::Tree(Tree::Tar(path.clone(), None, None));
+        let opened = || Opened::from(image()).seen(before.clone());
+        opened().check_unchanged().unwrap();
+        // With the same length, and the same time.
+        let time = path.metadata().unwrap().modified().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        write(&path);
+        File::open(&path).unwrap().set_modified(time).unwrap();
+        let refused = || format!("{:#}", opened().check_unchanged().unwrap_err());
+        assert!(refused().contains("has changed while it was read"));
+        write(&other);
+        std::fs::rename(&other, &path).unwrap();
+        assert!(refused().contains("has changed while it was read"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(refused().contains("has changed while it was read"));
+        // A directory, or what comes from elsewhere.
+        assert!(Seen::of(dir.path()).is_none());
+        Opened::from(image()).check_unchanged().unwrap();
+    }
 
     #[test]
     fn what_is_mounted_below_a_directory_is_named_once() {
