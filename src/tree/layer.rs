@@ -24,6 +24,8 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const INTERNAL: &[u8] = b".wh..wh.";
 /// What all that is taken away may take of the memory, in bytes: some 200000 names.
 pub const REMOVALS_MOST: usize = 32 << 20;
+/// What the times of all directories may take of the memory, in bytes: those of some 500000.
+const TIMES_MOST: usize = 64 << 20;
 /// What a file with a content takes of a disk at least, in bytes.
 const BLOCK: u64 = 4096;
 /// What anything takes, in bytes: an inode, or a name.
@@ -180,6 +182,8 @@ pub struct Unpacking<'a> {
     last: Option<(PathBuf, Dir)>,
     /// Of directories. What is put into them changes it, so they get it at the end.
     times: BTreeMap<PathBuf, Time>,
+    /// What those take of the memory, in bytes.
+    times_memory: usize,
     portion: Vec<u8>,
 }
 
@@ -192,6 +196,7 @@ impl<'a> Unpacking<'a> {
             tell,
             last: None,
             times: BTreeMap::new(),
+            times_memory: 0,
             portion: vec![0; PORTION],
         }
     }
@@ -281,7 +286,14 @@ impl<'a> Unpacking<'a> {
         }
         match &entry.what {
             What::Dir => {
-                self.times.insert(entry.path.clone(), entry.mtime);
+                let memory = size_of::<(PathBuf, Time)>() + entry.path.as_os_str().len();
+                if self.times.insert(entry.path.clone(), entry.mtime).is_none() {
+                    self.times_memory += memory;
+                }
+                ensure!(
+                    self.times_memory <= TIMES_MOST,
+                    "its layers have too many directories"
+                );
             }
             What::File(size) => {
                 let mut file = dir.create(name)?;
@@ -674,6 +686,25 @@ mod tests {
         let whiteouts = whiteout.repeat(REMOVALS_MOST / 4000);
         let error = survey(&mut &whiteouts[..], &mut |_| (), &mut |_| Ok(())).unwrap_err();
         assert_eq!(error.to_string(), "it takes away too many names");
+    }
+
+    #[test]
+    fn the_times_of_directories_are_limited() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = Dir::root(dir.path()).unwrap();
+        let mut tell = |_| Ok(());
+        let mut unpacking = Unpacking::new(&to, u64::MAX, &mut tell);
+        let mut add = |name: &str| {
+            let layer = header(&format!("{name}/"), b'5', 0, |_| ());
+            unpacking.add(&[], &mut &layer[..])?;
+            unpacking.times_memory += TIMES_MOST / 2;
+            Ok::<_, anyhow::Error>(())
+        };
+        add("a").unwrap();
+        // Told of once more, it takes no more.
+        add("a").unwrap();
+        let error = format!("{:#}", add("b").unwrap_err());
+        assert!(error.contains("too many directories"), "{error}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use anyhow::{Context as _, Error, Result, bail};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
 use super::listings;
@@ -261,17 +261,14 @@ pub fn told<T>(name: &str, reason: &dyn fmt::Display) -> Option<T> {
 
 /// The tree of all layers, by their tables of contents.
 fn tables(fetcher: &Fetcher, web: &Web) -> Result<Result<Vec<Entry>, Reason>> {
+    let positions = match reason(positions(&web.image.manifest.layers)) {
+        Ok(positions) => positions,
+        Err(reason) => return Ok(Err(reason)),
+    };
     let mut layers = Vec::new();
     let (mut lines, mut content) = (0, 0_u64);
-    for (number, layer) in web.image.manifest.layers.iter().enumerate() {
-        let annotation = |key: &str| layer.annotation(key).map(str::to_owned);
-        let position = match reason(Position::find(&annotation, layer.size)) {
-            Ok(Some(position)) => position,
-            Ok(None) => {
-                return Ok(Err(Reason(Error::msg("a layer has no table of contents"))));
-            }
-            Err(reason) => return Ok(Err(reason)),
-        };
+    for (number, position) in positions.iter().enumerate() {
+        let layer = &web.image.manifest.layers[number];
         let mut packed = in_memory(b"")?;
         let piece = Range {
             from: position.from,
@@ -284,7 +281,7 @@ fn tables(fetcher: &Fetcher, web: &Web) -> Result<Result<Vec<Entry>, Reason>> {
             Ok(false) => return Ok(Err(Reason(Error::msg("its server has no parts of files")))),
             Err(reason) => return Ok(Err(reason)),
         }
-        match reason(table(packed, &position, number)) {
+        match reason(table(packed, position, number)) {
             Ok(entries) => {
                 lines += entries.len();
                 let sizes = entries.iter().filter_map(Entry::content).map(|it| it.size);
@@ -295,13 +292,29 @@ fn tables(fetcher: &Fetcher, web: &Web) -> Result<Result<Vec<Entry>, Reason>> {
         }
         // As much as one layer may have.
         if lines > Limits::LINES_MOST || content > Limits::CONTENT_MOST {
-            let reason = "its tables of contents name too much";
-            return Ok(Err(Reason(Error::msg(reason))));
+            return Ok(Err(Reason(Error::msg(TOO_MUCH))));
         }
     }
     Ok(reason(
         toc::merged(layers).context("its table of contents is odd"),
     ))
+}
+
+const TOO_MUCH: &str = "its tables of contents name too much";
+
+/// Where the tables of these layers are. All of them together may be as long as one.
+fn positions(layers: &[Descriptor]) -> Result<Vec<Position>> {
+    let mut positions = Vec::new();
+    let mut length = 0_u64;
+    for layer in layers {
+        let annotation = |key: &str| layer.annotation(key).map(str::to_owned);
+        let position = Position::find(&annotation, layer.size)?;
+        let position = position.context("a layer has no table of contents")?;
+        length = length.saturating_add(position.length);
+        ensure!(length <= Limits::TEXT_MOST, TOO_MUCH);
+        positions.push(position);
+    }
+    Ok(positions)
 }
 
 fn table(mut packed: File, position: &Position, layer: usize) -> Result<Vec<Entry>> {
@@ -417,4 +430,42 @@ fn with_bases(
         done
     })?;
     done.context("this is no dry run")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::oci::layout::Document;
+
+    /// What is told of the tables of layers, of which each is so long.
+    fn told(lengths: &[u64]) -> Result<usize> {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let of = "application/vnd.oci.image";
+        let layer = |length: &u64| {
+            let annotation = "io.github.containers.zstd-chunked.manifest";
+            format!(
+                r#"{{"mediaType":"{of}.layer.v1.tar+zstd","digest":"{digest}","size":1000,
+                "annotations":{{"{annotation}-position":"0:9:{length}:1","{annotation}-checksum":"x"}}}}"#
+            )
+        };
+        let layers: Vec<String> = lengths.iter().map(layer).collect();
+        let text = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"{of}.config.v1+json","digest":"{digest}","size":1}},
+            "layers":[{}]}}"#,
+            layers.join(",")
+        );
+        let Document::Manifest(manifest) = Document::parse(text.as_bytes())? else {
+            panic!("{text}");
+        };
+        Ok(positions(&manifest.layers)?.len())
+    }
+
+    #[test]
+    fn all_tables_together_are_no_longer_than_one_may_be() {
+        let half = Limits::TEXT_MOST / 2;
+        assert_eq!(told(&[Limits::TEXT_MOST]).unwrap(), 1);
+        assert_eq!(told(&[half, half - 1, 1]).unwrap(), 3);
+        let error = told(&[half, half, 1]).unwrap_err();
+        assert_eq!(error.to_string(), TOO_MUCH);
+    }
 }

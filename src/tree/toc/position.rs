@@ -24,7 +24,7 @@ pub struct Position {
     /// The first byte that is not of it.
     pub end: u64,
     /// How long it is, decompressed.
-    length: u64,
+    pub length: u64,
     /// Of the compressed table.
     sha256: String,
 }

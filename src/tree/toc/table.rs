@@ -33,6 +33,8 @@ impl Limits {
 /// How long a path and a name may be, in bytes (limits.h).
 const PATH_MOST: usize = 4095;
 const NAME_MOST: usize = 255;
+/// How long the value of an attribute may be, in bytes (`XATTR_SIZE_MAX`).
+const VALUE_MOST: usize = 65536;
 
 #[derive(Deserialize)]
 struct Text {
@@ -264,6 +266,10 @@ fn xattrs(found: &BTreeMap<String, String>) -> Result<Xattrs> {
             "an attribute has an odd name"
         );
         let value = from_base64(value).context("the value of an attribute is odd")?;
+        ensure!(
+            value.len() <= VALUE_MOST,
+            "the value of an attribute is longer than any file can have"
+        );
         xattrs.insert(OsString::from(name), value);
     }
     Ok(xattrs)
@@ -602,6 +608,13 @@ mod tests {
             (
                 r#"{"type":"dir","name":"d","modtime":"yesterday"}"#.to_owned(),
                 "time",
+            ),
+            (
+                format!(
+                    r#"{{"type":"dir","name":"d","xattrs":{{"user.a":"{}"}}}}"#,
+                    "C".repeat(VALUE_MOST * 4 / 3 + 3)
+                ),
+                "longer than any file can have",
             ),
             (
                 r#"{"type":"dir","name":"d","xattrs":{"user.a":"?"}}"#.to_owned(),
