@@ -19,7 +19,7 @@ use crate::delivery::oci::reference::Reference;
 use crate::delivery::oci::web::Web;
 use crate::delivery::pattern::Pattern;
 use crate::delivery::signature::Keys;
-use crate::delivery::spool::{Fetched, Spool};
+use crate::delivery::spool::{Fetched, Held, Spool};
 use crate::delivery::url::Url;
 use crate::delivery::{Found, TO_FETCH, Wanted};
 use crate::image::layers::{Layer, Layers};
@@ -375,9 +375,11 @@ impl Server {
             }
             files = self.layers_of(&web);
         }
+        let mut held = Vec::new();
         for file in files {
-            if let Fetched::TooLarge(need, have) = self.fetch(tx, &file)? {
-                return Ok(Some((need, have)));
+            match self.fetch(tx, &file)? {
+                Fetched::Here(file) => held.push(file),
+                Fetched::TooLarge(need, have) => return Ok(Some((need, have))),
             }
         }
         Ok(None)
@@ -496,25 +498,30 @@ impl Server {
         }
         let (name, files) = (self.found.url.to_string(), self.layers_of(&web));
         let layers = tx.unlocked(|tx| {
-            let mut here = Vec::new();
+            let (mut here, mut held) = (Vec::new(), Vec::new());
             for (file, of) in files.iter().zip(&web.image.manifest.layers) {
                 match self.fetch(tx, file)? {
-                    Fetched::Here(path) => here.push(Layer {
-                        path,
-                        digest: file.digest.clone(),
-                        size: of.size,
-                    }),
+                    Fetched::Here(found) => {
+                        here.push(Layer {
+                            path: found.as_ref().to_owned(),
+                            digest: file.digest.clone(),
+                            size: of.size,
+                        });
+                        held.push(found);
+                    }
                     Fetched::TooLarge(need, have) => return Ok(Err((need, have))),
                 }
             }
-            Ok(Ok(here))
+            Ok(Ok((here, held)))
         })?;
         let image = match (layers, &files[..]) {
-            (Ok(layers), _) => {
-                // Layers can be equal, and each file is removed once.
-                let paths: BTreeSet<PathBuf> = layers.iter().map(|it| it.path.clone()).collect();
+            (Ok((layers, held)), _) => {
                 let opened = opened(tx, layers, &name)?;
-                tx.discard(move || Ok(paths.into_iter().collect()));
+                tx.discard(move || {
+                    // Layers can be equal, and each file is removed once.
+                    let paths: BTreeSet<PathBuf> = held.into_iter().map(Held::release).collect();
+                    Ok(paths.into_iter().collect())
+                });
                 opened
             }
             (Err(sizes), [file]) => self.streamed(file, &name, sizes)?,
@@ -532,10 +539,10 @@ impl Server {
     fn open(&self, tx: &mut Transaction) -> Result<Opened> {
         let name = self.found.url.to_string();
         match self.fetch(tx, &self.found)? {
-            Fetched::Here(path) => {
-                let opened = base::open(tx, &path, Some(&name))?;
+            Fetched::Here(held) => {
+                let opened = base::open(tx, held.as_ref(), Some(&name))?;
                 // A base is made of it then.
-                tx.discard(move || Ok(vec![path]));
+                tx.discard(move || Ok(vec![held.release()]));
                 Ok(opened)
             }
             Fetched::TooLarge(need, have) => self.streamed(&self.found, &name, (need, have)),
@@ -649,12 +656,14 @@ fn seen(group: &Group, key: &str) -> Option<String> {
 /// Removes what was fetched, and is not being fetched now.
 pub fn clean(context: &Context) -> Result<()> {
     let spool = Spool::at(&Conf::load(Path::new("/"))?.spool);
-    let unused = spool.unused();
-    if unused.is_empty() {
+    if spool.unused().is_empty() {
         return Ok(());
     }
-    let rm = Cmd::new("rm").args(["-rf", "--"]).args(unused);
-    context.change("gc", |tx| tx.work(&rm, |_| spool.remove_unused()))
+    context.change("gc", |tx| {
+        // Another command may have had the lock until now.
+        let rm = Cmd::new("rm").args(["-rf", "--"]).args(spool.unused());
+        tx.work(&rm, |_| spool.remove_unused())
+    })
 }
 
 #[cfg(test)]

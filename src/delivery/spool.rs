@@ -56,9 +56,56 @@ pub struct Spool {
 /// What has become of an image that was to be fetched.
 #[derive(Debug)]
 pub enum Fetched {
-    Here(PathBuf),
+    Here(Held),
     /// There is no room for it: so many bytes are needed, and so many are free.
     TooLarge(u64, u64),
+}
+
+/// A file of the spool. Nobody removes it as long as this is here.
+#[derive(Debug)]
+pub struct Held {
+    path: PathBuf,
+    lock: Flock<File>,
+}
+
+impl Held {
+    /// Nothing if there is no such file.
+    fn of(path: &Path) -> Result<Option<Self>> {
+        let failed = || format!("cannot read {}", path.display());
+        loop {
+            let file = match File::open(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                file => file.with_context(failed)?,
+            };
+            // Who has it alone looks whether it can go, which takes no time.
+            let lock = Flock::lock(file, FlockArg::LockShared);
+            let lock = lock.map_err(|(_, error)| error).with_context(failed)?;
+            if leads_to(path, &lock).with_context(failed)? {
+                let path = path.to_owned();
+                return Ok(Some(Self { path, lock }));
+            }
+        }
+    }
+
+    /// Gives a file that was written a name, under which others can read it as well.
+    fn renamed(lock: Flock<File>, from: &Path, to: PathBuf) -> Result<Self> {
+        lock.relock(FlockArg::LockShared)
+            .map_err(io::Error::from)
+            .and_then(|()| fs::rename(from, &to))
+            .with_context(|| format!("cannot write to {}", from.display()))?;
+        Ok(Self { path: to, lock })
+    }
+
+    /// Lets it go, where nobody reads it any more.
+    pub fn release(self) -> PathBuf {
+        self.path
+    }
+}
+
+impl AsRef<Path> for Held {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// Parts of a file on a server.
@@ -119,16 +166,15 @@ impl Spool {
     }
 
     /// The image with this digest, if all of it is here.
-    pub fn kept(&self, url: &Url, digest: &str, interrupt: &Interrupt) -> Result<Option<PathBuf>> {
+    pub fn kept(&self, url: &Url, digest: &str, interrupt: &Interrupt) -> Result<Option<Held>> {
         let image = self.path(digest, IMAGE);
-        let mut file = match File::open(&image) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.with_context(|| format!("cannot read {}", image.display()))?,
+        let Some(mut held) = Held::of(&image)? else {
+            return Ok(None);
         };
         // It may have been here for long.
-        let found = sum(&mut file, &url.name(), interrupt)?;
+        let found = sum(&mut held.lock, &url.name(), interrupt)?;
         if format!("{:x}", found.finalize()) == digest {
-            return Ok(Some(image));
+            return Ok(Some(held));
         }
         log::warn!("{} is damaged, and was removed", image.display());
         remove(&image)?;
@@ -154,9 +200,7 @@ impl Spool {
         }
         let image = self.path(digest, IMAGE);
         let part = self.path(digest, PART);
-        let file =
-            open_to_lock(&part).with_context(|| format!("cannot write to {}", part.display()))?;
-        let Ok(mut file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+        let Some(mut file) = locked(&part)? else {
             bail!("another command is fetching {url}");
         };
         let whole = self.fill(&mut file, fetcher, url, digest)?;
@@ -166,9 +210,9 @@ impl Spool {
             return Ok(Fetched::TooLarge(need, have));
         }
         // It is not flushed: what a loss of power makes of it shows in its digest, and a base is made of it soon.
-        fs::rename(&part, &image).with_context(|| format!("cannot write to {}", part.display()))?;
+        let held = Held::renamed(file, &part, image)?;
         remove(&self.path(digest, ORIGIN))?;
-        Ok(Fetched::Here(image))
+        Ok(Fetched::Here(held))
     }
 
     /// Fetches parts of files on servers, one after the other, into one file that is called `key`, unless it is there.
@@ -179,15 +223,13 @@ impl Spool {
         key: &str,
         files: &[Wanted],
         label: &str,
-    ) -> Result<Option<PathBuf>> {
+    ) -> Result<Option<Held>> {
         self.prepare()?;
         let (pieces, part) = (self.path(key, PIECES), self.path(key, PART));
-        if pieces.exists() {
-            return Ok(Some(pieces));
+        if let Some(held) = Held::of(&pieces)? {
+            return Ok(Some(held));
         }
-        let failed = || format!("cannot write to {}", part.display());
-        let file = open_to_lock(&part).with_context(failed)?;
-        let Ok(mut file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+        let Some(mut file) = locked(&part)? else {
             bail!("another command is fetching {label}");
         };
         let filled = fill_pieces(&mut file, fetcher, files, label);
@@ -196,9 +238,9 @@ impl Spool {
             remove(&part)?;
             return filled.map(|_| None);
         }
-        file.sync_all().with_context(failed)?;
-        fs::rename(&part, &pieces).with_context(failed)?;
-        Ok(Some(pieces))
+        file.sync_all()
+            .with_context(|| format!("cannot write to {}", part.display()))?;
+        Held::renamed(file, &part, pieces).map(Some)
     }
 
     /// Has the part be the whole file, from several beginnings if need be. Returns how much it needs and what is free
@@ -327,20 +369,27 @@ impl Spool {
 
     /// What nobody uses now, in an order in which it can be removed. What others have put there stays.
     pub fn unused(&self) -> Vec<PathBuf> {
-        let is_free = |path: &PathBuf| is_lockable(&path.with_extension(&PART[1..]));
-        let mut found: Vec<PathBuf> = entries(&self.dir)
-            .filter(|path| is_of_spool(path) && is_file(path))
-            .filter(is_free)
-            .collect();
-        found.sort_unstable();
-        found.extend(self.unused_layers());
+        let mut found = self.files();
+        found.retain(|path| is_free(&lock_of(path)));
+        if is_free(&self.layers_lock()) {
+            found.extend(self.of_layers());
+        }
         found
     }
 
-    /// The layers, if they are of this spool and nobody uses them. Their lock goes with the last of them.
-    fn unused_layers(&self) -> Vec<PathBuf> {
+    /// The files, without those of layers.
+    fn files(&self) -> Vec<PathBuf> {
+        let mut found: Vec<PathBuf> = entries(&self.dir)
+            .filter(|path| is_of_spool(path) && is_file(path))
+            .collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// The layers, if they are of this spool. Their lock goes with the last of them.
+    fn of_layers(&self) -> Vec<PathBuf> {
         let (layers, lock) = (self.layers(), self.layers_lock());
-        if !self.has_layers() || !is_lockable(&lock) {
+        if !self.has_layers() {
             return Vec::new();
         }
         let [blobs, image] = [store::BLOBS, store::IMAGE].map(|name| layers.join(name));
@@ -367,16 +416,69 @@ impl Spool {
     /// Removes what nobody uses now. Refuses a directory that others than root can write to.
     pub fn remove_unused(&self) -> Result<()> {
         self.check_own()?;
-        self.unused().iter().try_for_each(|path| {
-            let removed = match fs::symlink_metadata(path) {
-                Ok(found) if !found.is_dir() => fs::remove_file(path),
-                Ok(_) if path.ends_with(store::IMAGE) => fs::remove_dir_all(path),
-                Ok(_) => fs::remove_dir(path),
-                Err(error) => Err(error),
-            };
-            removed.with_context(|| format!("cannot remove {}", path.display()))
+        for path in self.files() {
+            if_free(&lock_of(&path), || remove(&path))?;
+        }
+        if_free(&self.layers_lock(), || {
+            self.of_layers().iter().try_for_each(|path| {
+                let removed = match is_dir(path) {
+                    true if path.ends_with(store::IMAGE) => fs::remove_dir_all(path),
+                    true => fs::remove_dir(path),
+                    false => fs::remove_file(path),
+                };
+                removed.with_context(|| format!("cannot remove {}", path.display()))
+            })
         })
     }
+}
+
+/// Opens a file that is written to by one command at a time, and locks it. Nothing where another one has it.
+fn locked(path: &Path) -> Result<Option<Flock<File>>> {
+    let failed = || format!("cannot write to {}", path.display());
+    loop {
+        let file = open_to_lock(path).with_context(failed)?;
+        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            return Ok(None);
+        };
+        if leads_to(path, &lock).with_context(failed)? {
+            return Ok(Some(lock));
+        }
+    }
+}
+
+/// Whether a path still leads to a file that was opened by it: until the file is locked, others may remove it.
+fn leads_to(path: &Path, file: &File) -> io::Result<bool> {
+    let id = |found: &Metadata| (found.dev(), found.ino());
+    let opened = id(&file.metadata()?);
+    Ok(fs::symlink_metadata(path).is_ok_and(|found| id(&found) == opened))
+}
+
+/// The file that who uses another one has locked.
+fn lock_of(path: &Path) -> PathBuf {
+    if name_of(path).ends_with(ORIGIN) {
+        return path.with_extension(&PART[1..]);
+    }
+    path.to_owned()
+}
+
+/// Does `work` with the lock of a file, unless somebody has it. Where there is no file, nobody has.
+fn if_free(lock: &Path, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let file = File::open(lock).ok();
+    let held = file.map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock));
+    match held {
+        Some(Err(_)) => Ok(()),
+        Some(Ok(_)) | None => work(),
+    }
+}
+
+/// Whether nobody has locked a file.
+fn is_free(lock: &Path) -> bool {
+    let mut is_free = false;
+    let seen = if_free(lock, || {
+        is_free = true;
+        Ok(())
+    });
+    seen.is_ok() && is_free
 }
 
 /// What a directory has; nothing if there is none.
@@ -416,13 +518,6 @@ fn is_of_spool(path: &Path) -> bool {
 fn is_digits(text: &str, count: usize) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     text.len() == count && text.bytes().all(is_digit)
-}
-
-/// Whether nobody has locked a file, or it is not there.
-fn is_lockable(path: &Path) -> bool {
-    File::open(path).map_or(true, |file| {
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok()
-    })
 }
 
 /// Why a file is not taken.
@@ -615,6 +710,34 @@ mod tests {
             assert_eq!(left(dir.path(), ""), wanted);
             assert_eq!(spool.unused(), Vec::<PathBuf>::new());
         }
+    }
+
+    #[test]
+    fn what_is_used_stays_until_nobody_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::at(dir.path());
+        let name = |suffix| spool.path(&"a".repeat(64), suffix);
+        for suffix in [IMAGE, PIECES, PART, ORIGIN] {
+            fs::write(name(suffix), "x").unwrap();
+        }
+        let image = [Held::of(&name(IMAGE)), Held::of(&name(IMAGE))];
+        let pieces = Held::of(&name(PIECES)).unwrap().unwrap();
+        // With a part, what says where it is from stays as well.
+        let part = locked(&name(PART)).unwrap().unwrap();
+        assert!(locked(&name(PART)).unwrap().is_none());
+        assert_eq!(spool.unused(), Vec::<PathBuf>::new());
+        spool.remove_unused().unwrap();
+        assert_eq!(spool.files().len(), 4);
+        drop((image, part));
+        spool.remove_unused().unwrap();
+        assert_eq!(spool.files(), [name(PIECES)]);
+        // Under its new name, what was written is not free for a moment.
+        let part = locked(&name(PART)).unwrap().unwrap();
+        let image = Held::renamed(part, &name(PART), name(IMAGE)).unwrap();
+        assert_eq!(spool.unused(), Vec::<PathBuf>::new());
+        drop((image, pieces));
+        assert_eq!(spool.unused().len(), 2);
+        assert!(Held::of(&name(PART)).unwrap().is_none());
     }
 
     #[test]

@@ -415,10 +415,10 @@ fn what_was_fetched_before_is_not_fetched_again() {
         let fetched = spool.fetch(&impatient, &url, &digest(whole));
         assert_eq!(fetched.is_ok(), have == SIZE, "{have}");
         let fetched = fetch(dir.path(), &url).unwrap();
-        let Fetched::Here(path) = fetched else {
+        let Fetched::Here(held) = fetched else {
             panic!("{fetched:?}")
         };
-        assert_eq!(fs::read(&path).unwrap(), whole);
+        assert_eq!(fs::read(&held).unwrap(), whole);
         let requests = server.requests();
         if have == SIZE {
             assert_eq!(requests.len(), 1);
@@ -430,6 +430,9 @@ fn what_was_fetched_before_is_not_fetched_again() {
         let asked = requests.len();
         fetch(dir.path(), &url).unwrap();
         assert_eq!(server.requests().len(), asked);
+        // As long as it is read, it stays.
+        assert_eq!(spool.unused(), Vec::<std::path::PathBuf>::new());
+        let path = held.release();
         fs::write(&path, "damaged").unwrap();
         fetch(dir.path(), &url).unwrap();
         assert_eq!(fs::read(&path).unwrap(), whole);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use imgbased_helper::delivery::fetch::{Fetcher, Patience};
 use imgbased_helper::delivery::pattern::Pattern;
 use imgbased_helper::delivery::signature::Keys;
-use imgbased_helper::delivery::spool::{Fetched, Spool};
+use imgbased_helper::delivery::spool::{Fetched, Held, Spool};
 use imgbased_helper::delivery::url::Url;
 use imgbased_helper::delivery::{Found, Wanted};
 use sha2::{Digest, Sha256};
@@ -156,13 +156,17 @@ fn what_was_fetched_before_is_found_without_a_server() {
     let found = find(root.path(), &url, offline).unwrap();
     assert_eq!(found.version.as_deref(), Some("10"));
     let spool = Spool::at(&root.path().join("spool"));
-    let kept = || spool.kept(&found.url, &found.digest, &fetcher().interrupt);
+    let kept = || {
+        let kept = spool.kept(&found.url, &found.digest, &fetcher().interrupt);
+        kept.map(|held| held.map(Held::release))
+    };
     assert_eq!(kept().unwrap(), None);
     assert_eq!(server.requests().len(), asked);
     let fetched = spool.fetch(&fetcher(), &found.url, &found.digest).unwrap();
-    let Fetched::Here(path) = fetched else {
+    let Fetched::Here(held) = fetched else {
         panic!("{fetched:?}")
     };
+    let path = held.release();
     assert_eq!(kept().unwrap(), Some(path.clone()));
     assert_eq!(spool.have(&found.digest), (CONTENT.len() as u64, true));
     // What is damaged is not there.

@@ -272,7 +272,7 @@ fn pieces_that_are_in_the_spool_are_not_fetched_again() {
     let without = Server::new(|_| status(416));
     let files = [file(without.url("/f"))];
     let found = spool.fetch_pieces(&fetcher(), &other, &files, "x");
-    assert_eq!(found.unwrap(), None);
+    assert!(found.unwrap().is_none());
     assert_eq!(spool.unused().len(), 1);
 }
 

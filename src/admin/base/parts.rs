@@ -18,7 +18,7 @@ use crate::delivery::fetch::Fetcher;
 use crate::delivery::oci::layout::Descriptor;
 use crate::delivery::oci::web::Web;
 use crate::delivery::ranges::Range;
-use crate::delivery::spool::{self, Spool, Wanted};
+use crate::delivery::spool::{self, Held, Spool, Wanted};
 use crate::image::stream::Compression;
 use crate::image::tree::{Content, Shape, Tree};
 use crate::image::{Image, Opened};
@@ -38,7 +38,7 @@ const BLOCK: u64 = 4096;
 pub struct Parts {
     entries: Vec<Entry>,
     /// The chunks that no base has, one after the other.
-    chunks: PathBuf,
+    chunks: Held,
 }
 
 /// Why an image is fetched as a whole.
@@ -113,7 +113,7 @@ impl Parts {
                 }
                 Err(reason) => return Ok(Err(reason)),
             };
-            let checked = check(&entries, &files, &chunks, &interrupt);
+            let checked = check(&entries, &files, chunks.as_ref(), &interrupt);
             interrupt.check()?;
             if checked.is_err() {
                 fs::remove_file(&chunks)?;
@@ -128,7 +128,7 @@ impl Parts {
 
     /// The image, to be read for a base. What was fetched goes when that is made.
     pub fn opened(&self, tx: &mut Transaction) -> Opened {
-        let chunks = self.chunks.clone();
+        let chunks = self.chunks.as_ref().to_owned();
         tx.discard(move || Ok(vec![chunks]));
         let (size, shape) = self.measure();
         Opened::from(Image::Tree(Tree::Listed(size, shape)))
@@ -246,7 +246,7 @@ impl Planned<'_> {
             );
         }
         let files = self.plan.in_layers(entries);
-        read_chunks(&self.parts.chunks, &mut |chunks| {
+        read_chunks(self.parts.chunks.as_ref(), &mut |chunks| {
             build.contents(&files, chunks)
         })?;
         build.end()
