@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::Uid;
@@ -194,6 +194,16 @@ impl Spool {
     ///
     /// Fails if the server has something else; nothing of that is left then.
     pub fn fetch(&self, fetcher: &Fetcher, url: &Url, digest: &str) -> Result<Fetched> {
+        match self.fetch_here(fetcher, url, digest) {
+            Err(error) if is_full(&error) => {
+                log::warn!("{error:#}");
+                Ok(Fetched::TooLarge(fetcher.length(url)?.unwrap_or(1), 0))
+            }
+            fetched => fetched,
+        }
+    }
+
+    fn fetch_here(&self, fetcher: &Fetcher, url: &Url, digest: &str) -> Result<Fetched> {
         self.prepare()?;
         if let Some(image) = self.kept(url, digest, &fetcher.interrupt)? {
             return Ok(Fetched::Here(image));
@@ -266,12 +276,12 @@ impl Spool {
                 hash = Sha256::new();
             }
             let from = body.at();
-            self.remember(digest, url, body.validator())?;
             let have = self.room()?;
             let need = body.length().map(|length| length.saturating_sub(from));
             if let Some(need) = need.filter(|need| *need > have) {
                 return Ok(Some((need, have)));
             }
+            self.remember(digest, url, body.validator())?;
             let copied = copy(&mut body, file, &mut hash, &url.name(), have);
             let found = format!("{:x}", hash.finalize());
             if found == digest {
@@ -279,7 +289,7 @@ impl Spool {
             }
             restarts = restarts.saturating_sub(1);
             match copied {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                Err(error) if FULL.contains(&error.kind()) => {
                     return Ok(Some((from.saturating_add(have).saturating_add(1), have)));
                 }
                 Err(error) if error.kind() == CHANGED && restarts > 0 => {
@@ -333,13 +343,22 @@ impl Spool {
         serde_json::from_slice(&text).ok()
     }
 
-    /// Keeps a list.
+    /// Keeps a list. Without room for that, it is fetched once more the next time.
     pub fn keep_list<T: Serialize>(&self, key: &str, list: &T) -> Result<()> {
         if self.is_frozen {
             return Ok(());
         }
-        self.prepare()?;
-        write(&self.path(key, LIST), &serde_json::to_vec(list)?)
+        let list = serde_json::to_vec(list)?;
+        let kept = self
+            .prepare()
+            .and_then(|()| write(&self.path(key, LIST), &list));
+        match kept {
+            Err(error) if is_full(&error) => {
+                log::warn!("the list is not kept: {error:#}");
+                Ok(())
+            }
+            kept => kept,
+        }
     }
 
     pub fn dir(&self) -> &Path {
@@ -430,6 +449,22 @@ impl Spool {
             })
         })
     }
+}
+
+/// What a disk says that takes no more.
+const FULL: [io::ErrorKind; 3] = [
+    io::ErrorKind::StorageFull,
+    io::ErrorKind::QuotaExceeded,
+    io::ErrorKind::ReadOnlyFilesystem,
+];
+
+/// Whether something has failed since the disk takes no more.
+pub fn is_full(error: &Error) -> bool {
+    let mut causes = error.chain();
+    causes.any(|cause| {
+        let cause = cause.downcast_ref::<io::Error>();
+        cause.is_some_and(|error| FULL.contains(&error.kind()))
+    })
 }
 
 /// Opens a file that is written to by one command at a time, and locks it. Nothing where another one has it.

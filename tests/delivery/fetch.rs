@@ -13,6 +13,7 @@ use imgbased_helper::delivery::spool::{Fetched, Spool};
 use imgbased_helper::delivery::url::Url;
 use sha2::{Digest, Sha256};
 
+use crate::child;
 use crate::server::{Answer, File, Request, Server, Step, raw, status};
 
 pub const SIZE: usize = 300_000;
@@ -438,6 +439,30 @@ fn what_was_fetched_before_is_not_fetched_again() {
         assert_eq!(fs::read(&path).unwrap(), whole);
         // All of it is for gc.
         assert_eq!(spool.unused(), [path]);
+    }
+}
+
+#[test]
+fn on_a_disk_that_takes_nothing_there_is_no_room_for_a_file() {
+    const THIS: &str = "fetch::on_a_disk_that_takes_nothing_there_is_no_room_for_a_file";
+    if child::is_done() {
+        return;
+    }
+    let server = Server::new(|request| good().answer(request));
+    for options in [
+        "ro",
+        "size=4k",
+        "size=64m,nr_inodes=1",
+        "size=64m,nr_inodes=2",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let url = server.url("/image");
+        let process = child::fetching(THIS, dir.path(), &url, &digest(good().content));
+        let mount = format!("mount -t tmpfs -o mode=700,{options} none \"$0\"");
+        let Some(said) = child::said_with_mount(&mount, dir.path(), &process) else {
+            return;
+        };
+        assert!(said.contains(child::WITHOUT_ROOM), "{options}: {said}");
     }
 }
 

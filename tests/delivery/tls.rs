@@ -149,28 +149,8 @@ fn a_connection_that_is_cut_while_it_is_encrypted_is_tried_again() {
 fn fetch_trusting(authority: &Path, test: &str, url: &Url) -> Option<String> {
     let dir = tempfile::tempdir().unwrap();
     let process = child::fetching(test, dir.path(), url, &digest(good().content));
-    let mut shut_in = Command::new("unshare");
-    if !nix::unistd::Uid::effective().is_root() {
-        shut_in.args(["--user", "--map-root-user"]);
-    }
-    shut_in
-        .args(["--mount", "sh", "-c"])
-        .arg(format!("mount --bind \"$0\" {AUTHORITIES} && exec \"$@\""))
-        .arg(authority)
-        .arg(process.get_program())
-        .args(process.get_args());
-    for (name, value) in process.get_envs() {
-        shut_in.env(name, value.unwrap_or_default());
-    }
-    let ran = shut_in.stdin(Stdio::null()).output().unwrap();
-    // It was not even started.
-    if ran.stdout.is_empty() {
-        eprintln!(
-            "no authority can be put in the place of others: {ran:?}; what needs it is left out"
-        );
-        return None;
-    }
-    Some(String::from_utf8_lossy(&ran.stderr).into_owned())
+    let mount = format!("mount --bind \"$0\" {AUTHORITIES}");
+    child::said_with_mount(&mount, authority, &process)
 }
 
 #[test]

@@ -104,7 +104,10 @@ impl Parts {
                 let reason = format!("its parts have {need} bytes, and there is room for {have}");
                 return Ok(Err(Reason(Error::msg(reason))));
             }
-            let found = spool.fetch_pieces(fetcher, &key, &wanted, name);
+            let found = match spool.fetch_pieces(fetcher, &key, &wanted, name) {
+                Err(error) if spool::is_full(&error) => return Ok(Err(Reason(error))),
+                found => found,
+            };
             let chunks = match of_server(web, found, &interrupt)? {
                 Ok(Some(chunks)) => chunks,
                 Ok(None) => {
