@@ -82,7 +82,7 @@ pub struct Taken {
 
 /// An image that is to be taken.
 pub enum Source {
-    Here(Here),
+    Here(Box<Here>),
     Server(Box<Server>),
     /// An image for containers.
     Layers(Box<Layered>),
@@ -170,11 +170,11 @@ impl Source {
             }
             Some((_, Some(text))) if Url::is_meant(text) => Some(text),
             Some((path, _)) => {
-                return Ok(Self::Here(Here {
+                return Ok(Self::Here(Box::new(Here {
                     path: path.to_owned(),
                     required: delivery.require_digest.clone(),
                     seen: Seen::of(path),
-                }));
+                })));
             }
             None => None,
         };
@@ -280,7 +280,7 @@ impl Source {
     /// The SHA-256 of an image in one file or device, or of the manifest of one in layers.
     pub fn digest(&self, tx: &Transaction) -> Result<Option<String>> {
         let Here { path, required, .. } = match self {
-            Self::Here(here) => here,
+            Self::Here(here) => &**here,
             Self::Server(server) => return Ok(Some(server.found.digest.clone())),
             Self::Layers(layered) => return Ok(Some(layered.found.digest.hex().to_owned())),
         };
@@ -305,7 +305,7 @@ impl Source {
     /// The same, where it costs nothing to know it, or has to be known.
     pub fn digest_if_required(&self, tx: &Transaction) -> Result<Option<String>> {
         match self {
-            Self::Here(Here { required: None, .. }) => Ok(None),
+            Self::Here(here) if here.required.is_none() => Ok(None),
             _ => self.digest(tx),
         }
     }

@@ -199,7 +199,7 @@ impl Spool {
                 log::warn!("{error:#}");
                 Ok(Fetched::TooLarge(fetcher.length(url)?.unwrap_or(1), 0))
             }
-            fetched => fetched,
+            done => done,
         }
     }
 
