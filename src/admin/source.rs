@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -212,6 +213,7 @@ impl Source {
                 version: None,
                 signer: None,
                 marker: None,
+                list: None,
             },
             required => {
                 let seen = if delivery.is_for_new_group {
@@ -375,14 +377,27 @@ impl Server {
             }
             files = self.layers_of(&web);
         }
+        Ok(self.fetch_all(tx, &files)?.err())
+    }
+
+    /// Fetches files of it, so that it is found without a server then. Returns how much the first that does not fit
+    /// needs, and how much is free.
+    fn fetch_all(
+        &self,
+        tx: &mut Transaction,
+        files: &[Found],
+    ) -> Result<Result<Vec<Held>, (u64, u64)>> {
         let mut held = Vec::new();
         for file in files {
-            match self.fetch(tx, &file)? {
+            match self.fetch(tx, file)? {
                 Fetched::Here(file) => held.push(file),
-                Fetched::TooLarge(need, have) => return Ok(Some((need, have))),
+                Fetched::TooLarge(need, have) => return Ok(Err((need, have))),
             }
         }
-        Ok(None)
+        if !self.is_offline {
+            self.found.keep_list(&self.key, &self.spool)?;
+        }
+        Ok(Ok(held))
     }
 
     /// Fetches a file of it.
@@ -497,26 +512,16 @@ impl Server {
             return Ok((parts.opened(tx), Some(parts)));
         }
         let (name, files) = (self.found.url.to_string(), self.layers_of(&web));
-        let layers = tx.unlocked(|tx| {
-            let (mut here, mut held) = (Vec::new(), Vec::new());
-            for (file, of) in files.iter().zip(&web.image.manifest.layers) {
-                match self.fetch(tx, file)? {
-                    Fetched::Here(found) => {
-                        here.push(Layer {
-                            path: found.as_ref().to_owned(),
-                            digest: file.digest.clone(),
-                            size: of.size,
-                        });
-                        held.push(found);
-                    }
-                    Fetched::TooLarge(need, have) => return Ok(Err((need, have))),
-                }
-            }
-            Ok(Ok((here, held)))
-        })?;
-        let image = match (layers, &files[..]) {
-            (Ok((layers, held)), _) => {
-                let opened = opened(tx, layers, &name)?;
+        let held = tx.unlocked(|tx| self.fetch_all(tx, &files))?;
+        let image = match (held, &files[..]) {
+            (Ok(held), _) => {
+                let layers = held.iter().zip(&web.image.manifest.layers);
+                let layers = layers.map(|(file, of)| Layer {
+                    path: file.as_ref().to_owned(),
+                    digest: of.digest.hex().to_owned(),
+                    size: of.size,
+                });
+                let opened = opened(tx, layers.collect(), &name)?;
                 tx.discard(move || {
                     // Layers can be equal, and each file is removed once.
                     let paths: BTreeSet<PathBuf> = held.into_iter().map(Held::release).collect();
@@ -538,14 +543,15 @@ impl Server {
     /// Opens an image in one file.
     fn open(&self, tx: &mut Transaction) -> Result<Opened> {
         let name = self.found.url.to_string();
-        match self.fetch(tx, &self.found)? {
-            Fetched::Here(held) => {
+        match self.fetch_all(tx, slice::from_ref(&self.found))? {
+            Ok(mut held) => {
+                let held = held.pop().context("it was fetched")?;
                 let opened = base::open(tx, held.as_ref(), Some(&name))?;
                 // A base is made of it then.
                 tx.discard(move || Ok(vec![held.release()]));
                 Ok(opened)
             }
-            Fetched::TooLarge(need, have) => self.streamed(&self.found, &name, (need, have)),
+            Err(sizes) => self.streamed(&self.found, &name, sizes),
         }
     }
 

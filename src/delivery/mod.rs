@@ -14,6 +14,7 @@ pub mod url;
 pub mod version;
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -50,7 +51,7 @@ pub struct Wanted<'a> {
     pub seen: Option<&'a str>,
     /// Whether a list is taken whose newest version is lower than one that it had before.
     pub older: bool,
-    /// Whether only the list counts that is here, and no server is asked.
+    /// Whether only those lists and images count that are here, and no server is asked.
     pub offline: bool,
 }
 
@@ -65,11 +66,13 @@ pub struct Found {
     pub signer: Option<Signer>,
     /// Of an image in layers, whose index this is: the SHA-256 of the file that says so, if a list has it.
     pub marker: Option<String>,
+    /// The list that names it.
+    pub list: Option<Arc<Known>>,
 }
 
 /// What is kept of a directory.
-#[derive(Serialize, Deserialize)]
-struct Known {
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Known {
     list: Vec<u8>,
     validator: Validator,
     signature: Option<(Kind, Vec<u8>)>,
@@ -100,21 +103,69 @@ impl Wanted<'_> {
             "this host has no keys in /etc/imgbased/keys.d or /usr/lib/imgbased/keys.d, so nobody can tell who has made \
              {list}; put one there, or use --allow-unsigned"
         );
+        if self.offline {
+            return self.find_here(fetcher, keys, spool, &list);
+        }
         let known: Option<Known> = spool.list(&self.key());
         let before = known
             .as_ref()
             .map(|known| (known.signature.is_some(), known.newest.clone()));
-        let mut listed = self.list(fetcher, keys, &list, known)?;
+        let listed = self.list(fetcher, keys, &list, known)?;
+        let found = self.newest(listed, &list, &|_| true)?;
         // A list that anybody could have made says nothing of one that is signed.
-        let before = before.filter(|(was_signed, _)| *was_signed == listed.signer.is_some());
+        let before = before.filter(|(was_signed, _)| *was_signed == found.signer.is_some());
         let before = before.and_then(|(_, newest)| newest);
-        let sums = Sums::parse(&listed.known.list).with_context(|| format!("{list} is refused"))?;
+        self.refuse_older(&found, &list, before.as_deref())?;
+        if let Some(known) = &found.list {
+            spool.keep_list(&self.key(), &**known)?;
+        }
+        Ok(found)
+    }
+
+    /// Finds the newest image that is here, by the list that was seen last, or that of what was fetched last.
+    fn find_here(
+        &self,
+        fetcher: &Fetcher,
+        keys: &Keys,
+        spool: &Spool,
+        list: &Url,
+    ) -> Result<Found> {
+        let newest = |known: Option<Known>, is_wanted: &dyn Fn(&str) -> bool| {
+            let known = known.with_context(|| format!("{list} is not here; {TO_FETCH}"))?;
+            let signer = self.verify(fetcher, keys, list, &known)?;
+            self.newest(Listed { known, signer }, list, is_wanted)
+        };
+        let key = self.key();
+        let lists = [spool.list(&key), spool.list_of_fetched(&key)];
+        let found = lists.map(|known| newest(known, &|digest| spool.have(digest).1).ok());
+        let version = |found: &Found| found.version.clone().unwrap_or_default();
+        let found = found.into_iter().flatten();
+        let found = found.max_by(|a, b| compare(&version(a), &version(b)));
+        let found = match found {
+            Some(found) => found,
+            // It is told then that this one is not here.
+            None => newest(spool.list(&key), &|_| true)?,
+        };
+        self.refuse_older(&found, list, None)?;
+        Ok(found)
+    }
+
+    /// The newest of those images of a list whose digests are wanted.
+    fn newest(
+        &self,
+        listed: Listed,
+        list: &Url,
+        is_wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Found> {
+        let Listed { mut known, signer } = listed;
+        let mut sums = Sums::parse(&known.list).with_context(|| format!("{list} is refused"))?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         sums.check_fresh(now.as_secs())
             .with_context(|| format!("{list} is refused"))?;
-        let (name, digest, version) = self.choose(&sums, &list)?;
+        sums.retain(is_wanted);
+        let (name, digest, version) = self.choose(&sums, list)?;
         let dir = name.strip_suffix(INDEX);
         let dir = dir.filter(|dir| dir.is_empty() || dir.ends_with('/'));
         let marker = dir.map(|dir| {
@@ -122,26 +173,32 @@ impl Wanted<'_> {
             let digest = sums.digest_of(&marker).map(str::to_owned);
             digest.with_context(|| format!("{list} names {name}, but not {marker}"))
         });
-        if let Some(version) = &version {
-            let seen = [before.as_deref(), self.seen, Some(version)]
-                .into_iter()
-                .flatten();
-            let highest = seen.max_by(|a, b| compare(a, b)).unwrap_or(version);
-            ensure!(
-                self.older || compare(version, highest).is_eq(),
-                "{list} is older than one that was there before: its newest image has version {version}, and that had \
-                 {highest}; --allow-downgrade takes it"
-            );
-            listed.known.newest = Some(version.clone());
+        if version.is_some() {
+            known.newest.clone_from(&version);
         }
-        spool.keep_list(&self.key(), &listed.known)?;
         Ok(Found {
             url: list.beside(&name),
             digest,
             version,
-            signer: listed.signer,
+            signer,
             marker: marker.transpose()?,
+            list: Some(Arc::new(known)),
         })
+    }
+
+    /// Refuses an image that is older than the newest that there was `before`, or that was taken.
+    fn refuse_older(&self, found: &Found, list: &Url, before: Option<&str>) -> Result<()> {
+        let Some(version) = found.version.as_deref() else {
+            return Ok(());
+        };
+        let seen = [before, self.seen, Some(version)].into_iter().flatten();
+        let highest = seen.max_by(|a, b| compare(a, b)).unwrap_or(version);
+        ensure!(
+            self.older || compare(version, highest).is_eq(),
+            "{list} is older than one that was there before: its newest image has version {version}, and that had \
+             {highest}; --allow-downgrade takes it"
+        );
+        Ok(())
     }
 
     /// The name of the file, its digest, and its version.
@@ -190,11 +247,6 @@ impl Wanted<'_> {
         url: &Url,
         known: Option<Known>,
     ) -> Result<Listed> {
-        if self.offline {
-            let known = known.with_context(|| format!("{url} is not here; {TO_FETCH}"))?;
-            let signer = self.verify(fetcher, keys, url, &known)?;
-            return Ok(Listed { known, signer });
-        }
         let validator = known
             .as_ref()
             .map(|known| known.validator.clone())
@@ -304,6 +356,12 @@ impl Found {
     /// Whether it is the index of an image in layers, and not an image in one file.
     pub fn is_index(&self) -> bool {
         self.url.name() == INDEX
+    }
+
+    /// Has it be found without a server from now on, as it was fetched from the place `key`.
+    pub fn keep_list(&self, key: &str, spool: &Spool) -> Result<()> {
+        let list = self.list.as_ref();
+        list.map_or(Ok(()), |list| spool.keep_list_of_fetched(key, &**list))
     }
 
     /// Its length in bytes, if the server tells it. It is kept with the list of the place `key`, and asked for once.

@@ -29,18 +29,21 @@ const PART: &str = ".part";
 /// Where the part is from.
 const ORIGIN: &str = ".json";
 const LIST: &str = ".list";
+/// The list that named what was fetched last.
+const FETCHED: &str = ".fetched";
 /// Has the layers of images, see [`super::oci::Store`].
 const LAYERS: &str = "layers";
 const LAYERS_LOCK: &str = "layers.lock";
 /// Parts of layers.
 const PIECES: &str = ".pieces";
 /// The files of a spool: how many hexadecimal digits their names begin with, and what follows.
-const NAMES: [(usize, &str); 5] = [
+const NAMES: [(usize, &str); 6] = [
     (64, IMAGE),
     (64, PART),
     (64, ORIGIN),
     (64, PIECES),
     (16, LIST),
+    (16, FETCHED),
 ];
 /// What stays free, in bytes.
 pub const SPARE: u64 = 32 << 20;
@@ -339,19 +342,36 @@ impl Spool {
 
     /// What is kept of a list, if it can be read.
     pub fn list<T: for<'a> Deserialize<'a>>(&self, key: &str) -> Option<T> {
-        let text = read_if_there(&self.path(key, LIST)).ok().flatten()?;
-        serde_json::from_slice(&text).ok()
+        self.read(key, LIST)
     }
 
     /// Keeps a list. Without room for that, it is fetched once more the next time.
     pub fn keep_list<T: Serialize>(&self, key: &str, list: &T) -> Result<()> {
+        self.keep(key, LIST, list)
+    }
+
+    /// The list that named what was fetched last.
+    pub fn list_of_fetched<T: for<'a> Deserialize<'a>>(&self, key: &str) -> Option<T> {
+        self.read(key, FETCHED)
+    }
+
+    pub fn keep_list_of_fetched<T: Serialize>(&self, key: &str, list: &T) -> Result<()> {
+        self.keep(key, FETCHED, list)
+    }
+
+    fn read<T: for<'a> Deserialize<'a>>(&self, key: &str, suffix: &str) -> Option<T> {
+        let text = read_if_there(&self.path(key, suffix)).ok().flatten()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn keep<T: Serialize>(&self, key: &str, suffix: &str, list: &T) -> Result<()> {
         if self.is_frozen {
             return Ok(());
         }
         let list = serde_json::to_vec(list)?;
         let kept = self
             .prepare()
-            .and_then(|()| write(&self.path(key, LIST), &list));
+            .and_then(|()| write(&self.path(key, suffix), &list));
         match kept {
             Err(error) if is_full(&error) => {
                 log::warn!("the list is not kept: {error:#}");
@@ -696,6 +716,7 @@ mod tests {
             format!("{digest}.json"),
             format!("{digest}.pieces"),
             format!("{key}.list"),
+            format!("{key}.fetched"),
             ".imgbased-Ab3d.tmp".to_owned(),
         ];
         for (has_lock, of_layers, stays) in [

@@ -59,6 +59,11 @@ impl Sums {
         Ok(())
     }
 
+    /// Leaves those files only whose digests are wanted.
+    pub fn retain(&mut self, is_wanted: &dyn Fn(&str) -> bool) {
+        self.entries.retain(|entry| is_wanted(&entry.digest));
+    }
+
     pub fn digest_of(&self, name: &str) -> Option<&str> {
         let found = self.entries.iter().find(|entry| entry.name == name);
         found.map(|entry| entry.digest.as_str())

@@ -524,6 +524,7 @@ fn a_file_without_room_is_not_begun_and_is_read_from_the_server() {
             version: None,
             signer: None,
             marker: None,
+            list: None,
         };
         let mut read = Vec::new();
         let length = SIZE as u64;

@@ -177,6 +177,56 @@ fn what_was_fetched_before_is_found_without_a_server() {
 }
 
 #[test]
+fn what_is_here_is_found_although_a_newer_list_was_seen() {
+    let root = tempfile::tempdir().unwrap();
+    let line =
+        |content: &[u8], version| format!("{:x}  x-{version}.raw.zst\n", Sha256::digest(content));
+    let lists = [
+        line(CONTENT, 10),
+        line(b"newer", 12) + &line(b"new", 11),
+        line(b"newer", 12) + &line(CONTENT, 10),
+    ];
+    let server = Server::new(move |request| match request.path.as_str() {
+        "/d/SHA256SUMS" => served(request, lists[request.before.min(2)].as_bytes()),
+        _ => served(request, CONTENT),
+    });
+    let url = server.url("/d/");
+    let spool = Spool::at(&root.path().join("spool"));
+    let look = || {
+        let mut key = String::new();
+        let found = find(root.path(), &url, |wanted| {
+            wanted.unsigned = true;
+            key = wanted.key();
+        });
+        (found.unwrap(), key)
+    };
+    let here = |seen: Option<&'static str>| {
+        let found = find(root.path(), &url, |wanted| {
+            (wanted.unsigned, wanted.offline, wanted.seen) = (true, true, seen);
+        });
+        found.map(|found| found.version.unwrap())
+    };
+    let (first, key) = look();
+    spool.fetch(&fetcher(), &first.url, &first.digest).unwrap();
+    first.keep_list(&key, &spool).unwrap();
+    assert_eq!(here(None).unwrap(), "10");
+    // That list does not have it any more, and the next one has it again.
+    for _ in 0..2 {
+        assert_eq!(look().0.version.as_deref(), Some("12"));
+        assert_eq!(here(None).unwrap(), "10");
+    }
+    let error = here(Some("11")).unwrap_err();
+    assert!(error.contains("version 10, and that had 11"), "{error}");
+    // Where nothing is here, the newest is meant.
+    for path in spool.unused() {
+        if path.extension().is_some_and(|end| end == "image") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    assert_eq!(here(None).unwrap(), "12");
+}
+
+#[test]
 fn an_image_in_layers_is_a_directory_of_the_list() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::new(|request| {

@@ -344,6 +344,7 @@ fn what_an_image_is_made_of_is_checked_by_its_digests() {
         version: None,
         signer: None,
         marker: Some(digest(MARKER)),
+        list: None,
     };
     let server = Server::new(|request| served(request, "nothing"));
     let web = Web::open(&fetcher(), &found(&server, host())).map_err(|error| format!("{error:#}"));

@@ -167,6 +167,7 @@ fn streamed((name, answer, wanted): Fault, have: usize) {
         version: None,
         signer: None,
         marker: None,
+        list: None,
     };
     let started = Instant::now();
     let mut read = Vec::new();
