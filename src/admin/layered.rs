@@ -7,6 +7,7 @@ use super::Context;
 use super::base::parts::{Parts, told};
 use crate::delivery::conf::Conf;
 use crate::delivery::fetch::Fetcher;
+use crate::delivery::key_of;
 use crate::delivery::oci::reference::Reference;
 use crate::delivery::oci::{Found, Layer, Skopeo, Store};
 use crate::delivery::spool::Spool;
@@ -97,14 +98,15 @@ impl Layered {
             None => Ok(None),
             Some(Err(error)) => Ok(told(&name, &format!("{error:#}"))),
             Some(Ok(partial)) => {
-                let from = (&partial.fetcher, &self.spool);
-                Parts::fetch(context, tx, from, &partial.web, &name)
+                let place = key_of(&name);
+                let to = (&self.spool, place.as_str());
+                Parts::fetch(context, tx, &partial.fetcher, to, &partial.web, &name)
             }
         }
     }
 
-    /// Fetches its layers. Nothing in a dry run, and where it is here.
-    fn fetch(&self, tx: &mut Transaction) -> Result<Option<(Vec<Layer>, Store)>> {
+    /// Fetches its layers. Those of other images go at the end. Nothing in a dry run, and where it is here.
+    fn fetch(&self, tx: &mut Transaction) -> Result<Option<Vec<Layer>>> {
         let mut fetched = None;
         if let Some(line) = self.line() {
             tx.work(&line, |_| {
@@ -114,10 +116,14 @@ impl Layered {
                 Ok(())
             })?;
         }
-        Ok(fetched)
+        Ok(fetched.map(|(layers, store)| {
+            let kept: Vec<_> = layers.iter().map(|layer| layer.path.clone()).collect();
+            tx.discard(move || Ok(store.others(&kept)));
+            layers
+        }))
     }
 
-    /// Has its layers here, to be read for a base. Those of other images go once it is taken. If it `shares` files with
+    /// Has its layers here, to be read for a base. If it `shares` files with
     /// other bases, only those parts are fetched that no base has, where that can be.
     pub fn open(
         &self,
@@ -132,10 +138,7 @@ impl Layered {
                 return Ok((parts.opened(tx), Some(parts)));
             }
             let fetched = tx.unlocked(|tx| self.fetch(tx))?;
-            let (layers, store) = fetched.context("a dry run fetches nothing")?;
-            let kept: Vec<_> = layers.iter().map(|layer| layer.path.clone()).collect();
-            tx.discard(move || Ok(store.others(&kept)));
-            layers
+            fetched.context("a dry run fetches nothing")?
         };
         let layers = layers.into_iter().map(|layer| layers::Layer {
             digest: layer.digest.hex().to_owned(),

@@ -380,13 +380,17 @@ impl Server {
         Ok(self.fetch_all(tx, &files)?.err())
     }
 
-    /// Fetches files of it, so that it is found without a server then. Returns how much the first that does not fit
-    /// needs, and how much is free.
+    /// Fetches files of it, so that it is found without a server then, and earlier ones of the same place give way.
+    /// Returns how much the first that does not fit needs, and how much is free.
     fn fetch_all(
         &self,
         tx: &mut Transaction,
         files: &[Found],
     ) -> Result<Result<Vec<Held>, (u64, u64)>> {
+        if !self.is_offline {
+            let names = files.iter().map(|file| file.digest.as_str());
+            self.spool.begin(&self.key, names)?;
+        }
         let mut held = Vec::new();
         for file in files {
             match self.fetch(tx, file)? {
@@ -396,6 +400,8 @@ impl Server {
         }
         if !self.is_offline {
             self.found.keep_list(&self.key, &self.spool)?;
+            let held: Vec<&Held> = held.iter().collect();
+            self.spool.supersede(&self.key, &held)?;
         }
         Ok(Ok(held))
     }
@@ -497,7 +503,8 @@ impl Server {
             return Ok(None);
         }
         let name = self.found.url.to_string();
-        Parts::fetch(context, tx, (&self.fetcher, &self.spool), web, &name)
+        let to = (&self.spool, self.key.as_str());
+        Parts::fetch(context, tx, &self.fetcher, to, web, &name)
     }
 
     /// Opens an image in layers.

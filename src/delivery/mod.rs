@@ -345,7 +345,11 @@ impl Wanted<'_> {
 
 /// What tells a place and its patterns from others.
 fn key(url: &Url, patterns: &[Pattern]) -> String {
-    let place = format!("{:?} {patterns:?}", url.beside(""));
+    key_of(&format!("{:?} {patterns:?}", url.beside("")))
+}
+
+/// What tells a place from others, in few characters.
+pub fn key_of(place: &str) -> String {
     format!("{:x}", Sha256::digest(place))
         .chars()
         .take(16)

@@ -2,6 +2,7 @@
 //! the lists that were seen.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -31,19 +32,22 @@ const ORIGIN: &str = ".json";
 const LIST: &str = ".list";
 /// The list that named what was fetched last.
 const FETCHED: &str = ".fetched";
+/// Which files were fetched from a place.
+const FILES: &str = ".files";
 /// Has the layers of images, see [`super::oci::Store`].
 const LAYERS: &str = "layers";
 const LAYERS_LOCK: &str = "layers.lock";
 /// Parts of layers.
 const PIECES: &str = ".pieces";
 /// The files of a spool: how many hexadecimal digits their names begin with, and what follows.
-const NAMES: [(usize, &str); 6] = [
+const NAMES: [(usize, &str); 7] = [
     (64, IMAGE),
     (64, PART),
     (64, ORIGIN),
     (64, PIECES),
     (16, LIST),
     (16, FETCHED),
+    (16, FILES),
 ];
 /// What stays free, in bytes.
 pub const SPARE: u64 = 32 << 20;
@@ -357,6 +361,48 @@ impl Spool {
 
     pub fn keep_list_of_fetched<T: Serialize>(&self, key: &str, list: &T) -> Result<()> {
         self.keep(key, FETCHED, list)
+    }
+
+    /// Remembers that files with these names are fetched from the place `key`.
+    pub fn begin<'a>(&self, key: &str, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let mut files = self.fetched_from(key);
+        let before = files.len();
+        files.extend(names.into_iter().map(str::to_owned));
+        if files.len() == before {
+            return Ok(());
+        }
+        self.keep(key, FILES, &files)
+    }
+
+    /// Removes what was fetched from the place `key` before, now that these files are here. What somebody uses stays.
+    pub fn supersede(&self, key: &str, held: &[&Held]) -> Result<()> {
+        let mut files = self.fetched_from(key);
+        let before = files.len();
+        let stays = |name: &String| {
+            let mut held = held.iter();
+            held.any(|held| name_of(&held.path).starts_with(name))
+        };
+        files.retain(|name| {
+            let all = [IMAGE, PIECES, ORIGIN, PART].map(|suffix| self.path(name, suffix));
+            if !stays(name) {
+                for path in &all {
+                    if let Err(error) = if_free(&lock_of(path), || remove(path)) {
+                        log::warn!("{error:#}");
+                    }
+                }
+            }
+            stays(name) || all.iter().any(|path| path.exists())
+        });
+        if files.len() == before {
+            return Ok(());
+        }
+        self.keep(key, FILES, &files)
+    }
+
+    fn fetched_from(&self, key: &str) -> BTreeSet<String> {
+        let files: BTreeSet<String> = self.read(key, FILES).unwrap_or_default();
+        let files = files.into_iter();
+        files.filter(|name| is_digits(name, 64)).collect()
     }
 
     fn read<T: for<'a> Deserialize<'a>>(&self, key: &str, suffix: &str) -> Option<T> {
@@ -717,6 +763,7 @@ mod tests {
             format!("{digest}.pieces"),
             format!("{key}.list"),
             format!("{key}.fetched"),
+            format!("{key}.files"),
             ".imgbased-Ab3d.tmp".to_owned(),
         ];
         for (has_lock, of_layers, stays) in [
@@ -794,6 +841,46 @@ mod tests {
         drop((image, pieces));
         assert_eq!(spool.unused().len(), 2);
         assert!(Held::of(&name(PART)).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_was_fetched_before_from_a_place_gives_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::at(dir.path());
+        let names = ["a", "b", "c", "d"].map(|digit| digit.repeat(64));
+        let [one, two, three, other] = names.each_ref().map(String::as_str);
+        let [key, another] = ["0", "1"].map(|digit| digit.repeat(16));
+        let put = |name: &str, suffix| fs::write(spool.path(name, suffix), "x").unwrap();
+        let held = |name: &str, suffix| Held::of(&spool.path(name, suffix)).unwrap().unwrap();
+        let is_here = |name: &str| {
+            let all = [IMAGE, PIECES, PART, ORIGIN].map(|suffix| spool.path(name, suffix));
+            all.iter().any(|path| path.exists())
+        };
+        spool.begin(&another, [other]).unwrap();
+        put(other, IMAGE);
+        spool.begin(&key, [one]).unwrap();
+        put(one, IMAGE);
+        // One that was never finished.
+        spool.begin(&key, [one, two]).unwrap();
+        put(two, PART);
+        put(two, ORIGIN);
+        let used = held(one, IMAGE);
+        spool.begin(&key, [three]).unwrap();
+        put(three, PIECES);
+        assert!(names.iter().all(|name| is_here(name)));
+        let now = held(three, PIECES);
+        spool.supersede(&key, &[&now]).unwrap();
+        assert_eq!(
+            names.each_ref().map(|name| is_here(name)),
+            [true, false, true, true]
+        );
+        // What was used then goes the next time.
+        drop(used);
+        spool.supersede(&key, &[&now]).unwrap();
+        assert_eq!(
+            names.each_ref().map(|name| is_here(name)),
+            [false, false, true, true]
+        );
     }
 
     #[test]

@@ -133,7 +133,7 @@ fn a_killed_download_leaves_the_spool_only_and_what_is_here_needs_no_server() ->
          kill -9 $(cat /run/pid)",
         SLOW,
     )?;
-    assert_eq!(vm.ok(spool)?, "json list part");
+    assert_eq!(vm.ok(spool)?, "files json list part");
     assert_eq!(vm.ok("imgbased-helper base list")?, "Base-0");
     is_clean(&mut vm)?;
     vm.ok("imgbased-helper gc --keep 9 --yes")?;
@@ -152,7 +152,7 @@ fn a_killed_download_leaves_the_spool_only_and_what_is_here_needs_no_server() ->
         "myhost-10.raw.zst is not here",
     )?;
     vm.ok_for("imgbased-helper update --download-only", SLOW)?;
-    assert_eq!(vm.ok(spool)?, "fetched image list");
+    assert_eq!(vm.ok(spool)?, "fetched files image list");
     vm.ok("nginx -c /run/nginx.conf -s stop && sleep 1")?;
     let refused = vm.run_for("imgbased-helper update --check", SLOW)?;
     ensure!(
@@ -170,7 +170,7 @@ fn a_killed_download_leaves_the_spool_only_and_what_is_here_needs_no_server() ->
     let said = vm.ok_for("imgbased-helper update --from-downloaded", SLOW)?;
     ensure!(said.contains("Base-1.1 is a layer of Base-1"), "{said}");
     // A base is made of it, so it is kept no longer.
-    assert_eq!(vm.ok(spool)?, "fetched list");
+    assert_eq!(vm.ok(spool)?, "fetched files list");
     vm.ok("imgbased-helper gc --keep 9 --yes")?;
     assert_eq!(vm.ok(spool)?, "");
     is_clean(&mut vm)

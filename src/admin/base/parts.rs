@@ -66,11 +66,12 @@ fn of_server<T>(web: &Web, fetched: Result<T>, interrupt: &Interrupt) -> Result<
 
 impl Parts {
     /// Fetches what is needed of an image that people call `name`. Nothing where all of it has to be fetched; then it
-    /// is told why. Has the lock afterwards.
+    /// is told why. Has the lock afterwards. Earlier ones of the same place give way.
     pub fn fetch(
         context: &Context,
         tx: &mut Transaction,
-        (fetcher, spool): (&Fetcher, &Spool),
+        fetcher: &Fetcher,
+        (spool, place): (&Spool, &str),
         web: &Web,
         name: &str,
     ) -> Result<Option<Self>> {
@@ -104,6 +105,7 @@ impl Parts {
                 let reason = format!("its parts have {need} bytes, and there is room for {have}");
                 return Ok(Err(Reason(Error::msg(reason))));
             }
+            spool.begin(place, [key.as_str()])?;
             let found = match spool.fetch_pieces(fetcher, &key, &wanted, name) {
                 Err(error) if spool::is_full(&error) => return Ok(Err(Reason(error))),
                 found => found,
@@ -120,6 +122,8 @@ impl Parts {
             interrupt.check()?;
             if checked.is_err() {
                 fs::remove_file(&chunks)?;
+            } else {
+                spool.supersede(place, &[&chunks])?;
             }
             Ok(reason(checked).map(|()| chunks))
         })?;
