@@ -3,7 +3,7 @@
 
 use std::env;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::process::{ChildStdout, Stdio};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::oci::Login;
-use super::ranges::{Pieces, Range, header, read_part, read_parts, requests};
+use super::ranges::{Pieces, Range, after, header, read_part, read_parts, requests};
 use super::response::{Response, Validator};
 use super::url::Url;
 use crate::sys::cmd::{Cmd, Running};
@@ -200,8 +200,9 @@ impl Fetcher {
         Ok(body)
     }
 
-    /// Fetches these pieces of a file of `length` bytes, which are in their order, and appends them to `to`. Returns
-    /// false where the server has no parts of it, or others than were asked for. `tell` is told how much has come.
+    /// Fetches these pieces of a file of `length` bytes, which are in their order, and appends them to `to`. What breaks on
+    /// the way goes on from there, and stays in `to` where that fails. Returns false where the server has no parts of it,
+    /// or others than were asked for. `tell` is told how much has come.
     ///
     /// The caller has to know what the pieces hold: nothing tells that they are of one content of the file.
     pub fn pieces(
@@ -219,23 +220,36 @@ impl Fetcher {
             let count = rest.partition_point(|piece| piece.end <= end);
             let (pieces, others) = rest.split_at(count);
             rest = others;
-            let begin = to.stream_position()?;
+            let (mut left, mut since) = (pieces.to_vec(), 0);
             let mut tries = Tries::of(self);
             loop {
-                to.set_len(begin)?;
-                to.seek(SeekFrom::Start(begin))?;
-                let (mut there, mut come) = (Pieces::new(pieces), 0);
+                let (mut there, mut come) = (Pieces::new(&left), 0);
                 let mut put = |at: u64, bytes: &[u8]| {
-                    come += bytes.len() as u64;
-                    tell(bytes.len() as u64);
-                    there.take(at, bytes, &mut |bytes| to.write_all(bytes))
+                    there.take(at, bytes, &mut |bytes| {
+                        to.write_all(bytes)?;
+                        come += bytes.len() as u64;
+                        tell(bytes.len() as u64);
+                        Ok(())
+                    })
                 };
-                match self.pieces_once(url, &parts, length, &mut put) {
+                // What has come before needs no more parts.
+                let parts = requests(&left, length)?.concat();
+                let fetched = self.pieces_once(url, &parts, length, &mut put);
+                left = after(&left, come);
+                match fetched {
                     Ok(true) => break,
                     Ok(false) | Err(Failed::Changed) => return Ok(false),
-                    Err(error) => tries.after(error).with_context(failed)?,
+                    Err(Failed::Now(..)) if left.is_empty() => break,
+                    Err(error) => {
+                        since += come;
+                        if since >= PROGRESS {
+                            tries.renew();
+                            since = 0;
+                        }
+                        tries.after(error).with_context(failed)?;
+                    }
                 }
-                log::debug!("{url}: {come} bytes come once more");
+                log::debug!("{url}: it goes on after {come} bytes");
             }
         }
         Ok(true)

@@ -38,6 +38,17 @@ pub fn requests(pieces: &[Range], length: u64) -> Result<Vec<Vec<Range>>> {
     Ok(parts.chunks(PARTS_MOST).map(<[Range]>::to_vec).collect())
 }
 
+/// What is left of pieces of which so many bytes have come, in their order.
+pub fn after(pieces: &[Range], come: u64) -> Vec<Range> {
+    let mut come = come;
+    let left = pieces.iter().map(|piece| {
+        let from = piece.from.saturating_add(come).min(piece.end);
+        come -= from - piece.from;
+        Range { from, ..*piece }
+    });
+    left.filter(|piece| piece.from < piece.end).collect()
+}
+
 /// As a request names them.
 pub fn header(parts: &[Range]) -> String {
     let part = |part: &Range| format!("{}-{}", part.from, part.end - 1);
@@ -181,7 +192,7 @@ fn part_range(input: &mut dyn BufRead) -> Result<Option<(Range, u64)>> {
 fn read_line(input: &mut dyn BufRead) -> Result<String> {
     let mut line = Vec::new();
     input.take(LINE_MOST).read_until(b'\n', &mut line)?;
-    if line.is_empty() {
+    if !line.ends_with(b"\n") && (line.len() as u64) < LINE_MOST {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
     let line = line.strip_suffix(b"\r\n").context("a part has no end")?;
@@ -228,6 +239,21 @@ mod tests {
         assert_eq!(lengths, [100, 100, 50]);
         assert_eq!(header(&requests[0][..2]), "0-0,1000-1000");
         assert!(requests.iter().all(|parts| header(parts).len() < 4000));
+    }
+
+    #[test]
+    fn what_has_come_is_left_out() {
+        let pieces = ranges(&[(10, 20), (30, 40), (50, 51)]);
+        for (come, left) in [
+            (0, &[(10, 20), (30, 40), (50, 51)][..]),
+            (1, &[(11, 20), (30, 40), (50, 51)]),
+            (10, &[(30, 40), (50, 51)]),
+            (19, &[(39, 40), (50, 51)]),
+            (21, &[]),
+            (u64::MAX, &[]),
+        ] {
+            assert_eq!(after(&pieces, come), ranges(left), "{come}");
+        }
     }
 
     #[test]

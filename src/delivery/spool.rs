@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
@@ -17,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::fetch::{Body, CHANGED, Fetcher};
 use super::oci::store;
-use super::ranges::Range;
+use super::ranges::{Range, after};
 use super::response::Validator;
 use super::url::Url;
 use crate::sys::files::{is_temporary, read_if_there, replace};
@@ -233,7 +234,7 @@ impl Spool {
     }
 
     /// Fetches parts of files on servers, one after the other, into one file that is called `key`, unless it is there.
-    /// Nothing where a server has no parts.
+    /// Nothing where a server has no parts. Those that came before something broke are not fetched again.
     pub fn fetch_pieces(
         &self,
         fetcher: &Fetcher,
@@ -249,11 +250,9 @@ impl Spool {
         let Some(mut file) = locked(&part)? else {
             bail!("another command is fetching {label}");
         };
-        let filled = fill_pieces(&mut file, fetcher, files, label);
-        if !matches!(filled, Ok(true)) {
-            // Of no use: the next time it begins anew.
+        if !fill_pieces(&mut file, fetcher, files, label)? {
             remove(&part)?;
-            return filled.map(|_| None);
+            return Ok(None);
         }
         file.sync_all()
             .with_context(|| format!("cannot write to {}", part.display()))?;
@@ -689,21 +688,19 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Fetches those parts into an empty file. Returns whether the servers have parts.
+/// Fetches those parts into a file, after what it has of them already. Returns whether the servers have parts.
 fn fill_pieces(file: &mut File, fetcher: &Fetcher, files: &[Wanted], label: &str) -> Result<bool> {
-    file.set_len(0)?;
-    let (mut progress, mut done) = (Progress::new(label, bytes(files)), 0);
-    for Wanted {
-        url,
-        length,
-        pieces,
-    } in files
-    {
+    let mut there = file.seek(SeekFrom::End(0))?;
+    let mut done = there;
+    let mut progress = Progress::new(label, bytes(files)).after(done);
+    for wanted in files {
+        let left = after(&wanted.pieces, there);
+        there = there.saturating_sub(bytes(slice::from_ref(wanted)));
         let mut tell = |more| {
             done += more;
             progress.show(done);
         };
-        if !fetcher.pieces(url, pieces, *length, file, &mut tell)? {
+        if !fetcher.pieces(&wanted.url, &left, wanted.length, file, &mut tell)? {
             return Ok(false);
         }
     }

@@ -13,7 +13,7 @@ use imgbased_helper::delivery::spool::{Spool, Wanted};
 use imgbased_helper::delivery::url::Url;
 use sha2::{Digest, Sha256};
 
-use crate::server::{Answer, Request, Server, raw, status};
+use crate::server::{Answer, Request, Server, Step, raw, status};
 
 pub const SIZE: usize = 200_000;
 const TRIES: u32 = 3;
@@ -110,28 +110,13 @@ type Case = (
 
 #[test]
 fn parts_come_as_they_were_asked_for_or_not_at_all() {
-    let cases: [Case; 15] = [
+    let cases: [Case; 13] = [
         ("good", good, Ok(true), 1),
         (
             "without parts",
             |_| raw(200, &["Content-Length: 200000"], &content()),
             Ok(false),
             1,
-        ),
-        (
-            "cut, and then good",
-            |request| match request.before {
-                0 => multipart(&asked(request), SIZE, 30_000),
-                _ => good(request),
-            },
-            Ok(true),
-            2,
-        ),
-        (
-            "always cut",
-            |request| multipart(&asked(request), SIZE, 30_000),
-            Err("after 3 tries"),
-            3,
         ),
         (
             "busy, and then good",
@@ -206,6 +191,48 @@ fn parts_come_as_they_were_asked_for_or_not_at_all() {
     }
 }
 
+#[test]
+fn parts_that_are_cut_go_on_from_there_or_it_ends() {
+    let cases: [Case; 4] = [
+        (
+            "cut, and then good",
+            |request| match request.before {
+                0 => multipart(&asked(request), SIZE, 30_000),
+                _ => good(request),
+            },
+            Ok(true),
+            2,
+        ),
+        (
+            "always cut, further each time",
+            |request| multipart(&asked(request), SIZE, 30_000),
+            Ok(true),
+            2,
+        ),
+        (
+            "always cut, hardly any further",
+            |request| multipart(&asked(request), SIZE, 100),
+            Err("after 3 tries"),
+            3,
+        ),
+        (
+            "cut after the last byte",
+            |request| {
+                let parts = asked(request);
+                let Some(Step::Send(body)) = multipart(&parts, SIZE, usize::MAX).pop() else {
+                    panic!("it has a body");
+                };
+                multipart(&parts, SIZE, body.len() - 5)
+            },
+            Ok(true),
+            1,
+        ),
+    ];
+    for case in cases {
+        is_so(case);
+    }
+}
+
 fn is_so((what, answer, expected, asked): Case) {
     let server = Server::new(answer);
     let found = fetch(&server);
@@ -249,6 +276,66 @@ fn parts_are_asked_for_many_at_once_and_one_comes_by_itself() {
         .flat_map(|(from, end)| whole[*from..*end].to_vec())
         .collect();
     assert!(bytes == wanted);
+}
+
+/// Has one part, of which so many bytes come at most.
+fn one_part(request: &Request, content: &[u8], most: usize) -> Answer {
+    let parts = asked(request);
+    let [(from, end)] = parts[..] else {
+        panic!("{parts:?}");
+    };
+    let range = format!("Content-Range: bytes {from}-{}/{}", end - 1, content.len());
+    let length = format!("Content-Length: {}", end - from);
+    let body = &content[from..end];
+    raw(206, &[&range, &length], &body[..body.len().min(most)])
+}
+
+#[test]
+fn a_link_that_breaks_again_and_again_comes_to_the_end() {
+    const WHOLE: usize = 80 << 20;
+    const MOST: usize = 17 << 20;
+    let server = Server::new(|request| one_part(request, &vec![7; WHOLE], MOST));
+    let mut fetcher = fetcher();
+    fetcher.patience.tries = 2;
+    let mut file = tempfile::tempfile().unwrap();
+    let (url, all) = (server.url("/f"), pieces(&[(0, WHOLE)]));
+    let mut come = 0;
+    let found = fetcher.pieces(&url, &all, WHOLE as u64, &mut file, &mut |more| {
+        come += more;
+    });
+    assert!(found.unwrap());
+    assert_eq!(
+        (come, file.metadata().unwrap().len()),
+        (WHOLE as u64, WHOLE as u64)
+    );
+    let requests = server.requests();
+    let from: Vec<usize> = requests.iter().map(|of| asked(of)[0].0 / MOST).collect();
+    assert_eq!(from, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn pieces_that_came_before_it_broke_are_not_fetched_again() {
+    let server = Server::new(|request| match request.path.as_str() {
+        "/g" if request.before < TRIES as usize => status(503),
+        _ => good(request),
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::at(&dir.path().join("spool"));
+    let file = |path: &str| Wanted {
+        url: server.url(path),
+        length: SIZE as u64,
+        pieces: pieces(&PIECES),
+    };
+    let files = [file("/f"), file("/g")];
+    let fetched = || spool.fetch_pieces(&fetcher(), &digest("one"), &files, "x");
+    assert!(fetched().is_err());
+    assert!(fs::read(fetched().unwrap().unwrap()).unwrap() == wanted().repeat(2));
+    let of_first = server
+        .requests()
+        .iter()
+        .filter(|of| of.path == "/f")
+        .count();
+    assert_eq!(of_first, 1);
 }
 
 #[test]

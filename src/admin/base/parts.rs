@@ -100,7 +100,9 @@ impl Parts {
         let key = key(web, &wanted);
         let interrupt = tx.interrupt().clone();
         let chunks = tx.unlocked(|_| {
-            let (need, have) = (spool::bytes(&wanted), spool.room()?);
+            let (there, _) = spool.have(&key);
+            let need = spool::bytes(&wanted).saturating_sub(there);
+            let have = spool.room()?;
             if need > have {
                 let reason = format!("its parts have {need} bytes, and there is room for {have}");
                 return Ok(Err(Reason(Error::msg(reason))));
