@@ -326,22 +326,9 @@ fn a_group_that_imgbased_made_is_taken_over_and_updated() -> Result<()> {
                 "1",
             ),
             ("imgbase check", ALL_WELL),
-            // imgbased has made no volume for what is carried.
-            (
-                "imgbased-helper persist list; imgbased-helper --dry-run persist add /srv/own | grep -c 'lvcreate.*Config'",
-                "1",
-            ),
-            (
-                "mkdir -p /srv/own && imgbased-helper persist add /srv/own && imgbased-helper persist list",
-                "/srv/own",
-            ),
-            (
-                "lvm lvs --noheadings -o pool_lv,lv_tags onn/Config | xargs",
-                "pool00 imgbased:volume",
-            ),
-            ("imgbase check", ALL_WELL),
         ],
     )?;
+    gets_a_volume_for_what_is_carried(&mut vm)?;
 
     vm.ok(&script("make-next")?)?;
     let said = vm.ok_for(
@@ -375,6 +362,28 @@ fn a_group_that_imgbased_made_is_taken_over_and_updated() -> Result<()> {
     has_root(&mut vm, "onn", LAYER)?;
     print(&mut vm, &[("imgbase w", here.as_str())])?;
     vm.power_off().map(drop)
+}
+
+/// imgbased has made none.
+fn gets_a_volume_for_what_is_carried(vm: &mut Vm) -> Result<()> {
+    print(
+        vm,
+        &[
+            (
+                "imgbased-helper persist list; imgbased-helper --dry-run persist add /srv/own | grep -c 'lvcreate.*Config'",
+                "1",
+            ),
+            (
+                "mkdir -p /srv/own && imgbased-helper persist add /srv/own && imgbased-helper persist list",
+                "/srv/own",
+            ),
+            (
+                "lvm lvs --noheadings -o pool_lv,lv_tags onn/Config | xargs",
+                "pool00 imgbased:volume",
+            ),
+            ("imgbase check", ALL_WELL),
+        ],
+    )
 }
 
 const ALL_WELL: &str =
