@@ -228,14 +228,6 @@ impl<'a> Comparison<'a> {
     fn print(&self, json: bool, paths: [&Path; 2], tx: &mut Transaction) -> Result<Counts> {
         let [a, b] = paths.map(Dir::root);
         let roots = [a?, b?];
-        let mut output = Output {
-            out: BufWriter::new(io::stdout().lock()),
-            json,
-            is_quiet: self.diff.stat,
-            is_first: true,
-            counts: Counts::default(),
-        };
-        output.begin(&self.names)?;
         let path = self.diff.path.strip_prefix("/").unwrap_or(&self.diff.path);
         let is_above = path.components().any(|part| part == Component::ParentDir);
         ensure!(!is_above, "--path {} has `..` in it", path.display());
@@ -245,14 +237,31 @@ impl<'a> Comparison<'a> {
                 .with_context(|| format!("cannot read {}", escaped(above)))
         };
         let [from_a, from_b] = roots.each_ref().map(from);
+        let from = [from_a?, from_b?];
+        let has = |name| {
+            let mut dirs = from.iter().flatten();
+            dirs.any(|dir| dir.stat_of(name).is_ok_and(|found| found.is_some()))
+        };
+        let [a, b] = &self.names;
+        ensure!(
+            path.file_name().is_none_or(has),
+            "neither {a} nor {b} has /{}",
+            escaped(path)
+        );
+        let mut output = Output {
+            out: BufWriter::new(io::stdout().lock()),
+            json,
+            is_quiet: self.diff.stat,
+            is_first: true,
+            counts: Counts::default(),
+        };
+        output.begin(&self.names)?;
         let is_stat_enough = self.is_stat_enough;
         // What is found on a terminal shows that it goes on.
         let is_seen = io::stdout().is_terminal() && !self.diff.stat;
         let waiting = (!is_seen).then(|| Waiting::new(|| "comparing".to_owned()));
-        let mut is_there = path.file_name().is_none();
-        walk(&[from_a?, from_b?], path.file_name(), &mut |visit| {
+        walk(&from, path.file_name(), &mut |visit| {
             tx.interrupt().check()?;
-            is_there = true;
             let path = above.join(visit.path);
             if self.globs.matches(&path) {
                 return Ok(Below::Skip);
@@ -270,8 +279,6 @@ impl<'a> Comparison<'a> {
             Ok(Below::Visit)
         })?;
         drop(waiting);
-        let [a, b] = &self.names;
-        ensure!(is_there, "neither {a} nor {b} has /{}", escaped(path));
         output.packages(self.packages(tx, paths)?)?;
         output.end()
     }
