@@ -1,6 +1,7 @@
 //! What a merge comes to. `persist preview` shows it before, and the layer that is made by it keeps it.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -17,10 +18,14 @@ use crate::tree::{Dir, Meta, READ_MAX, escaped};
 /// Where a layer keeps it, from its root.
 pub const DIR: &str = "usr/lib/sysimage/imgbased";
 const NAME: &str = "merge.json";
+const PASSWD: &str = "/etc/passwd";
 
 /// So many paths with a conflict or a note are listed, and so many without; the others are counted. A host can have any
 /// number of them.
 const LISTED_MAX: usize = 10_000;
+
+/// So many users whose shell is not there are named.
+const LOST_MAX: usize = 100;
 
 /// What became of /etc when the base `new` came into the place of `old`, and `layer` was there.
 #[derive(Deserialize, Serialize)]
@@ -180,6 +185,39 @@ impl MergeReport {
             missing_packages: Vec::new(),
             done: Vec::new(),
         }
+    }
+
+    /// Lists users whose shell is not there as a conflict of the file that they are in.
+    pub fn add_lost_shells(&mut self, lost: &[impl Display]) {
+        if lost.is_empty() {
+            return;
+        }
+        let is_passwd = |row: &Row| row.path() == Path::new(PASSWD);
+        let at = self.merge.iter().position(is_passwd).unwrap_or_else(|| {
+            // It was counted only, as the last of too many.
+            self.more = self.more.saturating_sub(1);
+            self.merge.push(Row::of_passwd());
+            self.merge.len() - 1
+        });
+        let row = &mut self.merge[at];
+        let count = match row.verdict.as_str() {
+            "kept" => &mut self.counts.kept,
+            "merged" => &mut self.counts.merged,
+            _ => &mut self.counts.conflicts,
+        };
+        *count = count.saturating_sub(1);
+        self.counts.conflicts += 1;
+        row.conflict = row.conflict.or(Some(Clash::Both));
+        "conflict".clone_into(&mut row.verdict);
+        if !row.parts.contains(&Part::Content) {
+            row.parts.push(Part::Content);
+        }
+        let said = lost.iter().take(LOST_MAX).map(ToString::to_string);
+        let mut said: Vec<String> = row.note.take().into_iter().chain(said).collect();
+        if let Some(more) = lost.len().checked_sub(LOST_MAX).filter(|more| *more > 0) {
+            said.push(format!("and {more} more"));
+        }
+        row.note = Some(said.join("; "));
     }
 
     /// What the layer at `root` keeps; `None` if there is nothing. Refuses what cannot be read.
@@ -361,6 +399,21 @@ impl Row {
         }
     }
 
+    /// The file of users, as both sides have made it.
+    fn of_passwd() -> Self {
+        Self {
+            path: PASSWD.to_owned(),
+            path_bytes: None,
+            verdict: "merged".to_owned(),
+            conflict: None,
+            parts: Vec::new(),
+            ours: "modified".to_owned(),
+            theirs: "modified".to_owned(),
+            result: "both".to_owned(),
+            note: None,
+        }
+    }
+
     /// The whole path.
     pub fn path(&self) -> PathBuf {
         json_path::read(&self.path, self.path_bytes.as_deref())
@@ -532,6 +585,58 @@ pub mod tests {
                 assert_eq!(table.ends_with(&line), more_conflicts > 0, "{table}");
             }
             crate::schemas::assert_holds("persist-preview", &report);
+        }
+    }
+
+    #[test]
+    fn users_without_a_shell_are_a_conflict_of_their_file() {
+        let many = vec!["y".to_owned(); LOST_MAX + 2];
+        for (row_of, kept, lost, note) in [
+            (
+                Some(row(PASSWD, None)),
+                0,
+                &["x".to_owned()][..],
+                "before; x",
+            ),
+            (
+                Some(row(PASSWD, Some(Clash::Type))),
+                1,
+                &["x".to_owned()],
+                "before; x",
+            ),
+            // It was counted only.
+            (None, 1, &["x".to_owned()], "x"),
+            (
+                None,
+                1,
+                &many,
+                &(vec!["y"; LOST_MAX].join("; ") + "; and 2 more"),
+            ),
+        ] {
+            let is_listed = row_of.is_some();
+            let is_conflict = row_of.as_ref().is_some_and(|row| row.conflict.is_some());
+            let mut report = MergeReport {
+                merge: row_of.into_iter().collect(),
+                more: usize::from(!is_listed),
+                ..report()
+            };
+            report.counts.kept = 1;
+            report.counts.conflicts = usize::from(is_conflict);
+            for row in &mut report.merge {
+                row.note = Some("before".to_owned());
+            }
+            report.add_lost_shells(&[""; 0]);
+            report.add_lost_shells(lost);
+            let counts = &report.counts;
+            assert_eq!((counts.kept, counts.conflicts, report.more), (kept, 1, 0));
+            let found = &report.merge[0];
+            assert_eq!(
+                (found.path.as_str(), found.note.as_deref()),
+                (PASSWD, Some(note))
+            );
+            crate::schemas::assert_holds("persist-preview", &report);
+            report.retain_open();
+            assert_eq!(report.merge.len(), 1);
         }
     }
 

@@ -1,7 +1,8 @@
 //! Where a root has the records of dpkg(1).
 
 use std::io;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use crate::tree::{Dir, Kind, READ_MAX};
 
@@ -31,6 +32,33 @@ pub fn lists(root: &Dir) -> io::Result<Option<Dir>> {
         }
     }
     Ok(None)
+}
+
+/// Whether a package has brought a file to a root. One of /usr can be listed without that, as where links lead there.
+pub fn has_brought(root: &Dir, package: &str, file: &Path) -> io::Result<bool> {
+    let Some(lists) = lists(root)? else {
+        return Ok(false);
+    };
+    let below = file.strip_prefix("/usr").or(file.strip_prefix("/"));
+    let below = below.unwrap_or(file);
+    let files = [Path::new("/").join(below), Path::new("/usr").join(below)];
+    let files = files.map(PathBuf::into_os_string);
+    for name in lists.names()? {
+        let of = name.to_str().and_then(|name| name.strip_suffix(".list"));
+        if of.and_then(|of| of.split(':').next()) != Some(package) {
+            continue;
+        }
+        let list = lists.node(&name)?;
+        if list.stat.kind != Kind::File {
+            continue;
+        }
+        let list = list.read(READ_MAX)?;
+        let mut lines = list.split(|byte| *byte == b'\n');
+        if lines.any(|line| files.iter().any(|file| file.as_bytes() == line)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -74,5 +102,26 @@ mod tests {
         symlink("/dev/zero", device.join("var/lib/dpkg/status")).unwrap();
         assert_eq!(found(&device), (None, false));
         assert_eq!(found(&root("other")), (None, false));
+    }
+
+    #[test]
+    fn a_package_has_brought_what_its_list_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let info = dir.path().join("var/lib/dpkg/info");
+        fs::create_dir_all(&info).unwrap();
+        fs::write(info.join("zsh.list"), "/.\n/bin/zsh\n").unwrap();
+        fs::write(info.join("ksh:amd64.list"), "/usr/bin/ksh\n").unwrap();
+        let root = Dir::root(dir.path()).unwrap();
+        for (package, file, wanted) in [
+            ("zsh", "/bin/zsh", true),
+            ("zsh", "/usr/bin/zsh", true),
+            ("zsh", "/bin/ksh", false),
+            ("ksh", "/bin/ksh", true),
+            ("ksh:amd", "/bin/ksh", false),
+            ("none", "/bin/ksh", false),
+        ] {
+            let found = has_brought(&root, package, Path::new(file)).unwrap();
+            assert_eq!(found, wanted, "{package} {file}");
+        }
     }
 }

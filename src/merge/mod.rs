@@ -20,6 +20,7 @@ mod outside;
 mod owners;
 mod plan;
 mod reown;
+mod shells;
 mod users;
 mod words;
 
@@ -31,6 +32,7 @@ pub use lines::{Format, by_entry};
 pub use outside::{Again, Amount, Changed, Left, Outside, Package, Record, Rules, Staged, Zones};
 pub use plan::{Action, Content, Item, Plan, Put, Verdict};
 pub use reown::{reown, reown_but};
+pub use shells::{Lost, Shells, replace_shells};
 pub use users::{
     Ids, Merged, Moved, Name, SystemIds, UserFiles, entries, faults, merge_users, moved,
 };

@@ -59,6 +59,8 @@ const AFTERWARDS: &[(&str, &str)] = &[
         "root\nlater",
     ),
     ("getent passwd bob | cut -d : -f 1", "bob"),
+    // The shell that root has had is not there.
+    ("getent passwd root | grep -c own-shell", "0"),
     (
         "grep -c '\"pending\": false' /usr/lib/sysimage/imgbased/merge.json",
         "1",
@@ -129,6 +131,10 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
     vm.ok("useradd bob && echo later | tee /opt/own/data >/home/admin/later && rm /root/gone")?;
     // Nothing of this does, and that is told.
     vm.ok("mkdir /data && echo own >/data/x")?;
+    vm.ok(
+        "printf '#!/bin/sh\\nexec /bin/sh \"$@\"\\n' >/usr/bin/own-shell && chmod 755 /usr/bin/own-shell && \
+         sed -i '/^root:/s|[^:]*$|/usr/bin/own-shell|' /etc/passwd",
+    )?;
 
     restart(&mut vm)?;
     has_root(&mut vm, "HostVG", "Base-1.1")?;
@@ -147,7 +153,12 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
     assert_eq!(vm.ok("cat /data/x")?, "own");
     // The conflict is settled, and settled the other way.
     let conflicts = vm.ok("imgbased-helper persist conflicts")?;
-    ensure!(conflicts.contains("/etc/issue "), "{conflicts}");
+    for part in [
+        "/etc/issue ",
+        "shell of root, /usr/bin/own-shell, is not in the new base",
+    ] {
+        ensure!(conflicts.contains(part), "{part}: {conflicts}");
+    }
     let told = vm.ok("imgbased-helper persist diff /etc/issue")?;
     ensure!(
         told.contains("+++ Base-0.1:/etc/issue\n") && told.contains("-the second image"),

@@ -21,9 +21,10 @@ use crate::boot::root::Root;
 use crate::delivery::signature::Signer;
 use crate::image::tree::Tree as ImageTree;
 use crate::image::{Image, Opened};
+use crate::merge::{LAYER, NEW, Plan, Shells, Zones, dpkg};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
-use crate::model::package::Outcome;
+use crate::model::package::{Fate, Outcome};
 use crate::model::update::Standing;
 use crate::sys::transaction::Transaction;
 use crate::tree::Dir;
@@ -174,10 +175,12 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
                 let go_on = || tx.interrupt().check();
                 let planned = plan(roots, &installed, &sides, &told, &go_on)?;
                 refuse(planned.check_left());
-                merge = Some(MergeReport::of(names, &planned.plan));
                 carried = Amount::carried(&planned.outside);
                 left_behind = Amount::left(&planned.outside);
                 kept_packages = kept.expected(tx, root)?;
+                let zones = told.zones(roots, &sides)?;
+                let come = (&zones, &kept_packages[..]);
+                merge = Some(report_of(names, &planned.plan, roots, come)?);
                 packages = without_kept(planned.packages, &kept_packages);
                 Ok(())
             })?;
@@ -268,6 +271,32 @@ impl Checked {
             + &kept_packages("comes along", &self.kept_packages)
             + &conflicts.unwrap_or_default()
     }
+}
+
+/// What the plan comes to, with the users whose shell neither the image has nor what comes along: in its place, or as a
+/// package.
+fn report_of(
+    names: [String; 3],
+    plan: &Plan,
+    roots: [&Dir; 3],
+    (zones, packages): (&Zones, &[Outcome]),
+) -> Result<MergeReport> {
+    let comes = |shell: &Path| {
+        if zones.brings(shell) {
+            return Ok(true);
+        }
+        for package in packages.iter().filter(|of| of.result == Fate::Installed) {
+            let brought = dpkg::has_brought(roots[LAYER], &package.name, shell);
+            if brought.context("cannot read the lists of dpkg")? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let mut report = MergeReport::of(names, plan);
+    let shells = Shells::of(plan, roots, zones)?;
+    report.add_lost_shells(&shells.lost(roots[NEW], &comes)?);
+    Ok(report)
 }
 
 /// Hands over the root of an image where it can be mounted as it is, read-only.

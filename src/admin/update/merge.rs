@@ -13,7 +13,9 @@ use crate::admin::roots::Sides;
 use crate::admin::space::room_in;
 use crate::admin::volume::record_new_in_var;
 use crate::admin::{Context, initramfs, persist, text};
-use crate::merge::{self, Ids, LAYER, NEW, OLD, Outside, Plan, Record, Zones};
+use crate::merge::{
+    self, Ids, LAYER, NEW, OLD, Outside, Plan, Record, Shells, Zones, replace_shells,
+};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::model::package::Kept;
@@ -219,6 +221,7 @@ pub struct Merged {
     pub record: Record,
     pub circumstances: String,
     pub ids: Ids,
+    pub shells: Shells,
     /// What of /etc is not as in the image, and belongs into an initramfs.
     pub for_initramfs: Vec<PathBuf>,
 }
@@ -250,6 +253,7 @@ pub fn into(
                 let planned = plan(roots, &packages, sides, told, &go_on)?;
                 planned.check_left()?;
                 planned.check_room(room_in(context, root)?)?;
+                let shells = Shells::of(&planned.plan, roots, &zones)?;
                 merge::reown(roots[NEW], &planned.plan.users.ids)?;
                 go_on()?;
                 let left = merge::apply(&planned.plan, roots[LAYER], roots[NEW])?;
@@ -264,6 +268,7 @@ pub fn into(
                     record,
                     circumstances,
                     ids: planned.plan.users.ids,
+                    shells,
                 });
                 Ok(())
             })
@@ -275,6 +280,26 @@ pub fn into(
         Ok(merged)
     })?;
     merged.context("this is no dry run")
+}
+
+/// Lists the users of a new layer, whose root is complete, that have no shell there. Root gets one that is there. Returns
+/// whether there is any.
+pub fn settle_shells(
+    tx: &mut Transaction,
+    shells: &Shells,
+    root: &Path,
+    report: &mut MergeReport,
+) -> Result<bool> {
+    let dir = Dir::root(root)?;
+    let lost = shells.lost(&dir, &|_| Ok(false))?;
+    if lost.is_empty() {
+        return Ok(false);
+    }
+    tx.work(&"root gets a shell that is there", |_| {
+        replace_shells(&dir, &lost)
+    })?;
+    report.add_lost_shells(&lost);
+    Ok(true)
 }
 
 /// Records what is merged and carried of the layer, so that each later change of it is seen.

@@ -494,6 +494,10 @@ fn merged_layer(
         after_merge::refresh_caches(tx, root)?;
         let events = ["post-merge", "os-upgraded"];
         hooks::merged(context, tx, group, &events, [base, new], root)?;
+        // What brings a shell is there by now, and a package or a hook can be that.
+        if merge::settle_shells(tx, &merged.shells, root, &mut merged.report)? {
+            merged.report.write(tx, root)?;
+        }
         labels::set(tx, root, since)?;
         let for_initramfs = merged.for_initramfs.clone();
         found = Some(merged);

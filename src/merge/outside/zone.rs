@@ -249,6 +249,11 @@ impl Zones {
         matches!(zone, Zone::Carried | Zone::Merged | Zone::Volume)
     }
 
+    /// Whether a path is on a volume, which all layers have, as if no part of it were a link.
+    pub fn is_on_volume(&self, path: &Path) -> bool {
+        self.of(&as_written(path)) == Zone::Volume
+    }
+
     /// The absolute paths where something that is carried begins.
     pub fn carried(&self) -> Vec<PathBuf> {
         let tops = self.tops(|zone| zone == Zone::Carried).into_iter();
