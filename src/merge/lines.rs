@@ -268,6 +268,8 @@ mod tests {
             "GRUB_TIMEOUT=1",
             "GRUB_CMDLINE_LINUX=\"a=1 b\"",
             "GRUB_CMDLINE_LINUX='a=2'",
+            "GRUB_CMDLINE_LINUX=c",
+            " GRUB_CMDLINE_LINUX=\"c\"",
         ];
         let mut file = || -> Vec<u8> {
             let count = random.usize(..7);

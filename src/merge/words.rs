@@ -1,6 +1,6 @@
 //! Kernel options, merged by word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::lines::{ByEntry, split};
 use crate::model::kernel_options::words;
@@ -22,6 +22,9 @@ const SEVERAL: [&str; 12] = [
 ];
 /// A number of pages is of the size that was named before.
 const PAGES: [&str; 2] = ["hugepages", "hugepagesz"];
+
+/// How the names of variables begin that are kernel options.
+const OPTIONS: &str = "GRUB_CMDLINE_LINUX";
 
 /// What a word is known by: its key, or all of it where each counts by itself.
 fn key(word: &str) -> &str {
@@ -103,14 +106,26 @@ fn texts(contents: [&[u8]; 3]) -> Option<[&str; 3]> {
     Some([old?, layer?, new?])
 }
 
-/// /etc/default/grub: the options by word, all else as a file, which is the layer's where both have changed it.
+/// /etc/default/grub: the options by word, all else as a file, which is the layer's where both have changed it. Options
+/// that a side assigns in a way that is not understood are a part of that on all sides.
 pub fn merge_grub(old: &[u8], layer: &[u8], new: &[u8]) -> ByEntry {
-    let sides = [old, layer, new].map(Script::parse);
+    let mut sides = [old, layer, new].map(Script::parse);
+    let unclear = sides.iter().flat_map(|side| side.unclear.keys().copied());
+    let unclear: BTreeSet<&str> = unclear.collect();
+    for side in &mut sides {
+        side.give_up(&unclear);
+    }
     let [old, layer, new] = sides.each_ref();
-    let mut conflicts = Vec::new();
     let is_ours = layer.rest() != old.rest();
-    if is_ours && new.rest() != old.rest() && layer.rest() != new.rest() {
+    let is_lost = |[old, layer, new]: [Vec<&[u8]>; 3]| is_ours && new != old && layer != new;
+    let mut conflicts = Vec::new();
+    if is_lost(sides.each_ref().map(Script::other_lines)) {
         conflicts.push("other lines".to_owned());
+    }
+    for name in unclear {
+        if is_lost(sides.each_ref().map(|side| side.unclear_lines(name))) {
+            conflicts.push(name.to_owned());
+        }
     }
     let frame = if is_ours { layer } else { new };
     let mut merged: Vec<(&str, String)> = Vec::new();
@@ -132,6 +147,8 @@ struct Script<'a> {
     lines: Vec<&'a [u8]>,
     /// Each name once.
     options: Vec<(&'a str, Assigned<'a>)>,
+    /// The numbers of the lines that assign what is not merged by word.
+    unclear: BTreeMap<&'a str, Vec<usize>>,
 }
 
 struct Assigned<'a> {
@@ -146,14 +163,43 @@ impl<'a> Script<'a> {
     fn parse(content: &'a [u8]) -> Self {
         let lines: Vec<&[u8]> = split(content).collect();
         let mut options: Vec<(&str, Assigned)> = Vec::new();
+        let mut unclear: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (at, line) in lines.iter().enumerate() {
             if let Some((name, assigned)) = assigned(line, at) {
                 // The last one counts.
                 options.retain(|(other, _)| *other != name);
                 options.push((name, assigned));
+                continue;
+            }
+            for name in names(line) {
+                let goes_on = lines[at..].iter().take_while(|line| line.ends_with(b"\\"));
+                let end = at + goes_on.count();
+                unclear.entry(name).or_default().extend(at..=end);
             }
         }
-        Self { lines, options }
+        Self {
+            lines,
+            options,
+            unclear,
+        }
+    }
+
+    /// Has these options not be merged by word.
+    fn give_up(&mut self, names: &BTreeSet<&'a str>) {
+        let given_up = self
+            .options
+            .extract_if(.., |(name, _)| names.contains(name));
+        for (name, option) in given_up {
+            self.unclear.entry(name).or_default().push(option.line);
+        }
+    }
+
+    /// The lines that assign options of this name, which are not merged by word.
+    fn unclear_lines(&self, name: &str) -> Vec<&'a [u8]> {
+        let lines = self.unclear.get(name).into_iter().flatten();
+        lines
+            .filter_map(|at| self.lines.get(*at).copied())
+            .collect()
     }
 
     /// The options of this name; empty if there are none.
@@ -171,6 +217,14 @@ impl<'a> Script<'a> {
         let is_rest = |at: &usize| self.options.iter().all(|(_, option)| option.line != *at);
         let rest = (0..self.lines.len()).filter(is_rest);
         rest.map(|at| self.lines[at]).collect()
+    }
+
+    /// All lines that assign none, also not in a way that is not understood.
+    fn other_lines(&self) -> Vec<&'a [u8]> {
+        let is_option = |at: &usize| self.options.iter().any(|(_, option)| option.line == *at);
+        let is_unclear = |at: &usize| self.unclear.values().any(|lines| lines.contains(at));
+        let others = (0..self.lines.len()).filter(|at| !is_option(at) && !is_unclear(at));
+        others.map(|at| self.lines[at]).collect()
     }
 
     /// The script with these options. Those that it has none of are added at the end.
@@ -197,11 +251,34 @@ impl<'a> Script<'a> {
     }
 }
 
+/// The names of kernel options that a line assigns, in whatever way.
+fn names(line: &[u8]) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut rest = line.trim_ascii_start();
+    if rest.starts_with(b"#") {
+        return names;
+    }
+    let begin = |rest: &[u8]| {
+        let mut places = rest.windows(OPTIONS.len());
+        places.position(|place| place == OPTIONS.as_bytes())
+    };
+    while let Some(at) = begin(rest) {
+        let is_of_name = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'_';
+        let length = rest[at..].iter().take_while(is_of_name).count();
+        let (name, after) = rest[at..].split_at(length);
+        if after.starts_with(b"=") || after.starts_with(b"+=") {
+            names.extend(std::str::from_utf8(name));
+        }
+        rest = after;
+    }
+    names
+}
+
 /// The name and value of a line that assigns kernel options.
 fn assigned(line: &[u8], at: usize) -> Option<(&str, Assigned<'_>)> {
     let line = std::str::from_utf8(line).ok()?;
     let (name, value) = line.split_once('=')?;
-    if !name.starts_with("GRUB_CMDLINE_LINUX") || name.ends_with('+') {
+    if !name.starts_with(OPTIONS) || name.ends_with('+') {
         return None;
     }
     let quote = value.get(..1).filter(|quote| ["\"", "'"].contains(quote))?;
@@ -314,5 +391,49 @@ mod tests {
         let merged = merge_grub(old, layer, new);
         assert_eq!(merged.content, layer);
         assert_eq!(merged.conflicts, ["other lines"]);
+    }
+
+    #[test]
+    fn options_that_one_side_assigns_in_another_way_are_the_layers() {
+        let (name, default) = ("GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT");
+        let old = format!("A=1\n{name}=\"\"\n{default}=\"q\"\n");
+        for ours in [
+            format!("{name}=console=ttyS0,115200\n"),
+            format!("  {name}=\"console=ttyS0\"\n"),
+            format!("export {name}=\"console=ttyS0\"\n"),
+            format!("{name}=\"a \\\n  b\"\n"),
+            format!("{name}=\"\"\n{name}+=\" a\"\n"),
+            format!("{name}=\"$X a\"\n"),
+        ] {
+            let layer = format!("A=1\n{ours}{default}=\"q a\"\n");
+            let changed = format!("A=1\n{name}=\"audit=1\"\n{default}=\"q b\"\n");
+            let merged = |new: &str| {
+                let merged = merge_grub(old.as_bytes(), layer.as_bytes(), new.as_bytes());
+                (String::from_utf8(merged.content).unwrap(), merged.conflicts)
+            };
+            let wanted = format!("A=1\n{ours}{default}=\"q a b\"\n");
+            let clash = vec![name.to_owned()];
+            assert_eq!(merged(&changed), (wanted.clone(), clash), "{ours}");
+            let alone = changed.replace("audit=1", "");
+            assert_eq!(merged(&alone), (wanted, vec![]), "{ours}");
+        }
+        // A comment assigns nothing.
+        let layer = format!("#{name}=x\n") + &old.replace("\"\"", "\"a\"");
+        let new = old.replace("\"\"", "\"b\"");
+        let merged = merge_grub(old.as_bytes(), layer.as_bytes(), new.as_bytes());
+        let wanted = layer.replace("\"a\"", "\"a b\"");
+        assert_eq!(String::from_utf8(merged.content).unwrap(), wanted);
+    }
+
+    #[test]
+    fn options_that_the_base_assigns_in_another_way_are_not_assigned_twice() {
+        let old = "GRUB_CMDLINE_LINUX=\"q\"\n";
+        let layer = "GRUB_CMDLINE_LINUX=\"q mine\"\n";
+        let new = "GRUB_CMDLINE_LINUX=audit=1\n";
+        let merged = merge_grub(old.as_bytes(), layer.as_bytes(), new.as_bytes());
+        assert_eq!(merged.content, layer.as_bytes());
+        assert_eq!(merged.conflicts, ["GRUB_CMDLINE_LINUX"]);
+        let merged = merge_grub(old.as_bytes(), old.as_bytes(), new.as_bytes());
+        assert_eq!((merged.content, merged.conflicts), (new.into(), vec![]));
     }
 }
