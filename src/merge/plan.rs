@@ -13,7 +13,9 @@ use super::decide::{Clash, Decision, Listed, Outcome, Owner, Part, State, Whose,
 use super::lines::{ByEntry, Format, by_entry};
 use super::outside::{Zones, as_written};
 use super::owners::Owners;
-use super::users::{FILES, Merged, SystemIds, UserFiles, merge_users};
+use super::users::{
+    FILES, GROUP, GSHADOW, Merged, PASSWD, SHADOW, SystemIds, UserFiles, merge_users,
+};
 use super::{LAYER, NEW, OLD};
 use crate::tree::{Below, Dir, Kind, Meta, Node, Place, Stat, Time, Visit, escaped, walk};
 
@@ -658,7 +660,8 @@ impl<'a> Planner<'a> {
         self.items.push(item);
     }
 
-    /// The files of users and groups, with the content that was merged before.
+    /// The files of users and groups, with the content that was merged before. What is no file on a side is not read, and
+    /// counts as unchanged; a link of the layer stays what it is.
     fn user_files(
         &mut self,
         etc: &[Option<Dir>; 3],
@@ -666,27 +669,54 @@ impl<'a> Planner<'a> {
         users: &Merged,
     ) -> Result<()> {
         self.pending.clear();
+        let mut is_elsewhere = [false; FILES.len()];
         for (file, name) in FILES.iter().enumerate() {
+            let mut sides = [None, None, None];
+            for (side, dir) in etc.iter().enumerate() {
+                let node = dir.as_ref().map(|dir| node_of(dir, name.as_ref()));
+                let node = node.transpose()?.flatten();
+                sides[side] = node.map(|node| self.of_node(side, node)).transpose()?;
+            }
+            let kinds = sides
+                .each_ref()
+                .map(|side| side.as_ref().map(|s| s.state.kind));
+            if kinds[LAYER] == Some(Kind::Link) {
+                is_elsewhere[file] = true;
+                self.users_elsewhere(Path::new(name), sides)?;
+                continue;
+            }
+            let names = match file {
+                SHADOW => PASSWD,
+                GSHADOW => GROUP,
+                _ => file,
+            };
+            if is_elsewhere[names] {
+                // Whose the secrets are is not known here.
+                number_contents(&mut sides)?;
+                let [old, layer, new] =
+                    sides.each_ref().map(|side| side.as_ref().map(|s| &s.state));
+                let decision = decide(old, layer, new);
+                self.decided(Path::new(name), decision, &sides, None)?;
+                continue;
+            }
             let Some(content) = users.files.0[file].clone() else {
                 continue;
             };
-            let mut sides = [None, None, None];
-            for (side, dir) in etc.iter().enumerate() {
-                let node = match dir {
-                    Some(dir) => {
-                        node_of(dir, name.as_ref())?.filter(|node| node.stat.kind == Kind::File)
-                    }
-                    None => None,
-                };
-                sides[side] = node.map(|node| self.of_node(side, node)).transpose()?;
-            }
-            let [old, layer, new] = sides.each_ref().map(|side| side.as_ref().map(|s| &s.state));
-            let conflicts: Vec<String> = users
-                .conflicts
-                .iter()
-                .filter(|(of, _)| *of == file)
-                .map(|(_, said)| said.clone())
+            let is_other = |side: usize| kinds[side].is_some_and(|kind| kind != Kind::File);
+            let others = [(LAYER, "the layer"), (NEW, "the new base")].into_iter();
+            let others = others.filter(|(side, _)| is_other(*side));
+            let mut conflicts: Vec<String> = others
+                .map(|(_, side)| format!("no file in {side}"))
                 .collect();
+            let (clash, part) = if conflicts.is_empty() {
+                (Clash::Both, Part::Content)
+            } else {
+                (Clash::Type, Part::Type)
+            };
+            let said = users.conflicts.iter().filter(|(of, _)| *of == file);
+            conflicts.extend(said.map(|(_, said)| said.clone()));
+            let sides = sides.map(|side| side.filter(|side| side.state.kind == Kind::File));
+            let [old, layer, new] = sides.each_ref().map(|side| side.as_ref().map(|s| &s.state));
             let is_as_new = files[NEW].0[file].as_ref() == Some(&content);
             // What both have counts as there in the new base: its entries are merged already.
             let mut decision = match (layer, new) {
@@ -695,7 +725,7 @@ impl<'a> Planner<'a> {
                 _ => decide(None, None, new),
             };
             if !conflicts.is_empty() {
-                decision.listed = Listed::Conflict(Clash::Both, vec![Part::Content]);
+                decision.listed = Listed::Conflict(clash, vec![part]);
             }
             let content = if is_as_new {
                 Content::New
@@ -708,12 +738,36 @@ impl<'a> Planner<'a> {
                 Content::Bytes(content)
             };
             if layer.is_none() && new.is_none() {
-                self.items.push(new_secret(name, content));
+                if kinds[NEW].is_none() {
+                    self.items.push(new_secret(name, content));
+                }
                 continue;
             }
             let entries = Entries { content, conflicts };
             self.decided(Path::new(name), decision, &sides, Some(entries))?;
         }
+        Ok(())
+    }
+
+    /// A file of users that is a link in the layer, to what is not read. Where the new base has another thing there, the
+    /// link comes: without it, nobody has a password.
+    fn users_elsewhere(&mut self, path: &Path, mut sides: [Option<Side>; 3]) -> Result<()> {
+        number_contents(&mut sides)?;
+        let Some(side) = &sides[LAYER] else {
+            return Ok(());
+        };
+        let [old, layer, new] = sides.each_ref().map(|side| side.as_ref().map(|s| &s.state));
+        let is_same =
+            |new: &State| (new.kind, new.content) == (side.state.kind, side.state.content);
+        if new.is_some_and(is_same) {
+            return Ok(());
+        }
+        let mut item = listed(path, Verdict::Conflict(Clash::Type), old, layer, new);
+        item.parts = vec![Part::Type];
+        item.note = Some("a link in the layer, so its entries are not merged".to_owned());
+        item.action = Action::Put(put_of_layer(side));
+        self.check_link(&mut item, &sides)?;
+        self.push(item);
         Ok(())
     }
 }

@@ -11,12 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::lines::split;
 use super::{LAYER, NEW, OLD};
-use table::{FIELDS, Fields, GSHADOW, NOBODY, SHADOW, number, range};
+use table::{FIELDS, Fields, NOBODY, number, range};
 
 pub(super) use look::numbered;
 pub use look::{Moved, entries, faults, moved};
 pub use table::{FILES, Name};
-pub(super) use table::{GROUP, PASSWD, Table, id_of, shown};
+pub(super) use table::{GROUP, GSHADOW, PASSWD, SHADOW, Table, id_of, shown};
 
 /// Numbers from here on are of people.
 const FIRST_PERSON: u32 = 1000;

@@ -97,6 +97,10 @@ fn the_files_of_users_are_read_from_files_only() {
             merge.run();
             is_as_it_was(&outside);
             let passwd = merge.etc("copy").join("passwd");
+            if side == "layer" && what.starts_with("l:") {
+                assert_eq!(describe(&passwd), what);
+                continue;
+            }
             let metadata = fs::symlink_metadata(&passwd).expect("a file");
             assert!(metadata.is_file(), "{what} {side}");
             let text = fs::read_to_string(&passwd).expect("a file");

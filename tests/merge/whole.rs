@@ -195,6 +195,87 @@ fn users_of_both_sides_can_log_in() {
 }
 
 #[test]
+fn a_link_in_the_place_of_a_file_of_users_is_left_alone() {
+    let link = "l:secret/shadow";
+    for (sides, wanted, listed) in [
+        ([link, link, link], link, None),
+        (
+            [link, link, "root:*:::::::\n"],
+            link,
+            Some("shadow conflict type"),
+        ),
+        (
+            ["root:*:::::::\n", link, "root:*:::::::\n"],
+            link,
+            Some("shadow conflict type"),
+        ),
+        (
+            ["root:*:::::::\n", link, "-"],
+            link,
+            Some("shadow conflict type"),
+        ),
+        (
+            ["root:*:::::::\n", link, "l:other"],
+            link,
+            Some("shadow conflict type"),
+        ),
+        // Of two names for one file none is new.
+        (["root:*:::::::\n", link, link], link, None),
+        (["-", "-", link], link, None),
+    ] {
+        let merge = Merge::new();
+        for (side, what) in ["old", "layer", "new"].into_iter().zip(sides) {
+            let shadow = merge.etc(side).join("shadow");
+            fs::remove_file(&shadow).expect("a file");
+            make(&shadow, what);
+            make(
+                &merge.etc(side).join("secret/shadow"),
+                "root:secret:::::::\n",
+            );
+        }
+        let merged = merge.run();
+        assert_eq!(
+            describe(&merge.etc("copy").join("shadow")),
+            wanted,
+            "{sides:?}"
+        );
+        let found = merged
+            .listed
+            .iter()
+            .find(|line| line.starts_with("shadow "));
+        assert_eq!(found.map(String::as_str), listed, "{sides:?}");
+    }
+}
+
+#[test]
+fn a_link_that_the_base_has_for_a_file_of_users_is_a_conflict() {
+    let merge = Merge::new();
+    let ours = "root:secret:::::::\nadm:*:::::::\nweb:*:::::::\n";
+    fs::write(merge.etc("layer").join("shadow"), ours).expect("a file");
+    fs::remove_file(merge.etc("new").join("shadow")).expect("a file");
+    make(&merge.etc("new").join("shadow"), "l:other");
+    let merged = merge.run();
+    assert_eq!(describe(&merge.etc("copy").join("shadow")), ours);
+    assert_eq!(merged.listed, ["shadow conflict type"]);
+}
+
+#[test]
+fn secrets_of_users_that_are_elsewhere_stay() {
+    let merge = Merge::new();
+    for side in ["old", "layer", "new"] {
+        let passwd = merge.etc(side).join("passwd");
+        fs::remove_file(&passwd).expect("a file");
+        make(&passwd, "l:secret/passwd");
+    }
+    let shadow = fs::read_to_string(merge.etc("old").join("shadow")).expect("a file");
+    let ours = shadow.clone() + "anna:hash:20000:0:99999:7:::\n";
+    fs::write(merge.etc("layer").join("shadow"), &ours).expect("a file");
+    let merged = merge.run();
+    assert_eq!(describe(&merge.etc("copy").join("shadow")), ours);
+    assert_eq!(merged.listed, ["shadow kept"]);
+}
+
+#[test]
 fn files_of_entries_are_merged_by_entry() {
     let merge = Merge::new();
     write(
