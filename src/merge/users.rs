@@ -380,16 +380,17 @@ impl<'a> Merge<'a> {
             };
             if let (true, Some(theirs)) = (is_ours, theirs) {
                 let ours = line.clone();
-                // The day of the last change belongs to the password.
-                let secret = |line: &Fields| (line[1].clone(), line[2].clone());
                 let at = (SHADOW, "password", name.as_slice());
-                let secret_of = self.pick(
-                    at,
-                    before.map(secret).as_ref(),
-                    &secret(&ours),
-                    &secret(theirs),
-                );
-                (line[1], line[2]) = secret_of;
+                line[1] = self.pick(at, before.map(|b| &b[1]), &ours[1], &theirs[1]);
+                // The day of the last change goes with the password. An image that is built anew has another day for the
+                // same one.
+                let is_day_theirs = if ours[1] == theirs[1] {
+                    before.is_some_and(|b| b[2] == ours[2])
+                } else {
+                    line[1] == theirs[1]
+                };
+                let of = if is_day_theirs { theirs } else { &ours };
+                line[2].clone_from(&of[2]);
                 for field in 3..9 {
                     let at = (SHADOW, "expiry", name.as_slice());
                     let before = before.map(|b| &b[field]);
@@ -674,6 +675,27 @@ mod tests {
             .map(|(_, said)| said.as_str())
             .collect();
         assert_eq!(said, ["shell of root", "password of root"]);
+    }
+
+    #[test]
+    fn the_day_of_a_password_goes_with_it() {
+        let passwd = "root:x:0:0:::\n";
+        for (old, layer, new, wanted, is_conflict) in [
+            // An image that is built anew.
+            ("*:1", "a:5", "*:2", "a:5", false),
+            ("*:1", "*:1", "*:2", "*:2", false),
+            ("*:1", "*:1", "b:1", "b:1", false),
+            ("*:1", "*:0", "*:2", "*:0", false),
+            ("*:1", "a:5", "a:2", "a:5", false),
+            ("*:1", "a:5", "b:2", "a:5", true),
+            ("*:1", "*:5", "b:2", "b:2", false),
+        ] {
+            let side = |secret: &str| files([passwd, "-", &format!("root:{secret}::::::\n"), "-"]);
+            let merged = merge_users([&side(old), &side(layer), &side(new)], SYSTEM);
+            let of = (text(&merged, SHADOW), !merged.conflicts.is_empty());
+            let wanted = (format!("root:{wanted}::::::\n"), is_conflict);
+            assert_eq!(of, wanted, "{old} {layer} {new}");
+        }
     }
 
     #[test]
