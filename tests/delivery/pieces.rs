@@ -294,9 +294,10 @@ fn one_part(request: &Request, content: &[u8], most: usize) -> Answer {
 fn a_link_that_breaks_again_and_again_comes_to_the_end() {
     const WHOLE: usize = 80 << 20;
     const MOST: usize = 17 << 20;
-    let server = Server::new(|request| one_part(request, &vec![7; WHOLE], MOST));
+    let whole = vec![7; WHOLE];
+    let server = Server::new(move |request| one_part(request, &whole, MOST));
     let mut fetcher = fetcher();
-    fetcher.patience.tries = 2;
+    (fetcher.patience.tries, fetcher.patience.stall) = (2, 30);
     let mut file = tempfile::tempfile().unwrap();
     let (url, all) = (server.url("/f"), pieces(&[(0, WHOLE)]));
     let mut come = 0;
