@@ -235,7 +235,12 @@ pub fn bless(context: &Context, name: Option<LvName>) -> Result<()> {
         writer.transaction(|tx| release_base(context, tx, &boot, &group, &name))?;
         writer.transaction(|tx| announce_failures(tx, &context.load()?))?;
         Waiting::clear()?;
-        take_up_update(context, &writer, &boot, &name)?;
+        if let Err(error) = take_up_update(context, &writer, &boot, &name) {
+            // The layer has come up all the same.
+            log::warn!(
+                "what is changed from now on does not come along to a layer that waits: {error:#}"
+            );
+        }
         writer.transaction(|tx| update::tell_of_lost_changes(context, tx, &group))?;
         writer.transaction(|tx| volume::end_moves(context, tx))?;
     }
@@ -257,7 +262,8 @@ fn take_up_update(
     let group = context.load()?;
     let waits = writer.transaction(|tx| Waiting::take_up(tx, &group, &selection, name))?;
     if waits {
-        update::watch_for_changes();
+        // Other commands wait for this one.
+        update::watch_for_changes(&["--no-block"]);
     }
     Ok(())
 }
@@ -425,7 +431,10 @@ pub fn refresh(
         return Ok(());
     }
     let is_unattended = kernel.added.is_some() || kernel.removed.is_some() || kernel.if_changed;
-    if is_unattended && kernel.removed.is_none() && is_being_tried()? {
+    let is_running = name
+        .as_ref()
+        .is_none_or(|name| view::boot_record().is_some_and(|record| record.layer == name.as_str()));
+    if is_unattended && is_running && kernel.removed.is_none() && is_being_tried()? {
         // What is blessed has to be what was booted. The shutdown looks again.
         log::info!("what has changed of the kernels is looked at when this layer has come up");
         return Ok(());

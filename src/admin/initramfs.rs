@@ -19,6 +19,8 @@ use crate::sys::transaction::Transaction;
 
 /// What the helper needs in an initramfs (dracut.modules(7)).
 const MODULE: &str = "imgbased";
+/// What unlocks disks in it, for a host that has to.
+const CRYPT: &str = "crypt";
 /// The list of files that dracut has taken from the host because it makes an initramfs for that only, and its kernel
 /// options.
 const OF_HOST: &str = "*lib/dracut/hostonly-files";
@@ -76,11 +78,7 @@ pub fn kernels_of(
     root: &Path,
     known: &Known,
 ) -> Result<Found> {
-    let own = Root::at(root).options()?.unwrap_or_default();
-    let mut maker = Maker::of(root);
-    let before = options_of(known.entries);
-    let all = [known.options, &own, &before].join(" ");
-    maker.needed.extend(kernel_options::modules(&all));
+    let mut maker = Maker::of(root, known)?;
     let kernels = tx.unlocked(|tx| {
         boot.kernels_of(tx, root, known, &mut |tx, version, initrd| {
             maker.replace(tx, version, initrd)
@@ -132,12 +130,13 @@ pub fn make_for_host(
     tx: &mut Transaction,
     boot: &BootPartition,
     root: &Path,
+    known: &Known,
     host: &[PathBuf],
 ) -> Result<bool> {
     if host.is_empty() {
         return Ok(false);
     }
-    let mut maker = Maker::of(root);
+    let mut maker = Maker::of(root, known)?;
     let mut is_made = false;
     for kernel in Root::at(root).kernels() {
         let Some(initrd) = kernel.initrd else {
@@ -186,7 +185,7 @@ fn held(listing: &str) -> Vec<PathBuf> {
 struct Maker<'a> {
     root: &'a Path,
     /// The modules without which it cannot boot a layer of this host.
-    needed: Vec<&'static str>,
+    needed: &'static [&'static str],
     /// For its dracut, from when that is needed on.
     sandbox: Option<Sandbox>,
     /// Whether one would have been made, but for a dry run.
@@ -194,13 +193,17 @@ struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    fn of(root: &'a Path) -> Self {
-        Self {
+    fn of(root: &'a Path, known: &Known) -> Result<Self> {
+        let own = Root::at(root).options()?.unwrap_or_default();
+        let before = options_of(known.entries);
+        let mut all = [known.options, &own, &before].into_iter();
+        let unlocks = all.any(kernel_options::unlocks);
+        Ok(Self {
             root,
-            needed: vec![MODULE],
+            needed: if unlocks { &[MODULE, CRYPT] } else { &[MODULE] },
             sandbox: None,
             has_left_out: false,
-        }
+        })
     }
 
     /// The first module that an initramfs with these needs as well.
@@ -321,23 +324,15 @@ impl<'a> Maker<'a> {
         if let Some(module) = lacking {
             bail!(
                 "dracut makes no initramfs with the module {module} of this root; /etc/dracut.conf.d in it may omit it{}",
-                program_of(module).map_or_else(String::new, |program| format!(
-                    ", or {program} is not installed there"
-                ))
+                if module == CRYPT {
+                    ", or cryptsetup(8) is not installed there"
+                } else {
+                    ""
+                }
             );
         }
         Ok(Some(made))
     }
-}
-
-/// What a module of dracut needs in the root.
-fn program_of(module: &str) -> Option<&'static str> {
-    Some(match module {
-        "crypt" => "cryptsetup(8)",
-        "mdraid" => "mdadm(8)",
-        "iscsi" => "iscsid(8)",
-        _ => return None,
-    })
 }
 
 /// The dracut modules of an initramfs, or why dracut's own tool cannot tell. What that reads can be made to keep it busy
@@ -446,7 +441,14 @@ mod tests {
             let writer = Writer::new("test", Duration::ZERO, true).unwrap();
             writer.transaction(|tx| maker.make(tx, "9.9", "it is odd", &[]))
         };
-        let mut maker = Maker::of(dir.path());
+        let known = Known {
+            entries: &[],
+            options: "",
+            added: None,
+            removed: None,
+            is_running: false,
+        };
+        let mut maker = Maker::of(dir.path(), &known).unwrap();
         let error = make(&mut maker).unwrap_err().to_string();
         assert!(error.contains("has no /usr/bin/dracut"), "{error}");
         assert!(!maker.has_left_out);

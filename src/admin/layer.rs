@@ -240,7 +240,7 @@ impl Plan {
                 for_initramfs = change(tx, layer, root)?;
             }
             own_root_line(tx, root, &context.lvm.device(layer)?, filesystem.kind)?;
-            let is_made = initramfs::make_for_host(tx, boot, root, &for_initramfs)?;
+            let is_made = initramfs::make_for_host(tx, boot, root, &known, &for_initramfs)?;
             match kernels {
                 Some(kernels) if !is_made && kernels.iter().all(|k| boot.has_kernel(k)) => {
                     if is_changed {

@@ -110,6 +110,9 @@ impl Layered {
         let mut fetched = None;
         if let Some(line) = self.line() {
             tx.work(&line, |_| {
+                // Parts of it that could not be completed are of no use any more.
+                let place = key_of(&self.found.reference.to_string());
+                self.spool.supersede(&place, &[])?;
                 let store = Store::open(&self.spool)?;
                 let layers = self.found.fetch(&self.skopeo, &store)?;
                 fetched = Some((layers, store));
@@ -123,8 +126,8 @@ impl Layered {
         }))
     }
 
-    /// Has its layers here, to be read for a base. If it `shares` files with
-    /// other bases, only those parts are fetched that no base has, where that can be.
+    /// Has its layers here, to be read for a base. If it `shares` files with other bases, only those parts are fetched
+    /// that no base has, where that can be.
     pub fn open(
         &self,
         context: &Context,

@@ -214,6 +214,7 @@ impl Source {
                 signer: None,
                 marker: None,
                 list: None,
+                is_of_place: false,
             },
             required => {
                 let seen = if delivery.is_for_new_group {
@@ -387,7 +388,8 @@ impl Server {
         tx: &mut Transaction,
         files: &[Found],
     ) -> Result<Result<Vec<Held>, (u64, u64)>> {
-        if !self.is_offline {
+        let gives_way = !self.is_offline && self.found.is_of_place;
+        if gives_way {
             let names = files.iter().map(|file| file.digest.as_str());
             self.spool.begin(&self.key, names)?;
         }
@@ -400,6 +402,8 @@ impl Server {
         }
         if !self.is_offline {
             self.found.keep_list(&self.key, &self.spool)?;
+        }
+        if gives_way {
             let held: Vec<&Held> = held.iter().collect();
             self.spool.supersede(&self.key, &held)?;
         }

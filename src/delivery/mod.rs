@@ -68,6 +68,8 @@ pub struct Found {
     pub marker: Option<String>,
     /// The list that names it.
     pub list: Option<Arc<Known>>,
+    /// Whether it is the one that counts of its place, and was not asked for by its name.
+    pub is_of_place: bool,
 }
 
 /// What is kept of a directory.
@@ -139,7 +141,9 @@ impl Wanted<'_> {
         let lists = [spool.list(&key), spool.list_of_fetched(&key)];
         let found = lists.map(|known| newest(known, &|digest| spool.have(digest).1).ok());
         let version = |found: &Found| found.version.clone().unwrap_or_default();
-        let found = found.into_iter().flatten();
+        // What is older than what was taken already is of no use.
+        let is_of_use = |found: &Found| self.refuse_older(found, list, None).is_ok();
+        let found = found.into_iter().flatten().filter(is_of_use);
         let found = found.max_by(|a, b| compare(&version(a), &version(b)));
         let found = match found {
             Some(found) => found,
@@ -183,6 +187,7 @@ impl Wanted<'_> {
             signer,
             marker: marker.transpose()?,
             list: Some(Arc::new(known)),
+            is_of_place: self.url.is_directory(),
         })
     }
 

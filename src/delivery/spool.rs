@@ -533,7 +533,7 @@ pub fn is_full(error: &Error) -> bool {
 }
 
 /// Opens a file that is written to by one command at a time, and locks it. Nothing where another one has it.
-fn locked(path: &Path) -> Result<Option<Flock<File>>> {
+pub fn locked(path: &Path) -> Result<Option<Flock<File>>> {
     let failed = || format!("cannot write to {}", path.display());
     loop {
         let file = open_to_lock(path).with_context(failed)?;
@@ -563,7 +563,8 @@ fn lock_of(path: &Path) -> PathBuf {
 
 /// Does `work` with the lock of a file, unless somebody has it. Where there is no file, nobody has.
 fn if_free(lock: &Path, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let file = File::open(lock).ok();
+    // NFS wants a descriptor that can write.
+    let file = File::options().read(true).write(true).open(lock).ok();
     let held = file.map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock));
     match held {
         Some(Err(_)) => Ok(()),

@@ -27,13 +27,17 @@ pub fn block_devices(database: &Path) -> BTreeSet<String> {
     records.filter_map(number).collect()
 }
 
-/// The device with that number, if udev found it to be an LVM physical volume.
-pub fn physical_volume(database: &Path, number: &str) -> Option<PathBuf> {
+/// The device with that number, if udev found it to be an LVM physical volume. One that may be part of an array counts
+/// only with `of_arrays`.
+pub fn physical_volume(database: &Path, number: &str, of_arrays: bool) -> Option<PathBuf> {
     let text = fs::read_to_string(database.join(format!("b{number}"))).ok()?;
     let has = |property: &str| text.lines().any(|line| line == property);
     // A path of a multipath device looks like the device itself.
     let is_part = has("E:DM_MULTIPATH_DEVICE_PATH=1") || has("E:SYSTEMD_READY=0");
-    if !has("E:ID_FS_TYPE=LVM2_member") || is_part || is_in_array(database, number) {
+    if !has("E:ID_FS_TYPE=LVM2_member") || is_part {
+        return None;
+    }
+    if !of_arrays && is_in_array(database, number) {
         return None;
     }
     let device = fs::read_link(Path::new("/sys/dev/block").join(number)).ok()?;
@@ -181,7 +185,7 @@ mod tests {
         let number = device.unwrap().unwrap().file_name().into_string().unwrap();
         let found = |text: &str| {
             fs::write(dir.path().join(format!("b{number}")), text).unwrap();
-            physical_volume(dir.path(), &number)
+            physical_volume(dir.path(), &number, false)
         };
         let device = found("S:x\nE:ID_FS_TYPE=LVM2_member\nE:Y=z\n").unwrap();
         assert_eq!(device.parent(), Some(Path::new("/dev")));
@@ -196,8 +200,8 @@ mod tests {
         for gone in ["b999999:9", "n1"] {
             fs::write(dir.path().join(gone), "E:ID_FS_TYPE=LVM2_member\n").unwrap();
         }
-        assert_eq!(physical_volume(dir.path(), "999999:9"), None);
-        assert_eq!(physical_volume(dir.path(), "999999:8"), None);
+        assert_eq!(physical_volume(dir.path(), "999999:9", false), None);
+        assert_eq!(physical_volume(dir.path(), "999999:8", true), None);
         let known = BTreeSet::from([number, "999999:9".to_owned()]);
         assert_eq!(block_devices(dir.path()), known);
         assert!(block_devices(&dir.path().join("missing")).is_empty());

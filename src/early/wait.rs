@@ -33,6 +33,7 @@ pub fn complete_group(request: &Request) -> Option<Group> {
 pub fn group_now(request: &Request) -> Result<Group> {
     let mut disks = Disks::default();
     disks.look_at(disks.all(), &request.vg);
+    disks.look_into_arrays(request);
     let candidates = group::candidates(&disks.read, request);
     let found = group::last_choice(candidates, request)?;
     found.with_context(|| group::describe(&disks.read, request))
@@ -78,6 +79,7 @@ pub fn for_group(request: &Request) -> Result<Group> {
         disks.look_at(changed.unwrap_or_else(|| disks.all()), vg);
     }
     let waited = timeout.as_secs();
+    disks.look_into_arrays(request);
     let candidates = group::candidates(&disks.read, request);
     let Some(group) = group::last_choice(candidates, request)? else {
         let uuid = request.vgid.as_ref();
@@ -119,6 +121,8 @@ struct Disks {
     /// The devices of those that are physical volumes, by their numbers.
     devices: BTreeMap<String, PathBuf>,
     read: group::Disks,
+    /// Whether those count as well that may be part of an array.
+    of_arrays: bool,
 }
 
 impl Disks {
@@ -129,10 +133,32 @@ impl Disks {
         numbers
     }
 
+    /// Takes partitions of disks with the mark of an array as well, where nothing of the group was found without: the mark
+    /// can be left of what a disk was before.
+    fn look_into_arrays(&mut self, request: &Request) {
+        if !group::candidates(&self.read, request).is_empty() {
+            return;
+        }
+        let known: BTreeSet<PathBuf> = self.devices.values().cloned().collect();
+        self.of_arrays = true;
+        self.look_at(self.all(), &request.vg);
+        for device in self
+            .devices
+            .values()
+            .filter(|device| !known.contains(*device))
+        {
+            log::warn!(
+                "{} is on a disk with the mark of an array that was not assembled, and is taken all the same",
+                device.display()
+            );
+        }
+    }
+
     /// Reads those of the devices that were not there before, and forgets those that are gone.
     fn look_at(&mut self, numbers: BTreeSet<String>, vg: &VgName) {
         for number in numbers {
-            let Some(device) = udev::physical_volume(Path::new(udev::DATABASE), &number) else {
+            let found = udev::physical_volume(Path::new(udev::DATABASE), &number, self.of_arrays);
+            let Some(device) = found else {
                 if let Some(gone) = self.devices.remove(&number) {
                     self.read.remove(&gone);
                 }

@@ -389,7 +389,13 @@ impl<'a> Merge<'a> {
                 } else {
                     line[1] == theirs[1]
                 };
-                let of = if is_day_theirs { theirs } else { &ours };
+                // As chage(1) says that the password has to be changed.
+                let is_due = ours[2] == b"0" && before.is_none_or(|b| b[2] != b"0");
+                let of = if is_day_theirs && !is_due {
+                    theirs
+                } else {
+                    &ours
+                };
                 line[2].clone_from(&of[2]);
                 for field in 3..9 {
                     let at = (SHADOW, "expiry", name.as_slice());
@@ -689,6 +695,7 @@ mod tests {
             ("*:1", "a:5", "a:2", "a:5", false),
             ("*:1", "a:5", "b:2", "a:5", true),
             ("*:1", "*:5", "b:2", "b:2", false),
+            ("*:1", "*:0", "b:2", "b:0", false),
         ] {
             let side = |secret: &str| files([passwd, "-", &format!("root:{secret}::::::\n"), "-"]);
             let merged = merge_users([&side(old), &side(layer), &side(new)], SYSTEM);

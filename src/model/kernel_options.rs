@@ -164,30 +164,37 @@ fn is_of_one_host(word: &str) -> bool {
 }
 
 /// A way in which the initramfs reaches disks (dracut.cmdline(7)): how its words begin, and those of them that have it do
-/// so. The others say how.
+/// so, or say that there is nothing to be done. The others say how.
 struct Way {
     words: &'static [&'static str],
     named: &'static [&'static str],
-    /// The dracut module that knows them.
-    module: &'static str,
 }
 
 const WAYS: [Way; 3] = [
     Way {
         words: &[
-            "rd.luks.",
+            "rd.luks",
             "luks.uuid=",
             "luks.name=",
             "luks.options=",
             "luks.key=",
+            "luks.data=",
+            "luks.header=",
         ],
-        named: &["rd.luks.uuid=", "rd.luks.name=", "luks.uuid=", "luks.name="],
-        module: "crypt",
+        named: &[
+            "rd.luks.uuid=",
+            "rd.luks.name=",
+            "rd.luks.partuuid=",
+            "rd.luks.serial=",
+            "luks.uuid=",
+            "luks.name=",
+            "rd.luks=0",
+            "rd.luks=no",
+        ],
     },
     Way {
-        words: &["rd.md.uuid="],
-        named: &["rd.md.uuid="],
-        module: "mdraid",
+        words: &["rd.md"],
+        named: &["rd.md.uuid=", "rd.md=0", "rd.md=no"],
     },
     // All of the network that it needs for that.
     Way {
@@ -203,46 +210,63 @@ const WAYS: [Way; 3] = [
             "team=",
             "nameserver=",
             "rd.route=",
+            "bootdev=",
         ],
         named: &["netroot=iscsi:", "rd.iscsi.firmware"],
-        module: "iscsi",
     },
 ];
 
-fn has_one_of(options: &str, begins: &[&str]) -> bool {
-    words(options).any(|word| begins.iter().any(|begin| word.starts_with(begin)))
-}
+impl Way {
+    fn is_word(&self, word: &str) -> bool {
+        self.words.iter().any(|begin| word.starts_with(begin))
+    }
 
-/// The options with words of `from` for the ways to disks that are wanted.
-fn with_ways(options: &str, from: &str, is_wanted: impl Fn(&Way) -> bool) -> String {
-    let own: Vec<&str> = words(options).collect();
-    let ways = || {
-        WAYS.iter()
-            .filter(|way| has_one_of(from, way.named) && is_wanted(way))
-    };
-    let is_of_way =
-        |word: &&str| ways().any(|way| way.words.iter().any(|begin| word.starts_with(begin)));
-    let missing = words(from).filter(|word| is_of_way(word) && !own.contains(word));
-    let all = own.iter().copied().chain(missing);
-    all.collect::<Vec<_>>().join(" ")
+    /// Whether options say of it which disks, or none.
+    fn is_named(&self, options: &str) -> bool {
+        let is_one = |word: &str| self.named.iter().any(|begin| word.starts_with(begin));
+        words(options).any(is_one)
+    }
 }
 
 /// The options with those of the host that have the initramfs assemble and unlock its disks: without them it finds no
 /// group there, whatever the image says.
 pub fn with_disks(options: &str, host: &str) -> String {
-    with_ways(options, host, |_| true)
+    with_words(options, host, |_, _| true)
 }
 
 /// The options of a root, with those that an entry of it has had for its disks: of a way to them by which the root names
 /// none it knows nothing.
 pub fn keeping_disks(options: &str, before: &str) -> String {
-    with_ways(options, before, |way| !has_one_of(options, way.named))
+    let keys: Vec<&str> = words(options).map(key).collect();
+    with_words(options, before, |way, word| {
+        !way.is_named(options) && !keys.contains(&key(word))
+    })
 }
 
-/// The dracut modules without which an initramfs does not reach the disks that are named.
-pub fn modules(options: &str) -> impl Iterator<Item = &'static str> {
-    let ways = WAYS.iter().filter(|way| has_one_of(options, way.named));
-    ways.map(|way| way.module)
+/// The options with those words of `from` for a way to disks that are wanted.
+fn with_words(options: &str, from: &str, is_wanted: impl Fn(&Way, &str) -> bool) -> String {
+    let own: Vec<&str> = words(options).collect();
+    let ways = || WAYS.iter().filter(|way| way.is_named(from));
+    let is_missing = |word: &&str| {
+        let is_one = |way: &Way| way.is_word(word) && is_wanted(way, word);
+        !own.contains(word) && ways().any(is_one)
+    };
+    let missing = words(from).filter(is_missing);
+    let all = own.iter().copied().chain(missing);
+    all.collect::<Vec<_>>().join(" ")
+}
+
+fn key(word: &str) -> &str {
+    word.split('=').next().unwrap_or_default()
+}
+
+/// Whether the initramfs has to unlock a disk.
+pub fn unlocks(options: &str) -> bool {
+    let named = ["uuid=", "name=", "partuuid=", "serial="];
+    words(options).any(|word| {
+        let of = word.strip_prefix("rd.luks.").or(word.strip_prefix("luks."));
+        of.is_some_and(|of| named.iter().any(|key| of.starts_with(key)))
+    })
 }
 
 /// The options of a system that runs, without how its own root was mounted, which grub-mkconfig(8) adds.
@@ -331,6 +355,20 @@ mod tests {
                 "rd.luks.options=discard rd.luks.uuid=1",
                 "rd.luks.options=discard rd.luks.uuid=1",
             ),
+            ("quiet", "rd.luks.partuuid=1", "quiet rd.luks.partuuid=1"),
+            (
+                "rd.luks=1",
+                "rd.luks=1 rd.luks.uuid=1",
+                "rd.luks=1 rd.luks.uuid=1",
+            ),
+            // Nothing is left to be assembled.
+            ("rd.md=0", "rd.md.uuid=2", "rd.md=0"),
+            // The address is another one now.
+            (
+                "ip=10.0.0.2",
+                "ip=10.0.0.1 rd.neednet netroot=iscsi:x",
+                "ip=10.0.0.2 rd.neednet netroot=iscsi:x",
+            ),
             // One way says nothing of another one.
             (
                 "rd.luks.uuid=1",
@@ -341,17 +379,14 @@ mod tests {
             assert_eq!(keeping_disks(options, before), kept);
         }
         for (options, wanted) in [
-            ("a rd.luks.uuid=1", &["crypt"][..]),
-            ("rd.luks.name=1=x luks.uuid=2", &["crypt"]),
-            (
-                "rd.luks=1 rd.luks.options=discard rd.md.uuid=1",
-                &["mdraid"],
-            ),
-            ("rd.md.uuid=1 rd.luks.uuid=1", &["crypt", "mdraid"]),
-            ("x=\"a rd.luks.uuid=1\" ip=dhcp", &[]),
-            ("netroot=iscsi:@10.0.0.1::3260::iqn.x:y ip=dhcp", &["iscsi"]),
+            ("a rd.luks.uuid=1", true),
+            ("rd.luks.name=1=x", true),
+            ("luks.uuid=1", true),
+            ("rd.luks.serial=1", true),
+            ("rd.luks=1 rd.luks.options=discard rd.md.uuid=1", false),
+            ("x=\"a rd.luks.uuid=1\" ip=dhcp", false),
         ] {
-            assert_eq!(modules(options).collect::<Vec<_>>(), wanted, "{options}");
+            assert_eq!(unlocks(options), wanted, "{options}");
         }
     }
 

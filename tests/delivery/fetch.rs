@@ -525,6 +525,7 @@ fn a_file_without_room_is_not_begun_and_is_read_from_the_server() {
             signer: None,
             marker: None,
             list: None,
+            is_of_place: false,
         };
         let mut read = Vec::new();
         let length = SIZE as u64;

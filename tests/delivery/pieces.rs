@@ -433,6 +433,7 @@ fn what_an_image_is_made_of_is_checked_by_its_digests() {
         signer: None,
         marker: Some(digest(MARKER)),
         list: None,
+        is_of_place: false,
     };
     let server = Server::new(|request| served(request, "nothing"));
     let web = Web::open(&fetcher(), &found(&server, host())).map_err(|error| format!("{error:#}"));

@@ -168,6 +168,7 @@ fn streamed((name, answer, wanted): Fault, have: usize) {
         signer: None,
         marker: None,
         list: None,
+        is_of_place: false,
     };
     let started = Instant::now();
     let mut read = Vec::new();

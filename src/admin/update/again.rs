@@ -103,9 +103,6 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
             let done =
                 sides.opened_with(context, tx, &group, &new, |tx, roots| again.run(tx, roots));
             let for_initramfs = done?.context("this is no dry run")?;
-            if !initramfs::make_for_host(tx, &boot, root, &for_initramfs)? {
-                return layer::with_options(booted.clone(), root);
-            }
             let known = Known {
                 entries: &before,
                 options: &options,
@@ -113,10 +110,24 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
                 removed: None,
                 is_running: false,
             };
-            let found = initramfs::kernels_of(tx, &boot, root, &known)?;
-            let kernels = found.store(tx, &boot)?;
-            let kernels = kernels.context("this is no dry run")?;
-            Ok(keeping_disks(kernels, &before))
+            let made = tx.scope(|tx| {
+                if !initramfs::make_for_host(tx, &boot, root, &known, &for_initramfs)? {
+                    return Ok(None);
+                }
+                initramfs::kernels_of(tx, &boot, root, &known)?.store(tx, &boot)
+            });
+            tx.interrupt().check()?;
+            let kernels = made.unwrap_or_else(|error| {
+                // All else has come along.
+                log::warn!(
+                    "{layer} keeps its initramfs, without what was changed since: {error:#}"
+                );
+                None
+            });
+            match kernels {
+                Some(kernels) => Ok(keeping_disks(kernels, &before)),
+                None => layer::with_options(booted.clone(), root),
+            }
         })
     })?;
     if let Some(kernels) = kernels.filter(|kernels| *kernels != booted) {
@@ -312,7 +323,7 @@ impl Again<'_> {
         }
         asked?;
         if is_edited {
-            self.waiting.with_ids(&plan.users.ids).write_json(tx)?;
+            self.waiting.renumber(tx, &plan.users.ids)?;
         }
         let report = if is_edited {
             let mut report = MergeReport::of(self.sides.names(base), plan);

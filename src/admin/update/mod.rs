@@ -198,7 +198,7 @@ fn clean_up(context: &Context, writer: Writer, update: &Update, done: &Done) {
     hooks::after_update(context, &writer, [base, layer]);
     // What follows takes the lock itself.
     drop(writer);
-    watch_for_changes();
+    watch_for_changes(&[]);
     if let Some(made) = &done.made {
         made.list(context);
     }
@@ -543,9 +543,13 @@ fn tags(digest: Option<&str>, release: &OsRelease) -> Vec<String> {
 }
 
 /// Starts the unit that takes along at shutdown what is changed until then.
-pub fn watch_for_changes() {
+pub fn watch_for_changes(options: &[&str]) {
     const UNIT: &str = "imgbased-update.service";
-    if let Err(error) = Cmd::new("systemctl").args(["start", UNIT]).run() {
+    if let Err(error) = Cmd::new("systemctl")
+        .args(options)
+        .args(["start", UNIT])
+        .run()
+    {
         log::warn!("what is changed from now on does not come along: {error:#}");
     }
 }

@@ -36,6 +36,7 @@ const KEPT_RECORD: &str = "update.record";
 #[derive(Clone, Deserialize, Serialize)]
 pub struct Waiting {
     /// The layer that was updated.
+    #[serde(default)]
     from: String,
     pub layer: String,
     pub base: String,
@@ -89,8 +90,8 @@ impl Waiting {
     pub fn write(&self, tx: &mut Transaction, record: &Record) -> Result<()> {
         tx.create_dir(Path::new(run::DIR))?;
         tx.write(Path::new(run::UPDATE_RECORD), &record.0, 0o600)?;
-        keep(tx, KEPT_RECORD, &record.0)?;
         self.write_json(tx)?;
+        self.keep(tx, Some(record))?;
         // Of an update before.
         forget_carried(tx)
     }
@@ -113,24 +114,55 @@ impl Waiting {
         };
         let waiting = serde_json::from_slice(&kept).ok();
         let waits = waiting.is_some_and(|of: Self| of.waits(group, selection, running));
-        match merge_report::content(&root, KEPT_RECORD)? {
-            Some(record) if waits => {
-                tx.create_dir(Path::new(run::DIR))?;
-                tx.write(Path::new(run::UPDATE_RECORD), &record, 0o600)?;
-                tx.write(Path::new(run::UPDATE), &kept, 0o600)?;
-                Ok(true)
+        let record = if waits {
+            merge_report::content(&root, KEPT_RECORD)?
+        } else {
+            None
+        };
+        let Some(record) = record else {
+            // Whatever the new layer does from here on, it has not got what is changed now.
+            tx.work(&"what was kept of an update is removed", |_| {
+                remove(&root, &[KEPT, KEPT_RECORD, CARRIED])
+            })?;
+            return Ok(false);
+        };
+        tx.create_dir(Path::new(run::DIR))?;
+        tx.write(Path::new(run::UPDATE_RECORD), &record, 0o600)?;
+        tx.write(Path::new(run::UPDATE), &kept, 0o600)?;
+        Ok(true)
+    }
+
+    /// Keeps it in the layer that runs, for a further start of that: with the record, unless it is there. Where nothing
+    /// can be written there, the shutdown of this boot does without.
+    fn keep(&self, tx: &mut Transaction, record: Option<&Record>) -> Result<()> {
+        let content = serde_json::to_vec(self)?;
+        tx.work(&"what the shutdown has to know is kept", |_| {
+            let root = Dir::root(Path::new("/"))?;
+            let put = |name: &str, content: &[u8]| merge_report::put(&root, name, content, 0o600);
+            let record = record.map_or(Ok(()), |record| put(KEPT_RECORD, &record.0));
+            if let Err(error) = record.and_then(|()| put(KEPT, &content)) {
+                log::warn!(
+                    "what is changed in a further start of this layer before the new one has come up does not come \
+                     along: {error:#}"
+                );
+                // Of an update before.
+                let _ = remove(&root, &[KEPT, KEPT_RECORD]);
             }
-            _ => {
-                tx.work(&"what was kept of an update is removed", |_| {
-                    let dir = merge_report::directory(&root)?;
-                    for name in [KEPT, KEPT_RECORD] {
-                        dir.remove(name.as_ref())?;
-                    }
-                    Ok(())
-                })?;
-                Ok(false)
-            }
-        }
+            Ok(())
+        })
+    }
+
+    /// Has the shutdown know of other numbers in the layer, which stay whatever fails afterwards.
+    pub fn renumber(&self, tx: &mut Transaction, ids: &Ids) -> Result<()> {
+        let waiting = Self {
+            users: ids.users.clone(),
+            groups: ids.groups.clone(),
+            ..self.clone()
+        };
+        tx.work(&"the numbers of accounts are kept", |_| {
+            run::write_json(run::UPDATE, &waiting)
+        })?;
+        waiting.keep(tx, None)
     }
 
     /// Whether the layer `running` was updated, and the new one is to boot and has not come up yet.
@@ -142,19 +174,8 @@ impl Waiting {
         self.from == running.as_str() && is_chosen && !has_come_up
     }
 
-    /// The same once other numbers were changed in the layer.
-    pub fn with_ids(&self, ids: &Ids) -> Self {
-        Self {
-            users: ids.users.clone(),
-            groups: ids.groups.clone(),
-            ..self.clone()
-        }
-    }
-
-    pub fn write_json(&self, tx: &mut Transaction) -> Result<()> {
-        let content = serde_json::to_vec(self)?;
-        tx.write(Path::new(run::UPDATE), &content, 0o600)?;
-        keep(tx, KEPT, &content)
+    fn write_json(&self, tx: &mut Transaction) -> Result<()> {
+        tx.write(Path::new(run::UPDATE), &serde_json::to_vec(self)?, 0o600)
     }
 
     /// Removes what a power cut at shutdown has left in the layer that runs.
@@ -207,13 +228,14 @@ pub fn record() -> Result<Record> {
     Ok(Record(record))
 }
 
-/// Keeps a part of what /run has in the layer that runs.
-fn keep(tx: &mut Transaction, name: &str, content: &[u8]) -> Result<()> {
-    tx.work(&"what the shutdown has to know is kept", |_| {
-        let root = Dir::root(Path::new("/"))?;
-        let written = merge_report::put(&root, name, content, 0o600);
-        written.with_context(|| format!("cannot write {name}"))
-    })
+/// Removes files beside the report of a layer, if they are there.
+fn remove(root: &Dir, names: &[&str]) -> Result<()> {
+    let dir = merge_report::directory(root)?;
+    for name in names {
+        dir.remove(name.as_ref())
+            .with_context(|| format!("cannot remove {name}"))?;
+    }
+    Ok(())
 }
 
 /// Records that a layer has all that was changed in this one. It looks here when it has come up: to activate and mount
@@ -233,8 +255,7 @@ pub fn forget_carried(tx: &mut Transaction) -> Result<()> {
         return Ok(());
     }
     tx.work(&"what came along is not known any more", |_| {
-        let dir = merge_report::directory(&root)?;
-        Ok(dir.remove(CARRIED.as_ref()).map(drop)?)
+        remove(&root, &[CARRIED])
     })
 }
 
@@ -247,7 +268,8 @@ pub fn lists_changed(tx: &mut Transaction) -> Result<()> {
         circumstances: None,
         ..waiting
     };
-    waiting.write_json(tx)
+    waiting.write_json(tx)?;
+    waiting.keep(tx, None)
 }
 
 /// Says so where what was changed between the update and the restart is not here: where that was no orderly one, and

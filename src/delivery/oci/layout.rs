@@ -231,7 +231,16 @@ impl Index {
         let mut by_zstd = fitting
             .iter()
             .filter(|of| of.annotation(ZSTD) == Some("true"));
-        Ok(by_zstd.next().unwrap_or(first))
+        if let Some(by_zstd) = by_zstd.next() {
+            return Ok(by_zstd);
+        }
+        // Copies to one directory that nobody has named are of different images.
+        ensure!(
+            fitting.len() == 1 || fitting.iter().all(|of| of.platform.is_some()),
+            "it has several images without a tag, and nothing tells which is the newest; copy each to a directory of its \
+             own, or with a tag"
+        );
+        Ok(first)
     }
 
     /// As its annotations tell.
@@ -670,9 +679,23 @@ mod tests {
                 None,
                 Err("it has the tags: a"),
             ),
-            // The same in two compressions, or made twice.
-            (&[tagged("a"), tagged("a")], Some("a"), Ok(0)),
-            (&[String::new(), String::new()], None, Ok(0)),
+            (
+                &[tagged("a"), tagged("a")],
+                Some("a"),
+                Err("several images"),
+            ),
+            // As skopeo(1) copies one after the other.
+            (
+                &[String::new(), String::new()],
+                None,
+                Err("several images without a tag"),
+            ),
+            // The same in two compressions.
+            (
+                &[platform("linux/arm64"), platform("linux/arm64")],
+                None,
+                Ok(0),
+            ),
             (
                 &[
                     platform("linux/amd64"),
@@ -683,9 +706,9 @@ mod tests {
                 Ok(2),
             ),
             (
-                &[annotated(ZSTD, "false"), annotated("other", "true")],
+                &[annotated(ZSTD, "false"), annotated(ZSTD, "true")],
                 None,
-                Ok(0),
+                Ok(1),
             ),
             (
                 &[platform("linux/amd64"), platform("linux/arm64/v8")],

@@ -6,12 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
 use super::layout::{DOCUMENT_MOST, Descriptor, Digest, Manifest};
-use crate::delivery::spool::{SPARE, Spool, sum};
+use crate::delivery::spool::{SPARE, Spool, locked, sum};
 use crate::sys::interrupt::Interrupt;
-use crate::sys::lock::open_to_lock;
 use crate::sys::progress::Progress;
 
 /// Where blobs are, below the directory of all that belongs to a store.
@@ -33,14 +32,12 @@ impl Store {
         spool.prepare()?;
         let (layers, lock) = (spool.layers(), spool.layers_lock());
         ensure!(
-            spool.has_layers() || !layers.exists(),
+            spool.has_layers() || is_empty(&layers),
             "{} has not been made for layers of images, so none are kept there; Spool= in imgbased.conf names another \
              place",
             layers.display()
         );
-        let file =
-            open_to_lock(&lock).with_context(|| format!("cannot write to {}", lock.display()))?;
-        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+        let Some(lock) = locked(&lock)? else {
             bail!("another command is fetching layers of an image");
         };
         let store = Self {
@@ -177,6 +174,14 @@ impl Watched<'_> {
             Path::display(&self.store.dir)
         );
         Ok(come)
+    }
+}
+
+/// Whether a directory is not there, or nothing is in it: an admin may have it on another disk.
+fn is_empty(dir: &Path) -> bool {
+    match fs::read_dir(dir) {
+        Ok(mut names) => names.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 

@@ -54,7 +54,10 @@ impl Seen<'_> {
             ..
         } = self.stat;
         let seen = (mode, uid, gid, size, mtime, ctime, id.ino);
-        (seen, self.is_watched).hash(&mut hasher);
+        seen.hash(&mut hasher);
+        if !self.is_watched {
+            self.is_watched.hash(&mut hasher);
+        }
         hasher.finish()
     }
 }
