@@ -74,9 +74,18 @@ pub fn items(menu: &str) -> Vec<Item> {
     found
 }
 
+/// What Fedora and EL have in each grub.cfg: a password, if a file beside it sets this.
+const USER_PASSWORD: &str = "GRUB2_PASSWORD";
+const USER_FILES: [&str; 2] = ["/grub2/user.cfg", "/grub/user.cfg"];
+
 /// What GRUB does next.
 pub fn next(facts: &Facts) -> Next {
-    let config = facts.config.map(Config::read).unwrap_or_default();
+    let mut config = facts.config.map(Config::read).unwrap_or_default();
+    if config.superusers == Superusers::ByFile
+        && USER_FILES.iter().any(|path| (facts.has_file)(path))
+    {
+        config.superusers = Superusers::Set;
+    }
     if facts.config.is_some() && !config.shows_menu && !facts.reads_entries {
         return Next::Hidden(format!(
             "{} does not show {MENU}, so GRUB boots none of its entries; run update-grub, or take \
@@ -163,7 +172,7 @@ fn variable<'a>(facts: &Facts<'a>, name: &str) -> &'a str {
 
 fn boot(facts: &Facts, config: &Config, item: &Item, why: Why) -> Next {
     let id = item.id.clone();
-    if config.has_superusers && !item.is_open {
+    if config.superusers == Superusers::Set && !item.is_open {
         return Next::Password(id);
     }
     let has_kernel = (facts.has_file)(&item.linux);
@@ -188,7 +197,7 @@ fn other(facts: &Facts, config: &Config, name: &str, good: Option<&Item>) -> Nex
     }
     match (config.others.first().filter(|other| other.is_first), good) {
         (Some(first), _) => Next::Other(first.id.clone()),
-        (None, Some(good)) if facts.reads_entries && config.has_superusers => {
+        (None, Some(good)) if facts.reads_entries && config.superusers == Superusers::Set => {
             Next::Password(good.id.clone())
         }
         (None, Some(good)) => boot(facts, config, good, Why::Instead),
@@ -196,11 +205,20 @@ fn other(facts: &Facts, config: &Config, name: &str, good: Option<&Item>) -> Nex
     }
 }
 
+/// Who has a password, without which no entry is booted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Superusers {
+    None,
+    /// Whoever a file beside grub.cfg says, which grub2-setpassword(8) writes.
+    ByFile,
+    Set,
+}
+
 /// What matters of grub.cfg. It is a script, of which the usual words are known.
 struct Config {
     shows_menu: bool,
     boots_once: bool,
-    has_superusers: bool,
+    superusers: Superusers,
     /// What the script itself names as the default.
     default: Option<String>,
     others: Vec<Other>,
@@ -226,7 +244,7 @@ impl Default for Config {
         Self {
             shows_menu: true,
             boots_once: true,
-            has_superusers: false,
+            superusers: Superusers::None,
             default: None,
             others: Vec::new(),
         }
@@ -242,6 +260,8 @@ impl Config {
         };
         // Whether each block that is open is a submenu.
         let mut blocks: Vec<bool> = Vec::new();
+        // The conditions that are open.
+        let mut conditions: Vec<&str> = Vec::new();
         for line in text.lines().map(str::trim) {
             if line.is_empty() || line.starts_with('#') {
                 continue;
@@ -271,7 +291,20 @@ impl Config {
             };
             config.shows_menu |= line.contains(MENU) || line.contains("*.cfg");
             config.boots_once |= line.contains("next_entry");
-            config.has_superusers |= setting("superusers").is_some_and(|names| !names.is_empty());
+            if line.starts_with("if ") {
+                conditions.push(line);
+            } else if line == "fi" {
+                conditions.pop();
+            }
+            if setting("superusers").is_some_and(|names| !names.is_empty()) {
+                let is_by_file = conditions.iter().any(|line| line.contains(USER_PASSWORD));
+                let found = if is_by_file {
+                    Superusers::ByFile
+                } else {
+                    Superusers::Set
+                };
+                config.superusers = config.superusers.max(found);
+            }
             if let Some(value) = setting("default").filter(|value| !value.contains('$')) {
                 config.default = Some(value.to_owned());
             }
@@ -407,6 +440,39 @@ mod tests {
             has_entry: &|id| id == "debian",
         });
         next.to_string()
+    }
+
+    /// As `01_users` of Fedora and EL has it in each grub.cfg.
+    #[test]
+    fn a_password_counts_where_the_file_is_there_that_sets_it() {
+        let ours = include_str!("../../../grub/grub.cfg");
+        let users = "if [ -f ${prefix}/user.cfg ]; then\n  source ${prefix}/user.cfg\n  \
+                     if [ -n \"${GRUB2_PASSWORD}\" ]; then\n    set superusers=\"root\"\n    \
+                     export superusers\n    password_pbkdf2 root ${GRUB2_PASSWORD}\n  fi\nfi\n";
+        let others = "set superusers=\"admin\"\n";
+        let menu = grub_menu::render(&[entry("Base-0.1")]);
+        let mut env = GrubEnv::default();
+        env.set("saved_entry", "imgbased-Base-0.1");
+        for (before, has_user_file, is_locked) in [
+            (users.to_owned(), false, false),
+            (users.to_owned(), true, true),
+            (format!("{users}{others}"), false, true),
+            (format!("if true; then\n{others}fi\n{users}"), false, true),
+            (String::new(), true, false),
+        ] {
+            let config = before.clone() + ours;
+            let next = next(&Facts {
+                config: Some(&config),
+                config_path: "grub.cfg",
+                items: Some(&items(&menu)),
+                reads_entries: false,
+                env: &env,
+                has_file: &|path| has_user_file || !path.ends_with("user.cfg"),
+                has_entry: &|_| false,
+            });
+            let locked = matches!(next, Next::Password(_));
+            assert_eq!(locked, is_locked, "{before} {has_user_file}");
+        }
     }
 
     #[test]
