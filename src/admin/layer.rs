@@ -120,11 +120,10 @@ fn default_or_running(
         return Ok(default);
     }
     // A base that runs has come up without what its layers have.
-    let is_layer = |name: &String| group.volume(name).is_some_and(|v| v.role == Role::Layer);
-    let Some(running) = view::booted(group)?.filter(is_layer) else {
+    let Some(running) = view::booted_layer(group)? else {
         return Ok(None);
     };
-    let entry = boot.entry_of(&running.parse()?)?;
+    let entry = boot.entry_of(&running)?;
     let entry = entry.filter(|entry| boot.has_kernel(&entry.spec()));
     if let Some(entry) = &entry {
         log::warn!("no default was set, so {running}, which runs, becomes it");
@@ -355,7 +354,7 @@ fn try_write_entries(
     let volume = group.volume(name.as_str());
     let is_base = volume.is_some_and(|v| v.role == Role::Base);
     // What is seen of a base that runs is its overlay.
-    let is_running = !is_base && view::booted(group)?.as_deref() == Some(name.as_str());
+    let is_running = view::booted_layer(group)?.as_ref() == Some(name);
     let known = Known {
         entries: &entries,
         options: &fallback_options,

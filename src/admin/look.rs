@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::filesystem::{Filesystem, HARMLESS};
 use super::{Context, view};
 use crate::image::superblock::FsKind;
-use crate::model::layout::{Group, Role};
+use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
 
@@ -39,12 +39,8 @@ impl Look {
     /// A volume, which is active then.
     pub fn at(context: &Context, group: &Group, name: &LvName) -> Result<Self> {
         let lvm = &context.lvm;
-        // What is seen of a base that runs is its overlay.
-        let is_layer = group
-            .volume(name.as_str())
-            .is_some_and(|v| v.role == Role::Layer);
-        // With that its filesystem is mounted already.
-        let is_running = is_layer && view::booted(group)?.as_deref() == Some(name.as_str());
+        // With a layer that runs its filesystem is mounted already. What is seen of a base that runs is its overlay.
+        let is_running = view::booted_layer(group)?.as_ref() == Some(name);
         let mut look = Self::new(if is_running {
             Place::Running
         } else {

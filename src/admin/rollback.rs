@@ -153,11 +153,7 @@ fn known(group: &Group, boot: &BootPartition) -> Result<Known> {
     let all = group.bootable();
     // Also where its entry is lost for now.
     let owner = |id: &str| boot.owner_of(id, &all);
-    let booted = view::booted(group)?.map(|name| name.parse::<LvName>());
-    let booted = booted.transpose()?.filter(|name| {
-        let volume = group.volume(name.as_str());
-        volume.is_some_and(|volume| volume.role == Role::Layer)
-    });
+    let booted = view::booted_layer(group)?;
     let running = booted.as_ref().map(|name| running_entry(boot, name));
     let running = running.transpose()?.flatten().map(|entry| entry.id);
     let is_running = |id: &String| running.as_ref() == Some(id);

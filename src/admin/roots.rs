@@ -52,18 +52,8 @@ impl fmt::Display for Tree {
 /// The same root by its own name, if it has one. Refuses a volume that is neither base nor layer.
 pub fn named(group: &Group, tree: Tree) -> Result<Tree> {
     match tree {
-        Tree::Running => {
-            let Some(name) = view::booted(group)? else {
-                return Ok(Tree::Running);
-            };
-            let is_layer = group.volume(&name).is_some_and(|v| v.role == Role::Layer);
-            // A base that runs is below its overlay.
-            Ok(if is_layer {
-                Tree::Volume(name.parse()?)
-            } else {
-                Tree::Running
-            })
-        }
+        // A base that runs is below its overlay.
+        Tree::Running => Ok(view::booted_layer(group)?.map_or(Tree::Running, Tree::Volume)),
         Tree::Volume(name) if !group.bootable().contains(&name) => {
             bail!("{} has no base or layer {name}", group.name)
         }
@@ -245,8 +235,7 @@ pub fn mounted<T>(
         Tree::Running => None,
         Tree::Volume(name) => {
             let volume = group.volume(name.as_str()).context("it is in the group")?;
-            let is_layer = volume.role == Role::Layer;
-            let is_running = is_layer && view::booted(group)?.as_deref() == Some(name.as_str());
+            let is_running = view::booted_layer(group)?.as_ref() == Some(name);
             (!is_running).then_some((name, volume))
         }
         Tree::Directory(path) => return work(tx, path),

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::statvfs::statvfs;
 
 use super::{Context, pool_left, text, view};
-use crate::model::layout::{Group, Role};
+use crate::model::layout::Group;
 use crate::model::percent::Percent;
 
 /// From here on a filesystem counts as full: a layer that cannot write does not come up for certain, and the boot
@@ -36,8 +36,7 @@ pub struct Spaces {
 impl Spaces {
     /// Looks at them, where they are mounted.
     pub fn read(context: &Context, group: &Group) -> Result<Self> {
-        let is_layer = |name: &String| group.volume(name).is_some_and(|v| v.role == Role::Layer);
-        let booted = view::booted(group)?.filter(is_layer);
+        let booted = view::booted_layer(group)?;
         let root = booted.map(|_| Space::at(Path::new("/"))).transpose()?;
         let Ok(partition) = context.boot_partition() else {
             return Ok(Self {

@@ -293,6 +293,13 @@ pub fn booted(group: &Group) -> Result<Option<String>> {
     Ok(record.map(|record| record.layer))
 }
 
+/// The layer that / is on; nothing where a base runs.
+pub fn booted_layer(group: &Group) -> Result<Option<LvName>> {
+    let booted = booted(group)?.and_then(|name| group.volume(&name));
+    let layer = booted.filter(|volume| volume.role == Role::Layer);
+    layer.map(|layer| layer.name.parse()).transpose()
+}
+
 impl BaseView {
     /// What there is to say of it, on one line.
     pub fn marks(&self, paint: Paint) -> String {

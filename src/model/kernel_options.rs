@@ -1,5 +1,7 @@
 //! Kernel options: their words, and which of them are ours.
 
+use super::name::VgName;
+
 /// Names the layer or base to boot.
 pub const LAYER: &str = "imgbased.layer=";
 /// Names its volume group.
@@ -113,7 +115,7 @@ pub fn without_ours(options: &str) -> String {
     let options = confirmed(options);
     let resumes = value(&options, "resume=");
     let is_ours = |word: &&str| {
-        let key = word.split('=').next().unwrap_or_default();
+        let key = key(word);
         let volume = word.strip_prefix("rd.lvm.lv=");
         if volume
             .zip(resumes)
@@ -131,12 +133,16 @@ pub fn without_ours(options: &str) -> String {
 
 /// Whether a device is that of a logical volume, which is named with its group.
 fn is_device_of(volume: &str, device: &str) -> bool {
-    // Of hyphens in the names device-mapper makes two.
-    let mapped = volume.split_once('/').map(|(group, name)| {
-        let [group, name] = [group, name].map(|part| part.replace('-', "--"));
-        format!("/dev/mapper/{group}-{name}")
-    });
-    mapped.is_some_and(|mapped| mapped == device) || device.strip_prefix("/dev/") == Some(volume)
+    let Some(device) = device.strip_prefix("/dev/") else {
+        return false;
+    };
+    let mapped = || {
+        let (group, name) = volume.split_once('/')?;
+        let group: VgName = group.parse().ok()?;
+        let found = group.lv_of(device.strip_prefix("mapper/")?)?;
+        Some(found.as_str() == name)
+    };
+    device == volume || mapped().unwrap_or(false)
 }
 
 /// Those that name a disk, a volume or the identity of one host: a root, a layer, or anything by its UUID. Another host
@@ -272,10 +278,7 @@ pub fn unlocks(options: &str) -> bool {
 /// The options of a system that runs, without how its own root was mounted, which grub-mkconfig(8) adds.
 pub fn without_root(options: &str) -> String {
     let options = without_ours(options);
-    let is_of_root = |word: &&str| {
-        let key = word.split('=').next().unwrap_or_default();
-        matches!(key, "rootflags" | "rootfstype" | "ro" | "rw")
-    };
+    let is_of_root = |word: &&str| matches!(key(word), "rootflags" | "rootfstype" | "ro" | "rw");
     let words = words(&options).filter(|word| !is_of_root(word));
     words.collect::<Vec<_>>().join(" ")
 }

@@ -77,11 +77,10 @@ pub fn all(group: &Group) -> Vec<Saved> {
 }
 
 /// The volumes that are mounted and have no snapshot from before the layer `before` runs.
-pub fn missing(group: &Group, mounts: Vec<Mount>, before: &LvName) -> Vec<Mount> {
+pub fn missing(group: &Group, mut mounts: Vec<Mount>, before: &LvName) -> Vec<Mount> {
     let mut saved = all(group);
     saved.retain(|saved| saved.before == before.as_str());
     let is_saved = |mount: &Mount| saved.iter().any(|saved| saved.mount.path == mount.path);
-    let mut mounts = mounts;
     mounts.retain(|mount| !mount.moving && !is_saved(mount));
     mounts
 }

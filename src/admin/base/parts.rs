@@ -276,8 +276,8 @@ fn tables(fetcher: &Fetcher, web: &Web) -> Result<Result<Vec<Entry>, Reason>> {
     };
     let mut layers = Vec::new();
     let (mut lines, mut content) = (0, 0_u64);
-    for (number, position) in positions.iter().enumerate() {
-        let layer = &web.image.manifest.layers[number];
+    let web_layers = web.image.manifest.layers.iter();
+    for (number, (layer, position)) in web_layers.zip(&positions).enumerate() {
         let mut packed = in_memory(b"")?;
         let piece = Range {
             from: position.from,

@@ -12,7 +12,7 @@ use crate::admin::view;
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::boot::next::{Next, Why};
-use crate::model::layout::{Group, Role, Volume};
+use crate::model::layout::{Group, Volume};
 use crate::model::name::LvName;
 use crate::model::trial::Trial;
 
@@ -111,14 +111,12 @@ fn find_changed_kernels(
     boot: &BootPartition,
     findings: &mut Findings,
 ) -> Result<()> {
-    let Some(name) = view::booted(group)? else {
+    let Some(name) = view::booted_layer(group)? else {
         return Ok(());
     };
-    let is_layer = group.volume(&name).is_some_and(|v| v.role == Role::Layer);
-    let name: LvName = name.parse()?;
     // What is in the way of an entry, or has none, is found elsewhere.
     let entries = boot.entries_of(&name).unwrap_or_default();
-    if !is_layer || entries.is_empty() {
+    if entries.is_empty() {
         return Ok(());
     }
     for version in boot.changed_kernels(&entries)? {

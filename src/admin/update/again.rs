@@ -18,9 +18,9 @@ use crate::admin::{
     Context, LOCK_WAIT, after_merge, hooks, initramfs, keeping_disks, labels, layer, new_entries,
     packages as installed, running_options, text,
 };
+use crate::boot::Known;
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
-use crate::boot::{Known, Selection};
 use crate::image::superblock::FsKind;
 use crate::merge::{self, Changed, Ids, LAYER, NEW, Plan, Record, Shells, Staged, Zones};
 use crate::model::layout::Group;
@@ -70,9 +70,7 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
     let group = context.load()?;
     let boot = context.boot_partition()?;
     let (layer, base): (LvName, LvName) = (waiting.layer.parse()?, waiting.base.parse()?);
-    let Selection { default, trial, .. } = boot.selection()?;
-    let chosen = [default, trial.map(|trial| trial.name)];
-    if !chosen.contains(&Some(layer.to_string())) {
+    if !waiting.is_chosen(&boot.selection()?) {
         // Somebody has gone back from it, or has removed it.
         return Ok(false);
     }

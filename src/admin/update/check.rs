@@ -178,8 +178,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
                 carried = Amount::carried(&planned.outside);
                 left_behind = Amount::left(&planned.outside);
                 kept_packages = kept.expected(tx, root)?;
-                let zones = told.zones(roots, &sides)?;
-                let come = (&zones, &kept_packages[..]);
+                let come = (planned.outside.zones(), &kept_packages[..]);
                 merge = Some(report_of(names, &planned.plan, roots, come)?);
                 packages = without_kept(planned.packages, &kept_packages);
                 Ok(())

@@ -167,11 +167,15 @@ impl Waiting {
 
     /// Whether the layer `running` was updated, and the new one is to boot and has not come up yet.
     fn waits(&self, group: &Group, selection: &Selection, running: &LvName) -> bool {
+        let has_come_up = group.volume(&self.layer).is_none_or(Volume::is_good);
+        self.from == running.as_str() && self.is_chosen(selection) && !has_come_up
+    }
+
+    /// Whether the new layer is to boot.
+    pub fn is_chosen(&self, selection: &Selection) -> bool {
         let Selection { default, trial, .. } = selection;
         let trial = trial.as_ref().map(|trial| &trial.name);
-        let is_chosen = default.as_ref() == Some(&self.layer) || trial == Some(&self.layer);
-        let has_come_up = group.volume(&self.layer).is_none_or(Volume::is_good);
-        self.from == running.as_str() && is_chosen && !has_come_up
+        [default.as_ref(), trial].contains(&Some(&self.layer))
     }
 
     fn write_json(&self, tx: &mut Transaction) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::admin::filesystem::{Filesystem, mount_point};
 use crate::admin::{Context, LOCK_WAIT, hooks, news, pool_with_room, say, text, view};
 use crate::image::superblock::FsKind;
 use crate::image::tree::Content;
-use crate::model::layout::{Group, Role, tag};
+use crate::model::layout::{Group, tag};
 use crate::model::mount_unit;
 use crate::model::name::LvName;
 use crate::model::volume::{self, Mount};
@@ -271,10 +271,8 @@ pub fn check_room(path: &str, source: Option<&Copied>, room: u64) -> Result<()> 
 
 /// Refuses where what runs would not mount the volume at its next start.
 fn check_running(group: &Group) -> Result<()> {
-    let booted = view::booted(group)?;
-    let volume = booted.and_then(|name| group.volume(&name));
     ensure!(
-        volume.is_some_and(|volume| volume.role == Role::Layer),
+        view::booted_layer(group)?.is_some(),
         "no layer of {} runs; a volume is made from the layer whose directory it takes over",
         group.name
     );

@@ -125,8 +125,7 @@ fn unlocked(tx: &mut Transaction, work: Work) -> Result<()> {
 
 /// The volumes that the layer that runs does not have mounted although they are due, each with what to do.
 pub fn unmounted(context: &Context, group: &Group) -> Result<Vec<(Mount, String)>> {
-    let booted = view::booted(group)?.and_then(|name| group.volume(&name));
-    if booted.is_none_or(|volume| volume.role != Role::Layer) {
+    if view::booted_layer(group)?.is_none() {
         return Ok(Vec::new());
     }
     let handed: Option<Volumes> = run::read_json(run::VOLUMES);

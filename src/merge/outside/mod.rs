@@ -137,6 +137,11 @@ impl Outside {
         Ok(outside)
     }
 
+    /// What becomes of each path.
+    pub fn zones(&self) -> &Zones {
+        &self.zones
+    }
+
     /// Carries what is to be into the copy of the new base, which takes its place in `roots`: it holds what that
     /// holds, with the numbers that owners have on the host ([`super::reown`]).
     /// Returns the paths, from the root, that had no place, which are left out.
