@@ -13,14 +13,17 @@ pub struct OsRelease {
     pub version_id: Option<String>,
 }
 
+/// What an os-release says of `name`, if that is not empty.
+pub fn value(text: &str, name: &str) -> Option<String> {
+    let mut lines = text.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+    let value = value.trim().trim_matches(['"', '\'']);
+    Some(value.to_owned()).filter(|value| !value.is_empty())
+}
+
 impl OsRelease {
     pub fn parse(text: &str) -> Self {
-        let value = |name: &str| {
-            let mut lines = text.lines();
-            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
-            let value = value.trim().trim_matches(['"', '\'']);
-            Some(value.to_owned()).filter(|value| !value.is_empty())
-        };
+        let value = |name| value(text, name);
         Self {
             id: value("ID"),
             image_id: value("IMAGE_ID"),

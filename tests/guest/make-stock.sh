@@ -36,7 +36,7 @@ cat >$root/etc/default/grub <<GRUB
 GRUB_DEFAULT=0
 GRUB_TIMEOUT=2
 GRUB_DISTRIBUTOR=Debian
-GRUB_CMDLINE_LINUX="$(tr ' ' '\n' </proc/cmdline | grep -e ^console= -e ^mitigations= -e ^lsm= | xargs)"
+GRUB_CMDLINE_LINUX="$(tr ' ' '\n' </proc/cmdline | grep -e ^console= -e ^mitigations= -e ^lsm= -e ^cryptomgr | xargs)"
 GRUB_TERMINAL=serial
 GRUB
 for dir in dev proc sys run; do

@@ -366,7 +366,8 @@ pub fn boot_image(image: &RootImage, name: &str, disks: Vec<Disk>) -> Result<Vm>
 }
 
 /// The kernel options of a root image: see `ci/root-image`. Without `quiet`, so that a log has all.
-pub const OPTIONS: &str = "console=ttyS0,115200 mitigations=off lsm=lockdown,yama,apparmor";
+pub const OPTIONS: &str =
+    "console=ttyS0,115200 mitigations=off lsm=lockdown,yama,apparmor cryptomgr.notests=1";
 
 /// Like [`boot_image`], with the file `root`, an overlay of the image, as the root.
 pub fn boot_root(image: &RootImage, root: &Path, name: &str, disks: Vec<Disk>) -> Result<Vm> {

@@ -33,9 +33,12 @@ impl SystemdBoot {
         let fallback = self
             .default_id()?
             .context("there is no default to fall back to")?;
+        let is_fallback = |entry: &Entry| entry.id == fallback;
+        let is_ours = entries::all(&self.files)?.iter().any(is_fallback);
         ensure!(
-            fallback != id && self.files.entry_text(&fallback)?.is_some(),
-            "the default {fallback} is no entry to fall back to"
+            fallback != id && (is_ours || self.foreign_beside(id)?.as_ref() == Some(&fallback)),
+            "the default {fallback} is no entry to fall back to: without {id}, systemd-boot would boot something \
+             else; --tries 0 goes without a trial"
         );
         self.rank(tx, |other| match other {
             _ if other == fallback => FALLBACK,
@@ -67,8 +70,24 @@ impl SystemdBoot {
 
     /// What a trial falls back to.
     pub(super) fn fallback_id(&self) -> Result<Option<String>> {
-        let path = self.ranked(FALLBACK)?;
-        Ok(path.and_then(|path| id::of_file(&path).map(str::to_owned)))
+        let id =
+            |path: Option<PathBuf>| path.and_then(|path| id::of_file(&path).map(str::to_owned));
+        if let Some(fallback) = id(self.ranked(FALLBACK)?) {
+            return Ok(Some(fallback));
+        }
+        match id(self.ranked(TRIAL)?) {
+            Some(trial) => self.foreign_beside(&trial),
+            None => Ok(None),
+        }
+    }
+
+    /// The first of the menu but for this entry, if it belongs to another system.
+    fn foreign_beside(&self, id: &str) -> Result<Option<String>> {
+        let items = self.items()?;
+        let Some(first) = items.iter().find(|item| item.id != id) else {
+            return Ok(None);
+        };
+        Ok(self.is_of_others(first)?.then(|| first.id.clone()))
     }
 
     /// Makes an entry the default without counting its tries, and ends a trial.
@@ -150,6 +169,8 @@ fn stem(path: &Path) -> &str {
 mod tests {
     use super::*;
     use crate::boot::files::{ENTRIES, Files};
+    use crate::boot::loader::{Ignoring, uki};
+    use crate::boot::next::Next;
     use crate::sys::transaction::change;
     use std::fs;
     use tempfile::TempDir;
@@ -331,13 +352,76 @@ mod tests {
     }
 
     #[test]
+    fn a_trial_falls_back_to_another_system_that_is_second_by_itself() {
+        let (dir, boot) = esp();
+        let config = dir.path().join("loader/loader.conf");
+        let images = dir.path().join("EFI/Linux");
+        fs::create_dir_all(&images).unwrap();
+        for kernel in ["l", "ucode", "i"] {
+            fs::write(dir.path().join(kernel), "x").unwrap();
+        }
+        let trial = "imgbased-Base-0.2";
+        let default = |name: &str| fs::write(&config, format!("default {name}\n")).unwrap();
+        default("arch.conf");
+        start(&boot, trial).unwrap();
+        assert_eq!(fs::read_to_string(&config).unwrap(), "");
+        assert_eq!(boot.counted_trial().unwrap().unwrap().id, trial);
+        assert_eq!(boot.default_id().unwrap().as_deref(), Some("arch"));
+        change(|tx| boot.end_trial(tx)).unwrap();
+        assert_eq!(fs::read_to_string(&config).unwrap(), "default arch.conf\n");
+        assert_eq!(boot.counted_trial().unwrap(), None);
+
+        // The same with a unified kernel image, once there is nothing before it.
+        let system = |name: &str, id: &str| {
+            let image = uki::tests::image(&format!("ID={id}\nVERSION_ID=1\n"));
+            fs::write(images.join(name), image).unwrap();
+        };
+        system("b.efi", "b");
+        default("b.efi");
+        let error = start(&boot, trial).unwrap_err().to_string();
+        assert!(error.contains("would boot something else"), "{error}");
+        system("b.efi", "a");
+        start(&boot, trial).unwrap();
+        assert_eq!(boot.default_id().unwrap().as_deref(), Some("b.efi"));
+        let next = |ignoring| boot.next_start(ignoring).unwrap();
+        assert_eq!(next(Ignoring::Nothing).id(), Some(trial));
+        assert_eq!(next(Ignoring::OnceAndTrial), Next::Other("b.efi".into()));
+        change(|tx| boot.end_trial(tx)).unwrap();
+        assert_eq!(fs::read_to_string(&config).unwrap(), "default b.efi\n");
+        assert_eq!(boot.counted_trial().unwrap(), None);
+
+        // What systemd-boot finds by itself never boots unless it was chosen.
+        default("auto-windows");
+        assert_eq!(boot.default_id().unwrap().as_deref(), Some("auto-windows"));
+        assert_eq!(next(Ignoring::Nothing), Next::Other("auto-windows".into()));
+        assert!(start(&boot, trial).is_err());
+    }
+
+    #[test]
+    fn where_a_unified_kernel_image_boots_by_itself_it_stays_what_boots() {
+        let (dir, boot) = esp();
+        for file in ["loader/loader.conf", "loader/entries/arch.conf"] {
+            fs::remove_file(dir.path().join(file)).unwrap();
+        }
+        assert_eq!(boot.unset_default().unwrap(), None);
+        fs::create_dir_all(dir.path().join("EFI/Linux")).unwrap();
+        let image = uki::tests::image("ID=arch\nBUILD_ID=rolling\n");
+        fs::write(dir.path().join("EFI/Linux/arch.efi"), image).unwrap();
+        assert_eq!(boot.default_id().unwrap(), None);
+        assert_eq!(boot.unset_default().unwrap().as_deref(), Some("arch.efi"));
+    }
+
+    #[test]
     fn without_something_to_fall_back_to_there_is_no_trial() {
         let (dir, boot) = esp();
         let before = menu(&dir);
         assert!(start(&boot, "imgbased-Base-0.1").is_err());
         fs::write(dir.path().join("loader/loader.conf"), "default gone\n").unwrap();
         let error = start(&boot, "imgbased-Base-0.2").unwrap_err().to_string();
-        assert_eq!(error, "the default gone is no entry to fall back to");
+        assert!(
+            error.starts_with("the default gone is no entry to fall back to"),
+            "{error}"
+        );
         fs::remove_file(dir.path().join("loader/loader.conf")).unwrap();
         let error = start(&boot, "imgbased-Base-0.2").unwrap_err().to_string();
         assert_eq!(error, "there is no default to fall back to");

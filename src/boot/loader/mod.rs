@@ -9,6 +9,7 @@ mod grub_start;
 pub mod grubenv;
 pub mod systemd_boot;
 mod systemd_menu;
+mod uki;
 
 use std::path::PathBuf;
 

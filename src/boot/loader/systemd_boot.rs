@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
 
-use super::systemd_menu::{self, Item};
+use super::systemd_menu::{self, Item, is_found, name_of};
 use super::{Ignoring, Loader, counting};
 use crate::boot::entries;
 use crate::boot::entry::Entry;
@@ -210,22 +210,22 @@ impl Loader for SystemdBoot {
 
     /// As its manual says: what boots once, else the default, else the first entry of the menu.
     fn next_start(&self, ignoring: Ignoring) -> Result<Next> {
-        let items = systemd_menu::items(&self.files)?;
+        let items = self.items()?;
         let find = |name: &String| items.iter().find(|item| item.is_named(name));
         let once = match ignoring {
             Ignoring::Nothing => self.read(ONCE)?,
             _ => None,
         };
-        if let Some(item) = once.as_ref().and_then(find) {
-            return self.boots(item, Why::Once);
-        }
-        if let Some(item) = self.defaults()?.iter().find_map(find) {
-            let why = if item.has_tries() {
-                Why::Try
-            } else {
-                Why::Default
-            };
-            return self.boots(item, why);
+        let defaults = self.defaults()?;
+        let named = once.iter().map(|name| (name, true));
+        for (name, is_once) in named.chain(defaults.iter().map(|name| (name, false))) {
+            match find(name) {
+                Some(item) if is_once => return self.boots(item, Why::Once),
+                Some(item) if item.has_tries() => return self.boots(item, Why::Try),
+                Some(item) => return self.boots(item, Why::Default),
+                None if is_found(name) => return Ok(Next::Other(name.clone())),
+                None => {}
+            }
         }
         let trial = self.counted_trial()?;
         let is_trial = |item: &Item| trial.as_ref().is_some_and(|trial| trial.id == item.id);
@@ -249,6 +249,11 @@ impl Loader for SystemdBoot {
 }
 
 impl SystemdBoot {
+    /// See [`systemd_menu::items`].
+    pub fn items(&self) -> Result<Vec<Item>> {
+        systemd_menu::items(&self.files, self.esp.as_deref())
+    }
+
     /// What names the default, the one that counts first: files of entries, or patterns of their names. They
     /// can be those of what is not there.
     pub fn defaults(&self) -> Result<Vec<String>> {
@@ -263,8 +268,7 @@ impl SystemdBoot {
     /// What becomes of an entry that is chosen. Where a file of it cannot be read, systemd-boot ends.
     fn boots(&self, item: &Item, why: Why) -> Result<Next> {
         let id = item.id.clone();
-        let is_ours = |entry: &Entry| entry.id == id;
-        if !id::is_ours(&id) && !entries::all(&self.files)?.iter().any(is_ours) {
+        if self.is_of_others(item)? {
             return Ok(Next::Other(id));
         }
         let is_there = |path: &String| self.files.path_of(path).is_file();
@@ -279,6 +283,13 @@ impl SystemdBoot {
         )
     }
 
+    /// Whether it belongs to another system.
+    pub fn is_of_others(&self, item: &Item) -> Result<bool> {
+        let is_it = |entry: &Entry| entry.id == item.id;
+        Ok(item.is_elsewhere
+            || !id::is_ours(&item.id) && !entries::all(&self.files)?.iter().any(is_it))
+    }
+
     /// The first of them that names an entry.
     pub fn default_that_is_there(&self) -> Result<Option<String>> {
         for name in self.defaults()? {
@@ -291,9 +302,11 @@ impl SystemdBoot {
 
     /// The id of an entry that is there, by the name of its file or a pattern of that.
     fn named(&self, name: &str) -> Result<Option<String>> {
-        let items = systemd_menu::items(&self.files)?;
+        let items = self.items()?;
         match items.into_iter().find(|item| item.is_named(name)) {
             Some(item) => Ok(Some(item.id)),
+            // Whether it is there, systemd-boot alone knows.
+            None if is_found(name) => Ok(Some(name.to_owned())),
             // Also one whose kernel is lost.
             None => match name.strip_suffix(".conf") {
                 Some(id) => self.files.id_like(id),
@@ -339,7 +352,7 @@ impl SystemdBoot {
     }
 
     fn set(&self, tx: &mut Transaction, verb: &str, name: &str, id: Option<&str>) -> Result<()> {
-        let (old, new) = (self.read(name)?, id.map(|id| format!("{id}.conf")));
+        let (old, new) = (self.read(name)?, id.map(name_of));
         let (false, Some(variables)) = (old == new, &self.variables) else {
             return Ok(());
         };
@@ -395,7 +408,7 @@ fn with_default(text: &str, id: Option<&str>) -> String {
         new.push('\n');
     }
     if let Some(id) = id {
-        new += &format!("default {id}.conf\n");
+        new += &format!("default {}\n", name_of(id));
     }
     new
 }

@@ -1,40 +1,118 @@
 //! The menu of systemd-boot, told from the files: which entries it lists, and in which order (src/boot/boot.c of
 //! systemd 257). The tests hold this against systemd-boot itself.
+//!
+//! It lists the entries and the unified kernel images of two partitions, the EFI system partition and $BOOT. What it
+//! finds by itself, such as Windows, comes after them, and never boots unless somebody has chosen it.
 
 use std::cmp::Ordering;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
+use super::uki;
 use crate::boot::files::Files;
 use crate::boot::id::{Counter, split_counter};
+use crate::model::os_release;
 use crate::sys::files::read_if_there;
+
+/// Where unified kernel images are.
+const IMAGES: &str = "EFI/Linux";
+/// What the ids begin with of what systemd-boot finds by itself.
+const FOUND: &str = "auto-";
+/// What the names of unified kernel images end in.
+const EFI: &str = ".efi";
 
 /// An entry of the menu, of whatever system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Item {
+    /// Of a unified kernel image, the name of its file without a counter.
     pub id: String,
     pub linux: String,
     pub initrds: Vec<String>,
+    /// Whether it is none of the entries on the boot partition, among which ours are.
+    pub is_elsewhere: bool,
     sort_key: Option<String>,
     machine_id: String,
     version: String,
     counter: Option<Counter>,
 }
 
-/// The entries in the order of the menu. One whose kernel is not there is in none.
-pub fn items(files: &Files) -> Result<Vec<Item>> {
+/// What names an entry in a variable or in loader.conf.
+pub fn name_of(id: &str) -> String {
+    if is_found(id) || is_image(id) {
+        id.to_owned()
+    } else {
+        format!("{id}.conf")
+    }
+}
+
+/// Whether it is the id of what systemd-boot finds by itself.
+pub fn is_found(id: &str) -> bool {
+    starts_with_no_case(id, FOUND)
+}
+
+fn is_image(name: &str) -> bool {
+    let end = name.len().checked_sub(EFI.len());
+    end.and_then(|end| name.get(end..))
+        .is_some_and(|end| end.eq_ignore_ascii_case(EFI))
+}
+
+fn starts_with_no_case(text: &str, start: &str) -> bool {
+    let found = text.get(..start.len());
+    found.is_some_and(|found| found.eq_ignore_ascii_case(start))
+}
+
+/// The entries in the order of the menu: those of the boot partition, and of the EFI system partition, which may be
+/// another. One whose kernel is not there is in none.
+pub fn items(files: &Files, esp: Option<&Path>) -> Result<Vec<Item>> {
+    let other = esp.filter(|esp| !is_same(esp, files.dir())).map(Files::new);
+    let mut found = Vec::new();
+    for (files, is_elsewhere) in [(Some(files), false), (other.as_ref(), true)] {
+        let Some(files) = files else { continue };
+        found.extend(entries(files)?.map(|item| Item {
+            is_elsewhere,
+            ..item
+        }));
+        found.extend(images(files)?);
+    }
+    found.sort_by(compare);
+    Ok(found)
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    let place = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    a == b || place(a).is_ok_and(|a| place(b).is_ok_and(|b| a == b))
+}
+
+fn entries(files: &Files) -> Result<impl Iterator<Item = Item>> {
     let mut found = Vec::new();
     for path in files.entries()? {
         let name = path.file_stem().and_then(|name| name.to_str());
         let (Some(name), Some(text)) = (name, read_if_there(&path)?) else {
             continue;
         };
-        let item = Item::read(name, &String::from_utf8_lossy(&text));
-        if files.path_of(&item.linux).is_file() {
-            found.push(item);
-        }
+        found.push(Item::read(name, &String::from_utf8_lossy(&text)));
     }
-    found.sort_by(compare);
+    let is_there = |item: &Item| files.path_of(&item.linux).is_file();
+    found.retain(is_there);
+    Ok(found.into_iter())
+}
+
+/// The unified kernel images of a partition.
+fn images(files: &Files) -> Result<Vec<Item>> {
+    let mut found = Vec::new();
+    for path in files.list(IMAGES)? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let is_read = |name: &&str| is_image(name) && !name.starts_with('.') && !is_found(name);
+        let Some(name) = name.filter(is_read).filter(|_| path.is_file()) else {
+            continue;
+        };
+        let text = uki::os_release(&path);
+        let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+        found.extend(text.and_then(|text| Item::of_image(name, &text)));
+    }
     Ok(found)
 }
 
@@ -64,9 +142,28 @@ impl Item {
         item
     }
 
+    /// A unified kernel image in a file with this name. systemd-boot lists none without a name and a version.
+    fn of_image(name: &str, os_release: &str) -> Option<Self> {
+        let (stem, ending) = name.split_at(name.len() - EFI.len());
+        let (id, counter) = split_counter(stem);
+        let first_of = |names: &[&str]| {
+            let mut values = names.iter().map(|name| os_release::value(os_release, name));
+            values.find_map(|value| value)
+        };
+        first_of(&["PRETTY_NAME", "IMAGE_ID", "NAME", "ID"])?;
+        Some(Self {
+            id: format!("{id}{ending}"),
+            is_elsewhere: true,
+            sort_key: first_of(&["IMAGE_ID", "ID"]),
+            version: first_of(&["IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"])?,
+            counter,
+            ..Self::default()
+        })
+    }
+
     /// Whether this is the name of its file without a counter, or a pattern of it. Case does not matter.
     pub fn is_named(&self, pattern: &str) -> bool {
-        let name = format!("{}.conf", self.id).to_lowercase();
+        let name = name_of(&self.id).to_lowercase();
         let pattern: Vec<char> = pattern.to_lowercase().chars().collect();
         matches(&pattern, &name.chars().collect::<Vec<_>>())
     }
@@ -189,7 +286,7 @@ fn split(text: &str, is_part: fn(char) -> bool) -> (&str, &str) {
 mod tests {
     use super::*;
     use crate::boot::files::ENTRIES;
-    use std::fs;
+    use tempfile::TempDir;
 
     #[test]
     fn versions_are_compared_as_the_specification_says() {
@@ -251,8 +348,60 @@ mod tests {
         ] {
             fs::write(entries.join(format!("{name}.conf")), lines).unwrap();
         }
-        let found = items(&Files::new(dir.path())).unwrap();
-        let ids: Vec<&str> = found.iter().map(|item| item.id.as_str()).collect();
-        assert_eq!(ids, ["e", "d", "c", "f", "B2", "b", "a"]);
+        assert_eq!(ids(dir.path(), None), ["e", "d", "c", "f", "B2", "b", "a"]);
+    }
+
+    #[test]
+    fn the_menu_has_unified_kernel_images_and_what_is_on_the_other_partition() {
+        let (boot, esp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let image = |dir: &Path, name: &str, os_release: &str| {
+            fs::create_dir_all(dir.join(IMAGES)).unwrap();
+            let image = uki::tests::image(os_release);
+            fs::write(dir.join(IMAGES).join(name), image).unwrap();
+        };
+        for dir in [&boot, &esp] {
+            let entries = dir.path().join(ENTRIES);
+            fs::create_dir_all(&entries).unwrap();
+            fs::write(entries.join("gone.conf"), "linux /gone").unwrap();
+        }
+        let entry = |dir: &TempDir, name: &str, key: &str| {
+            let path = dir.path().join(ENTRIES).join(name);
+            fs::write(path, format!("linux /{name}\nsort-key {key}\n")).unwrap();
+            fs::write(dir.path().join(name), "kernel").unwrap();
+        };
+        entry(&boot, "imgbased-Base-0.1.conf", "imgbased-layer");
+        entry(&esp, "other.conf", "k");
+        image(esp.path(), "arch+2-1.EFI", "ID=arch\nBUILD_ID=rolling\n");
+        let zorin = "NAME=Zorin\nVERSION=\"1 (x)\"\nIMAGE_ID=zorin\nID=arch\n";
+        image(boot.path(), "Zorin.efi", zorin);
+        for name in [".hidden.efi", "auto-x.efi", "no.img"] {
+            image(esp.path(), name, zorin);
+        }
+        image(esp.path(), "without-version.efi", "ID=arch\n");
+        image(esp.path(), "without-name.efi", "VERSION=1\n");
+        fs::write(esp.path().join(IMAGES).join("empty.efi"), "").unwrap();
+        let all = ["arch.EFI", "imgbased-Base-0.1", "other", "Zorin.efi"];
+        assert_eq!(ids(boot.path(), Some(esp.path())), all);
+        assert_eq!(ids(boot.path(), None), ["imgbased-Base-0.1", "Zorin.efi"]);
+        // It is the same partition where $BOOT is none of its own.
+        let same = esp.path().join("EFI/..");
+        assert_eq!(ids(esp.path(), Some(&same)), ["arch.EFI", "other"]);
+
+        let found = items(&Files::new(boot.path()), Some(esp.path())).unwrap();
+        let named = |pattern: &str| -> Vec<&str> {
+            let named = found.iter().filter(|item| item.is_named(pattern));
+            named.map(|item| item.id.as_str()).collect()
+        };
+        assert_eq!(named("arch.efi"), ["arch.EFI"]);
+        assert_eq!(named("zorin*"), ["Zorin.efi"]);
+        assert_eq!(named("other.conf"), ["other"]);
+        let elsewhere = found.iter().filter(|item| item.is_elsewhere);
+        assert_eq!(elsewhere.count(), 3);
+        assert!(found[0].has_tries());
+    }
+
+    fn ids(boot: &Path, esp: Option<&Path>) -> Vec<String> {
+        let found = items(&Files::new(boot), esp).unwrap();
+        found.into_iter().map(|item| item.id).collect()
     }
 }
