@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use imgbased_helper::boot::id;
+use imgbased_helper::boot::next::{Next, Why};
 
 use crate::seed;
 use crate::vm::qemu::create_variables;
@@ -31,7 +32,7 @@ mod host;
 
 use chains::{Ground, State};
 use emulator::{Kernel, Machine, SIGNS, Start, run};
-use host::{Config, EFIVARS, MODULES, VENDOR};
+use host::{Config, EFIVARS, Host, MODULES, VENDOR};
 
 scenarios![
     grub_that_lists_entries_does_what_is_foretold,
@@ -39,6 +40,7 @@ scenarios![
     long:
     grub_that_lists_entries_does_what_is_foretold_in_many_states,
     systemd_boot_does_what_is_foretold_in_many_states,
+    systemd_boot_tries_a_layer_beside_a_unified_kernel_image,
 ];
 
 /// States in the complete run, where a start takes ten seconds, and in the long one.
@@ -107,6 +109,49 @@ fn try_states(name: &str, config: Config, states: u64, starts: usize) -> Result<
     Ok(())
 }
 
+/// A host that boots an image of another system by itself goes on to do so until a layer has come up.
+fn systemd_boot_tries_a_layer_beside_a_unified_kernel_image() -> Result<()> {
+    let name = "foretold-uki";
+    let parts = Arc::new(Parts::unpack(Config::SystemdBoot, scratch(name)?)?);
+    let make = |boot: &Path, _: &Path| -> Result<Box<dyn Machine>> {
+        let parts = Arc::clone(&parts);
+        Ok(Box::new(Real::new(name, Config::SystemdBoot, parts, boot)))
+    };
+    let mut host = Host::empty(Config::SystemdBoot, &make)?;
+    let other = Next::Other("other.efi".into());
+    fs::create_dir_all(host.path(IMAGES))?;
+    let image = host.path(IMAGES).join("other.efi");
+    fs::write(image, parts.image("ID=arch\nBUILD_ID=rolling\n")?)?;
+    for layer in ["Base-0", "Base-0.1"] {
+        does(&mut host, &other)?;
+        host.add(layer)?;
+    }
+    does(&mut host, &other)?;
+    ensure!(host.make_default("Base-0.1", 1)?, "it is not tried");
+    let id = "imgbased-Base-0.1".to_owned();
+    let why = Why::Try;
+    does(&mut host, &Next::Entry { id, why })?;
+    does(&mut host, &other)?;
+    let trial = host.boot.trial()?;
+    ensure!(trial.is_some_and(|trial| trial.is_over()), "it is not over");
+    host.come_up("Base-0")?;
+    assert_eq!(host.boot.trial()?, None);
+    does(&mut host, &other)
+}
+
+/// Claims that the host does this when it starts, as is foretold.
+fn does(host: &mut Host, expected: &Next) -> Result<()> {
+    let foretold = host.boot.next_start()?;
+    assert_eq!(foretold, *expected, "{}", host.describe());
+    let start = host.start()?;
+    ensure!(
+        host.is_foretold(expected, &start)?,
+        "{start} and not {expected}\n{}",
+        host.describe()
+    );
+    Ok(())
+}
+
 /// From the firmware to the kernel, in a busy machine.
 const LIMIT: Duration = Duration::from_secs(180);
 /// What the firmware says when it goes on to a loader, and when that has given up.
@@ -123,6 +168,8 @@ const RAMDISK: &str = "] RAMDISK: ";
 const ZONES: &str = "] Zone ranges:";
 /// What an entry has on the disk beside its own options.
 const MARK: &str = "marked.entry=";
+/// Where unified kernel images are.
+const IMAGES: &str = "EFI/Linux";
 
 const MIB: u64 = 1 << 20;
 /// Where the partitions begin, in bytes.
@@ -209,6 +256,37 @@ impl Parts {
         self.dir.join(name)
     }
 
+    /// A unified kernel image of a system.
+    fn image(&self, os_release: &str) -> Result<Vec<u8>> {
+        let stub = self.path("usr/lib/systemd/boot/efi/linuxx64.efi.stub");
+        let content = fs::read(&stub)?;
+        let bytes =
+            |at: usize, count: usize| content.get(at..at + count).context("it is too short");
+        let word = |at| anyhow::Ok(u32::from_le_bytes(bytes(at, 4)?.try_into()?));
+        // What is in the headers of PE: the address and the size of all that is there before.
+        let header = usize::try_from(word(0x3c)?)? + 24;
+        let base = u64::from_le_bytes(bytes(header + 24, 8)?.try_into()?);
+        let mut address = base + u64::from(word(header + 56)?);
+        let options = "console=ttyS0,115200 earlyprintk=ttyS0,115200 marked.entry=other.efi";
+        fs::write(self.path("osrel"), os_release)?;
+        fs::write(self.path("cmdline"), options)?;
+        let mut objcopy = Command::new("objcopy");
+        for (name, file) in [
+            ("osrel", "osrel"),
+            ("cmdline", "cmdline"),
+            ("linux", "kernel"),
+        ] {
+            let path = self.path(file);
+            objcopy
+                .arg(format!("--add-section=.{name}={}", path.display()))
+                .arg(format!("--change-section-vma=.{name}={address:#x}"));
+            address += fs::metadata(path)?.len().next_multiple_of(4096);
+        }
+        let image = self.path("image");
+        run(objcopy.args([&stub, &image]))?;
+        Ok(fs::read(image)?)
+    }
+
     fn kernel(&self) -> PathBuf {
         self.path("kernel")
     }
@@ -268,10 +346,18 @@ impl Real {
             .arg("--sparse=always")
             .args([self.parts.template(), self.disk()]))?;
         if self.config == Config::SystemdBoot {
-            return run(mtool("mcopy", &self.disk())
+            run(mtool("mcopy", &self.disk())
                 .arg("-s")
                 .args([stage.join("loader"), stage.join("imgbased")])
-                .arg("::/"));
+                .arg("::/"))?;
+            let images = stage.join(IMAGES);
+            if !images.exists() {
+                return Ok(());
+            }
+            return run(mtool("mcopy", &self.disk())
+                .arg("-s")
+                .arg(images)
+                .arg("::/EFI/"));
         }
         let modules = stage.join(MODULES);
         fs::remove_dir_all(&modules)?;
@@ -362,6 +448,13 @@ impl Real {
         let value = |key: &str| options.split(' ').find_map(|word| word.strip_prefix(key));
         let linux = if self.config == Config::SystemdBoot {
             let id = value(MARK).context("no entry is named")?;
+            if self.boot.join(IMAGES).join(id).exists() {
+                return Ok(Kernel {
+                    linux: format!("/{IMAGES}/{id}"),
+                    initrd: None,
+                    options: options.to_owned(),
+                });
+            }
             let path = self.entry_files()?.remove(id).context("it is no entry")?;
             let text = fs::read_to_string(path)?;
             let linux = text.lines().find_map(|line| line.strip_prefix("linux "));
