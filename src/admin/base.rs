@@ -209,6 +209,7 @@ pub fn make(
         name: &plan.name,
         filesystem: &filesystem,
         options: &options,
+        tags: Vec::new(),
         listing: files.map(FilesOrigin::listing).transpose()?.flatten(),
     };
     let drafted = filled
@@ -253,6 +254,8 @@ pub struct Filled<'a> {
     pub filesystem: &'a Filesystem,
     /// The kernel options of what it boots, where no other are known.
     pub options: &'a str,
+    /// What it is tagged with whatever it holds.
+    pub tags: Vec<String>,
     /// The listing of the base that it began as a snapshot of, if there is one. What this one holds is drafted then.
     pub listing: Option<Listing>,
 }
@@ -271,12 +274,13 @@ impl Filled<'_> {
             name,
             filesystem,
             options,
+            mut tags,
             listing,
         } = self;
+        tags.push(tag::BASE.to_owned());
         tx.scope(|tx| {
             filesystem.renew_uuid(tx)?;
             hooks::new_base(context, tx, name, filesystem)?;
-            let mut tags = vec![tag::BASE.to_owned()];
             // Mounted or not, the volume keeps the content that the digest is of.
             let untouched = filesystem.untouched();
             let found = context.mounted(tx, name, filesystem, untouched, None, |tx, root| {

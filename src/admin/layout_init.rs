@@ -306,12 +306,11 @@ pub fn from_volume(context: Context, from: &str, name: Option<LvName>) -> Result
             name: &name,
             filesystem: &filesystem,
             options: &options,
+            tags: vec![tag::ADOPTED.to_owned()],
             listing: None,
         };
         filled
-            .finish(&context, tx, &boot, &mut |_| {
-                Ok(vec![tag::ADOPTED.to_owned()])
-            })
+            .finish(&context, tx, &boot, &mut |_| Ok(Vec::new()))
             .with_context(|| format!("{vg}/{lv} did not become a base"))?;
         if context.dry_run {
             context.say_verb(&["layer", "add", name.as_str()])?;

@@ -12,7 +12,8 @@ cd /boot
 find . -type f ! -name grubenv -exec sha256sum {} + | sort -k 2
 find . -type f -printf '%P %m\n' | sort
 grep -v '^#' grub/grubenv | sort
-cat loader/entries/* grub/imgbased.cfg
+cat loader/entries/*
+cat grub/imgbased.cfg || true
 cat /etc/fstab
 find /run/imgbased/mounts -mindepth 2 2>/dev/null || true
 findmnt -rno TARGET | grep imgbased || true

@@ -2,6 +2,8 @@
 # Fails unless a machine has left the RAID, the pool and the filesystem of stack.sh clean.
 set -eu
 
+# udev may put the array together.
+udevadm settle
 for half in half1 half2; do
     mdadm --examine "/dev/disk/by-id/virtio-$half" | grep -q 'State : clean'
 done

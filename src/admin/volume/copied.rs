@@ -150,7 +150,8 @@ impl Copied {
     pub fn complete(&self, tx: &mut Transaction, mount: &Mount) -> Result<()> {
         let to = mount_point(&mount.name);
         let mark = to.join(PARTIAL);
-        tx.work(&Cmd::new("rm").arg(&mark), |_| {
+        // What a dry run prints copies without a mark.
+        tx.work(&Cmd::new("rm").arg("-f").arg(&mark), |_| {
             fs::remove_file(&mark).with_context(|| format!("cannot remove {}", mark.display()))?;
             // That has changed the time of the directory.
             let time = fs::metadata(&self.dir).and_then(|dir| dir.modified());
