@@ -255,6 +255,10 @@ impl BootPartition {
         work: impl FnOnce(&mut Transaction) -> Result<T>,
     ) -> Result<T> {
         let before = self.next_start()?;
+        let default = match before {
+            Next::Other(_) => self.loader.salvaged_default_id()?,
+            _ => None,
+        };
         let done = work(tx)?;
         let after = self.next_start()?;
         let is_kept = match &before {
@@ -267,6 +271,8 @@ impl BootPartition {
                 let is_try = matches!(after, Next::Entry { why: Why::Try, .. });
                 after.id() == Some(id) || is_try || self.files.entry_text(id)?.is_none()
             }
+            // The default itself boots again, in whose place that did, as the menu was lost.
+            Next::Other(_) if default.is_some() && after.id() == default.as_deref() => true,
             Next::Other(id) => after == Next::Other(id.clone()),
             _ => true,
         };

@@ -588,6 +588,23 @@ fn another_system_can_be_the_default() -> Result<()> {
     host.starts("another system")
 }
 
+/// The menu of grub-mkconfig(8) has entries of its own, one of which boots where ours are lost.
+#[test]
+fn a_lost_menu_is_written_again_whatever_boots_in_its_place() -> Result<()> {
+    for config in CONFIGS {
+        let mut host = Host::configured(config, &["Base-0.2"])?;
+        for default in ["Base-0.1", "Base-0.2"] {
+            host.make_default(default, 0)?;
+            fs::remove_file(host.path("grub/imgbased.cfg"))?;
+            let lost = host.start()?;
+            ensure!(lost.to_string() != default, "{config:?}: {lost}");
+            host.render_menu()?;
+            host.starts(default)?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_trial_and_a_once_do_the_same_under_the_configuration_of_grub_mkconfig() -> Result<()> {
     for config in CONFIGS {
