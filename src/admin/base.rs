@@ -1,49 +1,42 @@
 //! `base`: read-only images that layers start from.
 
 mod fill;
+mod filled;
 pub mod listings;
 pub mod parts;
+mod verify;
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread;
 
-use anyhow::{Context as _, Error, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 
 use fill::{FilesOrigin, Filling};
 use listings::Drafted;
 use parts::Parts;
 
+pub use filled::{Filled, Judge};
+pub use verify::verify;
+
 use super::filesystem::{Filesystem, mount_point};
 use super::look::Look;
 use super::source::{Delivery, Source, Taken};
 use super::text::Tone;
 use super::view::{self, BaseView, JSON_VERSION};
-use super::{
-    Context, LOCK_WAIT, found_status, hooks, initramfs, new_entries, news, pool_with_room,
-    reaching_disks, removal, running_options, say,
-};
-use crate::boot::arrange::Arrangement;
+use super::{Context, LOCK_WAIT, news, pool_with_room, removal, running_options, say};
+use crate::boot::BootPartition;
 use crate::boot::root::Root;
-use crate::boot::{BootPartition, Known};
 use crate::image::blocks;
 use crate::image::host::Host;
 use crate::image::judge::{self, Fit, Kernel, Place, What};
 use crate::image::superblock::FsKind;
 use crate::image::tree::{Content, Shape, Tree};
-use crate::image::{Image, Opened, digest};
-use crate::model::fstab;
+use crate::image::{Image, Opened};
 use crate::model::kernel_options;
-use crate::model::layout::{Group, Role, tag};
+use crate::model::layout::{Group, tag};
 use crate::model::name::{LvName, next_base};
 use crate::model::removal::Request;
-use crate::sys::progress::Waiting;
 use crate::sys::transaction::Transaction;
-use crate::tree::Listing;
 
 /// Where a squashfs or a directory is mounted while it is read.
 const IMAGE_MOUNT: &str = "image";
@@ -151,9 +144,6 @@ pub fn open(tx: &mut Transaction, image: &Path, name: Option<&str>) -> Result<Op
     Opened::open(tx, image, name.unwrap_or(&path), &mount_point(IMAGE_MOUNT))
 }
 
-/// Judges the root of a new base, and returns tags to give to it.
-pub type Judge<'a> = dyn FnMut(&Path) -> Result<Vec<String>> + 'a;
-
 /// Does what [`add`] does, as a part of a verb, but for the listing. The image is closed. Of one that is known by its
 /// table of contents there are `parts`. `judge` is asked before the first byte is copied, where the image is a
 /// directory or squashfs, and when its root is in the volume.
@@ -248,124 +238,6 @@ pub fn examine_for_new_group(
         .map(drop)
 }
 
-/// An incomplete, active volume that holds what a base is to hold.
-pub struct Filled<'a> {
-    pub name: &'a LvName,
-    pub filesystem: &'a Filesystem,
-    /// The kernel options of what it boots, where no other are known.
-    pub options: &'a str,
-    /// What it is tagged with whatever it holds.
-    pub tags: Vec<String>,
-    /// The listing of the base that it began as a snapshot of, if there is one. What this one holds is drafted then.
-    pub listing: Option<Listing>,
-}
-
-impl Filled<'_> {
-    /// Makes a base of the volume: with an identity of its own, a digest, and an entry for what it boots. The lock is
-    /// free while the volume is read.
-    pub fn finish(
-        self,
-        context: &Context,
-        tx: &mut Transaction,
-        boot: &BootPartition,
-        judge: &mut Judge,
-    ) -> Result<Option<Drafted>> {
-        let Self {
-            name,
-            filesystem,
-            options,
-            mut tags,
-            listing,
-        } = self;
-        tags.push(tag::BASE.to_owned());
-        tx.scope(|tx| {
-            filesystem.renew_uuid(tx)?;
-            hooks::new_base(context, tx, name, filesystem)?;
-            // Mounted or not, the volume keeps the content that the digest is of.
-            let untouched = filesystem.untouched();
-            let found = context.mounted(tx, name, filesystem, untouched, None, |tx, root| {
-                warn_of_odd_root(name, root)?;
-                tags.extend(judge(root)?);
-                let (recorded, drafted) = record(context, tx, name, root, listing)?;
-                tags.extend(recorded);
-                let known = Known {
-                    entries: &[],
-                    options,
-                    added: None,
-                    removed: None,
-                    is_running: false,
-                };
-                let kernels = initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot)?;
-                Ok((kernels, drafted))
-            })?;
-            let (kernels, drafted) = found.unzip();
-            // The lock was free for a while.
-            let group = context.load()?;
-            check_entry_is_its_own(&group, name)?;
-            let entries = kernels
-                .flatten()
-                .map(|kernels| {
-                    let kernels = Arrangement::plain(reaching_disks(kernels, options));
-                    new_entries(&group, name, true, &kernels, false)
-                })
-                .transpose()?;
-            tx.run(&context.lvm.commit(name, &tags))?;
-            if let Some(entries) = entries {
-                boot.write_entries(tx, name, &entries)
-                    .with_context(|| format!("cannot write the boot entry of {name}"))?;
-            } else {
-                // What the volume will hold shows when it is there.
-                context.say_verb(&["base", "verify", "--record", name.as_str()])?;
-                context.say_verb(&["boot", "refresh", name.as_str()])?;
-            }
-            Ok(drafted.flatten())
-        })
-    }
-}
-
-/// What is recorded of a base that is mounted at `root`, as tags: the digest, and whether its fstab has a line for
-/// the root. The lock is free while the volume is read. With the `listing` of the base that it began as a snapshot of,
-/// what it holds is drafted meanwhile.
-fn record(
-    context: &Context,
-    tx: &mut Transaction,
-    name: &LvName,
-    root: &Path,
-    listing: Option<Listing>,
-) -> Result<(Vec<String>, Option<Drafted>)> {
-    let mut tags = Vec::new();
-    let fstab = Root::at(root).fstab()?;
-    if fstab.is_some_and(|fstab| fstab::has_root(&fstab.text)) {
-        tags.push(tag::ROOT_LINE.to_owned());
-    }
-    let label = format!("{name} digest");
-    let device = context.lvm.device(name)?;
-    let (digest, draft) = tx.unlocked(|tx| {
-        let interrupt = tx.interrupt();
-        let is_in_vain = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let draft = listing.map(|listing| {
-                scope.spawn(|| {
-                    let draft = listings::draft_of(name, root, Some(listing), &mut |_| {
-                        let goes_on = !is_in_vain.load(Relaxed);
-                        goes_on.then_some(()).context("there is no digest")?;
-                        interrupt.check()
-                    });
-                    // Where that failed, it is listed later.
-                    let told = |error: &Error| log::debug!("{name} is not listed yet: {error:#}");
-                    draft.inspect_err(told).ok()
-                })
-            });
-            let digest = digest::of(&device, &label, interrupt)
-                .inspect_err(|_| is_in_vain.store(true, Relaxed))?;
-            let _waiting = Waiting::new(|| format!("listing what {name} holds"));
-            Ok::<_, Error>((digest, draft.and_then(|draft| draft.join().ok()?)))
-        })
-    })?;
-    tags.push(format!("{}{digest}", tag::SHA256));
-    Ok((tags, draft.map(|draft| Drafted::new(&digest, draft))))
-}
-
 /// The name of a new base: the one given, else the next free one. Refuses one that is taken.
 pub fn new_name(group: &Group, given: Option<LvName>) -> Result<LvName> {
     let name = match given {
@@ -388,23 +260,6 @@ fn check_entry_is_its_own(group: &Group, name: &LvName) -> Result<()> {
     let mut others = group.bootable().into_iter();
     if let Some(same) = others.find(|other| other.shares_entry_with(name)) {
         bail!("GRUB would take the entries of {name} and {same} for one; choose another name");
-    }
-    Ok(())
-}
-
-/// Tells of a root directory that others than root cannot pass, or can write to: that keeps services from starting,
-/// and is most often that of a temporary directory.
-fn warn_of_odd_root(name: &LvName, root: &Path) -> Result<()> {
-    let metadata =
-        fs::metadata(root).with_context(|| format!("cannot look at {}", root.display()))?;
-    let mode = metadata.mode() & 0o7777;
-    if ![0o755, 0o555].contains(&mode) || (metadata.uid(), metadata.gid()) != (0, 0) {
-        log::warn!(
-            "the root directory of {name} has the mode {mode:04o} and belongs to {}:{}, as in its image; 0755 and 0:0 \
-             are usual",
-            metadata.uid(),
-            metadata.gid()
-        );
     }
     Ok(())
 }
@@ -666,150 +521,6 @@ pub fn latest(context: &Context) -> Result<()> {
     }
 }
 
-/// What `base verify` says of a base.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
-    Unchanged,
-    Altered,
-    /// No digest was recorded, as for the bases that imgbased made.
-    Unknown,
-    /// There was none, and what it holds now is recorded.
-    Recorded,
-}
-
-#[derive(Serialize)]
-struct Verified {
-    name: String,
-    verdict: Verdict,
-}
-
-#[derive(Serialize)]
-struct Report {
-    version: u32,
-    bases: Vec<Verified>,
-}
-
-/// Reads bases, all if none are named, and says which are not what they were when they were made. Of what has no
-/// digest, one is recorded if `is_recorded` says so. What is right gets the listing that it lacks. The exit status tells whether one was altered.
-pub fn verify(context: &Context, names: &[LvName], is_recorded: bool) -> Result<ExitCode> {
-    let read = |tx: &mut Transaction| read_bases(context, tx, names, is_recorded);
-    let report = context.change("base verify", read)?;
-    if context.dry_run {
-        return Ok(ExitCode::SUCCESS);
-    }
-    context.show(&report, || {
-        let line = |base: &Verified| {
-            let verdict = match base.verdict {
-                Verdict::Unchanged => "unchanged",
-                Verdict::Altered => "altered since it was made; do not use it for new layers",
-                Verdict::Unknown => "unknown, it has no digest",
-                Verdict::Recorded => "had no digest, and has one now",
-            };
-            format!("{}: {verdict}\n", base.name)
-        };
-        report.bases.iter().map(line).collect()
-    })?;
-    let is_altered = |base: &Verified| base.verdict == Verdict::Altered;
-    Ok(found_status(report.bases.iter().any(is_altered)))
-}
-
-fn read_bases(
-    context: &Context,
-    tx: &mut Transaction,
-    names: &[LvName],
-    is_recorded: bool,
-) -> Result<Report> {
-    let group = context.load()?;
-    let bases = group.bases();
-    for name in names {
-        ensure!(
-            bases.iter().any(|base| base.name == *name),
-            "{} has no base {name}",
-            group.name
-        );
-    }
-    let bases = bases.into_iter().map(|base| base.name);
-    let wanted = bases.filter(|base| names.is_empty() || names.contains(base));
-    let mut report = Report {
-        version: JSON_VERSION,
-        bases: Vec::new(),
-    };
-    for name in wanted {
-        // The lock was free while the one before was read.
-        let group = context.load()?;
-        let volume = group.volume(name.as_str());
-        let Some(base) = volume.filter(|volume| volume.role == Role::Base) else {
-            continue;
-        };
-        let verdict = match base.digest() {
-            None if is_recorded => {
-                record_digest(context, tx, &name, base.active)?;
-                listings::keep_read(context, tx, &name);
-                Verdict::Recorded
-            }
-            None => Verdict::Unknown,
-            Some(wanted) => {
-                let found = read_digest(context, tx, &name, base.active)?;
-                if found.is_none_or(|found| found == wanted) {
-                    listings::keep_read(context, tx, &name);
-                    Verdict::Unchanged
-                } else {
-                    Verdict::Altered
-                }
-            }
-        };
-        report.bases.push(Verified {
-            name: name.to_string(),
-            verdict,
-        });
-    }
-    Ok(report)
-}
-
-/// Records what a base holds now.
-fn record_digest(
-    context: &Context,
-    tx: &mut Transaction,
-    name: &LvName,
-    is_active: bool,
-) -> Result<()> {
-    if context.dry_run {
-        return context.say_verb(&["base", "verify", "--record", name.as_str()]);
-    }
-    let tags = context.activated(tx, name, is_active, |tx| {
-        let filesystem = context.filesystem(name, name)?;
-        let options = filesystem.untouched();
-        context.mounted(tx, name, &filesystem, options, None, |tx, root| {
-            let (tags, _) = record(context, tx, name, root, None)?;
-            Ok(tags)
-        })
-    })?;
-    // The digest is the last: without it the others do not count.
-    for tag in tags.into_iter().flatten() {
-        tx.run(&context.lvm.retag(name, &[], Some(&tag)))?;
-    }
-    Ok(())
-}
-
-/// The digest of what a base holds now; nothing in a dry run.
-fn read_digest(
-    context: &Context,
-    tx: &mut Transaction,
-    name: &LvName,
-    is_active: bool,
-) -> Result<Option<String>> {
-    context.activated(tx, name, is_active, |tx| {
-        if context.dry_run {
-            context.say_verb(&["base", "verify", name.as_str()])?;
-            return Ok(None);
-        }
-        let device = context.lvm.device(name)?;
-        let digest = tx.unlocked(|tx| digest::of(&device, name.as_str(), tx.interrupt()))?;
-        Ok(Some(digest))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -821,20 +532,5 @@ mod tests {
             bases: &[view::tests::base()],
         };
         crate::schemas::assert_holds("base-list", &list);
-        let verdicts = [
-            Verdict::Unchanged,
-            Verdict::Altered,
-            Verdict::Unknown,
-            Verdict::Recorded,
-        ];
-        let verified = verdicts.map(|verdict| Verified {
-            name: "Base-0".to_owned(),
-            verdict,
-        });
-        let report = Report {
-            version: JSON_VERSION,
-            bases: verified.into(),
-        };
-        crate::schemas::assert_holds("base-verify", &report);
     }
 }
