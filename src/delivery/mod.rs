@@ -3,6 +3,7 @@
 
 pub mod conf;
 pub mod fetch;
+pub mod held;
 pub mod oci;
 pub mod pattern;
 pub mod ranges;

@@ -10,20 +10,19 @@ use std::path::{Path, PathBuf};
 use std::slice;
 
 use anyhow::{Context, Error, Result, bail, ensure};
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::fetch::{Body, CHANGED, Fetcher};
+use super::held::{Held, if_free, is_free, locked};
 use super::oci::store;
 use super::ranges::{Range, after};
 use super::response::Validator;
 use super::url::Url;
 use crate::sys::files::{is_temporary, read_if_there, replace};
 use crate::sys::interrupt::Interrupt;
-use crate::sys::lock::open_to_lock;
 use crate::sys::progress::Progress;
 
 const IMAGE: &str = ".image";
@@ -67,53 +66,6 @@ pub enum Fetched {
     Here(Held),
     /// There is no room for it: so many bytes are needed, and so many are free.
     TooLarge(u64, u64),
-}
-
-/// A file of the spool. Nobody removes it as long as this is here.
-#[derive(Debug)]
-pub struct Held {
-    path: PathBuf,
-    lock: Flock<File>,
-}
-
-impl Held {
-    /// Nothing if there is no such file.
-    fn of(path: &Path) -> Result<Option<Self>> {
-        let failed = || format!("cannot read {}", path.display());
-        loop {
-            let file = match File::open(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                file => file.with_context(failed)?,
-            };
-            // Who has it alone looks whether it can go, which takes no time.
-            let lock = Flock::lock(file, FlockArg::LockShared);
-            let lock = lock.map_err(|(_, error)| error).with_context(failed)?;
-            if leads_to(path, &lock).with_context(failed)? {
-                let path = path.to_owned();
-                return Ok(Some(Self { path, lock }));
-            }
-        }
-    }
-
-    /// Gives a file that was written a name, under which others can read it as well.
-    fn renamed(lock: Flock<File>, from: &Path, to: PathBuf) -> Result<Self> {
-        lock.relock(FlockArg::LockShared)
-            .map_err(io::Error::from)
-            .and_then(|()| fs::rename(from, &to))
-            .with_context(|| format!("cannot write to {}", from.display()))?;
-        Ok(Self { path: to, lock })
-    }
-
-    /// Lets it go, where nobody reads it any more.
-    pub fn release(self) -> PathBuf {
-        self.path
-    }
-}
-
-impl AsRef<Path> for Held {
-    fn as_ref(&self) -> &Path {
-        &self.path
-    }
 }
 
 /// Parts of a file on a server.
@@ -180,7 +132,7 @@ impl Spool {
             return Ok(None);
         };
         // It may have been here for long.
-        let found = sum(&mut held.lock, &url.name(), interrupt)?;
+        let found = sum(held.file(), &url.name(), interrupt)?;
         if format!("{:x}", found.finalize()) == digest {
             return Ok(Some(held));
         }
@@ -379,7 +331,7 @@ impl Spool {
         let before = files.len();
         let stays = |name: &String| {
             let mut held = held.iter();
-            held.any(|held| name_of(&held.path).starts_with(name))
+            held.any(|held| name_of((*held).as_ref()).starts_with(name))
         };
         files.retain(|name| {
             let all = [IMAGE, PIECES, ORIGIN, PART].map(|suffix| self.path(name, suffix));
@@ -532,54 +484,12 @@ pub fn is_full(error: &Error) -> bool {
     })
 }
 
-/// Opens a file that is written to by one command at a time, and locks it. Nothing where another one has it.
-pub fn locked(path: &Path) -> Result<Option<Flock<File>>> {
-    let failed = || format!("cannot write to {}", path.display());
-    loop {
-        let file = open_to_lock(path).with_context(failed)?;
-        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
-            return Ok(None);
-        };
-        if leads_to(path, &lock).with_context(failed)? {
-            return Ok(Some(lock));
-        }
-    }
-}
-
-/// Whether a path still leads to a file that was opened by it: until the file is locked, others may remove it.
-fn leads_to(path: &Path, file: &File) -> io::Result<bool> {
-    let id = |found: &Metadata| (found.dev(), found.ino());
-    let opened = id(&file.metadata()?);
-    Ok(fs::symlink_metadata(path).is_ok_and(|found| id(&found) == opened))
-}
-
 /// The file that who uses another one has locked.
 fn lock_of(path: &Path) -> PathBuf {
     if name_of(path).ends_with(ORIGIN) {
         return path.with_extension(&PART[1..]);
     }
     path.to_owned()
-}
-
-/// Does `work` with the lock of a file, unless somebody has it. Where there is no file, nobody has.
-fn if_free(lock: &Path, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    // NFS wants a descriptor that can write.
-    let file = File::options().read(true).write(true).open(lock).ok();
-    let held = file.map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock));
-    match held {
-        Some(Err(_)) => Ok(()),
-        Some(Ok(_)) | None => work(),
-    }
-}
-
-/// Whether nobody has locked a file.
-fn is_free(lock: &Path) -> bool {
-    let mut is_free = false;
-    let seen = if_free(lock, || {
-        is_free = true;
-        Ok(())
-    });
-    seen.is_ok() && is_free
 }
 
 /// What a directory has; nothing if there is none.

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use imgbased_helper::delivery::fetch::{Fetcher, Patience};
+use imgbased_helper::delivery::held::Held;
 use imgbased_helper::delivery::pattern::Pattern;
 use imgbased_helper::delivery::signature::Keys;
-use imgbased_helper::delivery::spool::{Fetched, Held, Spool};
+use imgbased_helper::delivery::spool::{Fetched, Spool};
 use imgbased_helper::delivery::url::Url;
 use imgbased_helper::delivery::{Found, Wanted};
 use sha2::{Digest, Sha256};

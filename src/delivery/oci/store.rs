@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::Flock;
 
 use super::layout::{DOCUMENT_MOST, Descriptor, Digest, Manifest};
-use crate::delivery::spool::{SPARE, Spool, locked, sum};
+use crate::delivery::held::locked;
+use crate::delivery::spool::{SPARE, Spool, sum};
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
 
