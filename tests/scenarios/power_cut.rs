@@ -438,7 +438,7 @@ fn reset_each(
         Extent::All => (1, 1),
         Extent::Many => (random.u32(1..=MANY), MANY),
         Extent::Sample => {
-            let mut limit = STEPS_MAX / 2;
+            let mut limit = verb.steps;
             loop {
                 let step = random.u32(1..=limit);
                 if reset(step)? {

@@ -215,7 +215,7 @@ impl<'a> Ready<'a> {
 
     /// Kills the verb after one of its steps, and once more in an undo.
     fn kill_after_some_step(&self, random: &mut Rng) -> Result<()> {
-        let mut limit = STEPS_MAX / 2;
+        let mut limit = self.verb.steps;
         loop {
             let step = random.u32(1..=limit);
             match self.interrupt(&format!("IMGBASED_KILL_AFTER={step}"))? {
@@ -246,10 +246,18 @@ impl<'a> Ready<'a> {
     /// Interrupts the verb at each of its steps by `variable`, so that its exit status is `wanted`, until it
     /// comes to its end. Returns how many there are.
     fn steps(&self, wanted: i32, variable: &str) -> Result<u32> {
-        let run = self.verb.run;
+        let Verb { run, steps, .. } = self.verb;
         for step in 1..=STEPS_MAX {
             match self.interrupt(&format!("{variable}={step}"))? {
-                0 if step > 1 => return Ok(step - 1),
+                0 if step > 1 => {
+                    let found = step - 1;
+                    let file = "tests/vm/verbs.rs";
+                    ensure!(
+                        found <= *steps,
+                        "`{run}` has {found} steps, and {file} says {steps}"
+                    );
+                    return Ok(found);
+                }
                 status => ensure!(status == wanted, "{variable}={step} {run}: {status}"),
             }
         }

@@ -21,6 +21,9 @@ pub struct Verb {
     pub name: &'static str,
     pub vg: &'static str,
     pub run: &'static str,
+    /// How many steps it has at most, so that a sample seldom chooses one that it does not have. The scenarios with
+    /// all steps count them.
+    pub steps: u32,
     /// The layer or base that it adds or removes, or that it has boot.
     pub subject: &'static str,
     pub adds: bool,
@@ -44,6 +47,7 @@ pub const ADD_BASE: Verb = Verb {
     name: "base-add",
     vg: "HostVG",
     run: "imgbased-helper base add --name Extra /root/Extra.img",
+    steps: 16,
     subject: "Extra",
     adds: true,
     selects: false,
@@ -55,6 +59,7 @@ pub const ADD_BASE: Verb = Verb {
 pub const ADD_BASE_OF_FILES: Verb = Verb {
     name: "base-add-of-files",
     run: "imgbased-helper base add --name Extra /root/Extra",
+    steps: 16,
     ..ADD_BASE
 };
 
@@ -62,6 +67,7 @@ pub const ADD_BASE_OF_FILES: Verb = Verb {
 pub const UPDATE: Verb = Verb {
     name: "update",
     run: "imgbased-helper update --name Extra /root/Extra",
+    steps: 30,
     ..ADD_BASE
 };
 
@@ -69,6 +75,7 @@ pub const UPDATE: Verb = Verb {
 pub const ADD_BASE_BY_CONTENT: Verb = Verb {
     name: "base-add-by-content",
     run: "imgbased-helper base add --name Extra2 /root/Extra.tar",
+    steps: 30,
     subject: "Extra2",
     ..ADD_BASE
 };
@@ -76,6 +83,7 @@ pub const ADD_BASE_BY_CONTENT: Verb = Verb {
 pub const REMOVE_BASE: Verb = Verb {
     name: "base-remove",
     run: "imgbased-helper base remove --yes Extra",
+    steps: 8,
     adds: false,
     ..ADD_BASE
 };
@@ -83,6 +91,7 @@ pub const REMOVE_BASE: Verb = Verb {
 pub const COLLECT: Verb = Verb {
     name: "gc",
     run: "imgbased-helper gc --yes --keep 0",
+    steps: 8,
     ..REMOVE_BASE
 };
 
@@ -90,6 +99,7 @@ pub const ADD_LAYER: Verb = Verb {
     name: "layer-add",
     vg: "HostVG",
     run: "imgbased-helper layer add Base-0",
+    steps: 8,
     subject: "Base-0.3",
     adds: true,
     selects: false,
@@ -100,6 +110,7 @@ pub const ADD_LAYER: Verb = Verb {
 pub const ADD_LAYER_OF_LAYER: Verb = Verb {
     name: "layer-add-of-layer",
     run: "imgbased-helper layer add Base-0.2",
+    steps: 12,
     ..ADD_LAYER
 };
 
@@ -107,6 +118,7 @@ pub const ADD_LAYER_OF_LAYER: Verb = Verb {
 pub const ADD_LAYER_OF_EXTRA: Verb = Verb {
     name: "layer-add-with-fstab",
     run: "imgbased-helper layer add Extra",
+    steps: 12,
     subject: "Extra+1",
     is_real: false,
     ..ADD_LAYER
@@ -115,6 +127,7 @@ pub const ADD_LAYER_OF_EXTRA: Verb = Verb {
 pub const REMOVE_LAYER: Verb = Verb {
     name: "layer-remove",
     run: "imgbased-helper layer remove Base-0.3",
+    steps: 5,
     adds: false,
     ..ADD_LAYER
 };
@@ -123,6 +136,7 @@ pub const REMOVE_LAYER: Verb = Verb {
 pub const TRY: Verb = Verb {
     name: "boot-try",
     run: "imgbased-helper boot try Base-0.2",
+    steps: 3,
     subject: "Base-0.2",
     ..ADD_LAYER
 };
@@ -131,12 +145,14 @@ pub const TRY: Verb = Verb {
 pub const START_TRIAL: Verb = Verb {
     name: "trial-start",
     run: "imgbased-helper boot default Base-0.2",
+    steps: 3,
     ..TRY
 };
 
 pub const SWITCH_DEFAULT: Verb = Verb {
     name: "boot-default",
     run: "imgbased-helper boot default --tries 0 Base-0.2",
+    steps: 7,
     selects: true,
     ..TRY
 };
@@ -145,6 +161,7 @@ pub const SWITCH_DEFAULT: Verb = Verb {
 pub const ROLL_BACK: Verb = Verb {
     name: "rollback",
     run: "imgbased-helper rollback --to Base-0.1",
+    steps: 4,
     subject: "Base-0.1",
     ..SWITCH_DEFAULT
 };
@@ -153,6 +170,7 @@ pub const ROLL_BACK: Verb = Verb {
 pub const BLESS: Verb = Verb {
     name: "boot-bless",
     run: "imgbased-helper boot bless Base-0.2",
+    steps: 8,
     selects: true,
     ..TRY
 };
@@ -161,6 +179,7 @@ pub const MAKE_GROUP: Verb = Verb {
     name: "layout-init",
     vg: "New",
     run: "imgbased-helper --vg New layout init --device /dev/disk/by-id/virtio-spare",
+    steps: 10,
     ..ADD_BASE
 };
 
@@ -168,6 +187,7 @@ pub const ADOPT: Verb = Verb {
     name: "layout-init-from",
     vg: "Installed",
     run: "imgbased-helper --vg Installed layout init --from Installed/root --name node-1-1",
+    steps: 20,
     ..ADD_BASE
 };
 
@@ -175,6 +195,7 @@ pub const ADOPT: Verb = Verb {
 pub const ADD_VOLUME: Verb = Verb {
     name: "volume-add",
     run: "imgbased-helper volume add /srv/data --size 100M",
+    steps: 20,
     subject: "srv-data",
     // One that layers mount is done, or begun again.
     mend: "if imgbased-helper volume list | grep -q /srv/data; then \
@@ -185,12 +206,14 @@ pub const ADD_VOLUME: Verb = Verb {
 /// Of one that is in use, as /var always is: it moves when the system goes down.
 pub const ADD_BUSY_VOLUME: Verb = Verb {
     name: "volume-add-busy",
+    steps: 12,
     ..ADD_VOLUME
 };
 
 pub const LIST_PATH: Verb = Verb {
     name: "persist-add",
     run: "imgbased-helper persist add /root/.ssh",
+    steps: 4,
     subject: "lists",
     adds: false,
     ..ADD_BASE
@@ -199,6 +222,7 @@ pub const LIST_PATH: Verb = Verb {
 pub const STRIKE_PATH: Verb = Verb {
     name: "persist-remove",
     run: "imgbased-helper persist remove /root/.ssh",
+    steps: 4,
     ..LIST_PATH
 };
 
@@ -206,6 +230,7 @@ pub const STRIKE_PATH: Verb = Verb {
 pub const PREPARE_IMAGE: Verb = Verb {
     name: "image-prepare",
     run: "imgbased-helper image prepare --name tree-1-1 /root/Tree",
+    steps: 16,
     subject: "tree",
     mend: "imgbased-helper image prepare --name tree-1-1 /root/Tree >/run/first && \
            imgbased-helper image prepare --name tree-1-1 /root/Tree >/run/second && test ! -s /run/second && \
