@@ -22,7 +22,13 @@ if [ "$1" = Base-0.1 ] || [ "$1" = Base-0.2 ]; then
     sed 's/ imgbased.trial//; s/ imgbased.onfail=reboot panic=30 nmi_watchdog=panic rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=2min$//' \
         loader/entries/imgbased-Base-0.2.conf
 else
-    cat grub/grubenv loader/entries/imgbased-Base-0.2.conf
+    # The last step of an update has its layer tried.
+    if [ "$1" = Extra ]; then
+        grep -v -e '^#' -e ^imgbased_ grub/grubenv
+    else
+        cat grub/grubenv
+    fi
+    cat loader/entries/imgbased-Base-0.2.conf
 fi
 sha256sum loader/entries/imgbased-Base-0.conf loader/entries/imgbased-Base-0.1.conf \
     loader/entries/other.conf loader/entries/imgbased-broken.conf vmlinuz-foreign

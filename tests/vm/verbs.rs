@@ -59,7 +59,7 @@ pub const ADD_BASE: Verb = Verb {
 pub const ADD_BASE_OF_FILES: Verb = Verb {
     name: "base-add-of-files",
     run: "imgbased-helper base add --name Extra /root/Extra",
-    steps: 16,
+    steps: 24,
     ..ADD_BASE
 };
 
@@ -67,7 +67,7 @@ pub const ADD_BASE_OF_FILES: Verb = Verb {
 pub const UPDATE: Verb = Verb {
     name: "update",
     run: "imgbased-helper update --name Extra /root/Extra",
-    steps: 30,
+    steps: 44,
     ..ADD_BASE
 };
 
@@ -75,7 +75,7 @@ pub const UPDATE: Verb = Verb {
 pub const ADD_BASE_BY_CONTENT: Verb = Verb {
     name: "base-add-by-content",
     run: "imgbased-helper base add --name Extra2 /root/Extra.tar",
-    steps: 30,
+    steps: 32,
     subject: "Extra2",
     ..ADD_BASE
 };
@@ -83,7 +83,7 @@ pub const ADD_BASE_BY_CONTENT: Verb = Verb {
 pub const REMOVE_BASE: Verb = Verb {
     name: "base-remove",
     run: "imgbased-helper base remove --yes Extra",
-    steps: 8,
+    steps: 12,
     adds: false,
     ..ADD_BASE
 };
@@ -91,7 +91,7 @@ pub const REMOVE_BASE: Verb = Verb {
 pub const COLLECT: Verb = Verb {
     name: "gc",
     run: "imgbased-helper gc --yes --keep 0",
-    steps: 8,
+    steps: 12,
     ..REMOVE_BASE
 };
 
@@ -179,7 +179,7 @@ pub const MAKE_GROUP: Verb = Verb {
     name: "layout-init",
     vg: "New",
     run: "imgbased-helper --vg New layout init --device /dev/disk/by-id/virtio-spare",
-    steps: 10,
+    steps: 8,
     ..ADD_BASE
 };
 
@@ -187,7 +187,7 @@ pub const ADOPT: Verb = Verb {
     name: "layout-init-from",
     vg: "Installed",
     run: "imgbased-helper --vg Installed layout init --from Installed/root --name node-1-1",
-    steps: 20,
+    steps: 30,
     ..ADD_BASE
 };
 
@@ -195,7 +195,7 @@ pub const ADOPT: Verb = Verb {
 pub const ADD_VOLUME: Verb = Verb {
     name: "volume-add",
     run: "imgbased-helper volume add /srv/data --size 100M",
-    steps: 20,
+    steps: 22,
     subject: "srv-data",
     // One that layers mount is done, or begun again.
     mend: "if imgbased-helper volume list | grep -q /srv/data; then \
@@ -206,7 +206,7 @@ pub const ADD_VOLUME: Verb = Verb {
 /// Of one that is in use, as /var always is: it moves when the system goes down.
 pub const ADD_BUSY_VOLUME: Verb = Verb {
     name: "volume-add-busy",
-    steps: 12,
+    steps: 22,
     ..ADD_VOLUME
 };
 
@@ -230,7 +230,7 @@ pub const STRIKE_PATH: Verb = Verb {
 pub const PREPARE_IMAGE: Verb = Verb {
     name: "image-prepare",
     run: "imgbased-helper image prepare --name tree-1-1 /root/Tree",
-    steps: 16,
+    steps: 24,
     subject: "tree",
     mend: "imgbased-helper image prepare --name tree-1-1 /root/Tree >/run/first && \
            imgbased-helper image prepare --name tree-1-1 /root/Tree >/run/second && test ! -s /run/second && \
