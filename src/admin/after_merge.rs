@@ -18,6 +18,8 @@ const UPDATED: &str = ".updated";
 const LDCONFIG: &str = "/sbin/ldconfig";
 /// Where that is mounted which programs can write to beside the root.
 const SCRATCH: &str = "caches";
+/// What each of them can write into a layer, in bytes. What they make is far smaller.
+const CACHES_MAX: u64 = 256 << 20;
 
 /// Where administrators put certificates of authorities that they trust or do not trust, from the root, and the program
 /// that makes the list of all of them: of Debian and SUSE, and of Fedora and Arch.
@@ -61,7 +63,7 @@ pub fn refresh_caches(tx: &mut Transaction, root: &Path) -> Result<()> {
     if programs.is_empty() {
         return Ok(());
     }
-    let sandbox = Sandbox::writable(tx, root, &mount_point(SCRATCH))?;
+    let sandbox = Sandbox::writable(tx, root, &mount_point(SCRATCH))?.with_room(CACHES_MAX);
     for (program, made) in programs {
         if let Err(error) = sandbox.attempt(tx, program)? {
             log::warn!("{made} of the new layer stays as it is: {error:#}");

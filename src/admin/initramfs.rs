@@ -143,7 +143,8 @@ pub fn make_for_host(
             continue;
         };
         let version = kernel.version;
-        let made = tx.unlocked(|tx| maker.add(tx, boot, &version, &initrd.path, host));
+        // An error that does no harm must not leave the lock to others.
+        let made = tx.unlocked(|tx| Ok(maker.add(tx, boot, &version, &initrd.path, host)))?;
         tx.interrupt().check()?;
         match made {
             Ok(made) => is_made |= made,

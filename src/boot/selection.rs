@@ -12,7 +12,7 @@ use crate::model::trial::{Event, OnTrial, State, Trial};
 use crate::sys::transaction::Transaction;
 
 /// What boots, by the names of layers and bases of our group.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq)]
 pub struct Selection {
     pub default: Option<String>,
     /// Boots at the next start only.

@@ -99,7 +99,7 @@ impl Trial {
 }
 
 /// A layer on trial, or one of its kernels.
-#[derive(Clone, Serialize)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct OnTrial {
     pub name: String,
     /// The version of the kernel, where the layer has come up with another one.

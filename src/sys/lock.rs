@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
+use super::interrupt::Interrupt;
 use super::process::is_below;
 use super::progress::Waiting;
 use super::run;
@@ -44,18 +45,18 @@ pub struct Lock {
 
 impl Lock {
     /// Takes the lock of this host, waiting up to `wait` for each other holder, who is then named.
-    pub fn take(wait: Duration) -> Result<Self> {
-        Self::take_in(Path::new(run::DIR), wait)
+    pub fn take(wait: Duration, interrupt: &Interrupt) -> Result<Self> {
+        Self::take_in(Path::new(run::DIR), wait, interrupt)
     }
 
-    pub(super) fn take_in(dir: &Path, wait: Duration) -> Result<Self> {
+    pub(super) fn take_in(dir: &Path, wait: Duration, interrupt: &Interrupt) -> Result<Self> {
         check_own(dir)?;
         let mut lock = Self {
             path: dir.join(NAME),
             wait,
             held: None,
         };
-        lock.retake()?;
+        lock.retake(interrupt)?;
         Ok(lock)
     }
 
@@ -83,8 +84,9 @@ impl Lock {
         held.set_len(text.len() as u64)
     }
 
-    /// Takes it again, with the same patience. Fails at once where the holder waits for this process.
-    pub fn retake(&mut self) -> Result<()> {
+    /// Takes it again, with the same patience. Fails at once where the holder waits for this process, or a signal asks
+    /// to end.
+    pub fn retake(&mut self, interrupt: &Interrupt) -> Result<()> {
         let path = self.path.display();
         let mut file =
             open_to_lock(&self.path).with_context(|| format!("cannot open the lock {path}"))?;
@@ -101,6 +103,7 @@ impl Lock {
                     return Ok(());
                 }
                 Err((mut unlocked, Errno::EWOULDBLOCK)) => {
+                    interrupt.check()?;
                     let mut now = String::new();
                     unlocked.rewind()?;
                     unlocked.read_to_string(&mut now)?;
@@ -167,13 +170,29 @@ mod tests {
     use std::fs::{Permissions, metadata, set_permissions, write};
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::process::Command;
+    use std::thread;
+
+    #[test]
+    fn who_waits_can_be_told_to_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("imgbased");
+        let interrupt = Interrupt::default();
+        let wait = Duration::from_secs(3600);
+        let _held = Lock::take_in(&dir, wait, &interrupt).unwrap();
+        let told = interrupt.clone();
+        let waiting = thread::spawn(move || Lock::take_in(&dir, wait, &told).map(drop));
+        thread::sleep(2 * RETRY);
+        interrupt.set();
+        let error = waiting.join().unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "interrupted");
+    }
 
     #[test]
     fn the_second_is_told_who_holds_it() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("imgbased");
-        let mut held = Lock::take_in(&dir, Duration::ZERO).unwrap();
-        let second = || Lock::take_in(&dir, Duration::ZERO).err();
+        let mut held = Lock::take_in(&dir, Duration::ZERO, &Interrupt::default()).unwrap();
+        let second = || Lock::take_in(&dir, Duration::ZERO, &Interrupt::default()).err();
         let error = second().unwrap().to_string();
         assert!(
             error.contains(&format!("process {}", std::process::id())),
@@ -182,7 +201,7 @@ mod tests {
         held.release();
         assert!(!held.is_held());
         assert!(second().is_none());
-        held.retake().unwrap();
+        held.retake(&Interrupt::default()).unwrap();
         assert!(second().is_some());
         drop(held);
         assert!(second().is_none());
@@ -192,18 +211,20 @@ mod tests {
     fn whoever_waits_is_told_what_the_holder_does_and_waits_for_that() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("imgbased");
-        let held = Lock::take_in(&dir, Duration::ZERO).unwrap();
+        let held = Lock::take_in(&dir, Duration::ZERO, &Interrupt::default()).unwrap();
         let wait = Duration::from_millis(500);
         let waiting = std::thread::spawn({
             let dir = dir.clone();
-            move || Lock::take_in(&dir, wait).map(drop)
+            move || Lock::take_in(&dir, wait, &Interrupt::default()).map(drop)
         });
         // Each of these takes less time than it waits, and all together take more.
         for what in ["runs one", "runs another", "runs one", "runs another"] {
             held.tell(Some(what)).unwrap();
             sleep(wait / 2);
         }
-        let error = Lock::take_in(&dir, Duration::ZERO).err().unwrap();
+        let error = Lock::take_in(&dir, Duration::ZERO, &Interrupt::default())
+            .err()
+            .unwrap();
         let pid = std::process::id();
         let named = format!("made by process {pid}, which runs another, gave up");
         assert!(error.to_string().contains(&named), "{error}");
@@ -219,7 +240,13 @@ mod tests {
 
     #[test]
     fn whoever_the_holder_waits_for_is_refused_at_once() {
-        let take = |dir: &Path| Lock::take_in(&dir.join("run"), Duration::from_secs(3600));
+        let take = |dir: &Path| {
+            Lock::take_in(
+                &dir.join("run"),
+                Duration::from_secs(3600),
+                &Interrupt::default(),
+            )
+        };
         if let Some(dir) = std::env::var_os("IMGBASED_TEST_DIR") {
             let parent = std::env::var("IMGBASED_TEST_PARENT").unwrap();
             let error = take(Path::new(&dir)).err().unwrap().to_string();
@@ -254,7 +281,9 @@ mod tests {
     fn its_directory_is_no_place_for_others() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        let take = |name: &str| Lock::take_in(&path(name), Duration::ZERO).map(drop);
+        let take = |name: &str| {
+            Lock::take_in(&path(name), Duration::ZERO, &Interrupt::default()).map(drop)
+        };
         take("new").unwrap();
         let mode = metadata(path("new")).unwrap().permissions().mode();
         assert_eq!(mode & 0o022, 0);

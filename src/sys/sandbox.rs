@@ -31,6 +31,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat, umask};
+use nix::sys::statvfs::statvfs;
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{chdir, pivot_root, setsid, symlinkat};
 use rustix::fs::OFlags;
@@ -109,6 +110,8 @@ pub struct Sandbox {
     mounted: UndoStep,
     /// How long a program may run, in seconds.
     limit: u32,
+    /// What a program can take of the filesystem of the root, in bytes.
+    room: u64,
 }
 
 impl Sandbox {
@@ -138,12 +141,18 @@ impl Sandbox {
             scratch: scratch.to_owned(),
             mounted: tx.run_undoable(&mount.arg(scratch), undo)?,
             limit: TIME_LIMIT,
+            room: FILE_MAX,
         })
     }
 
     /// The same with another limit of time for each program, in seconds.
     pub fn within(self, limit: u32) -> Self {
         Self { limit, ..self }
+    }
+
+    /// The same where each program can take so many bytes of the filesystem of the root, and not 1 GiB.
+    pub fn with_room(self, room: u64) -> Self {
+        Self { room, ..self }
     }
 
     /// Runs a program with its arguments, and ends all that it has started.
@@ -165,8 +174,20 @@ impl Sandbox {
         let mut done = Ok(());
         let _waiting = Waiting::new(|| program.join(" "));
         tx.work(&cmd, |interrupt| {
+            let before = used(&self.root)?;
             let running = cmd.start(Stdio::null(), Stdio::piped())?;
-            done = running.wait_with(|| interrupt.check()).map(drop);
+            let ended = running.wait_with(|| {
+                interrupt.check()?;
+                // A thin pool may have less than its volumes say. Where it is full, the host cannot write any more.
+                let taken = used(&self.root)?.saturating_sub(before);
+                ensure!(
+                    self.access == READ_ONLY || taken <= self.room,
+                    "it was ended, as it has written more than {} MiB",
+                    self.room >> 20
+                );
+                Ok(())
+            });
+            done = ended.map(drop);
             interrupt.check()
         })?;
         Ok(done)
@@ -227,6 +248,12 @@ pub fn watch(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     let code = end.status.code();
     let code = code.with_context(|| end.status.to_string())?;
     Ok(ExitCode::from(u8::try_from(code)?))
+}
+
+/// How many bytes of a filesystem are in use.
+fn used(root: &Path) -> Result<u64> {
+    let stat = statvfs(root).with_context(|| format!("cannot look at {}", root.display()))?;
+    Ok((stat.blocks() - stat.blocks_free()) * stat.fragment_size())
 }
 
 /// Whether somebody still reads what this process writes to its standard output. Of anything but a pipe that is
@@ -464,6 +491,7 @@ mod tests {
                 access: READ_ONLY,
                 scratch: dir.path().to_owned(),
                 mounted: tx.on_failure(Cmd::new("true")),
+                room: FILE_MAX,
                 limit: TIME_LIMIT,
             };
             for (path, why) in [

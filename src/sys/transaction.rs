@@ -81,7 +81,7 @@ impl Writer {
         if self.dry_run || self.lock.borrow().is_some() {
             return self.retake();
         }
-        *self.lock.borrow_mut() = Some(Lock::take(self.wait).context(self.verb)?);
+        *self.lock.borrow_mut() = Some(Lock::take(self.wait, &self.interrupt).context(self.verb)?);
         Ok(())
     }
 
@@ -97,11 +97,16 @@ impl Writer {
             undo_steps: 0,
             discarded: Vec::new(),
             was_unlocked: false,
+            unlocked: 0,
         };
         let done = tx.scope(work)?;
         tx.commit()
             .context("the change is made, but what nobody needs any more is still there")?;
         Ok(done)
+    }
+
+    pub fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
     }
 
     /// Fails when a signal asks the program to end.
@@ -117,7 +122,7 @@ impl Writer {
 
     fn retake(&self) -> Result<()> {
         match &mut *self.lock.borrow_mut() {
-            Some(lock) if !lock.is_held() => lock.retake().context(self.verb),
+            Some(lock) if !lock.is_held() => lock.retake(&self.interrupt).context(self.verb),
             _ => Ok(()),
         }
     }
@@ -131,6 +136,8 @@ pub struct Transaction<'a> {
     undo_steps: u32,
     discarded: Vec<Discarded>,
     was_unlocked: bool,
+    /// How many calls of [`Transaction::unlocked`] go on, one in another.
+    unlocked: u32,
 }
 
 /// Says which files to remove.
@@ -178,16 +185,20 @@ impl Transaction<'_> {
     /// again after it. `work` may change volumes that name this process as their maker, and nothing else.
     ///
     /// Once files were changed, which others read, the lock stays. After an error it is not taken
-    /// again: what is left to undo needs none.
+    /// again: what is left to undo needs none, and the next step takes it where the error does no harm.
     pub fn unlocked<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let is_private = |(_, undo): &(u32, Undo)| matches!(undo, Undo::Run(_));
         if self.undo.iter().all(is_private) {
             self.was_unlocked = true;
             self.writer.release();
         }
-        let done = work(self)?;
-        self.writer.retake()?;
-        Ok(done)
+        self.unlocked += 1;
+        let done = work(self);
+        self.unlocked -= 1;
+        if done.is_ok() {
+            self.writer.retake()?;
+        }
+        done
     }
 
     /// Whether others may have changed what was read at the beginning.
@@ -250,7 +261,7 @@ impl Transaction<'_> {
 
     /// Runs two commands at once, neither of which needs what the other does.
     pub fn run_both(&mut self, one: &Cmd, other: &Cmd) -> Result<()> {
-        self.writer.interrupt.check()?;
+        self.begin()?;
         if self.writer.dry_run {
             return [one, other]
                 .iter()
@@ -279,7 +290,7 @@ impl Transaction<'_> {
         command: &dyn fmt::Display,
         work: impl FnOnce(&Interrupt) -> Result<()>,
     ) -> Result<()> {
-        self.writer.interrupt.check()?;
+        self.begin()?;
         if self.writer.dry_run {
             return show(command);
         }
@@ -414,8 +425,17 @@ impl Transaction<'_> {
         self.step(&Action::Flush(dir))
     }
 
-    fn step(&mut self, action: &Action) -> Result<()> {
+    /// Comes before each step.
+    fn begin(&self) -> Result<()> {
         self.writer.interrupt.check()?;
+        if self.unlocked == 0 {
+            self.writer.retake()?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, action: &Action) -> Result<()> {
+        self.begin()?;
         self.perform(action)
     }
 
@@ -480,6 +500,7 @@ pub fn cut_before(step: u32, work: impl FnOnce(&mut Transaction) -> Result<()>) 
         undo_steps: 0,
         discarded: Vec::new(),
         was_unlocked: false,
+        unlocked: 0,
     };
     Ok(work(&mut tx).is_err())
 }
@@ -806,7 +827,13 @@ mod tests {
     #[test]
     fn the_lock_is_released_until_others_can_see_a_change() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = || Lock::take_in(&dir.path().join("run"), Duration::ZERO);
+        let lock = || {
+            Lock::take_in(
+                &dir.path().join("run"),
+                Duration::ZERO,
+                &Interrupt::default(),
+            )
+        };
         let writer = writer();
         writer.lock.replace(Some(lock().unwrap()));
         let failed: Result<()> = writer.transaction(|tx| {
@@ -821,6 +848,14 @@ mod tests {
             bail!("no")
         });
         assert_eq!(failed.unwrap_err().to_string(), "no");
+        // Work that fails where that does no harm leaves it to nobody else.
+        let harmless = writer.transaction(|tx| {
+            let failed: Result<()> = tx.unlocked(|_| bail!("no harm"));
+            assert!(failed.is_err() && lock().is_ok());
+            tx.write(&dir.path().join("entry"), b"", 0o600)?;
+            Ok(lock().is_err())
+        });
+        assert!(harmless.unwrap());
         // It is held between two units of work, and taken again after one that failed without it.
         assert!(lock().is_err());
         let failed: Result<()> = writer.transaction(|tx| tx.unlocked(|_| bail!("no")));

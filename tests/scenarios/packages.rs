@@ -151,6 +151,7 @@ const PLACES: [(&str, &[&str]); 7] = [
             "/usr/bin/imgbased-helper",
             "/usr/lib/dracut/modules.d/50imgbased/module-setup.sh",
             "/usr/lib/kernel/install.d/05-imgbased.install",
+            "/usr/lib/kernel/install.d/21-imgbased.install",
             "/usr/lib/kernel/install.d/95-imgbased.install",
             "/usr/lib/systemd/system-generators/imgbased-mounts-generator",
         ],

@@ -117,7 +117,8 @@ fn gets_no_kernel_before_it_has_come_up(vm: &mut Vm) -> Result<()> {
     // As kernel-install(8) runs them. Between them that of GRUB makes another entry the default.
     vm.ok_for(
         "cd /usr/lib/kernel/install.d && ./05-imgbased.install add 9.9 && \
-         grub-editenv - set saved_entry=0123456789abcdef-9.9 && ./95-imgbased.install add 9.9",
+         grub-editenv - set saved_entry=0123456789abcdef-9.9 && ./21-imgbased.install add 9.9 && \
+         ./95-imgbased.install add 9.9",
         SLOW,
     )?;
     ensure!(vm.ok(versions)?.lines().any(|version| version == "9.9"));

@@ -180,10 +180,23 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         return download(context, update);
     }
     let writer = context.writer("update", LOCK_WAIT)?;
-    let done = writer.transaction(|tx| take(context, tx, update))?;
+    let interrupt = writer.interrupt().clone();
+    let mut done = None;
+    let committed = writer.transaction(|tx| {
+        done = Some(take(context, tx, update)?);
+        Ok(())
+    });
+    // The first thing, whatever becomes of the others: the host may be restarted at any moment.
+    if done.as_ref().is_some_and(|done| done.waits) {
+        watch_for_changes(&[]);
+    }
+    committed?;
+    let done = done.context("it was taken")?;
     clean_up(context, writer, update, &done);
     context.show(&done, || done.lines())?;
     if update.apply && done.waits {
+        let asked = "the update is done, but not the restart";
+        interrupt.check().context(asked)?;
         restart_host(&context.writer("update", LOCK_WAIT)?, "update")?;
     }
     Ok(ExitCode::SUCCESS)
@@ -198,7 +211,6 @@ fn clean_up(context: &Context, writer: Writer, update: &Update, done: &Done) {
     hooks::after_update(context, &writer, [base, layer]);
     // What follows takes the lock itself.
     drop(writer);
-    watch_for_changes(&[]);
     if let Some(made) = &done.made {
         made.list(context);
     }
@@ -453,6 +465,12 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     let (new, found) = merged_layer(context, tx, &group, &base, &told, &|root| {
         judge(update, &running, root).map(drop)
     })?;
+    if tx.was_unlocked() {
+        ensure!(
+            boot.selection()? == selection,
+            "another command has changed what boots next meanwhile; nothing was updated"
+        );
+    }
     // An update that waits has all its snapshots.
     done.save_volumes(context, tx, update, &new)?;
     let entry = boot.entry_of(&new)?.context("it was written")?;

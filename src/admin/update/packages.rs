@@ -157,7 +157,7 @@ impl Packages {
         let free = room_in(context, root)?;
         // Scripts of packages can take minutes.
         tx.unlocked(|tx| {
-            Site::visit(context, tx, group, root, &mut |site| {
+            Site::visit(context, tx, group, (root, free), &mut |site| {
                 self.install_each(site, &verdicts, free, &mut outcomes)
             })
         })?;
@@ -365,6 +365,8 @@ fn look(config: &Path, kept: &Kept, interrupt: &Interrupt) -> Result<Package> {
 struct Site<'a, 'b> {
     tx: &'a mut Transaction<'b>,
     root: &'a Path,
+    /// What each of their programs can take of it, in bytes.
+    free: u64,
     config: &'a Path,
     /// What the layer that runs has installed.
     here: Vec<Package>,
@@ -376,7 +378,7 @@ impl Site<'_, '_> {
         context: &Context,
         tx: &mut Transaction,
         group: &Group,
-        root: &Path,
+        (root, free): (&Path, u64),
         work: &mut dyn FnMut(&mut Site) -> Result<()>,
     ) -> Result<()> {
         tx.work(&"packages start nothing", |_| deny_starts(root))?;
@@ -384,6 +386,7 @@ impl Site<'_, '_> {
             work(&mut Site {
                 tx,
                 root,
+                free,
                 config,
                 here: of_dpkg(&Dir::root(Path::new(RUNNING))?)?.unwrap_or_default(),
             })
@@ -400,7 +403,7 @@ impl Site<'_, '_> {
     /// it says.
     fn shut_in(&mut self, kept: &[&Kept], program: &[&str], words: &[&str]) -> Result<Result<()>> {
         let scratch = mount_point(SCRATCH);
-        let sandbox = Sandbox::writable(self.tx, self.root, &scratch)?;
+        let sandbox = Sandbox::writable(self.tx, self.root, &scratch)?.with_room(self.free);
         let mut files = Vec::new();
         let mut copied = Ok(());
         self.tx.work(
@@ -600,7 +603,8 @@ pub fn again(
         return Ok(());
     }
     let program = [&DPKG_BY[..], &["--force-confmiss", "--install"]].concat();
-    Site::visit(context, tx, group, root, &mut |site| {
+    let free = room_in(context, root)?;
+    Site::visit(context, tx, group, (root, free), &mut |site| {
         for some in packages.together(&verdicts) {
             let before = site.only_here()?;
             let kept: Vec<&Kept> = some.iter().map(|at| &packages.kept[*at]).collect();

@@ -142,7 +142,7 @@ impl Item {
         item
     }
 
-    /// A unified kernel image in a file with this name. systemd-boot lists none without a name and a version.
+    /// A unified kernel image in a file with this name. systemd-boot lists none without a name.
     fn of_image(name: &str, os_release: &str) -> Option<Self> {
         let (stem, ending) = name.split_at(name.len() - EFI.len());
         let (id, counter) = split_counter(stem);
@@ -155,7 +155,8 @@ impl Item {
             id: format!("{id}{ending}"),
             is_elsewhere: true,
             sort_key: first_of(&["IMAGE_ID", "ID"]),
-            version: first_of(&["IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"])?,
+            version: first_of(&["IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID"])
+                .unwrap_or_default(),
             counter,
             ..Self::default()
         })
@@ -220,10 +221,11 @@ fn compare(a: &Item, b: &Item) -> Ordering {
             .then_with(|| compare_versions(&b.version, &a.version)),
         _ => Ordering::Equal,
     };
-    group(a)
-        .cmp(&group(b))
-        .then_with(by_key)
-        .then_with(|| compare_versions(&b.id.to_lowercase(), &a.id.to_lowercase()))
+    group(a).cmp(&group(b)).then_with(by_key).then_with(|| {
+        // Their endings count: what begins with a dash is older than what begins with a dot.
+        let [a, b] = [a, b].map(|item| name_of(&item.id).to_lowercase());
+        compare_versions(&b, &a)
+    })
 }
 
 /// Compares as the UAPI Version Format Specification says.
@@ -378,14 +380,29 @@ mod tests {
             image(esp.path(), name, zorin);
         }
         image(esp.path(), "without-version.efi", "ID=arch\n");
+        for name in ["x.conf", "x-lts.conf"] {
+            entry(&boot, name, "x");
+        }
         image(esp.path(), "without-name.efi", "VERSION=1\n");
         fs::write(esp.path().join(IMAGES).join("empty.efi"), "").unwrap();
-        let all = ["arch.EFI", "imgbased-Base-0.1", "other", "Zorin.efi"];
+        let all = [
+            "arch.EFI",
+            "without-version.efi",
+            "imgbased-Base-0.1",
+            "other",
+            "x",
+            "x-lts",
+            "Zorin.efi",
+        ];
         assert_eq!(ids(boot.path(), Some(esp.path())), all);
-        assert_eq!(ids(boot.path(), None), ["imgbased-Base-0.1", "Zorin.efi"]);
+        let own = ["imgbased-Base-0.1", "x", "x-lts", "Zorin.efi"];
+        assert_eq!(ids(boot.path(), None), own);
         // It is the same partition where $BOOT is none of its own.
         let same = esp.path().join("EFI/..");
-        assert_eq!(ids(esp.path(), Some(&same)), ["arch.EFI", "other"]);
+        assert_eq!(
+            ids(esp.path(), Some(&same)),
+            ["arch.EFI", "without-version.efi", "other"]
+        );
 
         let found = items(&Files::new(boot.path()), Some(esp.path())).unwrap();
         let named = |pattern: &str| -> Vec<&str> {
@@ -396,7 +413,7 @@ mod tests {
         assert_eq!(named("zorin*"), ["Zorin.efi"]);
         assert_eq!(named("other.conf"), ["other"]);
         let elsewhere = found.iter().filter(|item| item.is_elsewhere);
-        assert_eq!(elsewhere.count(), 3);
+        assert_eq!(elsewhere.count(), 4);
         assert!(found[0].has_tries());
     }
 
