@@ -293,7 +293,11 @@ impl Needs {
         needs.judge(&name, add, image, u64::MAX, false)?;
         let mut shape = Shape::default();
         if let Image::Tree(tree) = image {
-            (needs.content, shape) = tree.measure(tx.interrupt())?;
+            let mut measured = tree.measure(tx.interrupt());
+            if tree.dir().is_some() {
+                measured = measured.with_context(|| format!("{name} cannot be read"));
+            }
+            (needs.content, shape) = measured?;
             judge::of_shape(&name, &shape)?;
         }
         if let Some(mut kernels) = kernels_in(&name, image, &shape) {

@@ -345,6 +345,21 @@ fn measure_directory(dir: &Path, interrupt: &Interrupt) -> Result<Content> {
     Ok(content)
 }
 
+/// What tar(1) lists at the end of an archive, and where one has no end: it was cut off between two files. Then tar
+/// takes it for whole.
+const END: &[u8] = b"** Block of NULs **";
+const NO_END: &[u8] = b"** End of File **";
+
+/// What follows the number of a block in a line of `tar --list --block-number`.
+fn after_block(line: &[u8]) -> &[u8] {
+    let number = line.strip_prefix(b"block ");
+    let digits = number.map_or(0, |rest| {
+        rest.iter().take_while(|c| c.is_ascii_digit()).count()
+    });
+    let rest = number.and_then(|rest| rest[digits..].strip_prefix(b": "));
+    rest.unwrap_or(line)
+}
+
 /// The names are counted, and tar(1) tells how many bytes it has read.
 fn measure_tar(
     path: &Path,
@@ -353,20 +368,33 @@ fn measure_tar(
     interrupt: &Interrupt,
 ) -> Result<(Content, Shape)> {
     let (input, feeding) = input(path, feed)?;
-    let cmd = tar("--list", compression).args(["--totals", "--quoting-style=escape"]);
+    let cmd = tar("--list", compression);
+    let cmd = cmd.args(["--totals", "--block-number", "--quoting-style=escape"]);
     let mut running = cmd.start(input, Stdio::piped())?;
     let names = running.stdout().context("tar writes to a pipe")?;
     let mut files = 0;
     let mut shape = Shape::default();
-    for name in BufReader::new(names).split(b'\n') {
+    let mut last = Vec::new();
+    for line in BufReader::new(names).split(b'\n') {
         interrupt.check()?;
-        shape.see(&name.context("cannot read what tar writes")?);
-        files += 1;
+        let line = line.context("cannot read what tar writes")?;
+        let name = after_block(&line);
+        last.clear();
+        last.extend_from_slice(name);
+        if ![END, NO_END].contains(&name) {
+            shape.see(name);
+            files += 1;
+        }
     }
     let ran = running
         .wait()
         .with_context(|| format!("{} cannot be read as a tar archive", path.display()));
     let stderr = end(ran, feeding)?;
+    ensure!(
+        last != NO_END,
+        "the image is truncated: the archive {} has no end",
+        path.display()
+    );
     let bytes = stderr
         .lines()
         .find_map(|line| line.strip_prefix("Total bytes read: ")?.split(' ').next())
@@ -416,6 +444,33 @@ mod tests {
         let sparse = fs::metadata(to.path().join("usr/sparse")).unwrap();
         assert_eq!(sparse.len(), 40 << 20);
         assert!(sparse.blocks() < 100);
+    }
+
+    #[test]
+    fn an_archive_that_is_cut_off_between_two_files_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "cd $0; mkdir usr etc; echo text >usr/a; echo text >etc/b; tar -cf whole usr etc; \
+            head -c 1536 whole >cut; zstd -q whole cut; head -c 3584 whole >short";
+        let script = Cmd::new("sh").args(["-ec", script]).arg(dir.path());
+        script.run().unwrap();
+        let measure = |name: &str, compression| {
+            let path = dir.path().join(name);
+            measure_tar(&path, compression, None, &Interrupt::default())
+        };
+        for (name, compression) in [("cut", None), ("cut.zst", Some(Compression::Zstd))] {
+            let error = measure(name, compression).unwrap_err().to_string();
+            assert!(error.contains("truncated"), "{error}");
+        }
+        for (name, compression) in [
+            ("whole", None),
+            ("whole.zst", Some(Compression::Zstd)),
+            // Half of its end is there.
+            ("short", None),
+        ] {
+            let (content, shape) = measure(name, compression).unwrap();
+            assert_eq!(content.files, 4, "{name}");
+            assert!(shape.has_usr && shape.has_etc, "{name}");
+        }
     }
 
     #[test]

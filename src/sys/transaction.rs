@@ -27,7 +27,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::unistd::syncfs;
 
 use super::action::Action;
 use super::cmd::Cmd;
@@ -423,6 +424,15 @@ impl Transaction<'_> {
     /// loader, which replays no journal, finds it.
     pub fn flush(&mut self, dir: &Path) -> Result<()> {
         self.step(&Action::Flush(dir))
+    }
+
+    /// Writes everything to the disk, and fails if something could not be written since `opened` was: a file of the
+    /// filesystem that is mounted at `dir`.
+    pub fn flush_since(&mut self, dir: &Path, opened: Option<&File>) -> Result<()> {
+        self.work(&Cmd::new("sync").arg("-f").arg(dir), |_| {
+            let flushed = opened.map_or(Ok(()), syncfs);
+            flushed.with_context(|| format!("cannot write to {}", dir.display()))
+        })
     }
 
     /// Comes before each step.

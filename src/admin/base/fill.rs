@@ -2,6 +2,7 @@
 //! the nearest base does not have.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -245,6 +246,8 @@ impl Filling<'_> {
         let filesystem = Filesystem::make(tx, plan.fit.kind, device, plan.zeroes, None)?;
         let dir = mount_point(name);
         let mounted = filesystem.mount(tx, &dir, "rw")?;
+        let opened = (!context.dry_run).then(|| File::open(&dir)).transpose();
+        let opened = opened.with_context(|| format!("cannot read {}", dir.display()))?;
         match self.parts {
             Some(parts) => parts.build(context, tx, &dir, target.room, name)?,
             None => tx.work(&tree.copy_line(&dir), |interrupt| {
@@ -252,6 +255,9 @@ impl Filling<'_> {
                 tree.copy(&dir, target.room, interrupt, &mut progress)
             })?,
         }
+        // What is written after the program that copies has ended, and fails, nobody else is told of.
+        tx.flush_since(&dir, opened.as_ref())?;
+        drop(opened);
         mounted.unmount(tx)?;
         filesystem.check(tx, false)?;
         Ok(filesystem)

@@ -103,6 +103,11 @@ fn read_bases(
                     listings::keep_read(context, tx, &name);
                     Verdict::Unchanged
                 } else {
+                    // A base that began with it would take damaged files for those that are listed.
+                    let gone = std::slice::from_ref(&name);
+                    if let Err(error) = listings::tidy(context, tx, gone) {
+                        log::warn!("the listing of {name} is still there: {error:#}");
+                    }
                     Verdict::Altered
                 }
             }

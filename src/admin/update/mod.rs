@@ -468,7 +468,7 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
     if tx.was_unlocked() {
         ensure!(
             boot.selection()? == selection,
-            "another command has changed what boots next meanwhile; nothing was updated"
+            "another command has changed what boots next; nothing was updated"
         );
     }
     // An update that waits has all its snapshots.

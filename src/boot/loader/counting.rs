@@ -33,10 +33,10 @@ impl SystemdBoot {
         let fallback = self
             .default_id()?
             .context("there is no default to fall back to")?;
-        let is_fallback = |entry: &Entry| entry.id == fallback;
-        let is_ours = entries::all(&self.files)?.iter().any(is_fallback);
         ensure!(
-            fallback != id && (is_ours || self.foreign_beside(id)?.as_ref() == Some(&fallback)),
+            fallback != id
+                && (self.is_ours(&fallback)?
+                    || self.foreign_beside(id)?.as_ref() == Some(&fallback)),
             "the default {fallback} is no entry to fall back to: without {id}, systemd-boot would boot something \
              else; --tries 0 goes without a trial"
         );
@@ -87,12 +87,17 @@ impl SystemdBoot {
         let Some(first) = items.iter().find(|item| item.id != id) else {
             return Ok(None);
         };
-        Ok(self.is_of_others(first)?.then(|| first.id.clone()))
+        // One that is tried may be gone from there when it is to boot.
+        let is_fallback = !first.is_counted() && self.is_of_others(first)?;
+        Ok(is_fallback.then(|| first.id.clone()))
     }
 
     /// Makes an entry the default without counting its tries, and ends a trial.
     pub(super) fn confirm_default(&self, tx: &mut Transaction, id: &str) -> Result<()> {
-        self.rename_entry(tx, id, id)?;
+        // Tries of another system's entry are counted on.
+        if self.is_ours(id)? {
+            self.rename_entry(tx, id, id)?;
+        }
         self.files.flush(tx)?;
         self.write_default(tx, Some(id))?;
         self.rank(tx, |_| "")?;
@@ -117,6 +122,17 @@ impl SystemdBoot {
             }
         }
         Ok(())
+    }
+
+    /// Takes the tries of a trial that is over off an entry. Before version 258 systemd-boot finds no file by a name
+    /// without them.
+    pub(super) fn uncount(&self, tx: &mut Transaction, id: &str) -> Result<()> {
+        let is_tried = self.counted_trial()?.is_some_and(|trial| trial.id == id);
+        if is_tried || !self.is_ours(id)? {
+            return Ok(());
+        }
+        self.rename_entry(tx, id, id)?;
+        self.files.flush(tx)
     }
 
     fn rename_entry(&self, tx: &mut Transaction, id: &str, name: &str) -> Result<()> {
@@ -310,6 +326,8 @@ mod tests {
         confirm(&boot, "imgbased-Base-0.1");
         assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0.1");
         assert!(counted("0-3").exists());
+        change(|tx| boot.uncount(tx, "imgbased-Base-0.2")).unwrap();
+        assert!(!counted("0-3").exists());
         // It gets new tries when it is tried again.
         start(&boot, "imgbased-Base-0.2").unwrap();
         assert!(counted("3-0").exists() && !counted("0-3").exists());
@@ -409,6 +427,16 @@ mod tests {
         fs::write(dir.path().join("EFI/Linux/arch.efi"), image).unwrap();
         assert_eq!(boot.default_id().unwrap(), None);
         assert_eq!(boot.unset_default().unwrap().as_deref(), Some("arch.efi"));
+
+        // One that is tried goes on being counted, and the default is one that is not.
+        let tried = dir.path().join(ENTRIES).join("new+3.conf");
+        fs::write(dir.path().join("l"), "x").unwrap();
+        fs::write(&tried, "title x\nsort-key a\nlinux /l\n").unwrap();
+        let next = boot.next_start(Ignoring::Nothing).unwrap();
+        assert_eq!(next, Next::Other("new".into()));
+        assert_eq!(boot.unset_default().unwrap().as_deref(), Some("arch.efi"));
+        confirm(&boot, "new");
+        assert!(tried.exists());
     }
 
     #[test]

@@ -121,10 +121,16 @@ impl Loader for SystemdBoot {
     }
 
     fn unset_default(&self) -> Result<Option<String>> {
-        Ok(match self.next_start(Ignoring::OnceAndTrial)? {
-            Next::Other(id) => Some(id),
-            _ => None,
-        })
+        let Next::Other(first) = self.next_start(Ignoring::OnceAndTrial)? else {
+            return Ok(None);
+        };
+        // Where one is tried that has not come up yet, a default would take its count away.
+        for item in self.items()?.iter().filter(|item| !item.is_counted()) {
+            if self.is_of_others(item)? {
+                return Ok(Some(item.id.clone()));
+            }
+        }
+        Ok(Some(first))
     }
 
     fn once_id(&self) -> Result<Option<String>> {
@@ -148,6 +154,9 @@ impl Loader for SystemdBoot {
             self.variables.is_some(),
             "systemd-boot has not started this system, and keeps what boots once in an EFI variable"
         );
+        if let Some(id) = id {
+            self.uncount(tx, id)?;
+        }
         self.set(tx, "set-oneshot", ONCE, id)
     }
 
@@ -285,9 +294,13 @@ impl SystemdBoot {
 
     /// Whether it belongs to another system.
     pub fn is_of_others(&self, item: &Item) -> Result<bool> {
-        let is_it = |entry: &Entry| entry.id == item.id;
-        Ok(item.is_elsewhere
-            || !id::is_ours(&item.id) && !entries::all(&self.files)?.iter().any(is_it))
+        Ok(item.is_elsewhere || !id::is_ours(&item.id) && !self.is_ours(&item.id)?)
+    }
+
+    /// Whether it is the id of an entry that boots a layer or base.
+    pub fn is_ours(&self, id: &str) -> Result<bool> {
+        let mut entries = entries::all(&self.files)?.into_iter();
+        Ok(entries.any(|entry| entry.id == id))
     }
 
     /// The first of them that names an entry.

@@ -169,6 +169,11 @@ impl Item {
         matches(&pattern, &name.chars().collect::<Vec<_>>())
     }
 
+    /// Whether its tries are counted, also when none are left.
+    pub fn is_counted(&self) -> bool {
+        self.counter.is_some()
+    }
+
     /// Whether it boots for a try that is counted.
     pub fn has_tries(&self) -> bool {
         self.counter.is_some_and(|counter| counter.left > 0)
