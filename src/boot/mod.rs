@@ -255,10 +255,11 @@ impl BootPartition {
         work: impl FnOnce(&mut Transaction) -> Result<T>,
     ) -> Result<T> {
         let before = self.next_start()?;
-        let default = match before {
-            Next::Other(_) => self.loader.salvaged_default_id()?,
-            _ => None,
-        };
+        let (mut default, mut was_lost) = (None, false);
+        if let Next::Other(_) = before {
+            default = self.loader.salvaged_default_id()?;
+            was_lost = !self.has_menu_of(&self.entries()?)?;
+        }
         let done = work(tx)?;
         let after = self.next_start()?;
         let is_kept = match &before {
@@ -273,6 +274,7 @@ impl BootPartition {
             }
             // The default itself boots again, in whose place that did, as the menu was lost.
             Next::Other(_) if default.is_some() && after.id() == default.as_deref() => true,
+            Next::Other(_) if was_lost && after.is_chosen() => true,
             Next::Other(id) => after == Next::Other(id.clone()),
             _ => true,
         };

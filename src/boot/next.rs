@@ -48,6 +48,17 @@ impl Next {
         }
     }
 
+    /// Whether an entry of ours boots that somebody has chosen, for a start or for a trial.
+    pub fn is_chosen(&self) -> bool {
+        matches!(
+            self,
+            Self::Entry {
+                why: Why::Once | Why::Try,
+                ..
+            }
+        )
+    }
+
     /// What keeps the next start from booting what was chosen, with what to do; `None` if nothing does.
     pub fn problem(&self) -> Option<String> {
         match self {

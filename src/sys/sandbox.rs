@@ -178,7 +178,8 @@ impl Sandbox {
             let running = cmd.start(Stdio::null(), Stdio::piped())?;
             let ended = running.wait_with(|| {
                 interrupt.check()?;
-                // A thin pool may have less than its volumes say. Where it is full, the host cannot write any more.
+                // A thin pool may have less than its volumes say. Where it is full, the host cannot write any more. What
+                // is written over what was there takes room as well, and is not seen here.
                 let taken = used(&self.root)?.saturating_sub(before);
                 ensure!(
                     self.access == READ_ONLY || taken <= self.room,

@@ -48,6 +48,11 @@ impl Again<'_> {
         self.begun.is_some_and(|begun| from.ctime.0 < begun)
             && (from.size, from.mtime) == (to.size, to.mtime)
     }
+
+    /// Whether a directory may have got another name since. That sets its ctime, as do other changes.
+    fn is_moved(&self, dir: &Stat) -> bool {
+        self.begun.is_some_and(|begun| dir.ctime.0 >= begun)
+    }
 }
 
 /// What was done to a tree. Directories and links count as files do.
@@ -120,6 +125,7 @@ fn bring(
     let mut syncer = Syncer {
         to,
         again,
+        moved: None,
         ahead,
         zeros_are_holes: source.zeros_are_holes,
         known: source.known,
@@ -203,6 +209,9 @@ impl<'a> Meter<'a> {
 struct Syncer<'a> {
     to: &'a Dir,
     again: Option<&'a Again<'a>>,
+    /// The directory that may have got another name since it was copied ahead. What is below it was not at its path then,
+    /// though it was not changed since.
+    moved: Option<PathBuf>,
     ahead: Option<Ahead>,
     zeros_are_holes: bool,
     known: &'a BTreeSet<PathBuf>,
@@ -225,6 +234,7 @@ impl Visitor for Syncer<'_> {
 
     /// Gives a directory what it has beside its content. Only now nothing changes its time any more.
     fn leave(&mut self, path: &Path, dirs: &[Option<&Dir>]) -> Result<()> {
+        self.moved.take_if(|moved| moved == path);
         let [Some(from), Some(to)] = dirs else {
             return Ok(());
         };
@@ -255,12 +265,16 @@ impl Syncer<'_> {
         if is_mark(self.again, visit.path) {
             return Ok(Below::Skip);
         }
+        let is_moved = |again: &Again| from.stat.kind == Kind::Dir && again.is_moved(&from.stat);
+        if self.moved.is_none() && self.again.is_some_and(is_moved) {
+            self.moved = Some(visit.path.to_owned());
+        }
         let is_settled = |again: &Again| {
             let to = there.as_ref().filter(|to| to.stat.kind == Kind::File);
             from.stat.kind == Kind::File
                 && to.is_some_and(|to| again.is_settled(&from.stat, &to.stat))
         };
-        if self.again.is_some_and(is_settled) {
+        if self.moved.is_none() && self.again.is_some_and(is_settled) {
             self.count(false);
             self.meter.count(from.stat.used, 0)?;
             return Ok(Below::Skip);
@@ -353,7 +367,7 @@ impl Syncer<'_> {
                 bail!("the first of its names is gone");
             };
             to.remove(name)?;
-            to.unlocked(name, || to.link(name, &dir, first))?;
+            dir.unlocked(first, || to.unlocked(name, || to.link(name, &dir, first)))?;
             return Ok(Kept::No);
         }
         // Where two files of the source are one file here, each but the first becomes a file of its own.

@@ -313,18 +313,19 @@ impl More {
             }
             _ => {
                 let name = key.strip_prefix("SCHILY.xattr.");
-                // What overlayfs keeps for itself is no content.
-                let is_own = |name: &&str| {
-                    let (_, rest) = name.split_once('.').unwrap_or_default();
-                    !rest.starts_with("overlay.")
-                };
-                if let Some(name) = name.filter(is_own) {
+                if let Some(name) = name.filter(|name| !is_of_overlay(name)) {
                     self.xattrs.insert(name.into(), value.to_owned());
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Whether an attribute is what overlayfs keeps for itself, and no content.
+pub fn is_of_overlay(name: &str) -> bool {
+    let (_, rest) = name.split_once('.').unwrap_or_default();
+    rest.starts_with("overlay.")
 }
 
 /// What comes before the first zero.

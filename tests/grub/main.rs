@@ -601,6 +601,17 @@ fn a_lost_menu_is_written_again_whatever_boots_in_its_place() -> Result<()> {
             host.render_menu()?;
             host.starts(default)?;
         }
+        for chosen in ["Base-0", "Base-0.3 on trial"] {
+            if chosen == "Base-0" {
+                host.once(chosen)?;
+            } else {
+                host.add("Base-0.3")?;
+                host.make_default("Base-0.3", 1)?;
+            }
+            fs::remove_file(host.path("grub/imgbased.cfg"))?;
+            host.render_menu()?;
+            host.starts(chosen)?;
+        }
     }
     Ok(())
 }

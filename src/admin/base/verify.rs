@@ -105,7 +105,7 @@ fn read_bases(
                 } else {
                     // A base that began with it would take damaged files for those that are listed.
                     let gone = std::slice::from_ref(&name);
-                    if let Err(error) = listings::tidy(context, tx, gone) {
+                    if let Err(error) = tx.scope(|tx| listings::tidy(context, tx, gone)) {
                         log::warn!("the listing of {name} is still there: {error:#}");
                     }
                     Verdict::Altered

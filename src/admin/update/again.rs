@@ -291,16 +291,19 @@ impl Again<'_> {
             staged?;
             tx.work(&"the two /etc change places", |_| place.exchange())
         });
-        let files = files.and_then(|staged| {
-            ensure!(
-                etc.is_ok() || place.moved == Ids::default(),
-                "without /etc, what was written since would belong to other accounts"
-            );
+        let put = |tx: &mut Transaction, files: Result<Staged>| {
+            let staged = files?;
             tx.work(&"what was changed since takes its place", |_| {
                 warn_of("/", &staged.put()?);
                 Ok(())
             })
-        });
+        };
+        // Without the second /etc, which may be taken back, files of accounts with new numbers would belong to others.
+        let are_renumbered = place.moved != Ids::default();
+        let (mut files, mut done) = (Some(files), Ok(()));
+        if let Some(files) = files.take_if(|_| !are_renumbered) {
+            done = put(tx, files);
+        }
         etc?;
         let (context, group, [base, _]) = (self.context, self.group, self.volumes);
         let before = MergeReport::read(self.root)?;
@@ -320,6 +323,13 @@ impl Again<'_> {
             }
         }
         asked?;
+        if let Some(files) = files {
+            done = put(tx, files);
+            // What programs make of the files was made without these.
+            if let Err(error) = after_merge::refresh_caches(tx, self.root) {
+                log::warn!("caches of the new layer lack what was changed since: {error:#}");
+            }
+        }
         if is_edited {
             self.waiting.renumber(tx, &plan.users.ids)?;
         }
@@ -343,7 +353,7 @@ impl Again<'_> {
         if let Err(error) = labels::set(tx, self.root, self.since) {
             log::warn!("files of the new layer keep the SELinux labels that they have: {error:#}");
         }
-        files
+        done
     }
 }
 

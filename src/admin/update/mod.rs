@@ -466,8 +466,13 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         judge(update, &running, root).map(drop)
     })?;
     if tx.was_unlocked() {
+        let mut now = boot.selection()?;
+        // Where no default was set, what runs became that when the layer was made.
+        if selection.default.is_none() && now.default.as_deref() == Some(booted.as_str()) {
+            now.default = None;
+        }
         ensure!(
-            boot.selection()? == selection,
+            now == selection,
             "another command has changed what boots next; nothing was updated"
         );
     }

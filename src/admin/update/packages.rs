@@ -157,7 +157,7 @@ impl Packages {
         let free = room_in(context, root)?;
         // Scripts of packages can take minutes.
         tx.unlocked(|tx| {
-            Site::visit(context, tx, group, (root, free), &mut |site| {
+            Site::visit(context, tx, group, root, &mut |site| {
                 self.install_each(site, &verdicts, free, &mut outcomes)
             })
         })?;
@@ -364,9 +364,8 @@ fn look(config: &Path, kept: &Kept, interrupt: &Interrupt) -> Result<Package> {
 /// The layer in which packages are installed.
 struct Site<'a, 'b> {
     tx: &'a mut Transaction<'b>,
+    context: &'a Context,
     root: &'a Path,
-    /// What each of their programs can take of it, in bytes.
-    free: u64,
     config: &'a Path,
     /// What the layer that runs has installed.
     here: Vec<Package>,
@@ -378,15 +377,15 @@ impl Site<'_, '_> {
         context: &Context,
         tx: &mut Transaction,
         group: &Group,
-        (root, free): (&Path, u64),
+        root: &Path,
         work: &mut dyn FnMut(&mut Site) -> Result<()>,
     ) -> Result<()> {
         tx.work(&"packages start nothing", |_| deny_starts(root))?;
         let done = persist::in_config(context, tx, group, "ro", &mut |tx, config| {
             work(&mut Site {
                 tx,
+                context,
                 root,
-                free,
                 config,
                 here: of_dpkg(&Dir::root(Path::new(RUNNING))?)?.unwrap_or_default(),
             })
@@ -403,7 +402,8 @@ impl Site<'_, '_> {
     /// it says.
     fn shut_in(&mut self, kept: &[&Kept], program: &[&str], words: &[&str]) -> Result<Result<()>> {
         let scratch = mount_point(SCRATCH);
-        let sandbox = Sandbox::writable(self.tx, self.root, &scratch)?.with_room(self.free);
+        let room = room_in(self.context, self.root)?;
+        let sandbox = Sandbox::writable(self.tx, self.root, &scratch)?.with_room(room);
         let mut files = Vec::new();
         let mut copied = Ok(());
         self.tx.work(
@@ -603,8 +603,7 @@ pub fn again(
         return Ok(());
     }
     let program = [&DPKG_BY[..], &["--force-confmiss", "--install"]].concat();
-    let free = room_in(context, root)?;
-    Site::visit(context, tx, group, (root, free), &mut |site| {
+    Site::visit(context, tx, group, root, &mut |site| {
         for some in packages.together(&verdicts) {
             let before = site.only_here()?;
             let kept: Vec<&Kept> = some.iter().map(|at| &packages.kept[*at]).collect();

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Loader as _;
 use super::systemd_boot::SystemdBoot;
+use super::systemd_menu::Item;
 use crate::boot::entries;
 use crate::boot::entry::Entry;
 use crate::boot::id::{self, Counter, split_counter};
@@ -40,14 +41,24 @@ impl SystemdBoot {
             "the default {fallback} is no entry to fall back to: without {id}, systemd-boot would boot something \
              else; --tries 0 goes without a trial"
         );
+        self.fall_back_to(tx, id, &fallback)?;
+        self.rename_entry(tx, id, &format!("{id}+{tries}-0"))?;
+        self.files.flush(tx)?;
+        self.write_default(tx, None)
+    }
+
+    /// Has the trial of `id` fall back to the entry `fallback`.
+    pub(super) fn fall_back_to(
+        &self,
+        tx: &mut Transaction,
+        id: &str,
+        fallback: &str,
+    ) -> Result<()> {
         self.rank(tx, |other| match other {
             _ if other == fallback => FALLBACK,
             _ if other == id => TRIAL,
             _ => "",
-        })?;
-        self.rename_entry(tx, id, &format!("{id}+{tries}-0"))?;
-        self.files.flush(tx)?;
-        self.write_default(tx, None)
+        })
     }
 
     /// The trial that is on, if there is one.
@@ -81,10 +92,13 @@ impl SystemdBoot {
         }
     }
 
-    /// The first of the menu but for this entry, if it belongs to another system.
+    /// The first of the menu but for this entry, and one whose place it takes as the entry on trial, if that belongs to
+    /// another system.
     fn foreign_beside(&self, id: &str) -> Result<Option<String>> {
+        let tried = self.counted_trial()?.map(|trial| trial.id);
+        let is_beside = |item: &&Item| item.id != id && Some(&item.id) != tried.as_ref();
         let items = self.items()?;
-        let Some(first) = items.iter().find(|item| item.id != id) else {
+        let Some(first) = items.iter().find(is_beside) else {
             return Ok(None);
         };
         // One that is tried may be gone from there when it is to boot.
@@ -360,6 +374,21 @@ mod tests {
     }
 
     #[test]
+    fn a_trial_goes_on_where_what_it_falls_back_to_is_replaced() {
+        let (_dir, boot) = esp();
+        start(&boot, "imgbased-Base-0.2").unwrap();
+        let all = entries::all(&boot.files).unwrap();
+        let gone: Vec<Entry> = all
+            .into_iter()
+            .filter(|e| e.id == "imgbased-Base-0.1")
+            .collect();
+        change(|tx| boot.replace(tx, &gone, "imgbased-Base-0")).unwrap();
+        assert_eq!(boot.default_id().unwrap().unwrap(), "imgbased-Base-0");
+        let trial = boot.counted_trial().unwrap().unwrap();
+        assert_eq!((trial.id.as_str(), trial.tries), ("imgbased-Base-0.2", 3));
+    }
+
+    #[test]
     fn a_second_trial_takes_the_place_of_the_first() {
         let (_dir, boot) = esp();
         start(&boot, "imgbased-Base-0.2").unwrap();
@@ -385,6 +414,12 @@ mod tests {
         assert_eq!(fs::read_to_string(&config).unwrap(), "");
         assert_eq!(boot.counted_trial().unwrap().unwrap().id, trial);
         assert_eq!(boot.default_id().unwrap().as_deref(), Some("arch"));
+        // Another one takes its place.
+        start(&boot, "imgbased-Base-0.1").unwrap();
+        let second = boot.counted_trial().unwrap().unwrap();
+        assert_eq!(second.id, "imgbased-Base-0.1");
+        assert_eq!(boot.default_id().unwrap().as_deref(), Some("arch"));
+        start(&boot, trial).unwrap();
         change(|tx| boot.end_trial(tx)).unwrap();
         assert_eq!(fs::read_to_string(&config).unwrap(), "default arch.conf\n");
         assert_eq!(boot.counted_trial().unwrap(), None);

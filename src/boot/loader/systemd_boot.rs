@@ -163,7 +163,10 @@ impl Loader for SystemdBoot {
     fn replace(&self, tx: &mut Transaction, gone: &[Entry], new: &str) -> Result<()> {
         let is_gone = |id: Option<String>| gone.iter().any(|e| Some(&e.id) == id.as_ref());
         if is_gone(self.default_id()?) {
-            self.set_default(tx, new)?;
+            match self.counted_trial()? {
+                Some(trial) => self.fall_back_to(tx, &trial.id, new)?,
+                None => self.set_default(tx, new)?,
+            }
         }
         if is_gone(self.once_id()?) {
             self.set_once(tx, Some(new))?;

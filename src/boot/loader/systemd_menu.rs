@@ -69,13 +69,14 @@ fn starts_with_no_case(text: &str, start: &str) -> bool {
 pub fn items(files: &Files, esp: Option<&Path>) -> Result<Vec<Item>> {
     let other = esp.filter(|esp| !is_same(esp, files.dir())).map(Files::new);
     let mut found = Vec::new();
-    for (files, is_elsewhere) in [(Some(files), false), (other.as_ref(), true)] {
+    // Of equal ones that comes first which is found first.
+    for (files, is_elsewhere) in [(other.as_ref(), true), (Some(files), false)] {
         let Some(files) = files else { continue };
+        found.extend(images(files)?);
         found.extend(entries(files)?.map(|item| Item {
             is_elsewhere,
             ..item
         }));
-        found.extend(images(files)?);
     }
     found.sort_by(compare);
     Ok(found)

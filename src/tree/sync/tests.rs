@@ -9,7 +9,8 @@ use std::os::unix::fs::{
 };
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fastrand::Rng;
 use rustix::fs::{CWD, FileType, IFlags, Mode, XattrFlags, mknodat};
@@ -794,4 +795,49 @@ fn what_was_not_changed_since_it_was_copied_ahead_is_not_read() {
     assert_eq!(read("changed"), "of the source");
     assert_eq!(read("kept"), "of the source");
     assert_eq!(read(".mark"), "mark");
+}
+
+#[test]
+fn what_has_come_to_its_path_with_a_directory_is_read() {
+    let trees = Trees::new();
+    for (dir, text) in [("cur", "old"), ("next", "new"), ("same", "abc")] {
+        fs::create_dir_all(trees.from(dir).join("below")).unwrap();
+        let path = trees.from(dir).join("below/file");
+        fs::write(&path, text).unwrap();
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_modified(UNIX_EPOCH).unwrap();
+    }
+    let (from, to) = (
+        Dir::root(&trees.from("")).unwrap(),
+        Dir::root(&trees.to("")).unwrap(),
+    );
+    let run = |begun: Option<i64>| {
+        let source = Source {
+            root: &from,
+            zeros_are_holes: false,
+            known: &BTreeSet::new(),
+        };
+        let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
+        let again = Again {
+            mark: OsStr::new(".mark"),
+            begun,
+        };
+        sync_again(&source, &to, &again, u64::MAX, &interrupt, &mut progress).unwrap()
+    };
+    run(None);
+    let ctime = fs::metadata(trees.from("same/below/file")).unwrap().ctime();
+    thread::sleep(Duration::from_millis(1100));
+    fs::rename(trees.from("cur"), trees.from("prev")).unwrap();
+    fs::rename(trees.from("next"), trees.from("cur")).unwrap();
+    fs::write(trees.from("cur").join("after"), "it was moved").unwrap();
+    // To show that what is settled is not read.
+    let same = trees.to("same/below/file");
+    fs::write(&same, "xyz").unwrap();
+    let file = File::options().write(true).open(&same).unwrap();
+    file.set_modified(UNIX_EPOCH).unwrap();
+    run(Some(ctime + 1));
+    let read = |path: &str| fs::read_to_string(trees.to(path)).unwrap();
+    assert_eq!(read("cur/below/file"), "new");
+    assert_eq!(read("prev/below/file"), "old");
+    assert_eq!(read("same/below/file"), "xyz");
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::{Chunk, Content, Entry, Place, What};
 use crate::tree::name::escaped;
 use crate::tree::node::{self, Kind, Time, Xattrs};
+use crate::tree::tar::is_of_overlay;
 use crate::tree::write::Meta;
 
 /// What is read of a table.
@@ -270,7 +271,9 @@ fn xattrs(found: &BTreeMap<String, String>) -> Result<Xattrs> {
             value.len() <= VALUE_MOST,
             "the value of an attribute is longer than any file can have"
         );
-        xattrs.insert(OsString::from(name), value);
+        if !is_of_overlay(name) {
+            xattrs.insert(OsString::from(name), value);
+        }
     }
     Ok(xattrs)
 }
