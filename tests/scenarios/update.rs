@@ -23,7 +23,21 @@ scenarios![
     an_update_makes_the_initramfs_anew_for_what_the_host_has_changed,
     what_an_update_puts_into_a_layer_gets_the_labels_of_its_policy,
     packages_of_rpm_that_do_not_come_along_are_told,
+    where_no_default_is_set_an_update_is_tried,
 ];
+
+/// As after a lost grubenv. What runs becomes the default meanwhile, which is no choice of another command.
+fn where_no_default_is_set_an_update_is_tried() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "update-no-default")?;
+    vm.ok(&script("make-extra")?)?;
+    vm.ok("grub-editenv - unset saved_entry")?;
+    vm.ok_for("imgbased-helper update --name Extra /root/Extra", SLOW)?;
+    let status = json(&mut vm, "status")?;
+    assert_eq!(status["default"], "Base-0.1");
+    assert_eq!(status["trial"]["name"], "Extra+1");
+    vm.ok("systemctl is-active imgbased-update.service")?;
+    is_clean(&mut vm)
+}
 
 /// What is so in the new layer: a command, and what it prints.
 const AFTERWARDS: &[(&str, &str)] = &[
