@@ -67,7 +67,7 @@ pub const ADD_BASE_OF_FILES: Verb = Verb {
 pub const UPDATE: Verb = Verb {
     name: "update",
     run: "imgbased-helper update --name Extra /root/Extra",
-    steps: 44,
+    steps: 48,
     ..ADD_BASE
 };
 
