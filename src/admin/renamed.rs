@@ -122,7 +122,7 @@ pub fn repair(context: &Context, writer: &Writer) -> Result<()> {
             writer.transaction(|tx| rename_devices(context, tx, &group, &name, &names(&old)));
         // What boots is more important.
         if let Err(error) = done {
-            writer.check_interrupt()?;
+            writer.interrupt().check()?;
             log::warn!("the fstab of {name} stays as it is: {error:#}");
         }
     }

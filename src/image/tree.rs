@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Error, Result, ensure};
-use nix::sys::statvfs::statvfs;
 
 use super::judge::Kernel;
 use super::layers::Layers;
 use super::stream::{Compression, Feed, Feeding};
 use crate::sys::cmd::Cmd;
 use crate::sys::interrupt::Interrupt;
+use crate::sys::mounts::used;
 use crate::sys::progress::Progress;
 use crate::tree::{Below, Dir, Kind, Place, walk};
 
@@ -233,15 +233,11 @@ impl Tree {
             Self::Layers(layers) => return layers.copy(to, room, interrupt, progress),
             Self::Listed(..) => return Err(Error::msg("of its files only the names are here")),
         };
-        let used = || -> Result<u64> {
-            let stat = statvfs(to)?;
-            Ok((stat.blocks() - stat.blocks_free()) * stat.fragment_size())
-        };
-        let empty = used()?;
+        let empty = used(to)?;
         let running = command.start(input, Stdio::null())?;
         let ran = running.wait_with(|| {
             interrupt.check()?;
-            let done = used()?.saturating_sub(empty);
+            let done = used(to)?.saturating_sub(empty);
             progress.show(done);
             ensure!(
                 done <= room,

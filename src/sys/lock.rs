@@ -172,6 +172,11 @@ mod tests {
     use std::process::Command;
     use std::thread;
 
+    /// Nobody asks to end.
+    fn take_in(dir: &Path, wait: Duration) -> Result<Lock> {
+        Lock::take_in(dir, wait, &Interrupt::default())
+    }
+
     #[test]
     fn who_waits_can_be_told_to_end() {
         let dir = tempfile::tempdir().unwrap();
@@ -191,8 +196,8 @@ mod tests {
     fn the_second_is_told_who_holds_it() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("imgbased");
-        let mut held = Lock::take_in(&dir, Duration::ZERO, &Interrupt::default()).unwrap();
-        let second = || Lock::take_in(&dir, Duration::ZERO, &Interrupt::default()).err();
+        let mut held = take_in(&dir, Duration::ZERO).unwrap();
+        let second = || take_in(&dir, Duration::ZERO).err();
         let error = second().unwrap().to_string();
         assert!(
             error.contains(&format!("process {}", std::process::id())),
@@ -211,20 +216,18 @@ mod tests {
     fn whoever_waits_is_told_what_the_holder_does_and_waits_for_that() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("imgbased");
-        let held = Lock::take_in(&dir, Duration::ZERO, &Interrupt::default()).unwrap();
+        let held = take_in(&dir, Duration::ZERO).unwrap();
         let wait = Duration::from_millis(500);
         let waiting = std::thread::spawn({
             let dir = dir.clone();
-            move || Lock::take_in(&dir, wait, &Interrupt::default()).map(drop)
+            move || take_in(&dir, wait).map(drop)
         });
         // Each of these takes less time than it waits, and all together take more.
         for what in ["runs one", "runs another", "runs one", "runs another"] {
             held.tell(Some(what)).unwrap();
             sleep(wait / 2);
         }
-        let error = Lock::take_in(&dir, Duration::ZERO, &Interrupt::default())
-            .err()
-            .unwrap();
+        let error = take_in(&dir, Duration::ZERO).err().unwrap();
         let pid = std::process::id();
         let named = format!("made by process {pid}, which runs another, gave up");
         assert!(error.to_string().contains(&named), "{error}");
@@ -240,13 +243,7 @@ mod tests {
 
     #[test]
     fn whoever_the_holder_waits_for_is_refused_at_once() {
-        let take = |dir: &Path| {
-            Lock::take_in(
-                &dir.join("run"),
-                Duration::from_secs(3600),
-                &Interrupt::default(),
-            )
-        };
+        let take = |dir: &Path| take_in(&dir.join("run"), Duration::from_secs(3600));
         if let Some(dir) = std::env::var_os("IMGBASED_TEST_DIR") {
             let parent = std::env::var("IMGBASED_TEST_PARENT").unwrap();
             let error = take(Path::new(&dir)).err().unwrap().to_string();
@@ -281,9 +278,7 @@ mod tests {
     fn its_directory_is_no_place_for_others() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        let take = |name: &str| {
-            Lock::take_in(&path(name), Duration::ZERO, &Interrupt::default()).map(drop)
-        };
+        let take = |name: &str| take_in(&path(name), Duration::ZERO).map(drop);
         take("new").unwrap();
         let mode = metadata(path("new")).unwrap().permissions().mode();
         assert_eq!(mode & 0o022, 0);

@@ -10,6 +10,13 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{major, minor};
+use nix::sys::statvfs::statvfs;
+
+/// How much the filesystem at `root` holds, in bytes.
+pub fn used(root: &Path) -> Result<u64> {
+    let stat = statvfs(root).with_context(|| format!("cannot look at {}", root.display()))?;
+    Ok((stat.blocks() - stat.blocks_free()) * stat.fragment_size())
+}
 
 /// Has the mounts that this process makes from here on be seen by it and its children alone, so that
 /// none is left behind when it is killed. Mounts made elsewhere still arrive.

@@ -31,7 +31,6 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat, umask};
-use nix::sys::statvfs::statvfs;
 use nix::sys::sysinfo::sysinfo;
 use nix::unistd::{chdir, pivot_root, setsid, symlinkat};
 use rustix::fs::OFlags;
@@ -44,6 +43,7 @@ use super::cgroup::{self, Leaf};
 use super::cmd::{Cmd, ENVIRONMENT};
 use super::interrupt::Interrupt;
 use super::limited::{self, TIME_LIMIT_OF_TESTS, WORDS_MAX};
+use super::mounts::used;
 use super::progress::Waiting;
 use super::rooted::{descriptor, open_beneath};
 use super::seccomp;
@@ -249,12 +249,6 @@ pub fn watch(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     let code = end.status.code();
     let code = code.with_context(|| end.status.to_string())?;
     Ok(ExitCode::from(u8::try_from(code)?))
-}
-
-/// How many bytes of a filesystem are in use.
-fn used(root: &Path) -> Result<u64> {
-    let stat = statvfs(root).with_context(|| format!("cannot look at {}", root.display()))?;
-    Ok((stat.blocks() - stat.blocks_free()) * stat.fragment_size())
 }
 
 /// Whether somebody still reads what this process writes to its standard output. Of anything but a pipe that is

@@ -110,11 +110,6 @@ impl Writer {
         &self.interrupt
     }
 
-    /// Fails when a signal asks the program to end.
-    pub fn check_interrupt(&self) -> Result<()> {
-        self.interrupt.check()
-    }
-
     fn release(&self) {
         if let Some(lock) = &mut *self.lock.borrow_mut() {
             lock.release();

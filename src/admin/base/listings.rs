@@ -12,7 +12,6 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
 use crate::admin::filesystem::mount_point;
@@ -26,6 +25,7 @@ use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
 use crate::sys::files::{is_temporary, nameless, replace};
+use crate::sys::mounts::used;
 use crate::sys::progress::Progress;
 use crate::sys::transaction::Transaction;
 use crate::tree::{Dir, Draft, Kind, Listing, escaped};
@@ -161,12 +161,6 @@ fn store(
                 .with_context(|| format!("cannot write {}", path.display()))
         })
     })
-}
-
-/// How much the filesystem at `root` holds, in bytes.
-fn used(root: &Path) -> Result<u64> {
-    let stat = statvfs(root)?;
-    Ok((stat.blocks() - stat.blocks_free()) * stat.fragment_size())
 }
 
 fn remove(path: &Path) -> Cmd {

@@ -56,7 +56,7 @@ pub fn each(host: &impl Host, writer: &Writer, phases: &[Phase]) -> Result<bool>
                 } else {
                     say(&format!("{text}\n"))?;
                 }
-                writer.check_interrupt()?;
+                writer.interrupt().check()?;
                 continue;
             }
             if !writer.is_dry_run() {

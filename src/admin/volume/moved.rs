@@ -42,7 +42,7 @@ pub fn move_all(context: &Context) -> Result<()> {
     {
         let done = transaction(&writer, &mut |tx| move_one(context, tx, &mount));
         moved = moved.and(done.with_context(|| format!("{} stays where it is", mount.path)));
-        writer.check_interrupt()?;
+        writer.interrupt().check()?;
     }
     moved
 }

@@ -36,6 +36,23 @@ impl Trees {
         Self { dir }
     }
 
+    /// Copies once more what was begun to be copied then.
+    fn sync_again(&self, begun: Option<i64>) -> Synced {
+        let roots = ["from", "to"].map(|name| Dir::root(&self.dir.path().join(name)).unwrap());
+        let source = Source {
+            root: &roots[0],
+            zeros_are_holes: false,
+            known: &BTreeSet::new(),
+        };
+        let again = Again {
+            mark: OsStr::new(".mark"),
+            begun,
+        };
+        let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
+        let to = &roots[1];
+        sync_again(&source, to, &again, u64::MAX, &interrupt, &mut progress).unwrap()
+    }
+
     fn from(&self, path: &str) -> PathBuf {
         self.dir.path().join("from").join(path)
     }
@@ -748,26 +765,11 @@ fn of_a_snapshot_what_is_listed_is_not_read() {
 #[test]
 fn what_was_not_changed_since_it_was_copied_ahead_is_not_read() {
     let trees = Trees::new();
-    let mark = OsStr::new(".mark");
     for name in ["kept", "changed", "grown", ".mark"] {
         fs::write(trees.from(name), "of the source").unwrap();
     }
     fs::write(trees.to(".mark"), "mark").unwrap();
-    let (from, to) = (
-        Dir::root(&trees.from("")).unwrap(),
-        Dir::root(&trees.to("")).unwrap(),
-    );
-    let run = |begun: Option<i64>| {
-        let source = Source {
-            root: &from,
-            zeros_are_holes: false,
-            known: &BTreeSet::new(),
-        };
-        let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
-        let again = Again { mark, begun };
-        sync_again(&source, &to, &again, u64::MAX, &interrupt, &mut progress).unwrap()
-    };
-    assert_eq!(run(None).written, 4);
+    assert_eq!(trees.sync_again(None).written, 4);
     // As if a program had written to it, and had put its time back.
     let change = |path: PathBuf, text: &str| {
         let time = fs::metadata(&path).unwrap().modified().unwrap();
@@ -786,12 +788,12 @@ fn what_was_not_changed_since_it_was_copied_ahead_is_not_read() {
     let ctime = fs::metadata(trees.from("changed")).unwrap().ctime();
     let read = |name: &str| fs::read_to_string(trees.to(name)).unwrap();
     // All were changed long before: only the size of one differs.
-    run(Some(ctime + 1000));
+    trees.sync_again(Some(ctime + 1000));
     assert_eq!(read("kept"), "of the volume");
     assert_eq!(read("changed"), "of the volume");
     assert_eq!(read("grown"), "of the source, which has grown");
     // All were changed since.
-    run(Some(ctime));
+    trees.sync_again(Some(ctime));
     assert_eq!(read("changed"), "of the source");
     assert_eq!(read("kept"), "of the source");
     assert_eq!(read(".mark"), "mark");
@@ -807,24 +809,7 @@ fn what_has_come_to_its_path_with_a_directory_is_read() {
         let file = File::options().write(true).open(path).unwrap();
         file.set_modified(UNIX_EPOCH).unwrap();
     }
-    let (from, to) = (
-        Dir::root(&trees.from("")).unwrap(),
-        Dir::root(&trees.to("")).unwrap(),
-    );
-    let run = |begun: Option<i64>| {
-        let source = Source {
-            root: &from,
-            zeros_are_holes: false,
-            known: &BTreeSet::new(),
-        };
-        let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
-        let again = Again {
-            mark: OsStr::new(".mark"),
-            begun,
-        };
-        sync_again(&source, &to, &again, u64::MAX, &interrupt, &mut progress).unwrap()
-    };
-    run(None);
+    trees.sync_again(None);
     let ctime = fs::metadata(trees.from("same/below/file")).unwrap().ctime();
     thread::sleep(Duration::from_millis(1100));
     fs::rename(trees.from("cur"), trees.from("prev")).unwrap();
@@ -835,7 +820,7 @@ fn what_has_come_to_its_path_with_a_directory_is_read() {
     fs::write(&same, "xyz").unwrap();
     let file = File::options().write(true).open(&same).unwrap();
     file.set_modified(UNIX_EPOCH).unwrap();
-    run(Some(ctime + 1));
+    trees.sync_again(Some(ctime + 1));
     let read = |path: &str| fs::read_to_string(trees.to(path)).unwrap();
     assert_eq!(read("cur/below/file"), "new");
     assert_eq!(read("prev/below/file"), "old");
