@@ -39,15 +39,52 @@ const PORTION: usize = 256 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removal {
     dir: PathBuf,
-    /// All that is in the directory, if there is none.
-    name: Option<OsString>,
+    what: Gone,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Gone {
+    /// What has this name in the directory.
+    Name(OsString),
+    /// All that is in the directory.
+    All,
+    /// The link that the directory takes the place of. What is gone from the directory is not what the link leads to.
+    Link,
 }
 
 impl Removal {
     /// What it takes of the memory, in bytes.
     fn memory(&self) -> usize {
-        let name = self.name.as_ref().map_or(0, |name| name.len());
+        let name = match &self.what {
+            Gone::Name(name) => name.len(),
+            Gone::All | Gone::Link => 0,
+        };
         size_of::<Self>() + self.dir.as_os_str().len() + name
+    }
+}
+
+/// The directories above what an archive has next, as far as it has told of them. Archives list a directory before what
+/// is in it.
+#[derive(Default)]
+struct Above {
+    dirs: Vec<PathBuf>,
+    /// So many of them were asked for.
+    asked: usize,
+}
+
+impl Above {
+    /// The archive goes on with this path, or in this directory.
+    fn go_to(&mut self, path: &Path) {
+        while self.dirs.last().is_some_and(|dir| !path.starts_with(dir)) {
+            self.dirs.pop();
+        }
+        self.asked = self.asked.min(self.dirs.len());
+    }
+
+    /// Those that were not asked for before.
+    fn new(&mut self) -> &[PathBuf] {
+        let before = std::mem::replace(&mut self.asked, self.dirs.len());
+        &self.dirs[before..]
     }
 }
 
@@ -69,6 +106,15 @@ pub struct Survey {
     pub memory: usize,
 }
 
+impl Survey {
+    fn remove(&mut self, removal: Removal) -> Result<()> {
+        self.memory += removal.memory();
+        ensure!(self.memory <= REMOVALS_MOST, "it takes away too many names");
+        self.removals.push(removal);
+        Ok(())
+    }
+}
+
 /// Called with the number of bytes that were read or written meanwhile. Fails when it is time to end.
 pub type Tell<'a> = dyn FnMut(u64) -> Result<()> + 'a;
 
@@ -78,6 +124,7 @@ pub type Tell<'a> = dyn FnMut(u64) -> Result<()> + 'a;
 pub fn survey(input: &mut dyn Read, see: &mut dyn FnMut(&[u8]), tell: &mut Tell) -> Result<Survey> {
     let mut archive = Archive::new(input);
     let mut survey = Survey::default();
+    let mut above = Above::default();
     let mut portion = vec![0; PORTION];
     while let Some(entry) = archive.next_entry()? {
         match said(entry)? {
@@ -87,14 +134,19 @@ pub fn survey(input: &mut dyn Read, see: &mut dyn FnMut(&[u8]), tell: &mut Tell)
                 see(entry.path.as_os_str().as_bytes());
                 survey.bytes = survey.bytes.saturating_add(size);
                 survey.files += 1;
+                above.go_to(&entry.path);
+                if entry.what == What::Dir && above.dirs.last() != Some(&entry.path) {
+                    above.dirs.push(entry.path);
+                }
             }
             Said::Remove(removal) => {
-                survey.memory += removal.memory();
-                ensure!(
-                    survey.memory <= REMOVALS_MOST,
-                    "it takes away too many names"
-                );
-                survey.removals.push(removal);
+                above.go_to(&removal.dir);
+                for dir in above.new() {
+                    let dir = dir.clone();
+                    let what = Gone::Link;
+                    survey.remove(Removal { dir, what })?;
+                }
+                survey.remove(removal)?;
             }
             Said::Nothing => {}
         }
@@ -158,7 +210,8 @@ fn said(entry: Entry) -> Result<Said> {
     );
     let dir = entry.path.parent().unwrap_or(Path::new("")).to_owned();
     if name == OPAQUE {
-        return Ok(Said::Remove(Removal { dir, name: None }));
+        let what = Gone::All;
+        return Ok(Said::Remove(Removal { dir, what }));
     }
     if is_internal {
         return Ok(Said::Nothing);
@@ -167,8 +220,8 @@ fn said(entry: Entry) -> Result<Said> {
         !matches!(gone, b"" | b"." | b".."),
         "/{shown} says that something is gone which is no name"
     );
-    let name = Some(OsStr::from_bytes(gone).to_owned());
-    Ok(Said::Remove(Removal { dir, name }))
+    let what = Gone::Name(OsStr::from_bytes(gone).to_owned());
+    Ok(Said::Remove(Removal { dir, what }))
 }
 
 /// Puts layers into a root, one on another. Links in it are followed as in that root, and never out of it.
@@ -239,26 +292,38 @@ impl<'a> Unpacking<'a> {
         (self.tell)(0)?;
         // What is cached can be gone.
         self.last = None;
-        if let Some(name) = &removal.name {
-            if let Some(dir) = self.to.resolve_dir(&removal.dir)? {
-                dir.remove_all(name)?;
-            }
-            return Ok(());
-        }
-        // The layer has a directory there. A link in the layers below it gives way, and what that leads to stays.
         let (above, name) = split(&removal.dir);
-        let Some(above) = self.to.resolve_dir(above)? else {
-            return Ok(());
-        };
-        let dir = match above.child(name) {
-            Err(error) if is_no_dir(&error) => return Ok(()),
-            dir => dir?,
-        };
-        let is_top = dir.stat()?.id == self.to.stat()?.id;
-        for name in dir.names()? {
-            // It is of the filesystem, and no layer has it.
-            if !(is_top && name == LOST_AND_FOUND) {
-                dir.remove_all(&name)?;
+        match &removal.what {
+            Gone::Name(name) => {
+                if let Some(dir) = self.to.resolve_dir(&removal.dir)? {
+                    dir.remove_all(name)?;
+                }
+            }
+            Gone::Link => {
+                if let Some(above) = self.to.resolve_dir(above)?
+                    && above
+                        .stat_of(name)?
+                        .is_some_and(|there| there.kind == Kind::Link)
+                {
+                    above.remove_all(name)?;
+                }
+            }
+            Gone::All => {
+                // The layer has a directory there. What a link in the layers below it leads to stays.
+                let Some(above) = self.to.resolve_dir(above)? else {
+                    return Ok(());
+                };
+                let dir = match above.child(name) {
+                    Err(error) if is_no_dir(&error) => return Ok(()),
+                    dir => dir?,
+                };
+                let is_top = dir.stat()?.id == self.to.stat()?.id;
+                for name in dir.names()? {
+                    // It is of the filesystem, and no layer has it.
+                    if !(is_top && name == LOST_AND_FOUND) {
+                        dir.remove_all(&name)?;
+                    }
+                }
             }
         }
         Ok(())
@@ -558,6 +623,27 @@ mod tests {
                     &["d a", "f a/.wh..wh..opq"],
                 ],
                 "a/ usr/ usr/x=1",
+            ),
+            (
+                &[
+                    &["d b", "f b/x 1", "f b/y 1", "l a b"],
+                    &["d a", "f a/.wh.x", "f a/y 2"],
+                ],
+                "a/ a/y=2 b/ b/x=1 b/y=1",
+            ),
+            (
+                &[
+                    &["d c", "d c/b", "f c/b/x 1", "l a c"],
+                    &["d a", "d a/b", "f a/b/.wh.x"],
+                ],
+                "a/ a/b/ c/ c/b/ c/b/x=1",
+            ),
+            (
+                &[
+                    &["d b", "f b/x 1", "f b/y 1", "l a b"],
+                    &["d other", "f a/.wh.x"],
+                ],
+                "a->b b/ b/y=1 other/",
             ),
             // Directories that nobody has told of.
             (&[&["f a/b/c 1"]], "a/ a/b/ a/b/c=1"),
