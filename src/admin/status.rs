@@ -14,7 +14,7 @@ use super::update::Waiting;
 use super::view::{self, JSON_VERSION, LayerView, PoolView, View};
 use super::{Context, as_json, check, need_root, packages, persist, say, text};
 use crate::model::boot_record::BootRecord;
-use crate::model::layout::Group;
+use crate::model::layout::{Group, Role};
 use crate::model::percent::Percent;
 use crate::model::pool::Mismatch;
 use crate::model::trial::OnTrial;
@@ -26,6 +26,9 @@ struct Status<'a> {
     vg: &'a str,
     booted: Option<&'a str>,
     base: Option<&'a str>,
+    /// Whether what runs is a base itself.
+    #[serde(skip)]
+    is_base: bool,
     default: Option<&'a str>,
     once: Option<&'a str>,
     trial: Option<&'a OnTrial>,
@@ -147,6 +150,9 @@ fn with_status(context: &Context, show: &dyn Fn(&Status) -> Result<()>) -> Resul
         vg: &view.vg,
         booted,
         base: base_of(&view, booted),
+        is_base: booted
+            .and_then(|name| group.volume(name))
+            .is_some_and(|volume| volume.role == Role::Base),
         default: view.default.as_deref(),
         once: view.once.as_deref(),
         trial: view.trial.as_ref(),
@@ -214,7 +220,10 @@ fn next_commands(status: &Status) -> Vec<Next> {
         .is_some_and(|trial| Some(trial.name.as_str()) != status.booted || trial.kernel.is_some());
     let marks = [
         (is_wrong, CHECK),
-        (waits || status.once.is_some(), RESTART),
+        (
+            waits || status.update.is_some() || status.once.is_some(),
+            RESTART,
+        ),
         (status.trial.is_some(), CANCEL),
         (true, LAYOUT),
         (status.trial.is_none(), UPDATE),
@@ -234,8 +243,10 @@ fn with_next(text: &str, next: &[Next]) -> String {
 }
 
 fn update(view: &View) -> Option<Update> {
-    let trial = view.trial.as_ref()?;
-    let waiting = Waiting::read().filter(|waiting| waiting.layer == trial.name)?;
+    let trial = view.trial.as_ref().map(|trial| trial.name.as_str());
+    let chosen = [trial, view.default.as_deref()];
+    let waits = |of: &Waiting| waits(&of.layer, view.booted.as_deref(), chosen);
+    let waiting = Waiting::read().filter(waits)?;
     let edited = Waiting::edited().unwrap_or(0);
     Some(Update {
         layer: waiting.layer,
@@ -243,6 +254,11 @@ fn update(view: &View) -> Option<Update> {
         edited,
         missing_packages: waiting.missing_packages,
     })
+}
+
+/// Whether the layer of an update is to boot, on trial or not, and does not run yet.
+fn waits(layer: &str, booted: Option<&str>, chosen: [Option<&str>; 2]) -> bool {
+    chosen.contains(&Some(layer)) && booted != Some(layer)
 }
 
 /// What is not known is not told.
@@ -286,7 +302,10 @@ fn base_of<'a>(view: &'a View, booted: Option<&str>) -> Option<&'a str> {
 fn render(status: &Status, paint: Paint) -> String {
     let mut booted = match (status.booted, status.base) {
         (Some(layer), Some(base)) => format!("{layer}, a layer of {base}"),
-        (Some(base), None) => format!("{base}, a base: changes are kept in memory only"),
+        (Some(base), None) if status.is_base => {
+            format!("{base}, a base: changes are kept in memory only")
+        }
+        (Some(layer), None) => format!("{layer}, a layer whose base is gone"),
         (None, _) => "no layer".to_owned(),
     };
     let boot = status.boot.as_ref();
@@ -387,6 +406,7 @@ mod tests {
             vg: "HostVG",
             booted: Some("Base-0.1"),
             base: Some("Base-0"),
+            is_base: false,
             default: None,
             once: Some("Base-0.2"),
             trial: None,
@@ -490,11 +510,19 @@ Problem     root filesystem: is 97.0 % full; see `imgbased-helper check`
         };
         let quiet = || Status {
             once: None,
+            update: None,
             problems: Vec::new(),
             ..status_of(&pool)
         };
         for (status, wanted) in [
             (quiet(), &[LAYOUT, UPDATE, BACK, CHECK, HELP][..]),
+            (
+                Status {
+                    update: status_of(&pool).update,
+                    ..quiet()
+                },
+                &[RESTART, LAYOUT, UPDATE, BACK, CHECK, HELP],
+            ),
             (
                 Status {
                     layers: 1,
@@ -532,6 +560,45 @@ Problem     root filesystem: is 97.0 % full; see `imgbased-helper check`
             "Text\n\nCommands to go on with:\n  sudo imgbased-helper    the state of this host\n  \
              imgbased-helper --help  all commands\n"
         );
+    }
+
+    #[test]
+    fn an_update_waits_until_its_layer_runs_or_something_else_is_chosen() {
+        let (old, new) = (Some("Base-0.1"), Some("Base-1.1"));
+        for (booted, trial, default, wanted) in [
+            (old, new, old, true),
+            // It is not tried.
+            (old, None, new, true),
+            (new, new, old, false),
+            (new, None, new, false),
+            (old, None, old, false),
+            (old, old, old, false),
+        ] {
+            let found = waits("Base-1.1", booted, [trial, default]);
+            assert_eq!(found, wanted, "{booted:?} {trial:?} {default:?}");
+        }
+    }
+
+    #[test]
+    fn what_runs_is_a_layer_or_a_base() {
+        let pool = inactive_pool();
+        for (base, is_base, wanted) in [
+            (Some("Base-0"), false, "Base-0.1, a layer of Base-0\n"),
+            (None, false, "Base-0.1, a layer whose base is gone\n"),
+            (
+                None,
+                true,
+                "Base-0.1, a base: changes are kept in memory only\n",
+            ),
+        ] {
+            let status = Status {
+                base,
+                is_base,
+                ..status_of(&pool)
+            };
+            let text = render(&status, Paint::default());
+            assert!(text.contains(wanted), "{text}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::lvm::disk::Metadata;
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::Role;
 use crate::model::name::{LvName, VgName};
-use crate::model::package_records::RECORDS;
+use crate::model::package_records::{PACKAGES, RECORDS};
 use crate::model::volume::{self, Mount, Volumes};
 use crate::model::{fstab, mount_unit};
 use crate::sys::cmd::Cmd;
@@ -22,7 +22,6 @@ use crate::sys::rooted::real_path;
 use crate::sys::{mounts, run};
 
 /// Below which packages are recorded.
-const PACKAGES: &str = "/var/lib";
 const PACKAGES_UNIT: &str = "imgbased-packages.service";
 
 /// The volumes that are mounted where what is booted is a layer. What is written to a base that runs is forgotten, so
@@ -115,7 +114,8 @@ pub fn write_units(dir: &Path, source: &str, now: Option<VgName>, fstab: &Path) 
             log::warn!("{name} is not mounted: the fstab of this layer has a line for {path}");
             Ok(())
         } else {
-            hides_packages |= Path::new(PACKAGES).starts_with(path);
+            let mut records = RECORDS.iter().map(|name| Path::new(PACKAGES).join(name));
+            hides_packages |= records.any(|record| record.starts_with(path));
             is_var_shared |= mount.is_required();
             write_unit(dir, source, &vg, &mount)
         };
@@ -303,6 +303,32 @@ mod tests {
         write_units(&units, source, "New".parse().ok(), &fstab).unwrap();
         let unit = fs::read_to_string(units.join("var.mount")).unwrap();
         assert!(unit.contains("What=/dev/mapper/New-var\n"), "{unit}");
+    }
+
+    #[test]
+    fn a_volume_that_hides_a_record_of_packages_has_it_mounted_again() {
+        for (path, is_hidden) in [
+            ("/var", true),
+            ("/var/lib", true),
+            ("/var/lib/systemd", true),
+            ("/var/lib/dpkg", true),
+            ("/var/lib/dpkg2", false),
+            ("/var/lib/dpkg/info", false),
+            ("/var/log", false),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let source = dir.path().join("volumes.json");
+            let volumes = Volumes {
+                version: 1,
+                vg: "HostVG".to_owned(),
+                volumes: vec![mount(path, "x")],
+            };
+            let source = source.to_str().unwrap();
+            run::write_json(source, &volumes).unwrap();
+            write_units(dir.path(), source, None, Path::new("/none")).unwrap();
+            let unit = dir.path().join("local-fs.target.wants").join(PACKAGES_UNIT);
+            assert_eq!(unit.is_symlink(), is_hidden, "{path}");
+        }
     }
 
     #[test]

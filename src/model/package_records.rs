@@ -1,6 +1,9 @@
 //! Where a root has its record of packages.
 
-/// The directories of /var/lib with what programs record of packages: dpkg and apt, rpm and dnf, with what goes with
+/// Where programs look for it.
+pub const PACKAGES: &str = "/var/lib";
+
+/// The directories there with what programs record of packages: dpkg and apt, rpm and dnf, with what goes with
 /// them.
 pub const RECORDS: [&str; 8] = [
     "apt",

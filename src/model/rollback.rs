@@ -63,6 +63,20 @@ pub struct Plan {
     pub drops_once: bool,
 }
 
+impl Plan {
+    /// Whether what is left was chosen in this run of the system, or has not been tried yet, so that nothing but what runs
+    /// has changed the volumes. `waiting` is the layer of the update that was made in this run.
+    pub fn leaves_what_never_ran(&self, known: &Known, waiting: Option<&str>) -> bool {
+        let Some(from) = self.from.as_deref() else {
+            return false;
+        };
+        let is_new =
+            |trial: &OnTrial| trial.name == from && trial.kernel.is_none() && trial.tried == 0;
+        let is_untried = known.trial.as_ref().is_some_and(is_new) && !known.is_trial_running;
+        known.booted.is_some() && known.booted == self.to && (is_untried || waiting == Some(from))
+    }
+}
+
 /// What to do to go back to the layer `to`, or to what is found where none is named.
 ///
 /// Refuses where there is nothing to go back to. What has never come up is gone back to only if it is named.
@@ -317,6 +331,35 @@ mod tests {
             let (booted, default) = (&known.booted, &known.default);
             let found = outcome(&group(), &known, "");
             assert_eq!(found, expected, "{booted:?} {default:?}");
+        }
+    }
+
+    #[test]
+    fn what_never_ran_has_not_changed_the_volumes() {
+        let waiting = |tried: u32| {
+            let mut known = on_trial("Base-0.2 Base-0.2", "Base-1.2", false);
+            if let Some(trial) = &mut known.trial {
+                trial.tried = tried;
+            }
+            known
+        };
+        for (known, update, is_new) in [
+            (waiting(0), None, true),
+            (waiting(0), Some("Base-1.2"), true),
+            (waiting(1), None, false),
+            // It is the default, without a trial.
+            (known("Base-0.2 Base-1.2"), Some("Base-1.2"), true),
+            (known("Base-0.2 Base-1.2"), Some("Base-1.1"), false),
+            (known("Base-0.2 Base-1.2"), None, false),
+            // It runs.
+            (on_trial("Base-1.2 Base-0.2", "Base-1.2", true), None, false),
+            (known("Base-1.1 Base-1.1"), None, false),
+            (known("- Base-1.1"), None, false),
+            (on_trial("- -", "Base-1.2", false), None, false),
+        ] {
+            let plan = plan(&group(), &known, None).unwrap();
+            let found = plan.leaves_what_never_ran(&known, update);
+            assert_eq!(found, is_new, "{plan:?} {update:?}");
         }
     }
 

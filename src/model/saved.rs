@@ -26,7 +26,7 @@ pub struct Swap {
 
 impl Saved {
     /// What a snapshot of a mounted volume is to be, which is taken before the layer `before` runs.
-    pub fn new(mount: &Mount, before: &LvName, is_taken: &dyn Fn(&str) -> bool) -> Result<Self> {
+    fn new(mount: &Mount, before: &LvName, is_taken: &dyn Fn(&str) -> bool) -> Result<Self> {
         let name = volume::name_for(&mount.path, &|_| false)?;
         let name = format!("{name}-before-{before}");
         let mut free: LvName = name.parse()?;
@@ -76,13 +76,21 @@ pub fn all(group: &Group) -> Vec<Saved> {
         .collect()
 }
 
-/// The volumes that are mounted and have no snapshot from before the layer `before` runs.
-pub fn missing(group: &Group, mut mounts: Vec<Mount>, before: &LvName) -> Vec<Mount> {
-    let mut saved = all(group);
-    saved.retain(|saved| saved.before == before.as_str());
-    let is_saved = |mount: &Mount| saved.iter().any(|saved| saved.mount.path == mount.path);
+/// The volumes that are mounted and have no snapshot from before the layer `before` runs, each with what that is to be.
+pub fn new(group: &Group, mut mounts: Vec<Mount>, before: &LvName) -> Result<Vec<(Mount, Saved)>> {
+    let mut there = all(group);
+    there.retain(|saved| saved.before == before.as_str());
+    let is_saved = |mount: &Mount| there.iter().any(|saved| saved.mount.path == mount.path);
     mounts.retain(|mount| !mount.moving && !is_saved(mount));
-    mounts
+    let mut new: Vec<(Mount, Saved)> = Vec::new();
+    for mount in mounts {
+        // The paths of two volumes can make the same name.
+        let is_new = |name: &str| new.iter().any(|(_, saved)| saved.mount.name == name);
+        let is_taken = |name: &str| group.volume(name).is_some() || is_new(name);
+        let saved = Saved::new(&mount, before, &is_taken)?;
+        new.push((mount, saved));
+    }
+    Ok(new)
 }
 
 /// What is swapped where the layer `to` is gone back to, and `from` is left: of the snapshots whose layer was made after
@@ -357,19 +365,35 @@ mod tests {
         let home: (&str, &[&str]) = ("home", &[tag::VOLUME, "imgbased:moving=/home"]);
         let srv: (&str, &[&str]) = ("srv", &[tag::VOLUME, "imgbased:mount=/srv"]);
         let one: (&str, &[&str]) = ("one", &SNAPSHOT);
+        let alike: [(&str, &[&str]); 2] = [
+            ("a", &[tag::VOLUME, "imgbased:mount=/srv/a-b"]),
+            ("b", &[tag::VOLUME, "imgbased:mount=/srv/a/b"]),
+        ];
         for (volumes, before, wanted) in [
             (&[][..], "Base-1.1", &[][..]),
             (&[home], "Base-1.1", &[]),
-            (&[var, srv, home], "Base-1.1", &["srv", "var"]),
-            (&[var, srv, one], "Base-1.1", &["srv"]),
+            (
+                &[var, srv, home],
+                "Base-1.1",
+                &["srv srv-before-Base-1.1", "var var-before-Base-1.1"],
+            ),
+            (&[var, srv, one], "Base-1.1", &["srv srv-before-Base-1.1"]),
             (&[var, one], "Base-1.1", &[]),
             // That of another update.
-            (&[var, one], "Base-2.1", &["var"]),
+            (&[var, one], "Base-2.1", &["var var-before-Base-2.1"]),
+            (
+                &alike,
+                "Base-1.1",
+                &["a srv-a-b-before-Base-1.1", "b srv-a-b-before-Base-1.1-2"],
+            ),
         ] {
             let group = group(volumes);
             let mounts = volume::mounts_of(&group, &mut |_| ());
-            let found = missing(&group, mounts, &before.parse().unwrap());
-            let names: Vec<&str> = found.iter().map(|mount| mount.name.as_str()).collect();
+            let found = new(&group, mounts, &before.parse().unwrap()).unwrap();
+            let names = found.iter();
+            let names: Vec<String> = names
+                .map(|(mount, saved)| format!("{} {}", mount.name, saved.mount.name))
+                .collect();
             assert_eq!(names, wanted, "{volumes:?} {before}");
         }
     }

@@ -1,11 +1,14 @@
 //! Volumes that all layers share, each mounted at its path, such as /home and /var. LVM tags are the only record
 //! of that: a layer that is older, or that is gone back to, mounts the same ones.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Group, Role, tag};
 use super::name::LvName;
+use super::package_records::{PACKAGES, RECORDS};
 
 /// What each layer brings itself, and what is of the machine: no volume is mounted there or below.
 const NEVER: [&str; 16] = [
@@ -166,6 +169,16 @@ pub fn path(text: &str) -> Result<String> {
     Ok(format!("/{}", parts.join("/")))
 }
 
+/// Refuses a new volume at this path, if it would only hold a record of packages, or a part of one.
+pub fn check_no_record(path: &str) -> Result<()> {
+    let mut records = RECORDS.iter().map(|name| Path::new(PACKAGES).join(name));
+    ensure!(
+        !records.any(|record| Path::new(path).starts_with(record)),
+        "{path} is a record of packages, which each layer has of its own, also where /var is a volume"
+    );
+    Ok(())
+}
+
 /// Refuses options that would not stay one list.
 pub fn check_options(options: &str) -> Result<()> {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\\\"'".contains(&byte);
@@ -261,6 +274,21 @@ mod tests {
         }
         for tag in ["#", "a#2", "#+1", "#zz", "#2\u{e9}", "#FF", "#C3"] {
             assert!(decoded(tag).is_err(), "{tag}");
+        }
+    }
+
+    #[test]
+    fn no_new_volume_holds_only_a_record_of_packages() {
+        for (path, is_taken) in [
+            ("/var", true),
+            ("/var/lib", true),
+            ("/var/lib/systemd", true),
+            ("/var/lib/dpkg2", true),
+            ("/var/lib/dpkg", false),
+            ("/var/lib/dpkg/info", false),
+            ("/var/lib/apt", false),
+        ] {
+            assert_eq!(check_no_record(path).is_ok(), is_taken, "{path}");
         }
     }
 

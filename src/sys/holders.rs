@@ -1,4 +1,4 @@
-//! Who has files of a directory in hand: processes that use them or work in it, and the kernel.
+//! Who has files of a directory in hand: processes that use them or work in it, and the kernel, also for other hosts.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -43,7 +43,8 @@ fn holds(process: &Path, dir: &Path) -> bool {
     })
 }
 
-/// What the kernel uses at or below `dir`: files that are disks or swap, and sockets that somebody listens at.
+/// What the kernel uses at or below `dir`: files that are disks or swap, sockets that somebody listens at, and what it
+/// serves to other hosts.
 pub fn of_kernel(dir: &Path) -> Vec<String> {
     let mut found: Vec<String> = swap_files(dir)
         .iter()
@@ -60,6 +61,18 @@ pub fn of_kernel(dir: &Path) -> Vec<String> {
         .into_iter()
         .filter(|socket| socket.starts_with(dir));
     found.extend(here.map(|socket| format!("the socket {}", socket.display())));
+    for file in targets(Path::new("/sys/kernel/config/target/core")) {
+        if file.starts_with(dir) {
+            found.push(format!("the SCSI target of {}", file.display()));
+        }
+    }
+    // It answers for a directory until its cache forgets that, whatever is mounted there.
+    let list = fs::read("/proc/fs/nfsd/exports").unwrap_or_default();
+    for export in exports(&list) {
+        if export.starts_with(dir) || dir.starts_with(&export) {
+            found.push(format!("the NFS export of {}", export.display()));
+        }
+    }
     found
 }
 
@@ -104,6 +117,36 @@ fn sockets(list: &[u8]) -> Vec<PathBuf> {
     };
     let lines = list.split(|byte| *byte == b'\n');
     let mut found: Vec<PathBuf> = lines.filter_map(path).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// The files that are disks of SCSI targets.
+fn targets(core: &Path) -> Vec<PathBuf> {
+    let kinds = entries(core).into_iter();
+    let files = kinds.filter(|kind| {
+        let name = kind.file_name().unwrap_or_default();
+        name.as_bytes().starts_with(b"fileio_")
+    });
+    let files = files.flat_map(|kind| entries(&kind));
+    let paths = files.filter_map(|file| fs::read(file.join("udev_path")).ok());
+    let paths = paths.map(|path| PathBuf::from(OsStr::from_bytes(path.trim_ascii_end())));
+    let mut found: Vec<PathBuf> = paths.collect();
+    found.sort();
+    found
+}
+
+/// The directories that the kernel serves by NFS now, each once: `PATH<tab>CLIENT(FLAGS)` in each line, after comments.
+/// Those above them are only there to be passed.
+fn exports(list: &[u8]) -> Vec<PathBuf> {
+    let lines = list.split(|byte| *byte == b'\n');
+    let lines = lines
+        .filter(|line| line.starts_with(b"/") && !line.windows(6).any(|word| word == b"v4root"));
+    let paths = lines.filter_map(|line| line.split(|byte| *byte == b'\t').next());
+    let mut found: Vec<PathBuf> = paths
+        .map(|path| OsString::from_vec(unescape(path)).into())
+        .collect();
     found.sort();
     found.dedup();
     found
@@ -186,5 +229,16 @@ mod tests {
             loops(block.path()),
             [("loop1".to_owned(), PathBuf::from("/srv/disk"))]
         );
+        let core = tempfile::tempdir().unwrap();
+        for (name, path) in [("fileio_0/disk", "/srv/a\n"), ("iblock_0/b", "/srv/b\n")] {
+            let dir = core.path().join(name);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("udev_path"), path).unwrap();
+        }
+        fs::create_dir(core.path().join("alua")).unwrap();
+        assert_eq!(targets(core.path()), [PathBuf::from("/srv/a")]);
+        let exported = b"# Version 1.1\n# Path Client(Flags) # IPs\n\
+            /srv/a\\040b\t*(rw,sync)\n/srv/a\\040b\t10.0.0.0/8(ro)\n/\t*(ro,v4root,fsid=0)\n";
+        assert_eq!(exports(exported), [PathBuf::from("/srv/a b")]);
     }
 }

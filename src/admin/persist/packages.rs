@@ -156,10 +156,7 @@ pub fn add(context: &Context, texts: &[String]) -> Result<()> {
                 );
                 put(tx, config, &looked, is_downloaded, room)?;
                 said += &format!("package {name} {version} is kept\n");
-                let is_old = |other: &&Kept| other.is_of_same(&kept);
-                replaced.extend(there.iter().filter(is_old).cloned());
-                there.retain(|other| !other.is_of_same(&kept));
-                there.push(kept);
+                take_place(&mut there, &mut replaced, kept);
             }
             if dir.join(DOWNLOAD).exists() {
                 tx.run(&remove_all(&dir.join(DOWNLOAD)))?;
@@ -180,6 +177,18 @@ pub fn add(context: &Context, texts: &[String]) -> Result<()> {
         return Ok(());
     }
     say(&said)
+}
+
+/// Has a package take the place of its other versions `there`, which are `replaced` then. One that is kept again is none
+/// of those.
+fn take_place(there: &mut Vec<Kept>, replaced: &mut Vec<Kept>, kept: Kept) {
+    let (old, mut others): (Vec<Kept>, Vec<Kept>) = std::mem::take(there)
+        .into_iter()
+        .partition(|other| other.is_of_same(&kept));
+    replaced.extend(old);
+    replaced.retain(|other| *other != kept);
+    others.push(kept);
+    *there = others;
 }
 
 /// Keeps packages no longer.
@@ -430,6 +439,25 @@ mod tests {
     use nix::unistd::mkfifo;
 
     const DIGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn of_all_versions_that_are_named_the_last_is_kept() {
+        let kept = |name: &str, version: &str| Kept {
+            format: Format::Deb,
+            name: name.to_owned(),
+            version: version.to_owned(),
+            architecture: "all".to_owned(),
+            digest: DIGEST.to_owned(),
+        };
+        let mut there = vec![kept("agent", "2"), kept("other", "1")];
+        let mut replaced = Vec::new();
+        take_place(&mut there, &mut replaced, kept("agent", "1"));
+        assert_eq!(there, [kept("other", "1"), kept("agent", "1")]);
+        assert_eq!(replaced, [kept("agent", "2")]);
+        take_place(&mut there, &mut replaced, kept("agent", "2"));
+        assert_eq!(there, [kept("other", "1"), kept("agent", "2")]);
+        assert_eq!(replaced, [kept("agent", "1")]);
+    }
 
     #[test]
     fn what_is_named_is_a_file_or_a_package() {

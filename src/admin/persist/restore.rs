@@ -26,6 +26,7 @@ use crate::sys::cmd::Cmd;
 use crate::sys::files::is_temporary;
 use crate::sys::flush::flush;
 use crate::sys::interrupt::Interrupt;
+use crate::sys::mounts::{self, Mount};
 use crate::tree::{Dir, Kind, Meta, READ_MAX, escaped};
 
 const FSTAB: &str = "etc/fstab";
@@ -76,6 +77,8 @@ pub fn restore(context: &Context, source: Source, paths: &[PathBuf], yes: bool) 
             for path in &paths {
                 changes.push(Change::new((source, yes), path, &from, [&here, &there])?);
             }
+            let mounts = mounts::all()?;
+            changes.iter().try_for_each(|of| of.check_mounts(&mounts))?;
             done = changes.iter().map(|change| change.done(&from)).collect();
             changes.retain(|change| change.act != Act::Nothing);
             if changes.is_empty() {
@@ -130,6 +133,10 @@ fn checked(source: Source, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
             Source::Pull => of_layer(path)?,
         };
         let in_etc = below.strip_prefix("etc").ok();
+        ensure!(
+            in_etc != Some(Path::new("")),
+            "/etc has the accounts of this layer and its fstab, and is not replaced as a whole; name what is in it"
+        );
         ensure!(
             in_etc.is_none_or(|path| merge::class(path) != Class::Users),
             "{} is merged by name, since files carry the numbers of users; usermod(8) and the like change it",
@@ -277,6 +284,20 @@ impl Change {
             act,
             is_dir: kind == Some(Kind::Dir),
         })
+    }
+
+    /// Refuses to carry off what is mounted below a directory.
+    fn check_mounts(&self, mounts: &[Mount]) -> Result<()> {
+        let at = Path::new("/").join(&self.path);
+        let mut points = mounts.iter().map(|mount| &mount.point);
+        match points.find(|point| point.starts_with(&at)) {
+            Some(point) if matches!(self.act, Act::Put | Act::Remove) => bail!(
+                "{} is mounted, so {} cannot be replaced; unmount it, or name what is beside it",
+                escaped(point),
+                escaped(&at)
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Commands that do much the same.
@@ -494,6 +515,7 @@ mod tests {
             (Source::Take, &["/root/x"][..], "not below /etc"),
             (Source::Reset, &["/etc/passwd"], "usermod(8)"),
             (Source::Pull, &["/etc/shadow"], "usermod(8)"),
+            (Source::Pull, &["/etc"], "as a whole"),
             (
                 Source::Pull,
                 &["/usr/bin/ls"],
@@ -518,6 +540,26 @@ mod tests {
             path: path.into(),
             act,
             is_dir: false,
+        }
+    }
+
+    #[test]
+    fn what_is_mounted_below_a_directory_stays_there() {
+        let mounts = mounts::parse(
+            b"1 0 0:1 / / rw - ext4 /dev/a rw\n2 1 0:2 / /srv/data rw - ext4 /dev/b rw\n",
+        );
+        for (path, act, is_refused) in [
+            ("srv", Act::Put, true),
+            ("srv", Act::Remove, true),
+            ("srv/data", Act::Put, true),
+            ("srv", Act::Meta, false),
+            ("srv", Act::Nothing, false),
+            ("srv/dat", Act::Put, false),
+            ("srv/data/x", Act::Put, false),
+            ("srvx", Act::Put, false),
+        ] {
+            let checked = change(path, act).check_mounts(&mounts);
+            assert_eq!(checked.is_err(), is_refused, "{path} {act:?}");
         }
     }
 

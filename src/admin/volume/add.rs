@@ -50,6 +50,7 @@ enum When {
 /// Makes a volume for a directory of the layer that runs. The lock is free while its files are counted and copied.
 pub fn add(context: &Context, add: &Add) -> Result<()> {
     let path = volume::path(add.path)?;
+    volume::check_no_record(&path)?;
     volume::check_options(add.options)?;
     Filesystem::check_tools(add.fstype)?;
     let writer = context.writer("volume add", LOCK_WAIT)?;

@@ -6,7 +6,7 @@ use super::mounts_of;
 use crate::admin::Context;
 use crate::model::layout::{Group, tag};
 use crate::model::name::LvName;
-use crate::model::saved::{self, Saved, Swap};
+use crate::model::saved::{self, Swap};
 use crate::sys::transaction::{Transaction, Writer};
 
 /// Takes a snapshot of each volume that is mounted, before the layer `before` runs, unless there is one. Returns the names
@@ -15,9 +15,7 @@ pub fn save(context: &Context, tx: &mut Transaction, before: &LvName) -> Result<
     let group = context.load()?;
     let lvm = &context.lvm;
     let mut names = Vec::new();
-    for mount in saved::missing(&group, mounts_of(&group), before) {
-        let is_taken = |name: &str| group.volume(name).is_some();
-        let saved = Saved::new(&mount, before, &is_taken)?;
+    for (mount, saved) in saved::new(&group, mounts_of(&group), before)? {
         let (name, origin): (LvName, LvName) = (saved.mount.name.parse()?, mount.name.parse()?);
         group.name.dm_name(&name)?;
         let mut tags = saved.tags()?;
