@@ -102,6 +102,7 @@ fn caches_are_refreshed() -> Result<()> {
         ensure!(!mounts.contains("caches"), "{mounts}");
     }
     trusted_authorities_are_those_of_the_host()?;
+    policies_are_made_with_what_the_host_has_changed()?;
     packages_of_rpm_are_told_by_each_root()?;
     what_is_put_there_is_labelled()
 }
@@ -204,8 +205,12 @@ fn trusted_authorities_are_those_of_the_host() -> Result<()> {
         ("usr/local/share/ca-certificates/own/ca.crt", debian, true),
         ("usr/local/share/ca-certificates/README", debian, false),
         ("etc/ca-certificates.conf", debian, true),
-        ("etc/ssl/certs/own.pem", debian, false),
+        ("etc/ssl/certs/own.pem", debian, true),
+        ("etc/ssl/certs/ca-certificates.crt", debian, false),
+        ("etc/ssl/certs/1a2b3c4d.0", debian, false),
         ("etc/pki/ca-trust/source/anchors/ca.pem", fedora, true),
+        ("etc/pki/ca-trust/source/anchors/corp", fedora, true),
+        ("etc/pki/ca-trust/source/README", fedora, false),
         (
             "etc/pki/ca-trust/source/ca-bundle.legacy.crt",
             fedora,
@@ -216,7 +221,7 @@ fn trusted_authorities_are_those_of_the_host() -> Result<()> {
         let root = root(None)?;
         for (path, text) in [
             (own, "!mozilla/x.crt\n"),
-            (program, "#!/bin/sh\necho made >/etc/list\n"),
+            (program, "#!/bin/sh\necho $* >/etc/list\n"),
         ] {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().context("it has a name")?)?;
@@ -225,8 +230,38 @@ fn trusted_authorities_are_those_of_the_host() -> Result<()> {
         }
         let writer = Writer::new("test", Duration::ZERO, false)?;
         writer.transaction(|tx| refresh_caches(tx, root.path()))?;
-        let found = root.path().join("etc/list").exists();
-        ensure!(found == is_run, "{own} {program}: {found}");
+        let found = fs::read_to_string(root.path().join("etc/list")).ok();
+        let words = if program == debian {
+            "--fresh\n"
+        } else {
+            "extract\n"
+        };
+        let wanted = is_run.then_some(words);
+        ensure!(found.as_deref() == wanted, "{own} {program}: {found:?}");
+    }
+    Ok(())
+}
+
+/// What was changed by semanage(8) and the like is in the policy of the image then.
+fn policies_are_made_with_what_the_host_has_changed() -> Result<()> {
+    let store = "var/lib/selinux/targeted/active";
+    for (own, words) in [
+        (Some("ports.local"), Some("-s targeted -N -B\n")),
+        (Some("modules/400/mine/cil"), Some("-s targeted -N -B\n")),
+        (Some("modules/100/base/cil"), None),
+        (None, None),
+    ] {
+        let root = root(None)?;
+        if let Some(own) = own {
+            let path = root.path().join(store).join(own);
+            fs::create_dir_all(path.parent().context("it has a name")?)?;
+            fs::write(&path, "")?;
+        }
+        program(root.path(), "usr/sbin/semodule", "echo $* >/etc/list")?;
+        let writer = Writer::new("test", Duration::ZERO, false)?;
+        writer.transaction(|tx| refresh_caches(tx, root.path()))?;
+        let found = fs::read_to_string(root.path().join("etc/list")).ok();
+        ensure!(found.as_deref() == words, "{own:?}: {found:?}");
     }
     Ok(())
 }

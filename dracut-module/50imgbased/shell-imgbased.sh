@@ -16,8 +16,9 @@ if imgbased-helper initrd is-layer; then
         # Not with the option -e, which dracut 059 always has.
         exec sulogin
     else
-        # dracut's init has a shell without a password, and no other. As with rd.shell=0.
+        # dracut's init has a shell without a password, and no other. As with rd.shell=0, where a trial restarts the host.
         sleep 30
+        [ "$(getarg rd.emergency=)" = reboot ] && reboot -f
         poweroff -f
     fi
 fi

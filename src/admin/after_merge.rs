@@ -1,6 +1,6 @@
 //! What follows from a merge, in the root of a layer that has not been booted yet.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -21,26 +21,45 @@ const SCRATCH: &str = "caches";
 /// What each of them can write into a layer, in bytes. What they make is far smaller.
 const CACHES_MAX: u64 = 256 << 20;
 
-/// Where administrators put certificates of authorities that they trust or do not trust, from the root, and the program
-/// that makes the list of all of them: of Debian and SUSE, and of Fedora and Arch.
-const CERTIFICATES: [(&[&str], &[&str]); 2] = [
-    (
-        &["usr/local/share/ca-certificates", "etc/pki/trust"],
-        &["/usr/sbin/update-ca-certificates"],
-    ),
-    (
-        &[
+/// A program that makes a list of all authorities that are trusted, and where administrators say which.
+struct Trust {
+    program: &'static [&'static str],
+    /// Each file at or below them is a certificate, from the root.
+    dirs: &'static [&'static str],
+    /// Those of this ending are, in directories of which the first may have certificates below it.
+    endings: &'static [&'static str],
+    among: &'static [&'static str],
+}
+
+/// Of Debian and SUSE, and of Fedora and Arch.
+const TRUST: [Trust; 2] = [
+    Trust {
+        // Also the links to those that it knows already.
+        program: &["/usr/sbin/update-ca-certificates", "--fresh"],
+        dirs: &["etc/pki/trust"],
+        endings: &["crt", "pem"],
+        among: &["usr/local/share/ca-certificates", "etc/ssl/certs"],
+    },
+    Trust {
+        program: &["/usr/bin/update-ca-trust", "extract"],
+        dirs: &[
             "etc/pki/ca-trust/source",
             "etc/ca-certificates/trust-source",
         ],
-        &["/usr/bin/update-ca-trust", "extract"],
-    ),
+        endings: &[],
+        among: &[],
+    },
 ];
+/// What the image itself has in such directories.
+const NO_CERTIFICATES: [&str; 3] = ["README", "ca-bundle.legacy.crt", "ca-certificates.crt"];
 /// Where Debian's program is told which of the image's are not trusted: those with a mark before their names.
 const DISTRUSTED: &str = "etc/ca-certificates.conf";
 const MARK: u8 = b'!';
-/// What such a directory is searched for: certificates, in some form.
-const ENDINGS: [&str; 6] = ["crt", "pem", "cer", "der", "p11-kit", "p7c"];
+/// Where a policy of SELinux keeps what was changed by semanage(8) and the like, below the directory of its name.
+const POLICIES: &str = "var/lib/selinux";
+/// Modules of the priority that semodule(8) gives those of administrators.
+const OWN_MODULES: &str = "active/modules/400";
+const SEMODULE: &str = "/usr/sbin/semodule";
 
 /// Has the layer that is mounted at `root` find the libraries of what was merged, trust the authorities that the host
 /// trusts, and bring up to date what it keeps of /usr when it starts. Its own ldconfig(8) and the like are run shut in;
@@ -50,12 +69,23 @@ pub fn refresh_caches(tx: &mut Transaction, root: &Path) -> Result<()> {
     tx.work(&Cmd::new("rm").arg("-f").args(stamps), |_| {
         forget_updated(root)
     })?;
-    let mut programs: Vec<(&[&str], &str)> = vec![(&[LDCONFIG], "the cache of shared libraries")];
+    let mut programs: Vec<(Vec<String>, &str)> = Vec::new();
+    let mut add = |program: &[&str], made| {
+        programs.push((program.iter().map(ToString::to_string).collect(), made));
+    };
+    add(&[LDCONFIG], "the cache of shared libraries");
     let opened = Dir::root(root)?;
-    for (dirs, program) in CERTIFICATES {
-        if has_own_certificates(&opened, dirs)? {
-            programs.push((program, "the list of trusted authorities"));
+    for trust in &TRUST {
+        if has_own_certificates(&opened, trust)? {
+            add(trust.program, "the list of trusted authorities");
         }
+    }
+    for policy in changed_policies(&opened).context("cannot look for policies of SELinux")? {
+        // The policy is the image's, without the ports and modules of the host.
+        add(
+            &[SEMODULE, "-s", &policy, "-N", "-B"],
+            "the policy of SELinux",
+        );
     }
     drop(opened);
     let is_there = |program: &str| real_path(root, program).is_ok_and(|path| path.is_file());
@@ -65,23 +95,35 @@ pub fn refresh_caches(tx: &mut Transaction, root: &Path) -> Result<()> {
     }
     let sandbox = Sandbox::writable(tx, root, &mount_point(SCRATCH))?.with_room(CACHES_MAX);
     for (program, made) in programs {
-        if let Err(error) = sandbox.attempt(tx, program)? {
+        let program: Vec<&str> = program.iter().map(String::as_str).collect();
+        if let Err(error) = sandbox.attempt(tx, &program)? {
             log::warn!("{made} of the new layer stays as it is: {error:#}");
         }
     }
     sandbox.close(tx)
 }
 
-/// Whether the host has certificates of its own at or below these directories, or does not trust one of the image's.
-fn has_own_certificates(root: &Dir, dirs: &[&str]) -> Result<bool> {
+/// Whether the host has certificates of its own for a program, or does not trust one of the image's.
+fn has_own_certificates(root: &Dir, trust: &Trust) -> Result<bool> {
     let failed = "cannot look for certificates";
-    for dir in dirs {
-        let found = root.resolve_dir(Path::new(dir)).context(failed)?;
+    let all = trust.dirs.iter().map(|dir| (dir, None));
+    let by_name = trust.among.iter().map(|dir| (dir, Some(trust.endings)));
+    for (dir, endings) in all.chain(by_name) {
+        let found = root.descend(Path::new(dir)).context(failed)?;
         let mut has = false;
         walk(&[found], None, &mut |visit| {
-            let ending = visit.path.extension();
-            let is_one = ending.is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
-            has |= is_one && !visit.path.ends_with("ca-bundle.legacy.crt");
+            let path = visit.path;
+            let is_file = visit.places[0]
+                .as_ref()
+                .is_some_and(|place| place.stat.kind == Kind::File);
+            let is_known = path
+                .file_name()
+                .is_none_or(|name| NO_CERTIFICATES.iter().any(|known| name == *known));
+            let ending = path.extension();
+            let is_meant = endings.is_none_or(|endings| {
+                ending.is_some_and(|ending| endings.iter().any(|known| ending == *known))
+            });
+            has |= is_file && is_meant && !is_known;
             Ok(if has { Below::Skip } else { Below::Visit })
         })?;
         if has {
@@ -96,6 +138,29 @@ fn has_own_certificates(root: &Dir, dirs: &[&str]) -> Result<bool> {
     Ok(list
         .split(|byte| *byte == b'\n')
         .any(|line| line.first() == Some(&MARK)))
+}
+
+/// The policies that the host has changed: with modules of its own, or with local settings.
+fn changed_policies(root: &Dir) -> Result<Vec<String>> {
+    let mut changed = Vec::new();
+    let Some(policies) = root.resolve_dir(Path::new(POLICIES))? else {
+        return Ok(changed);
+    };
+    for name in policies.names()? {
+        let names = |below: &str| -> Result<Vec<OsString>> {
+            let dir = policies.resolve_dir(&Path::new(&name).join(below))?;
+            Ok(dir.map_or(Ok(Vec::new()), |dir| dir.names())?)
+        };
+        let is_local = |name: &OsString| Path::new(name).extension() == Some(OsStr::new("local"));
+        let plain = name.to_str().filter(|name| !name.starts_with('-'));
+        if let Some(plain) = plain
+            && (names("active")?.iter().any(is_local) || !names(OWN_MODULES)?.is_empty())
+        {
+            changed.push(plain.to_owned());
+        }
+    }
+    changed.sort_unstable();
+    Ok(changed)
 }
 
 fn forget_updated(root: &Path) -> Result<()> {

@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use super::boot::trial_begins;
@@ -12,7 +13,7 @@ use super::{
     Context, Look, comment, filesystem, hooks, initramfs, keeping_disks, new_entries, news,
     pool_with_room, reaching_disks, removal, running_options, say, text,
 };
-use crate::boot::arrange::{Arrangement, made_anew};
+use crate::boot::arrange::{Arrangement, Placed, Told, made_anew};
 use crate::boot::entry::{BootSpec, Entry, Extra};
 use crate::boot::id;
 use crate::boot::root::Root;
@@ -26,6 +27,7 @@ use crate::model::name::{LvName, next_layer};
 use crate::model::removal::Request;
 use crate::model::trial::TRIES_MAX;
 use crate::sys::transaction::Transaction;
+use crate::tree::Dir;
 
 /// How often what never came up is tried, unless the host is configured otherwise.
 const TRIES: u32 = 3;
@@ -62,6 +64,7 @@ pub fn make(
         let look = context.look(&group, &plan.origin)?;
         let (base, mut origin_entries) = (plan.base.clone(), plan.entries.clone());
         let (origin, is_changed) = (plan.origin.clone(), change.is_some());
+        let host = plan.options.clone();
         let kernels = plan.fill(context, tx, &boot, &group, look.as_ref(), change)?;
         if tx.was_unlocked() {
             group = context.load()?;
@@ -94,7 +97,13 @@ pub fn make(
             origin_entries = made_anew(origin_entries, &kernels);
         }
         // What its origin does not boot, because it was tried in vain, it does not boot either.
-        let kernels = boot.arrange(kernels, &origin_entries, true, |_| true);
+        let mut kernels = boot.arrange(kernels, &origin_entries, &Told::new_layer(true));
+        if !is_changed {
+            // The group may be on more disks than when the base was made.
+            for Placed { spec, .. } in &mut kernels.kernels {
+                spec.options = kernel_options::with_disks(&spec.options, &host);
+            }
+        }
         let entries = new_entries(&group, &layer, false, &kernels, is_trial)?;
         commit(lvm, tx, &layer, was_active)?;
         boot.write_entries(tx, &layer, &entries)
@@ -287,7 +296,16 @@ pub fn own_root_line(tx: &mut Transaction, root: &Path, device: &Path, kind: FsK
     if line.text == fstab.text {
         return Ok(());
     }
-    tx.rewrite(&fstab.path, &line.text)
+    let node = if tx.is_dry_run() {
+        None
+    } else {
+        Dir::root(root)?.resolve(Path::new("etc/fstab"))?
+    };
+    let mut rewrite = || tx.rewrite(&fstab.path, &line.text);
+    match node {
+        Some(node) => node.lifted(rewrite),
+        None => rewrite(),
+    }
 }
 
 /// Which kernels of a layer are looked at: all, unless one was changed.
@@ -407,16 +425,22 @@ fn try_write_entries(
     let is_good = volume.is_some_and(Volume::is_good);
     let tries = tries(context)?;
     let kernels = if is_good && !is_base {
-        let can_try = is_running && tries > 0 && boot.can_try();
         let failures = volume.map_or_else(Vec::new, Volume::kernel_failures);
         let trial = boot.trial().unwrap_or_default();
-        boot.arrange(kernels, &entries, can_try, |kernel| {
+        let system = uname().context("cannot ask for the kernel's version")?;
+        let has_failed = |kernel: &BootSpec| failures.iter().any(|of| of.is_of(&kernel.version));
+        let is_on_trial = |kernel: &BootSpec| {
             let id = id::of_other(&group.name, name, &kernel.version);
-            failures
-                .iter()
-                .any(|failure| failure.is_of(&kernel.version))
-                || trial.as_ref().is_some_and(|trial| trial.id == id)
-        })
+            trial.as_ref().is_some_and(|trial| trial.id == id)
+        };
+        let told = Told {
+            // What does not run waits until somebody has it tried.
+            can_try: !is_running || tries > 0 && boot.can_try(),
+            runs: &|kernel| is_running && *kernel.version == *system.release(),
+            has_failed: &has_failed,
+            was_tried: &|kernel| has_failed(kernel) || is_on_trial(kernel),
+        };
+        boot.arrange(kernels, &entries, &told)
     } else {
         Arrangement::plain(kernels)
     };
@@ -439,7 +463,13 @@ fn try_write_entries(
     boot.write_entries(tx, name, &new)?;
     forget_failures(context, tx, volume, &new)?;
     let entry = kernels.new.and_then(|at| new.get(at));
-    let news = entry.map(|entry| start_trial(tx, boot, name, entry, tries));
+    let news = entry.map(|entry| {
+        if is_running {
+            start_trial(tx, boot, name, entry, tries)
+        } else {
+            not_tried(name, &entry.version, "that layer does not run")
+        }
+    });
     Ok(Some(Written { news }))
 }
 
@@ -456,11 +486,15 @@ fn start_trial(
     match boot.try_kernel(tx, name, entry, tries) {
         Ok(Some(fallback)) => trial_begins(name, Some(version), tries, &fallback),
         Ok(None) => format!("{name} boots Linux {version} from now on\n"),
-        Err(error) => format!(
-            "Linux {version} of {name} is not tried by itself: {error:#}; \
-             `imgbased-helper boot default --kernel {version} {name}` tries it\n"
-        ),
+        Err(error) => not_tried(name, version, &format!("{error:#}")),
     }
+}
+
+fn not_tried(name: &LvName, version: &str, why: &str) -> String {
+    format!(
+        "Linux {version} of {name} is not tried by itself: {why}; \
+         `imgbased-helper boot default --kernel {version} {name}` tries it\n"
+    )
 }
 
 /// Forgets trials that failed of kernels which are gone.

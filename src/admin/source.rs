@@ -379,7 +379,7 @@ impl Server {
             }
             files = self.layers_of(&web);
         }
-        Ok(self.fetch_all(tx, &files)?.err())
+        Ok(tx.unlocked(|tx| self.fetch_all(tx, &files))?.err())
     }
 
     /// Fetches files of it, so that it is found without a server then, and earlier ones of the same place give way.

@@ -36,9 +36,33 @@ impl Arrangement {
     }
 }
 
+/// What is told of the kernels of a layer beside its entries.
+pub struct Told<'a> {
+    /// Whether a new one can be tried.
+    pub can_try: bool,
+    /// Whether it runs now.
+    pub runs: &'a dyn Fn(&BootSpec) -> bool,
+    /// Whether it was tried in vain.
+    pub has_failed: &'a dyn Fn(&BootSpec) -> bool,
+    /// Whether one that has an entry on trial was tried, or is.
+    pub was_tried: &'a dyn Fn(&BootSpec) -> bool,
+}
+
+impl Told<'static> {
+    /// Of a layer that is new: all its kernels are tried with it.
+    pub fn new_layer(can_try: bool) -> Self {
+        Self {
+            can_try,
+            runs: &|_| false,
+            has_failed: &|_| false,
+            was_tried: &|_| true,
+        }
+    }
+}
+
 /// Arranges the kernels that were found in a layer, the newest first. `before` are its entries until now, the
 /// one that boots first: those that are not on trial have come up. `is_whole` tells whether the boot
-/// partition has the files of a kernel, `was_tried` whether one that has an entry on trial was tried, or is.
+/// partition has the files of a kernel.
 ///
 /// The first is the newest that has come up. Where its initramfs was made anew, or all that were found are new,
 /// it is the one that was the first, from its copies: the package manager may remove the kernel that runs, but
@@ -47,19 +71,18 @@ impl Arrangement {
 pub fn arrange(
     found: Vec<BootSpec>,
     before: &[Entry],
-    can_try: bool,
+    told: &Told,
     is_whole: impl Fn(&BootSpec) -> bool,
-    was_tried: impl Fn(&BootSpec) -> bool,
 ) -> Arrangement {
     let has = |is_trial: bool, spec: &BootSpec| {
         let mut entries = before.iter().filter(|entry| entry.is_trial() == is_trial);
         entries.any(|entry| entry.boots_kernel(spec))
     };
     let Some(until_now) = before.iter().find(|entry| !entry.is_trial()) else {
-        return without_proven(found, before);
+        return without_proven(found, before, told);
     };
     let place = |spec: BootSpec| Placed {
-        is_proven: has(false, &spec) || !can_try && !has(true, &spec),
+        is_proven: has(false, &spec) || !told.can_try && !has(true, &spec),
         spec,
     };
     let mut kernels: Vec<Placed> = found.into_iter().map(place).collect();
@@ -81,12 +104,12 @@ pub fn arrange(
         Some(at) => kernels.remove(at),
         None => {
             let found = kernels.into_iter().map(|kernel| kernel.spec).collect();
-            return without_proven(found, before);
+            return without_proven(found, before, told);
         }
     };
     let is_new = |newest: &Placed| {
         let spec = &newest.spec;
-        let is_known = newest.is_proven || has(true, spec) && was_tried(spec);
+        let is_known = newest.is_proven || has(true, spec) && (told.was_tried)(spec);
         !is_known && rpm_evr_compare(&spec.version, &first.spec.version) != Ordering::Less
     };
     let new = kernels.first().filter(|newest| is_new(newest)).map(|_| 1);
@@ -94,20 +117,35 @@ pub fn arrange(
     Arrangement { kernels, new }
 }
 
-/// Arranges kernels of which none is known to come up. One with an entry on trial was tried in vain, or is to be: it is
-/// not the first while there is another, the entry of which was lost.
-fn without_proven(found: Vec<BootSpec>, before: &[Entry]) -> Arrangement {
+/// Arranges kernels of which none is known to come up by its entry. The one that runs has come up. One with an entry on
+/// trial was tried in vain, or is to be, and one that has failed was: neither is the first while there is another, the
+/// entry of which was lost.
+fn without_proven(mut found: Vec<BootSpec>, before: &[Entry], told: &Told) -> Arrangement {
     let has_entry = |spec: &BootSpec| before.iter().any(|entry| entry.version == spec.version);
-    let (on_trial, others): (Vec<_>, Vec<_>) = found.into_iter().partition(has_entry);
-    if others.is_empty() {
-        return Arrangement::plain(on_trial);
-    }
-    let mut arrangement = Arrangement::plain(others);
-    let on_trial = on_trial.into_iter().map(|spec| Placed {
+    let behind = |spec: BootSpec| Placed {
         spec,
         is_proven: false,
-    });
-    arrangement.kernels.extend(on_trial);
+    };
+    if let Some(at) = found.iter().position(told.runs) {
+        let first = found.remove(at);
+        let is_new = |newest: &BootSpec| {
+            told.can_try
+                && !has_entry(newest)
+                && !(told.has_failed)(newest)
+                && rpm_evr_compare(&newest.version, &first.version) == Ordering::Greater
+        };
+        let new = found.first().is_some_and(is_new).then_some(1);
+        let mut arrangement = Arrangement::plain(vec![first]);
+        arrangement.kernels.extend(found.into_iter().map(behind));
+        return Arrangement { new, ..arrangement };
+    }
+    let is_last = |spec: &BootSpec| has_entry(spec) || (told.has_failed)(spec);
+    let (last, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_last);
+    if others.is_empty() {
+        return Arrangement::plain(last);
+    }
+    let mut arrangement = Arrangement::plain(others);
+    arrangement.kernels.extend(last.into_iter().map(behind));
     arrangement
 }
 
@@ -158,6 +196,10 @@ mod tests {
 
     #[test]
     fn a_kernel_boots_by_default_when_it_has_come_up() {
+        let told = |was_tried| Told {
+            was_tried: if was_tried { &|_| true } else { &|_| false },
+            ..Told::new_layer(true)
+        };
         // What was found, the entries until now, what they are then; `+` is to be tried.
         for (found, before, expected) in [
             // As it was.
@@ -193,7 +235,7 @@ mod tests {
             ("6.3 6.2 6.1", "6.2 6.3? 6.1", "6.2 6.3? 6.1"),
         ] {
             let found: Vec<BootSpec> = found.split_whitespace().map(spec).collect();
-            let got = arrange(found.clone(), &entries(before), true, |_| true, |_| true);
+            let got = arrange(found.clone(), &entries(before), &told(true), |_| true);
             let shown: Vec<String> = got
                 .kernels
                 .iter()
@@ -209,10 +251,40 @@ mod tests {
             // The same once more starts no trial again, unless the power was cut before it was started.
             for was_tried in [true, false] {
                 let entries = entries(&expected.replace('+', ""));
-                let after = arrange(found.clone(), &entries, true, |_| true, |_| was_tried);
+                let after = arrange(found.clone(), &entries, &told(was_tried), |_| true);
                 let is_new = after.new.is_some() && expected.contains('+');
                 assert_eq!(is_new, !was_tried && expected.contains('+'), "{before}");
             }
+        }
+    }
+
+    /// As after the entries were lost.
+    #[test]
+    fn without_entries_what_runs_is_the_first_and_what_has_failed_is_not() {
+        for (found, before, runs, failed, can_try, expected) in [
+            ("6.2 6.1", "", "", "", true, "6.2 6.1"),
+            ("6.2 6.1", "", "", "6.2", true, "6.1 6.2?"),
+            ("6.2 6.1", "", "6.1", "", true, "6.1 6.2?+"),
+            ("6.2 6.1", "", "6.1", "", false, "6.1 6.2?"),
+            ("6.2 6.1", "", "6.1", "6.2", true, "6.1 6.2?"),
+            ("6.2 6.1", "6.2?", "6.1", "", true, "6.1 6.2?"),
+            ("6.2 6.1", "", "6.2", "", true, "6.2 6.1?"),
+            ("6.2 6.1", "", "", "6.2 6.1", true, "6.2 6.1"),
+        ] {
+            let found: Vec<BootSpec> = found.split_whitespace().map(spec).collect();
+            let told = Told {
+                runs: &|spec| spec.version == runs,
+                has_failed: &|spec| failed.split(' ').any(|version| version == spec.version),
+                ..Told::new_layer(can_try)
+            };
+            let got = arrange(found, &entries(before), &told, |_| true);
+            let shown = got.kernels.iter().enumerate().map(|(at, kernel)| {
+                let trial = if kernel.is_proven { "" } else { "?" };
+                let new = if got.new == Some(at) { "+" } else { "" };
+                format!("{}{trial}{new}", kernel.spec.version)
+            });
+            let shown = shown.collect::<Vec<_>>().join(" ");
+            assert_eq!(shown, expected, "{before} {runs} {failed}");
         }
     }
 
@@ -226,7 +298,7 @@ mod tests {
         ] {
             let found: Vec<BootSpec> = found.split_whitespace().map(spec).collect();
             let before = made_anew(entries(before), &found);
-            let got = arrange(found, &before, true, |_| true, |_| true);
+            let got = arrange(found, &before, &Told::new_layer(true), |_| true);
             let shown = got.kernels.iter().map(|kernel| {
                 let initrd = kernel.spec.initrd.rsplit('-').next().unwrap();
                 format!("{initrd}{}", if kernel.is_proven { "" } else { "?" })
@@ -239,7 +311,8 @@ mod tests {
     fn a_new_kernel_is_the_first_where_it_cannot_be_tried_or_no_other_is_whole() {
         let first = |found: &str, before: &str, can_try: bool, is_whole: bool| {
             let found: Vec<BootSpec> = found.split_whitespace().map(spec).collect();
-            let got = arrange(found, &entries(before), can_try, |_| is_whole, |_| true);
+            let told = Told::new_layer(can_try);
+            let got = arrange(found, &entries(before), &told, |_| is_whole);
             assert_eq!(got.new, None);
             got.kernels[0].spec.initrd.clone()
         };

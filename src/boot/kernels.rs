@@ -75,6 +75,12 @@ impl Store<'_> {
         paths.all(|path| self.files.has(path))
     }
 
+    /// Whether they are there as they were copied.
+    pub fn has_whole(&self, spec: &BootSpec) -> Result<bool> {
+        let is_damaged = |path: &str| is_damaged(&self.files.path_of(path));
+        Ok(self.has(spec) && !is_damaged(&spec.linux)? && !is_damaged(&spec.initrd)?)
+    }
+
     /// Looks for the kernels of a mounted root, and changes nothing yet. A kernel whose files are gone is
     /// booted from the copies that an entry has had until now. Each initramfs that the partition does not
     /// have yet is shown to `replace`, which may return another file.
@@ -93,8 +99,13 @@ impl Store<'_> {
         let options = found.options()?;
         let name = found.name();
         let newest = known.entries.first().map(Entry::spec);
-        let mut before = known.entries.iter().map(Entry::spec).collect::<Vec<_>>();
-        before.retain(|spec| self.has(spec));
+        let mut before = Vec::new();
+        for entry in known.entries {
+            let spec = entry.spec();
+            if self.has_whole(&spec)? {
+                before.push(spec);
+            }
+        }
         let mut files = Vec::new();
         let mut specs = Vec::new();
         for Kernel {
@@ -113,14 +124,9 @@ impl Store<'_> {
                 continue;
             }
             let before = of_version.clone().next();
-            // What is on the partition can be of another root; the copy that an entry has is of this one.
-            let choose = |found: Option<Source>, copy: Option<&String>| match (found, copy) {
-                (Some(found), _) if found.is_own => Some(File::New(found.path)),
-                (_, Some(copy)) => Some(File::Copied(copy.clone())),
-                (found, None) => found.map(|found| File::New(found.path)),
-            };
-            let image = choose(image, before.map(|before| &before.linux));
-            let initrd = choose(initrd, before.map(|before| &before.initrd));
+            let is_added = known.added == Some(&version);
+            let image = self.choose(image, before.map(|before| &before.linux), is_added)?;
+            let initrd = self.choose(initrd, before.map(|before| &before.initrd), is_added)?;
             let [linux, initrd] = if let (Some(image), Some(initrd)) = (image, initrd) {
                 let mut replace = |initrd: &Path| replace(tx, &version, initrd);
                 [
@@ -159,6 +165,26 @@ impl Store<'_> {
         );
         self.check_room(files.iter().filter(|file| !file.is_there))?;
         Ok(Kernels { specs, files })
+    }
+
+    /// What an entry is to boot of a file that was found, and of the copy that it has until now. What is on the partition
+    /// can be of another root, and what the root has can be older than what has come up since; the copy is of this root,
+    /// and has.
+    fn choose(
+        &self,
+        found: Option<Source>,
+        copy: Option<&String>,
+        is_added: bool,
+    ) -> Result<Option<File>> {
+        let Some(copy) = copy else {
+            return Ok(found.map(|found| File::New(found.path)));
+        };
+        Ok(Some(match found.filter(|found| found.is_own) {
+            Some(found) if is_added || self.is_newer(&found.path, &[copy.as_str()])? => {
+                File::New(found.path)
+            }
+            _ => File::Copied(copy.clone()),
+        }))
     }
 
     /// The versions of kernels of the running root whose image or initramfs is newer than all copies that these

@@ -5,7 +5,6 @@ pub mod arrange;
 pub mod entries;
 pub mod entry;
 mod files;
-mod grub_defaults;
 pub mod id;
 mod kernels;
 mod loader;
@@ -234,11 +233,10 @@ impl BootPartition {
         &self,
         found: Vec<BootSpec>,
         before: &[Entry],
-        can_try: bool,
-        was_tried: impl Fn(&BootSpec) -> bool,
+        told: &arrange::Told,
     ) -> Arrangement {
-        let is_whole = |spec: &BootSpec| self.has_kernel(spec);
-        arrange(found, before, can_try, is_whole, was_tried)
+        let is_whole = |spec: &BootSpec| self.store().has_whole(spec).unwrap_or(false);
+        arrange(found, before, told, is_whole)
     }
 
     /// See [`Store::damaged`].

@@ -1,5 +1,6 @@
 //! What a root filesystem brings for booting: its kernel, initramfs, options and name.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -7,13 +8,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use rpm_version::rpm_evr_compare;
 
-use super::{entry, grub_defaults};
+use super::entry;
+use crate::model::grub_defaults;
 use crate::model::kernel_options::without_ours;
 use crate::model::os_release::OsRelease;
 use crate::sys::rooted::real_path;
 
 /// The largest text that is read of a root, in bytes.
 const TEXT_MAX: u64 = 1 << 20;
+
+/// Directories of a boot partition with what is of no system's kernel-install(8).
+const OTHERS: [&str; 5] = ["EFI", "grub", "grub2", "imgbased", "loader"];
 
 /// A kernel of a root and where its files are, if they were found.
 #[derive(Debug, PartialEq, Eq)]
@@ -127,13 +132,29 @@ impl<'a> Root<'a> {
         };
         match in_boot {
             Some(file) if file.is_own => Some(file),
-            shared => in_modules().or(shared),
+            shared => in_modules()
+                .or(shared)
+                .or_else(|| self.file_by_version(version, "linux")),
         }
     }
 
     fn initrd(&self, version: &str) -> Option<Source> {
         let [_, names] = names_of(version);
         self.file_in_boot(&names)
+            .or_else(|| self.file_by_version(version, "initrd"))
+    }
+
+    /// Where kernel-install(8) puts files on the boot partition that the Boot Loader Specification describes: in a
+    /// directory of the system, in one of the kernel version. The latest of several systems.
+    fn file_by_version(&self, version: &str, name: &str) -> Option<Source> {
+        let systems = fs::read_dir(self.boot?).ok()?.flatten();
+        let is_of_others = |system: &OsStr| OTHERS.iter().any(|other| *other == system);
+        let systems = systems.filter(|system| !is_of_others(&system.file_name()));
+        let paths = systems.map(|system| system.path().join(version).join(name));
+        let time = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+        let path = paths.filter(|path| path.is_file()).max_by_key(time)?;
+        let is_own = self.is_running;
+        Some(Source { path, is_own })
     }
 
     /// The first of these in the root's own /boot or on the boot partition: first where its packages
@@ -163,7 +184,9 @@ impl<'a> Root<'a> {
         if let Some(text) = self.text("etc/kernel/cmdline")? {
             return Ok(Some(without_ours(&text)));
         }
-        let text = self.text("etc/default/grub")?.unwrap_or_default();
+        // Whatever is in its comments.
+        let text = self.read("etc/default/grub")?.unwrap_or_default().1;
+        let text = String::from_utf8_lossy(&text);
         let options = grub_defaults::options(&text).unwrap_or_else(|error| {
             log::warn!("the kernel options in /etc/default/grub are not used: {error}");
             String::new()
@@ -372,6 +395,27 @@ mod tests {
             assert!(initrd.path.starts_with(boot.path()));
             assert_eq!(initrd.is_own, is_running);
         }
+    }
+
+    /// As kernel-install(8) does on Fedora and EL with systemd-boot.
+    #[test]
+    fn files_are_found_where_the_boot_loader_specification_has_them() {
+        let modules = "usr/lib/modules/6.2/kernel/ext4.ko";
+        let root = tree(&["usr/lib/modules/6.2/vmlinuz", modules]);
+        let boot = tree(&["abc/6.2/linux", "abc/6.2/initrd", "loader/6.2/initrd"]);
+        for is_running in [true, false] {
+            let system = Root::at(root.path()).with_boot(boot.path());
+            let kernel = system.running(is_running).kernels().remove(0);
+            let image = root.path().join("usr/lib/modules/6.2/vmlinuz");
+            assert_eq!(kernel.image.unwrap().path, image);
+            let initrd = kernel.initrd.unwrap();
+            assert_eq!(initrd.path, boot.path().join("abc/6.2/initrd"));
+            assert_eq!(initrd.is_own, is_running);
+        }
+        fs::remove_file(root.path().join("usr/lib/modules/6.2/vmlinuz")).unwrap();
+        let system = Root::at(root.path()).with_boot(boot.path());
+        let image = system.kernels().remove(0).image.unwrap();
+        assert_eq!(image.path, boot.path().join("abc/6.2/linux"));
     }
 
     #[test]

@@ -192,6 +192,26 @@ impl BootPartition {
             self.check_chosen(tx, &entry.id, Ignoring::Once)?;
             return Ok(None);
         };
+        self.check_trial(&fallback)?;
+        if !entry.is_trial() {
+            self.change_entry(tx, name, &entry.id, Entry::on_trial)?;
+        }
+        self.loader.start_trial(tx, &entry.id, tries)?;
+        self.check_chosen(tx, &entry.id, Ignoring::Once)?;
+        Ok(Some(self.describe(name, fallback)))
+    }
+
+    /// Refuses so many tries of a new layer where none is possible, before the layer is made.
+    pub fn check_can_try(&self, tries: u32) -> Result<()> {
+        let fallback = match self.default_id()? {
+            None => self.loader.unset_default()?,
+            default => default,
+        };
+        let fallback = fallback.filter(|_| tries > 0);
+        fallback.map_or(Ok(()), |fallback| self.check_trial(&fallback))
+    }
+
+    fn check_trial(&self, fallback: &str) -> Result<()> {
         self.loader
             .check_trial()
             .context("no trial is possible, and --tries 0 goes without one")?;
@@ -201,12 +221,7 @@ impl BootPartition {
                 "the default {fallback} is no entry to fall back to: {problem}. --tries 0 goes without a trial"
             );
         }
-        if !entry.is_trial() {
-            self.change_entry(tx, name, &entry.id, Entry::on_trial)?;
-        }
-        self.loader.start_trial(tx, &entry.id, tries)?;
-        self.check_chosen(tx, &entry.id, Ignoring::Once)?;
-        Ok(Some(self.describe(name, fallback)))
+        Ok(())
     }
 
     /// Has a new kernel of a layer be tried. Returns what boots again if it does not come up.

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::bail;
 use tempfile::TempDir;
 
+use super::arrange::Told;
 use super::grubenv::GrubEnv;
 use super::*;
 use crate::model::trial::{State, Trial};
@@ -779,7 +780,7 @@ fn update(boot: &BootPartition, system: &TempDir) -> (String, Option<String>) {
     let before = boot.entries_of(&name).unwrap();
     let new = change(|tx| {
         let found = look_for_kernels(boot, tx, system, &known(&before))?;
-        let kernels = boot.arrange(found, &before, boot.can_try(), |_| true);
+        let kernels = boot.arrange(found, &before, &Told::new_layer(boot.can_try()));
         let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels)?;
         boot.write_entries(tx, &name, &entries)?;
         let new = kernels.new.map(|at| entries[at].clone());
@@ -1010,12 +1011,49 @@ fn a_layer_that_does_not_run_keeps_its_own_copies() {
     fs::write(dir.path().join("initrd.img-6.1"), "of another").unwrap();
     refresh(&boot, &system, None, None);
     assert_eq!(initrd(), "initrd.img 6.1");
+    // What its image has is older than what has come up since, and what was made in it later is not.
+    let own = system.path().join("boot/initrd.img-6.1");
+    for (content, time, wanted) in [
+        ("of the image", SystemTime::UNIX_EPOCH, "initrd.img 6.1"),
+        ("anew", SystemTime::now() + Duration::from_secs(60), "anew"),
+    ] {
+        fs::write(&own, content).unwrap();
+        let file = fs::File::options().append(true).open(&own).unwrap();
+        file.set_modified(time).unwrap();
+        refresh(&boot, &system, None, None);
+        assert_eq!(initrd(), wanted);
+    }
+    fs::remove_file(&own).unwrap();
     // Nothing else is there of one that was never booted.
     let other = publish(&boot, &system).initrd;
     assert_eq!(
         fs::read_to_string(boot.path_of(&other)).unwrap(),
         "of another"
     );
+}
+
+#[test]
+fn a_copy_that_is_damaged_and_found_nowhere_else_is_in_no_entry() {
+    let (_dir, boot) = partition();
+    let system = with_kernels(&["6.2", "6.1"]);
+    refresh(&boot, &system, None, None);
+    let name: LvName = "Base-0.1".parse().unwrap();
+    let versions = || -> Vec<String> {
+        let entries = boot.entries_of(&name).unwrap().into_iter();
+        entries.map(|entry| entry.version).collect()
+    };
+    assert_eq!(versions(), ["6.2", "6.1"]);
+    let first = boot.entry_of(&name).unwrap().unwrap();
+    let initrd = boot.path_of(&first.initrd);
+    fs::write(&initrd, "half").unwrap();
+    // As it can be made anew.
+    refresh(&boot, &system, None, None);
+    assert_eq!(versions(), ["6.2", "6.1"]);
+    assert_eq!(fs::read_to_string(&initrd).unwrap(), "initrd.img 6.2");
+    fs::write(&initrd, "half").unwrap();
+    fs::remove_file(system.path().join("boot/initrd.img-6.2")).unwrap();
+    refresh(&boot, &system, None, None);
+    assert_eq!(versions(), ["6.1"]);
 }
 
 #[test]

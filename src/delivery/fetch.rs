@@ -34,6 +34,8 @@ const UNTRUSTED: i32 = 60;
 const PROGRESS: u64 = 16 << 20;
 /// How often an interrupt is looked at.
 const TICK: u16 = 200;
+/// What servers, and what stands before them, answer to a request for many parts at once, who would send the file.
+const MANY_REFUSED: [u16; 5] = [400, 403, 413, 431, 501];
 
 /// How patient a fetch is.
 #[derive(Clone, Debug)]
@@ -280,6 +282,10 @@ impl Fetcher {
         let response = input.get_ref().transfer.response();
         if response.status == 200 {
             log::debug!("{url}: the server has no parts");
+            return Ok(false);
+        }
+        if parts.len() > 1 && MANY_REFUSED.contains(&response.status) {
+            log::debug!("{url}: the server refuses many parts");
             return Ok(false);
         }
         if response.status != 206 {

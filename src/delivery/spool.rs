@@ -150,6 +150,12 @@ impl Spool {
         }
     }
 
+    /// How many bytes of the parts that are called `key` are here.
+    pub fn have_pieces(&self, key: &str) -> u64 {
+        let length = |suffix| Some(self.path(key, suffix).metadata().ok()?.len());
+        length(PIECES).or_else(|| length(PART)).unwrap_or(0)
+    }
+
     /// Fetches the image with this digest, unless it is there. What there is of it already is not fetched again.
     ///
     /// Fails if the server has something else; nothing of that is left then.
@@ -173,10 +179,16 @@ impl Spool {
         let Some(mut file) = locked(&part)? else {
             bail!("another command is fetching {url}");
         };
+        let length = |file: &File| Ok::<_, io::Error>(file.metadata()?.len());
+        let before = length(&file)?;
         let whole = self.fill(&mut file, fetcher, url, digest)?;
         if let Some((need, have)) = whole {
+            // What came before is gone on from when there is room again.
+            let goes_on = before > 0 && length(&file)? >= before;
             drop(file);
-            self.forget(digest)?;
+            if !goes_on {
+                self.forget(digest)?;
+            }
             return Ok(Fetched::TooLarge(need, have));
         }
         // It is not flushed: what a loss of power makes of it shows in its digest, and a base is made of it soon.

@@ -19,6 +19,8 @@ use crate::tree::{Dir, REMOVALS_MOST, Removal, Unpacking, survey};
 
 /// What is read to see how a layer is compressed, in bytes.
 const HEAD: u64 = 64 << 10;
+/// How much may follow an archive, in bytes, decompressed.
+const REST_MOST: usize = 64 << 20;
 
 /// A file with a layer, as the manifest has it.
 #[derive(Clone, Debug)]
@@ -168,7 +170,7 @@ impl Layer {
             .stdout()
             .context("a decompressor writes to a pipe")?;
         let taken = take(&mut output).and_then(|taken| {
-            io::copy(&mut output, &mut io::sink())?;
+            read_rest(&mut output, interrupt)?;
             Ok(taken)
         });
         drop(output);
@@ -181,6 +183,22 @@ impl Layer {
         };
         interrupt.check()?;
         feeding.end_of_file(ran)
+    }
+}
+
+/// Reads what follows an archive: what tar(1) fills it up with, and a damaged end. Refuses far more.
+fn read_rest(output: &mut dyn Read, interrupt: &Interrupt) -> Result<()> {
+    let mut portion = vec![0; 256 << 10];
+    let mut left = REST_MOST;
+    loop {
+        interrupt.check()?;
+        let count = output.read(&mut portion)?;
+        if count == 0 {
+            return Ok(());
+        }
+        left = left
+            .checked_sub(count)
+            .context("far more follows its archive than any program writes there")?;
     }
 }
 

@@ -21,6 +21,9 @@ impl Owners {
     pub fn of(files: &[UserFiles; 3], merged: &Merged) -> Self {
         let mut sides = files.each_ref().map(Names::of);
         let [old, layer, new] = &mut sides;
+        for side in [&mut *old, &mut *new] {
+            side.rename(merged);
+        }
         // Files of users that the layer has deleted are still those users'.
         layer.add(old);
         let mut host = Names::of(&merged.files);
@@ -104,6 +107,20 @@ impl Names {
         Self {
             users: names(PASSWD),
             groups: names(GROUP),
+        }
+    }
+
+    /// Has the users and groups be called as in the layer.
+    fn rename(&mut self, merged: &Merged) {
+        for (names, renamed) in [
+            (&mut self.users, &merged.renamed_users),
+            (&mut self.groups, &merged.renamed_groups),
+        ] {
+            for name in names.values_mut() {
+                if let Some(now) = renamed.get(name) {
+                    name.clone_from(now);
+                }
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use super::users::{
     FILES, GROUP, GSHADOW, Merged, PASSWD, SHADOW, SystemIds, UserFiles, merge_users,
 };
 use super::{LAYER, NEW, OLD};
+use crate::model::grub_defaults;
 use crate::tree::{Below, Dir, Kind, Meta, Node, Place, Stat, Time, Visit, escaped, walk};
 
 /// The directory that is merged.
@@ -140,6 +141,15 @@ impl Plan {
             adopted: conffiles.as_ref(),
         };
         let mut planner = Planner::new(roots, &owners, is_snapshot, scope);
+        planner.grub_options = [
+            // An installer has written what an adopted base has.
+            if is_adopted {
+                Some(Vec::new())
+            } else {
+                options_of_grub(etc[OLD].as_ref())?
+            },
+            options_of_grub(etc[LAYER].as_ref())?,
+        ];
         walk(&etc, None, &mut |visit| {
             planner
                 .visit(visit)
@@ -205,6 +215,9 @@ pub(super) struct Planner<'a> {
     /// Directories of the layer that the new base does not have, and that come only with something in them.
     pending: Vec<Item>,
     under: Option<Under>,
+    /// The kernel options in /etc/default/grub of the old base and of the layer; `None` where only a shell could read
+    /// them. They count where there is no /etc/kernel/cmdline.
+    grub_options: [Option<Vec<u8>>; 2],
 }
 
 impl<'a> Planner<'a> {
@@ -222,6 +235,7 @@ impl<'a> Planner<'a> {
             items: Vec::new(),
             pending: Vec::new(),
             under: None,
+            grub_options: Default::default(),
         }
     }
 
@@ -315,7 +329,7 @@ impl<'a> Planner<'a> {
             return Ok(Below::Visit);
         }
         if let Some(format) = format
-            && self.entries(path, format, &sides)?
+            && (self.entries(path, format, &sides)? || self.first_options(path, format, &sides)?)
         {
             return Ok(Below::Visit);
         }
@@ -516,6 +530,43 @@ impl<'a> Planner<'a> {
         Ok(true)
     }
 
+    /// The first file of kernel options, which is the new base's: what the layer has changed of those for GRUB, which do not
+    /// count any more, is merged into it. Returns whether anything was.
+    fn first_options(
+        &mut self,
+        path: &Path,
+        format: Format,
+        sides: &[Option<Side>; 3],
+    ) -> Result<bool> {
+        let (Format::KernelOptions, [None, None, Some(new)]) = (format, sides) else {
+            return Ok(false);
+        };
+        let [before, ours] = &self.grub_options;
+        if new.state.kind != Kind::File || new.node.stat.size > LIST_MAX || before == ours {
+            return Ok(false);
+        }
+        let theirs = new.node.read(LIST_MAX)?;
+        let merged = match (before, ours) {
+            (Some(before), Some(ours)) => by_entry(format, before, ours, &theirs),
+            _ => None,
+        };
+        let ByEntry { content, conflicts } = merged.unwrap_or_else(|| ByEntry {
+            content: theirs.clone(),
+            conflicts: vec!["options in default/grub, which do not count any more".to_owned()],
+        });
+        let content = if content == theirs {
+            Content::New
+        } else {
+            Content::Bytes(content)
+        };
+        let mut decision = decide(None, None, Some(&new.state));
+        if !conflicts.is_empty() {
+            decision.listed = Listed::Conflict(Clash::Added, vec![Part::Content]);
+        }
+        self.decided(path, decision, sides, Some(Entries { content, conflicts }))?;
+        Ok(true)
+    }
+
     fn decided(
         &mut self,
         path: &Path,
@@ -579,6 +630,9 @@ impl<'a> Planner<'a> {
             self.push(item);
         } else if let Some(new) = &sides[NEW] {
             self.check_owner(path, new);
+        } else if let (Some(side), true) = (&sides[LAYER], is_dir(layer)) {
+            // What the layer has added in it needs it.
+            self.pending.push(needed_dir(path, side));
         }
         let last = self.items.len().checked_sub(1);
         let is_put = last.is_some_and(|at| {
@@ -899,6 +953,19 @@ pub(super) fn node_of(dir: &Dir, name: &OsStr) -> io::Result<Option<Node>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         node => node.map(Some),
     }
+}
+
+/// The kernel options in the file of GRUB in an /etc; `None` where only a shell could read them.
+fn options_of_grub(etc: Option<&Dir>) -> Result<Option<Vec<u8>>> {
+    let failed = "cannot read default/grub";
+    let dir = etc.map(|etc| etc.descend(Path::new("default"))).transpose();
+    let text = match dir.context(failed)?.flatten() {
+        Some(dir) => read(&dir, "grub").context(failed)?,
+        None => None,
+    };
+    let text = text.unwrap_or_default();
+    let options = grub_defaults::options(&String::from_utf8_lossy(&text));
+    Ok(options.ok().map(String::into_bytes))
 }
 
 /// The content of a file of users in /etc; `None` where there is none. One that is too large is an error: to take it for

@@ -89,6 +89,9 @@ pub struct Merged {
     /// The numbers of the users and groups that are there.
     pub users: BTreeMap<Name, u32>,
     pub groups: BTreeMap<Name, u32>,
+    /// What users and groups of the old base are called in the layer, which has renamed them, as they are shown.
+    pub renamed_users: BTreeMap<String, String>,
+    pub renamed_groups: BTreeMap<String, String>,
 }
 
 /// The system's own numbers, as login.defs(5) sets them.
@@ -230,6 +233,27 @@ impl<'a> Merge<'a> {
         numbered
     }
 
+    /// What the layer has renamed: its number belongs to a name there that the old base does not have. All that has the
+    /// number has become that one's, so that of the new base does as well.
+    fn renamed(&self, file: usize) -> BTreeMap<Name, Name> {
+        let [old, layer] = [OLD, LAYER].map(|side| self.table(side, file));
+        let mut new: BTreeMap<u32, Name> = BTreeMap::new();
+        for name in layer.names() {
+            if let (Some(fields), None) = (layer.get(&name), old.get(&name)) {
+                new.entry(id_of(fields)).or_insert(name);
+            }
+        }
+        let mut renamed = BTreeMap::new();
+        for name in old.names() {
+            if let (Some(fields), None) = (old.get(&name), layer.get(&name))
+                && let Some(now) = new.get(&id_of(fields))
+            {
+                renamed.insert(name, now.clone());
+            }
+        }
+        renamed
+    }
+
     fn say(&mut self, file: usize, text: String) {
         self.merged.conflicts.push((file, text));
     }
@@ -296,8 +320,10 @@ impl<'a> Merge<'a> {
         let mut members: Vec<&[u8]> = Vec::new();
         for name in first.iter().chain(&theirs).chain(&ours) {
             let (ours, theirs) = (in_layer.contains(name), in_new.contains(name));
+            // A list without a user who is not there says nothing of that one, who stays here.
+            let is_gone = self.users.contains(name) && self.table(NEW, PASSWD).get(name).is_none();
             let is_in = if layer.is_some() && in_old.contains(name) {
-                ours && theirs
+                ours && (theirs || is_gone)
             } else {
                 ours || theirs
             };
@@ -318,9 +344,11 @@ impl<'a> Merge<'a> {
         let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, PASSWD));
         // The numbers that groups of the new base have now.
         let (by_name, taken) = numbers_of(groups);
+        let renamed = self.renamed(GROUP);
         let mut numbers: BTreeMap<u32, u32> = BTreeMap::new();
         for group in self.table(NEW, GROUP).entries() {
-            let now = by_name.get(shown(&group[0]).as_bytes()).copied();
+            let name = renamed.get(&group[0]).unwrap_or(&group[0]);
+            let now = by_name.get(shown(name).as_bytes()).copied();
             numbers.entry(id_of(group)).or_insert(now.unwrap_or(NOBODY));
         }
         let group_of = |id: &[u8]| match number(id) {
@@ -482,16 +510,19 @@ impl<'a> Merge<'a> {
             let new = self.table(NEW, file);
             let mut moved = BTreeMap::new();
             let (named, taken) = numbers_of(entries);
+            let renamed = self.renamed(file);
             // Of two names with one number the first has its files.
             let mut seen = BTreeSet::new();
             for name in new.names() {
                 let Some(theirs) = new.get(&name).map(id_of) else {
                     continue;
                 };
-                if !seen.insert(theirs) {
+                // Whatever that number is called, it has all rights.
+                if theirs == 0 || !seen.insert(theirs) {
                     continue;
                 }
-                match named.get(shown(&name).as_bytes()) {
+                let now = renamed.get(&name).unwrap_or(&name);
+                match named.get(shown(now).as_bytes()) {
                     Some(ours) if *ours != theirs => {
                         moved.insert(theirs, *ours);
                     }
@@ -501,12 +532,17 @@ impl<'a> Merge<'a> {
                     _ => {}
                 }
             }
+            let renamed = renamed
+                .iter()
+                .map(|(name, now)| (shown(name), shown(now)))
+                .collect();
+            let merged = &mut self.merged;
             if file == PASSWD {
-                self.merged.ids.users = moved;
-                self.merged.users = named;
+                (merged.ids.users, merged.users) = (moved, named);
+                merged.renamed_users = renamed;
             } else {
-                self.merged.ids.groups = moved;
-                self.merged.groups = named;
+                (merged.ids.groups, merged.groups) = (moved, named);
+                merged.renamed_groups = renamed;
             }
         }
     }
@@ -962,6 +998,65 @@ mod tests {
                     "{seen}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_is_renamed_in_the_layer_keeps_what_is_its_own() {
+        let files = |passwd: &str, group: &str| {
+            let mut files = UserFiles::default();
+            files.0[PASSWD] = Some(passwd.as_bytes().to_vec());
+            files.0[GROUP] = Some(group.as_bytes().to_vec());
+            files
+        };
+        let root = "root:x:0:0:::\n";
+        let of = |name: &str| {
+            let passwd = format!("{root}{name}:x:1000:1000:::\n");
+            files(&passwd, &format!("root:x:0:\n{name}:x:1000:\n"))
+        };
+        let merged = merge_users([&of("pi"), &of("anna"), &of("pi")], SYSTEM);
+        assert_eq!(merged.ids, Ids::default());
+        let wanted = [("pi".to_owned(), "anna".to_owned())];
+        assert_eq!(merged.renamed_users, wanted.clone().into());
+        assert_eq!(merged.renamed_groups, wanted.into());
+        // The new base has another number for it.
+        let moved = files(
+            &format!("{root}pi:x:1001:1001:::\n"),
+            "root:x:0:\npi:x:1001:\n",
+        );
+        let ids = merge_users([&of("pi"), &of("anna"), &moved], SYSTEM).ids;
+        assert_eq!(
+            (ids.users, ids.groups),
+            ([(1001, 1000)].into(), [(1001, 1000)].into())
+        );
+        // Of root all belongs to whoever has its number.
+        let passwd = |name: &str| files(&format!("{name}:x:0:0:::\n"), "root:x:0:\n");
+        for (old, layer) in [("root", "admin"), ("other", "admin")] {
+            let merged = merge_users([&passwd(old), &passwd(layer), &passwd("root")], SYSTEM);
+            assert_eq!(merged.ids, Ids::default(), "{old} {layer}");
+        }
+    }
+
+    #[test]
+    fn a_user_who_stays_is_in_the_groups_as_before() {
+        let files = |users: &str, members: &str| {
+            let mut files = UserFiles::default();
+            files.0[PASSWD] = Some(format!("root:x:0:0:::\n{users}").into_bytes());
+            files.0[GROUP] = Some(format!("root:x:0:\nsudo:x:27:{members}\n").into_bytes());
+            files.0[GSHADOW] = Some(format!("root:*::\nsudo:*::{members}\n").into_bytes());
+            files
+        };
+        let pi = "pi:x:1000:0:::\n";
+        for (layer, new, wanted) in [
+            (files(pi, "pi"), files("", ""), "sudo:x:27:pi\n"),
+            (files(pi, ""), files("", ""), "sudo:x:27:\n"),
+            // The new base has the user, and not in that group.
+            (files(pi, "pi"), files(pi, ""), "sudo:x:27:\n"),
+            (files("", ""), files(pi, "pi"), "sudo:x:27:\n"),
+        ] {
+            let merged = merge_users([&files(pi, "pi"), &layer, &new], SYSTEM);
+            assert!(text(&merged, GROUP).contains(wanted), "{merged:?}");
+            assert_eq!(faults(&merged.files), Vec::<String>::new());
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod boot_record;
 pub mod fstab;
+pub mod grub_defaults;
 pub mod image;
 pub mod kernel_options;
 pub mod layout;

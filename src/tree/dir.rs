@@ -74,7 +74,7 @@ impl Dir {
     pub fn resolve_dir(&self, path: &Path) -> io::Result<Option<Self>> {
         match open(&self.fd, in_root(path), DIRECTORY, Mode::empty(), IN_ROOT) {
             Ok(fd) => Ok(Some(Self { fd })),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(error) if leads_to_nothing(error) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -83,7 +83,7 @@ impl Dir {
     pub fn resolve(&self, path: &Path) -> io::Result<Option<Node>> {
         match open(&self.fd, in_root(path), HANDLE, Mode::empty(), IN_ROOT) {
             Ok(fd) => Node::new(fd).map(Some),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(error) if leads_to_nothing(error) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -149,6 +149,14 @@ impl Dir {
 /// In the order of their bytes.
 pub(super) fn sort_names(names: &mut [OsString]) {
     names.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
+}
+
+/// Whether a path leads to nothing: that is no error of who asks, also where no system could follow it.
+fn leads_to_nothing(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG
+    )
 }
 
 /// Whether a name is among sorted ones.

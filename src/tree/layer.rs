@@ -1,9 +1,10 @@
 //! Layers of an image for containers: each is an archive of what it adds to those below it, and of what it takes away, as
 //! the OCI image specification has it ("Image Layer Filesystem Changeset"). They can come from anywhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
+use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,8 @@ const INTERNAL: &[u8] = b".wh..wh.";
 pub const REMOVALS_MOST: usize = 32 << 20;
 /// What the times of all directories may take of the memory, in bytes: those of some 500000.
 const TIMES_MOST: usize = 64 << 20;
+/// What the paths of the directories of a layer may take of the memory, in bytes.
+const DIRS_MOST: usize = 32 << 20;
 /// What a file with a content takes of a disk at least, in bytes.
 const BLOCK: u64 = 4096;
 /// What anything takes, in bytes: an inode, or a name.
@@ -63,31 +66,6 @@ impl Removal {
     }
 }
 
-/// The directories above what an archive has next, as far as it has told of them. Archives list a directory before what
-/// is in it.
-#[derive(Default)]
-struct Above {
-    dirs: Vec<PathBuf>,
-    /// So many of them were asked for.
-    asked: usize,
-}
-
-impl Above {
-    /// The archive goes on with this path, or in this directory.
-    fn go_to(&mut self, path: &Path) {
-        while self.dirs.last().is_some_and(|dir| !path.starts_with(dir)) {
-            self.dirs.pop();
-        }
-        self.asked = self.asked.min(self.dirs.len());
-    }
-
-    /// Those that were not asked for before.
-    fn new(&mut self) -> &[PathBuf] {
-        let before = std::mem::replace(&mut self.asked, self.dirs.len());
-        &self.dirs[before..]
-    }
-}
-
 /// What a layer says of one path.
 enum Said {
     Put(Entry),
@@ -107,6 +85,24 @@ pub struct Survey {
 }
 
 impl Survey {
+    /// Has the links go first which directories of the layer take the place of, where anything is gone below these.
+    fn remove_links(&mut self, dirs: &Dirs) -> Result<()> {
+        let above = self.removals.iter().flat_map(|of| of.dir.ancestors());
+        // A directory comes before those below it.
+        let replaced: BTreeSet<&Path> = above.filter(|dir| dirs.paths.contains(*dir)).collect();
+        let link = |dir: &Path| Removal {
+            dir: dir.to_owned(),
+            what: Gone::Link,
+        };
+        let links: Vec<Removal> = replaced.into_iter().map(link).collect();
+        let others = std::mem::take(&mut self.removals);
+        self.memory = 0;
+        links
+            .into_iter()
+            .chain(others)
+            .try_for_each(|removal| self.remove(removal))
+    }
+
     fn remove(&mut self, removal: Removal) -> Result<()> {
         self.memory += removal.memory();
         ensure!(self.memory <= REMOVALS_MOST, "it takes away too many names");
@@ -124,7 +120,7 @@ pub type Tell<'a> = dyn FnMut(u64) -> Result<()> + 'a;
 pub fn survey(input: &mut dyn Read, see: &mut dyn FnMut(&[u8]), tell: &mut Tell) -> Result<Survey> {
     let mut archive = Archive::new(input);
     let mut survey = Survey::default();
-    let mut above = Above::default();
+    let mut dirs = Dirs::default();
     let mut portion = vec![0; PORTION];
     while let Some(entry) = archive.next_entry()? {
         match said(entry)? {
@@ -134,25 +130,36 @@ pub fn survey(input: &mut dyn Read, see: &mut dyn FnMut(&[u8]), tell: &mut Tell)
                 see(entry.path.as_os_str().as_bytes());
                 survey.bytes = survey.bytes.saturating_add(size);
                 survey.files += 1;
-                above.go_to(&entry.path);
-                if entry.what == What::Dir && above.dirs.last() != Some(&entry.path) {
-                    above.dirs.push(entry.path);
+                if entry.what == What::Dir {
+                    dirs.add(entry.path)?;
                 }
             }
-            Said::Remove(removal) => {
-                above.go_to(&removal.dir);
-                for dir in above.new() {
-                    let dir = dir.clone();
-                    let what = Gone::Link;
-                    survey.remove(Removal { dir, what })?;
-                }
-                survey.remove(removal)?;
-            }
+            Said::Remove(removal) => survey.remove(removal)?,
             Said::Nothing => {}
         }
         pass(&mut archive, &mut portion, tell)?;
     }
+    survey.remove_links(&dirs)?;
     Ok(survey)
+}
+
+/// The directories of a layer.
+#[derive(Default)]
+struct Dirs {
+    paths: BTreeSet<PathBuf>,
+    /// What they take of the memory, in bytes.
+    memory: usize,
+}
+
+impl Dirs {
+    fn add(&mut self, path: PathBuf) -> Result<()> {
+        let memory = size_of::<PathBuf>() + path.as_os_str().len();
+        if self.paths.insert(path) {
+            self.memory += memory;
+        }
+        ensure!(self.memory <= DIRS_MOST, "it has too many directories");
+        Ok(())
+    }
 }
 
 /// Passes over the rest of a content, which can be long, and takes little where it is compressed.
@@ -288,6 +295,20 @@ impl<'a> Unpacking<'a> {
         Ok(())
     }
 
+    /// Forgets the times of directories that are gone.
+    fn forget_times(&mut self, path: &Path) {
+        let from = (Bound::Included(path), Bound::Unbounded);
+        let below = self.times.range::<Path, _>(from).map(|(path, _)| path);
+        let gone: Vec<PathBuf> = below
+            .take_while(|below| below.starts_with(path))
+            .cloned()
+            .collect();
+        for path in gone {
+            self.times_memory -= memory_of_time(&path);
+            self.times.remove(&path);
+        }
+    }
+
     fn remove(&mut self, removal: &Removal) -> Result<()> {
         (self.tell)(0)?;
         // What is cached can be gone.
@@ -298,6 +319,7 @@ impl<'a> Unpacking<'a> {
                 if let Some(dir) = self.to.resolve_dir(&removal.dir)? {
                     dir.remove_all(name)?;
                 }
+                self.forget_times(&removal.dir.join(name));
             }
             Gone::Link => {
                 if let Some(above) = self.to.resolve_dir(above)?
@@ -322,6 +344,7 @@ impl<'a> Unpacking<'a> {
                     // It is of the filesystem, and no layer has it.
                     if !(is_top && name == LOST_AND_FOUND) {
                         dir.remove_all(&name)?;
+                        self.forget_times(&removal.dir.join(&name));
                     }
                 }
             }
@@ -341,6 +364,9 @@ impl<'a> Unpacking<'a> {
                 if there.kind != Kind::File {
                     self.last = None;
                 }
+                if there.kind == Kind::Dir {
+                    self.forget_times(&entry.path);
+                }
                 dir.remove_all(name)?;
                 if is_dir {
                     dir.make_dir(name)?;
@@ -351,9 +377,8 @@ impl<'a> Unpacking<'a> {
         }
         match &entry.what {
             What::Dir => {
-                let memory = size_of::<(PathBuf, Time)>() + entry.path.as_os_str().len();
                 if self.times.insert(entry.path.clone(), entry.mtime).is_none() {
-                    self.times_memory += memory;
+                    self.times_memory += memory_of_time(&entry.path);
                 }
                 ensure!(
                     self.times_memory <= TIMES_MOST,
@@ -435,6 +460,11 @@ impl<'a> Unpacking<'a> {
         }
         Ok(dir)
     }
+}
+
+/// What the time of a directory takes of the memory, in bytes.
+fn memory_of_time(path: &Path) -> usize {
+    size_of::<(PathBuf, Time)>() + path.as_os_str().len()
 }
 
 fn above_of(entry: &Entry) -> PathBuf {
@@ -638,6 +668,15 @@ mod tests {
                 ],
                 "a/ a/b/ c/ c/b/ c/b/x=1",
             ),
+            // In any order.
+            (
+                &[&["d b", "f b/x 1", "l a b"], &["d a", "d c", "f a/.wh.x"]],
+                "a/ b/ b/x=1 c/",
+            ),
+            (
+                &[&["d b", "f b/x 1", "l a b"], &["f a/.wh.x", "d a"]],
+                "a/ b/ b/x=1",
+            ),
             (
                 &[
                     &["d b", "f b/x 1", "f b/y 1", "l a b"],
@@ -791,6 +830,28 @@ mod tests {
         add("a").unwrap();
         let error = format!("{:#}", add("b").unwrap_err());
         assert!(error.contains("too many directories"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_gives_no_other_its_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str, time: u8| {
+            header(&format!("{path}/"), b'5', 0, |block| {
+                block[146] = b'0' + time
+            })
+        };
+        let first = [
+            at("run", 1),
+            at("run/lock", 1),
+            at("var", 2),
+            at("var/run", 2),
+            at("var/run/lock", 2),
+        ];
+        let layers = [first.concat(), layer(&["l var/run /run"])];
+        unpack(dir.path(), &layers, u64::MAX).unwrap();
+        let time = |path: &str| fs::metadata(dir.path().join(path)).unwrap().mtime();
+        assert_ne!(time("run"), time("var"));
+        assert_eq!(time("run/lock"), time("run"));
     }
 
     #[test]

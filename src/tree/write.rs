@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
@@ -12,6 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::dir::{Dir, is_no_dir};
+use super::name::escaped;
 use super::node::{Kind, Node, Time, Xattrs};
 use crate::sys::rooted::open;
 
@@ -30,11 +32,13 @@ impl Dir {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let mode = Mode::RUSR | Mode::WUSR;
-        Ok(open(&self.fd, name, flags, mode, resolve)?.into())
+        self.unlocked(name, || {
+            Ok(open(&self.fd, name, flags, mode, resolve)?.into())
+        })
     }
 
     pub fn make_dir(&self, name: &OsStr) -> io::Result<()> {
-        Ok(fs::mkdirat(&self.fd, name, Mode::RWXU)?)
+        self.unlocked(name, || Ok(fs::mkdirat(&self.fd, name, Mode::RWXU)?))
     }
 
     /// The directory at `path` below it; `None` where something else is in the way. Those that are not there are made,
@@ -54,19 +58,13 @@ impl Dir {
     }
 
     pub fn make_link(&self, name: &OsStr, target: &OsStr) -> io::Result<()> {
-        Ok(fs::symlinkat(target, &self.fd, name)?)
+        self.unlocked(name, || Ok(fs::symlinkat(target, &self.fd, name)?))
     }
 
     /// As [`super::Stat::is_whiteout`].
     pub fn make_whiteout(&self, name: &OsStr) -> io::Result<()> {
-        let mode = Mode::empty();
-        Ok(fs::mknodat(
-            &self.fd,
-            name,
-            FileType::CharacterDevice,
-            mode,
-            0,
-        )?)
+        let (kind, mode) = (FileType::CharacterDevice, Mode::empty());
+        self.unlocked(name, || Ok(fs::mknodat(&self.fd, name, kind, mode, 0)?))
     }
 
     /// Makes a device, pipe or socket that only root can use.
@@ -78,12 +76,15 @@ impl Dir {
             _ => FileType::Fifo,
         };
         let mode = Mode::RUSR | Mode::WUSR;
-        Ok(fs::mknodat(&self.fd, name, kind, mode, device)?)
+        self.unlocked(name, || {
+            Ok(fs::mknodat(&self.fd, name, kind, mode, device)?)
+        })
     }
 
     /// Gives the file `of` in `dir` this name here as well.
     pub fn link(&self, name: &OsStr, dir: &Self, of: &OsStr) -> io::Result<()> {
-        Ok(fs::linkat(&dir.fd, of, &self.fd, name, AtFlags::empty())?)
+        let flags = AtFlags::empty();
+        self.unlocked(name, || Ok(fs::linkat(&dir.fd, of, &self.fd, name, flags)?))
     }
 
     /// Puts one name in the place of another, which is no directory or an empty one.
@@ -250,6 +251,21 @@ impl Dir {
 }
 
 impl Node {
+    /// Does something to a file or directory that chattr(1) may have made immutable. It stays that.
+    pub fn lifted<T, E: From<io::Error>>(
+        &self,
+        act: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let locks = self.locks()?;
+        if locks.is_empty() {
+            return act();
+        }
+        self.set_locks(fs::IFlags::empty())?;
+        let done = act();
+        self.set_locks(locks)?;
+        done
+    }
+
     pub fn meta(&self) -> io::Result<Meta> {
         Ok(Meta {
             uid: self.stat.uid,
@@ -280,6 +296,11 @@ impl Node {
         let path = self.path();
         let there = self.xattrs()?;
         let is_left = |error: Errno| matches!(error, Errno::NOTSUP | Errno::PERM | Errno::NODATA);
+        // ext4 takes less for all of a file than XFS for one.
+        let is_too_much = |name: &OsStr, error: Errno| {
+            name.as_bytes().starts_with(b"user.")
+                && matches!(error, Errno::NOSPC | Errno::TOOBIG | Errno::RANGE)
+        };
         for name in there.keys().filter(|name| !wanted.contains_key(*name)) {
             // SELinux labels each file, and has nobody take a label away.
             let stays = |error| name == "security.selinux" && error == Errno::ACCESS;
@@ -293,6 +314,10 @@ impl Node {
             .filter(|(name, value)| there.get(*name) != Some(*value))
         {
             match fs::setxattr(&path, name.as_os_str(), value, XattrFlags::empty()) {
+                Err(error) if is_too_much(name, error) => log::warn!(
+                    "the attribute {} of a file is left out: {error}",
+                    escaped(name)
+                ),
                 Err(error) if !is_left(error) => return Err(error.into()),
                 _ => {}
             }

@@ -110,7 +110,7 @@ type Case = (
 
 #[test]
 fn parts_come_as_they_were_asked_for_or_not_at_all() {
-    let cases: [Case; 13] = [
+    let cases: [Case; 15] = [
         ("good", good, Ok(true), 1),
         (
             "without parts",
@@ -129,6 +129,8 @@ fn parts_come_as_they_were_asked_for_or_not_at_all() {
         ),
         ("gone", |_| status(404), Err("404"), 1),
         ("not satisfiable", |_| status(416), Ok(false), 1),
+        ("many are forbidden", |_| status(403), Ok(false), 1),
+        ("many are a bad request", |_| status(400), Ok(false), 1),
         ("empty", |_| status(204), Ok(false), 1),
         (
             "of another length",

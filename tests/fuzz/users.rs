@@ -144,6 +144,12 @@ fn have_same_ranges(files: &UserFiles, file: usize) -> bool {
 
 /// Where the layer is as the old base, all is as in the new one, but for the numbers of those who were there.
 fn new_comes(old: &UserFiles, new: &UserFiles, merged: &UserFiles) {
+    let users = |files: &UserFiles| -> BTreeSet<Name> {
+        let content = files.0[PASSWD].as_deref().unwrap_or_default();
+        entries(PASSWD, content).into_iter().map(|(name, _)| name).collect()
+    };
+    // They stay, and in their groups.
+    let gone: BTreeSet<Name> = users(old).difference(&users(new)).cloned().collect();
     let (old, merged) = (lines(old), lines(merged));
     for (key, wanted) in lines(new) {
         let (before, found) = (old.get(&key), merged.get(&key));
@@ -156,7 +162,15 @@ fn new_comes(old: &UserFiles, new: &UserFiles, merged: &UserFiles) {
         let found = found.expect("the name is there");
         for (at, field) in wanted[0].iter().enumerate() {
             let is_number = file == PASSWD && (at == 2 || at == 3) || file == GROUP && at == 2;
+            let is_list = file == GROUP && at == 3 || file == GSHADOW && at > 1;
             match &before {
+                _ if is_list => {
+                    let of_old = before.map(|lines| lines[0][at].clone()).unwrap_or_default();
+                    let stays = |name: &&Name| gone.contains(*name) && of_old.contains(*name);
+                    let extra = found[0][at].difference(field);
+                    assert!(extra.clone().all(|name| stays(&name)), "{file} {name:?}");
+                    assert!(field.is_subset(&found[0][at]), "{file} {name:?}");
+                }
                 Some(before) if is_number => assert_eq!(found[0][at], before[0][at]),
                 None if is_number => {}
                 _ => assert_eq!(&found[0][at], field, "{file} {name:?}"),

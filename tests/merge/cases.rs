@@ -219,6 +219,14 @@ fn directories() {
     check_trees(&[
         ("", "a d", "", "a d", "a kept"),
         ("a d", "", "a d", "", "a kept"),
+        // Only a label of the directory is another one.
+        (
+            "a d",
+            "a d security.selinux=s:o:x_t:s0, a/1 f1",
+            "",
+            "a d, a/1 f1",
+            "a kept, a/1 kept",
+        ),
         (
             "a/1 f1",
             "",

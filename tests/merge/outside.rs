@@ -388,6 +388,9 @@ fn a_way_that_is_a_link_in_the_new_base_is_not_gone() {
 
 #[test]
 fn links_that_lead_to_nothing_then_are_noted() {
+    // No system can follow it.
+    let link = format!("root/x l:/{}", "a".repeat(300));
+    let too_long = format!("| {link} | | root d, {link} | |");
     check(
         &Told::default(),
         &[
@@ -397,6 +400,7 @@ fn links_that_lead_to_nothing_then_are_noted() {
             "| root/x l:/srv/y, srv/y f1 | | root d, root/x l:/srv/y, srv d, srv/y f1 | |",
             "usr/y f1 | root/x l:/usr/y, usr/y f1 | usr/y f1 | root d, root/x l:/usr/y, usr d, usr/y f1 | |",
             "| root/x l:x | | root d, root/x l:x | |",
+            &too_long,
             "| root/x l:../../../../srv/y, srv/y f1 | | root d, root/x l:../../../../srv/y, srv d, srv/y f1 | |",
         ],
     );

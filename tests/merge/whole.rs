@@ -275,6 +275,44 @@ fn secrets_of_users_that_are_elsewhere_stay() {
     assert_eq!(merged.listed, ["shadow kept"]);
 }
 
+/// Options for GRUB do not count any more where there is a file of kernel options.
+#[test]
+fn the_first_file_of_kernel_options_gets_what_the_layer_has_changed_for_grub() {
+    let grub = |options: &str| format!("GRUB_TIMEOUT=5\nGRUB_CMDLINE_LINUX={options}\n");
+    for (old, layer, wanted, listed) in [
+        (
+            "\"\"",
+            "\"net.ifnames=0 quiet\"",
+            "net.ifnames=0 quiet\n",
+            "",
+        ),
+        ("\"x\"", "\"x\"", "quiet\n", ""),
+        ("\"\"", "\"quiet\"", "quiet\n", ""),
+        (
+            "\"\"",
+            "\"$(x)\"",
+            "quiet\n",
+            "kernel/cmdline conflict added content",
+        ),
+    ] {
+        let merge = Merge::new();
+        for (side, options) in [("old", old), ("layer", layer), ("new", old)] {
+            let path = merge.etc(side).join("default/grub");
+            fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+            fs::write(path, grub(options)).expect("a file");
+        }
+        let new = merge.etc("new").join("kernel/cmdline");
+        fs::create_dir_all(new.parent().expect("a directory")).expect("a directory");
+        fs::write(new, "quiet\n").expect("a file");
+        let merged = merge.run();
+        let found = fs::read_to_string(merge.etc("copy").join("kernel/cmdline"));
+        assert_eq!(found.expect("a file"), wanted, "{layer}");
+        let mut listed_of = merged.listed.iter();
+        let said = listed_of.find(|line| line.starts_with("kernel/cmdline conflict"));
+        assert_eq!(said.is_some(), !listed.is_empty(), "{layer}: {merged:?}");
+    }
+}
+
 #[test]
 fn files_of_entries_are_merged_by_entry() {
     let merge = Merge::new();

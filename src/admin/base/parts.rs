@@ -101,7 +101,7 @@ impl Parts {
         let key = key(web, &wanted);
         let interrupt = tx.interrupt().clone();
         let chunks = tx.unlocked(|_| {
-            let (there, _) = spool.have(&key);
+            let there = spool.have_pieces(&key);
             let need = spool::bytes(&wanted).saturating_sub(there);
             let have = spool.room()?;
             if need > have {

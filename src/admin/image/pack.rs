@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use crate::admin::{Context, LOCK_WAIT, say};
+use crate::boot::root::Root;
 use crate::delivery::oci::layout::{Digest, Layout, Platform};
 use crate::delivery::oci::web::{INDEX, MARKER};
 use crate::image::judge;
@@ -56,6 +57,13 @@ fn check(pack: &Pack) -> Result<()> {
         fs::symlink_metadata(out).is_err(),
         "{} is there already; remove it, or give another name",
         out.display()
+    );
+    let machines = [Path::new("/"), dir].map(|root| Root::at(root).machine());
+    ensure!(
+        machines.contains(&None) || machines[0] == machines[1],
+        "the programs in {} are for another processor than this one, for which skopeo would say that they are; pack it on \
+         a machine of that kind",
+        dir.display()
     );
     let text = out.to_str();
     ensure!(

@@ -155,6 +155,7 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         let mut kept_packages = Vec::new();
         let mut needs = None;
         if is_new {
+            refuse(boot.check_can_try(update.tries(context)?));
             refuse(Needs::of(&group, &source).map(|found| needs = found));
         }
         let (mut merge, mut packages) = (None, Vec::new());

@@ -136,6 +136,11 @@ impl Update {
         self.leave.iter().cloned().chain(image).collect()
     }
 
+    /// How often to try the new layer.
+    fn tries(&self, context: &Context) -> Result<u32> {
+        self.tries.map_or_else(|| layer::tries(context), Ok)
+    }
+
     fn image(&self) -> &Path {
         self.image.as_deref().unwrap_or(Path::new(""))
     }
@@ -432,10 +437,8 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         Decision::Go(made) => made,
     };
     done.replaced = before.waiting();
-    let tries = match update.tries {
-        Some(tries) => tries,
-        None => layer::tries(context)?,
-    };
+    let tries = update.tries(context)?;
+    boot.check_can_try(tries)?;
     let running = Root::at(Path::new("/"));
     let base = if let Some(base) = made {
         if let Some((opened, _)) = opened {
