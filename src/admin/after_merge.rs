@@ -55,7 +55,7 @@ const NO_CERTIFICATES: [&str; 3] = ["README", "ca-bundle.legacy.crt", "ca-certif
 /// Where Debian's program is told which of the image's are not trusted: those with a mark before their names.
 const DISTRUSTED: &str = "etc/ca-certificates.conf";
 const MARK: u8 = b'!';
-/// Where a policy of SELinux keeps what was changed by semanage(8) and the like, below the directory of its name.
+/// Where a policy of `SELinux` keeps what was changed by semanage(8) and the like, below the directory of its name.
 const POLICIES: &str = "var/lib/selinux";
 /// Modules of the priority that semodule(8) gives those of administrators.
 const OWN_MODULES: &str = "active/modules/400";

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use imgbased_helper::boot::arrange::Arrangement;
+use imgbased_helper::boot::arrange::Told;
 use imgbased_helper::boot::entry::Entry;
 use imgbased_helper::boot::grubenv::GrubEnv;
 use imgbased_helper::boot::next::{Next, Why};
@@ -267,7 +268,7 @@ impl Host {
         self.change(|boot, tx| {
             let found = boot.kernels_of(tx, &self.root(name), &known, &mut |_, _, _| Ok(None))?;
             let found = boot.store_kernels(tx, found)?;
-            let kernels = boot.arrange(found, &before, boot.can_try(), |_| true);
+            let kernels = boot.arrange(found, &before, &Told::new_layer(boot.can_try()));
             let entries = Entry::of_kernels(&"HostVG".parse()?, &layer, false, &kernels)?;
             boot.write_entries(tx, &layer, &entries)?;
             let new = kernels.new.map(|at| &entries[at]);
