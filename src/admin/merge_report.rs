@@ -18,7 +18,6 @@ use crate::tree::{Dir, Meta, READ_MAX, escaped};
 /// Where a layer keeps it, from its root.
 pub const DIR: &str = "usr/lib/sysimage/imgbased";
 const NAME: &str = "merge.json";
-const PASSWD: &str = "/etc/passwd";
 
 /// So many paths with a conflict or a note are listed, and so many without; the others are counted. A host can have any
 /// number of them.
@@ -187,16 +186,16 @@ impl MergeReport {
         }
     }
 
-    /// Lists users whose shell is not there as a conflict of the file that they are in.
-    pub fn add_lost_shells(&mut self, lost: &[impl Display]) {
+    /// Lists a file of /etc as a conflict, as what it names is not there.
+    pub fn add_lost(&mut self, path: &Path, lost: &[impl Display]) {
         if lost.is_empty() {
             return;
         }
-        let is_passwd = |row: &Row| row.path() == Path::new(PASSWD);
-        let at = self.merge.iter().position(is_passwd).unwrap_or_else(|| {
+        let is_one = |row: &Row| row.path() == path;
+        let at = self.merge.iter().position(is_one).unwrap_or_else(|| {
             // It was counted only, as the last of too many.
             self.more = self.more.saturating_sub(1);
-            self.merge.push(Row::of_passwd());
+            self.merge.push(Row::of_both(path));
             self.merge.len() - 1
         });
         let row = &mut self.merge[at];
@@ -399,11 +398,12 @@ impl Row {
         }
     }
 
-    /// The file of users, as both sides have made it.
-    fn of_passwd() -> Self {
+    /// A file as both sides have made it.
+    fn of_both(path: &Path) -> Self {
+        let (path, path_bytes) = json_path::of(path);
         Self {
-            path: PASSWD.to_owned(),
-            path_bytes: None,
+            path,
+            path_bytes,
             verdict: "merged".to_owned(),
             conflict: None,
             parts: Vec::new(),
@@ -448,6 +448,8 @@ pub mod tests {
     use crate::model::package::Fate;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
+
+    const PASSWD: &str = "/etc/passwd";
 
     fn row(path: &str, conflict: Option<Clash>) -> Row {
         Row {
@@ -625,8 +627,8 @@ pub mod tests {
             for row in &mut report.merge {
                 row.note = Some("before".to_owned());
             }
-            report.add_lost_shells(&[""; 0]);
-            report.add_lost_shells(lost);
+            report.add_lost(Path::new(PASSWD), &[""; 0]);
+            report.add_lost(Path::new(PASSWD), lost);
             let counts = &report.counts;
             assert_eq!((counts.kept, counts.conflicts, report.more), (kept, 1, 0));
             let found = &report.merge[0];

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::merge::{Told, for_initramfs, needed, outside, settle_shells, warn_of};
+use super::merge::{Logins, Told, for_initramfs, needed, outside, warn_of};
 use super::packages::{self, without_kept};
 use super::waiting::{SCRATCH, Waiting, forget_carried, record, record_carried};
 use crate::admin::merge_report::{Amount, MergeReport};
@@ -22,7 +22,7 @@ use crate::boot::Known;
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
 use crate::image::superblock::FsKind;
-use crate::merge::{self, Changed, Ids, LAYER, NEW, Plan, Record, Shells, Staged, Zones};
+use crate::merge::{self, Changed, Ids, LAYER, NEW, Plan, Record, Staged, Zones};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
@@ -197,8 +197,8 @@ impl Again<'_> {
         };
         let etc = (changed.edited() > 0).then(|| self.stage_etc(tx, mounted[NEW], &again));
         let files = self.stage_files(tx, &again, &zones, &changed);
-        let done = Shells::of(&plan, roots, &zones)
-            .and_then(|shells| self.put(tx, (&plan, &shells), &place, etc, files, since));
+        let done = Logins::of(&plan, roots, &zones)
+            .and_then(|logins| self.put(tx, (&plan, &logins), &place, etc, files, since));
         let removed = place.root.remove_all(name);
         done?;
         removed.with_context(|| format!("cannot remove /{SCRATCH} of the new layer"))?;
@@ -278,7 +278,7 @@ impl Again<'_> {
     fn put(
         &self,
         tx: &mut Transaction,
-        (plan, shells): (&Plan, &Shells),
+        (plan, logins): (&Plan, &Logins),
         place: &Place,
         etc: Option<Result<()>>,
         files: Result<Staged>,
@@ -340,7 +340,7 @@ impl Again<'_> {
                 report.kept_packages = before.kept_packages;
                 report.missing_packages = before.missing_packages;
             }
-            settle_shells(tx, shells, self.root, &mut report)?;
+            logins.settle(tx, self.root, &mut report)?;
             Some(report)
         } else {
             before

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use super::merge::{Told, plan};
+use super::merge::{Logins, Told, plan};
 use super::packages::{Packages, without_kept};
 use super::{Amount, Update, amounts, facts, judge, kept_packages, running_layer};
 use crate::admin::filesystem::mount_point;
@@ -21,7 +21,7 @@ use crate::boot::root::Root;
 use crate::delivery::signature::Signer;
 use crate::image::tree::Tree as ImageTree;
 use crate::image::{Image, Opened};
-use crate::merge::{LAYER, NEW, Plan, Shells, Zones, dpkg};
+use crate::merge::{LAYER, NEW, Plan, Zones, dpkg};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::model::package::{Fate, Outcome};
@@ -294,8 +294,8 @@ fn report_of(
         Ok(false)
     };
     let mut report = MergeReport::of(names, plan);
-    let shells = Shells::of(plan, roots, zones)?;
-    report.add_lost_shells(&shells.lost(roots[NEW], &comes)?);
+    let logins = Logins::of(plan, roots, zones)?;
+    logins.list(roots[NEW], &comes, &mut report)?;
     Ok(report)
 }
 

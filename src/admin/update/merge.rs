@@ -14,7 +14,7 @@ use crate::admin::space::room_in;
 use crate::admin::volume::record_new_in_var;
 use crate::admin::{Context, initramfs, persist, text};
 use crate::merge::{
-    self, Ids, LAYER, NEW, OLD, Outside, Plan, Record, Shells, Zones, replace_shells,
+    self, Ids, LAYER, Lost, Modules, NEW, OLD, Outside, Plan, Record, Shells, Zones, replace_shells,
 };
 use crate::model::layout::Group;
 use crate::model::name::LvName;
@@ -221,7 +221,7 @@ pub struct Merged {
     pub record: Record,
     pub circumstances: String,
     pub ids: Ids,
-    pub shells: Shells,
+    pub logins: Logins,
     /// What of /etc is not as in the image, and belongs into an initramfs.
     pub for_initramfs: Vec<PathBuf>,
 }
@@ -253,7 +253,7 @@ pub fn into(
                 let planned = plan(roots, &packages, sides, told, &go_on)?;
                 planned.check_left()?;
                 planned.check_room(room_in(context, root)?)?;
-                let shells = Shells::of(&planned.plan, roots, &zones)?;
+                let logins = Logins::of(&planned.plan, roots, &zones)?;
                 merge::reown(roots[NEW], &planned.plan.users.ids)?;
                 go_on()?;
                 let left = merge::apply(&planned.plan, roots[LAYER], roots[NEW])?;
@@ -268,7 +268,7 @@ pub fn into(
                     record,
                     circumstances,
                     ids: planned.plan.users.ids,
-                    shells,
+                    logins,
                 });
                 Ok(())
             })
@@ -282,24 +282,56 @@ pub fn into(
     merged.context("this is no dry run")
 }
 
-/// Lists the users of a new layer, whose root is complete, that have no shell there. Root gets one that is there. Returns
-/// whether there is any.
-pub fn settle_shells(
-    tx: &mut Transaction,
-    shells: &Shells,
-    root: &Path,
-    report: &mut MergeReport,
-) -> Result<bool> {
-    let dir = Dir::root(root)?;
-    let lost = shells.lost(&dir, &|_| Ok(false))?;
-    if lost.is_empty() {
-        return Ok(false);
+/// What people need to log in to a layer.
+pub struct Logins {
+    shells: Shells,
+    modules: Modules,
+}
+
+impl Logins {
+    /// By the plan for the roots, which are as they were.
+    pub fn of(plan: &Plan, roots: [&Dir; 3], zones: &Zones) -> Result<Self> {
+        Ok(Self {
+            shells: Shells::of(plan, roots, zones)?,
+            modules: Modules::of(plan, roots[LAYER])?,
+        })
     }
-    tx.work(&"root gets a shell that is there", |_| {
-        replace_shells(&dir, &lost)
-    })?;
-    report.add_lost_shells(&lost);
-    Ok(true)
+
+    /// Lists what is not in this root, and does not come there. Returns the users whose shell that is, and whether there
+    /// is anything.
+    pub fn list(
+        &self,
+        root: &Dir,
+        comes: &dyn Fn(&Path) -> Result<bool>,
+        report: &mut MergeReport,
+    ) -> Result<(Vec<Lost<'_>>, bool)> {
+        let shells = self.shells.lost(root, comes)?;
+        report.add_lost(Path::new("/etc/passwd"), &shells);
+        let modules = self.modules.lost(root, comes)?;
+        for module in &modules {
+            report.add_lost(&Path::new("/etc").join(&module.service), &[module]);
+        }
+        let is_any = !shells.is_empty() || !modules.is_empty();
+        Ok((shells, is_any))
+    }
+
+    /// Lists what the root of a new layer, which is complete, lacks. Root gets a shell that is there. Returns whether
+    /// anything is lacking.
+    pub fn settle(
+        &self,
+        tx: &mut Transaction,
+        root: &Path,
+        report: &mut MergeReport,
+    ) -> Result<bool> {
+        let dir = Dir::root(root)?;
+        let (lost, is_any) = self.list(&dir, &|_| Ok(false), report)?;
+        if !lost.is_empty() {
+            tx.work(&"root gets a shell that is there", |_| {
+                replace_shells(&dir, &lost)
+            })?;
+        }
+        Ok(is_any)
+    }
 }
 
 /// Records what is merged and carried of the layer, so that each later change of it is seen.

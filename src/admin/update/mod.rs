@@ -521,7 +521,7 @@ fn merged_layer(
         let events = ["post-merge", "os-upgraded"];
         hooks::merged(context, tx, group, &events, [base, new], root)?;
         // What brings a shell is there by now, and a package or a hook can be that.
-        if merge::settle_shells(tx, &merged.shells, root, &mut merged.report)? {
+        if merged.logins.settle(tx, root, &mut merged.report)? {
             merged.report.write(tx, root)?;
         }
         labels::set(tx, root, since)?;
