@@ -45,7 +45,8 @@ scenarios![
     power_cuts_while_a_trial_begins,
     power_cuts_while_a_trial_ends,
     power_cuts_while_the_default_changes,
-    power_cuts_while_an_update_is_made,
+    power_cuts_at_each_second_flush_of_an_update,
+    power_cuts_at_the_other_flushes_of_an_update,
     what_boots_killed_after_any_step_and_the_machine_reset,
     a_base_killed_while_it_is_added_and_the_machine_reset,
     a_base_killed_while_it_is_removed_and_the_machine_reset,
@@ -58,6 +59,8 @@ scenarios![
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Extent {
     All,
+    /// One of two, from this one on.
+    EachSecond(usize),
     /// One of [`MANY`], from one on that the seed of this run chooses.
     Many,
     /// Some that the seed of this run chooses.
@@ -137,15 +140,24 @@ fn power_cuts_while_the_default_changes() -> Result<()> {
     cut_at_flushes(&SWITCH_DEFAULT, Extent::All)
 }
 
-fn power_cuts_while_an_update_is_made() -> Result<()> {
-    let name = "cut-update-host";
+fn power_cuts_at_each_second_flush_of_an_update() -> Result<()> {
+    cut_an_update(0)
+}
+
+fn power_cuts_at_the_other_flushes_of_an_update() -> Result<()> {
+    cut_an_update(1)
+}
+
+/// Cuts the power at each second flush of an update, of which there are some 200.
+fn cut_an_update(first: usize) -> Result<()> {
+    let name = &format!("cut-update-host-{first}");
     let (disk, mut vm) = Host::running(Loader::Grub, name)?;
     vm.ok(&script("make-extra")?)?;
     vm.ok(&UPDATE.prepare()?)?;
     vm.ok("udevadm settle; sync")?;
     let host = Saved::of(disk, vm)?;
 
-    let disk = host.disk("cut-update-recorded")?;
+    let disk = host.disk(&format!("cut-update-recorded-{first}"))?;
     let log = disk.path().with_file_name("log");
     let mut vm = host.go_on_logged(&disk, &log)?;
     let lvm = area_of_lvm(&mut vm, "/dev/disk/by-id/virtio-host-part3")?;
@@ -157,7 +169,7 @@ fn power_cuts_while_an_update_is_made() -> Result<()> {
         lvm,
     };
     let before = Before::running(&recorded.start, disk.path(), &["Extra", "Extra+1"])?;
-    recorded.cut(&UPDATE, &before, Extent::All)
+    recorded.cut(&UPDATE, &before, Extent::EachSecond(first))
 }
 
 fn what_boots_killed_after_any_step_and_the_machine_reset() -> Result<()> {
@@ -238,7 +250,10 @@ impl Recorded {
     fn cut(&self, verb: &Verb, before: &Before, extent: Extent) -> Result<()> {
         let Self { start, epochs, lvm } = self;
         ensure!(!epochs.is_empty(), "`{}` wrote nothing", verb.run);
-        let name = format!("cut-{}", verb.name);
+        let name = match extent {
+            Extent::EachSecond(first) => format!("cut-{}-{first}", verb.name),
+            _ => format!("cut-{}", verb.name),
+        };
         let changes: usize = epochs.iter().map(Vec::len).sum();
         say(&format!(
             "{name}: {changes} writes and discards in {} epochs",
@@ -249,17 +264,20 @@ impl Recorded {
         let image = File::options().write(true).open(&disk)?;
 
         let mut random = seed::rng(&name);
-        let is_whole = extent == Extent::All;
+        let is_whole = matches!(extent, Extent::All | Extent::EachSecond(_));
         let several = (0..epochs.len()).filter(|&number| epochs[number].len() > 1);
         let halved =
             random.choose_multiple(several, if is_whole { HALVED } else { HALVED_OF_SAMPLE });
-        let flushed: BTreeSet<usize> = if is_whole {
-            (0..epochs.len()).collect()
-        } else {
-            random
-                .choose_multiple(0..epochs.len(), SAMPLED)
-                .into_iter()
-                .collect()
+        let all = 0..epochs.len();
+        let flushed: BTreeSet<usize> = match extent {
+            // Also the last, after which it is done.
+            Extent::EachSecond(first) => all
+                .skip(first)
+                .step_by(2)
+                .chain([epochs.len() - 1])
+                .collect(),
+            _ if is_whole => all.collect(),
+            _ => random.choose_multiple(all, SAMPLED).into_iter().collect(),
         };
         let booted = is_whole.then(|| random.usize(..epochs.len()));
         let mut cuts = Cuts {
@@ -436,6 +454,7 @@ fn reset_each(
     let mut random = seed::rng(name);
     let (first, stride) = match extent {
         Extent::All => (1, 1),
+        Extent::EachSecond(first) => (u32::try_from(first)? + 1, 2),
         Extent::Many => (random.u32(1..=MANY), MANY),
         Extent::Sample => {
             let mut limit = verb.steps;
