@@ -206,6 +206,8 @@ fn trusted_authorities_are_those_of_the_host() -> Result<()> {
         ("usr/local/share/ca-certificates/README", debian, false),
         ("etc/ca-certificates.conf", debian, true),
         ("etc/ssl/certs/own.pem", debian, true),
+        ("usr/local/share/ca-certificates/link.crt->", debian, true),
+        ("etc/ssl/certs/link.pem->", debian, false),
         ("etc/ssl/certs/ca-certificates.crt", debian, false),
         ("etc/ssl/certs/1a2b3c4d.0", debian, false),
         ("etc/pki/ca-trust/source/anchors/ca.pem", fedora, true),
@@ -220,13 +222,18 @@ fn trusted_authorities_are_those_of_the_host() -> Result<()> {
     ] {
         let root = root(None)?;
         for (path, text) in [
-            (own, "!mozilla/x.crt\n"),
+            (own.trim_end_matches("->"), "!mozilla/x.crt\n"),
             (program, "#!/bin/sh\necho $* >/etc/list\n"),
         ] {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().context("it has a name")?)?;
             fs::write(&path, text)?;
             sh("chmod 755 \"$0\"", &path)?;
+        }
+        if let Some(own) = own.strip_suffix("->") {
+            let path = root.path().join(own);
+            fs::remove_file(&path)?;
+            symlink("/etc/other", path)?;
         }
         let writer = Writer::new("test", Duration::ZERO, false)?;
         writer.transaction(|tx| refresh_caches(tx, root.path()))?;

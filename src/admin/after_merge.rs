@@ -38,7 +38,7 @@ const TRUST: [Trust; 2] = [
         program: &["/usr/sbin/update-ca-certificates", "--fresh"],
         dirs: &["etc/pki/trust"],
         endings: &["crt", "pem"],
-        among: &["usr/local/share/ca-certificates", "etc/ssl/certs"],
+        among: &["usr/local/share/ca-certificates", LINKED],
     },
     Trust {
         program: &["/usr/bin/update-ca-trust", "extract"],
@@ -50,6 +50,8 @@ const TRUST: [Trust; 2] = [
         among: &[],
     },
 ];
+/// Where the first program puts links to all certificates.
+const LINKED: &str = "etc/ssl/certs";
 /// What the image itself has in such directories.
 const NO_CERTIFICATES: [&str; 3] = ["README", "ca-bundle.legacy.crt", "ca-certificates.crt"];
 /// Where Debian's program is told which of the image's are not trusted: those with a mark before their names.
@@ -109,13 +111,18 @@ fn has_own_certificates(root: &Dir, trust: &Trust) -> Result<bool> {
     let all = trust.dirs.iter().map(|dir| (dir, None));
     let by_name = trust.among.iter().map(|dir| (dir, Some(trust.endings)));
     for (dir, endings) in all.chain(by_name) {
-        let found = root.descend(Path::new(dir)).context(failed)?;
+        // The image has links of its own there.
+        let is_of_links = *dir == LINKED;
+        let found = if is_of_links {
+            root.descend(Path::new(dir)).context(failed)?
+        } else {
+            root.resolve_dir(Path::new(dir)).context(failed)?
+        };
         let mut has = false;
         walk(&[found], None, &mut |visit| {
             let path = visit.path;
-            let is_file = visit.places[0]
-                .as_ref()
-                .is_some_and(|place| place.stat.kind == Kind::File);
+            let kind = visit.places[0].as_ref().map(|place| place.stat.kind);
+            let is_file = kind == Some(Kind::File) || kind == Some(Kind::Link) && !is_of_links;
             let is_known = path
                 .file_name()
                 .is_none_or(|name| NO_CERTIFICATES.iter().any(|known| name == *known));

@@ -448,6 +448,7 @@ mod tests {
             added: None,
             removed: None,
             is_running: false,
+            is_made: false,
         };
         let mut maker = Maker::of(dir.path(), &known).unwrap();
         let error = make(&mut maker).unwrap_err().to_string();

@@ -240,6 +240,7 @@ impl Plan {
             added: None,
             removed: None,
             is_running: false,
+            is_made: false,
         };
         let kernels = context.mounted(tx, layer, &filesystem, "rw", look, |tx, root| {
             let is_changed = change.is_some();
@@ -249,6 +250,7 @@ impl Plan {
             }
             own_root_line(tx, root, &context.lvm.device(layer)?, filesystem.kind)?;
             let is_made = initramfs::make_for_host(tx, boot, root, &known, &for_initramfs)?;
+            let known = Known { is_made, ..known };
             match kernels {
                 Some(kernels) if !is_made && kernels.iter().all(|k| boot.has_kernel(k)) => {
                     if is_changed {
@@ -379,6 +381,7 @@ fn try_write_entries(
         added: kernel.added.as_deref(),
         removed: kernel.removed.as_deref(),
         is_running,
+        is_made: false,
     };
     let publish = |tx: &mut Transaction, root: &Path| -> Result<Option<Vec<BootSpec>>> {
         let found = initramfs::kernels_of(tx, boot, root, &known)?;

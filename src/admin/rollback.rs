@@ -6,7 +6,6 @@ use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
 use super::boot::{bootable, running_entry, trial_begins};
-use super::update::Waiting;
 use super::view::{self, JSON_VERSION};
 use super::{Context, comment, layer, news, removal, restart_host, volume};
 use crate::boot::BootPartition;
@@ -75,13 +74,11 @@ fn go_back(
     let known = known(&group, &boot)?;
     let plan = plan(&group, &known, to)?;
     let swaps = if with_volumes {
-        let waiting = Waiting::read().filter(|_| context.root == Path::new("/"));
-        let waiting = waiting.as_ref().map(|waiting| waiting.layer.as_str());
-        let is_new = to.is_none() && plan.leaves_what_never_ran(&known, waiting);
+        let is_new = to.is_none() && plan.leaves_what_was_not_tried(&group, &known);
         if let (true, Some(from), Some(to)) = (is_new, &plan.from, &plan.to) {
             bail!(
-                "{from} has never run, so the volumes are as {to} keeps them; leave --with-volumes away, or give --to {to} \
-                 as well to drop what was written since"
+                "{from} was not tried yet, so the volumes are as {to} keeps them; leave --with-volumes away, or give --to \
+                 {to} as well to drop what was written since the update"
             );
         }
         context.check_pool(&group)?;

@@ -36,6 +36,8 @@ pub struct Known<'a> {
     pub removed: Option<&'a str>,
     /// Whether it is the layer that runs.
     pub is_running: bool,
+    /// Whether what the root has was made for it just now, whatever the clock says.
+    pub is_made: bool,
 }
 
 /// Looks at the initramfs of a kernel version, and returns another to be used instead.
@@ -124,9 +126,10 @@ impl Store<'_> {
                 continue;
             }
             let before = of_version.clone().next();
-            let is_added = known.added == Some(&version);
-            let image = self.choose(image, before.map(|before| &before.linux), is_added)?;
-            let initrd = self.choose(initrd, before.map(|before| &before.initrd), is_added)?;
+            let is_right = known.is_made || known.added == Some(&version);
+            let copies = |of: fn(&BootSpec) -> &str| of_version.clone().map(of).collect::<Vec<_>>();
+            let image = self.choose(image, &copies(|spec| &spec.linux), is_right)?;
+            let initrd = self.choose(initrd, &copies(|spec| &spec.initrd), is_right)?;
             let [linux, initrd] = if let (Some(image), Some(initrd)) = (image, initrd) {
                 let mut replace = |initrd: &Path| replace(tx, &version, initrd);
                 [
@@ -167,23 +170,37 @@ impl Store<'_> {
         Ok(Kernels { specs, files })
     }
 
-    /// What an entry is to boot of a file that was found, and of the copy that it has until now. What is on the partition
-    /// can be of another root, and what the root has can be older than what has come up since; the copy is of this root,
-    /// and has.
+    /// What an entry is to boot of a file that was found, and of the copies that entries of that version have until now, the
+    /// one that boots first. What is on the partition can be of another root, and what the root has can be older than what
+    /// has come up since; the copy is of this root, and has. What another entry has already is no such file, nor is one of
+    /// which it is known that it `is_right`.
     fn choose(
         &self,
         found: Option<Source>,
-        copy: Option<&String>,
-        is_added: bool,
+        copies: &[&str],
+        is_right: bool,
     ) -> Result<Option<File>> {
-        let Some(copy) = copy else {
+        let Some((copy, others)) = copies.split_first() else {
             return Ok(found.map(|found| File::New(found.path)));
         };
+        let is_of_other = |path: &Path| -> Result<bool> {
+            if others.is_empty() {
+                return Ok(false);
+            }
+            let digest = digest(path)?;
+            Ok(others
+                .iter()
+                .any(|other| other.ends_with(&digest[..DIGITS])))
+        };
         Ok(Some(match found.filter(|found| found.is_own) {
-            Some(found) if is_added || self.is_newer(&found.path, &[copy.as_str()])? => {
+            Some(found)
+                if is_right
+                    || self.is_newer(&found.path, &[*copy])?
+                    || is_of_other(&found.path)? =>
+            {
                 File::New(found.path)
             }
-            _ => File::Copied(copy.clone()),
+            _ => File::Copied((*copy).to_owned()),
         }))
     }
 

@@ -201,8 +201,12 @@ impl BootPartition {
         Ok(Some(self.describe(name, fallback)))
     }
 
-    /// Refuses so many tries of a new layer where none is possible, before the layer is made.
+    /// Refuses so many tries of a new layer where none is possible, before the layer is made. Where the menu is lost, that
+    /// shows when it is written anew.
     pub fn check_can_try(&self, tries: u32) -> Result<()> {
+        if !self.has_menu_of(&self.entries()?)? {
+            return Ok(());
+        }
         let fallback = match self.default_id()? {
             None => self.loader.unset_default()?,
             default => default,

@@ -45,6 +45,7 @@ fn known(entries: &[Entry]) -> Known<'_> {
         added: None,
         removed: None,
         is_running: false,
+        is_made: false,
     }
 }
 
@@ -1030,6 +1031,43 @@ fn a_layer_that_does_not_run_keeps_its_own_copies() {
         fs::read_to_string(boot.path_of(&other)).unwrap(),
         "of another"
     );
+}
+
+/// Packages have the times of when they were built.
+#[test]
+fn what_was_added_stays_when_all_are_looked_at() {
+    let (_dir, boot) = partition();
+    let system = with_kernels(&["6.1"]);
+    let name: LvName = "Base-0.1".parse().unwrap();
+    let arranged = |added: Option<&str>| {
+        let before = boot.entries_of(&name).unwrap();
+        let known = Known {
+            added,
+            ..known(&before)
+        };
+        change(|tx| {
+            let found = look_for_kernels(&boot, tx, &system, &known)?;
+            let kernels = boot.arrange(found, &before, &Told::new_layer(true));
+            let entries = Entry::of_kernels(&boot.vg, &name, false, &kernels)?;
+            boot.write_entries(tx, &name, &entries)?;
+            let image = |entry: &Entry| fs::read_to_string(boot.path_of(&entry.linux)).unwrap();
+            Ok(entries
+                .iter()
+                .map(|entry| (image(entry), entry.is_trial()))
+                .collect::<Vec<_>>())
+        })
+        .unwrap()
+    };
+    assert_eq!(arranged(None), [("vmlinuz 6.1".to_owned(), false)]);
+    let image = system.path().join("boot/vmlinuz-6.1");
+    fs::write(&image, "rebuilt").unwrap();
+    let file = fs::File::options().append(true).open(&image).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    let first = ("vmlinuz 6.1".to_owned(), false);
+    assert_eq!(arranged(None), std::slice::from_ref(&first));
+    let both = [first, ("rebuilt".to_owned(), true)];
+    assert_eq!(arranged(Some("6.1")), both);
+    assert_eq!(arranged(None), both);
 }
 
 #[test]

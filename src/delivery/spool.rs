@@ -184,7 +184,7 @@ impl Spool {
         let whole = self.fill(&mut file, fetcher, url, digest)?;
         if let Some((need, have)) = whole {
             // What came before is gone on from when there is room again.
-            let goes_on = before > 0 && length(&file)? >= before;
+            let goes_on = before > 0 && length(&file)? == before;
             drop(file);
             if !goes_on {
                 self.forget(digest)?;

@@ -87,7 +87,7 @@ fn named(text: &[u8]) -> Vec<OsString> {
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let lines = lines.filter(|line| !line.starts_with(b"#") && !line.starts_with(b"-"));
     let words = lines.flat_map(|line| line.split(u8::is_ascii_whitespace));
-    let modules = words.filter(|word| word.ends_with(b".so"));
+    let modules = words.filter(|word| word.ends_with(b".so") && !word.contains(&0));
     let mut names: Vec<OsString> = modules.map(|name| OsStr::from_bytes(name).into()).collect();
     names.sort_unstable();
     names.dedup();

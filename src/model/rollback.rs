@@ -64,16 +64,22 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether what is left was chosen in this run of the system, or has not been tried yet, so that nothing but what runs
-    /// has changed the volumes. `waiting` is the layer of the update that was made in this run.
-    pub fn leaves_what_never_ran(&self, known: &Known, waiting: Option<&str>) -> bool {
-        let Some(from) = self.from.as_deref() else {
-            return false;
+    /// Whether what is left was not tried yet, so that nothing but what runs has changed the volumes.
+    pub fn leaves_what_was_not_tried(&self, group: &Group, known: &Known) -> bool {
+        let has_failed = |name: &str| {
+            let volume = group.volume(name);
+            volume.is_some_and(|volume| volume.failure().is_some())
         };
-        let is_new =
-            |trial: &OnTrial| trial.name == from && trial.kernel.is_none() && trial.tried == 0;
-        let is_untried = known.trial.as_ref().is_some_and(is_new) && !known.is_trial_running;
-        known.booted.is_some() && known.booted == self.to && (is_untried || waiting == Some(from))
+        let is_untried = |trial: &OnTrial| {
+            self.from.as_ref() == Some(&trial.name)
+                && trial.kernel.is_none()
+                && trial.tried == 0
+                && !has_failed(&trial.name)
+        };
+        known.trial.as_ref().is_some_and(is_untried)
+            && !known.is_trial_running
+            && known.booted.is_some()
+            && known.booted == self.to
     }
 }
 
@@ -335,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_ran_has_not_changed_the_volumes() {
+    fn what_was_not_tried_has_not_changed_the_volumes() {
         let waiting = |tried: u32| {
             let mut known = on_trial("Base-0.2 Base-0.2", "Base-1.2", false);
             if let Some(trial) = &mut known.trial {
@@ -343,23 +349,29 @@ mod tests {
             }
             known
         };
-        for (known, update, is_new) in [
-            (waiting(0), None, true),
-            (waiting(0), Some("Base-1.2"), true),
-            (waiting(1), None, false),
-            // It is the default, without a trial.
-            (known("Base-0.2 Base-1.2"), Some("Base-1.2"), true),
-            (known("Base-0.2 Base-1.2"), Some("Base-1.1"), false),
-            (known("Base-0.2 Base-1.2"), None, false),
+        let mut failed = group();
+        let tags = &mut failed.volumes[6].tags;
+        tags.push(format!("{}3:2026-11-04T10:00:00Z", tag::FAILED));
+        for (group, known, is_new) in [
+            (group(), waiting(0), true),
+            (group(), waiting(1), false),
+            // It was tried before, and is tried once more.
+            (failed, waiting(0), false),
+            // It may have been the default for long.
+            (group(), known("Base-0.2 Base-1.2"), false),
             // It runs.
-            (on_trial("Base-1.2 Base-0.2", "Base-1.2", true), None, false),
-            (known("Base-1.1 Base-1.1"), None, false),
-            (known("- Base-1.1"), None, false),
-            (on_trial("- -", "Base-1.2", false), None, false),
+            (
+                group(),
+                on_trial("Base-1.2 Base-0.2", "Base-1.2", true),
+                false,
+            ),
+            (group(), known("Base-1.1 Base-1.1"), false),
+            (group(), known("- Base-1.1"), false),
+            (group(), on_trial("- -", "Base-1.2", false), false),
         ] {
-            let plan = plan(&group(), &known, None).unwrap();
-            let found = plan.leaves_what_never_ran(&known, update);
-            assert_eq!(found, is_new, "{plan:?} {update:?}");
+            let plan = plan(&group, &known, None).unwrap();
+            let found = plan.leaves_what_was_not_tried(&group, &known);
+            assert_eq!(found, is_new, "{plan:?}");
         }
     }
 

@@ -233,6 +233,7 @@ impl Host {
             added: None,
             removed: None,
             is_running: false,
+            is_made: false,
         };
         let is_base = !name.contains('.');
         self.change(|boot, tx| {
@@ -264,6 +265,7 @@ impl Host {
             added: Some(version),
             removed: None,
             is_running: true,
+            is_made: false,
         };
         self.change(|boot, tx| {
             let found = boot.kernels_of(tx, &self.root(name), &known, &mut |_, _, _| Ok(None))?;

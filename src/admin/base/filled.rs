@@ -72,6 +72,7 @@ impl Filled<'_> {
                     added: None,
                     removed: None,
                     is_running: false,
+                    is_made: false,
                 };
                 let kernels = initramfs::kernels_of(tx, boot, root, &known)?.store(tx, boot)?;
                 Ok((kernels, drafted))

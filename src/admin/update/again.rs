@@ -107,6 +107,7 @@ fn merge_again(context: &Context, tx: &mut Transaction, waiting: &Waiting) -> Re
                 added: None,
                 removed: None,
                 is_running: false,
+                is_made: true,
             };
             let made = tx.scope(|tx| {
                 if !initramfs::make_for_host(tx, &boot, root, &known, &for_initramfs)? {

@@ -105,16 +105,17 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         };
         // The lock was free.
         ready(context, &path)?;
-        tx.run(&context.lvm.commit_active(&name, &tags))?;
-        if when != When::Next {
-            hand_over_at(context, tx, &path, Some(mount.clone()))?;
-        }
+        // That can take minutes. After it the volume is recorded, and mounted at once.
         if let (Some(source), Some(copy)) = (&source, copy) {
             source.check_copy(context, tx, &mount)?;
             copy.unmount(tx)?;
         }
         if let Some(source) = source {
             source.mounted.unmount(tx)?;
+        }
+        tx.run(&context.lvm.commit_active(&name, &tags))?;
+        if when != When::Next {
+            hand_over_at(context, tx, &path, Some(mount.clone()))?;
         }
         begin(tx, &mount, when)?;
         said = announced(&format!("{}/{name}", group.name), &path, when, &users);
