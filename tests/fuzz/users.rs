@@ -146,7 +146,10 @@ fn have_same_ranges(files: &UserFiles, file: usize) -> bool {
 fn new_comes(old: &UserFiles, new: &UserFiles, merged: &UserFiles) {
     let users = |files: &UserFiles| -> BTreeSet<Name> {
         let content = files.0[PASSWD].as_deref().unwrap_or_default();
-        entries(PASSWD, content).into_iter().map(|(name, _)| name).collect()
+        entries(PASSWD, content)
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect()
     };
     // They stay, and in their groups.
     let gone: BTreeSet<Name> = users(old).difference(&users(new)).cloned().collect();
