@@ -21,14 +21,12 @@ const SCRATCH: &str = "caches";
 /// What each of them can write into a layer, in bytes. What they make is far smaller.
 const CACHES_MAX: u64 = 256 << 20;
 
-/// A program that makes a list of all authorities that are trusted, and where administrators say which.
+/// A program that makes a list of all authorities that are trusted.
 struct Trust {
     program: &'static [&'static str],
-    /// Each file at or below them is a certificate, from the root.
-    dirs: &'static [&'static str],
-    /// Those of this ending are, in directories of which the first may have certificates below it.
-    endings: &'static [&'static str],
-    among: &'static [&'static str],
+    /// Where administrators say which, from the root: directories with the endings that certificates at or below them have;
+    /// without any, each file is one.
+    places: &'static [(&'static str, &'static [&'static str])],
 }
 
 /// Of Debian and SUSE, and of Fedora and Arch.
@@ -36,18 +34,18 @@ const TRUST: [Trust; 2] = [
     Trust {
         // Also the links to those that it knows already.
         program: &["/usr/sbin/update-ca-certificates", "--fresh"],
-        dirs: &["etc/pki/trust"],
-        endings: &["crt", "pem"],
-        among: &["usr/local/share/ca-certificates", LINKED],
+        places: &[
+            ("etc/pki/trust", &[]),
+            ("usr/local/share/ca-certificates", &["crt", "pem"]),
+            (LINKED, &["crt", "pem"]),
+        ],
     },
     Trust {
         program: &["/usr/bin/update-ca-trust", "extract"],
-        dirs: &[
-            "etc/pki/ca-trust/source",
-            "etc/ca-certificates/trust-source",
+        places: &[
+            ("etc/pki/ca-trust/source", &[]),
+            ("etc/ca-certificates/trust-source", &[]),
         ],
-        endings: &[],
-        among: &[],
     },
 ];
 /// Where the first program puts links to all certificates.
@@ -108,9 +106,7 @@ pub fn refresh_caches(tx: &mut Transaction, root: &Path) -> Result<()> {
 /// Whether the host has certificates of its own for a program, or does not trust one of the image's.
 fn has_own_certificates(root: &Dir, trust: &Trust) -> Result<bool> {
     let failed = "cannot look for certificates";
-    let all = trust.dirs.iter().map(|dir| (dir, None));
-    let by_name = trust.among.iter().map(|dir| (dir, Some(trust.endings)));
-    for (dir, endings) in all.chain(by_name) {
+    for (dir, endings) in trust.places {
         // The image has links of its own there.
         let is_of_links = *dir == LINKED;
         let found = if is_of_links {
@@ -127,9 +123,8 @@ fn has_own_certificates(root: &Dir, trust: &Trust) -> Result<bool> {
                 .file_name()
                 .is_none_or(|name| NO_CERTIFICATES.iter().any(|known| name == *known));
             let ending = path.extension();
-            let is_meant = endings.is_none_or(|endings| {
-                ending.is_some_and(|ending| endings.iter().any(|known| ending == *known))
-            });
+            let is_meant = endings.is_empty()
+                || ending.is_some_and(|ending| endings.iter().any(|known| ending == *known));
             has |= is_file && is_meant && !is_known;
             Ok(if has { Below::Skip } else { Below::Visit })
         })?;

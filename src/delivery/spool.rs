@@ -143,17 +143,21 @@ impl Spool {
 
     /// How many bytes of an image are here, and whether these are all.
     pub fn have(&self, digest: &str) -> (u64, bool) {
-        let length = |suffix| Some(self.path(digest, suffix).metadata().ok()?.len());
-        match length(IMAGE) {
+        match self.length(digest, IMAGE) {
             Some(length) => (length, true),
-            None => (length(PART).unwrap_or(0), false),
+            None => (self.length(digest, PART).unwrap_or(0), false),
         }
+    }
+
+    /// How long a file is, in bytes, if it is there.
+    fn length(&self, name: &str, suffix: &str) -> Option<u64> {
+        Some(self.path(name, suffix).metadata().ok()?.len())
     }
 
     /// How many bytes of the parts that are called `key` are here.
     pub fn have_pieces(&self, key: &str) -> u64 {
-        let length = |suffix| Some(self.path(key, suffix).metadata().ok()?.len());
-        length(PIECES).or_else(|| length(PART)).unwrap_or(0)
+        let part = || self.length(key, PART);
+        self.length(key, PIECES).or_else(part).unwrap_or(0)
     }
 
     /// Fetches the image with this digest, unless it is there. What there is of it already is not fetched again.

@@ -14,14 +14,14 @@ use crate::lvm::disk::Metadata;
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::Role;
 use crate::model::name::{LvName, VgName};
-use crate::model::package_records::{PACKAGES, RECORDS};
+use crate::model::package_records::{self, PACKAGES, RECORDS};
 use crate::model::volume::{self, Mount, Volumes};
 use crate::model::{fstab, mount_unit};
 use crate::sys::cmd::Cmd;
 use crate::sys::rooted::real_path;
 use crate::sys::{mounts, run};
 
-/// Below which packages are recorded.
+/// Mounts the layer's own records of packages.
 const PACKAGES_UNIT: &str = "imgbased-packages.service";
 
 /// The volumes that are mounted where what is booted is a layer. What is written to a base that runs is forgotten, so
@@ -114,8 +114,7 @@ pub fn write_units(dir: &Path, source: &str, now: Option<VgName>, fstab: &Path) 
             log::warn!("{name} is not mounted: the fstab of this layer has a line for {path}");
             Ok(())
         } else {
-            let mut records = RECORDS.iter().map(|name| Path::new(PACKAGES).join(name));
-            hides_packages |= records.any(|record| record.starts_with(path));
+            hides_packages |= package_records::paths().any(|record| record.starts_with(path));
             is_var_shared |= mount.is_required();
             write_unit(dir, source, &vg, &mount)
         };

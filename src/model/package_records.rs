@@ -1,5 +1,7 @@
 //! Where a root has its record of packages.
 
+use std::path::{Path, PathBuf};
+
 /// Where programs look for it.
 pub const PACKAGES: &str = "/var/lib";
 
@@ -15,3 +17,8 @@ pub const RECORDS: [&str; 8] = [
     "systemd/deb-systemd-helper-masked",
     "ucf",
 ];
+
+/// Where programs look for each of them.
+pub fn paths() -> impl Iterator<Item = PathBuf> {
+    RECORDS.iter().map(|name| Path::new(PACKAGES).join(name))
+}

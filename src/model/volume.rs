@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{Group, Role, tag};
 use super::name::LvName;
-use super::package_records::{PACKAGES, RECORDS};
+use super::package_records;
 
 /// What each layer brings itself, and what is of the machine: no volume is mounted there or below.
 const NEVER: [&str; 16] = [
@@ -171,9 +171,8 @@ pub fn path(text: &str) -> Result<String> {
 
 /// Refuses a new volume at this path, if it would only hold a record of packages, or a part of one.
 pub fn check_no_record(path: &str) -> Result<()> {
-    let mut records = RECORDS.iter().map(|name| Path::new(PACKAGES).join(name));
     ensure!(
-        !records.any(|record| Path::new(path).starts_with(record)),
+        !package_records::paths().any(|record| Path::new(path).starts_with(record)),
         "{path} is a record of packages, which each layer has of its own, also where /var is a volume"
     );
     Ok(())

@@ -8,8 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use imgbased_helper::boot::arrange::Arrangement;
-use imgbased_helper::boot::arrange::Told;
+use imgbased_helper::boot::arrange::{Arrangement, Told};
 use imgbased_helper::boot::entry::Entry;
 use imgbased_helper::boot::grubenv::GrubEnv;
 use imgbased_helper::boot::next::{Next, Why};
