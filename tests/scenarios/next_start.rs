@@ -18,7 +18,7 @@ use imgbased_helper::boot::next::{Next, Why};
 
 use crate::seed;
 use crate::vm::qemu::create_variables;
-use crate::vm::{Disk, EMULATORS_FAULT, Heard, Start as On, Vm, cpio, debian, say, scratch};
+use crate::vm::{Disk, Heard, Start as On, Vm, cpio, debian, forgiven, say, scratch};
 
 #[allow(dead_code, reason = "tests/grub uses the rest")]
 #[path = "../grub/chains.rs"]
@@ -89,14 +89,7 @@ fn try_states(name: &str, config: Config, states: u64, starts: usize) -> Result<
         let seed = base.map_or_else(|| rng.u64(..), |base| base.wrapping_add(at));
         let state = State::random(&mut Rng::with_seed(seed), ground.configs);
         let again = format!("IMGBASED_STATE={seed} IMGBASED_STATES=1");
-        let mut checked = state.check(&ground);
-        if let Err(error) = &checked
-            && format!("{error:#}").contains(EMULATORS_FAULT)
-        {
-            say(&format!("{name}: once more, {again}"));
-            checked = state.check(&ground);
-        }
-        match checked {
+        match forgiven(&format!("{name}: {again}"), || state.check(&ground)) {
             Ok(starts) => say(&format!("{name}: {starts} starts as foretold, {again}")),
             // All that is wrong shows in one run.
             Err(error) => {

@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::vm::qemu::run_two_at_a_time;
-use crate::vm::{EMULATORS_FAULT, clear_scratch, say, tally};
+use crate::vm::{clear_scratch, forgiven, say, tally};
 
 /// So many run at a time, unless libtest's own variable says another number. More machines at once only slow each
 /// other down on two processors.
@@ -138,17 +138,11 @@ fn check(conclusion: &libtest_mimic::Conclusion) -> Result<()> {
     Ok(())
 }
 
-/// Runs a scenario, once more if the emulator was at fault.
+/// Runs a scenario, and measures it.
 fn measured(scenario: &Scenario) -> Result<()> {
     let started = Instant::now();
     let name = scenario.short_name();
-    let mut result = (scenario.run)();
-    if let Err(error) = &result
-        && format!("{error:#}").contains(EMULATORS_FAULT)
-    {
-        say(&format!("{name}: once more, {error:#}"));
-        result = (scenario.run)();
-    }
+    let mut result = forgiven(name, scenario.run);
     if let Err(error) = &result {
         say(&format!("{name}: {error:#}"));
     }

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::emulator::{self, KERNEL_STARTS, PANIC};
+
 /// What dracut says before its own shell.
 pub const DEBUG: &str = "Dropping to debug shell.";
 /// The end of what sulogin prints when an emergency shell is ready for a person.
@@ -25,19 +27,6 @@ const DEAD_ENDS: &[&str] = &[
     "Minimal BASH-like line editing",
     "No bootable device",
 ];
-
-/// How an error begins that is the emulator's fault, not that of what is tested.
-pub const EMULATORS_FAULT: &str = "the emulator lost an interrupt: ";
-
-/// What a kernel says when a processor has not got an interrupt of its timer, after which much in it
-/// stands still. It happens under QEMU's own emulation, once in some hundreds of starts.
-const LOST_INTERRUPT: &str = "kthread timer wakeup didn't happen";
-
-/// What a kernel says first, and when it starts the initramfs. One that stands still before that, and
-/// does not say why, has run nothing that is tested here.
-const KERNEL_STARTS: &str = "Linux version ";
-const INIT_STARTS: &str = "Run /init as init process";
-pub const PANIC: &str = "Kernel panic - not syncing";
 
 /// What GRUB's menu says when it begins to count down.
 const COUNTDOWN: &str = "The highlighted entry will be executed automatically in 5s";
@@ -212,23 +201,12 @@ impl Console {
         let text = String::from_utf8_lossy(&self.line.lock().bytes).replace('\r', "");
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(30)..].join("\n");
-        let cause = if is_emulators_fault(&text) {
-            EMULATORS_FAULT
-        } else {
-            ""
-        };
         bail!(
-            "{cause}{message}\n--- end of {} ---\n{tail}\n---",
+            "{}{message}\n--- end of {} ---\n{tail}\n---",
+            emulator::fault(&text),
             self.log.display()
         );
     }
-}
-
-/// Whether a machine that said `text` stands still because of the emulator.
-fn is_emulators_fault(text: &str) -> bool {
-    let kernel = text.rsplit_once(KERNEL_STARTS).map(|(_, said)| said);
-    let is_stuck = kernel.is_some_and(|said| !said.contains(INIT_STARTS) && !said.contains(PANIC));
-    is_stuck || text.contains(LOST_INTERRUPT)
 }
 
 /// Copies what the machine says into memory, into the log and, if wanted, to the standard output,

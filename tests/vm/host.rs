@@ -13,7 +13,7 @@ use super::qemu::{self, Disk, Kernel, Start, Vm};
 use super::{guest, readme, store};
 
 /// Copying a whole image into the thin pool, under software emulation.
-const SLOW: Duration = Duration::from_secs(600);
+const SLOW: Duration = Duration::from_secs(1800);
 
 /// The empty disks in a machine that is saved while it runs, and their sizes: what is in a machine then
 /// is in it whenever it goes on.

@@ -9,6 +9,7 @@
 
 mod console;
 pub mod cpio;
+mod emulator;
 pub mod examine;
 pub mod example;
 pub mod guest;
@@ -27,7 +28,8 @@ pub mod verbs;
 pub mod web;
 pub mod write_log;
 
-pub use console::{EMULATORS_FAULT, Echo, PANIC};
+pub use console::Echo;
+pub use emulator::{PANIC, forgiven};
 pub use host::{Host, HostDisk, Loader, OPTIONS, Saved, boot_image, boot_root};
 pub use image::{RootImage, debian, package, registry_programs};
 pub use qemu::{Disk, Heard, Medium, Start, Vm, convert_to_raw, create_overlay};

@@ -9,11 +9,11 @@ use super::guest::quote;
 use super::qemu::Vm;
 
 /// From the firmware to the login, on slow machines under software emulation.
-const BOOT: Duration = Duration::from_secs(400);
+const BOOT: Duration = Duration::from_secs(600);
 /// For an answer to one key.
 const ANSWER: Duration = Duration::from_secs(10);
 /// For a command that starts other programs, not for one that works for long.
-const COMMAND: Duration = Duration::from_secs(180);
+const COMMAND: Duration = Duration::from_secs(600);
 
 /// What a command printed, on stdout and stderr together, and its exit status.
 #[derive(Debug, PartialEq, Eq)]

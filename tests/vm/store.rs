@@ -14,6 +14,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
+use super::emulator::forgiven;
+
 const SUMS: &str = "SHA256SUMS";
 
 /// The directory for everything that the tests download, build or record.
@@ -81,11 +83,7 @@ pub fn once<T>(
 
 /// Returns the directory `NAME-KEY`, the key being made of `parts`. If it is missing or its files
 /// are not those that were made, `make` fills a new one, and what other keys left is removed.
-pub fn cached(
-    name: &str,
-    parts: &[&[u8]],
-    make: impl FnOnce(&Path) -> Result<()>,
-) -> Result<PathBuf> {
+pub fn cached(name: &str, parts: &[&[u8]], make: impl Fn(&Path) -> Result<()>) -> Result<PathBuf> {
     let _only_one = lock(name)?;
     let directory = root().join(format!("{name}-{}", key(parts)));
     if directory.exists() {
@@ -98,9 +96,12 @@ pub fn cached(
     say(&format!("{name}: making it"));
     let started = Instant::now();
     let new = root().join(format!("new-{name}"));
-    remove_if_there(&new)?;
-    fs::create_dir(&new).with_context(|| new.display().to_string())?;
-    make(&new).with_context(|| format!("making {name}"))?;
+    // Others start from it: where the emulator fails, it is not for the scenario that came first alone.
+    forgiven(name, || {
+        remove_if_there(&new)?;
+        fs::create_dir(&new).with_context(|| new.display().to_string())?;
+        make(&new).with_context(|| format!("making {name}"))
+    })?;
     seal(&new)?;
     remove_others(name)?;
     fs::rename(&new, &directory).with_context(|| directory.display().to_string())?;
