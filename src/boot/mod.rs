@@ -40,6 +40,11 @@ pub use loader::grubenv;
 pub use loader::systemd_boot::Variables;
 pub use selection::Selection;
 
+/// Where the partitions are mounted that the running host is started from, from above.
+pub fn places() -> [PathBuf; 3] {
+    detect::ESP.map(|dir| Path::new("/").join(dir))
+}
+
 /// The boot partition of a host, `$BOOT` of the Boot Loader Specification.
 pub struct BootPartition {
     files: Files,

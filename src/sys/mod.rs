@@ -1,6 +1,7 @@
 //! How the rest of the program touches the machine: commands, files, devices, the log, the lock.
 
 mod action;
+pub mod automount;
 mod cgroup;
 pub mod cmd;
 pub mod files;

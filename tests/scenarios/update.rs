@@ -17,6 +17,7 @@ scenarios![
     what_was_changed_since_an_update_comes_along_and_nothing_else_is_read,
     a_restart_after_an_update_without_a_change_tells_of_no_loss,
     what_is_changed_where_the_old_layer_runs_once_more_comes_along,
+    what_is_changed_comes_along_where_boot_is_mounted_on_demand,
     an_update_of_a_host_with_systemd_boot,
     a_host_that_was_adopted_keeps_what_it_had,
     an_update_that_does_not_come_up_is_not_taken_again,
@@ -282,6 +283,25 @@ fn what_is_changed_where_the_old_layer_runs_once_more_comes_along() -> Result<()
     vm.ok(
         "test ! -e /run/imgbased/update.json && test ! -e /usr/lib/sysimage/imgbased/update.json",
     )?;
+    is_clean(&mut vm)
+}
+
+/// Systemd has unmounted it when nobody looked at it, and mounts it no more once the system goes down.
+fn what_is_changed_comes_along_where_boot_is_mounted_on_demand() -> Result<()> {
+    let (_disk, mut vm) = update_a_quiet_host("on-demand")?;
+    vm.ok(
+        "sed -i '/ .boot /s/nofail/&,x-systemd.automount,x-systemd.idle-timeout=2s/' /etc/fstab && \
+         systemctl daemon-reload && systemctl stop boot.mount && systemctl start boot.automount",
+    )?;
+    vm.ok("echo later >/root/edited && sed -i 's/$/ imgbased.test=later/' /etc/kernel/cmdline")?;
+    vm.ok("test -e /boot/loader && systemctl is-active boot.mount")?;
+    vm.ok("timeout 120 sh -c 'while systemctl is-active boot.mount; do sleep 1; done'")?;
+    restart(&mut vm)?;
+    has_root(&mut vm, "HostVG", "Base-1.1")?;
+    has_come_up(&mut vm)?;
+    assert_eq!(vm.ok("cat /root/edited")?, "later");
+    vm.ok("grep imgbased.test=later /proc/cmdline && systemctl is-active boot.automount")?;
+    vm.ok("test ! -e /run/motd.d/imgbased-update")?;
     is_clean(&mut vm)
 }
 

@@ -13,7 +13,7 @@ use crate::boot::files::Files;
 use crate::sys::files::read_if_there;
 
 /// Where an EFI system partition is mounted, in the order of bootctl(1).
-const ESP: [&str; 3] = ["efi", "boot", "boot/efi"];
+pub const ESP: [&str; 3] = ["efi", "boot", "boot/efi"];
 
 /// Finds the loader of the host whose root is at `root`, and says how that is known: what the running
 /// system was started by, else what is installed.
