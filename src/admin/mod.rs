@@ -51,16 +51,15 @@ use filesystem::Filesystem;
 use look::Look;
 use text::Paint;
 
+use crate::boot::BootPartition;
 use crate::boot::arrange::Arrangement;
 use crate::boot::entry::{BootSpec, Entry};
-use crate::boot::{BootPartition, places};
 use crate::image::superblock::FsKind;
 use crate::lvm::{Lvm, living_maker};
 use crate::model::kernel_options;
 use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::model::pool::{self, Mismatch};
-use crate::sys::automount;
 use crate::sys::cmd::Cmd;
 use crate::sys::logger::STDOUT;
 use crate::sys::mounts;
@@ -176,7 +175,7 @@ impl Context {
 
     fn boot_partition(&self) -> Result<BootPartition> {
         if self.root == Path::new("/") {
-            automount::reach(&places())?;
+            BootPartition::reach()?;
         }
         BootPartition::at(&self.root, self.lvm.vg())
     }

@@ -22,6 +22,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use crate::model::kernel_options::{self, BOOT_IMAGE};
 use crate::model::name::{LvName, VgName};
 use crate::model::trial::Trial;
+use crate::sys::automount;
 use crate::sys::files::{directory, is_temporary, read_if_there};
 use crate::sys::mounts;
 use crate::sys::transaction::Transaction;
@@ -40,11 +41,6 @@ pub use loader::grubenv;
 pub use loader::systemd_boot::Variables;
 pub use selection::Selection;
 
-/// Where the partitions are mounted that the running host is started from, from above.
-pub fn places() -> [PathBuf; 3] {
-    detect::ESP.map(|dir| Path::new("/").join(dir))
-}
-
 /// The boot partition of a host, `$BOOT` of the Boot Loader Specification.
 pub struct BootPartition {
     files: Files,
@@ -55,6 +51,24 @@ pub struct BootPartition {
 }
 
 impl BootPartition {
+    /// Has the partitions that start the running host be there also where they are mounted on demand, and the system goes
+    /// down. Without an EFI system partition, what needs it is refused later.
+    pub fn reach() -> Result<()> {
+        for dir in detect::refused() {
+            let mounted = automount::mount(&dir).with_context(|| {
+                format!(
+                    "systemd does not mount {} any more, and neither can this",
+                    dir.display()
+                )
+            });
+            match mounted {
+                Err(error) if dir != Path::new("/boot") => log::warn!("{error:#}"),
+                mounted => mounted?,
+            }
+        }
+        Ok(())
+    }
+
     /// The boot partition mounted at `root`/boot, for the layers of the group `vg`.
     ///
     /// Refuses one that is not mounted: what was written then would be seen by one layer only.

@@ -2,47 +2,45 @@
 //! the system goes down. What is done then needs them as much.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::libc::EHOSTDOWN;
 use nix::mount::{MntFlags, umount2};
 
 use super::cmd::Cmd;
 use super::mounts::make_private;
 
-/// Mounts those of these directories, from above, that systemd does not mount any more. Only this process and its
-/// children see that, so nothing is in the way of the end.
-pub fn reach(dirs: &[PathBuf]) -> Result<()> {
-    for dir in dirs.iter().filter(|dir| is_refused(dir)) {
-        mount(dir).with_context(|| {
-            format!(
-                "systemd does not mount {} any more, and neither can this",
-                dir.display()
-            )
-        })?;
-    }
-    Ok(())
+/// Whether systemd refuses to mount something on a directory, as it is about to stop doing so. What it does not refuse
+/// is mounted then.
+pub fn is_refused(dir: &Path) -> bool {
+    // To look at the directory itself mounts nothing. A link leads to another one.
+    let refuses = |error: io::Error| error.raw_os_error() == Some(EHOSTDOWN);
+    !dir.is_symlink() && fs::read_dir(dir).is_err_and(refuses)
 }
 
-/// Whether systemd refuses to mount something on this directory, as it is about to stop doing so.
-fn is_refused(dir: &Path) -> bool {
-    // To look at the directory itself mounts nothing.
-    fs::read_dir(dir).is_err_and(|error| error.raw_os_error() == Some(EHOSTDOWN))
-}
-
-fn mount(dir: &Path) -> Result<()> {
+/// Mounts on such a directory what systemd does not. Only this process and its children see that, so nothing is in the
+/// way of the end.
+pub fn mount(dir: &Path) -> Result<()> {
     let shown = Cmd::new("systemctl")
         .args(["show", "--property=What,Type,Options", "--"])
         .arg(unit(dir));
-    let mount = command(&shown.run()?, dir);
-    log::debug!("{}: {}", dir.display(), mount.line());
+    let mount = command(&shown.run()?, dir)?;
+    log::debug!("{}", mount.line());
     make_private()?;
     // What is there for systemd would refuse this one as well.
-    umount2(dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
-        .with_context(|| format!("cannot unmount {}", dir.display()))?;
+    match umount2(dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        // It has ended by itself.
+        Err(Errno::EINVAL) => {}
+        done => done.with_context(|| format!("cannot unmount {}", dir.display()))?,
+    }
     mount.run().map(drop)
 }
+
+/// Options that say when something is mounted, and not how. With nofail, mount(8) says that a missing device is well.
+const OF_FSTAB: [&str; 4] = ["auto", "noauto", "fail", "nofail"];
 
 /// The unit that mounts a directory with a simple name (systemd-escape(1)).
 fn unit(dir: &Path) -> String {
@@ -51,7 +49,7 @@ fn unit(dir: &Path) -> String {
 }
 
 /// What mounts a directory as its unit does, whose properties are in `shown`.
-fn command(shown: &str, dir: &Path) -> Cmd {
+fn command(shown: &str, dir: &Path) -> Result<Cmd> {
     let value = |name: &str| {
         let mut lines = shown.lines().filter_map(|line| line.split_once('='));
         let found = lines.find(|(found, _)| *found == name);
@@ -59,16 +57,21 @@ fn command(shown: &str, dir: &Path) -> Cmd {
             .map(|(_, value)| value)
             .filter(|value| !value.is_empty())
     };
+    let what = value("What").with_context(|| format!("{} names no device", unit(dir)))?;
+    let options = value("Options").unwrap_or_default().split(',');
+    let options: Vec<&str> = options
+        .filter(|option| !OF_FSTAB.contains(option))
+        .collect();
     let mut mount = Cmd::new("mount");
-    for (option, name) in [("-t", "Type"), ("-o", "Options")] {
-        if let Some(value) = value(name) {
+    for (option, value) in [
+        ("-t", value("Type").unwrap_or_default()),
+        ("-o", &options.join(",")),
+    ] {
+        if !value.is_empty() {
             mount = mount.args([option, value]);
         }
     }
-    mount
-        .arg("--")
-        .arg(value("What").unwrap_or_default())
-        .arg(dir)
+    Ok(mount.arg("--").arg(what).arg(dir))
 }
 
 #[cfg(test)]
@@ -80,9 +83,15 @@ mod tests {
         for (dir, shown, unit_of, line) in [
             (
                 "/boot",
-                "What=/dev/disk/by-uuid/AB-CD\nType=vfat\nOptions=rw,nofail,umask=0077\n",
+                "What=/dev/disk/by-uuid/AB-CD\nType=vfat\nOptions=rw,nofail,x-systemd.automount,noauto,umask=0077\n",
                 "boot.mount",
-                "mount -t vfat -o rw,nofail,umask=0077 -- /dev/disk/by-uuid/AB-CD /boot",
+                "mount -t vfat -o rw,x-systemd.automount,umask=0077 -- /dev/disk/by-uuid/AB-CD /boot",
+            ),
+            (
+                "/efi",
+                "What=LABEL=x\nType=ext4\nOptions=nofail\n",
+                "efi.mount",
+                "mount -t ext4 -- LABEL=x /efi",
             ),
             (
                 "/boot/efi",
@@ -93,15 +102,17 @@ mod tests {
         ] {
             let dir = Path::new(dir);
             assert_eq!(unit(dir), unit_of);
-            assert_eq!(command(shown, dir).line(), line);
+            assert_eq!(command(shown, dir).unwrap().line(), line);
         }
+        let error = command("What=\nType=\n", Path::new("/boot")).unwrap_err();
+        assert_eq!(error.to_string(), "boot.mount names no device");
     }
 
     #[test]
-    fn what_is_there_or_not_there_at_all_is_left_alone() {
+    fn what_is_there_or_not_there_at_all_is_not_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let [there, gone] = ["there", "gone"].map(|name| dir.path().join(name));
-        fs::create_dir(&there).unwrap();
-        reach(&[there, gone]).unwrap();
+        for path in [dir.path(), &dir.path().join("gone")] {
+            assert!(!is_refused(path));
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::vm::qemu::run_two_at_a_time;
@@ -59,20 +59,40 @@ impl Scenario {
 pub enum Selection {
     /// All that are not long.
     Complete,
-    Long,
+    /// The long ones, or each nth of them.
+    Long(Part),
     /// Those with one of these texts in their name, long or not.
     Named(Vec<String>),
+}
+
+/// One part of several, such as the second of four.
+pub struct Part {
+    at: usize,
+    of: usize,
+}
+
+impl Part {
+    const ALL: Self = Self { at: 1, of: 1 };
+
+    fn parse(text: &str) -> Option<Self> {
+        let (at, of) = text.split_once('/')?;
+        let (at, of) = (at.parse().ok()?, of.parse().ok()?);
+        (1..=of).contains(&at).then_some(Self { at, of })
+    }
 }
 
 impl Selection {
     pub fn of_arguments(arguments: impl Iterator<Item = String>) -> Result<Self> {
         let words: Vec<String> = arguments.collect();
-        match words.first().map(String::as_str) {
-            None => Ok(Self::Complete),
-            Some("--long") if words.len() == 1 => Ok(Self::Long),
-            Some(word) if word.starts_with('-') => bail!("usage: [--long | NAME...]"),
-            Some(_) => Ok(Self::Named(words)),
-        }
+        let part = match &words[..] {
+            [] => return Ok(Self::Complete),
+            [option] if option == "--long" => Some(Part::ALL),
+            [option, part] if option == "--long" => Part::parse(part),
+            [word, ..] if word.starts_with('-') => None,
+            _ => return Ok(Self::Named(words)),
+        };
+        part.map(Self::Long)
+            .context("usage: [--long [PART/PARTS] | NAME...]")
     }
 
     /// The scenarios of `all` that are selected.
@@ -83,10 +103,13 @@ impl Selection {
                 .iter()
                 .position(|word| scenario.short_name().contains(word)),
             Self::Complete => (!scenario.is_long).then_some(0),
-            Self::Long => scenario.is_long.then_some(0),
+            Self::Long(_) => scenario.is_long.then_some(0),
         };
         all.retain(|scenario| place(scenario).is_some());
         all.sort_by_key(place);
+        if let Self::Long(Part { at, of }) = self {
+            all = all.into_iter().skip(at - 1).step_by(of).collect();
+        }
         all
     }
 }

@@ -10,10 +10,22 @@ use super::systemd_boot::{SystemdBoot, Variables};
 use super::{Loader, grub_menu};
 use crate::boot::entry::plain_title;
 use crate::boot::files::Files;
+use crate::sys::automount;
 use crate::sys::files::read_if_there;
 
 /// Where an EFI system partition is mounted, in the order of bootctl(1).
-pub const ESP: [&str; 3] = ["efi", "boot", "boot/efi"];
+const ESP: [&str; 3] = ["efi", "boot", "boot/efi"];
+
+/// Those of these directories, from above, that systemd does not mount any more as the system goes down. An EFI system
+/// partition beside /boot is of use where systemd-boot has started the host.
+pub fn refused() -> impl Iterator<Item = PathBuf> {
+    let needs_esp = || {
+        let info = Variables::of_this_machine().read("LoaderInfo");
+        info.is_ok_and(|info| info.is_some_and(|info| info.starts_with("systemd-boot")))
+    };
+    let dirs = ESP.into_iter().map(|dir| Path::new("/").join(dir));
+    dirs.filter(move |dir| automount::is_refused(dir) && (dir == Path::new("/boot") || needs_esp()))
+}
 
 /// Finds the loader of the host whose root is at `root`, and says how that is known: what the running
 /// system was started by, else what is installed.
