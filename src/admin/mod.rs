@@ -174,9 +174,6 @@ impl Context {
     }
 
     fn boot_partition(&self) -> Result<BootPartition> {
-        if self.root == Path::new("/") {
-            BootPartition::reach()?;
-        }
         BootPartition::at(&self.root, self.lvm.vg())
     }
 

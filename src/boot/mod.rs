@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::model::kernel_options::{self, BOOT_IMAGE};
+use crate::model::mount_unit;
 use crate::model::name::{LvName, VgName};
 use crate::model::trial::Trial;
 use crate::sys::automount;
@@ -51,29 +52,14 @@ pub struct BootPartition {
 }
 
 impl BootPartition {
-    /// Has the partitions that start the running host be there also where they are mounted on demand, and the system goes
-    /// down. Without an EFI system partition, what needs it is refused later.
-    pub fn reach() -> Result<()> {
-        for dir in detect::refused() {
-            let mounted = automount::mount(&dir).with_context(|| {
-                format!(
-                    "systemd does not mount {} any more, and neither can this",
-                    dir.display()
-                )
-            });
-            match mounted {
-                Err(error) if dir != Path::new("/boot") => log::warn!("{error:#}"),
-                mounted => mounted?,
-            }
-        }
-        Ok(())
-    }
-
     /// The boot partition mounted at `root`/boot, for the layers of the group `vg`.
     ///
     /// Refuses one that is not mounted: what was written then would be seen by one layer only.
     pub fn at(root: &Path, vg: &VgName) -> Result<Self> {
         let dir = root.join("boot");
+        if root == Path::new("/") {
+            automount::reach(&dir, &mount_unit::name("/boot"))?;
+        }
         ensure!(
             mounts::is_mount_point(&dir)?,
             "no boot partition is mounted at {}: layers share one, mount it there",

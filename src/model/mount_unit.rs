@@ -87,6 +87,9 @@ mod tests {
         for (path, unit) in [
             ("/home", "home.mount"),
             ("/var/log", "var-log.mount"),
+            ("/boot", "boot.mount"),
+            ("/efi", "efi.mount"),
+            ("/boot/efi", "boot-efi.mount"),
             ("/srv/a-b", "srv-a\\x2db.mount"),
             ("/srv/a b@c", "srv-a\\x20b\\x40c.mount"),
             ("/.x/.y", "\\x2ex-.y.mount"),

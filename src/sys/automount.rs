@@ -13,21 +13,32 @@ use nix::mount::{MntFlags, umount2};
 use super::cmd::Cmd;
 use super::mounts::make_private;
 
+/// Has what `unit` mounts be in a directory, also where systemd does not mount it any more. Only this process and its
+/// children see that then, so nothing is in the way of the end.
+pub fn reach(dir: &Path, unit: &str) -> Result<()> {
+    if !is_refused(dir) {
+        return Ok(());
+    }
+    mount(dir, unit).with_context(|| {
+        format!(
+            "systemd does not mount {} any more, and neither can this",
+            dir.display()
+        )
+    })
+}
+
 /// Whether systemd refuses to mount something on a directory, as it is about to stop doing so. What it does not refuse
 /// is mounted then.
-pub fn is_refused(dir: &Path) -> bool {
+fn is_refused(dir: &Path) -> bool {
     // To look at the directory itself mounts nothing. A link leads to another one.
     let refuses = |error: io::Error| error.raw_os_error() == Some(EHOSTDOWN);
     !dir.is_symlink() && fs::read_dir(dir).is_err_and(refuses)
 }
 
-/// Mounts on such a directory what systemd does not. Only this process and its children see that, so nothing is in the
-/// way of the end.
-pub fn mount(dir: &Path) -> Result<()> {
-    let shown = Cmd::new("systemctl")
-        .args(["show", "--property=What,Type,Options", "--"])
-        .arg(unit(dir));
-    let mount = command(&shown.run()?, dir)?;
+fn mount(dir: &Path, unit: &str) -> Result<()> {
+    let show = ["show", "--property=What,Type,Options", "--", unit];
+    let shown = Cmd::new("systemctl").args(show).run()?;
+    let mount = command(&shown, dir, unit)?;
     log::debug!("{}", mount.line());
     make_private()?;
     // What is there for systemd would refuse this one as well.
@@ -42,14 +53,8 @@ pub fn mount(dir: &Path) -> Result<()> {
 /// Options that say when something is mounted, and not how. With nofail, mount(8) says that a missing device is well.
 const OF_FSTAB: [&str; 4] = ["auto", "noauto", "fail", "nofail"];
 
-/// The unit that mounts a directory with a simple name (systemd-escape(1)).
-fn unit(dir: &Path) -> String {
-    let path = dir.to_string_lossy();
-    format!("{}.mount", path.trim_matches('/').replace('/', "-"))
-}
-
 /// What mounts a directory as its unit does, whose properties are in `shown`.
-fn command(shown: &str, dir: &Path) -> Result<Cmd> {
+fn command(shown: &str, dir: &Path, unit: &str) -> Result<Cmd> {
     let value = |name: &str| {
         let mut lines = shown.lines().filter_map(|line| line.split_once('='));
         let found = lines.find(|(found, _)| *found == name);
@@ -57,7 +62,7 @@ fn command(shown: &str, dir: &Path) -> Result<Cmd> {
             .map(|(_, value)| value)
             .filter(|value| !value.is_empty())
     };
-    let what = value("What").with_context(|| format!("{} names no device", unit(dir)))?;
+    let what = value("What").with_context(|| format!("{unit} names no device"))?;
     let options = value("Options").unwrap_or_default().split(',');
     let options: Vec<&str> = options
         .filter(|option| !OF_FSTAB.contains(option))
@@ -80,31 +85,26 @@ mod tests {
 
     #[test]
     fn it_is_mounted_as_its_unit_does() {
-        for (dir, shown, unit_of, line) in [
+        for (dir, shown, line) in [
             (
                 "/boot",
                 "What=/dev/disk/by-uuid/AB-CD\nType=vfat\nOptions=rw,nofail,x-systemd.automount,noauto,umask=0077\n",
-                "boot.mount",
                 "mount -t vfat -o rw,x-systemd.automount,umask=0077 -- /dev/disk/by-uuid/AB-CD /boot",
             ),
             (
                 "/efi",
                 "What=LABEL=x\nType=ext4\nOptions=nofail\n",
-                "efi.mount",
                 "mount -t ext4 -- LABEL=x /efi",
             ),
             (
                 "/boot/efi",
                 "Type=\nOptions=\nWhat=/dev/vda1\n",
-                "boot-efi.mount",
                 "mount -- /dev/vda1 /boot/efi",
             ),
         ] {
-            let dir = Path::new(dir);
-            assert_eq!(unit(dir), unit_of);
-            assert_eq!(command(shown, dir).unwrap().line(), line);
+            assert_eq!(command(shown, Path::new(dir), "").unwrap().line(), line);
         }
-        let error = command("What=\nType=\n", Path::new("/boot")).unwrap_err();
+        let error = command("What=\nType=\n", Path::new("/boot"), "boot.mount").unwrap_err();
         assert_eq!(error.to_string(), "boot.mount names no device");
     }
 

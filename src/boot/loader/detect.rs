@@ -10,22 +10,12 @@ use super::systemd_boot::{SystemdBoot, Variables};
 use super::{Loader, grub_menu};
 use crate::boot::entry::plain_title;
 use crate::boot::files::Files;
+use crate::model::mount_unit;
 use crate::sys::automount;
 use crate::sys::files::read_if_there;
 
 /// Where an EFI system partition is mounted, in the order of bootctl(1).
 const ESP: [&str; 3] = ["efi", "boot", "boot/efi"];
-
-/// Those of these directories, from above, that systemd does not mount any more as the system goes down. An EFI system
-/// partition beside /boot is of use where systemd-boot has started the host.
-pub fn refused() -> impl Iterator<Item = PathBuf> {
-    let needs_esp = || {
-        let info = Variables::of_this_machine().read("LoaderInfo");
-        info.is_ok_and(|info| info.is_some_and(|info| info.starts_with("systemd-boot")))
-    };
-    let dirs = ESP.into_iter().map(|dir| Path::new("/").join(dir));
-    dirs.filter(move |dir| automount::is_refused(dir) && (dir == Path::new("/boot") || needs_esp()))
-}
 
 /// Finds the loader of the host whose root is at `root`, and says how that is known: what the running
 /// system was started by, else what is installed.
@@ -45,7 +35,16 @@ pub fn detect(root: &Path, files: &Files) -> Result<(Box<dyn Loader>, String)> {
         let info = plain_title(info.as_deref().unwrap_or_default());
         format!("the EFI variable LoaderInfo is {info}")
     };
-    let esp = ESP.map(|dir| root.join(dir)).into_iter().find(|dir| {
+    let dirs = ESP.map(|dir| root.join(dir));
+    if is("systemd-boot") {
+        for dir in &dirs {
+            // What needs it is refused later.
+            if let Err(error) = automount::reach(dir, &mount_unit::name(&dir.to_string_lossy())) {
+                log::warn!("{error:#}");
+            }
+        }
+    }
+    let esp = dirs.into_iter().find(|dir| {
         let program = dir.join("EFI/systemd");
         program.is_dir()
     });
