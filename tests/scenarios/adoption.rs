@@ -10,6 +10,8 @@ use crate::vm::guest::{quote, script, script_with};
 use crate::vm::{Host, Loader, Start, Vm};
 
 scenarios![
+    ;
+    turns:
     an_installed_system_on_a_thin_volume_is_adopted;
     long:
     debian_with_its_own_grub_configuration_is_adopted,

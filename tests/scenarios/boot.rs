@@ -15,15 +15,16 @@ const BINARY_LIMIT: u64 = 4_063_232;
 
 scenarios![
     an_entry_boots_once_and_then_the_default_again,
-    a_pasted_dry_run_makes_a_layer_that_boots_when_it_is_picked,
-    the_factory_entry_boots_the_base_and_forgets_what_was_written,
-    a_wrong_layer_typed_in_the_editor_is_named_before_the_emergency_shell,
     the_default_entry_boots_the_first_layer,
     the_everyday_commands_of_the_readme_work,
     where_no_default_is_set_a_new_layer_is_tried,
     a_layer_is_removed_with_its_entry_but_not_what_is_booted_or_the_default,
     the_same_initramfs_boots_an_ordinary_root,
-    the_initramfs_grows_by_no_more_than_the_module_may_add,
+    the_initramfs_grows_by_no_more_than_the_module_may_add;
+    turns:
+    a_pasted_dry_run_makes_a_layer_that_boots_when_it_is_picked,
+    the_factory_entry_boots_the_base_and_forgets_what_was_written,
+    a_wrong_layer_typed_in_the_editor_is_named_before_the_emergency_shell,
 ];
 
 fn the_default_entry_boots_the_first_layer() -> Result<()> {

@@ -12,6 +12,8 @@ use crate::vm::{Host, Loader};
 const SLOW: Duration = Duration::from_secs(600);
 
 scenarios![
+    ;
+    turns:
     what_a_layer_has_changed_is_told_path_by_path,
     what_lives_on_with_a_newer_base_is_told_before,
 ];

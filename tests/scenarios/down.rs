@@ -8,7 +8,8 @@ use crate::vm::qemu::Disk;
 use crate::vm::{Host, HostDisk, Loader, Rescue, Vm};
 
 scenarios![
-    a_layer_goes_down_to_the_disk_also_by_force_and_after_a_soft_reboot,
+    a_layer_goes_down_to_the_disk_also_by_force_and_after_a_soft_reboot;
+    turns:
     a_machine_goes_off_whatever_holds_its_root_and_without_a_way_down,
 ];
 

@@ -19,11 +19,12 @@ use crate::vm::{
 const LIMIT: Duration = Duration::from_secs(400);
 
 scenarios![
-    disks_that_come_late_or_never,
     bookworm_boots_a_layer_with_and_without_systemd,
+    each_failure_is_named_before_the_shell_or_the_restart;
+    turns:
+    disks_that_come_late_or_never,
     forky_boots_a_layer_with_and_without_systemd,
     trixie_boots_a_layer_with_and_without_systemd,
-    each_failure_is_named_before_the_shell_or_the_restart,
     without_systemd_a_failure_ends_in_a_shell_or_a_restart,
     a_second_group_of_the_name_is_told_apart_by_its_uuid;
     long:

@@ -7,6 +7,8 @@ use crate::vm::guest::script;
 use crate::vm::{Disk, Host, Loader, Rescue, Vm};
 
 scenarios![
+    ;
+    turns:
     what_is_full_is_told_before_nothing_can_be_written,
     a_pool_that_cannot_be_activated_is_explained_and_loses_nothing;
     long:

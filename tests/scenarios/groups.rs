@@ -9,6 +9,8 @@ use crate::vm::verbs::{KILLED, STEPS_MAX, interrupted};
 use crate::vm::{self, Disk, Host, HostDisk, Loader, Rescue, Saved, Vm, say};
 
 scenarios![
+    ;
+    turns:
     a_host_that_is_renamed_goes_on_with_its_trial,
     a_copied_disk_gets_entries_of_its_own,
     a_restored_group_is_named_by_its_uuid_again;

@@ -10,6 +10,8 @@ use crate::vm::verbs::interrupted;
 use crate::vm::{Host, Loader, Vm};
 
 scenarios![
+    ;
+    turns:
     hooks_run_in_order_and_look_at_the_host,
     a_hook_keeps_a_change_away_and_is_ended_when_it_hangs,
     what_became_of_a_trial_is_in_the_journal;

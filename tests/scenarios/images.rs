@@ -13,6 +13,8 @@ use crate::vm::{Host, Loader, Vm};
 const SLOW: Duration = Duration::from_secs(600);
 
 scenarios![
+    ;
+    turns:
     images_of_every_kind_become_bases_with_the_same_content,
     a_pool_that_does_not_zero_puts_nothing_old_into_a_base,
     equal_blocks_are_stored_once_and_bases_stay_independent,

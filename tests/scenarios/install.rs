@@ -11,6 +11,8 @@ use crate::vm::verbs::interrupted;
 use crate::vm::{Disk, Host, Rescue, RootImage, Start, Vm, qemu, scratch};
 
 scenarios![
+    ;
+    turns:
     disks_that_hold_something_are_not_installed_to;
     long:
     a_blank_disk_becomes_a_host_that_grub_starts_on_bios_and_uefi,

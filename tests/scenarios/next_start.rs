@@ -35,6 +35,8 @@ use emulator::{Kernel, Machine, SIGNS, Start, run};
 use host::{Config, EFIVARS, Host, MODULES, VENDOR};
 
 scenarios![
+    ;
+    turns:
     grub_that_lists_entries_does_what_is_foretold,
     systemd_boot_does_what_is_foretold;
     long:

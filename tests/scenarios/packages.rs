@@ -14,6 +14,8 @@ use crate::vm::guest::{quote, script};
 use crate::vm::{Host, Loader, RootImage, Vm, boot_root, debian, package, scratch, store};
 
 scenarios![
+    ;
+    turns:
     the_rpm_has_its_files_where_fedora_and_el_look;
     long:
     a_fresh_debian_is_as_before_when_the_package_is_purged,

@@ -13,6 +13,8 @@ use crate::vm::{Disk, Host, HostDisk, Loader, Rescue, Vm};
 const SLOW: Duration = Duration::from_secs(600);
 
 scenarios![
+    ;
+    turns:
     the_readme_has_a_layer_that_fails_given_up;
     long:
     the_examples_of_the_pages_run,

@@ -10,6 +10,8 @@ use crate::vm::verbs::{KILLED, interrupted};
 use crate::vm::{Host, Loader, Vm};
 
 scenarios![
+    ;
+    turns:
     conflicts_of_an_update_are_settled_one_by_one,
     a_path_is_the_old_or_the_new_one_whatever_ends_the_verb,
     what_is_carried_is_listed_in_the_volume_of_all_layers;

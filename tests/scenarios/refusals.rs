@@ -16,6 +16,8 @@ const SLOW: Duration = Duration::from_secs(600);
 const ROWS: &str = include_str!("refusals.txt");
 
 scenarios![
+    ;
+    turns:
     a_full_pool_costs_no_layer;
     long:
     bad_input_changes_nothing,

@@ -15,6 +15,8 @@ const SLOW: Duration = Duration::from_secs(1200);
 const ADD: &str = "imgbased-helper base add --name Hostile /root/hostile";
 
 scenarios![
+    ;
+    turns:
     programs_of_an_image_reach_nothing_of_the_host,
     variables_of_the_caller_change_no_base_and_end_no_verb;
     long:

@@ -1,12 +1,14 @@
 //! Running scenarios: which ones, two at a time, and what each of them took.
 
+use std::env;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
+use crate::seed;
 use crate::vm::qemu::run_two_at_a_time;
 use crate::vm::{clear_scratch, forgiven, say, tally};
 
@@ -15,32 +17,51 @@ use crate::vm::{clear_scratch, forgiven, say, tally};
 const LANES: usize = 2;
 const LANES_VARIABLE: &str = "RUST_TEST_THREADS";
 
+/// No scenario in turns begins after this time, in seconds since 1970. Without the variable each of them has its turn.
+const UNTIL_VARIABLE: &str = "IMGBASED_TURNS_UNTIL";
+
 /// A story that has to come true in machines.
 #[derive(Clone, Copy)]
 pub struct Scenario {
     /// The module and the function.
     pub name: &'static str,
     pub run: fn() -> Result<()>,
-    /// Whether it takes too long for the complete run.
-    pub is_long: bool,
+    pub when: When,
 }
 
-/// `scenarios![a, b; long: c]`: the scenarios of a module, those that are part of the complete run first.
+/// Which runs have a scenario, but for those that name it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Each complete run: what no host can be without.
+    Always,
+    /// Each complete run that has the time. The order of these is another one each time, so that on a slow machine it is
+    /// not always the same ones that have no turn.
+    InTurns,
+    /// No complete run: it takes too long.
+    Long,
+}
+
+/// `scenarios![a, b; turns: c; long: d]`: the scenarios of a module.
 macro_rules! scenarios {
-    ($($name:ident),* $(,)? $(; long: $($long:ident),* $(,)?)?) => {
+    (
+        $($always:ident),* $(,)?
+        $(; turns: $($turns:ident),* $(,)?)?
+        $(; long: $($long:ident),* $(,)?)?
+    ) => {
         pub const SCENARIOS: &[$crate::scenario::Scenario] = &[
-            $($crate::scenario::scenario!($name, false),)*
-            $($($crate::scenario::scenario!($long, true),)*)?
+            $($crate::scenario::scenario!($always, Always),)*
+            $($($crate::scenario::scenario!($turns, InTurns),)*)?
+            $($($crate::scenario::scenario!($long, Long),)*)?
         ];
     };
 }
 
 macro_rules! scenario {
-    ($name:ident, $is_long:expr) => {
+    ($name:ident, $when:ident) => {
         $crate::scenario::Scenario {
             name: concat!(module_path!(), "::", stringify!($name)),
             run: $name,
-            is_long: $is_long,
+            when: $crate::scenario::When::$when,
         }
     };
 }
@@ -102,11 +123,19 @@ impl Selection {
             Self::Named(words) => words
                 .iter()
                 .position(|word| scenario.short_name().contains(word)),
-            Self::Complete => (!scenario.is_long).then_some(0),
-            Self::Long(_) => scenario.is_long.then_some(0),
+            Self::Complete => match scenario.when {
+                When::Always => Some(0),
+                When::InTurns => Some(1),
+                When::Long => None,
+            },
+            Self::Long(_) => (scenario.when == When::Long).then_some(0),
         };
         all.retain(|scenario| place(scenario).is_some());
         all.sort_by_key(place);
+        if let Self::Complete = self {
+            let turns = all.partition_point(|scenario| scenario.when == When::Always);
+            seed::rng("turns").shuffle(&mut all[turns..]);
+        }
         if let Self::Long(Part { at, of }) = self {
             all = all.into_iter().skip(at - 1).step_by(of).collect();
         }
@@ -124,23 +153,40 @@ struct Row {
 
 static ROWS: Mutex<Vec<Row>> = Mutex::new(Vec::new());
 
+/// The time after which no scenario in turns begins.
+fn turns_until() -> Option<SystemTime> {
+    let seconds = env::var(UNTIL_VARIABLE).ok()?.parse().ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
 /// Runs the scenarios and shows what each of them took. All that is wrong shows in one run.
 pub fn run(scenarios: Vec<Scenario>) -> ExitCode {
     let started = Instant::now();
     run_two_at_a_time();
-    let lanes = std::env::var(LANES_VARIABLE).ok();
+    let until = turns_until();
+    let lanes = env::var(LANES_VARIABLE).ok();
     let lanes = lanes.and_then(|lanes| lanes.parse().ok()).unwrap_or(LANES);
     let arguments = Arguments {
         test_threads: Some(lanes),
         ..Arguments::default()
     };
     let trials = scenarios.into_iter().map(|scenario| {
-        Trial::test(scenario.short_name(), move || {
-            measured(&scenario).map_err(|error| Failed::from(format!("{error:#}")))
+        Trial::ignorable_test(scenario.short_name(), move || {
+            if scenario.when == When::InTurns && until.is_some_and(|until| SystemTime::now() > until) {
+                return Ok(Completion::ignored_with("no time"));
+            }
+            let done = measured(&scenario).map(|()| Completion::Completed);
+            done.map_err(|error| Failed::from(format!("{error:#}")))
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     show_table(started.elapsed(), lanes);
+    if conclusion.num_ignored > 0 {
+        say(&format!(
+            "{} scenarios had no turn, as there was no time: `ci/test vm` runs all of them",
+            conclusion.num_ignored
+        ));
+    }
     if let Err(error) = check(&conclusion) {
         say(&format!("error: {error:#}"));
         return ExitCode::FAILURE;

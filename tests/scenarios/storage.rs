@@ -22,7 +22,8 @@ scenarios![
     what_boots_killed_after_some_step,
     bases_killed_after_some_step,
     groups_killed_after_some_step,
-    what_is_shared_and_carried_killed_after_some_step,
+    what_is_shared_and_carried_killed_after_some_step;
+    turns:
     twenty_layers_at_once_wait_for_each_other_but_not_for_a_copy,
     nobody_waits_for_the_answer_to_a_question,
     a_snapshot_of_others_is_not_removed_with_its_layer;
