@@ -9,8 +9,8 @@ use super::cmdline::{self, Request};
 use super::group::find;
 use super::sysroot::{self, Filesystem};
 use super::{volumes, wait};
-use crate::lvm::Lvm;
 use crate::lvm::disk::Metadata;
+use crate::lvm::{Lvm, is_failed_check};
 use crate::model::boot_record::BootRecord;
 use crate::model::layout::Role;
 use crate::model::name::LvName;
@@ -115,6 +115,11 @@ fn mount(request: &Request, instead_of: Option<&Request>) -> Result<()> {
     })?;
     // lvm2 calls it a success when it leaves out a volume.
     ensure!(device.exists(), "lvm2 did not activate {dm_name}");
+    volumes::check_own(
+        &lvm,
+        &volumes::with_layer(layer, &shared),
+        &group.metadata.uuid,
+    )?;
     clock.end("activate");
     let filesystem = Filesystem::find(request, &device, &dm_name)?;
     if role == Role::Base {
@@ -170,8 +175,15 @@ fn tell(
 fn activate(lvm: &Lvm, layer: &LvName, shared: &[Mount], metadata: &Metadata) -> Result<()> {
     let names = volumes::with_layer(layer, shared);
     // A person can have activated the layer alone.
-    if volumes::any_inactive(lvm, &names)? {
-        volumes::activate(lvm, &names, &lvm.activate_at_boot(&names))?;
+    if volumes::any_inactive(lvm, &names)?
+        && let Err(error) = volumes::activate(lvm, &names, &lvm.activate_at_boot(&names))
+    {
+        let text = format!("{error:#}");
+        if !is_failed_check(&text) {
+            return Err(error);
+        }
+        log::warn!("{text}");
+        return activate_checked(lvm, &names);
     }
     let mut pools = metadata
         .volumes
@@ -181,15 +193,19 @@ fn activate(lvm: &Lvm, layer: &LvName, shared: &[Mount], metadata: &Metadata) ->
         return Ok(());
     };
     if lvm.needs_check(pool)? {
-        log::warn!(
-            "checking the whole pool {}/{pool}, which can take long",
-            lvm.vg()
-        );
         // As long as one is active, the pool is.
         for name in &names {
             lvm.deactivate(name).run()?;
         }
-        volumes::activate(lvm, &names, &lvm.activate_checked_at_boot(&names))?;
+        activate_checked(lvm, &names)?;
     }
     Ok(())
+}
+
+fn activate_checked(lvm: &Lvm, names: &[LvName]) -> Result<()> {
+    log::warn!(
+        "checking the whole thin pool of {}, which can take long",
+        lvm.vg()
+    );
+    volumes::activate(lvm, names, &lvm.activate_checked_at_boot(names))
 }

@@ -69,6 +69,33 @@ pub fn any_inactive(lvm: &Lvm, names: &[LvName]) -> Result<bool> {
     Ok(false)
 }
 
+/// Refuses volumes that are active and belong to another group of the same name: whoever has activated one of that may
+/// have known its name only.
+pub fn check_own(lvm: &Lvm, names: &[LvName], vgid: &str) -> Result<()> {
+    for name in names {
+        let device = lvm.device(name)?;
+        let Ok(real) = fs::canonicalize(&device) else {
+            continue;
+        };
+        let uuid = real.file_name().and_then(|number| {
+            fs::read_to_string(Path::new("/sys/block").join(number).join("dm/uuid")).ok()
+        });
+        ensure!(
+            is_of_group(uuid.as_deref().unwrap_or_default(), vgid),
+            "{} is active, but of another group that is named {} as well; detach the disk of that group",
+            device.display(),
+            lvm.vg()
+        );
+    }
+    Ok(())
+}
+
+/// Whether device-mapper has it as a volume of the group: its UUID there begins with that of the group.
+fn is_of_group(uuid: &str, vgid: &str) -> bool {
+    let ids = uuid.strip_prefix("LVM-");
+    ids.is_some_and(|ids| ids.starts_with(&vgid.replace('-', "")))
+}
+
 /// Leaves word of the volumes of a layer for the generator, also where there are none: that this initramfs does so
 /// is what a new volume needs.
 pub fn hand_over(vg: &VgName, role: Role, mounts: Vec<Mount>) {
@@ -215,6 +242,20 @@ mod tests {
         Mount {
             moving: true,
             ..mount(path, name)
+        }
+    }
+
+    #[test]
+    fn a_volume_is_of_the_group_whose_uuid_device_mapper_has() {
+        let vgid = "abcdef-0123-4567-89ab-cdef-0123-456789";
+        let own = "LVM-abcdef0123456789abcdef0123456789zyxwvuZYXWVUzyxwvuZYXWVUzyxwvuZY\n";
+        for (uuid, is_own) in [
+            (own, true),
+            (&own.replace("LVM-a", "LVM-b"), false),
+            (&own.replace("LVM-", "CRYPT-"), false),
+            ("", false),
+        ] {
+            assert_eq!(is_of_group(uuid, vgid), is_own, "{uuid}");
         }
     }
 

@@ -109,10 +109,16 @@ fn is_password_asked() -> bool {
 /// Whether there is a software RAID that has not all its disks and was not started without them
 /// (linux/Documentation/admin-guide/md.rst).
 fn has_unstarted_array() -> bool {
-    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    devices
-        .filter_map(|device| fs::read_to_string(device.path().join("md/array_state")).ok())
-        .any(|state| state.trim() == "inactive")
+    let mut devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    devices.any(|device| is_unstarted(&device.path()))
+}
+
+fn is_unstarted(device: &Path) -> bool {
+    let read = |name: &str| fs::read_to_string(device.join("md").join(name)).unwrap_or_default();
+    // What holds the arrays of a firmware is never started.
+    let metadata = read("metadata_version");
+    let is_container = metadata.starts_with("external:") && !metadata.starts_with("external:/");
+    read("array_state").trim() == "inactive" && !is_container
 }
 
 /// What is known of the disks that udev has seen.
@@ -183,5 +189,28 @@ impl Disks {
                 Err(_) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_array_that_was_not_started_is_waited_for_and_a_container_is_not() {
+        for (state, metadata, is_waited_for) in [
+            ("inactive\n", "1.2\n", true),
+            ("inactive\n", "external:/md127/0\n", true),
+            ("inactive\n", "external:imsm\n", false),
+            ("clean\n", "1.2\n", false),
+        ] {
+            let device = tempfile::tempdir().unwrap();
+            let md = device.path().join("md");
+            fs::create_dir(&md).unwrap();
+            fs::write(md.join("array_state"), state).unwrap();
+            fs::write(md.join("metadata_version"), metadata).unwrap();
+            assert_eq!(is_unstarted(device.path()), is_waited_for, "{metadata}");
+        }
+        assert!(!is_unstarted(Path::new("/nonexistent")));
     }
 }

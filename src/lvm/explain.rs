@@ -3,6 +3,15 @@
 use super::Lvm;
 use crate::model::name::LvName;
 
+/// What `_pool_callback` in lvm2 writes when `thin_check(8)` fails.
+const FAILED_CHECK: &str = "Manual repair required";
+
+/// Whether lvm2 has not activated a pool since the check of it failed. It fails without a fault, too, where the kernel asks
+/// for a whole check and only the beginning of the metadata is looked at.
+pub fn is_failed_check(error: &str) -> bool {
+    error.contains(FAILED_CHECK)
+}
+
 /// Texts of `_thin_pool_node_send_messages`, `_pool_callback` and `_lv_activate` in lvm2, and of ENODATA, with
 /// which dm-thin answers for a device that it does not have. What to say of each: `{vg}` is the group, `{lv}` the
 /// volume.
@@ -13,7 +22,7 @@ const CASES: [(&str, &str); 4] = [
          repair\" in lvmthin(7)",
     ),
     (
-        "Manual repair required",
+        FAILED_CHECK,
         "the check of the thin pool failed; deactivate {vg} and repair the pool with lvconvert --repair, see \
          lvmthin(7)",
     ),

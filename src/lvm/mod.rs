@@ -20,6 +20,7 @@ use crate::model::name::{DEFAULT_VG, LvName, VgName, VgUuid};
 use crate::sys::cmd::Cmd;
 use crate::sys::process::Process;
 pub use commands::PoolSize;
+pub use explain::is_failed_check;
 use report::Reader;
 pub use thin::PoolStatus;
 
@@ -34,21 +35,9 @@ const POOL_COLUMNS: &str = "lv_metadata_size,chunk_size,seg_monitor,transaction_
 const SEPARATOR: char = '|';
 
 /// How lvm2 checks a pool before it activates it. After a power cut the pool can have leaked a few
-/// blocks, which costs nothing, but fails the whole check; and on a large pool that takes minutes.
-const POOL_CHECK: &str =
-    "global/thin_check_options=[\"-q\",\"--clear-needs-check-flag\",\"--skip-mappings\"]";
-
-/// The same before thin-provisioning-tools 1.0, which clears the flag after a whole check only.
-const OLD_POOL_CHECK: &str = "global/thin_check_options=[\"-q\",\"--skip-mappings\"]";
-
-/// Whether `thin_check(8)` is older than 1.0.
-fn has_old_check() -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        let version = Cmd::new("thin_check").arg("--version").run();
-        version.is_ok_and(|version| version.starts_with("0."))
-    })
-}
+/// blocks, which costs nothing, but fails the whole check; and on a large pool that takes minutes. The flag by
+/// which the kernel asks for a whole check is not cleared by such a look.
+const POOL_CHECK: &str = "global/thin_check_options=[\"-q\",\"--skip-mappings\"]";
 
 /// The process that makes the volume or group with these tags, if it has not ended.
 pub fn living_maker(tags: &[String]) -> Option<Process> {
@@ -73,6 +62,35 @@ pub struct Located {
     pub vg: VgName,
     pub lv: LvName,
     pub pool: LvName,
+}
+
+/// When dmeventd(8) extends a pool, and by how much (lvm.conf(5), "activation").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AutoExtension {
+    /// How full the pool is then, in percent; 100 for never.
+    pub threshold: u64,
+    /// The part of its size that it gets at least, in percent. lvm2 extends by all of that or not at all.
+    pub percent: u64,
+}
+
+const AUTO_EXTENSION: [&str; 2] = [
+    "thin_pool_autoextend_threshold",
+    "thin_pool_autoextend_percent",
+];
+
+impl AutoExtension {
+    /// Of what lvmconfig(8) prints, a line for each setting. Only after lvm2 2.03.16 it can be asked for the values alone.
+    fn parse(lines: &str) -> Option<Self> {
+        let value = |name: &str| {
+            let mut settings = lines.lines().filter_map(|line| line.trim().split_once('='));
+            settings.find(|(key, _)| *key == name)?.1.parse().ok()
+        };
+        let [threshold, percent] = AUTO_EXTENSION.map(value);
+        Some(Self {
+            threshold: threshold?,
+            percent: percent?,
+        })
+    }
 }
 
 /// A disk of a volume group, as lvm2 reports it.
@@ -140,12 +158,7 @@ impl Lvm {
         if self.active_pool().is_some() {
             return self.lvm(command);
         }
-        let check = if has_old_check() {
-            OLD_POOL_CHECK
-        } else {
-            POOL_CHECK
-        };
-        self.lvm(command).args(["--config", check])
+        self.lvm(command).args(["--config", POOL_CHECK])
     }
 
     /// The thin pool of the group that device-mapper has, which lvm2 calls GROUP-POOL-tpool.
@@ -292,14 +305,15 @@ impl Lvm {
         all.load()
     }
 
-    /// How full a pool with the profile `profile` is when it is extended, in percent; 100 for never.
-    pub fn auto_extension(&self, profile: &str) -> Result<u64> {
+    /// How a pool with the profile `profile` is extended.
+    pub fn auto_extension(&self, profile: &str) -> Result<AutoExtension> {
         let ask = |profile: &str| {
             let mut cmd = self.reporting("lvmconfig").args(["--typeconfig", "full"]);
             if !profile.is_empty() {
                 cmd = cmd.args(["--metadataprofile", profile]);
             }
-            cmd.arg("activation/thin_pool_autoextend_threshold").run()
+            cmd.args(AUTO_EXTENSION.map(|name| format!("activation/{name}")))
+                .run()
         };
         let output = ask(profile).or_else(|error| {
             if profile.is_empty() {
@@ -310,10 +324,7 @@ impl Lvm {
             ask("")
         });
         let output = output.context("cannot ask when the pool is extended")?;
-        // Only after lvm2 2.03.16 it can be asked for the value alone.
-        let value = output.trim().rsplit('=').next().unwrap_or_default();
-        value
-            .parse()
+        AutoExtension::parse(&output)
             .with_context(|| format!("unexpected output of lvmconfig: {output:?}"))
     }
 

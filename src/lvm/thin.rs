@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Lvm, has_old_check};
+use super::Lvm;
 use crate::model::layout::Volume;
 use crate::model::name::LvName;
 use crate::model::pool::{Found, Mismatch};
@@ -128,12 +128,9 @@ impl Lvm {
         ])))
     }
 
-    /// Whether the kernel refuses to write to an active pool before it was checked as a whole. Where
-    /// activating it clears that flag, it is not set.
+    /// Whether the kernel refuses to write to an active pool before it was checked as a whole. Since
+    /// thin-provisioning-tools 1.0 such a pool is not even activated without that.
     pub fn needs_check(&self, pool: &str) -> Result<bool> {
-        if !has_old_check() {
-            return Ok(false);
-        }
         Ok(self.pool_status(&pool.parse()?)?.contains("needs_check"))
     }
 }

@@ -117,7 +117,7 @@ impl Mismatch {
         match self.found {
             Some(found) => format!(
                 "restore metadata of LVM that have `transaction_id = {found}` for the pool: `grep -l 'transaction_id = \
-                 {found}$' /etc/lvm/backup/* /etc/lvm/archive/*` looks for them, `vgcfgrestore --force --file FILE \
+                 {found}$' /etc/lvm/backup/* /etc/lvm/archive/* | xargs grep -L imgbased:incomplete` looks for them, `vgcfgrestore --force --file FILE \
                  {vg}` restores them"
             ),
             None => format!(

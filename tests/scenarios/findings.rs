@@ -1,5 +1,7 @@
 //! What `status` and `check` tell of a host that somebody has to look after, before it is too late.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 
 use crate::claims::{is_clean, is_refused, json};
@@ -10,10 +12,14 @@ scenarios![
     ;
     turns:
     what_is_full_is_told_before_nothing_can_be_written,
+    a_pool_that_fills_is_extended_by_itself,
     a_pool_that_cannot_be_activated_is_explained_and_loses_nothing;
     long:
     a_boot_partition_that_is_not_mounted_keeps_no_volume_from_repair,
 ];
+
+/// For filling a pool, under software emulation.
+const SLOW: Duration = Duration::from_secs(600);
 
 /// Claims that both tell of something.
 fn is_told(vm: &mut Vm, root: &str, text: &str) -> Result<()> {
@@ -57,6 +63,13 @@ fn what_is_full_is_told_before_nothing_can_be_written() -> Result<()> {
     vm.ok("lvm lvcreate -qq -y -s -n snap HostVG/Base-0.1")?;
     vm.ok("lvm lvconvert -qq -y --merge HostVG/snap")?;
     is_told(&mut vm, "/", "Base-0.1: a snapshot is being merged into it")
+}
+
+fn a_pool_that_fills_is_extended_by_itself() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "extended")?;
+    vm.ok_for(&script("fill-until-extended")?, SLOW)?;
+    assert_eq!(vm.ok("imgbased-helper --vg Small check")?, "");
+    Ok(())
 }
 
 fn a_pool_that_cannot_be_activated_is_explained_and_loses_nothing() -> Result<()> {

@@ -151,8 +151,8 @@ fn find(context: &Context, damaged: &[PathBuf]) -> Result<Vec<Finding>> {
     let mismatch = context.pool_mismatch(&group)?;
     volumes::find_at_once(&group, mismatch.as_ref(), &mut findings);
     let profile = group.pool().map_or("", |pool| pool.profile.as_str());
-    let threshold = context.lvm.auto_extension(profile)?;
-    volumes::find_in_pool(&group, threshold, &mut findings);
+    let extension = context.lvm.auto_extension(profile)?;
+    volumes::find_in_pool(&group, extension, &mut findings);
     findings.1 = Part::Mounts;
     find_full(&Spaces::read(context, &group)?, &mut findings);
     for (mount, advice) in volume::unmounted(context, &group)? {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::finding::{Findings, Repair};
+use crate::admin::text;
+use crate::lvm::AutoExtension;
 use crate::model::layout::{Group, Role, Volume};
 use crate::model::name::{LvName, VgName};
 use crate::model::pool::{self, Mismatch};
@@ -111,9 +113,8 @@ pub fn find_shared(uuids: &BTreeMap<String, Vec<String>>, findings: &mut Finding
     }
 }
 
-/// What only a look at the pool's settings shows. `threshold` is how full it is when it is extended, in percent;
-/// 100 for never.
-pub fn find_in_pool(group: &Group, threshold: u64, findings: &mut Findings) {
+/// What only a look at the pool's settings shows.
+pub fn find_in_pool(group: &Group, extension: AutoExtension, findings: &mut Findings) {
     let Some((pool, name)) = group.pool().and_then(|p| Some((p, p.name.parse().ok()?))) else {
         let problem = "has no thin pool with the tag imgbased:pool";
         let advice = "where it has one, `lvchange --addtag imgbased:pool` marks that";
@@ -125,16 +126,21 @@ pub fn find_in_pool(group: &Group, threshold: u64, findings: &mut Findings) {
         findings.advise(&group.name, &format!("{error:#}"), advice);
     }
     let extend = Repair::AutoExtend(name);
-    if threshold >= 100 {
+    let wanted = (pool.size / 100).saturating_mul(extension.percent);
+    if extension.threshold >= 100 {
         let problem =
             "is never extended by itself, and would make all layers read-only when it is full";
         findings.add(&pool.name, problem, extend);
     } else if pool.active && !pool.monitored {
         let problem = "is not watched, so nothing extends it before it is full";
         findings.add(&pool.name, problem, extend);
-    } else if group.free == 0 {
-        let problem = "cannot be extended: its group has no free space";
-        findings.advise(&pool.name, problem, "add a disk with vgextend(8)");
+    } else if group.free < wanted.max(1) {
+        let problem = format!(
+            "cannot be extended: its group has {} left, and {} are needed",
+            text::size(group.free),
+            text::size(wanted)
+        );
+        findings.advise(&pool.name, &problem, "add a disk with vgextend(8)");
     }
 }
 
@@ -288,6 +294,8 @@ pub mod tests {
 
     #[test]
     fn what_can_become_of_a_pool_is_found() {
+        const EXTENT: u64 = 4 << 20;
+        const TWENTIETH: u64 = 13 * EXTENT;
         let pool = Volume {
             active: true,
             monitored: true,
@@ -298,23 +306,25 @@ pub mod tests {
             ..volume("ImagePool", &["imgbased:pool"])
         };
         let extend = "ImagePool: have ImagePool extended before it is full";
+        let extension = |threshold| AutoExtension {
+            threshold,
+            percent: 5,
+        };
         let full = "HostVG: extend it with lvextend(8) or remove layers";
+        let full_group = "ImagePool: add a disk with vgextend(8)";
         for (pool, threshold, free, expected) in [
-            (pool.clone(), 80, 1, ""),
-            (pool.clone(), 100, 1, extend),
-            (
-                pool.clone(),
-                80,
-                0,
-                "ImagePool: add a disk with vgextend(8)",
-            ),
+            (pool.clone(), 80, TWENTIETH, ""),
+            (pool.clone(), 100, TWENTIETH, extend),
+            // lvm2 does not extend by a part of what is wanted.
+            (pool.clone(), 80, TWENTIETH - EXTENT, full_group),
+            (pool.clone(), 80, 0, full_group),
             (
                 Volume {
                     monitored: false,
                     ..pool.clone()
                 },
                 80,
-                1,
+                TWENTIETH,
                 extend,
             ),
             (
@@ -326,7 +336,7 @@ pub mod tests {
                     ..pool.clone()
                 },
                 80,
-                1,
+                TWENTIETH,
                 "",
             ),
             (
@@ -335,7 +345,7 @@ pub mod tests {
                     ..pool.clone()
                 },
                 80,
-                1,
+                TWENTIETH,
                 full,
             ),
         ] {
@@ -343,10 +353,10 @@ pub mod tests {
                 free,
                 ..group(vec![pool])
             };
-            let found = lines(|findings| find_in_pool(&group, threshold, findings));
+            let found = lines(|findings| find_in_pool(&group, extension(threshold), findings));
             assert_eq!(found.join("\n"), expected);
         }
-        let found = lines(|findings| find_in_pool(&group(Vec::new()), 100, findings));
+        let found = lines(|findings| find_in_pool(&group(Vec::new()), extension(100), findings));
         let mark = "HostVG: where it has one, `lvchange --addtag imgbased:pool` marks that";
         assert_eq!(found, [mark]);
     }
