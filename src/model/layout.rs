@@ -171,6 +171,17 @@ impl Volume {
         self.tags.iter().find_map(|t| t.strip_prefix(tag::SHA256))
     }
 
+    /// What it is, where lvm2 would remove a snapshot of others with it.
+    pub fn is_needed_as(&self) -> Option<&'static str> {
+        if self.is_origin {
+            Some("the origin of a snapshot that would be lost with it (lvs(8) shows which)")
+        } else if self.is_merging {
+            Some("what a snapshot is being merged into (lvs(8) shows it with -a)")
+        } else {
+            None
+        }
+    }
+
     /// Whether nothing is known against booting it for ever: bases are never changed.
     pub fn is_good(&self) -> bool {
         self.role == Role::Base || !self.good_tags().is_empty()

@@ -72,12 +72,7 @@ fn kept(group: &Group, known: &Known) -> Vec<Kept> {
     let fallbacks = known.fallbacks.iter();
     kept.extend(fallbacks.map(|name| (name.clone(), "the fallback of what boots")));
     for volume in &group.volumes {
-        if volume.is_origin {
-            let why = "the origin of a snapshot that would be lost with it (lvs(8) shows which)";
-            kept.push((volume.name.clone(), why));
-        }
-        if volume.is_merging {
-            let why = "what a snapshot is being merged into (lvs(8) shows it with -a)";
+        if let Some(why) = volume.is_needed_as() {
             kept.push((volume.name.clone(), why));
         }
     }

@@ -157,14 +157,14 @@ pub fn orphans(group: &Group) -> Vec<LvName> {
     names(group, &|before| group.volume(before).is_none())
 }
 
-/// Without those that are volumes already.
+/// Without those that are volumes already, and those that others have taken snapshots of.
 fn names(group: &Group, is_wanted: &dyn Fn(&str) -> bool) -> Vec<LvName> {
-    let is_volume = |saved: &Saved| {
+    let stays = |saved: &Saved| {
         let volume = group.volume(&saved.mount.name);
-        volume.is_some_and(|volume| volume.has_tag(tag::VOLUME))
+        volume.is_some_and(|volume| volume.has_tag(tag::VOLUME) || volume.is_needed_as().is_some())
     };
     let mut found = all(group);
-    found.retain(|saved| is_wanted(&saved.before) && !is_volume(saved));
+    found.retain(|saved| is_wanted(&saved.before) && !stays(saved));
     let names = found.into_iter();
     names
         .filter_map(|saved| saved.mount.name.parse().ok())
@@ -418,5 +418,9 @@ mod tests {
             assert!(left_by(&group, &layers[..1]).is_empty());
             assert_eq!(!orphans(&group).is_empty(), is_orphan, "{volumes:?}");
         }
+        // Somebody's snapshot of it would go as well.
+        let mut group = group(&[one]);
+        group.volumes[0].is_origin = true;
+        assert!(left_by(&group, &layers).is_empty() && orphans(&group).is_empty());
     }
 }

@@ -26,7 +26,7 @@ scenarios![
     turns:
     twenty_layers_at_once_wait_for_each_other_but_not_for_a_copy,
     nobody_waits_for_the_answer_to_a_question,
-    a_snapshot_of_others_is_not_removed_with_its_layer;
+    a_snapshot_of_others_is_not_removed_with_its_origin;
     long:
     layers_killed_after_any_step,
     what_boots_killed_after_any_step,
@@ -365,7 +365,7 @@ fn nobody_waits_for_the_answer_to_a_question() -> Result<()> {
     is_clean(&mut vm)
 }
 
-fn a_snapshot_of_others_is_not_removed_with_its_layer() -> Result<()> {
+fn a_snapshot_of_others_is_not_removed_with_its_origin() -> Result<()> {
     let (_disk, mut vm) = Host::running(Loader::Grub, "snapshot")?;
     vm.ok("lvm lvchange -q -K -ay HostVG/Base-0.2 && lvm lvcreate -q -y -s -L 64M -n backup HostVG/Base-0.2")?;
     let why = "Base-0.2 is the origin of a snapshot that would be lost with it";
@@ -374,5 +374,14 @@ fn a_snapshot_of_others_is_not_removed_with_its_layer() -> Result<()> {
     vm.ok("imgbased-helper gc --yes --keep 0 && lvm lvs HostVG/backup HostVG/Base-0.2")?;
     is_clean(&mut vm)?;
     vm.ok("lvm lvremove -q -y HostVG/backup && imgbased-helper layer remove Base-0.2")?;
+    is_clean(&mut vm)?;
+
+    vm.ok("mkdir /srv/data && imgbased-helper volume add /srv/data --size 100M")?;
+    vm.ok("echo kept >/srv/data/file; lvm lvcreate -q -y -s -L 64M -n backup HostVG/srv-data")?;
+    let why = "srv-data is the origin of a snapshot that would be lost with it";
+    is_refused(&mut vm, "volume remove --delete /srv/data", why)?;
+    vm.ok("lvm lvs HostVG/backup && grep kept /srv/data/file")?;
+    vm.ok("lvm lvremove -q -y HostVG/backup && imgbased-helper volume remove --delete /srv/data")?;
+    vm.ok("! lvm lvs HostVG/srv-data")?;
     is_clean(&mut vm)
 }

@@ -338,6 +338,9 @@ fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
         let stays = !users.is_empty() || is_mounted && mount.is_required();
         if delete {
             context.check_pool(&group)?;
+            if let Some(why) = volume.is_needed_as() {
+                bail!("{name} is {why} and cannot be removed");
+            }
             ensure!(
                 !stays,
                 "{path} is in use by {}; without --delete its layers have their own again from the next start on, and \
