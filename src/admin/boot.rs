@@ -185,6 +185,7 @@ pub fn set_default(
         let state = if is_good && !entry.is_trial() {
             State::Good
         } else {
+            layer::default_or_good(context, tx, &group, &boot)?;
             State::New
         };
         let fallback = boot.make_default(tx, name, &entry, state, tries)?;

@@ -8,6 +8,7 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use super::boot::trial_begins;
+use super::removal::good_layers;
 use super::view::{self, JSON_VERSION, LayerView};
 use super::{
     Context, Look, comment, filesystem, hooks, initramfs, keeping_disks, new_entries, news,
@@ -74,7 +75,7 @@ pub fn make(
                 "another command has removed the base of {layer}"
             );
         }
-        let default = default_or_running(context, tx, &group, &boot)?;
+        let default = default_or_good(context, tx, &group, &boot)?;
         let Some(kernels) = kernels else {
             commit(lvm, tx, &layer, was_active)?;
             if origin_entries
@@ -116,29 +117,43 @@ pub fn make(
     })
 }
 
-/// The id of the default entry. Where that is lost, what runs becomes the default: it has come up, and a new layer must
-/// not boot without a trial.
-fn default_or_running(
+/// The id of the default entry. Where that is lost, what runs becomes the default, or else the last layer that has come
+/// up: one that never did must not boot without a trial.
+pub fn default_or_good(
     context: &Context,
     tx: &mut Transaction,
     group: &Group,
     boot: &BootPartition,
 ) -> Result<Option<String>> {
     let default = boot.keep_default(tx)?;
-    if default.is_some() || context.root != Path::new("/") || boot.trial()?.is_some() {
+    if default.is_some() || boot.trial()?.is_some() {
         return Ok(default);
     }
+    let is_here = context.root == Path::new("/");
     // A base that runs has come up without what its layers have.
-    let Some(running) = view::booted_layer(group)? else {
+    let running = is_here.then(|| view::booted_layer(group)).transpose()?;
+    if let Some(running) = running.flatten() {
+        let entry = boot.entry_of(&running)?;
+        if let Some(entry) = entry.filter(|entry| boot.has_kernel(&entry.spec())) {
+            log::warn!("no default was set, so {running}, which runs, becomes it");
+            boot.set_default(tx, &entry.id)?;
+            return Ok(Some(entry.id));
+        }
+    }
+    let Some(good) = good_layers(group, boot)?.pop() else {
         return Ok(None);
     };
-    let entry = boot.entry_of(&running)?;
-    let entry = entry.filter(|entry| boot.has_kernel(&entry.spec()));
+    let entry = boot.entry_of(&good)?;
     if let Some(entry) = &entry {
-        log::warn!("no default was set, so {running}, which runs, becomes it");
+        log::warn!("no default was set, so {good}, which has come up last, becomes it");
         boot.set_default(tx, &entry.id)?;
     }
     Ok(entry.map(|entry| entry.id))
+}
+
+/// Whether another layer has come up and can be booted.
+fn has_other_good(group: &Group, boot: &BootPartition, name: &LvName) -> Result<bool> {
+    Ok(good_layers(group, boot)?.iter().any(|other| other != name))
 }
 
 /// Makes a finished snapshot a layer. To deactivate it as well, lvm2 looks at all devices once more; it does so where it
@@ -447,7 +462,7 @@ fn try_write_entries(
     } else {
         Arrangement::plain(kernels)
     };
-    let is_trial = !is_good && default.is_some();
+    let is_trial = !is_good && (default.is_some() || has_other_good(group, boot, name)?);
     let mut new = new_entries(group, name, is_base, &kernels, is_trial)?;
     for entry in &mut new {
         // What was put beside it by hand stays.

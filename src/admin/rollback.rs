@@ -92,6 +92,7 @@ fn go_back(
     let (state, tries) = match plan.change {
         Change::Try => {
             boot.check_ready()?;
+            layer::default_or_good(context, tx, &group, &boot)?;
             (State::New, layer::tries(context)?)
         }
         _ => (State::Good, 0),

@@ -128,8 +128,8 @@ impl BootPartition {
         }
         ensure!(
             next.id() == Some(id),
-            "{id} would not boot, but {next}: grub.cfg says so; GRUB_DEFAULT=saved in /etc/default/grub and \
-             update-grub change that"
+            "{id} would not boot, but {next}: grub.cfg says so, or the line preferred of systemd-boot's loader.conf; \
+             GRUB_DEFAULT=saved in /etc/default/grub and update-grub change the one"
         );
         Ok(())
     }
@@ -198,6 +198,7 @@ impl BootPartition {
         }
         self.loader.start_trial(tx, &entry.id, tries)?;
         self.check_chosen(tx, &entry.id, Ignoring::Once)?;
+        self.check_fallback(tx, &fallback)?;
         Ok(Some(self.describe(name, fallback)))
     }
 
@@ -225,6 +226,20 @@ impl BootPartition {
                 "the default {fallback} is no entry to fall back to: {problem}. --tries 0 goes without a trial"
             );
         }
+        Ok(())
+    }
+
+    /// Refuses a trial after which something else than this would boot, where the boot loader goes by the order of its menu.
+    fn check_fallback(&self, tx: &Transaction, fallback: &str) -> Result<()> {
+        if tx.is_dry_run() || !id::is_ours(fallback) {
+            return Ok(());
+        }
+        let next = self.loader.next_start(Ignoring::OnceAndTrial)?;
+        ensure!(
+            next.id() == Some(fallback),
+            "the default {fallback} is no entry to fall back to: {next} would boot after the trial. --tries 0 goes without \
+             a trial"
+        );
         Ok(())
     }
 

@@ -20,7 +20,7 @@ const TRIAL: &str = "imgbased.trial";
 
 /// Whatever fails on trial, the host restarts, and the boot loader goes on to another entry. These come
 /// last: of several equal options the last counts.
-const RESTART: [&str; 6] = [
+const RESTART: [&str; 7] = [
     "imgbased.onfail=reboot",
     "panic=30",
     // A processor that is locked up panics, where the kernel watches for that. It does not on one that is only
@@ -30,6 +30,8 @@ const RESTART: [&str; 6] = [
     "rd.emergency=reboot",
     // Of a watchdog device, where there is one (systemd(1)).
     "systemd.watchdog_sec=2min",
+    // A systemd that fails or cannot begin stands still otherwise, and that is no panic.
+    "systemd.crash_reboot=yes",
 ];
 
 /// The words of kernel options as they stand, quotes and all. White space in quotes is a part of
@@ -202,7 +204,7 @@ const WAYS: [Way; 3] = [
         words: &["rd.md"],
         named: &["rd.md.uuid=", "rd.md=0", "rd.md=no"],
     },
-    // All of the network that it needs for that.
+    // All of the network that it needs for that, or for a server that unlocks it (dracut.cmdline(7), `rd.neednet=1`).
     Way {
         words: &[
             "netroot=",
@@ -218,7 +220,7 @@ const WAYS: [Way; 3] = [
             "rd.route=",
             "bootdev=",
         ],
-        named: &["netroot=iscsi:", "rd.iscsi.firmware"],
+        named: &["netroot=iscsi:", "rd.iscsi.firmware", "rd.neednet"],
     },
 ];
 
@@ -335,6 +337,12 @@ mod tests {
             ),
             // What names no disk is not for one.
             ("a", "rd.luks.options=discard ip=dhcp", "a"),
+            // A host that is unlocked by a server of its network.
+            (
+                "a",
+                "rd.luks.uuid=1 rd.neednet=1 ip=dhcp",
+                "a rd.luks.uuid=1 rd.neednet=1 ip=dhcp",
+            ),
             (
                 "a",
                 "ip=dhcp netroot=iscsi:@10.0.0.1::3260::iqn.x:y",
@@ -452,7 +460,7 @@ mod tests {
             moved,
             "imgbased.layer=L imgbased.vg=W imgbased.vgid=u-2 imgbased.trial quiet \
              imgbased.onfail=reboot panic=30 nmi_watchdog=panic rd.shell=0 rd.emergency=reboot \
-             systemd.watchdog_sec=2min"
+             systemd.watchdog_sec=2min systemd.crash_reboot=yes"
         );
     }
 
@@ -464,7 +472,7 @@ mod tests {
             trial,
             "imgbased.layer=L imgbased.vg=V imgbased.trial quiet imgbased.onfail=shell panic=0 \
              imgbased.onfail=reboot panic=30 nmi_watchdog=panic rd.shell=0 rd.emergency=reboot \
-             systemd.watchdog_sec=2min"
+             systemd.watchdog_sec=2min systemd.crash_reboot=yes"
         );
         assert!(is_trial(&trial) && !is_trial(plain));
         assert_eq!(on_trial(&trial), trial);

@@ -19,7 +19,7 @@ cd /boot
 if [ "$1" = Base-0.1 ] || [ "$1" = Base-0.2 ]; then
     # What boots: those variables, the options of the entry, and whether the layer has come up.
     grep -v -e '^#' -e imgbased_ -e saved_entry -e next_entry grub/grubenv
-    sed 's/ imgbased.trial//; s/ imgbased.onfail=reboot panic=30 nmi_watchdog=panic rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=2min$//' \
+    sed 's/ imgbased.trial//; s/ imgbased.onfail=reboot panic=30 nmi_watchdog=panic rd.shell=0 rd.emergency=reboot systemd.watchdog_sec=2min systemd.crash_reboot=yes$//' \
         loader/entries/imgbased-Base-0.2.conf
 else
     # The last step of an update has its layer tried.

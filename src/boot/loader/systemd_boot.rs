@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::statfs::{MSDOS_SUPER_MAGIC, statfs};
 
 use super::systemd_menu::{self, Item, is_found, name_of};
@@ -24,6 +24,8 @@ const EFIVARS: &str = "/sys/firmware/efi/efivars";
 const VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 const DEFAULT: &str = "LoaderEntryDefault";
 const ONCE: &str = "LoaderEntryOneShot";
+/// Counts before the default, since version 260.
+const PREFERRED: &str = "LoaderEntryPreferred";
 
 /// The variables that systemd-boot and the running system share.
 #[derive(Clone)]
@@ -206,6 +208,12 @@ impl Loader for SystemdBoot {
             "systemd-boot has not started this system, so it is not known whether an EFI variable names a \
              default"
         );
+        if let Some(name) = self.preferred()?.first() {
+            bail!(
+                "systemd-boot prefers {name}, whatever is tried; take the EFI variable {PREFERRED} and the line \
+                 preferred of loader.conf away"
+            );
+        }
         Ok(())
     }
 
@@ -269,12 +277,28 @@ impl SystemdBoot {
     /// What names the default, the one that counts first: files of entries, or patterns of their names. They
     /// can be those of what is not there.
     pub fn defaults(&self) -> Result<Vec<String>> {
-        let variable = self.read(DEFAULT)?;
-        Ok(variable.into_iter().chain(self.config_default()?).collect())
+        let mut names = self.preferred()?;
+        names.extend(self.read(DEFAULT)?);
+        names.extend(self.config_default()?);
+        Ok(names)
+    }
+
+    /// What boots whatever the default is, unless it was tried in vain.
+    fn preferred(&self) -> Result<Vec<String>> {
+        let line = self.config()?.and_then(|text| value_of("preferred", &text));
+        let mut names: Vec<String> = self.read(PREFERRED)?.into_iter().chain(line).collect();
+        if !names.is_empty() {
+            let items = self.items()?;
+            names.retain(|name| {
+                let item = items.iter().find(|item| item.is_named(name));
+                !item.is_some_and(Item::is_exhausted)
+            });
+        }
+        Ok(names)
     }
 
     fn config_default(&self) -> Result<Option<String>> {
-        Ok(self.config()?.and_then(|text| default_line(&text)))
+        Ok(self.config()?.and_then(|text| value_of("default", &text)))
     }
 
     /// What becomes of an entry that is chosen. Where a file of it cannot be read, systemd-boot ends.
@@ -411,9 +435,10 @@ fn key(line: &str) -> &str {
 }
 
 /// What the last `default` line of a loader.conf names.
-fn default_line(text: &str) -> Option<String> {
-    let line = text.lines().rfind(|line| key(line) == "default")?;
-    let value = line.trim().strip_prefix("default")?.trim();
+/// What a line of loader.conf with this key says, the last one of several.
+fn value_of(name: &str, text: &str) -> Option<String> {
+    let line = text.lines().rfind(|line| key(line) == name)?;
+    let value = line.trim().strip_prefix(name)?.trim();
     (!value.is_empty()).then(|| value.to_owned())
 }
 
@@ -456,14 +481,14 @@ mod tests {
     #[test]
     fn the_default_line_is_replaced_and_all_else_kept() {
         let old = "timeout 3\n default  a.conf\n#default x\ndefault\tb-*\nconsole-mode keep\n";
-        assert_eq!(default_line(old).as_deref(), Some("b-*"));
+        assert_eq!(value_of("default", old).as_deref(), Some("b-*"));
         let kept = "timeout 3\n#default x\nconsole-mode keep\n";
         assert_eq!(with_default(old, None), kept);
-        assert_eq!(default_line(kept), None);
+        assert_eq!(value_of("default", kept), None);
         let new = with_default(old, Some("c"));
         assert_eq!(new, format!("{kept}default c.conf\n"));
-        assert_eq!(default_line(&new).as_deref(), Some("c.conf"));
-        assert_eq!(default_line("default\n"), None);
+        assert_eq!(value_of("default", &new).as_deref(), Some("c.conf"));
+        assert_eq!(value_of("default", "default\n"), None);
     }
 
     /// The next start of a host with these entries, where the options tell what they boot, and this default.
@@ -486,7 +511,11 @@ mod tests {
         } else {
             ".conf"
         };
-        let config = format!("default {}{ending}\n", default.trim_end_matches('.'));
+        let (key, default) = match default.split_once(' ') {
+            Some((key, name)) => (key, name),
+            None => ("default", default),
+        };
+        let config = format!("{key} {}{ending}\n", default.trim_end_matches('.'));
         fs::write(dir.path().join("loader/loader.conf"), config).unwrap();
         let units = format!("{once}.conf\0");
         let content = units.encode_utf16().flat_map(u16::to_le_bytes);
@@ -548,6 +577,19 @@ mod tests {
                 "*",
                 "",
                 "imgbased-Base-0.2, on trial",
+            ),
+            // What is preferred counts before all of that, unless it was tried in vain.
+            (
+                &[good, ("imgbased-Base-0.2+1-0", tried)],
+                "preferred imgbased-Base-0.1",
+                "",
+                good.0,
+            ),
+            (
+                &[good, exhausted],
+                "preferred imgbased-Base-0.2",
+                "",
+                instead,
             ),
             // Names are those of files, or patterns of them.
             (&[good, foreign], "OTH*", "", "another system, other"),

@@ -180,7 +180,7 @@ impl Item {
         self.counter.is_some_and(|counter| counter.left > 0)
     }
 
-    fn is_exhausted(&self) -> bool {
+    pub fn is_exhausted(&self) -> bool {
         self.counter.is_some_and(|counter| counter.left == 0)
     }
 }
