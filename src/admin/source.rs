@@ -23,6 +23,7 @@ use crate::delivery::pattern::Pattern;
 use crate::delivery::signature::Keys;
 use crate::delivery::spool::{Fetched, Spool};
 use crate::delivery::url::Url;
+use crate::delivery::version::compare;
 use crate::delivery::{Found, TO_FETCH, Wanted};
 use crate::image::layers::{Layer, Layers};
 use crate::image::stream::{Feed, Input};
@@ -160,15 +161,22 @@ impl Source {
         if let Some(descriptor) = delivery.progress_fd {
             progress::report_to(descriptor)?;
         }
-        let layered = |reference: &Reference, conf| {
+        let layered = |reference: &Reference, conf, least: Option<String>| {
+            ensure!(
+                !taken.offline || reference.path().is_some(),
+                "{reference} is an image in layers, whose server has to be asked; leave --from-downloaded away"
+            );
             let required = delivery.require_digest.as_deref();
             let found = Layered::find(reference, conf, required, tx.interrupt())?;
+            if let Some(least) = least.filter(|_| !taken.older) {
+                refuse_lower(reference, found.found.version.as_deref(), &least)?;
+            }
             Ok(Self::Layers(Box::new(found)))
         };
         let address = match image.map(|image| (image, image.to_str())) {
             Some((_, Some(text))) if Reference::is_meant(text) => {
                 let reference = Reference::parse(text).with_context(|| format!("{text:?}"))?;
-                return layered(&reference, Conf::load(Path::new("/"))?);
+                return layered(&reference, Conf::load(Path::new("/"))?, None);
             }
             Some((_, Some(text))) if Url::is_meant(text) => Some(text),
             Some((path, _)) => {
@@ -182,7 +190,8 @@ impl Source {
         };
         let conf = Conf::load(Path::new("/"))?;
         if let (None, Some(reference)) = (address, conf.image.clone()) {
-            return layered(&reference, conf);
+            let least = conf.least.clone();
+            return layered(&reference, conf, least);
         }
         let (url, patterns) = match address {
             Some(text) => place(Url::parse(text).context("the address of the image")?, &conf),
@@ -252,6 +261,15 @@ impl Source {
             Self::Here(here) => here.path.clone(),
             Self::Server(server) => server.found.url.to_string().into(),
             Self::Layers(layered) => layered.found.reference.to_string().into(),
+        }
+    }
+
+    /// The version, as a server or registry tells.
+    pub fn version(&self) -> Option<String> {
+        match self {
+            Self::Here(_) => None,
+            Self::Server(server) => server.found.version.clone(),
+            Self::Layers(layered) => layered.found.version.clone(),
         }
     }
 
@@ -615,6 +633,20 @@ impl Server {
     }
 }
 
+/// Refuses an image in layers that has no version, or a lower one than `MinVersion=` says.
+fn refuse_lower(reference: &Reference, version: Option<&str>, least: &str) -> Result<()> {
+    ensure!(
+        version.is_some_and(|version| compare(version, least).is_ge()),
+        "{reference} has {}, and MinVersion={least} in /etc/imgbased/imgbased.conf wants no lower one; --allow-downgrade \
+         takes it",
+        version.map_or_else(
+            || "no version".to_owned(),
+            |version| format!("version {version}")
+        )
+    );
+    Ok(())
+}
+
 /// Opens the layers of an image, which people call `name`.
 fn opened(tx: &mut Transaction, layers: Vec<Layer>, name: &str) -> Result<Opened> {
     let one = match &layers[..] {
@@ -700,6 +732,24 @@ mod tests {
         }
         for text in ["", "sha256:", &digest[1..], &format!("{}g", &digest[1..])] {
             assert!(parse_digest(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_lowest_version_counts_for_a_registry_as_well() {
+        let reference = Reference::parse("docker://r.example.org/x:stable").unwrap();
+        for (version, refused) in [
+            (Some("2"), ""),
+            (Some("2.1"), ""),
+            (Some("1.9"), "has version 1.9, and MinVersion=2 in"),
+            (None, "has no version, and MinVersion=2 in"),
+        ] {
+            let found = refuse_lower(&reference, version, "2");
+            let error = found
+                .err()
+                .map_or_else(String::new, |error| error.to_string());
+            assert!(error.contains(refused), "{version:?}: {error}");
+            assert_eq!(error.is_empty(), refused.is_empty(), "{version:?}");
         }
     }
 

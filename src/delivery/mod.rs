@@ -114,11 +114,14 @@ impl Wanted<'_> {
             .as_ref()
             .map(|known| (known.signature.is_some(), known.newest.clone()));
         let listed = self.list(fetcher, keys, &list, known)?;
-        let found = self.newest(listed, &list, &|_| true)?;
+        let mut found = self.newest(listed, &list, &|_| true)?;
         // A list that anybody could have made says nothing of one that is signed.
         let before = before.filter(|(was_signed, _)| *was_signed == found.signer.is_some());
         let before = before.and_then(|(_, newest)| newest);
         self.refuse_older(&found, &list, before.as_deref())?;
+        if let (None, Some(known)) = (&found.version, found.list.as_mut().and_then(Arc::get_mut)) {
+            known.newest = before;
+        }
         if let Some(known) = &found.list {
             spool.keep_list(&self.key(), &**known)?;
         }
@@ -194,15 +197,25 @@ impl Wanted<'_> {
 
     /// Refuses an image that is older than the newest that there was `before`, or that was taken.
     fn refuse_older(&self, found: &Found, list: &Url, before: Option<&str>) -> Result<()> {
+        let seen = [before, self.seen].into_iter().flatten();
+        let highest = seen.max_by(|a, b| compare(a, b));
         let Some(version) = found.version.as_deref() else {
+            // A file that is named has none. A directory that is an image itself has none either, and may be a lure.
+            let wanted = highest.or(self.least).filter(|_| found.is_of_place);
+            if let (Some(wanted), false) = (wanted, self.older) {
+                bail!(
+                    "{list} names an image without a version, and {wanted} or a higher one is wanted; \
+                     `update --allow-downgrade` takes it"
+                );
+            }
             return Ok(());
         };
-        let seen = [before, self.seen, Some(version)].into_iter().flatten();
-        let highest = seen.max_by(|a, b| compare(a, b)).unwrap_or(version);
+        let highest = highest.filter(|highest| compare(version, highest).is_lt());
+        let highest = highest.unwrap_or(version);
         ensure!(
             self.older || compare(version, highest).is_eq(),
             "{list} is older than one that was there before: its newest image has version {version}, and that had \
-             {highest}; --allow-downgrade takes it"
+             {highest}; `update --allow-downgrade` takes it"
         );
         Ok(())
     }

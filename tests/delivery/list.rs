@@ -352,6 +352,46 @@ fn an_old_list_is_noticed() {
     assert_eq!(find(Some("4"), true).unwrap(), "3");
 }
 
+#[test]
+fn a_look_without_a_version_forgets_none_and_leads_round_none() {
+    let root = tempfile::tempdir().unwrap();
+    let fresh = tempfile::tempdir().unwrap();
+    let server = Server::new(|request| {
+        let names: &[&str] = match request.before {
+            0 => &["x-3.raw.zst"],
+            1 | 2 => &["x-2.raw.zst"],
+            _ => &["index.json", "oci-layout", "x-3.raw.zst"],
+        };
+        served(request, &list(names))
+    });
+    let find = |root: &Path, path: &str, least: Option<&'static str>, older| {
+        let found = find(root, &server.url(path), |wanted| {
+            (wanted.unsigned, wanted.least, wanted.older) = (true, least, older);
+        });
+        found.map(|found| found.version)
+    };
+    let dir = "/d/";
+    assert_eq!(
+        find(root.path(), dir, None, false).unwrap().as_deref(),
+        Some("3")
+    );
+    assert_eq!(
+        find(root.path(), "/d/x-2.raw.zst", None, false).unwrap(),
+        None
+    );
+    let error = find(root.path(), dir, None, false).unwrap_err();
+    assert!(error.contains("version 2, and that had 3"), "{error}");
+    let error = find(root.path(), dir, None, false).unwrap_err();
+    assert!(error.contains("without a version, and 3 or a"), "{error}");
+    assert_eq!(find(root.path(), dir, None, true).unwrap(), None);
+    // That was no version either.
+    let error = find(root.path(), dir, None, false).unwrap_err();
+    assert!(error.contains("without a version, and 3 or a"), "{error}");
+    let error = find(fresh.path(), dir, Some("2"), false).unwrap_err();
+    assert!(error.contains("without a version, and 2 or a"), "{error}");
+    assert_eq!(find(fresh.path(), dir, None, false).unwrap(), None);
+}
+
 const DATE: &str = "Sat, 28 Nov 2026 12:00:00 GMT";
 
 #[test]

@@ -20,6 +20,7 @@ use crate::image::tree::Tree;
 use crate::image::{Image, copy_line, digest};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
+use crate::sys::mounts::used;
 use crate::sys::progress::Progress;
 use crate::sys::transaction::{Transaction, UndoStep};
 use crate::tree::{Dir, Listing, Source, sync};
@@ -286,9 +287,13 @@ impl Filling<'_> {
         let found = self.fill(tx, &self.context.lvm.device(unpacked)?, None)?;
         let dir = mount_point(unpacked.as_str());
         let mounted = found.mount(tx, &dir, found.untouched())?;
-        let unpacked = self.parts.map_or(self.plan.fit.content, |_| 0);
+        let taken = if self.context.dry_run {
+            self.plan.fit.content
+        } else {
+            used(&dir)?
+        };
         let rest = Self {
-            room: self.room.saturating_sub(unpacked),
+            room: self.room.saturating_sub(taken),
             ..self
         };
         rest.update(tx, &filesystem, &Tree::Directory(dir), origin)?;
