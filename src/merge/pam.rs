@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use super::plan::{Action, Content, ETC, Plan};
 use crate::tree::{Dir, Kind, escaped};
 
-/// Where the services are, below /etc.
-const SERVICES: &str = "pam.d";
+/// Where the services are, below /etc; or what they are links to where authselect(8) makes them.
+const SERVICES: [&str; 2] = ["pam.d", "authselect"];
 /// A longer one is not read, in bytes.
 const SERVICE_MOST: u64 = 64 << 10;
 /// Where modules are looked for that are named without a directory, beside those of Debian.
@@ -41,7 +41,8 @@ impl Modules {
         let is_of_layer = |action: &Action| matches!(action, Action::Put(put) if put.kind == Kind::File && put.content == Content::Layer);
         let mut modules = Vec::new();
         for item in &plan.items {
-            if !item.path.starts_with(SERVICES) || !is_of_layer(&item.action) {
+            let is_service = SERVICES.iter().any(|dir| item.path.starts_with(dir));
+            if !is_service || !is_of_layer(&item.action) {
                 continue;
             }
             let node = layer.resolve(&Path::new(ETC).join(&item.path))?;
@@ -124,8 +125,36 @@ fn find(root: &Dir, name: &OsStr) -> io::Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn the_services_of_authselect_are_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for root in ["old", "layer", "new"] {
+            let pam = dir.path().join(root).join("etc/pam.d");
+            fs::create_dir_all(&pam).unwrap();
+            symlink("/etc/authselect/system-auth", pam.join("system-auth")).unwrap();
+            let service = "etc/authselect/system-auth";
+            write(&format!("{root}/{service}"), "auth required pam_unix.so\n");
+        }
+        let service = "account [default=bad success=ok] pam_sss.so\n";
+        write("layer/etc/authselect/system-auth", service);
+        write("layer/usr/lib64/security/pam_sss.so", "");
+        let roots = ["old", "layer", "new"].map(|name| Dir::root(&dir.path().join(name)).unwrap());
+        let [old, layer, new] = roots.each_ref();
+        let plan = Plan::of([old, layer, new], false).unwrap();
+        let modules = Modules::of(&plan, layer).unwrap();
+        let lost = modules.lost(new, &|_| Ok(false)).unwrap();
+        let lost: Vec<String> = lost.iter().map(ToString::to_string).collect();
+        assert_eq!(lost, ["pam_sss.so is not in the new base"]);
+    }
 
     #[test]
     fn a_module_that_a_kept_service_asks_for_is_missed() {

@@ -1061,6 +1061,30 @@ mod tests {
     }
 
     #[test]
+    fn a_group_of_several_lines_keeps_all_its_members() {
+        let files = |groups: &str| {
+            let users = "root:x:0:0:::\nanna:x:1000:0:::\n";
+            files([users, groups, "-", "wheel:*::root\nwheel:*::anna\n"])
+        };
+        let split = "root:x:0:\nwheel:x:10:root\nwheel:x:10:anna,root\n";
+        let base = "root:x:0:\nwheel:x:10:root\n";
+        for (old, layer, new) in [
+            (base, split, base),
+            (split, split, split),
+            (base, split, "root:x:0:\n"),
+        ] {
+            let merged = merge_users([&files(old), &files(layer), &files(new)], SYSTEM);
+            assert_eq!(text(&merged, GROUP), "root:x:0:\nwheel:x:10:root,anna\n");
+            assert_eq!(text(&merged, GSHADOW), "wheel:*::root,anna\nroot:!::\n");
+            assert_eq!(faults(&merged.files), Vec::<String>::new());
+        }
+        // Another number is another group, to which the first line says nothing.
+        let other = "root:x:0:\nwheel:x:10:root\nwheel:x:20:anna\n";
+        let merged = merge_users([&files(base), &files(other), &files(base)], SYSTEM);
+        assert!(text(&merged, GROUP).contains("wheel:x:10:root\n"));
+    }
+
+    #[test]
     fn names_have_other_numbers_in_another_root() {
         let files = |passwd: &str, group: &str| {
             let mut files = UserFiles::default();

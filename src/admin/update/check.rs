@@ -25,7 +25,7 @@ use crate::merge::{LAYER, NEW, Plan, Zones, dpkg};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::model::package::{Fate, Outcome};
-use crate::model::update::Standing;
+use crate::model::update::{Decision, Standing};
 use crate::sys::transaction::Transaction;
 use crate::tree::Dir;
 
@@ -142,7 +142,10 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         let selection = boot.selection()?;
         let facts = facts(&group, &booted, &selection, digest.as_deref());
         let standing = facts.standing();
-        refuse(facts.decide(update.wishes()).map(drop));
+        refuse(match facts.decide(update.wishes()) {
+            Ok(Decision::Go(_)) => boot.check_can_try(update.tries(context)?),
+            decided => decided.map(drop),
+        });
         let is_new = standing == Standing::New;
         if let (true, Some(opened)) = (is_new, &opened) {
             refuse(base::examine(context, tx, &update.add(), opened).map(drop));
@@ -155,15 +158,11 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         let mut kept_packages = Vec::new();
         let mut needs = None;
         if is_new {
-            refuse(boot.check_can_try(update.tries(context)?));
             refuse(Needs::of(&group, &source).map(|found| needs = found));
         }
         let (mut merge, mut packages) = (None, Vec::new());
-        let mut version = match &source {
-            Source::Layers(layered) => layered.found.version.clone(),
-            _ => server.and_then(|server| server.version.clone()),
-        };
-        let (mut carried, mut left_behind) = (Vec::new(), Vec::new());
+        let mut version = source.version();
+        let (mut carried, mut left_behind) = Default::default();
         looked_into(tx, opened.as_ref(), |tx, root| {
             version = version_of(&Root::at(root));
             refuse(judge(update, &running, &Root::at(root)).map(drop));

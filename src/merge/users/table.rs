@@ -41,8 +41,11 @@ impl<'a> Table<'a> {
         for line in split(content) {
             match fields(file, line) {
                 Some(fields) => {
-                    let name = fields[0].clone();
-                    by_name.entry(name).or_default().push(fields.clone());
+                    let same = by_name.entry(fields[0].clone()).or_default();
+                    if let Some(first) = same.first_mut() {
+                        add_members(file, first, &fields);
+                    }
+                    same.push(fields.clone());
                     lines.push(Line::Entry(line, fields));
                 }
                 None => lines.push(Line::Other(line)),
@@ -139,6 +142,29 @@ fn fields(file: usize, line: &[u8]) -> Option<Fields> {
         && numbers.iter().all(|at| number(&fields[*at]).is_some());
     fields.resize(most, Vec::new());
     is_entry.then_some(fields)
+}
+
+/// Gives the first line of a group the members of another one of it: a group with many can have several lines
+/// (login.defs(5), `MAX_MEMBERS_PER_GROUP`).
+fn add_members(file: usize, first: &mut Fields, more: &Fields) {
+    let lists: &[usize] = match file {
+        GROUP if first[2] == more[2] => &[3],
+        GSHADOW => &[2, 3],
+        _ => &[],
+    };
+    for at in lists {
+        let list = |field: &[u8]| -> Vec<Name> {
+            let names = field.split(|byte| *byte == b',').map(<[u8]>::to_vec);
+            names.filter(|name| !name.is_empty()).collect()
+        };
+        let mut members = list(&first[*at]);
+        for name in list(&more[*at]) {
+            if !members.contains(&name) {
+                members.push(name);
+            }
+        }
+        first[*at] = members.join(&b',');
+    }
 }
 
 pub fn number(field: &[u8]) -> Option<u32> {
