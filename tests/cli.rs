@@ -3,10 +3,13 @@
 #[allow(dead_code, reason = "the unit tests use the rest")]
 mod schemas;
 
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::thread::sleep;
+use std::time::Duration;
 
 fn helper(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_imgbased-helper"))
@@ -524,7 +527,15 @@ fn without_a_command_and_without_root_it_says_how_to_go_on() {
     if std::fs::metadata("/proc/self").expect("this process").uid() == 0 {
         command.uid(65534);
     }
-    let output = command.output().expect("the binary runs");
+    // Another test can have forked while the copy was written, and then has it open for a moment.
+    let output = loop {
+        match command.output() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                sleep(Duration::from_millis(10));
+            }
+            output => break output.expect("the binary runs"),
+        }
+    };
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     for text in [
