@@ -289,6 +289,7 @@ fn each_failure_is_named_before_the_shell_or_the_restart() -> Result<()> {
             damaged_pool_is_not_repaired(&shell, damage, message),
         );
     }
+    check("marked", marked_pool_is_checked(&shell));
     check("mended", shell.goes_on_when_it_is_mended());
     check("fallback", shell.falls_back());
     check("unlocked", shell.is_kept_where_a_volume_was_unlocked());
@@ -304,6 +305,28 @@ fn damaged_pool_is_not_repaired(shell: &Shell, damage: &str, message: &str) -> R
     leave(vm)?;
     let mut vm = shell.fails(disk.path(), "imgbased.layer=Base-0.1", message)?;
     assert_eq!(vm.ok("lvm lvs HostVG >/dev/null && echo whole")?, "whole");
+    Ok(())
+}
+
+/// Claims that a pool for which the kernel has asked for a whole check gets one, and can be written to.
+fn marked_pool_is_checked(shell: &Shell) -> Result<()> {
+    let disk = Host::prepared()?.disk("marked-pool")?;
+    let host = Disk::writable(disk.path(), "host");
+    let mut vm = Rescue::prepared()?.with("failures-prepare", host)?;
+    vm.ok(&script("mark-pool")?)?;
+    leave(vm)?;
+    let mut vm = shell.with(disk.path(), "imgbased.layer=Base-0.1")?;
+    vm.ok_for("imgbased-helper initrd mount", LIMIT)?;
+    let log = vm.ok("dmesg")?;
+    ensure!(
+        log.contains("imgbased: checking the whole thin pool of HostVG"),
+        "{log}"
+    );
+    let pool = vm.ok("findmnt -n /sysroot >&2; dmsetup status HostVG-ImagePool-tpool")?;
+    ensure!(
+        pool.contains(" rw ") && !pool.contains("needs_check"),
+        "{pool}"
+    );
     Ok(())
 }
 
@@ -440,6 +463,15 @@ fn a_second_group_of_the_name_is_told_apart_by_its_uuid() -> Result<()> {
         "echo imgbased.layer=Base-0.1 imgbased.vgid={uuid} >/run/cmdline && \
          mount --bind /run/cmdline /proc/cmdline"
     ))?;
+    // Somebody knew its name only.
+    let twin = "--devices $(readlink -f /dev/disk/by-id/virtio-spare) HostVG/Base-0.1";
+    vm.ok(&format!("lvm lvchange --yes -K -ay {twin}"))?;
+    let got = vm.run("imgbased-helper initrd mount")?;
+    ensure!(
+        got.status == 1 && got.text.contains("is active, but of another group"),
+        "{got:?}"
+    );
+    vm.ok(&format!("lvm lvchange -an {twin}"))?;
     vm.type_line("imgbased-helper initrd retry")?;
     vm.log_in()?;
     runs_layer_of(&mut vm, &uuid)
