@@ -513,10 +513,7 @@ pub fn bootable(
             )
         });
     }
-    let entry = boot
-        .entry_of(name)?
-        .filter(|entry| boot.has_kernel(&entry.spec()));
-    entry.with_context(|| {
+    boot.whole_entry_of(name)?.with_context(|| {
         format!(
             "{name} has no boot entry with a kernel; `imgbased-helper check --repair` writes one"
         )

@@ -129,23 +129,22 @@ pub fn default_or_good(
     if default.is_some() || boot.trial()?.is_some() {
         return Ok(default);
     }
+    let entry_of = |name: Option<&LvName>| match name {
+        Some(name) => boot.whole_entry_of(name),
+        None => Ok(None),
+    };
     let is_here = context.root == Path::new("/");
     // A base that runs has come up without what its layers have.
     let running = is_here.then(|| view::booted_layer(group)).transpose()?;
-    if let Some(running) = running.flatten() {
-        let entry = boot.entry_of(&running)?;
-        if let Some(entry) = entry.filter(|entry| boot.has_kernel(&entry.spec())) {
-            log::warn!("no default was set, so {running}, which runs, becomes it");
-            boot.set_default(tx, &entry.id)?;
-            return Ok(Some(entry.id));
-        }
-    }
-    let Some(good) = good_layers(group, boot)?.pop() else {
-        return Ok(None);
-    };
-    let entry = boot.entry_of(&good)?;
-    if let Some(entry) = &entry {
+    let running = running.flatten();
+    let mut entry = entry_of(running.as_ref())?;
+    if let (Some(running), Some(_)) = (&running, &entry) {
+        log::warn!("no default was set, so {running}, which runs, becomes it");
+    } else if let Some(good) = good_layers(group, boot)?.pop() {
         log::warn!("no default was set, so {good}, which has come up last, becomes it");
+        entry = entry_of(Some(&good))?;
+    }
+    if let Some(entry) = &entry {
         boot.set_default(tx, &entry.id)?;
     }
     Ok(entry.map(|entry| entry.id))

@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use super::base::listings;
 use super::{Context, hooks, news, say, view, volume};
 use crate::boot::BootPartition;
-use crate::boot::entry::Entry;
 use crate::model::kernel_options;
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
@@ -125,8 +124,7 @@ fn known(context: &Context, group: &Group, boot: &BootPartition) -> Result<Known
 pub fn good_layers(group: &Group, boot: &BootPartition) -> Result<Vec<LvName>> {
     let mut good = Vec::new();
     for (name, volume) in group.bases().into_iter().flat_map(|base| base.layers) {
-        let is_whole = |entry: Entry| boot.has_kernel(&entry.spec());
-        if volume.is_good() && boot.entry_of(&name)?.is_some_and(is_whole) {
+        if volume.is_good() && boot.whole_entry_of(&name)?.is_some() {
             good.push(name);
         }
     }

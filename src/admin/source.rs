@@ -1,6 +1,7 @@
 //! Where `update` and `base add` take an image from: this host, a web server, or a registry.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::slice;
@@ -162,10 +163,9 @@ impl Source {
             progress::report_to(descriptor)?;
         }
         let layered = |reference: &Reference, conf, least: Option<String>| {
-            ensure!(
-                !taken.offline || reference.path().is_some(),
-                "{reference} is an image in layers, whose server has to be asked; leave --from-downloaded away"
-            );
+            if reference.path().is_none() {
+                refuse_offline(reference, taken.offline)?;
+            }
             let required = delivery.require_digest.as_deref();
             let found = Layered::find(reference, conf, required, tx.interrupt())?;
             if let Some(least) = least.filter(|_| !taken.older) {
@@ -449,7 +449,7 @@ impl Server {
     pub fn needs(&self) -> Result<Fetch> {
         let (found, spool) = (&self.found, &self.spool);
         if found.is_index() {
-            self.refuse_offline()?;
+            refuse_offline(&self.found.url, self.is_offline)?;
             // Only its table of contents tells what of it is here already.
             return Ok(Fetch {
                 size: None,
@@ -490,18 +490,8 @@ impl Server {
 
     /// Opens the index of an image in layers.
     fn web(&self) -> Result<Web> {
-        self.refuse_offline()?;
+        refuse_offline(&self.found.url, self.is_offline)?;
         Web::open(&self.fetcher, &self.found)
-    }
-
-    /// What of an image in layers is here already shows only when its server is asked.
-    fn refuse_offline(&self) -> Result<()> {
-        ensure!(
-            !self.is_offline,
-            "{} is an image in layers, whose server has to be asked; leave --from-downloaded away",
-            self.found.url
-        );
-        Ok(())
     }
 
     /// The layers of an image, as files of the server.
@@ -631,6 +621,15 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// What of an image in layers is here already shows only when its server is asked.
+fn refuse_offline(image: &impl Display, is_offline: bool) -> Result<()> {
+    ensure!(
+        !is_offline,
+        "{image} is an image in layers, whose server has to be asked; leave --from-downloaded away"
+    );
+    Ok(())
 }
 
 /// Refuses an image in layers that has no version, or a lower one than `MinVersion=` says.

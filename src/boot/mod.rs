@@ -151,6 +151,12 @@ impl BootPartition {
         self.our().first_of(layer)
     }
 
+    /// The same, if its kernel is there.
+    pub fn whole_entry_of(&self, layer: &LvName) -> Result<Option<Entry>> {
+        let entry = self.entry_of(layer)?;
+        Ok(entry.filter(|entry| self.has_kernel(&entry.spec())))
+    }
+
     /// See [`Entries::of`].
     pub fn entries_of(&self, layer: &LvName) -> Result<Vec<Entry>> {
         self.our().of(layer)

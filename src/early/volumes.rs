@@ -74,12 +74,11 @@ pub fn any_inactive(lvm: &Lvm, names: &[LvName]) -> Result<bool> {
 pub fn check_own(lvm: &Lvm, names: &[LvName], vgid: &str) -> Result<()> {
     for name in names {
         let device = lvm.device(name)?;
-        let Ok(real) = fs::canonicalize(&device) else {
+        let Ok(found) = fs::metadata(&device) else {
             continue;
         };
-        let uuid = real.file_name().and_then(|number| {
-            fs::read_to_string(Path::new("/sys/block").join(number).join("dm/uuid")).ok()
-        });
+        let disk = mounts::disk_of(found.rdev());
+        let uuid = disk.and_then(|disk| fs::read_to_string(disk.join("dm/uuid")).ok());
         ensure!(
             is_of_group(uuid.as_deref().unwrap_or_default(), vgid),
             "{} is active, but of another group that is named {} as well; detach the disk of that group",

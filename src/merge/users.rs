@@ -16,7 +16,7 @@ use table::{FIELDS, Fields, NOBODY, number, range};
 pub(super) use look::numbered;
 pub use look::{Moved, entries, faults, moved};
 pub use table::{FILES, Name};
-pub(super) use table::{GROUP, GSHADOW, PASSWD, SHADOW, Table, id_of, shown};
+pub(super) use table::{GROUP, GSHADOW, PASSWD, SHADOW, Table, id_of, list, shown};
 
 /// Numbers from here on are of people.
 const FIRST_PERSON: u32 = 1000;
@@ -297,12 +297,8 @@ impl<'a> Merge<'a> {
     /// A list of names with what both sides have added, and without what either has removed. Users that the
     /// layer has deleted do not come back.
     fn members(&self, field: usize, [old, layer, new]: [Option<&Fields>; 3]) -> Vec<u8> {
-        let list = |fields: Option<&Fields>| -> Vec<Name> {
-            let list = fields.map_or(&[][..], |fields| &fields[field]);
-            let names = list.split(|byte| *byte == b',').map(<[u8]>::to_vec);
-            names.filter(|name| !name.is_empty()).collect()
-        };
-        let (before, ours, theirs) = (list(old), list(layer), list(new));
+        let [before, ours, theirs] = [old, layer, new]
+            .map(|fields| fields.map_or_else(Vec::new, |fields| list(&fields[field])));
         if layer.is_some() && (new.is_none() || before == theirs) {
             return ours.join(&b',');
         }

@@ -117,8 +117,8 @@ impl Mismatch {
         match self.found {
             Some(found) => format!(
                 "restore metadata of LVM that have `transaction_id = {found}` for the pool: `grep -l 'transaction_id = \
-                 {found}$' /etc/lvm/backup/* /etc/lvm/archive/* | xargs grep -L imgbased:incomplete` looks for them, `vgcfgrestore --force --file FILE \
-                 {vg}` restores them"
+                 {found}$' /etc/lvm/backup/* /etc/lvm/archive/* | xargs grep -L imgbased:incomplete` looks for them, \
+                 `vgcfgrestore --force --file FILE {vg}` restores them"
             ),
             None => format!(
                 "`lvconvert --repair {vg}/{pool}` repairs them; see \"Metadata check and repair\" in lvmthin(7)"

@@ -297,12 +297,18 @@ fn each_failure_is_named_before_the_shell_or_the_restart() -> Result<()> {
     Ok(())
 }
 
-fn damaged_pool_is_not_repaired(shell: &Shell, damage: &str, message: &str) -> Result<()> {
-    let disk = Host::prepared()?.disk(damage)?;
+/// The disk of a host, after a script of this name has run on it in another system.
+fn changed_in_rescue(name: &str) -> Result<HostDisk> {
+    let disk = Host::prepared()?.disk(name)?;
     let host = Disk::writable(disk.path(), "host");
     let mut vm = Rescue::prepared()?.with("failures-prepare", host)?;
-    vm.ok(&script(damage)?)?;
+    vm.ok(&script(name)?)?;
     leave(vm)?;
+    Ok(disk)
+}
+
+fn damaged_pool_is_not_repaired(shell: &Shell, damage: &str, message: &str) -> Result<()> {
+    let disk = changed_in_rescue(damage)?;
     let mut vm = shell.fails(disk.path(), "imgbased.layer=Base-0.1", message)?;
     assert_eq!(vm.ok("lvm lvs HostVG >/dev/null && echo whole")?, "whole");
     Ok(())
@@ -310,11 +316,7 @@ fn damaged_pool_is_not_repaired(shell: &Shell, damage: &str, message: &str) -> R
 
 /// Claims that a pool for which the kernel has asked for a whole check gets one, and can be written to.
 fn marked_pool_is_checked(shell: &Shell) -> Result<()> {
-    let disk = Host::prepared()?.disk("marked-pool")?;
-    let host = Disk::writable(disk.path(), "host");
-    let mut vm = Rescue::prepared()?.with("failures-prepare", host)?;
-    vm.ok(&script("mark-pool")?)?;
-    leave(vm)?;
+    let disk = changed_in_rescue("mark-pool")?;
     let mut vm = shell.with(disk.path(), "imgbased.layer=Base-0.1")?;
     vm.ok_for("imgbased-helper initrd mount", LIMIT)?;
     let log = vm.ok("dmesg")?;

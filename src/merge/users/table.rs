@@ -153,10 +153,6 @@ fn add_members(file: usize, first: &mut Fields, more: &Fields) {
         _ => &[],
     };
     for at in lists {
-        let list = |field: &[u8]| -> Vec<Name> {
-            let names = field.split(|byte| *byte == b',').map(<[u8]>::to_vec);
-            names.filter(|name| !name.is_empty()).collect()
-        };
         let mut members = list(&first[*at]);
         for name in list(&more[*at]) {
             if !members.contains(&name) {
@@ -165,6 +161,12 @@ fn add_members(file: usize, first: &mut Fields, more: &Fields) {
         }
         first[*at] = members.join(&b',');
     }
+}
+
+/// The names in a field that lists several.
+pub fn list(field: &[u8]) -> Vec<Name> {
+    let names = field.split(|byte| *byte == b',').map(<[u8]>::to_vec);
+    names.filter(|name| !name.is_empty()).collect()
 }
 
 pub fn number(field: &[u8]) -> Option<u32> {
