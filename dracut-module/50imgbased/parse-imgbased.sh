@@ -13,17 +13,30 @@ if imgbased-helper initrd is-layer; then
     done
     # shellcheck disable=SC2034 # both are read by dracut
     root=imgbased rootok=1
-    if [ -z "${DRACUT_SYSTEMD-}" ]; then
+    # What dracut's loop ends with, which meanwhile unlocks disks, assembles arrays and logs in to iSCSI targets. The
+    # helper knows itself when to give up.
+    ended=
+    if [ -n "${DRACUT_SYSTEMD-}" ]; then
+        # A disk that is unlocked after the loop (_netdev in crypttab) would never be.
+        unit=imgbased-sysroot.service
+        if [ -e "/run/systemd/generator.early/initrd-root-fs.target.requires/$unit" ] &&
+            ! ls -d /run/systemd/generator/remote-*setup.target.[rw]* >/dev/null 2>&1; then
+            ended="systemctl -q is-active $unit || systemctl -q is-failed $unit"
+        fi
+    else
         # Ends by itself where a boot that fails does not restart.
         imgbased-helper initrd limit >/dev/null 2>&1 &
         # Otherwise the root is mounted by the mount hook: after a system has resumed from hibernation or
-        # not, and after a shell that comes before the mount.
-        if { ! getarg resume= >/dev/null || getargbool 0 noresume; } &&
-            ! getargs rd.break=pre-mount >/dev/null && ! getargs rd.break=mount >/dev/null; then
-            # What dracut's loop ends with; the helper knows itself when to give up.
-            # shellcheck disable=SC2154 # hookdir is set by dracut
-            echo '[ -e /run/imgbased/tried ]' >"$hookdir/initqueue/finished/imgbased.sh"
-            echo '[ -e /run/imgbased/tried ] || main_loop=0' >"$hookdir/initqueue/timeout/imgbased.sh"
+        # not.
+        if ! getarg resume= >/dev/null || getargbool 0 noresume; then
+            ended='[ -e /run/imgbased/tried ]'
         fi
+    fi
+    # A shell that comes before the mount comes after the loop.
+    if [ -n "$ended" ] && ! getargs rd.break=pre-mount >/dev/null && ! getargs rd.break=mount >/dev/null; then
+        # shellcheck disable=SC2154 # hookdir is set by dracut
+        echo "$ended" >"$hookdir/initqueue/finished/imgbased.sh"
+        # After all others: none runs any more in the round that begins anew.
+        echo "{ $ended; } || main_loop=0" >"$hookdir/initqueue/timeout/zz-imgbased.sh"
     fi
 fi

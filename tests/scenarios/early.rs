@@ -23,6 +23,7 @@ scenarios![
     each_failure_is_named_before_the_shell_or_the_restart;
     turns:
     disks_that_come_late_or_never,
+    a_disk_that_comes_late_is_unlocked_by_dracuts_loop,
     forky_boots_a_layer_with_and_without_systemd,
     trixie_boots_a_layer_with_and_without_systemd,
     without_systemd_a_failure_ends_in_a_shell_or_a_restart,
@@ -137,6 +138,44 @@ fn disks_that_come_late_or_never() -> Result<()> {
     vm.plug(&second())?;
     vm.log_in()?;
     runs_layer(&mut vm, "HostVG", "Base-0.1")
+}
+
+/// With systemd as well: nothing on the command line names the disk, so it is unlocked by what udev gives to the loop.
+/// The loop gives up after five seconds by itself.
+fn a_disk_that_comes_late_is_unlocked_by_dracuts_loop() -> Result<()> {
+    let disk = Host::prepared()?.disk("unlocked-late")?;
+    let locked = || disk.existing("spare");
+    disk.spare("spare", Rescue::SPARE_SIZE)?;
+    let host = Disk::writable(disk.path(), "host");
+    let mut vm = Rescue::prepared()?.with_both("unlocked-late-prepare", host, locked())?;
+    vm.ok(&format!(
+        "{} && \
+         printf secret | cryptsetup open /dev/disk/by-id/virtio-spare opened - && \
+         pvcreate -qq /dev/mapper/opened && vgextend -qq HostVG /dev/mapper/opened && \
+         lvextend -qq -l +100%FREE HostVG/ImagePool /dev/mapper/opened",
+        encrypt("spare")
+    ))?;
+    leave(vm)?;
+
+    let cmdline = "imgbased.layer=Base-0.1 rd.auto rd.retry=5";
+    let mut vm = boot(&disk, "once", cmdline, Vec::new())?;
+    vm.wait_for("1 of its 2 disks are there")?;
+    vm.plug(&locked())?;
+    vm.wait_for("Please enter passphrase")?;
+    vm.type_line("secret")?;
+    vm.log_in()?;
+    runs_layer(&mut vm, "HostVG", "Base-0.1")
+}
+
+/// The UUID that an encrypted disk gets.
+const LOCKED_UUID: &str = "11111111-2222-4333-8444-555555555555";
+
+/// The command that encrypts the disk with this serial number.
+fn encrypt(serial: &str) -> String {
+    format!(
+        "printf secret | cryptsetup luksFormat --batch-mode --uuid {LOCKED_UUID} \
+         --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /dev/disk/by-id/virtio-{serial} -"
+    )
 }
 
 fn a_layer_on_a_stack_of_devices_among_other_disks() -> Result<()> {
@@ -527,27 +566,23 @@ fn a_break_comes_before_the_root_is_mounted() -> Result<()> {
 
 /// A question for a password with systemd, and a shell without.
 fn a_trial_that_waits_for_a_person_restarts() -> Result<()> {
-    const UUID: &str = "11111111-2222-4333-8444-555555555555";
     let disk = Host::prepared()?.disk("trial-waits")?;
     let locked = || disk.existing("spare");
     disk.spare("spare", Rescue::SPARE_SIZE)?;
     let host = Disk::writable(disk.path(), "host");
     let mut vm = Rescue::prepared()?.with_both("trial-waits-prepare", host, locked())?;
-    vm.ok(&format!(
-        "printf secret | cryptsetup luksFormat --batch-mode --uuid {UUID} \
-         --pbkdf pbkdf2 --pbkdf-force-iterations 1000 /dev/disk/by-id/virtio-spare - && sync"
-    ))?;
+    vm.ok(&format!("{} && sync", encrypt("spare")))?;
     vm.switch_off()?;
 
     // The group is on a disk that nobody unlocks.
     let trial = "imgbased.layer=Base-0.1 imgbased.onfail=reboot imgbased.timeout=5";
-    let cmdline = format!("{trial} imgbased.vg=Locked rd.luks.uuid={UUID}");
+    let cmdline = format!("{trial} imgbased.vg=Locked rd.luks.uuid={LOCKED_UUID}");
     let mut vm = boot(&disk, "password", &cmdline, vec![locked()])?;
     vm.wait_for("Please enter passphrase")?;
     takes_too_long(vm)?;
 
     // The system that was suspended to it is gone, as is the disk.
-    let cmdline = format!("{trial} resume=UUID={UUID}");
+    let cmdline = format!("{trial} resume=UUID={LOCKED_UUID}");
     let vm = boot(&disk, "resume", &cmdline, Vec::new())?;
     takes_too_long(vm)?;
 
