@@ -66,7 +66,9 @@ pub fn make(
         let (base, mut origin_entries) = (plan.base.clone(), plan.entries.clone());
         let (origin, is_changed) = (plan.origin.clone(), change.is_some());
         let host = plan.options.clone();
-        let kernels = plan.fill(context, tx, &boot, &group, look.as_ref(), change)?;
+        let kernels = context.filling_pool(tx, |tx| {
+            plan.fill(context, tx, &boot, &group, look.as_ref(), change)
+        })?;
         if tx.was_unlocked() {
             group = context.load()?;
             let role = group.volume(base.as_str()).map(|v| v.role);

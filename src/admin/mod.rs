@@ -95,6 +95,7 @@ impl Context {
         need_root()?;
         let (group, status) = self.lvm.load_with_pool()?;
         let group = self.complete(group)?;
+        pool::check_changeable(&group)?;
         let told = group.pool().zip(status);
         // Another command of lvm2 can come between the two, so nothing is refused by them.
         if !told.is_some_and(|(pool, status)| self.lvm.was_as_recorded(pool, &status)) {
@@ -151,9 +152,10 @@ impl Context {
         mismatch.transpose().map(Option::flatten)
     }
 
-    /// Refuses a pool that lvm2 can neither activate nor change. What it is told to remove from such a pool is gone
+    /// Refuses a pool that the kernel cannot write to, and one that lvm2 can neither activate nor change. What it is told to remove from such a pool is gone
     /// from its metadata all the same.
     fn check_pool(&self, group: &Group) -> Result<()> {
+        pool::check_changeable(group)?;
         if let Some(mismatch) = self.pool_mismatch(group)? {
             bail!(
                 "the thin pool of {} {mismatch}; `imgbased-helper check` says what to do",
@@ -171,6 +173,19 @@ impl Context {
             return pool_with_room(group);
         }
         pool_with_room(&self.load()?)
+    }
+
+    /// Does work that writes much to the pool, and ends before the pool is full, whoever else writes to it.
+    fn filling_pool<T>(
+        &self,
+        tx: &mut Transaction,
+        work: impl FnOnce(&mut Transaction) -> Result<T>,
+    ) -> Result<T> {
+        if self.dry_run {
+            return work(tx);
+        }
+        let lvm = self.lvm.clone();
+        tx.watched(move || lvm.check_while_written(), work)
     }
 
     fn boot_partition(&self) -> Result<BootPartition> {

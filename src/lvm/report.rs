@@ -6,6 +6,7 @@ use super::SEPARATOR;
 use crate::model::layout::{Group, Role, Volume};
 use crate::model::name::{VgName, VgUuid};
 use crate::model::percent::Percent;
+use crate::model::pool::Fault;
 
 /// One line: a volume, or one of its segments, and its group.
 struct Row<'a> {
@@ -151,7 +152,7 @@ fn empty(row: &Row, vg: &VgName) -> Result<Group> {
 fn volume(row: &VolumeRow) -> Result<Volume> {
     // lvs(8), "NOTES": the letters of the attributes, by their places.
     let attributes = row.lv_attr.as_bytes();
-    let &[kind, permission, _, _, state, _, _, zero, _, skip] = attributes else {
+    let &[kind, permission, _, _, state, _, _, zero, health, skip] = attributes else {
         bail!("unexpected lv_attr from lvm2: {:?}", row.lv_attr);
     };
     let tags = tags(row.lv_tags);
@@ -184,6 +185,14 @@ fn volume(row: &VolumeRow) -> Result<Volume> {
         transaction_id: pool.and_then(|pool| pool.transaction_id.parse().ok()),
         data_percent: percent("data_percent", row.data_percent)?,
         metadata_percent: percent("metadata_percent", row.metadata_percent)?,
+        fault: match (health, state) {
+            _ if kind != b't' => None,
+            (b'F', _) => Some(Fault::Failed),
+            (_, b'c' | b'C') => Some(Fault::NeedsCheck),
+            (b'M', _) => Some(Fault::ReadOnly),
+            (b'D', _) => Some(Fault::NoSpace),
+            _ => None,
+        },
     })
 }
 
@@ -307,6 +316,23 @@ mod tests {
         let group = parse(&report, &vg("HostVG")).unwrap().unwrap();
         let layer = group.volume("Base-0.1").unwrap();
         assert!(layer.is_merging && !layer.is_origin && layer.role == Role::Layer);
+    }
+
+    #[test]
+    fn what_keeps_a_pool_from_being_written_to() {
+        for (attributes, fault) in [
+            ("twi-aotz--", None),
+            ("twi-cotzM-", Some(Fault::NeedsCheck)),
+            ("twi-Cotz--", Some(Fault::NeedsCheck)),
+            ("twi-aotzM-", Some(Fault::ReadOnly)),
+            ("twi-aotzD-", Some(Fault::NoSpace)),
+            ("twi-aotzF-", Some(Fault::Failed)),
+        ] {
+            let report = HOST.replace("twi-aotz--", attributes);
+            let group = parse(&report, &vg("HostVG")).unwrap().unwrap();
+            let pool = group.pool().unwrap();
+            assert_eq!((pool.fault, pool.active), (fault, true), "{attributes}");
+        }
     }
 
     #[test]

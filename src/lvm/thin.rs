@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use super::Lvm;
 use crate::model::layout::Volume;
 use crate::model::name::LvName;
-use crate::model::pool::{Found, Mismatch};
+use crate::model::percent::Percent;
+use crate::model::pool::{Fault, Found, Mismatch, Status};
 use crate::sys::cmd::Cmd;
 
 /// Where the extents of a disk begin, their size, the first one of a segment and its place in its volume, in extents;
@@ -23,25 +24,33 @@ const MAGIC: u64 = 27_022_010;
 const MAGIC_AT: usize = 32;
 const TRANSACTION_AT: usize = 48;
 
-/// What device-mapper says of an active pool.
+/// What device-mapper says of an active pool, and how it calls that.
 pub struct PoolStatus {
     device: String,
-    text: String,
+    status: Option<Status>,
 }
 
 impl Lvm {
     /// Nothing where no pool is active, or where something else is wrong.
     pub(super) fn active_pool_status(&self) -> Option<PoolStatus> {
         let device = self.active_pool()?;
-        let text = status_of(&device).ok()?;
-        Some(PoolStatus { device, text })
+        let status = parse_status(&status_of(&device).ok()?);
+        Some(PoolStatus { device, status })
+    }
+
+    /// Refuses to have more written to the active pool: it is as full as it may get, or cannot be written to.
+    pub fn check_while_written(&self) -> Result<()> {
+        let status = self.active_pool_status().and_then(|pool| pool.status);
+        // Where it says nothing, something else is wrong.
+        status.map_or(Ok(()), |status| status.check_while_written(&self.vg))
     }
 
     /// Whether a pool was what LVM takes it for when it said so.
     pub fn was_as_recorded(&self, pool: &Volume, status: &PoolStatus) -> bool {
         let name = pool.name.parse().ok();
         let device = name.and_then(|name| self.pool_device(&name).ok());
-        let made = transaction_of_status(&status.text).map(Found::Transaction);
+        let made = status.status.and_then(|status| status.transaction);
+        let made = made.map(Found::Transaction);
         let told = pool.transaction_id.zip(made);
         device.as_ref() == Some(&status.device)
             && told.is_some_and(|(recorded, made)| Mismatch::of(recorded, made).is_none())
@@ -56,7 +65,7 @@ impl Lvm {
         // Where it cannot be read, something else is wrong, of which lvm2 tells.
         let found = if pool.active {
             let made = self.pool_status(&name).ok();
-            let made = made.as_deref().and_then(transaction_of_status);
+            let made = made.and_then(|status| status.transaction);
             made.map_or(Found::Unknown, Found::Transaction)
         } else {
             let superblock = self.superblock(&name);
@@ -69,8 +78,9 @@ impl Lvm {
     }
 
     /// What device-mapper says of an active pool.
-    fn pool_status(&self, pool: &LvName) -> Result<String> {
-        status_of(&self.pool_device(pool)?)
+    fn pool_status(&self, pool: &LvName) -> Result<Status> {
+        let text = status_of(&self.pool_device(pool)?)?;
+        parse_status(&text).with_context(|| format!("unexpected output of dmsetup: {text:?}"))
     }
 
     fn pool_device(&self, pool: &LvName) -> Result<String> {
@@ -113,10 +123,9 @@ impl Lvm {
             number.with_context(|| format!("unexpected {column} from lvm2: {output:?}"))
         };
         let status = self.pool_status(pool)?;
-        let made = transaction_of_status(&status)
-            .with_context(|| format!("unexpected output of dmsetup: {status:?}"))?;
         // lvm2 counts a change before it is made, device-mapper when it is done.
-        if ask("transaction_id", pool)? != made + 1 {
+        let next = status.transaction.and_then(|made| made.checked_add(1));
+        if Some(ask("transaction_id", pool)?) != next {
             return Ok(None);
         }
         let message = format!("delete {}", ask("thin_id", lv)?);
@@ -131,7 +140,8 @@ impl Lvm {
     /// Whether the kernel refuses to write to an active pool before it was checked as a whole. Since
     /// thin-provisioning-tools 1.0 such a pool is not even activated without that.
     pub fn needs_check(&self, pool: &str) -> Result<bool> {
-        Ok(self.pool_status(&pool.parse()?)?.contains("needs_check"))
+        let text = status_of(&self.pool_device(&pool.parse()?)?)?;
+        Ok(parse_status(&text).is_some_and(|status| status.fault == Some(Fault::NeedsCheck)))
     }
 }
 
@@ -182,10 +192,41 @@ fn status_of(device: &str) -> Result<String> {
         .run()
 }
 
-/// The transaction of an active pool (linux/Documentation/admin-guide/device-mapper/thin-provisioning.rst,
-/// "Status").
-fn transaction_of_status(status: &str) -> Option<u64> {
-    status.split_whitespace().nth(3)?.parse().ok()
+/// What a pool says of itself (linux/Documentation/admin-guide/device-mapper/thin-provisioning.rst, "Status"). The mode
+/// comes before what is discarded and what a full pool does; behind those is whether it has to be checked.
+fn parse_status(text: &str) -> Option<Status> {
+    let mut words = text.split_whitespace().skip(2);
+    if words.next()? != "thin-pool" {
+        return None;
+    }
+    let none = Status {
+        transaction: None,
+        data: Percent::new(0),
+        metadata: Percent::new(0),
+        fault: Some(Fault::Failed),
+    };
+    let Ok(transaction) = words.next()?.parse() else {
+        return Some(none);
+    };
+    let mut share = || -> Option<Percent> {
+        let (used, total) = words.next()?.split_once('/')?;
+        Some(Percent::share(used.parse().ok()?, total.parse().ok()?))
+    };
+    let (metadata, data) = (share()?, share()?);
+    let mut words = words.skip(1);
+    let mode = words.next()?;
+    let needs_check = words.any(|word| word == "needs_check");
+    Some(Status {
+        transaction: Some(transaction),
+        data,
+        metadata,
+        fault: match mode {
+            _ if needs_check => Some(Fault::NeedsCheck),
+            "ro" => Some(Fault::ReadOnly),
+            "out_of_data_space" => Some(Fault::NoSpace),
+            _ => None,
+        },
+    })
 }
 
 #[cfg(test)]
@@ -222,17 +263,39 @@ mod tests {
     }
 
     #[test]
-    fn the_status_of_a_pool_tells_its_transaction() {
-        for (status, expected) in [
+    fn the_status_of_a_pool_tells_its_transaction_how_full_it_is_and_what_is_wrong() {
+        let status = |rest: &str| {
+            parse_status(&format!("0 13885440 thin-pool {rest}")).map(|status| {
+                let [metadata, data] =
+                    [status.metadata, status.data].map(|share| share.to_string());
+                (status.transaction, metadata, data, status.fault)
+            })
+        };
+        let expected = |fault| Some((Some(7), "10.3 %".to_owned(), "5.6 %".to_owned(), fault));
+        for (rest, fault) in [
+            ("rw discard_passdown queue_if_no_space - 1024", None),
             (
-                "0 13885440 thin-pool 7 1693/16384 6170/108480 - rw discard_passdown",
-                Some(7),
+                "rw discard_passdown queue_if_no_space needs_check 1024",
+                Some(Fault::NeedsCheck),
             ),
-            ("0 13885440 thin-pool Fail", None),
-            ("", None),
+            (
+                "ro discard_passdown error_if_no_space - 1024",
+                Some(Fault::ReadOnly),
+            ),
+            (
+                "out_of_data_space ignore_discard queue_if_no_space - 1024",
+                Some(Fault::NoSpace),
+            ),
         ] {
-            assert_eq!(transaction_of_status(status), expected, "{status:?}");
+            let found = status(&format!("7 1693/16384 6170/108480 - {rest}"));
+            assert_eq!(found, expected(fault), "{rest}");
         }
+        let failed = status("Fail").unwrap();
+        assert_eq!((failed.0, failed.3), (None, Some(Fault::Failed)));
+        for odd in ["", "7", "7 1/2", "7 a/b 1/2 - rw", "7 1/2 1/2 -"] {
+            assert_eq!(status(odd), None, "{odd}");
+        }
+        assert_eq!(parse_status("0 8 linear 253:0 0"), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::name::{LvName, VgName, is_base_of_imgbased};
 use super::percent::Percent;
+use super::pool::Fault;
 
 /// LVM tags. Those without a value are the ones of imgbased, so that its groups are read as well.
 pub mod tag {
@@ -154,6 +155,8 @@ pub struct Volume {
     pub transaction_id: Option<u64>,
     pub data_percent: Option<Percent>,
     pub metadata_percent: Option<Percent>,
+    /// Of a pool that is active.
+    pub fault: Option<Fault>,
 }
 
 impl Volume {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::layout::{Group, Volume};
 use super::name::VgName;
@@ -77,6 +77,87 @@ fn limits(pool: &Volume) -> (Percent, Percent) {
     let free = free.map_or(25, |percent| percent.min(25));
     let metadata = Percent::new(100 - u32::try_from(free).unwrap_or(25));
     (data, metadata.min(FULL))
+}
+
+/// What keeps a pool from being written to, as the kernel tells
+/// (linux/Documentation/admin-guide/device-mapper/thin-provisioning.rst, "Status").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Its metadata cannot be read.
+    Failed,
+    /// Its metadata could not be written.
+    ReadOnly,
+    /// The same, in an earlier start: it has to be checked as a whole first.
+    NeedsCheck,
+    NoSpace,
+}
+
+impl Fault {
+    /// Whether nothing can be removed from such a pool, either: lvm2 forgets a volume before the pool does.
+    fn keeps_what_is_there(self) -> bool {
+        self != Self::NoSpace
+    }
+
+    /// What a person can do (lvmthin(7), "Metadata check and repair").
+    pub fn advice(self, vg: &VgName, pool: &str) -> String {
+        match self {
+            Self::Failed | Self::ReadOnly | Self::NeedsCheck => format!(
+                "restart the host: the start has the pool checked; where that does not help, `lvconvert --repair {vg}/{pool}` \
+                 from a rescue system, see \"Metadata check and repair\" in lvmthin(7)"
+            ),
+            Self::NoSpace => "extend it with lvextend(8) or remove layers".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failed => "has failed: its metadata cannot be read",
+            Self::ReadOnly => "is read-only, as its metadata could not be written",
+            Self::NeedsCheck => "is read-only until its metadata are checked",
+            Self::NoSpace => "is full: writing to it waits, and fails after a minute",
+        })
+    }
+}
+
+/// Refuses a pool from which nothing can be removed, and to which nothing can be added.
+pub fn check_changeable(group: &Group) -> Result<()> {
+    let fault = group.pool().and_then(|pool| pool.fault);
+    if let Some(fault) = fault.filter(|fault| fault.keeps_what_is_there()) {
+        bail!(
+            "the thin pool of {} {fault}; `imgbased-helper check` says what to do",
+            group.name
+        );
+    }
+    Ok(())
+}
+
+/// What device-mapper says of an active pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Not of a pool that has failed.
+    pub transaction: Option<u64>,
+    pub data: Percent,
+    pub metadata: Percent,
+    pub fault: Option<Fault>,
+}
+
+impl Status {
+    /// Refuses to have more written to the pool.
+    pub fn check_while_written(&self, vg: &VgName) -> Result<()> {
+        if let Some(fault) = self.fault {
+            bail!("the thin pool of {vg} {fault}");
+        }
+        for (what, percent) in [("data", self.data), ("metadata", self.metadata)] {
+            ensure!(
+                percent < FULL,
+                "the thin pool of {vg} would be full: its {what} space is {percent} full meanwhile; extend it with \
+                 lvextend(8) or remove layers"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// What a pool says of its own transaction: dm-thin counts each change of its volumes, and lvm2 counts with it.
@@ -201,6 +282,48 @@ mod tests {
         ] {
             let error = with(change).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_ends_before_the_pool_is_full() {
+        let status = |data, metadata, fault| Status {
+            transaction: Some(1),
+            data: Percent::new(data),
+            metadata: Percent::new(metadata),
+            fault,
+        };
+        let vg = "HostVG".parse().unwrap();
+        for (status, expected) in [
+            (status(94, 94, None), ""),
+            (status(95, 10, None), "its data space is 95.0 % full"),
+            (status(10, 96, None), "its metadata space is 96.0 % full"),
+            (status(10, 10, Some(Fault::ReadOnly)), "is read-only"),
+            (status(10, 10, Some(Fault::NoSpace)), "is full"),
+        ] {
+            let checked = status.check_while_written(&vg);
+            let said = checked
+                .err()
+                .map(|error| error.to_string())
+                .unwrap_or_default();
+            assert!(
+                said.contains(expected) && said.is_empty() == expected.is_empty(),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_full_pool_can_be_made_emptier_and_one_that_is_read_only_stays_as_it_is() {
+        for (fault, may_change) in [
+            (None, true),
+            (Some(Fault::NoSpace), true),
+            (Some(Fault::NeedsCheck), false),
+            (Some(Fault::ReadOnly), false),
+            (Some(Fault::Failed), false),
+        ] {
+            let group = Group::with(vec![Volume { fault, ..pool() }]);
+            assert_eq!(check_changeable(&group).is_ok(), may_change, "{fault:?}");
         }
     }
 

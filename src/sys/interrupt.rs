@@ -1,14 +1,45 @@
-//! Ends long work when a signal asks for it.
+//! Ends long work when a signal asks for it, or when what it needs is not there any more.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+/// How often a [`Watch`] looks.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// Set when a signal asks the program to end.
 #[derive(Clone, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt {
+    is_set: Arc<AtomicBool>,
+    watch: Arc<Mutex<Option<Watch>>>,
+}
+
+/// A look at something that can end the work as well.
+pub struct Watch {
+    check: Box<dyn FnMut() -> Result<()> + Send>,
+    next: Instant,
+}
+
+impl Watch {
+    pub fn new(check: impl FnMut() -> Result<()> + Send + 'static) -> Self {
+        Self {
+            check: Box::new(check),
+            next: Instant::now() + PAUSE,
+        }
+    }
+
+    fn check(&mut self) -> Result<()> {
+        if Instant::now() < self.next {
+            return Ok(());
+        }
+        let checked = (self.check)();
+        self.next = Instant::now() + PAUSE;
+        checked
+    }
+}
 
 impl Interrupt {
     /// Has the signals that end a program set it instead, so that what was done can be undone. System
@@ -16,7 +47,7 @@ impl Interrupt {
     pub fn by_signals() -> Result<Self> {
         let interrupt = Self::default();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::flag::register(signal, Arc::clone(&interrupt.0))
+            signal_hook::flag::register(signal, Arc::clone(&interrupt.is_set))
                 .context("cannot handle signals")?;
         }
         Ok(interrupt)
@@ -24,13 +55,42 @@ impl Interrupt {
 
     /// Fails when it is time to end.
     pub fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) {
+        if self.is_set.load(Ordering::Relaxed) {
             bail!("interrupted");
         }
-        Ok(())
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        watch.as_mut().map_or(Ok(()), Watch::check)
     }
 
     pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.is_set.store(true, Ordering::Relaxed);
+    }
+
+    /// Has a watch look as well from here on, instead of the one that is returned.
+    pub fn watch(&self, watch: Option<Watch>) -> Option<Watch> {
+        let mut place = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut place, watch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_ends_the_work_and_looks_now_and_then_only() {
+        let interrupt = Interrupt::default();
+        let elsewhere = interrupt.clone();
+        let before = interrupt.watch(Some(Watch::new(|| bail!("it is full"))));
+        assert!(before.is_none());
+        for _ in 0..1000 {
+            elsewhere.check().unwrap();
+        }
+        std::thread::sleep(PAUSE);
+        assert_eq!(elsewhere.check().unwrap_err().to_string(), "it is full");
+        interrupt.watch(before);
+        elsewhere.check().unwrap();
+        interrupt.set();
+        assert_eq!(elsewhere.check().unwrap_err().to_string(), "interrupted");
     }
 }

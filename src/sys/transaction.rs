@@ -40,7 +40,7 @@ use nix::unistd::syncfs;
 use super::action::Action;
 use super::cmd::Cmd;
 use super::files::{directory, read_if_there};
-use super::interrupt::Interrupt;
+use super::interrupt::{Interrupt, Watch};
 use super::lock::Lock;
 use super::logger::STDOUT;
 use super::progress::Waiting;
@@ -194,6 +194,18 @@ impl Transaction<'_> {
         if done.is_ok() {
             self.writer.retake()?;
         }
+        done
+    }
+
+    /// Does a part of the work, and asks `check` now and then whether to go on: wherever an interrupt is looked for.
+    pub fn watched<T>(
+        &mut self,
+        check: impl FnMut() -> Result<()> + Send + 'static,
+        work: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let before = self.writer.interrupt.watch(Some(Watch::new(check)));
+        let done = work(self);
+        self.writer.interrupt.watch(before);
         done
     }
 

@@ -216,6 +216,16 @@ fn a_full_pool_costs_no_layer() -> Result<()> {
     let no_room = "the thin pool has no room";
     refused_by_pool(&mut vm, "--name Two large.img", no_room, &before)?;
 
+    vm.say("nearly filled by somebody else while it is written");
+    let got = vm.run_for(&script("fill-while-written")?, SLOW)?;
+    ensure!(
+        got.status == 1 && got.text.contains("would be full: its data space is"),
+        "{got:?}"
+    );
+    assert_eq!(small_group(&mut vm)?, before);
+    vm.ok("blkdiscard /dev/Small/filler")?;
+    vm.ok_for(&fill(400), SLOW)?;
+
     vm.say("filled by somebody else in the meantime");
     vm.ok("truncate -s 40M /root/t/data")?;
     let got = vm.run_for(&script("fill-while-copied")?, SLOW)?;
@@ -237,7 +247,17 @@ fn a_full_pool_costs_no_layer() -> Result<()> {
         "{found:?}"
     );
     assert_eq!(small_group(&mut vm)?, before);
-    all_layers_are_intact(&mut vm)
+    all_layers_are_intact(&mut vm)?;
+
+    vm.say("read-only");
+    vm.ok(&script("make-pool-read-only")?)?;
+    let why = "is read-only, as its metadata could not be written";
+    let got = vm.run("imgbased-helper --vg Small layer remove One+1")?;
+    ensure!(got.status == 1 && got.text.contains(why), "{got:?}");
+    let found = vm.run("imgbased-helper --vg Small check")?;
+    ensure!(found.text.contains(why), "{found:?}");
+    assert_eq!(small_group(&mut vm)?, before);
+    Ok(())
 }
 
 fn a_pool_full_of_metadata_costs_no_layer() -> Result<()> {

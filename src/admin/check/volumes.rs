@@ -152,6 +152,10 @@ pub fn find_at_once(group: &Group, mismatch: Option<&Mismatch>, findings: &mut F
             let advice = mismatch.advice(&group.name, &pool.name);
             findings.advise(&pool.name, &mismatch.to_string(), &advice);
         }
+        if let Some(fault) = pool.fault {
+            let advice = fault.advice(&group.name, &pool.name);
+            findings.advise(&pool.name, &fault.to_string(), &advice);
+        }
         if !pool.zeroes {
             let problem = "does not zero new chunks: what was removed can show up in new volumes";
             let advice = format!(
@@ -174,6 +178,7 @@ pub mod tests {
     use super::*;
     use crate::admin::check::finding::Finding;
     use crate::model::percent::Percent;
+    use crate::model::pool::Fault;
 
     pub fn volume(name: &str, tags: &[&str]) -> Volume {
         Volume {
@@ -372,12 +377,17 @@ pub mod tests {
             zeroes: false,
             ..pool.clone()
         };
+        let read_only = Volume {
+            fault: Some(Fault::ReadOnly),
+            ..pool.clone()
+        };
         let mismatch = Mismatch {
             recorded: 9,
             found: Some(3),
         };
         for (volume, mismatch, expected) in [
             (&pool, None, ""),
+            (&read_only, None, "ImagePool: restart the host"),
             (
                 &careless,
                 None,

@@ -93,12 +93,13 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         let room = context.room_when_active(&group)?;
         let copy = match &source {
             Some(source) if when == When::Now => {
-                let copy = source.copy(tx, &mount, &filesystem, room)?;
+                let copy =
+                    context.filling_pool(tx, |tx| source.copy(tx, &mount, &filesystem, room))?;
                 source.complete(tx, &mount)?;
                 Some(copy)
             }
             Some(source) if when == When::Moved => {
-                source.copy_ahead(tx, &mount, &filesystem, room)?;
+                context.filling_pool(tx, |tx| source.copy_ahead(tx, &mount, &filesystem, room))?;
                 None
             }
             _ => None,

@@ -13,6 +13,7 @@ use crate::admin::space::room_in;
 use crate::admin::{Context, LOCK_WAIT, comment, merge_report, say, text};
 use crate::merge::Additions;
 use crate::model::volume::{Mount, Volumes};
+use crate::sys::interrupt::Interrupt;
 use crate::sys::run;
 use crate::sys::transaction::Transaction;
 use crate::tree::{Dir, READ_MAX};
@@ -120,7 +121,8 @@ fn add_to(
     let to = Dir::root(Path::new(&mount.path))?;
     // Both: the pool can be full long before the volume is.
     let room = room_in(context, Path::new(&mount.path))?;
-    tx.work(&format!("# {} gets what is new", mount.path), |interrupt| {
+    let line = format!("# {} gets what is new", mount.path);
+    let work = |interrupt: &Interrupt| {
         let go_on = || interrupt.check();
         let additions = Additions::of(new, (at, &to), volumes, layer, &go_on)?;
         ensure!(
@@ -137,7 +139,8 @@ fn add_to(
                 mount.path
             )),
         }
-    })
+    };
+    context.filling_pool(tx, |tx| tx.work(&line, work))
 }
 
 fn from_root(path: &str) -> &str {

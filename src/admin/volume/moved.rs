@@ -78,14 +78,16 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
         None => None,
     };
     let copy = match (found, begun) {
-        (Some(filesystem), Some(begun)) => source.copy_rest(tx, mount, &filesystem, room, begun)?,
+        (Some(filesystem), Some(begun)) => context.filling_pool(tx, |tx| {
+            source.copy_rest(tx, mount, &filesystem, room, begun)
+        })?,
         (found, _) => {
             check_room(&mount.path, Some(&source), room)?;
             let kind = found.map_or(FsKind::Ext4, |found| found.kind);
             tx.run(&Cmd::new("blkdiscard").arg("--force").arg(&device))?;
             let zeroes = group.pool().is_some_and(|pool| pool.zeroes);
             let filesystem = make(tx, kind, &device, zeroes, mount)?;
-            source.copy(tx, mount, &filesystem, room)?
+            context.filling_pool(tx, |tx| source.copy(tx, mount, &filesystem, room))?
         }
     };
     let moved = Mount {
