@@ -26,15 +26,19 @@ const LISTED_MAX: usize = 10_000;
 /// So many users whose shell is not there are named.
 const LOST_MAX: usize = 100;
 
-/// What became of /etc when the base `new` came into the place of `old`, and `layer` was there.
+/// What became of /etc, and of what is carried elsewhere, when the base `new` came into the place of `old`, and `layer`
+/// was there.
 #[derive(Deserialize, Serialize)]
 pub struct MergeReport {
     version: u32,
     pub old: String,
     pub layer: String,
     pub new: String,
+    /// Of /etc.
     #[serde(default)]
     pub counts: Counts,
+    #[serde(default, skip_serializing_if = "Elsewhere::is_none")]
+    pub elsewhere: Elsewhere,
     pub merge: Vec<Row>,
     /// How many more paths there are, without a conflict and with one.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -134,6 +138,33 @@ impl Counts {
     }
 }
 
+/// What cannot simply be carried of paths outside of /etc.
+#[derive(Clone, Copy, Default, Deserialize, PartialEq, Serialize)]
+pub struct Elsewhere {
+    pub conflicts: usize,
+    /// How many paths cannot be carried, such as devices.
+    left: usize,
+    /// How many paths there are to say something of, which are not listed.
+    more: usize,
+}
+
+impl Elsewhere {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// For people, on one line; `None` if there is nothing to tell.
+    pub fn line(self) -> Option<String> {
+        let counts = Counts {
+            conflicts: self.conflicts,
+            left: self.left,
+            ..Counts::default()
+        };
+        (self.conflicts + self.left > 0).then(|| counts.line())
+    }
+}
+
 /// What becomes of a path that is not simply as in the new base.
 #[derive(Clone, Deserialize, Serialize)]
 pub struct Row {
@@ -175,6 +206,7 @@ impl MergeReport {
             layer,
             new,
             counts,
+            elsewhere: Elsewhere::default(),
             merge,
             more,
             more_conflicts,
@@ -184,6 +216,26 @@ impl MergeReport {
             missing_packages: Vec::new(),
             done: Vec::new(),
         }
+    }
+
+    /// Adds what there is to say of what is carried elsewhere.
+    pub fn add_outside(&mut self, outside: &Outside) {
+        self.elsewhere = Elsewhere {
+            conflicts: outside.conflicts,
+            left: outside.not_carried,
+            more: outside.more_items,
+        };
+        let items = outside.items.iter();
+        self.merge
+            .extend(items.map(|item| Row::new(Path::new("/"), item)));
+    }
+
+    /// The same as in the report of an earlier merge.
+    pub fn keep_outside(&mut self, before: &mut Self) {
+        self.elsewhere = before.elsewhere;
+        let rows = std::mem::take(&mut before.merge).into_iter();
+        self.merge
+            .extend(rows.filter(|row| !row.path().starts_with("/etc")));
     }
 
     /// Lists a file of /etc as a conflict, as what it names is not there.
@@ -248,16 +300,30 @@ impl MergeReport {
 
     /// The conflicts, as a table.
     pub fn conflicts(&self) -> String {
-        let conflicts = self.merge.iter().filter(|row| row.conflict.is_some());
-        text::columns(&conflicts.map(Row::columns).collect::<Vec<_>>()) + &self.others_in_conflict()
+        self.rows(|row| row.conflict.is_some())
+    }
+
+    /// The same with what cannot be carried of what is outside of /etc.
+    pub fn conflicts_and_left(&self) -> String {
+        let is_left = |row: &Row| row.verdict == "left" && !row.path().starts_with("/etc");
+        self.rows(|row| row.conflict.is_some() || is_left(row))
+    }
+
+    fn rows(&self, is_meant: impl Fn(&Row) -> bool) -> String {
+        let rows = self.merge.iter().filter(|row| is_meant(row));
+        text::columns(&rows.map(Row::columns).collect::<Vec<_>>()) + &self.others_in_conflict()
     }
 
     /// What there is to say of conflicts that are not listed.
     fn others_in_conflict(&self) -> String {
-        match self.more_conflicts {
+        let mut said = match self.more_conflicts {
             0 => String::new(),
             more => format!("and {more} more in conflict\n"),
+        };
+        if self.elsewhere.more > 0 {
+            said += &format!("and {} more outside of /etc\n", self.elsewhere.more);
         }
+        said
     }
 
     pub fn table(&self) -> String {
@@ -358,7 +424,7 @@ fn listed(items: &[Item], max: usize) -> (Vec<Row>, [usize; 2]) {
         if *seen > max {
             more[usize::from(is_conflict)] += 1;
         } else {
-            rows.push(Row::new(item));
+            rows.push(Row::new(Path::new("/etc"), item));
         }
     }
     (rows, more)
@@ -369,8 +435,9 @@ fn is_removal(item: &Item) -> bool {
 }
 
 impl Row {
-    fn new(item: &Item) -> Self {
-        let (path, path_bytes) = json_path::of(&Path::new("/etc").join(&item.path));
+    /// Of a path below `top`.
+    fn new(top: &Path, item: &Item) -> Self {
+        let (path, path_bytes) = json_path::of(&top.join(&item.path));
         let result = match &item.action {
             Action::Remove | Action::RemoveDir => "deleted",
             Action::Nothing => "theirs",
@@ -485,6 +552,11 @@ pub mod tests {
             kept_packages: packages.into(),
             missing_packages: vec!["vim".to_owned()],
             left_since: vec![Amount::new(Path::new("data"), 60, 2)],
+            elsewhere: Elsewhere {
+                conflicts: 1,
+                left: 1,
+                more: 2,
+            },
             ..report()
         };
         assert!(report.settle(Path::new("/etc/issue"), false));
@@ -516,6 +588,7 @@ pub mod tests {
             ],
             more: 0,
             more_conflicts: 0,
+            elsewhere: Elsewhere::default(),
             pending: false,
             left_since: Vec::new(),
             kept_packages: Vec::new(),
@@ -544,6 +617,51 @@ pub mod tests {
         let since = Amount::left_since(&now, &before);
         let paths: Vec<&str> = since.iter().map(|of| of.path.as_str()).collect();
         assert_eq!(paths, ["/grown", "/new"]);
+    }
+
+    #[test]
+    fn what_cannot_simply_be_carried_elsewhere_is_told_also_after_a_second_merge() {
+        let left = Row {
+            verdict: "left".to_owned(),
+            ..row("/srv/pipe", None)
+        };
+        let mut first = MergeReport {
+            merge: vec![
+                row("/etc/issue", Some(Clash::Both)),
+                row("/root/x", Some(Clash::Added)),
+                left,
+            ],
+            elsewhere: Elsewhere {
+                conflicts: 2,
+                left: 1,
+                more: 1,
+            },
+            ..report()
+        };
+        let conflict =
+            "conflict: here modified, in the base modified; the result is ours (content)";
+        assert_eq!(
+            first.conflicts_and_left(),
+            format!(
+                "/etc/issue  {conflict}\n/root/x     {conflict}\n/srv/pipe   not carried (content)\n\
+                 and 1 more outside of /etc\n"
+            )
+        );
+        assert!(!first.conflicts().contains("/srv/pipe"));
+        let line = first.elsewhere.line();
+        assert_eq!(line.as_deref(), Some("1 path not carried, 2 in conflict"));
+        let mut second = MergeReport {
+            merge: vec![row("/etc/motd", Some(Clash::Both))],
+            ..report()
+        };
+        second.keep_outside(&mut first);
+        let paths: Vec<PathBuf> = second.merge.iter().map(Row::path).collect();
+        assert_eq!(
+            paths,
+            ["/etc/motd", "/root/x", "/srv/pipe"].map(PathBuf::from)
+        );
+        assert!(second.elsewhere == first.elsewhere);
+        assert!(second.settle(Path::new("/root/x"), false));
     }
 
     #[test]

@@ -16,7 +16,7 @@ const OF_LAYER: &str = "usr/local";
 const WILD: [char; 3] = ['*', '?', '['];
 
 /// A path from the root, without the slash there. Refuses one that is not absolute, or leads up.
-fn from_root(path: &Path) -> Result<PathBuf> {
+pub fn from_root(path: &Path) -> Result<PathBuf> {
     let shown = path.display();
     ensure!(path.is_absolute(), "{shown} does not begin with a slash");
     let mut below = PathBuf::new();

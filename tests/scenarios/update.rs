@@ -103,6 +103,7 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
     let (_disk, mut vm) = Host::running_unattended(loader, name)?;
     vm.ok(&script("change-host")?)?;
     vm.ok(&script("make-next")?)?;
+    vm.ok("echo own >/srv/both && echo image >/mnt/next/srv/both && mkfifo /srv/pipe")?;
     let before = state(&mut vm)?;
 
     let told = vm.run("imgbased-helper update --check /mnt/next")?;
@@ -111,7 +112,14 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
         told.text.contains("version 2; is new to this host"),
         "{told:?}"
     );
-    ensure!(told.text.contains("2 in conflict"), "{told:?}");
+    for part in [
+        "2 in conflict",
+        "Else   1 path not carried, 1 in conflict\n",
+        "/srv/both   conflict: here added, in the base added; the result is ours (content)\n",
+        "/srv/pipe   not carried",
+    ] {
+        ensure!(told.text.contains(part), "{part}: {told:?}");
+    }
     let told = vm.run("imgbased-helper --json update --check /mnt/next")?;
     let told: serde_json::Value = serde_json::from_str(&told.text).context("JSON")?;
     assert_eq!(
@@ -170,6 +178,7 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
     let conflicts = vm.ok("imgbased-helper persist conflicts")?;
     for part in [
         "/etc/issue ",
+        "/srv/both ",
         "shell of root, /usr/bin/own-shell, is not in the new base",
     ] {
         ensure!(conflicts.contains(part), "{part}: {conflicts}");
@@ -185,6 +194,10 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
         let conflicts = vm.ok("imgbased-helper persist conflicts")?;
         ensure!(!conflicts.contains("/etc/issue "), "{conflicts}");
     }
+    assert_eq!(vm.ok("cat /srv/both")?, "own");
+    vm.ok("test ! -e /srv/pipe && imgbased-helper persist keep /srv/both")?;
+    let conflicts = vm.ok("imgbased-helper persist conflicts")?;
+    ensure!(!conflicts.contains("/srv/both "), "{conflicts}");
     is_clean(&mut vm)
 }
 

@@ -10,7 +10,7 @@ use crate::admin::merge_report::{MergeReport, Row};
 use crate::admin::roots::{self, Tree};
 use crate::admin::view::JSON_VERSION;
 use crate::model::layout::Group;
-use crate::model::persist::below_etc;
+use crate::model::persist::from_root;
 use crate::sys::transaction::Transaction;
 use crate::tree::escaped;
 
@@ -56,7 +56,7 @@ pub fn keep(context: &Context, paths: &[PathBuf]) -> Result<()> {
         let group = context.load()?;
         let mut report = need_report(&group)?;
         for path in paths {
-            let path = Path::new("/").join(below_etc(path)?);
+            let path = Path::new("/").join(from_root(path)?);
             ensure!(report.settle(&path, false), not_listed(&path));
         }
         write(tx, &report)

@@ -337,7 +337,8 @@ impl Again<'_> {
         let report = if is_edited {
             let mut report = MergeReport::of(self.sides.names(base), plan);
             report.pending = true;
-            if let Some(before) = before {
+            if let Some(mut before) = before {
+                report.keep_outside(&mut before);
                 report.kept_packages = before.kept_packages;
                 report.missing_packages = before.missing_packages;
             }

@@ -179,7 +179,9 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
                 left_behind = Amount::left(&planned.outside);
                 kept_packages = kept.expected(tx, root)?;
                 let come = (planned.outside.zones(), &kept_packages[..]);
-                merge = Some(report_of(names, &planned.plan, roots, come)?);
+                let mut report = report_of(names, &planned.plan, roots, come)?;
+                report.add_outside(&planned.outside);
+                merge = Some(report);
                 packages = without_kept(planned.packages, &kept_packages);
                 Ok(())
             })?;
@@ -254,6 +256,8 @@ impl Checked {
             None => "known when the image is on the host".to_owned(),
         };
         rows.push(("/etc".to_owned(), merge));
+        let elsewhere = self.merge.as_ref().and_then(|merge| merge.elsewhere.line());
+        rows.extend(elsewhere.map(|line| ("Else".to_owned(), line)));
         if !self.packages.is_empty() {
             rows.push((
                 "Without".to_owned(),
@@ -263,7 +267,7 @@ impl Checked {
         for refusal in &self.refusals {
             rows.push(("Refused".to_owned(), refusal.clone()));
         }
-        let conflicts = self.merge.as_ref().map(MergeReport::conflicts);
+        let conflicts = self.merge.as_ref().map(MergeReport::conflicts_and_left);
         text::columns(&rows)
             + &amounts("comes along", &self.carried)
             + &amounts("would be left behind", &self.left_behind)

@@ -259,8 +259,10 @@ pub fn into(
                 let left = merge::apply(&planned.plan, roots[LAYER], roots[NEW])?;
                 warn_of("/etc/", &left);
                 warn_of("/", &planned.outside.apply(roots, &go_on)?);
+                let mut report = MergeReport::of(names, &planned.plan);
+                report.add_outside(&planned.outside);
                 found = Some(Merged {
-                    report: MergeReport::of(names, &planned.plan),
+                    report,
                     outside: planned.outside,
                     packages: planned.packages,
                     for_initramfs: for_initramfs(&planned.plan),

@@ -305,7 +305,10 @@ impl Done {
         }
         if let Some(merge) = &self.merge {
             lines += &format!("/etc: {}\n", merge.counts.line());
-            if merge.counts.conflicts > 0 {
+            if let Some(line) = merge.elsewhere.line() {
+                lines += &format!("elsewhere: {line}\n");
+            }
+            if merge.counts.conflicts + merge.elsewhere.conflicts > 0 {
                 lines +=
                     "`imgbased-helper persist conflicts` in the new layer lists the conflicts\n";
             }

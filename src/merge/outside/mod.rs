@@ -73,8 +73,11 @@ pub struct Outside {
     /// What there is to say of carried paths, from the root: conflicts, what cannot be carried, and links that lead
     /// to nothing.
     pub items: Vec<Item>,
-    /// How many more of them there are.
-    pub more_items: u64,
+    /// How many of them are conflicts and how many cannot be carried, with those that are not in `items`.
+    pub conflicts: usize,
+    pub not_carried: usize,
+    /// How many are not in `items`.
+    pub more_items: usize,
     /// What is carried, by the directories that are: the space that the copies take, and how many they are.
     pub carried: Vec<Amount>,
     pub carried_bytes: u64,
@@ -122,6 +125,8 @@ impl Outside {
         let (left, packages) = search.run(roots)?;
         let mut outside = Self {
             items: Vec::new(),
+            conflicts: 0,
+            not_carried: 0,
             more_items: 0,
             carried: Vec::new(),
             carried_bytes: 0,
@@ -187,6 +192,7 @@ impl Outside {
             Ok(())
         })?;
         (self.items, self.more_items) = (tally.items, tally.more_items);
+        (self.conflicts, self.not_carried) = (tally.conflicts, tally.not_carried);
         for (path, Sum { bytes, files }) in tally.carried {
             self.carried_bytes += bytes;
             self.carried_files += files;
@@ -276,7 +282,9 @@ impl Carrier<'_> {
 #[derive(Default)]
 struct Tally {
     items: Vec<Item>,
-    more_items: u64,
+    conflicts: usize,
+    not_carried: usize,
+    more_items: usize,
     carried: BTreeMap<PathBuf, Sum>,
     /// Also what has no place in the new base, since that needs another type there: by directory.
     left: Sums,
@@ -302,8 +310,17 @@ impl Tally {
         if let Some(sum) = sum {
             sum.add(stat.map_or(0, |stat| self.seen.bytes(stat)));
         }
-        let is_said =
-            item.note.is_some() || matches!(item.verdict, Verdict::Conflict(_) | Verdict::Left);
+        let is_said = match item.verdict {
+            Verdict::Conflict(_) => {
+                self.conflicts += 1;
+                true
+            }
+            Verdict::Left => {
+                self.not_carried += 1;
+                true
+            }
+            _ => item.note.is_some(),
+        };
         if is_said && self.items.len() < ITEMS_MAX {
             self.items.push(item);
         } else if is_said {
