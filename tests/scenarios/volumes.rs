@@ -224,6 +224,7 @@ fn a_volume_is_whole_or_not_there_whatever_step_is_the_last() -> Result<()> {
             );
             assert_eq!(vm.ok("cat /srv/data/file")?, "text", "{variable} {step}");
             if is_killed {
+                is_told_where_it_is_due(&mut vm).with_context(|| format!("step {step}"))?;
                 vm.run("imgbased-helper check --repair")?;
             }
             if is_done || is_killed {
@@ -237,6 +238,35 @@ fn a_volume_is_whole_or_not_there_whatever_step_is_the_last() -> Result<()> {
                 break;
             }
         }
+    }
+    for step in 1..STEPS_MAX {
+        vm.ok(add)?;
+        let ended = vm.run(&interrupted(
+            &format!("IMGBASED_KILL_AFTER={step}"),
+            "imgbased-helper volume remove /srv/data",
+        ))?;
+        is_told_where_it_is_due(&mut vm).with_context(|| format!("removal, step {step}"))?;
+        vm.ok("imgbased-helper volume remove /srv/data; lvm lvremove -qq -y HostVG/srv-data")?;
+        assert_eq!(vm.ok("cat /srv/data/file")?, "text", "{step}");
+        if ended.status == 0 {
+            return is_clean(&mut vm);
+        }
+        assert_eq!(ended.status, KILLED, "{step}: {ended:?}");
+    }
+    anyhow::bail!("the verb has no end")
+}
+
+/// Claims that no volume is mounted at the next start over what a layer has written until then, unless that is told.
+fn is_told_where_it_is_due(vm: &mut Vm) -> Result<()> {
+    let tags =
+        vm.ok("lvm lvs --noheadings -o lv_tags HostVG | grep -c imgbased:mount=/srv/data; :")?;
+    let mounted = vm.run("findmnt -n /srv/data")?;
+    if tags != "0" && mounted.status != 0 {
+        let told = vm.run("imgbased-helper check")?;
+        ensure!(
+            told.status == 3 && told.text.contains("is not mounted at /srv/data"),
+            "{told:?}"
+        );
     }
     Ok(())
 }

@@ -114,9 +114,14 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         if let Some(source) = source {
             source.mounted.unmount(tx)?;
         }
-        tx.run(&context.lvm.commit_active(&name, &tags))?;
-        if when != When::Next {
-            hand_over_at(context, tx, &path, Some(mount.clone()))?;
+        let commit = context.lvm.commit_active(&name, &tags);
+        if when == When::Next {
+            tx.run(&commit)?;
+        } else {
+            // Where this is killed before it is mounted, it is due, and `check` tells that it is not there.
+            hand_over_at(context, tx, &path, Some(mount.clone()), &mut |tx| {
+                tx.run(&commit)
+            })?;
         }
         begin(tx, &mount, when)?;
         said = announced(&format!("{}/{name}", group.name), &path, when, &users);

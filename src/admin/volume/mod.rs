@@ -174,12 +174,16 @@ fn hand_over_at(
     tx: &mut Transaction,
     path: &str,
     new: Option<Mount>,
+    before_it_does: Work,
 ) -> Result<()> {
     let handed: Option<Volumes> = run::read_json(run::VOLUMES);
     match handed {
-        Some(handed) => hand_over(context, tx, with_at(handed.volumes, path, new)),
+        Some(handed) => {
+            let volumes = with_at(handed.volumes, path, new);
+            hand_over(context, tx, volumes, before_it_does)
+        }
         // Of an earlier initramfs, with which nothing is mounted.
-        None => Ok(()),
+        None => before_it_does(tx),
     }
 }
 
@@ -194,11 +198,17 @@ fn with_at(mut volumes: Vec<Mount>, path: &str, new: Option<Mount>) -> Vec<Mount
 }
 
 /// Has systemd know of these volumes.
-fn hand_over(context: &Context, tx: &mut Transaction, volumes: Vec<Mount>) -> Result<()> {
+fn hand_over(
+    context: &Context,
+    tx: &mut Transaction,
+    volumes: Vec<Mount>,
+    before_it_does: Work,
+) -> Result<()> {
     let reload = Cmd::new("systemctl").arg("daemon-reload");
     // After the file is what it was.
     tx.on_failure(reload.clone());
     write_volumes(context, tx, volumes)?;
+    before_it_does(tx)?;
     tx.run(&reload)
 }
 
@@ -214,7 +224,7 @@ pub fn hand_over_renamed(context: &Context, writer: &Writer, group: &Group) -> R
         return Ok(());
     }
     transaction(writer, &mut |tx| {
-        hand_over(context, tx, volumes.clone())?;
+        hand_over(context, tx, volumes.clone(), &mut |_| Ok(()))?;
         for mount in volumes.iter().filter(|mount| !mount.moving) {
             // Where nobody used it, systemd may have unmounted it as its device has another name.
             let unit = mount_unit::name(&mount.path);
@@ -357,18 +367,20 @@ fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
             let unit = mount_unit::name(&path);
             tx.run_undoable(&systemctl("stop", &unit), systemctl("start", &unit))?;
         }
-        hand_over_at(context, tx, &path, None)?;
+        let is_of_it = |tag: &&String| {
+            let values = [tag::MOUNT, tag::MOVING, tag::MOUNT_OPTIONS];
+            *tag == tag::VOLUME || values.iter().any(|value| tag.starts_with(value))
+        };
+        let tags: Vec<String> = volume.tags.iter().filter(is_of_it).cloned().collect();
+        // Until then it is due: where this is killed before, `check` tells that it is not there.
+        tx.run_undoable(
+            &lvm.exchange_tags(&name, &tags, &[]),
+            lvm.exchange_tags(&name, &[], &tags),
+        )?;
+        hand_over_at(context, tx, &path, None, &mut |_| Ok(()))?;
         if delete {
             // Nothing takes that back.
             tx.run(&lvm.remove(&name))?;
-        } else {
-            let is_of_it = |tag: &&str| {
-                let values = [tag::MOUNT, tag::MOVING, tag::MOUNT_OPTIONS];
-                *tag == tag::VOLUME || values.iter().any(|value| tag.starts_with(value))
-            };
-            let tags = volume.tags.iter().map(String::as_str);
-            let tags: Vec<&str> = tags.filter(is_of_it).collect();
-            tx.run(&lvm.retag(&name, &tags, None))?;
         }
         let full = format!("{}/{name}", group.name);
         let kept = match (delete, stays) {
