@@ -1,8 +1,9 @@
 //! `layout init`: makes the volume group on empty disks, or takes over a system that is installed on
 //! a thin volume already.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -11,7 +12,7 @@ use super::filesystem::{Filesystem, superblock_on};
 use super::{
     Context, base, hooks, layer, news, pool_with_room, refuse_incomplete, say, text, view,
 };
-use crate::image::host::Host;
+use crate::image::host::{Host, sector_of};
 use crate::image::judge::{self, Place, What};
 use crate::lvm::disk::{self, Owner};
 use crate::lvm::{Located, Lvm, PoolSize};
@@ -19,8 +20,9 @@ use crate::model::kernel_options::without_root;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
+use crate::sys::mounts::{self, disk_of};
+use crate::sys::probe;
 use crate::sys::transaction::Transaction;
-use crate::sys::{mounts, probe};
 
 /// The share of the group that the pool gets, in percent. The rest is for its growth and repair.
 const POOL_PERCENT: u8 = 90;
@@ -116,6 +118,12 @@ pub fn on_devices(
         ensure!(!seen.contains(&real), "{} is named twice", device.display());
         seen.push(real);
     }
+    let sectors: BTreeSet<u64> = devices.iter().filter_map(|disk| sector_of(disk)).collect();
+    ensure!(
+        sectors.len() <= 1,
+        "the devices have sectors of several sizes, {sectors:?} bytes, and lvm2 makes no group of such; name devices of \
+         one kind"
+    );
     refuse_existing(lvm)?;
     let group = NewGroup::on(devices.to_owned(), size, pool_size)?;
 
@@ -146,6 +154,13 @@ pub fn refuse_existing(lvm: &Lvm) -> Result<()> {
             lvm.vg()
         );
     }
+    // Where lvm2 has the volumes of a group.
+    let place = Path::new("/dev").join(lvm.vg().as_str());
+    ensure!(
+        fs::symlink_metadata(&place).is_err(),
+        "{} is something else, so no volume group can have that name; choose another one with --vg",
+        place.display()
+    );
     Ok(())
 }
 
@@ -206,6 +221,10 @@ pub fn check_unused(device: &Path, wipe: bool) -> Result<u64> {
         metadata.file_type().is_block_device(),
         "{shown} is not a block device"
     );
+    ensure!(
+        !is_logical_volume(metadata.rdev()),
+        "{shown} is a logical volume, and lvm2 makes no volume group on such; name a disk or a partition"
+    );
     // The kernel refuses exclusive access to what is mounted or part of something else.
     let opened = OpenOptions::new()
         .read(true)
@@ -224,6 +243,11 @@ pub fn check_unused(device: &Path, wipe: bool) -> Result<u64> {
         }
     }
     probe::size(&opened).with_context(|| format!("cannot read {shown}"))
+}
+
+fn is_logical_volume(device: u64) -> bool {
+    let uuid = disk_of(device).map(|disk| fs::read_to_string(disk.join("dm/uuid")));
+    uuid.is_some_and(|uuid| uuid.is_ok_and(|uuid| uuid.starts_with("LVM-")))
 }
 
 /// Refuses a disk of a volume group, also of one that lvm2 does not show here: its devices file or a filter can

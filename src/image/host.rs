@@ -59,7 +59,8 @@ fn mounts(kind: FsKind) -> bool {
     load.check_installed().is_err() || load.run().is_ok()
 }
 
-fn sector_of(disk: &Path) -> Option<u64> {
+/// The size of the sectors of a disk, in bytes.
+pub fn sector_of(disk: &Path) -> Option<u64> {
     let directory = disk_of(fs::metadata(disk).ok()?.rdev())?;
     let size = fs::read_to_string(directory.join("queue/logical_block_size")).ok()?;
     size.trim().parse().ok()

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes of the small disks: one with a filesystem (tiny1), two groups with one name (tiny3 and tiny4), a group
 # that is not active (tiny5), one on a partition (small), and one of another system (other). Makes a disk that is too
-# small (/root/toosmall), and a thin volume with a filesystem whose UUID cannot change (spare).
+# small (/root/toosmall), one with other sectors (/root/sectors), and a thin volume with a filesystem whose UUID cannot change (spare).
 set -eu
 
 cd /dev/disk/by-id
@@ -25,3 +25,5 @@ lvm lvcreate -qq -y -V 64M --thinpool pool -n root Thin
 mke2fs -q -t ext4 -O stable_inodes /dev/Thin/root
 truncate -s 24M /root/24M
 ln -s "$(losetup --find --show /root/24M)" /root/toosmall
+truncate -s 64M /root/64M
+ln -s "$(losetup --find --show --sector-size 4096 /root/64M)" /root/sectors
