@@ -9,14 +9,15 @@ pid=$!
 written() {
     dmsetup status Small-Two 2>/dev/null | awk '{ print int($4 / 2048) }'
 }
-until [ "$(written || echo 0)" -ge 20 ] 2>/dev/null; do
+until [ "$(written)" -ge 20 ] 2>/dev/null; do
+    kill -0 $pid || exit
     sleep 0.1
 done
 kill -STOP $pid
 lvm lvs --noheadings --nosuffix --units m -o lv_size,data_percent Small/ImagePool | {
     read -r size percent
     left=$(awk "BEGIN { print int($size * (95.5 - $percent) / 100) }")
-    dd if=/dev/zero of=/dev/Small/filler bs=1M seek=400 count="$left" oflag=direct status=none
+    dd if=/dev/zero of=/dev/Small/filler bs=1M count="$left" oflag=direct status=none
 }
 kill -CONT $pid
 wait $pid

@@ -201,9 +201,18 @@ fn a_full_pool_costs_no_layer() -> Result<()> {
         format!("dd if=/dev/zero of=/dev/Small/filler bs=1M count={mib} oflag=direct status=none")
     };
 
+    vm.say("nearly filled by somebody else while it is written");
+    let before = small_group(&mut vm)?;
+    let got = vm.run_for(&script("fill-while-written")?, SLOW)?;
+    ensure!(
+        got.status == 1 && got.text.contains("would be full: its data space is"),
+        "{got:?}"
+    );
+    assert_eq!(small_group(&mut vm)?, before);
+    vm.ok("blkdiscard /dev/Small/filler")?;
+
     vm.say("too large for what is left");
     vm.ok_for(&fill(400), SLOW)?;
-    let before = small_group(&mut vm)?;
     let has_room = "the thin pool has room for";
     refused_by_pool(
         &mut vm,
@@ -215,16 +224,6 @@ fn a_full_pool_costs_no_layer() -> Result<()> {
     // How much is shared shows while it is written.
     let no_room = "the thin pool has no room";
     refused_by_pool(&mut vm, "--name Two large.img", no_room, &before)?;
-
-    vm.say("nearly filled by somebody else while it is written");
-    let got = vm.run_for(&script("fill-while-written")?, SLOW)?;
-    ensure!(
-        got.status == 1 && got.text.contains("would be full: its data space is"),
-        "{got:?}"
-    );
-    assert_eq!(small_group(&mut vm)?, before);
-    vm.ok("blkdiscard /dev/Small/filler")?;
-    vm.ok_for(&fill(400), SLOW)?;
 
     vm.say("filled by somebody else in the meantime");
     vm.ok("truncate -s 40M /root/t/data")?;

@@ -147,7 +147,17 @@ impl Loader for SystemdBoot {
     }
 
     fn set_default(&self, tx: &mut Transaction, id: &str) -> Result<()> {
-        self.confirm_default(tx, id)
+        self.confirm_default(tx, id)?;
+        if self.variables.is_none() {
+            let told = Variables::of_this_machine().read(DEFAULT).ok().flatten();
+            if let Some(name) = told.filter(|name| self.counts_before(name, id)) {
+                log::warn!(
+                    "the firmware of this machine has {name} boot by default, which counts before loader.conf; if the disks \
+                     are of this machine, `bootctl set-default \"\"` takes that away"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Refuses where systemd-boot has not started the running system.
@@ -408,6 +418,15 @@ impl SystemdBoot {
         Ok(())
     }
 
+    /// Whether this name in the firmware of the machine, which may be another one, would keep an entry from being the
+    /// default.
+    fn counts_before(&self, name: &str, id: &str) -> bool {
+        let items = self.items().unwrap_or_default();
+        let mut items = items.iter();
+        let named = items.find(|item| item.is_named(name));
+        named.is_some_and(|item| item.id != id)
+    }
+
     fn config_path(&self) -> Option<PathBuf> {
         Some(self.esp.as_ref()?.join("loader/loader.conf"))
     }
@@ -489,6 +508,36 @@ mod tests {
         assert_eq!(new, format!("{kept}default c.conf\n"));
         assert_eq!(value_of("default", &new).as_deref(), Some("c.conf"));
         assert_eq!(value_of("default", "default\n"), None);
+    }
+
+    #[test]
+    fn from_a_rescue_system_it_is_told_that_the_firmware_names_another_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(ENTRIES);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(dir.path().join("good"), "x").unwrap();
+        for name in ["imgbased-Base-0.1", "imgbased-Base-0.2"] {
+            let text = format!("title {name}\nlinux /good\n");
+            fs::write(path.join(format!("{name}.conf")), text).unwrap();
+        }
+        let boot = SystemdBoot {
+            files: Files::new(dir.path()),
+            esp: Some(dir.path().to_owned()),
+            variables: None,
+        };
+        for (named, counts) in [
+            ("imgbased-Base-0.1.conf", false),
+            ("imgbased-Base-0.2.conf", true),
+            // It is of another machine.
+            ("imgbased-Base-7.1.conf", false),
+            ("", false),
+        ] {
+            assert_eq!(
+                boot.counts_before(named, "imgbased-Base-0.1"),
+                counts,
+                "{named}"
+            );
+        }
     }
 
     /// The next start of a host with these entries, where the options tell what they boot, and this default.
