@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use serde::Serialize;
 
 use super::merge::{Logins, Told, plan};
@@ -155,37 +155,18 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
         let running = Root::at(Path::new("/"));
         let told = Told::of(context, tx, &group, update.leave())?;
         let kept = Packages::of(context, tx, &group, told.packages.clone())?;
-        let mut kept_packages = Vec::new();
         let mut needs = None;
         if is_new {
             refuse(Needs::of(&group, &source).map(|found| needs = found));
         }
-        let (mut merge, mut packages) = (None, Vec::new());
         let mut version = source.version();
-        let (mut carried, mut left_behind) = Default::default();
+        let mut comes = Comes::default();
         looked_into(tx, opened.as_ref(), |tx, root| {
             version = version_of(&Root::at(root));
             refuse(judge(update, &running, &Root::at(root)).map(drop));
-            let new = Dir::root(root)?;
-            let names = sides.names(&update.shown());
-            let looked = sides.opened(context, tx, &group, |tx, [old, layer]| {
-                let installed = of_each(tx, [old, layer, root])?;
-                let [old, layer] = [old, layer].map(Dir::root);
-                let roots = [&old?, &layer?, &new];
-                let go_on = || tx.interrupt().check();
-                let planned = plan(roots, &installed, &sides, &told, &go_on)?;
-                refuse(planned.check_left());
-                carried = Amount::carried(&planned.outside);
-                left_behind = Amount::left(&planned.outside);
-                kept_packages = kept.expected(tx, root)?;
-                let come = (planned.outside.zones(), &kept_packages[..]);
-                let mut report = report_of(names, &planned.plan, roots, come)?;
-                report.add_outside(&planned.outside);
-                merge = Some(report);
-                packages = without_kept(planned.packages, &kept_packages);
-                Ok(())
-            })?;
-            looked.context("this is no dry run")
+            comes = Comes::of(context, tx, &group, (&sides, &told, &kept), update, root)?;
+            comes.refused.drain(..).for_each(|why| refuse(Err(why)));
+            Ok(())
         })?;
         if let Some(opened) = opened {
             opened.close(tx)?;
@@ -208,17 +189,67 @@ pub fn run(context: &Context, update: &Update) -> Result<ExitCode> {
                 layer: booted,
             },
             needs,
-            merge,
-            carried,
-            left_behind,
-            packages,
-            kept_packages,
+            merge: comes.merge,
+            carried: comes.carried,
+            left_behind: comes.left_behind,
+            packages: comes.packages,
+            kept_packages: comes.kept_packages,
             refusals,
             standing: standing.to_string(),
         })
     })?;
     context.show(&checked, || checked.lines())?;
     Ok(ExitCode::from(if checked.available { FOUND } else { 0 }))
+}
+
+/// What of the layer that runs comes along, and what does not.
+#[derive(Default)]
+struct Comes {
+    merge: Option<MergeReport>,
+    carried: Vec<Amount>,
+    left_behind: Vec<Amount>,
+    packages: Vec<String>,
+    kept_packages: Vec<Outcome>,
+    /// Why the update would be refused for that.
+    refused: Vec<Error>,
+}
+
+impl Comes {
+    /// Into a layer of the image whose root is at `root`.
+    fn of(
+        context: &Context,
+        tx: &mut Transaction,
+        group: &Group,
+        (sides, told, kept): (&Sides, &Told, &Packages),
+        update: &Update,
+        root: &Path,
+    ) -> Result<Self> {
+        let new = Dir::root(root)?;
+        let names = sides.names(&update.shown());
+        let looked = sides.opened(context, tx, group, |tx, [old, layer]| {
+            let installed = of_each(tx, [old, layer, root])?;
+            let [old, layer] = [old, layer].map(Dir::root);
+            let roots = [&old?, &layer?, &new];
+            let go_on = || tx.interrupt().check();
+            let planned = plan(roots, &installed, sides, told, &go_on)?;
+            // How much of the pool the filesystem of the layer has, shows when that is there.
+            let free = pool_with_room(group).unwrap_or(u64::MAX);
+            let judged = [planned.check_left(), planned.check_room(free)];
+            let kept_packages = kept.expected(tx, root)?;
+            let come = (planned.outside.zones(), &kept_packages[..]);
+            let mut report = report_of(names, &planned.plan, roots, come)?;
+            report.add_outside(&planned.outside);
+            Ok(Self {
+                merge: Some(report),
+                carried: Amount::carried(&planned.outside),
+                left_behind: Amount::left(&planned.outside),
+                packages: without_kept(planned.packages, &kept_packages),
+                kept_packages,
+                refused: judged.into_iter().filter_map(Result::err).collect(),
+            })
+        })?;
+        looked.context("this is no dry run")
+    }
 }
 
 impl Checked {

@@ -189,7 +189,7 @@ impl Planned {
     }
 
     /// Refuses to carry more than there is room for, in bytes.
-    fn check_room(&self, room: u64) -> Result<()> {
+    pub fn check_room(&self, room: u64) -> Result<()> {
         let outside = &self.outside;
         let needed = needed(outside.carried_bytes, outside.carried_files);
         let largest = outside.carried.iter().max_by_key(|of| of.bytes);
