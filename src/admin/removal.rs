@@ -10,6 +10,7 @@ use crate::boot::BootPartition;
 use crate::model::kernel_options;
 use crate::model::layout::{Group, Role};
 use crate::model::name::LvName;
+use crate::model::pool;
 use crate::model::removal::{Known, Request, plan};
 use crate::sys::transaction::Writer;
 
@@ -79,6 +80,7 @@ fn look(context: &Context, request: &Request) -> Result<(BootPartition, Group, V
     // What is removed makes room, so none is asked for.
     boot.check_writable()?;
     let group = context.load()?;
+    pool::check_changeable(&group)?;
     // Else what is the default or on trial is not known.
     ensure!(
         !boot.named_by(&boot.entries()?).is_empty()
