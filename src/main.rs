@@ -68,7 +68,7 @@ fn initrd(verb: Option<&OsString>, dir: Option<OsString>) -> Result<ExitCode> {
         }
         Some("drivers") => early::load_drivers()?,
         Some("drivers-at-once") => early::load_drivers_at_once()?,
-        Some("activate") => early::activate_early()?,
+        Some("activate") => return Ok(ExitCode::from(u8::from(!early::activate_early()?))),
         Some("mount") => early::mount_sysroot()?,
         Some("hand-over") => early::hand_over()?,
         Some("retry") => early::retry()?,

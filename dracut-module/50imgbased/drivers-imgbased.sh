@@ -11,6 +11,10 @@ if imgbased-helper initrd is-layer && ! command -v multipathd >/dev/null; then
         { ! getarg resume= >/dev/null || getargbool 0 noresume; }; then
         # A disk that takes longer is waited for later.
         udevadm settle --timeout=5
-        imgbased-helper initrd activate >/dev/null 2>&1
+        if imgbased-helper initrd activate >/dev/null 2>&1 && [ -n "${DRACUT_SYSTEMD-}" ]; then
+            # So nothing has to be waited for in dracut's loop, which looks at all devices.
+            # shellcheck disable=SC2154 # hookdir is set by dracut
+            rm -f "$hookdir/initqueue/finished/imgbased.sh" "$hookdir/initqueue/timeout/zz-imgbased.sh"
+        fi
     fi
 fi

@@ -11,6 +11,8 @@ if imgbased-helper initrd is-layer; then
     for lv in $(getargs rd.lvm.lv=); do
         cancel_wait_for_dev "/dev/$lv"
     done
+    # The loop of dracut would activate each volume that it finds.
+    [ -n "$(getargs rd.lvm.lv=)$(getargs rd.lvm.vg=)" ] || rm -f -- /etc/udev/rules.d/64-lvm*.rules
     # shellcheck disable=SC2034 # both are read by dracut
     root=imgbased rootok=1
     # What dracut's loop ends with, which meanwhile unlocks disks, assembles arrays and logs in to iSCSI targets. The
@@ -21,7 +23,7 @@ if imgbased-helper initrd is-layer; then
         unit=imgbased-sysroot.service
         if [ -e "/run/systemd/generator.early/initrd-root-fs.target.requires/$unit" ] &&
             ! ls -d /run/systemd/generator/remote-*setup.target.[rw]* >/dev/null 2>&1; then
-            ended="systemctl -q is-active $unit || systemctl -q is-failed $unit"
+            ended="[ -e /run/imgbased/tried ] || systemctl -q is-failed $unit"
         fi
     else
         # Ends by itself where a boot that fails does not restart.

@@ -192,7 +192,8 @@ pub fn make(
         room: context.room_when_active(&group)?,
         ..filling
     };
-    let filesystem = context.filling_pool(tx, |tx| tx.unlocked(|tx| filling.run(tx, &origin)))?;
+    let filesystem =
+        context.filling_pool(tx, &group, |tx| tx.unlocked(|tx| filling.run(tx, &origin)))?;
     opened.check_unchanged()?;
     opened.close(tx)?;
     let filled = Filled {

@@ -66,7 +66,7 @@ pub fn make(
         let (base, mut origin_entries) = (plan.base.clone(), plan.entries.clone());
         let (origin, is_changed) = (plan.origin.clone(), change.is_some());
         let host = plan.options.clone();
-        let kernels = context.filling_pool(tx, |tx| {
+        let kernels = context.filling_pool(tx, &group, |tx| {
             plan.fill(context, tx, &boot, &group, look.as_ref(), change)
         })?;
         if tx.was_unlocked() {

@@ -120,9 +120,9 @@ pub fn on_devices(
     }
     let sectors: BTreeSet<u64> = devices.iter().filter_map(|disk| sector_of(disk)).collect();
     ensure!(
-        sectors.len() <= 1,
-        "the devices have sectors of several sizes, {sectors:?} bytes, and lvm2 makes no group of such; name devices of \
-         one kind"
+        sectors.len() <= 1 || !wipe,
+        "the devices have sectors of several sizes, {sectors:?} bytes, and lvm2 makes no group of such unless lvm.conf has \
+         it do so; nothing was wiped, as wipefs(8) can do it before"
     );
     refuse_existing(lvm)?;
     let group = NewGroup::on(devices.to_owned(), size, pool_size)?;
@@ -221,10 +221,6 @@ pub fn check_unused(device: &Path, wipe: bool) -> Result<u64> {
         metadata.file_type().is_block_device(),
         "{shown} is not a block device"
     );
-    ensure!(
-        !is_logical_volume(metadata.rdev()),
-        "{shown} is a logical volume, and lvm2 makes no volume group on such; name a disk or a partition"
-    );
     // The kernel refuses exclusive access to what is mounted or part of something else.
     let opened = OpenOptions::new()
         .read(true)
@@ -236,6 +232,11 @@ pub fn check_unused(device: &Path, wipe: bool) -> Result<u64> {
             wipe,
             "{shown} is not empty: it holds {}; if nothing of it is needed, --wipe overwrites it",
             signature.kind
+        );
+        ensure!(
+            !is_logical_volume(metadata.rdev()),
+            "{shown} is a logical volume, and lvm2 makes no group of such unless lvm.conf has it do so; nothing was wiped, \
+             as wipefs(8) can do it before"
         );
         refuse_disk_of_group(device)?;
         for partition in partitions(device)? {

@@ -44,7 +44,7 @@ pub struct MergeReport {
     #[serde(default, skip_serializing_if = "is_zero")]
     more: usize,
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub more_conflicts: usize,
+    more_conflicts: usize,
     /// Until the layer has come up: whether it has all that was changed until the restart is looked at then.
     #[serde(default)]
     pub pending: bool,
@@ -144,8 +144,9 @@ pub struct Elsewhere {
     pub conflicts: usize,
     /// How many paths cannot be carried, such as devices.
     left: usize,
-    /// How many paths there are to say something of, which are not listed.
+    /// How many paths there are to say something of, which are not listed, without a conflict and with one.
     more: usize,
+    pub more_conflicts: usize,
 }
 
 impl Elsewhere {
@@ -220,10 +221,12 @@ impl MergeReport {
 
     /// Adds what there is to say of what is carried elsewhere.
     pub fn add_outside(&mut self, outside: &Outside) {
+        let [more, more_conflicts] = outside.more_items;
         self.elsewhere = Elsewhere {
             conflicts: outside.conflicts,
             left: outside.not_carried,
-            more: outside.more_items,
+            more,
+            more_conflicts,
         };
         let items = outside.items.iter();
         self.merge
@@ -314,16 +317,17 @@ impl MergeReport {
         text::columns(&rows.map(Row::columns).collect::<Vec<_>>()) + &self.others_in_conflict()
     }
 
-    /// What there is to say of conflicts that are not listed.
+    /// How many conflicts are not listed.
+    pub fn unlisted_conflicts(&self) -> usize {
+        self.more_conflicts + self.elsewhere.more_conflicts
+    }
+
+    /// What there is to say of them.
     fn others_in_conflict(&self) -> String {
-        let mut said = match self.more_conflicts {
+        match self.unlisted_conflicts() {
             0 => String::new(),
             more => format!("and {more} more in conflict\n"),
-        };
-        if self.elsewhere.more > 0 {
-            said += &format!("and {} more outside of /etc\n", self.elsewhere.more);
         }
-        said
     }
 
     pub fn table(&self) -> String {
@@ -556,6 +560,7 @@ pub mod tests {
                 conflicts: 1,
                 left: 1,
                 more: 2,
+                more_conflicts: 3,
             },
             ..report()
         };
@@ -634,7 +639,8 @@ pub mod tests {
             elsewhere: Elsewhere {
                 conflicts: 2,
                 left: 1,
-                more: 1,
+                more: 7,
+                more_conflicts: 1,
             },
             ..report()
         };
@@ -644,7 +650,7 @@ pub mod tests {
             first.conflicts_and_left(),
             format!(
                 "/etc/issue  {conflict}\n/root/x     {conflict}\n/srv/pipe   not carried (content)\n\
-                 and 1 more outside of /etc\n"
+                 and 1 more in conflict\n"
             )
         );
         assert!(!first.conflicts().contains("/srv/pipe"));

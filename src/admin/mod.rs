@@ -179,13 +179,14 @@ impl Context {
     fn filling_pool<T>(
         &self,
         tx: &mut Transaction,
+        group: &Group,
         work: impl FnOnce(&mut Transaction) -> Result<T>,
     ) -> Result<T> {
-        if self.dry_run {
+        let (false, Some(pool)) = (self.dry_run, group.pool()) else {
             return work(tx);
-        }
-        let lvm = self.lvm.clone();
-        tx.watched(move || lvm.check_while_written(), work)
+        };
+        let (lvm, pool) = (self.lvm.clone(), pool.name.parse()?);
+        tx.watched(move || lvm.check_while_written(&pool), work)
     }
 
     fn boot_partition(&self) -> Result<BootPartition> {

@@ -27,6 +27,9 @@ use crate::sys::{logger, run};
 use clock::Clock;
 use cmdline::OnFailure;
 
+/// Where dracut has its hooks: since 104, and before.
+const HOOKS: [&str; 2] = ["/var/lib/dracut/hooks", "/lib/dracut/hooks"];
+
 /// Whether the kernel command line names a layer: what the hooks of dracut ask before all else.
 pub fn is_layer_boot() -> Result<bool> {
     Ok(cmdline::is_layer_boot(&read_cmdline()?))
@@ -38,10 +41,28 @@ pub fn mount_sysroot() -> Result<()> {
     logger::start_for_console(false)?;
     let cmdline = read_cmdline()?;
     let result = mount::mount_requested(&cmdline).inspect_err(|error| log::error!("{error:#}"));
+    end_dracuts_loop();
     if result.is_err() && cmdline::on_failure(&cmdline) == OnFailure::Reboot {
         restart::restart("as imgbased.onfail=reboot says".to_owned())?;
     }
     result
+}
+
+/// dracut's loop, which works beside the mount, is over; also where it just waits for udev.
+fn end_dracuts_loop() {
+    let leave = |path: &Path| {
+        if let Err(error) = fs::write(path, "") {
+            log::debug!("cannot write {}: {error}", path.display());
+        }
+    };
+    if fs::create_dir_all(run::DIR).is_ok() {
+        leave(Path::new(run::TRIED));
+    }
+    for dir in HOOKS.map(|dir| Path::new(dir).join("initqueue")) {
+        if dir.is_dir() {
+            leave(&dir.join("work"));
+        }
+    }
 }
 
 /// Leaves word of the volumes of a layer that a person has mounted at /sysroot. Where systemd is in the initramfs,
@@ -98,16 +119,16 @@ fn load_drivers_now() -> Result<()> {
 }
 
 /// Activates the layer if its group is complete already; else [`mount_sysroot`] does it. While udev
-/// looks at all devices of a machine, lvm2 would wait for it.
-pub fn activate_early() -> Result<()> {
+/// looks at all devices of a machine, lvm2 would wait for it. Returns whether it is active.
+pub fn activate_early() -> Result<bool> {
     logger::start_for_console(false)?;
     // What is wrong is said by those who have to give up.
     let Ok(Some(request)) = cmdline::parse(&read_cmdline()?) else {
-        return Ok(());
+        return Ok(false);
     };
     let mut clock = Clock::start();
     let Some(group) = wait::complete_group(&request) else {
-        return Ok(());
+        return Ok(false);
     };
     let role = group::find(&request, &group)?;
     let shared = volumes::of(&group.metadata, role);
@@ -116,7 +137,8 @@ pub fn activate_early() -> Result<()> {
     let lvm = Lvm::on_devices(request.vg.clone(), group.devices);
     volumes::activate(&lvm, &names, &lvm.activate_at_boot(&names))?;
     clock.end("activate early");
-    clock.save()
+    clock.save()?;
+    Ok(true)
 }
 
 /// What a person in the emergency shell runs who has mended what was wrong: mounts the layer, and has

@@ -101,11 +101,7 @@ pub fn hand_over(vg: &VgName, role: Role, mounts: Vec<Mount>) {
     if role != Role::Layer {
         return;
     }
-    let volumes = Volumes {
-        version: 1,
-        vg: vg.to_string(),
-        volumes: mounts,
-    };
+    let volumes = Volumes::new(vg, mounts);
     if let Err(error) = run::write_json(run::VOLUMES, &volumes) {
         log::warn!("no volume will be mounted: {error:#}");
     }
@@ -287,17 +283,14 @@ mod tests {
         // Without the file there is nothing to be done.
         write_units(dir.path(), source, None, &fstab).unwrap();
         let bad = mount("/bad", "a b");
-        let volumes = Volumes {
-            version: 1,
-            vg: "Host-VG".to_owned(),
-            volumes: vec![
-                bad,
-                mount("/srv", "srv"),
-                mount("/srv/data", "srv-data"),
-                mount("/var", "var"),
-                moving("/home", "home"),
-            ],
-        };
+        let all = vec![
+            bad,
+            mount("/srv", "srv"),
+            mount("/srv/data", "srv-data"),
+            mount("/var", "var"),
+            moving("/home", "home"),
+        ];
+        let volumes = Volumes::new(&"Host-VG".parse().unwrap(), all);
         run::write_json(source, &volumes).unwrap();
         let units = dir.path().join("units");
         fs::create_dir(&units).unwrap();
@@ -357,11 +350,7 @@ mod tests {
         ] {
             let dir = tempfile::tempdir().unwrap();
             let source = dir.path().join("volumes.json");
-            let volumes = Volumes {
-                version: 1,
-                vg: "HostVG".to_owned(),
-                volumes: vec![mount(path, "x")],
-            };
+            let volumes = Volumes::new(&"HostVG".parse().unwrap(), vec![mount(path, "x")]);
             let source = source.to_str().unwrap();
             run::write_json(source, &volumes).unwrap();
             write_units(dir.path(), source, None, Path::new("/none")).unwrap();

@@ -162,6 +162,7 @@ fn volume(row: &VolumeRow) -> Result<Volume> {
         role => role,
     };
     let pool = row.pool.as_ref();
+    let metadata_percent = percent("metadata_percent", row.metadata_percent)?;
     Ok(Volume {
         name: row.lv_name.to_owned(),
         role,
@@ -184,12 +185,12 @@ fn volume(row: &VolumeRow) -> Result<Volume> {
             .unwrap_or(0),
         transaction_id: pool.and_then(|pool| pool.transaction_id.parse().ok()),
         data_percent: percent("data_percent", row.data_percent)?,
-        metadata_percent: percent("metadata_percent", row.metadata_percent)?,
+        metadata_percent,
         fault: match (health, state) {
             _ if kind != b't' => None,
             (b'F', _) => Some(Fault::Failed),
             (_, b'c' | b'C') => Some(Fault::NeedsCheck),
-            (b'M', _) => Some(Fault::ReadOnly),
+            (b'M', _) => Some(Fault::of_read_only(metadata_percent)),
             (b'D', _) => Some(Fault::NoSpace),
             _ => None,
         },
@@ -333,6 +334,11 @@ mod tests {
             let pool = group.pool().unwrap();
             assert_eq!((pool.fault, pool.active), (fault, true), "{attributes}");
         }
+        let full = HOST
+            .replace("twi-aotz--", "twi-aotzM-")
+            .replace("|10.33|", "|99.90|");
+        let group = parse(&full, &vg("HostVG")).unwrap().unwrap();
+        assert_eq!(group.pool().unwrap().fault, Some(Fault::NoMetadata));
     }
 
     #[test]

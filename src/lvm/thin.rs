@@ -38,10 +38,10 @@ impl Lvm {
         Some(PoolStatus { device, status })
     }
 
-    /// Refuses to have more written to the active pool: it is as full as it may get, or cannot be written to.
-    pub fn check_while_written(&self) -> Result<()> {
-        let status = self.active_pool_status().and_then(|pool| pool.status);
+    /// Refuses to have more written to an active pool: it is as full as it may get, or cannot be written to.
+    pub fn check_while_written(&self, pool: &LvName) -> Result<()> {
         // Where it says nothing, something else is wrong.
+        let status = self.pool_status(pool);
         status.map_or(Ok(()), |status| status.check_while_written(&self.vg))
     }
 
@@ -222,7 +222,7 @@ fn parse_status(text: &str) -> Option<Status> {
         metadata,
         fault: match mode {
             _ if needs_check => Some(Fault::NeedsCheck),
-            "ro" => Some(Fault::ReadOnly),
+            "ro" => Some(Fault::of_read_only(Some(metadata))),
             "out_of_data_space" => Some(Fault::NoSpace),
             _ => None,
         },

@@ -35,7 +35,8 @@ pub fn below_etc(path: &Path) -> Result<PathBuf> {
     let below = from_root(path)?;
     ensure!(
         below.starts_with("etc") && below.iter().nth(1).is_some(),
-        "{} is not below /etc; the rest of a layer is not merged",
+        "{} is not below /etc, and only there a path can become as in the base; `imgbased-helper persist pull` takes what \
+         the layer before had",
         path.display()
     );
     Ok(below)

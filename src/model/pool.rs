@@ -85,6 +85,8 @@ fn limits(pool: &Volume) -> (Percent, Percent) {
 pub enum Fault {
     /// Its metadata cannot be read.
     Failed,
+    /// There was no room for its metadata, which the kernel tells in the same way as the next.
+    NoMetadata,
     /// Its metadata could not be written.
     ReadOnly,
     /// The same, in an earlier start: it has to be checked as a whole first.
@@ -93,6 +95,15 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Of a pool that is read-only.
+    pub fn of_read_only(metadata: Option<Percent>) -> Self {
+        if metadata.is_some_and(|metadata| metadata >= FULL) {
+            Self::NoMetadata
+        } else {
+            Self::ReadOnly
+        }
+    }
+
     /// Whether nothing can be removed from such a pool, either: lvm2 forgets a volume before the pool does.
     fn keeps_what_is_there(self) -> bool {
         self != Self::NoSpace
@@ -105,6 +116,11 @@ impl Fault {
                 "restart the host: the start has the pool checked; where that does not help, `lvconvert --repair {vg}/{pool}` \
                  from a rescue system, see \"Metadata check and repair\" in lvmthin(7)"
             ),
+            Self::NoMetadata => {
+                format!(
+                    "`lvextend --poolmetadatasize +128M {vg}/{pool}`, after which it can be written to"
+                )
+            }
             Self::NoSpace => "extend it with lvextend(8) or remove layers".to_owned(),
         }
     }
@@ -116,7 +132,8 @@ impl fmt::Display for Fault {
             Self::Failed => "has failed: its metadata cannot be read",
             Self::ReadOnly => "is read-only, as its metadata could not be written",
             Self::NeedsCheck => "is read-only until its metadata are checked",
-            Self::NoSpace => "is full: writing to it waits, and fails after a minute",
+            Self::NoMetadata => "is read-only, as the space for its metadata is full",
+            Self::NoSpace => "is full: writing to it fails, at once or after a minute",
         })
     }
 }
@@ -320,6 +337,7 @@ mod tests {
             (Some(Fault::NoSpace), true),
             (Some(Fault::NeedsCheck), false),
             (Some(Fault::ReadOnly), false),
+            (Some(Fault::NoMetadata), false),
             (Some(Fault::Failed), false),
         ] {
             let group = Group::with(vec![Volume { fault, ..pool() }]);

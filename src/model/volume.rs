@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Group, Role, tag};
-use super::name::LvName;
+use super::name::{LvName, VgName};
 use super::package_records;
 
 /// What each layer brings itself, and what is of the machine: no volume is mounted there or below.
@@ -45,12 +45,32 @@ pub struct Mount {
 }
 
 /// What the initramfs and the running system tell each other of the volumes of a group.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Volumes {
     pub version: u32,
     pub vg: String,
     /// A path comes before those below it.
     pub volumes: Vec<Mount>,
+    /// The paths of those that wait for the next start, so that the running system knows nothing else of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub later: Vec<String>,
+}
+
+impl Volumes {
+    pub fn new(vg: &VgName, volumes: Vec<Mount>) -> Self {
+        Self {
+            version: 1,
+            vg: vg.to_string(),
+            volumes,
+            later: Vec::new(),
+        }
+    }
+
+    /// Whether another volume than now, or the first, is mounted at a path from the next start on.
+    pub fn changes_later(&self, path: &str) -> bool {
+        let is_at = |mount: &Mount| mount.path == path;
+        self.later.iter().any(|later| later == path) || self.volumes.iter().any(is_at)
+    }
 }
 
 impl Mount {

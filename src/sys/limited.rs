@@ -65,8 +65,8 @@ fn said_by(
     words_max: usize,
 ) -> Result<String> {
     let limit = Duration::from_secs(seconds.into());
-    let is_unwanted = || interrupt.check().is_err();
-    let end = watch(&mut command, limit, &is_unwanted, true, words_max)?;
+    let go_on = || interrupt.check();
+    let end = watch(&mut command, limit, &go_on, true, words_max)?;
     let why = match end.cut_off {
         None if end.status.success() => return Ok(end.words),
         None => end.status.to_string(),
@@ -87,12 +87,12 @@ pub(super) struct End {
     pub cut_off: Option<String>,
 }
 
-/// Runs a program until it has ended, the time is over, or `is_unwanted` says so. It is killed then, with its process
+/// Runs a program until it has ended, the time is over, or `go_on` fails. It is killed then, with its process
 /// group if it `has_group` of its own, whether it has ended by itself or not.
 pub(super) fn watch(
     command: &mut Command,
     limit: Duration,
-    is_unwanted: &dyn Fn() -> bool,
+    go_on: &dyn Fn() -> Result<()>,
     has_group: bool,
     words_max: usize,
 ) -> Result<End> {
@@ -116,8 +116,8 @@ pub(super) fn watch(
         if Instant::now() >= deadline {
             break Some(format!("it was ended after {} s", limit.as_secs()));
         }
-        if is_unwanted() {
-            break Some("interrupted".to_owned());
+        if let Err(why) = go_on() {
+            break Some(why.to_string());
         }
         if !has_more {
             sleep(interval);

@@ -12,6 +12,8 @@ use serde::de::DeserializeOwned;
 pub const DIR: &str = "/run/imgbased";
 /// What was booted, and how long it took.
 pub const BOOT_RECORD: &str = "/run/imgbased/boot.json";
+/// There once the layer was mounted in the initramfs, or was not: what dracut's loop waits for.
+pub const TRIED: &str = "/run/imgbased/tried";
 /// The volumes that layers mount, for a generator that starts no program.
 pub const VOLUMES: &str = "/run/imgbased/volumes.json";
 /// Where the runs before the last, in the initramfs, leave their times.

@@ -232,8 +232,12 @@ pub fn watch(mut args: impl Iterator<Item = OsString>) -> Result<ExitCode> {
     let group = leaf.as_ref().map_or(Path::new(NO_GROUP), Leaf::path);
     let mut command = Cmd::this().arg(INIT).arg(group).args(args).command();
     // The kernel ends all others with it, before it has been waited for.
-    let is_unwanted = || interrupt.check().is_err() || !is_read();
-    let end = limited::watch(&mut command, limit, &is_unwanted, false, WORDS_MAX)?;
+    let go_on = || {
+        interrupt.check()?;
+        ensure!(is_read(), "interrupted");
+        Ok(())
+    };
+    let end = limited::watch(&mut command, limit, &go_on, false, WORDS_MAX)?;
     if !end.words.is_empty() {
         let _ = writeln!(io::stderr(), "{}", end.words);
     }

@@ -195,6 +195,8 @@ fn update_and_restart(loader: Loader, name: &str) -> Result<()> {
         ensure!(!conflicts.contains("/etc/issue "), "{conflicts}");
     }
     assert_eq!(vm.ok("cat /srv/both")?, "own");
+    let told = vm.ok("imgbased-helper persist diff /srv/both")?;
+    ensure!(told.contains("\n-image\n+own"), "{told}");
     vm.ok("test ! -e /srv/pipe && imgbased-helper persist keep /srv/both")?;
     let conflicts = vm.ok("imgbased-helper persist conflicts")?;
     ensure!(!conflicts.contains("/srv/both "), "{conflicts}");

@@ -9,7 +9,7 @@ use super::inside;
 use crate::admin::{Context, roots, say, text, text_diff};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
-use crate::model::persist::below_etc;
+use crate::model::persist::from_root;
 use crate::tree::{Dir, Kind, Stat, escaped};
 
 /// The largest file that is compared, in bytes.
@@ -27,7 +27,7 @@ struct Side {
 /// files.
 pub fn diff(context: &Context, path: &Path) -> Result<()> {
     text_diff::check_installed()?;
-    let path = below_etc(path)?;
+    let path = from_root(path)?;
     let sides = context.change("persist diff", |tx| {
         let group = context.load()?;
         let report = conflicts::report(&group)?;

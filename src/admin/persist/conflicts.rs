@@ -41,11 +41,11 @@ pub fn list(context: &Context) -> Result<()> {
     if let Some(mut report) = report(&group)? {
         report.retain_open();
         table = report.conflicts();
+        list.more_conflicts = Some(report.unlisted_conflicts()).filter(|more| *more > 0);
         list.old = Some(report.old);
         list.layer = Some(report.layer);
         list.new = Some(report.new);
         list.conflicts = report.merge;
-        list.more_conflicts = Some(report.more_conflicts).filter(|more| *more > 0);
     }
     context.show(&list, || table)
 }

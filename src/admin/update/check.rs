@@ -16,7 +16,7 @@ use crate::admin::packages::of_each;
 use crate::admin::roots::Sides;
 use crate::admin::source::Source;
 use crate::admin::view::JSON_VERSION;
-use crate::admin::{Context, FOUND, LOCK_WAIT, base, pool_with_room, text};
+use crate::admin::{Context, FOUND, LOCK_WAIT, base, pool_left, pool_with_room, text};
 use crate::boot::root::Root;
 use crate::delivery::signature::Signer;
 use crate::image::tree::Tree as ImageTree;
@@ -233,7 +233,7 @@ impl Comes {
             let go_on = || tx.interrupt().check();
             let planned = plan(roots, &installed, sides, told, &go_on)?;
             // How much of the pool the filesystem of the layer has, shows when that is there.
-            let free = pool_with_room(group).unwrap_or(u64::MAX);
+            let free = pool_left(group).unwrap_or(u64::MAX);
             let judged = [planned.check_left(), planned.check_room(free)];
             let kept_packages = kept.expected(tx, root)?;
             let come = (planned.outside.zones(), &kept_packages[..]);

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::copied::Copied;
 use super::place::{check_free, check_no_swap, look_at, shown, users_of};
-use super::{NEW_INITRAMFS, hand_over_at, mounts_of, systemctl, transaction};
+use super::{NEW_INITRAMFS, hand_over_at, mounts_of, systemctl, transaction, wait_for_next_start};
 use crate::admin::filesystem::{Filesystem, mount_point};
 use crate::admin::{Context, LOCK_WAIT, hooks, news, pool_with_room, say, text, view};
 use crate::image::superblock::FsKind;
@@ -93,13 +93,15 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         let room = context.room_when_active(&group)?;
         let copy = match &source {
             Some(source) if when == When::Now => {
-                let copy =
-                    context.filling_pool(tx, |tx| source.copy(tx, &mount, &filesystem, room))?;
+                let copy = context
+                    .filling_pool(tx, &group, |tx| source.copy(tx, &mount, &filesystem, room))?;
                 source.complete(tx, &mount)?;
                 Some(copy)
             }
             Some(source) if when == When::Moved => {
-                context.filling_pool(tx, |tx| source.copy_ahead(tx, &mount, &filesystem, room))?;
+                context.filling_pool(tx, &group, |tx| {
+                    source.copy_ahead(tx, &mount, &filesystem, room)
+                })?;
                 None
             }
             _ => None,
@@ -114,14 +116,13 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         if let Some(source) = source {
             source.mounted.unmount(tx)?;
         }
-        let commit = context.lvm.commit_active(&name, &tags);
         if when == When::Next {
-            tx.run(&commit)?;
-        } else {
-            // Where this is killed before it is mounted, it is due, and `check` tells that it is not there.
-            hand_over_at(context, tx, &path, Some(mount.clone()), &mut |tx| {
-                tx.run(&commit)
-            })?;
+            // Else `check` would take it for one that was to be mounted at once.
+            wait_for_next_start(context, tx, &path)?;
+        }
+        tx.run(&context.lvm.commit_active(&name, &tags))?;
+        if when != When::Next {
+            hand_over_at(context, tx, &path, Some(mount.clone()))?;
         }
         begin(tx, &mount, when)?;
         said = announced(&format!("{}/{name}", group.name), &path, when, &users);

@@ -121,6 +121,7 @@ fn add_to(
     let to = Dir::root(Path::new(&mount.path))?;
     // Both: the pool can be full long before the volume is.
     let room = room_in(context, Path::new(&mount.path))?;
+    let group = context.load()?;
     let line = format!("# {} gets what is new", mount.path);
     let work = |interrupt: &Interrupt| {
         let go_on = || interrupt.check();
@@ -140,7 +141,7 @@ fn add_to(
             )),
         }
     };
-    context.filling_pool(tx, |tx| tx.work(&line, work))
+    context.filling_pool(tx, &group, |tx| tx.work(&line, work))
 }
 
 fn from_root(path: &str) -> &str {

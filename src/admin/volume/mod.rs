@@ -131,18 +131,20 @@ pub fn unmounted(context: &Context, group: &Group) -> Result<Vec<(Mount, String)
     let handed: Option<Volumes> = run::read_json(run::VOLUMES);
     let mut found = Vec::new();
     for mount in volume::mounts_of(group, &mut |_| ()) {
-        let is_due = |handed: &Volumes| handed.volumes.contains(&mount);
-        if mount.moving
-            || !handed.as_ref().is_none_or(is_due)
-            || is_mounted(context, &mount.name, &mount.path)?
-        {
+        if mount.moving || is_mounted(context, &mount.name, &mount.path)? {
             continue;
         }
-        let advice = match handed {
+        let advice = match &handed {
             None => NEW_INITRAMFS.to_owned(),
-            Some(_) => format!(
+            Some(handed) if handed.volumes.contains(&mount) => format!(
                 "`systemctl status '{}'` says why",
                 mount_unit::name(&mount.path)
+            ),
+            Some(handed) if handed.changes_later(&mount.path) => continue,
+            Some(_) => format!(
+                "a command was interrupted when it was to be mounted or removed; the next start mounts it over what is \
+                 written there until then: `imgbased-helper volume remove {}` prevents that",
+                mount.path
             ),
         };
         found.push((mount, advice));
@@ -174,16 +176,16 @@ fn hand_over_at(
     tx: &mut Transaction,
     path: &str,
     new: Option<Mount>,
-    before_it_does: Work,
 ) -> Result<()> {
     let handed: Option<Volumes> = run::read_json(run::VOLUMES);
     match handed {
-        Some(handed) => {
-            let volumes = with_at(handed.volumes, path, new);
-            hand_over(context, tx, volumes, before_it_does)
+        Some(mut handed) => {
+            handed.volumes = with_at(handed.volumes, path, new);
+            handed.later.retain(|later| later != path);
+            hand_over(context, tx, handed)
         }
         // Of an earlier initramfs, with which nothing is mounted.
-        None => before_it_does(tx),
+        None => Ok(()),
     }
 }
 
@@ -197,18 +199,22 @@ fn with_at(mut volumes: Vec<Mount>, path: &str, new: Option<Mount>) -> Vec<Mount
     volumes
 }
 
+/// Has what waits for the next start at a path be known as that.
+fn wait_for_next_start(context: &Context, tx: &mut Transaction, path: &str) -> Result<()> {
+    let handed: Option<Volumes> = run::read_json(run::VOLUMES);
+    let Some(mut handed) = handed else {
+        return Ok(());
+    };
+    handed.later.push(path.to_owned());
+    write_volumes(context, tx, handed)
+}
+
 /// Has systemd know of these volumes.
-fn hand_over(
-    context: &Context,
-    tx: &mut Transaction,
-    volumes: Vec<Mount>,
-    before_it_does: Work,
-) -> Result<()> {
+fn hand_over(context: &Context, tx: &mut Transaction, volumes: Volumes) -> Result<()> {
     let reload = Cmd::new("systemctl").arg("daemon-reload");
     // After the file is what it was.
     tx.on_failure(reload.clone());
     write_volumes(context, tx, volumes)?;
-    before_it_does(tx)?;
     tx.run(&reload)
 }
 
@@ -217,15 +223,15 @@ fn hand_over(
 pub fn hand_over_renamed(context: &Context, writer: &Writer, group: &Group) -> Result<()> {
     let is_running = context.root == Path::new("/") && view::booted(group)?.is_some();
     let handed: Option<Volumes> = run::read_json(run::VOLUMES).filter(|_| is_running);
-    let Some(Volumes { vg, volumes, .. }) = handed else {
+    let Some(handed) = handed else {
         return Ok(());
     };
-    if vg == group.name.as_str() || volumes.is_empty() {
+    if handed.vg == group.name.as_str() || handed.volumes.is_empty() {
         return Ok(());
     }
     transaction(writer, &mut |tx| {
-        hand_over(context, tx, volumes.clone(), &mut |_| Ok(()))?;
-        for mount in volumes.iter().filter(|mount| !mount.moving) {
+        hand_over(context, tx, handed.clone())?;
+        for mount in handed.volumes.iter().filter(|mount| !mount.moving) {
             // Where nobody used it, systemd may have unmounted it as its device has another name.
             let unit = mount_unit::name(&mount.path);
             if let Err(error) = tx.run(&systemctl("start", &unit)) {
@@ -237,11 +243,10 @@ pub fn hand_over_renamed(context: &Context, writer: &Writer, group: &Group) -> R
 }
 
 /// Leaves word of them for the generator of mount units.
-fn write_volumes(context: &Context, tx: &mut Transaction, volumes: Vec<Mount>) -> Result<()> {
+fn write_volumes(context: &Context, tx: &mut Transaction, volumes: Volumes) -> Result<()> {
     let volumes = Volumes {
-        version: 1,
         vg: context.lvm.vg().to_string(),
-        volumes,
+        ..volumes
     };
     tx.create_dir(Path::new(run::DIR))?;
     let text = serde_json::to_vec_pretty(&volumes)?;
@@ -367,20 +372,18 @@ fn remove(context: &Context, path: &str, delete: bool) -> Result<()> {
             let unit = mount_unit::name(&path);
             tx.run_undoable(&systemctl("stop", &unit), systemctl("start", &unit))?;
         }
-        let is_of_it = |tag: &&String| {
-            let values = [tag::MOUNT, tag::MOVING, tag::MOUNT_OPTIONS];
-            *tag == tag::VOLUME || values.iter().any(|value| tag.starts_with(value))
-        };
-        let tags: Vec<String> = volume.tags.iter().filter(is_of_it).cloned().collect();
-        // Until then it is due: where this is killed before, `check` tells that it is not there.
-        tx.run_undoable(
-            &lvm.exchange_tags(&name, &tags, &[]),
-            lvm.exchange_tags(&name, &[], &tags),
-        )?;
-        hand_over_at(context, tx, &path, None, &mut |_| Ok(()))?;
+        hand_over_at(context, tx, &path, None)?;
         if delete {
             // Nothing takes that back.
             tx.run(&lvm.remove(&name))?;
+        } else {
+            let is_of_it = |tag: &&str| {
+                let values = [tag::MOUNT, tag::MOVING, tag::MOUNT_OPTIONS];
+                *tag == tag::VOLUME || values.iter().any(|value| tag.starts_with(value))
+            };
+            let tags = volume.tags.iter().map(String::as_str);
+            let tags: Vec<&str> = tags.filter(is_of_it).collect();
+            tx.run(&lvm.retag(&name, &tags, None))?;
         }
         let full = format!("{}/{name}", group.name);
         let kept = match (delete, stays) {

@@ -78,7 +78,7 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
         None => None,
     };
     let copy = match (found, begun) {
-        (Some(filesystem), Some(begun)) => context.filling_pool(tx, |tx| {
+        (Some(filesystem), Some(begun)) => context.filling_pool(tx, &group, |tx| {
             source.copy_rest(tx, mount, &filesystem, room, begun)
         })?,
         (found, _) => {
@@ -87,16 +87,20 @@ fn move_one(context: &Context, tx: &mut Transaction, mount: &Mount) -> Result<()
             tx.run(&Cmd::new("blkdiscard").arg("--force").arg(&device))?;
             let zeroes = group.pool().is_some_and(|pool| pool.zeroes);
             let filesystem = make(tx, kind, &device, zeroes, mount)?;
-            context.filling_pool(tx, |tx| source.copy(tx, mount, &filesystem, room))?
+            context.filling_pool(tx, &group, |tx| source.copy(tx, mount, &filesystem, room))?
         }
     };
     let moved = Mount {
         moving: false,
         ..mount.clone()
     };
-    let all = mounts_of(&context.load()?);
+    let all = with_at(
+        mounts_of(&context.load()?),
+        &mount.path,
+        Some(moved.clone()),
+    );
     // What starts next without an initramfs, after a soft reboot, mounts it.
-    write_volumes(context, tx, with_at(all, &mount.path, Some(moved.clone())))?;
+    write_volumes(context, tx, Volumes::new(context.lvm.vg(), all))?;
     let of = volume.of().map(|of| format!("{}{of}", tag::OF));
     let path = mount.path_tag();
     let old: Vec<&str> = [path.as_str()].into_iter().chain(of.as_deref()).collect();

@@ -45,10 +45,14 @@ impl Variables {
         Self { dir, bootctl }
     }
 
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}-{VENDOR}"))
+    }
+
     /// A variable that holds text; nothing if there is none, or it is empty. What is no text has
     /// replacement characters.
     pub fn read(&self, name: &str) -> Result<Option<String>> {
-        let content = read_if_there(&self.dir.join(format!("{name}-{VENDOR}")))?;
+        let content = read_if_there(&self.path(name))?;
         let text = content.map(|content| text(&content)).unwrap_or_default();
         Ok(Some(text).filter(|text| !text.is_empty()))
     }
@@ -149,12 +153,16 @@ impl Loader for SystemdBoot {
     fn set_default(&self, tx: &mut Transaction, id: &str) -> Result<()> {
         self.confirm_default(tx, id)?;
         if self.variables.is_none() {
-            let told = Variables::of_this_machine().read(DEFAULT).ok().flatten();
-            if let Some(name) = told.filter(|name| self.counts_before(name, id)) {
-                log::warn!(
-                    "the firmware of this machine has {name} boot by default, which counts before loader.conf; if the disks \
-                     are of this machine, `bootctl set-default \"\"` takes that away"
-                );
+            let variables = Variables::of_this_machine();
+            for variable in [PREFERRED, DEFAULT] {
+                let told = variables.read(variable).ok().flatten();
+                if let Some(name) = told.filter(|name| self.counts_before(name, id)) {
+                    log::warn!(
+                        "the EFI variable {variable} of this machine is {name}, which counts before loader.conf; if the \
+                         disks are of this machine, take it away: chattr -i FILE && rm FILE, where FILE is {}",
+                        variables.path(variable).display()
+                    );
+                }
             }
         }
         Ok(())

@@ -34,7 +34,7 @@ use super::plan::{Action, Content, Item, Plan, Planner, Scope, Verdict};
 use super::{LAYER, NEW};
 use crate::tree::{Below, Dir, Kind, Stat, Visit, escaped, walk};
 
-/// So many items are kept for people; the others are counted.
+/// So many items with a conflict are kept for people, and so many others; the rest is counted.
 const ITEMS_MAX: usize = 1000;
 
 /// Takes where it was begun to carry, a path, and what is done there and above it.
@@ -76,8 +76,8 @@ pub struct Outside {
     /// How many of them are conflicts and how many cannot be carried, with those that are not in `items`.
     pub conflicts: usize,
     pub not_carried: usize,
-    /// How many are not in `items`.
-    pub more_items: usize,
+    /// How many are not in `items`, without a conflict and with one.
+    pub more_items: [usize; 2],
     /// What is carried, by the directories that are: the space that the copies take, and how many they are.
     pub carried: Vec<Amount>,
     pub carried_bytes: u64,
@@ -127,7 +127,7 @@ impl Outside {
             items: Vec::new(),
             conflicts: 0,
             not_carried: 0,
-            more_items: 0,
+            more_items: [0; 2],
             carried: Vec::new(),
             carried_bytes: 0,
             carried_files: 0,
@@ -284,7 +284,8 @@ struct Tally {
     items: Vec<Item>,
     conflicts: usize,
     not_carried: usize,
-    more_items: usize,
+    others: usize,
+    more_items: [usize; 2],
     carried: BTreeMap<PathBuf, Sum>,
     /// Also what has no place in the new base, since that needs another type there: by directory.
     left: Sums,
@@ -310,21 +311,21 @@ impl Tally {
         if let Some(sum) = sum {
             sum.add(stat.map_or(0, |stat| self.seen.bytes(stat)));
         }
-        let is_said = match item.verdict {
-            Verdict::Conflict(_) => {
-                self.conflicts += 1;
-                true
-            }
-            Verdict::Left => {
-                self.not_carried += 1;
-                true
-            }
-            _ => item.note.is_some(),
+        let is_conflict = matches!(item.verdict, Verdict::Conflict(_));
+        let is_left = item.verdict == Verdict::Left;
+        let seen = if is_conflict {
+            &mut self.conflicts
+        } else if is_left || item.note.is_some() {
+            self.not_carried += usize::from(is_left);
+            &mut self.others
+        } else {
+            return;
         };
-        if is_said && self.items.len() < ITEMS_MAX {
+        *seen += 1;
+        if *seen > ITEMS_MAX {
+            self.more_items[usize::from(is_conflict)] += 1;
+        } else {
             self.items.push(item);
-        } else if is_said {
-            self.more_items += 1;
         }
     }
 }
