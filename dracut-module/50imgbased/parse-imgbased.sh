@@ -11,7 +11,7 @@ if imgbased-helper initrd is-layer; then
     for lv in $(getargs rd.lvm.lv=); do
         cancel_wait_for_dev "/dev/$lv"
     done
-    # The loop of dracut would activate each volume that it finds.
+    # It would activate all volumes of all groups, beside the helper.
     [ -n "$(getargs rd.lvm.lv=)$(getargs rd.lvm.vg=)" ] || rm -f -- /etc/udev/rules.d/64-lvm*.rules
     # shellcheck disable=SC2034 # both are read by dracut
     root=imgbased rootok=1
@@ -28,8 +28,7 @@ if imgbased-helper initrd is-layer; then
     else
         # Ends by itself where a boot that fails does not restart.
         imgbased-helper initrd limit >/dev/null 2>&1 &
-        # Otherwise the root is mounted by the mount hook: after a system has resumed from hibernation or
-        # not.
+        # Otherwise the root is mounted by the mount hook: after a system has resumed from hibernation or not.
         if ! getarg resume= >/dev/null || getargbool 0 noresume; then
             ended='[ -e /run/imgbased/tried ]'
         fi

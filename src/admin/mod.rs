@@ -152,8 +152,8 @@ impl Context {
         mismatch.transpose().map(Option::flatten)
     }
 
-    /// Refuses a pool that the kernel cannot write to, and one that lvm2 can neither activate nor change. What it is told to remove from such a pool is gone
-    /// from its metadata all the same.
+    /// Refuses a pool that the kernel cannot write to, and one that lvm2 can neither activate nor change. What lvm2 is told
+    /// to remove from such a pool is gone from its metadata all the same.
     fn check_pool(&self, group: &Group) -> Result<()> {
         pool::check_changeable(group)?;
         if let Some(mismatch) = self.pool_mismatch(group)? {

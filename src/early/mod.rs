@@ -27,7 +27,7 @@ use crate::sys::{logger, run};
 use clock::Clock;
 use cmdline::OnFailure;
 
-/// Where dracut has its hooks: since 104, and before.
+/// Where dracut has its hooks, and where it had them before.
 const HOOKS: [&str; 2] = ["/var/lib/dracut/hooks", "/lib/dracut/hooks"];
 
 /// Whether the kernel command line names a layer: what the hooks of dracut ask before all else.
