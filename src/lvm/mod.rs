@@ -358,3 +358,34 @@ impl Lvm {
         self.disks_with(&format!("vg_uuid={uuid}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_a_pool_is_extended_is_read_of_the_lines_of_lvmconfig() {
+        let wanted = AutoExtension {
+            threshold: 80,
+            percent: 5,
+        };
+        for (lines, expected) in [
+            (
+                "thin_pool_autoextend_threshold=80\nthin_pool_autoextend_percent=5\n",
+                Some(wanted),
+            ),
+            (
+                "\tthin_pool_autoextend_percent=5\n\tother=1\n\tthin_pool_autoextend_threshold=80\n",
+                Some(wanted),
+            ),
+            ("thin_pool_autoextend_threshold=80\n", None),
+            (
+                "thin_pool_autoextend_threshold=x\nthin_pool_autoextend_percent=5\n",
+                None,
+            ),
+            ("", None),
+        ] {
+            assert_eq!(AutoExtension::parse(lines), expected, "{lines:?}");
+        }
+    }
+}

@@ -14,6 +14,12 @@ until [ "$(written)" -ge 20 ] 2>/dev/null; do
     sleep 0.1
 done
 kill -STOP $pid
+# What it has asked before would be answered as it was then.
+while pgrep -P $pid >/dev/null; do
+    kill -CONT $pid
+    sleep 0.05
+    kill -STOP $pid
+done
 lvm lvs --noheadings --nosuffix --units m -o lv_size,data_percent Small/ImagePool | {
     read -r size percent
     left=$(awk "BEGIN { print int($size * (95.5 - $percent) / 100) }")
