@@ -15,7 +15,7 @@ until [ "$(written)" -ge 20 ] 2>/dev/null; do
 done
 kill -STOP $pid
 # What it has asked before would be answered as it was then.
-while pgrep -P $pid >/dev/null; do
+while grep -q . /proc/$pid/task/*/children; do
     kill -CONT $pid
     sleep 0.05
     kill -STOP $pid
