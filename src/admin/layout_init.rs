@@ -20,9 +20,8 @@ use crate::model::kernel_options::without_root;
 use crate::model::layout::{Group, Role, tag};
 use crate::model::name::LvName;
 use crate::sys::cmd::Cmd;
-use crate::sys::mounts::{self, disk_of};
-use crate::sys::probe;
 use crate::sys::transaction::Transaction;
+use crate::sys::{mounts, probe};
 
 /// The share of the group that the pool gets, in percent. The rest is for its growth and repair.
 const POOL_PERCENT: u8 = 90;
@@ -233,8 +232,9 @@ pub fn check_unused(device: &Path, wipe: bool) -> Result<u64> {
             "{shown} is not empty: it holds {}; if nothing of it is needed, --wipe overwrites it",
             signature.kind
         );
+        let uuid = mounts::dm_uuid(metadata.rdev());
         ensure!(
-            !is_logical_volume(metadata.rdev()),
+            !uuid.is_some_and(|uuid| uuid.starts_with("LVM-")),
             "{shown} is a logical volume, and lvm2 makes no group of such unless lvm.conf has it do so; nothing was wiped, \
              as wipefs(8) can do it before"
         );
@@ -244,11 +244,6 @@ pub fn check_unused(device: &Path, wipe: bool) -> Result<u64> {
         }
     }
     probe::size(&opened).with_context(|| format!("cannot read {shown}"))
-}
-
-fn is_logical_volume(device: u64) -> bool {
-    let uuid = disk_of(device).map(|disk| fs::read_to_string(disk.join("dm/uuid")));
-    uuid.is_some_and(|uuid| uuid.is_ok_and(|uuid| uuid.starts_with("LVM-")))
 }
 
 /// Refuses a disk of a volume group, also of one that lvm2 does not show here: its devices file or a filter can

@@ -237,8 +237,7 @@ impl MergeReport {
     pub fn keep_outside(&mut self, before: &mut Self) {
         self.elsewhere = before.elsewhere;
         let rows = std::mem::take(&mut before.merge).into_iter();
-        self.merge
-            .extend(rows.filter(|row| !row.path().starts_with("/etc")));
+        self.merge.extend(rows.filter(Row::is_elsewhere));
     }
 
     /// Lists a file of /etc as a conflict, as what it names is not there.
@@ -308,8 +307,7 @@ impl MergeReport {
 
     /// The same with what cannot be carried of what is outside of /etc.
     pub fn conflicts_and_left(&self) -> String {
-        let is_left = |row: &Row| row.verdict == "left" && !row.path().starts_with("/etc");
-        self.rows(|row| row.conflict.is_some() || is_left(row))
+        self.rows(|row| row.conflict.is_some() || row.verdict == "left" && row.is_elsewhere())
     }
 
     fn rows(&self, is_meant: impl Fn(&Row) -> bool) -> String {
@@ -488,6 +486,11 @@ impl Row {
     /// The whole path.
     pub fn path(&self) -> PathBuf {
         json_path::read(&self.path, self.path_bytes.as_deref())
+    }
+
+    /// Whether it is outside of /etc.
+    fn is_elsewhere(&self) -> bool {
+        !self.path().starts_with("/etc")
     }
 
     fn columns(&self) -> (String, String) {

@@ -65,8 +65,13 @@ impl Spaces {
 
 /// The bytes that can be written to the filesystem of a thin volume that is mounted at `path`: there, and in its pool.
 pub fn room_in(context: &Context, path: &Path) -> Result<u64> {
+    room_in_group(&context.load()?, path)
+}
+
+/// The same where the group was read already.
+pub fn room_in_group(group: &Group, path: &Path) -> Result<u64> {
     let Space { free, .. } = Space::at(path)?;
-    Ok(free.min(pool_left(&context.load()?)?))
+    Ok(free.min(pool_left(group)?))
 }
 
 impl Space {

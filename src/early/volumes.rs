@@ -77,8 +77,7 @@ pub fn check_own(lvm: &Lvm, names: &[LvName], vgid: &str) -> Result<()> {
         let Ok(found) = fs::metadata(&device) else {
             continue;
         };
-        let disk = mounts::disk_of(found.rdev());
-        let uuid = disk.and_then(|disk| fs::read_to_string(disk.join("dm/uuid")).ok());
+        let uuid = mounts::dm_uuid(found.rdev());
         ensure!(
             is_of_group(uuid.as_deref().unwrap_or_default(), vgid),
             "{} is active, but of another group that is named {} as well; detach the disk of that group",

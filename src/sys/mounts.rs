@@ -57,6 +57,12 @@ pub fn disk_of(device: u64) -> Option<PathBuf> {
     Some(disk.map_or(path.clone(), Path::to_owned))
 }
 
+/// The UUID that device-mapper has for a block device, or for the disk that it is a part of; nothing if that is none of its
+/// devices. Those of lvm2 begin with `LVM-` and the UUIDs of group and volume.
+pub fn dm_uuid(device: u64) -> Option<String> {
+    fs::read_to_string(disk_of(device)?.join("dm/uuid")).ok()
+}
+
 /// Whether another filesystem than that of the directory above is mounted at `path`.
 pub fn is_mount_point(path: &Path) -> Result<bool> {
     let device = |path: &Path| {

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes of the small disks: one with a filesystem (tiny1), two groups with one name (tiny3 and tiny4), a group
 # that is not active (tiny5), one on a partition (small), and one of another system (other). Makes a disk that is too
-# small (/root/toosmall), one with other sectors (/root/sectors), and a thin volume with a filesystem whose UUID cannot change (spare).
+# small (/root/toosmall), one with other sectors (/root/sectors), and a thin volume with a filesystem whose UUID cannot
+# change (spare).
 set -eu
 
 cd /dev/disk/by-id

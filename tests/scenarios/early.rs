@@ -145,9 +145,7 @@ fn disks_that_come_late_or_never() -> Result<()> {
 fn a_disk_that_comes_late_is_unlocked_by_dracuts_loop() -> Result<()> {
     let disk = Host::prepared()?.disk("unlocked-late")?;
     let locked = || disk.existing("spare");
-    disk.spare("spare", Rescue::SPARE_SIZE)?;
-    let host = Disk::writable(disk.path(), "host");
-    let mut vm = Rescue::prepared()?.with_both("unlocked-late-prepare", host, locked())?;
+    let mut vm = rescue_with_spare(&disk, "unlocked-late-prepare")?;
     vm.ok(&format!(
         "{} && \
          printf secret | cryptsetup open /dev/disk/by-id/virtio-spare opened - && \
@@ -464,9 +462,7 @@ impl Shell {
 fn a_second_group_of_the_name_is_told_apart_by_its_uuid() -> Result<()> {
     let disk = Host::prepared()?.disk("twin")?;
     let twin = || disk.existing("spare");
-    disk.spare("spare", Rescue::SPARE_SIZE)?;
-    let host = Disk::writable(disk.path(), "host");
-    let mut vm = Rescue::prepared()?.with_both("twin-prepare", host, twin())?;
+    let mut vm = rescue_with_spare(&disk, "twin-prepare")?;
     let uuid = vm.ok("vgs --noheadings -o vg_uuid HostVG")?;
     vm.ok_for(&script("make-twin")?, LIMIT)?;
     vm.switch_off()?;
@@ -568,9 +564,7 @@ fn a_break_comes_before_the_root_is_mounted() -> Result<()> {
 fn a_trial_that_waits_for_a_person_restarts() -> Result<()> {
     let disk = Host::prepared()?.disk("trial-waits")?;
     let locked = || disk.existing("spare");
-    disk.spare("spare", Rescue::SPARE_SIZE)?;
-    let host = Disk::writable(disk.path(), "host");
-    let mut vm = Rescue::prepared()?.with_both("trial-waits-prepare", host, locked())?;
+    let mut vm = rescue_with_spare(&disk, "trial-waits-prepare")?;
     vm.ok(&format!("{} && sync", encrypt("spare")))?;
     vm.switch_off()?;
 
@@ -597,9 +591,7 @@ fn a_trial_that_waits_for_a_person_restarts() -> Result<()> {
 fn a_trial_restarts_also_where_a_filesystem_hangs() -> Result<()> {
     let disk = Host::prepared()?.disk("trial-hangs")?;
     let spare = || disk.existing("spare");
-    disk.spare("spare", Rescue::SPARE_SIZE)?;
-    let host = Disk::writable(disk.path(), "host");
-    let mut vm = Rescue::prepared()?.with_both("trial-hangs-prepare", host, spare())?;
+    let mut vm = rescue_with_spare(&disk, "trial-hangs-prepare")?;
     vm.ok("mkfs.ext4 -q /dev/disk/by-id/virtio-spare && sync")?;
     vm.switch_off()?;
 
@@ -666,6 +658,13 @@ fn without_systemd_a_failure_ends_in_a_shell_or_a_restart() -> Result<()> {
     vm.type_line("exit")?;
     vm.log_in()?;
     has_root(&mut vm, "Other", "Base-0.1")
+}
+
+/// A rescue system that has the host's disk and a further one, which is made, with the serial number `spare`.
+fn rescue_with_spare(disk: &HostDisk, name: &str) -> Result<Vm> {
+    disk.spare("spare", Rescue::SPARE_SIZE)?;
+    let host = Disk::writable(disk.path(), "host");
+    Rescue::prepared()?.with_both(name, host, disk.existing("spare"))
 }
 
 /// Starts the host's kernel with this command line.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{is_mounted, transaction};
 use crate::admin::filesystem::{mount_again, mount_point};
-use crate::admin::space::room_in;
+use crate::admin::space::room_in_group;
 use crate::admin::{Context, LOCK_WAIT, comment, merge_report, say, text};
 use crate::merge::Additions;
 use crate::model::volume::{Mount, Volumes};
@@ -120,8 +120,8 @@ fn add_to(
     let at = Path::new(from_root(&mount.path));
     let to = Dir::root(Path::new(&mount.path))?;
     // Both: the pool can be full long before the volume is.
-    let room = room_in(context, Path::new(&mount.path))?;
     let group = context.load()?;
+    let room = room_in_group(&group, Path::new(&mount.path))?;
     let line = format!("# {} gets what is new", mount.path);
     let work = |interrupt: &Interrupt| {
         let go_on = || interrupt.check();
