@@ -29,7 +29,7 @@ const SLOW: Duration = Duration::from_secs(600);
 /// In how many epochs of a verb the power is also cut when about half of the writes are on the disk.
 const HALVED: usize = 6;
 /// After how many epochs of a verb a sample has the power cut, and in how many when half is written.
-const SAMPLED: usize = 2;
+const SAMPLED: usize = 1;
 const HALVED_OF_SAMPLE: usize = 1;
 const MOUNT_BOOT: &str = "mount /dev/disk/by-id/virtio-host-part2 /boot";
 
