@@ -165,7 +165,7 @@ pub fn make(
     pool_with_room(&group)?;
     context.check_pool(&group)?;
     new_name(&group, add.name.clone())?;
-    let needs = Needs::of(context, tx, &boot, add, image)?;
+    let needs = tx.unlocked(|tx| Needs::of(context, tx, &boot, add, image))?;
     tx.lock()?;
     let group = context.load()?;
     let room = pool_with_room(&group)?;

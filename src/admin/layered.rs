@@ -148,7 +148,23 @@ impl Layered {
             path: layer.path,
             size: layer.size,
         });
-        let tree = Tree::Layers(Layers::new(layers.collect()));
-        Ok((Opened::from(Image::Tree(tree)), None))
+        let layers = Layers::new(layers.collect());
+        if let Some(parts) = new_parts(context, tx, &layers, shares)? {
+            return Ok((parts.opened(tx), Some(parts)));
+        }
+        Ok((Opened::from(Image::Tree(Tree::Layers(layers))), None))
     }
+}
+
+/// What of layers that are here no base has, for a base that `shares` files with others.
+pub fn new_parts(
+    context: &Context,
+    tx: &mut Transaction,
+    layers: &Layers,
+    shares: bool,
+) -> Result<Option<Parts>> {
+    if !shares || context.dry_run {
+        return Ok(None);
+    }
+    Parts::of_layers(context, tx, layers)
 }

@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::base;
 use super::base::parts::Parts;
-use super::layered::Layered;
+use super::layered::{Layered, new_parts};
 use super::{Context, text};
 use crate::boot::root::Root;
 use crate::delivery::conf::Conf;
@@ -533,7 +533,7 @@ impl Server {
         }
         let (name, files) = (self.found.url.to_string(), self.layers_of(&web));
         let held = tx.unlocked(|tx| self.fetch_all(tx, &files))?;
-        let image = match (held, &files[..]) {
+        match (held, &files[..]) {
             (Ok(held), _) => {
                 let layers = held.iter().zip(&web.image.manifest.layers);
                 let layers = layers.map(|(file, of)| Layer {
@@ -541,23 +541,22 @@ impl Server {
                     digest: of.digest.hex().to_owned(),
                     size: of.size,
                 });
-                let opened = opened(tx, layers.collect(), &name)?;
+                let opened = opened(context, tx, layers.collect(), (&name, shares))?;
                 tx.discard(move || {
                     // Layers can be equal, and each file is removed once.
                     let paths: BTreeSet<PathBuf> = held.into_iter().map(Held::release).collect();
                     Ok(paths.into_iter().collect())
                 });
-                opened
+                Ok(opened)
             }
-            (Err(sizes), [file]) => self.streamed(file, &name, sizes)?,
+            (Err(sizes), [file]) => Ok((self.streamed(file, &name, sizes)?, None)),
             (Err((need, have)), _) => bail!(
                 "there is no room for the layers of {name}: one needs {}, and {} are free; Spool= in imgbased.conf \
                  names another place",
                 text::size(need),
                 text::size(have)
             ),
-        };
-        Ok((image, None))
+        }
     }
 
     /// Opens an image in one file.
@@ -646,19 +645,28 @@ fn refuse_lower(reference: &Reference, version: Option<&str>, least: &str) -> Re
     Ok(())
 }
 
-/// Opens the layers of an image, which people call `name`.
-fn opened(tx: &mut Transaction, layers: Vec<Layer>, name: &str) -> Result<Opened> {
+/// Opens the layers of an image, which people call `name`, for a base that `shares` files with others.
+fn opened(
+    context: &Context,
+    tx: &mut Transaction,
+    layers: Vec<Layer>,
+    (name, shares): (&str, bool),
+) -> Result<(Opened, Option<Parts>)> {
     let one = match &layers[..] {
         [one] => Some(one.path.clone()),
         _ => None,
     };
     let layers = Layers::new(layers);
-    match one {
+    if let Some(parts) = new_parts(context, tx, &layers, shares)? {
+        return Ok((parts.opened(tx), Some(parts)));
+    }
+    let opened = match one {
         // tar(1) takes more than what one layer may have upon another, such as ACLs as text. All else becomes what it
         // would be from a registry.
-        Some(path) if layers.measure(tx.interrupt()).is_err() => base::open(tx, &path, Some(name)),
-        _ => Ok(Opened::from(Image::Tree(Tree::Layers(layers)))),
-    }
+        Some(path) if layers.measure(tx.interrupt()).is_err() => base::open(tx, &path, Some(name))?,
+        _ => Opened::from(Image::Tree(Tree::Layers(layers))),
+    };
+    Ok((opened, None))
 }
 
 /// What fetching a file comes to, for a shell.

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek};
+use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,12 +15,17 @@ use super::tree::{Content, Shape, extract};
 use crate::sys::cmd::quote;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
+use crate::tree::toc::{self, Entry, Pieces, Place};
 use crate::tree::{Dir, REMOVALS_MOST, Removal, Unpacking, survey};
 
 /// What is read to see how a layer is compressed, in bytes.
 const HEAD: u64 = 64 << 10;
 /// How much may follow an archive, in bytes, decompressed.
 const REST_MOST: usize = 64 << 20;
+/// How much of an archive is read at once, in bytes.
+const PORTION: usize = 128 << 10;
+/// The most paths that are kept in memory: those of a large system, in some 64 MiB.
+const PATHS_MOST: usize = 100_000;
 
 /// A file with a layer, as the manifest has it.
 #[derive(Clone, Debug)]
@@ -33,7 +38,7 @@ pub struct Layer {
 }
 
 /// The layers of an image, the lowest first.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Layers {
     layers: Vec<Layer>,
     /// What is in them, and what each takes away, once they were read.
@@ -74,6 +79,33 @@ impl Layers {
         }
         let (content, shape, _) = self.measured.get_or_init(|| (content, shape, removals));
         Ok((*content, shape.clone()))
+    }
+
+    /// Reads through all layers: the tree that they make, with the digest of each file.
+    ///
+    /// Refuses more than [`toc::merged`] does, which is no fault of the image then.
+    pub fn table(&self, interrupt: &Interrupt) -> Result<Vec<Entry>> {
+        let mut tables = Vec::new();
+        let mut left = PATHS_MOST;
+        for (number, layer) in self.layers.iter().enumerate() {
+            let table = layer.read(interrupt, &mut |input| {
+                toc::of_archive(input, number, left, &mut || interrupt.check())
+            })?;
+            left -= table.len();
+            tables.push(table);
+        }
+        toc::merged(tables)
+    }
+
+    /// Hands over what is at these places of one of the layers that [`Self::table`] has read.
+    pub fn read_places(
+        &self,
+        places: &[Place],
+        take: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+    ) -> Result<()> {
+        let number = places.first().map_or(0, |place| place.layer);
+        let layer = self.layers.get(number).context("there is no such layer")?;
+        layer.read_places(places, take)
     }
 
     /// Unpacks them into the root `to` of an empty filesystem.
@@ -124,6 +156,29 @@ impl Layer {
             .open(&self.path)
     }
 
+    /// Hands over what is at these places of its archive, decompressed. Who takes it knows what it has to be.
+    fn read_places(
+        &self,
+        places: &[Place],
+        take: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
+    ) -> Result<()> {
+        let failed = || format!("cannot read {}", self.path.display());
+        let mut file = self.open().with_context(failed)?;
+        let head = head(&mut file).with_context(failed)?;
+        file.rewind().with_context(failed)?;
+        let Some(compression) = Compression::of(&head) else {
+            return take(&mut Pieces::new(file, places));
+        };
+        let mut running = compression
+            .decompress()
+            .start(file.into(), Stdio::piped())?;
+        let output = running
+            .stdout()
+            .context("a decompressor writes to a pipe")?;
+        // What comes after the last place is of no interest, and neither is what becomes of the decompressor.
+        take(&mut Pieces::new(output, places))
+    }
+
     /// Hands over its archive, decompressed. Fails if the file was not what the manifest says, whatever that has led
     /// to.
     fn read<T>(
@@ -157,7 +212,7 @@ impl Layer {
             wanted: self.digest.clone(),
         };
         let Some(compression) = Compression::of(&head) else {
-            let taken = take(&mut checked);
+            let taken = take(&mut BufReader::with_capacity(PORTION, &mut checked));
             interrupt.check()?;
             // What was not right can be why it has failed.
             io::copy(&mut checked, &mut io::sink())?;
@@ -166,9 +221,11 @@ impl Layer {
         let input: Input = Box::new(checked);
         let (input, feeding) = feed(input)?;
         let mut running = compression.decompress().start(input, Stdio::piped())?;
-        let mut output = running
+        let output = running
             .stdout()
             .context("a decompressor writes to a pipe")?;
+        // A header of an archive is read by itself.
+        let mut output = BufReader::with_capacity(PORTION, output);
         let taken = take(&mut output).and_then(|taken| {
             read_rest(&mut output, interrupt)?;
             Ok(taken)
@@ -294,6 +351,93 @@ mod tests {
         let line = layers.copy_line(&by_line);
         Cmd::new("sh").args(["-c", &line]).run().unwrap();
         assert_eq!(fs::read_to_string(by_line.join("etc/z")).unwrap(), "2\n");
+    }
+
+    /// All that is in a root, as a person sees it.
+    fn seen(root: &Path) -> String {
+        let script = "cd $0; find . -printf '%P %y %#m %U:%G %s %T@ %l %n\n' | sort; \
+            find . -type f | sort | xargs sha256sum";
+        let cmd = Cmd::new("sh").args(["-ec", script]).arg(root);
+        cmd.run().unwrap()
+    }
+
+    /// Makes a tree of its table, with all contents from the layers.
+    fn build(layers: &Layers, to: &Path) -> Result<()> {
+        let interrupt = Interrupt::default();
+        let entries = layers.table(&interrupt)?;
+        let plan = toc::Plan::new(&entries, &mut [])?;
+        let to = Dir::root(to)?;
+        let mut progress = Progress::new("", 1);
+        let mut build = toc::Build::new(&entries, &plan, &to, u64::MAX, &interrupt, &mut progress);
+        assert!(build.names(&mut |_, _| Ok(None))?.is_empty());
+        let files = plan.in_layers(&entries);
+        for (files, places) in toc::by_layer(&entries, &files) {
+            layers.read_places(&places, &mut |input| build.contents(files, input))?;
+        }
+        build.end()
+    }
+
+    #[test]
+    fn by_their_table_layers_become_the_root_that_unpacking_makes() {
+        let script = "mkdir -p a/etc/gone a/usr/lib a/emptied b/etc b/emptied && echo 1 >a/etc/x && echo 1 >a/etc/y && \
+            echo 1 >a/etc/gone/z && ln a/etc/y a/usr/hard && ln -s ../etc a/usr/soft && mkfifo a/usr/pipe && \
+            seq 300000 >a/usr/large && cp a/usr/large a/usr/twin && : >a/usr/empty && echo old >a/emptied/old && \
+            head -c 3000000 /dev/zero >a/usr/zeros && printf a >>a/usr/zeros && chmod 4711 a/etc/x && \
+            touch -d @5 a/etc a/usr/large && \
+            : >b/etc/.wh.gone && : >b/emptied/.wh..wh..opq && echo 2 >b/etc/x && seq 9 >b/emptied/new && \
+            tar -C a -c . | gzip >0 && tar -C b -c . | zstd -q >1 && \
+            tar -C b --format=posix --pax-option='SCHILY.xattr.user.x:=y' -cf 2 etc/x && \
+            seq 200000 >b/etc/large && tar -C b -c etc/large | xz -0 >3";
+        let (dir, all) = layers(script, &["0", "1", "2", "3"]);
+        let layers = Layers::new(all);
+        let [unpacked, built] = ["unpacked", "built"].map(|name| {
+            let to = dir.path().join(name);
+            fs::create_dir(&to).unwrap();
+            to
+        });
+        let mut progress = Progress::new("", 1);
+        layers
+            .copy(&unpacked, u64::MAX, &Interrupt::default(), &mut progress)
+            .unwrap();
+        build(&layers, &built).unwrap();
+        let wanted = seen(&unpacked);
+        assert!(
+            wanted.contains("usr/zeros f") && !wanted.contains("gone"),
+            "{wanted}"
+        );
+        assert_eq!(seen(&built), wanted);
+        for root in [&unpacked, &built] {
+            let mut value = [0; 9];
+            let length = rustix::fs::getxattr(root.join("etc/x"), "user.x", &mut value).unwrap();
+            assert_eq!(&value[..length], b"y");
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_same_for_everybody_has_no_table() {
+        let script = "mkdir -p a/etc b/etc && echo 1 >a/etc/x && ln -s etc a/link && echo 2 >b/etc/y && \
+            tar -C a -cf 0 . && tar -C b -cf 1 --transform='s,^./etc/y,link/y,' ./etc/y && \
+            tar -C a -cf 2 etc etc && tar -C a -cf 3 etc/x && head -c 1000 0 >4 && cp 0 5";
+        let (_dir, mut all) = layers(script, &["0", "1", "2", "3", "4", "5"]);
+        all[5].digest = "0".repeat(64);
+        for (numbers, why) in [
+            (&[0][..], ""),
+            (&[0, 1], "is in no directory"),
+            (&[2], "is there twice"),
+            (&[3], "is in no directory"),
+            (&[4], "in the middle"),
+            (&[5], "it has the SHA-256"),
+        ] {
+            let some = numbers.iter().map(|number| all[*number].clone());
+            let table = Layers::new(some.collect()).table(&Interrupt::default());
+            let error = table
+                .err()
+                .map_or_else(String::new, |error| format!("{error:#}"));
+            assert!(
+                error.contains(why) && error.is_empty() == why.is_empty(),
+                "{numbers:?}: {error}"
+            );
+        }
     }
 
     #[test]

@@ -210,10 +210,8 @@ fn a_full_pool_costs_no_layer() -> Result<()> {
     );
     assert_eq!(small_group(&mut vm)?, before);
     // One that was full writes again a second after there is room, when it has looked.
-    vm.ok(
-        "blkdiscard /dev/Small/filler && \
-         until dmsetup status Small-ImagePool-tpool | grep -q ' rw '; do sleep 0.1; done",
-    )?;
+    vm.ok("blkdiscard /dev/Small/filler && \
+         until dmsetup status Small-ImagePool-tpool | grep -q ' rw '; do sleep 0.1; done")?;
 
     vm.say("too large for what is left");
     vm.ok_for(&fill(400), SLOW)?;

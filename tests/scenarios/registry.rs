@@ -38,6 +38,14 @@ fn serving(name: &str) -> Result<Vm> {
     Ok(vm)
 }
 
+/// How many bytes were written to the disks since the machine has started.
+fn written(vm: &mut Vm) -> Result<u64> {
+    vm.ok("sync")?;
+    let sectors =
+        vm.ok("awk '$3 ~ /^vd[a-z]$/ { sum += $10 } END { print sum }' /proc/diskstats")?;
+    Ok(sectors.parse::<u64>()? * 512)
+}
+
 /// What the registry has sent since it was asked last: how many manifests, and the bytes of each blob, the largest
 /// first.
 fn sent(vm: &mut Vm) -> Result<(usize, Vec<u64>)> {
@@ -80,7 +88,8 @@ fn an_image_of_a_registry_is_fetched_by_layers_and_tried() -> Result<()> {
     ensure!(said.contains("waits for a restart already"), "{said}");
     sent(&mut vm)?;
 
-    // Of the next one only what is new comes.
+    // Of the next one only what is new comes, and what no base has is all that is written.
+    let before = written(&mut vm)?;
     let digest =
         vm.ok("skopeo inspect --raw oci:/run/server/images/two | sha256sum | cut -d ' ' -f 1")?;
     let said = vm.ok_for(
@@ -92,6 +101,12 @@ fn an_image_of_a_registry_is_fetched_by_layers_and_tried() -> Result<()> {
     ensure!(
         second.iter().sum::<u64>() < 20 << 10,
         "the large layer came again: {second:?}"
+    );
+    let written = written(&mut vm)? - before;
+    let whole: u64 = vm.ok("stat -c %s /run/server/host.tar")?.parse()?;
+    ensure!(
+        written < whole / 4,
+        "{written} bytes were written for {whole}"
     );
     assert_eq!(
         vm.ok("imgbased-helper diff Base-1 Base-2 --path /etc | grep of-layer")?,
@@ -112,7 +127,12 @@ fn an_image_of_a_registry_is_fetched_by_layers_and_tried() -> Result<()> {
     ensure!(said.ends_with("Base-3"), "{said}");
     let differ = vm.ok_for("imgbased-helper diff --verify Base-1 Base-3", SLOW)?;
     assert_eq!(differ, "");
-    vm.ok("imgbased-helper base remove --yes Base-3")?;
+    // So it is by the listing of another base.
+    let said = vm.ok_for(&format!("imgbased-helper base add {NAME}:one 2>&1"), SLOW)?;
+    ensure!(said.ends_with("Base-4"), "{said}");
+    let differ = vm.ok_for("imgbased-helper diff --verify Base-1 Base-4", SLOW)?;
+    assert_eq!(differ, "");
+    vm.ok("imgbased-helper base remove --yes Base-4 && imgbased-helper base remove --yes Base-3")?;
 
     // Who has to have signed is in policy.json.
     let refused = vm.run_for(

@@ -1,5 +1,6 @@
-//! An image of which only those parts are fetched that no base of this host has: of each layer its table of contents,
-//! and then the chunks of those files that no listing of a base has the content of.
+//! An image in layers of which only those parts are taken that no base of this host has: the files whose content no
+//! listing of a base has. Where a layer has a table of contents, nothing but that table and the chunks of these files is
+//! fetched. One that is here as a whole is read through for its table, and these files alone are written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,6 +21,7 @@ use crate::delivery::oci::layout::Descriptor;
 use crate::delivery::oci::web::Web;
 use crate::delivery::ranges::Range;
 use crate::delivery::spool::{self, Spool, Wanted};
+use crate::image::layers::Layers;
 use crate::image::stream::Compression;
 use crate::image::tree::{Content, Shape, Tree};
 use crate::image::{Image, Opened};
@@ -27,7 +29,7 @@ use crate::model::layout::Group;
 use crate::model::name::LvName;
 use crate::sys::files::in_memory;
 use crate::sys::interrupt::Interrupt;
-use crate::sys::progress::Progress;
+use crate::sys::progress::{Progress, Waiting};
 use crate::sys::transaction::Transaction;
 use crate::tree::Dir;
 use crate::tree::toc::{self, Build, Entry, From, Known, Limits, Position};
@@ -38,8 +40,14 @@ const BLOCK: u64 = 4096;
 /// What there is of an image.
 pub struct Parts {
     entries: Vec<Entry>,
-    /// The chunks that no base has, one after the other.
-    chunks: Held,
+    chunks: Chunks,
+}
+
+/// Where the chunks are that no base has.
+enum Chunks {
+    /// In this file, one after the other.
+    Fetched(Held),
+    In(Layers),
 }
 
 /// Why an image is fetched as a whole.
@@ -131,15 +139,54 @@ impl Parts {
             Ok(reason(checked).map(|()| chunks))
         })?;
         Ok(match chunks {
-            Ok(chunks) => Some(Self { entries, chunks }),
+            Ok(chunks) => Some(Self {
+                entries,
+                chunks: Chunks::Fetched(chunks),
+            }),
             Err(reason) => told(name, &reason),
         })
     }
 
-    /// The image, to be read for a base. What was fetched goes when that is made.
+    /// The same of an image whose layers are here. Nothing where all of it has to be unpacked: there is no listing of a
+    /// base, or what the layers make depends on who unpacks them. Has the lock afterwards.
+    pub fn of_layers(
+        context: &Context,
+        tx: &mut Transaction,
+        layers: &Layers,
+    ) -> Result<Option<Self>> {
+        tx.lock()?;
+        let group = context.load()?;
+        let bases: Vec<LvName> = group.bases().into_iter().map(|base| base.name).collect();
+        let mut is_listed = false;
+        listings::read(context, tx, &group, &bases, &mut |listings| {
+            is_listed = !listings.is_empty();
+            Ok(())
+        })?;
+        if !is_listed {
+            return Ok(None);
+        }
+        let table = tx.unlocked(|tx| {
+            let _waiting = Waiting::new(|| "reading the layers".to_owned());
+            let table = layers.table(tx.interrupt());
+            tx.interrupt().check()?;
+            Ok::<_, Error>(table)
+        })?;
+        // Unpacking tells what is wrong with them, if anything is.
+        let table = table.inspect_err(|error| {
+            log::debug!("the layers are unpacked as a whole: {error:#}");
+        });
+        Ok(table.ok().map(|entries| Self {
+            entries,
+            chunks: Chunks::In(layers.clone()),
+        }))
+    }
+
+    /// The image, to be read for a base. Chunks that were fetched go when that is made.
     pub fn opened(&self, tx: &mut Transaction) -> Opened {
-        let chunks = self.chunks.as_ref().to_owned();
-        tx.discard(move || Ok(vec![chunks]));
+        if let Chunks::Fetched(chunks) = &self.chunks {
+            let chunks = chunks.as_ref().to_owned();
+            tx.discard(move || Ok(vec![chunks]));
+        }
         let (size, shape) = self.measure();
         Opened::from(Image::Tree(Tree::Listed(size, shape)))
     }
@@ -239,7 +286,14 @@ impl Planned<'_> {
         label: &str,
     ) -> Result<()> {
         let entries = &self.parts.entries;
-        let mut progress = Progress::new(label, 0);
+        let bytes = self.plan.bytes(entries);
+        ensure!(
+            bytes <= room,
+            "the thin pool has no room: what is new needs {} MiB, and {} MiB are left",
+            bytes >> 20,
+            room >> 20
+        );
+        let mut progress = Progress::new(label, bytes);
         let mut build = Build::new(entries, &self.plan, to, room, interrupt, &mut progress);
         let lost = build.names(&mut |base, path| {
             let of_base = roots.get(&base).context("its base is mounted")?;
@@ -256,9 +310,16 @@ impl Planned<'_> {
             );
         }
         let files = self.plan.in_layers(entries);
-        read_chunks(self.parts.chunks.as_ref(), &mut |chunks| {
-            build.contents(&files, chunks)
-        })?;
+        match &self.parts.chunks {
+            Chunks::Fetched(chunks) => read_chunks(chunks.as_ref(), &mut |chunks| {
+                build.contents(&files, chunks)
+            })?,
+            Chunks::In(layers) => {
+                for (files, places) in toc::by_layer(entries, &files) {
+                    layers.read_places(&places, &mut |chunks| build.contents(files, chunks))?;
+                }
+            }
+        }
         build.end()
     }
 }

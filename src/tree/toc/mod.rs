@@ -5,6 +5,7 @@
 //! The table comes from outside, so that nothing in it is believed that is not checked: see
 //! containers-storage-zstd-chunked(5).
 
+mod archive;
 mod build;
 mod merged;
 mod plan;
@@ -14,9 +15,10 @@ mod table;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub use archive::{Pieces, of_archive};
 pub use build::{Build, Others, file_of, read_contents};
 pub use merged::merged;
-pub use plan::{From, Known, Plan, places};
+pub use plan::{From, Known, Plan, by_layer, places};
 pub use position::Position;
 pub use table::{Limits, parse};
 

@@ -107,6 +107,23 @@ impl Plan {
         numbers
     }
 
+    /// What has to be written for it, in bytes.
+    pub fn bytes(&self, entries: &[Entry]) -> u64 {
+        let of = |(number, from): (&usize, &From)| {
+            let content = entries[*number].content();
+            match from {
+                From::Origin => 0,
+                From::Other(..) | From::Twin(_) => content.map_or(0, |content| content.size),
+                // What is all zeros is a hole.
+                From::Layers => content.map_or(0, |content| {
+                    let chunks = content.chunks.iter().filter(|chunk| chunk.place.is_some());
+                    chunks.map(|chunk| chunk.size).sum()
+                }),
+            }
+        };
+        self.files.iter().map(of).fold(0, u64::saturating_add)
+    }
+
     /// The paths at which the tree has its content as a snapshot already.
     pub fn in_origin(&self, entries: &[Entry]) -> BTreeSet<PathBuf> {
         let there = self.files.iter().filter(|(_, from)| **from == From::Origin);
@@ -121,6 +138,19 @@ pub fn places(entries: &[Entry], files: &[usize]) -> Vec<Place> {
     let contents = files.iter().filter_map(|number| entries[*number].content());
     let chunks = contents.flat_map(|content| &content.chunks);
     chunks.filter_map(|chunk| chunk.place).collect()
+}
+
+/// The same by the layers that they are in, for files in the order of [`Plan::in_layers`].
+pub fn by_layer<'a>(
+    entries: &'a [Entry],
+    files: &'a [usize],
+) -> impl Iterator<Item = (&'a [usize], Vec<Place>)> {
+    let layer_of = |number: &usize| {
+        let place = entries[*number].content().and_then(first_place);
+        place.map(|place| place.layer)
+    };
+    let of_each = files.chunk_by(move |one, next| layer_of(one) == layer_of(next));
+    of_each.map(|files| (files, places(entries, files)))
 }
 
 fn first_place(content: &Content) -> Option<Place> {

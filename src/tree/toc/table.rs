@@ -220,7 +220,7 @@ fn content(line: &Line, more: &[Line], limits: Limits, places: &mut Vec<Place>) 
 }
 
 /// The SHA-256 of nothing.
-const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+pub(super) const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 fn digest(text: &str) -> Result<String> {
     let digits = text.strip_prefix("sha256:").unwrap_or_default();

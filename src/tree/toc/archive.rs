@@ -1,0 +1,256 @@
+//! The table of a layer that has none: it is read through, and the digest of each file taken.
+
+use std::cell::Cell;
+use std::io::{self, Read};
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+
+use super::table::EMPTY;
+use super::{Chunk, Content, Entry, Limits, Place, What};
+use crate::tree::name::escaped;
+use crate::tree::node::Kind;
+use crate::tree::tar::{self, Archive};
+
+/// How much is read at once, in bytes.
+const PORTION: usize = 128 << 10;
+
+/// Reads through the archive of the layer `layer`, from its beginning: the paths in its order. Each file is one chunk,
+/// whose place is where its content is in the archive, decompressed. `tell` is called now and then, and fails when it is
+/// time to end.
+///
+/// Refuses what a table cannot have as well, and more than `most` paths.
+pub fn of_archive(
+    input: &mut dyn Read,
+    layer: usize,
+    most: usize,
+    tell: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<Entry>> {
+    let at = Cell::new(0);
+    let mut archive = Archive::new(Counted { input, read: &at });
+    let mut portion = vec![0; PORTION];
+    let mut entries = Vec::new();
+    let mut content = 0_u64;
+    while let Some(found) = archive.next_entry()? {
+        tell()?;
+        ensure!(entries.len() < most, "it has more than {most} paths");
+        let shown = || escaped(&found.path);
+        let what = match found.what {
+            tar::What::Dir => What::Dir,
+            tar::What::Link(target) => What::Link(target),
+            tar::What::Name(of) => What::HardLink(of),
+            tar::What::Special(kind, device) => {
+                ensure!(
+                    (kind, device) != (Kind::Char, 0),
+                    "{} is the device 0:0, which overlayfs takes for a deleted file",
+                    shown()
+                );
+                What::Special(kind, device)
+            }
+            tar::What::File(size) => {
+                content = content.saturating_add(size);
+                ensure!(content <= Limits::CONTENT_MOST, "its files hold too much");
+                let from = at.get();
+                let read = summed(&mut archive, size, &mut portion, tell);
+                let sha256 = read.with_context(|| format!("of {}", shown()))?;
+                let place = Place {
+                    layer,
+                    from,
+                    end: from + size,
+                };
+                What::File(whole(size, sha256, place))
+            }
+        };
+        ensure!(
+            !found.path.as_os_str().is_empty() || what == What::Dir,
+            "the root is no directory"
+        );
+        entries.push(Entry {
+            path: found.path,
+            what,
+            meta: found.meta,
+            mtime: found.mtime,
+        });
+    }
+    let mut paths: Vec<_> = entries.iter().map(|entry| &entry.path).collect();
+    paths.sort_unstable();
+    let twice = paths.windows(2).find(|two| two[0] == two[1]);
+    ensure!(twice.is_none(), "a path is there twice");
+    Ok(entries)
+}
+
+/// The content of a file that is one chunk.
+fn whole(size: u64, sha256: String, place: Place) -> Content {
+    if size == 0 {
+        return Content {
+            size,
+            sha256: EMPTY.to_owned(),
+            chunks: Vec::new(),
+        };
+    }
+    let chunk = Chunk {
+        size,
+        sha256: sha256.clone(),
+        place: Some(place),
+    };
+    Content {
+        size,
+        sha256,
+        chunks: vec![chunk],
+    }
+}
+
+/// The digest of the next `left` bytes.
+fn summed(
+    input: &mut dyn Read,
+    mut left: u64,
+    portion: &mut [u8],
+    tell: &mut dyn FnMut() -> Result<()>,
+) -> Result<String> {
+    let mut sum = Sha256::new();
+    while left > 0 {
+        tell()?;
+        let most = usize::try_from(left).unwrap_or(PORTION).min(PORTION);
+        let count = input.read(&mut portion[..most])?;
+        ensure!(count > 0, "it ends in the middle");
+        sum.update(&portion[..count]);
+        left -= count as u64;
+    }
+    Ok(format!("{:x}", sum.finalize()))
+}
+
+/// Hands over those bytes of an archive that are at `places`, which are in order, one after the other. What comes after
+/// the last one is not read.
+pub struct Pieces<'a, R> {
+    input: R,
+    /// Of the archive, in bytes.
+    at: u64,
+    places: &'a [Place],
+}
+
+impl<'a, R: Read> Pieces<'a, R> {
+    pub fn new(input: R, places: &'a [Place]) -> Self {
+        Self {
+            input,
+            at: 0,
+            places,
+        }
+    }
+}
+
+impl<R: Read> Read for Pieces<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some((place, rest)) = self.places.split_first() {
+            if self.at >= place.end {
+                self.places = rest;
+                continue;
+            }
+            if self.at < place.from {
+                let gap = place.from - self.at;
+                let passed = io::copy(&mut (&mut self.input).take(gap), &mut io::sink())?;
+                if passed < gap {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                self.at = place.from;
+            }
+            let left = usize::try_from(place.end - self.at).unwrap_or(usize::MAX);
+            let most = buffer.len().min(left);
+            let count = self.input.read(&mut buffer[..most])?;
+            if count == 0 && most > 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.at += count as u64;
+            return Ok(count);
+        }
+        Ok(0)
+    }
+}
+
+/// Tells how many bytes were read.
+struct Counted<'a, R> {
+    input: R,
+    read: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.read.set(self.read.get() + count as u64);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::tar::tests::{file, header, link};
+
+    fn table(archive: &[u8], most: usize) -> Result<Vec<Entry>> {
+        of_archive(&mut &archive[..], 7, most, &mut || Ok(()))
+    }
+
+    #[test]
+    fn each_path_has_its_line_and_each_content_its_place() {
+        let archive = [
+            header("./", b'5', 0, |_| ()),
+            file("a", b"one"),
+            file("empty", b""),
+            link("l", b'2', "a"),
+            link("h", b'1', "./a"),
+            file("b", &[b'x'; 1000]),
+        ];
+        let archive = [archive.concat(), vec![0; 1024]].concat();
+        let entries = table(&archive, 9).unwrap();
+        let paths: Vec<_> = entries.iter().map(|it| it.path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["", "a", "empty", "l", "h", "b"]);
+        let of = |number: usize| entries[number].content().unwrap();
+        assert_eq!(of(1).sha256, format!("{:x}", Sha256::digest("one")));
+        assert_eq!(of(2).chunks, []);
+        assert_eq!(entries[4].what, What::HardLink("a".into()));
+        let places = [1, 5].map(|number| of(number).chunks[0].place.unwrap());
+        let mut read = Vec::new();
+        Pieces::new(&archive[..], &places)
+            .read_to_end(&mut read)
+            .unwrap();
+        assert!(read == [b"one".to_vec(), vec![b'x'; 1000]].concat());
+        // It ends before all of them.
+        let cut = &archive[..archive.len() - 2000];
+        let error = Pieces::new(cut, &places).read_to_end(&mut Vec::new());
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn what_no_table_has_is_refused() {
+        let root = file("./", b"x");
+        let zero = header("dev", b'3', 0, |_| ());
+        let large = header("a", b'0', 4 << 30, |_| ());
+        for (archive, most, why) in [
+            (
+                [file("a", b"1"), file("b", b"2")].concat(),
+                1,
+                "more than 1 paths",
+            ),
+            (
+                [file("a", b"1"), file("./a", b"2")].concat(),
+                9,
+                "is there twice",
+            ),
+            (root, 9, "the root is no directory"),
+            (zero, 9, "the device 0:0"),
+            (large, 9, "ends in the middle of a file"),
+        ] {
+            let error = format!("{:#}", table(&archive, most).unwrap_err());
+            assert!(error.contains(why), "{why}: {error}");
+        }
+        let mut left = 3;
+        let error = of_archive(&mut &file("a", &[0; 1 << 20])[..], 0, 9, &mut || {
+            left -= 1;
+            ensure!(left > 0, "it is time to end");
+            Ok(())
+        });
+        assert_eq!(
+            format!("{:#}", error.unwrap_err()),
+            "of a: it is time to end"
+        );
+    }
+}
