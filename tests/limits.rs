@@ -2,7 +2,6 @@
 //! and sparse files as large as a filesystem takes. Memory is that of a whole process, so each piece of work is
 //! done in one of its own.
 
-use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -63,7 +62,6 @@ fn work(work: &str, trees: &Path) {
             let source = Source {
                 root: &root,
                 zeros_are_holes: false,
-                known: &BTreeSet::new(),
             };
             let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
             sync(

@@ -411,13 +411,11 @@ impl Plan {
         let fit = needs.judge(&shown, add, image, u64::MAX, false)?;
         let mut shared = add.shared(image);
         let is_unpacked = match image {
-            Image::Tree(tree) => tree.dir().is_none(),
+            // Of one that is listed, each file is written where it goes.
+            Image::Tree(tree) => tree.dir().is_none() && !matches!(tree, Tree::Listed(..)),
             Image::Filesystem { .. } => true,
         };
-        // Only what is new is unpacked of one that is listed.
-        let is_listed = matches!(image, Image::Tree(Tree::Listed(..)));
-        let has_room =
-            is_listed || room >= fit.content.saturating_add(fit.content / UNPACKED_SPARE);
+        let has_room = room >= fit.content.saturating_add(fit.content / UNPACKED_SPARE);
         if shared == Shared::Files && is_unpacked && !has_room && !group.bases().is_empty() {
             log::warn!(
                 "the thin pool has room for {} MiB, which is too little to unpack {shown} and compare its files with \
@@ -448,7 +446,7 @@ impl Plan {
         } else {
             None
         };
-        let is_smaller = (unpacked.is_none() || is_listed) && !near.is_empty();
+        let is_smaller = unpacked.is_none() && !near.is_empty();
         needs.judge(&shown, add, image, room, is_smaller)?;
         let pool = group.pool().context("there is a pool")?;
         let near = near.into_iter();

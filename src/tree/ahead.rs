@@ -73,7 +73,7 @@ impl Ahead {
             let mut turns = senders.iter().cycle();
             let walked = walk(&roots, None, &mut |visit| {
                 interrupt.check()?;
-                if let Some(pair) = Pair::of(visit, source, &mut listing)?
+                if let Some(pair) = Pair::of(visit, &mut listing)?
                     && let Some(sender) = turns.next()
                 {
                     sender.send(pair)?;
@@ -129,11 +129,11 @@ struct Pair {
 
 impl Pair {
     /// Nothing where nothing is known of the file, or it is gone meanwhile.
-    fn of(visit: &Visit, source: &Source, listing: &mut Listing) -> Result<Option<Self>> {
+    fn of(visit: &Visit, listing: &mut Listing) -> Result<Option<Self>> {
         let [Some(from), Some(there)] = visit.places else {
             return Ok(None);
         };
-        if !can_be_compared([&from.stat, &there.stat]) || source.known.contains(visit.path) {
+        if !can_be_compared([&from.stat, &there.stat]) {
             return Ok(None);
         }
         let Some(listed) = listing.untouched(visit.path, &there.stat)? else {

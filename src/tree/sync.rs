@@ -29,9 +29,6 @@ pub struct Source<'a> {
     pub root: &'a Dir,
     /// Whether zeros in its files are holes, since it does not tell which of them were, as a squashfs.
     pub zeros_are_holes: bool,
-    /// Paths of files that have their content in the tree already, so that it is neither read nor written. Here they
-    /// have their size only.
-    pub known: &'a BTreeSet<PathBuf>,
 }
 
 /// A tree that is made equal to one that is used meanwhile, once ahead and once when nobody writes any more.
@@ -128,7 +125,6 @@ fn bring(
         moved: None,
         ahead,
         zeros_are_holes: source.zeros_are_holes,
-        known: source.known,
         meter,
         blocks: Blocks::default(),
         names: BTreeMap::new(),
@@ -214,7 +210,6 @@ struct Syncer<'a> {
     moved: Option<PathBuf>,
     ahead: Option<Ahead>,
     zeros_are_holes: bool,
-    known: &'a BTreeSet<PathBuf>,
     meter: Meter<'a>,
     blocks: Blocks,
     /// Files of several names in the source: the first name, and the file that it is now.
@@ -353,10 +348,6 @@ impl Syncer<'_> {
         there: Option<Stat>,
     ) -> Result<Kept> {
         let stat = node.stat;
-        if self.known.contains(path) {
-            let is_there = there.is_some_and(|there| there.size == stat.size);
-            ensure!(is_there, "it is not what the listing of its base says");
-        }
         let has_more_names = stat.links > 1;
         if let Some((first, id)) = self.names.get(&stat.id).filter(|_| has_more_names) {
             if there.is_some_and(|there| there.id == *id) {
@@ -387,9 +378,7 @@ impl Syncer<'_> {
         let mut is_changed = there.is_none();
         let mut seen = None;
         let mut tell = |compared, written| meter.count(compared, written);
-        if self.known.contains(path) {
-            ensure!(!is_changed, "it is one file with others in its base");
-        } else if there.is_some() {
+        if there.is_some() {
             let old = to.node(name)?;
             let mut open = || {
                 is_changed = true;

@@ -1,7 +1,6 @@
 //! How the content of an image gets into the volume of a new base: block by block, as new files, or as those files that
 //! the nearest base does not have.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
@@ -250,7 +249,7 @@ impl Filling<'_> {
         let opened = (!context.dry_run).then(|| File::open(&dir)).transpose();
         let opened = opened.with_context(|| format!("cannot read {}", dir.display()))?;
         match self.parts {
-            Some(parts) => parts.build(context, tx, &dir, target.room, name)?,
+            Some(parts) => parts.build(context, tx, (&dir, None), target.room, name)?,
             None => tx.work(&tree.copy_line(&dir), |interrupt| {
                 let mut progress = Progress::new(name, plan.fit.content);
                 tree.copy(&dir, target.room, interrupt, &mut progress)
@@ -302,7 +301,7 @@ impl Filling<'_> {
         Ok(filesystem)
     }
 
-    /// Makes the filesystem hold what is in a directory.
+    /// Makes the filesystem hold what is in a directory, or what the parts are of.
     fn update(
         self,
         tx: &mut Transaction,
@@ -310,37 +309,47 @@ impl Filling<'_> {
         tree: &Tree,
         origin: &FilesOrigin,
     ) -> Result<()> {
+        let name = self.plan.name.as_str();
+        let dir = mount_point(name);
+        let mounted = filesystem.mount(tx, &dir, filesystem.changed())?;
+        let listing = origin.listing()?;
+        match self.parts {
+            Some(parts) => parts.build(self.context, tx, (&dir, listing), self.room, name)?,
+            None => self.sync(tx, tree, &dir, (&origin.name, listing))?,
+        }
+        trim(tx, &dir)?;
+        mounted.unmount(tx)?;
+        filesystem.check(tx, false)
+    }
+
+    /// Makes what is below `to`, which is a snapshot of `origin`, hold what is in a directory.
+    fn sync(
+        self,
+        tx: &mut Transaction,
+        tree: &Tree,
+        to: &Path,
+        (origin, listing): (&LvName, Option<Listing>),
+    ) -> Result<()> {
         let (from, zeros_are_holes) = tree.dir().context("an archive is unpacked first")?;
         let name = &self.plan.name;
-        let dir = mount_point(name.as_str());
-        let mounted = filesystem.mount(tx, &dir, filesystem.changed())?;
-        // Where parts were fetched, the listing has told already which files are there.
-        let (known, listing) = match self.parts {
-            Some(parts) => (parts.in_origin(), None),
-            None => (BTreeSet::new(), origin.listing()?),
-        };
-        tx.work(&tree.replace_line(&dir), |interrupt| {
+        tx.work(&tree.replace_line(to), |interrupt| {
             let mut progress = Progress::new(name.as_str(), self.plan.fit.content);
             let source = Source {
                 root: &Dir::root(from)?,
                 zeros_are_holes,
-                known: &known,
             };
-            let to = Dir::root(&dir)?;
+            let to = Dir::root(to)?;
             let done = sync(&source, &to, listing, self.room, interrupt, &mut progress)?;
             log::debug!(
                 "{name}: {} files are those of {}, {} are not, with {} bytes that were written; {} are gone",
                 done.kept,
-                origin.name,
+                origin,
                 done.written,
                 done.bytes,
                 done.removed
             );
             Ok(())
-        })?;
-        trim(tx, &dir)?;
-        mounted.unmount(tx)?;
-        filesystem.check(tx, false)
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Error, Result, bail, ensure};
@@ -31,8 +31,8 @@ use crate::sys::files::in_memory;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::{Progress, Waiting};
 use crate::sys::transaction::Transaction;
-use crate::tree::Dir;
 use crate::tree::toc::{self, Build, Entry, From, Known, Limits, Position};
+use crate::tree::{Dir, Listing};
 
 /// A file takes this much at least, in bytes.
 const BLOCK: u64 = 4096;
@@ -239,18 +239,13 @@ pub struct Planned<'a> {
 }
 
 impl Planned<'_> {
-    /// The paths that a snapshot of the origin has the content of already.
-    pub fn in_origin(&self) -> BTreeSet<PathBuf> {
-        self.plan.in_origin(&self.parts.entries)
-    }
-
-    /// Makes the tree in an empty filesystem that is mounted at `to`, but for the contents that are in the origin.
-    /// Refuses to write more than `room` bytes.
+    /// Makes the filesystem that is mounted at `to` hold the tree, and nothing else: an empty one, or a snapshot of the
+    /// origin, which has this `listing`. Refuses to write more than `room` bytes.
     pub fn build(
         &self,
         context: &Context,
         tx: &mut Transaction,
-        to: &Path,
+        (to, listing): (&Path, Option<Listing>),
         room: u64,
         label: &str,
     ) -> Result<()> {
@@ -263,6 +258,7 @@ impl Planned<'_> {
         let to = Dir::root(to)?;
         let group = context.load()?;
         let mut opened = Roots::new();
+        let mut listing = Some(listing);
         with_bases(
             (context, &group, &self.bases),
             tx,
@@ -270,8 +266,9 @@ impl Planned<'_> {
             &mut opened,
             &mut |tx, roots| {
                 let line = format!("# {label} gets the files that are not in its origin");
+                let listing = listing.take().flatten();
                 tx.work(&line, |interrupt| {
-                    self.build_from(interrupt, roots, &to, room, label)
+                    self.build_from(interrupt, roots, (&to, listing), room, label)
                 })
             },
         )
@@ -281,7 +278,7 @@ impl Planned<'_> {
         &self,
         interrupt: &Interrupt,
         roots: &Roots,
-        to: &Dir,
+        (to, listing): (&Dir, Option<Listing>),
         room: u64,
         label: &str,
     ) -> Result<()> {
@@ -295,6 +292,7 @@ impl Planned<'_> {
         );
         let mut progress = Progress::new(label, bytes);
         let mut build = Build::new(entries, &self.plan, to, room, interrupt, &mut progress);
+        build.compare(listing)?;
         let lost = build.names(&mut |base, path| {
             let of_base = roots.get(&base).context("its base is mounted")?;
             Ok(toc::file_of(of_base, path))
@@ -403,7 +401,7 @@ fn table(mut packed: File, position: &Position, layer: usize) -> Result<Vec<Entr
 /// The plan for these entries, and the bases by their numbers in it.
 fn planned(
     entries: &[Entry],
-    listings: Vec<(LvName, crate::tree::Listing)>,
+    listings: Vec<(LvName, Listing)>,
     origin: Option<&LvName>,
 ) -> Result<(toc::Plan, Vec<LvName>)> {
     let mut bases = Vec::new();

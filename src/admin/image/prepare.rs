@@ -3,7 +3,6 @@
 //! The tree is not the host, so nothing of it is undone. All that can be refused is refused before the first change,
 //! and each change leaves the tree nearer to its end: after an error the next run goes on.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -690,7 +689,6 @@ fn copied(
         let source = Source {
             root: &from.child(name)?,
             zeros_are_holes: false,
-            known: &BTreeSet::new(),
         };
         let mut progress = Progress::new("packages", 0);
         sync(

@@ -1,6 +1,5 @@
 //! A directory of the layer that runs, and its copy on a volume.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -134,7 +133,6 @@ impl Copied {
         let source = Source {
             root: &Dir::root(&self.dir)?,
             zeros_are_holes: false,
-            known: &BTreeSet::new(),
         };
         let again = Again {
             mark: PARTIAL.as_ref(),

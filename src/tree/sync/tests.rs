@@ -42,7 +42,6 @@ impl Trees {
         let source = Source {
             root: &roots[0],
             zeros_are_holes: false,
-            known: &BTreeSet::new(),
         };
         let again = Again {
             mark: OsStr::new(".mark"),
@@ -70,7 +69,6 @@ impl Trees {
         let source = Source {
             root: &from,
             zeros_are_holes,
-            known: &BTreeSet::new(),
         };
         let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
         sync(&source, &to, listing, room, &interrupt, &mut progress)
@@ -613,7 +611,6 @@ fn a_signal_ends_it() {
     let source = Source {
         root: &root,
         zeros_are_holes: false,
-        known: &BTreeSet::new(),
     };
     let interrupt = Interrupt::default();
     interrupt.set();

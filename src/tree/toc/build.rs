@@ -1,23 +1,28 @@
-//! Makes a tree of its table in an empty filesystem: with the content of those files only that are not there already
-//! where it goes.
+//! Makes a filesystem hold the tree of a table: an empty one, or a snapshot of another tree. What is there already is not
+//! touched, so that a snapshot has it only once.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{IFlags, syncfs};
 use sha2::{Digest, Sha256};
 
 use super::plan::{From, Plan};
 use super::{Content, Entry, What};
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
-use crate::tree::content;
+use crate::tree::content::{self, Blocks, Wanted};
 use crate::tree::dir::Dir;
+use crate::tree::listing::{Listing, sum_of};
 use crate::tree::name::escaped;
-use crate::tree::node::Kind;
+use crate::tree::node::{Kind, Stat};
+use crate::tree::sync::LOST_AND_FOUND;
+use crate::tree::walk::{Below, Place, walk};
 
 /// So much is read at once, in bytes.
 const BLOCK: usize = 64 << 10;
@@ -31,6 +36,18 @@ pub fn file_of(root: &Dir, path: &Path) -> Option<File> {
     dir.node(path.file_name()?).ok()?.open().ok()
 }
 
+/// How much of an entry is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum There {
+    Nothing,
+    /// A file of another content, which this one is written over.
+    Old,
+    /// What it is, with its content.
+    Content,
+    /// Also the owner, mode, attributes, time, and no flag of chattr(1).
+    All,
+}
+
 /// A tree that is being made.
 pub struct Build<'a> {
     entries: &'a [Entry],
@@ -41,12 +58,16 @@ pub struct Build<'a> {
     written: u64,
     interrupt: &'a Interrupt,
     progress: &'a mut Progress,
+    /// Of each entry.
+    there: Vec<There>,
     /// The directory that was used last.
     last: Option<(PathBuf, Dir)>,
+    blocks: Blocks,
 }
 
 impl<'a> Build<'a> {
-    /// Begins to make the entries, in their order, below the root `to`. Refuses to write more than `room` bytes.
+    /// Begins to make the entries, which are in the order of their paths, below the root `to`. Refuses to write more than
+    /// `room` bytes.
     pub fn new(
         entries: &'a [Entry],
         plan: &'a Plan,
@@ -63,12 +84,113 @@ impl<'a> Build<'a> {
             written: 0,
             interrupt,
             progress,
+            there: vec![There::Nothing; entries.len()],
             last: None,
+            blocks: Blocks::default(),
         }
     }
 
-    /// Makes all that has a name, and copies what others have. A file that is at its place already gets its size only.
-    /// Returns the numbers of files that others do not have any more, although their listings say so.
+    /// Finds what is there already, and removes all else. `listing` is that of the tree that this one began as a snapshot
+    /// of: of what it lists, nothing but what stat(2) tells is read.
+    pub fn compare(&mut self, mut listing: Option<Listing>) -> Result<()> {
+        let mut there = mem::take(&mut self.there);
+        let (mut next, mut removed) = (0, 0);
+        walk(&[Some(self.to.again()?)], None, &mut |visit| {
+            self.interrupt.check()?;
+            let [Some(place)] = visit.places else {
+                return Ok(Below::Skip);
+            };
+            while self
+                .entries
+                .get(next)
+                .is_some_and(|it| it.path < visit.path)
+            {
+                next += 1;
+            }
+            let shown = || format!("/{}", escaped(visit.path));
+            let found = match self.entries.get(next).filter(|it| it.path == visit.path) {
+                Some(_) => self.look(next, place, &mut listing).with_context(shown)?,
+                None if is_lost_and_found(visit.path, &place.stat) => return Ok(Below::Visit),
+                None => There::Nothing,
+            };
+            if found == There::Nothing {
+                let gone = place.dir.remove_all(place.name);
+                gone.with_context(|| format!("cannot remove {}", shown()))?;
+                removed += 1;
+                return Ok(Below::Skip);
+            }
+            there[next] = found;
+            Ok(Below::Visit)
+        })?;
+        let count = |wanted: There| there.iter().filter(|found| **found == wanted).count();
+        log::debug!(
+            "of {} paths {} are there, {} have another content, {} others are gone",
+            there.len(),
+            count(There::Content) + count(There::All),
+            count(There::Old),
+            removed
+        );
+        self.there = there;
+        Ok(())
+    }
+
+    /// How much of the entry of this number is at its path.
+    fn look(&self, number: usize, place: &Place, listing: &mut Option<Listing>) -> Result<There> {
+        let (entry, stat) = (&self.entries[number], &place.stat);
+        let is_file = stat.kind == Kind::File;
+        let is_it = match &entry.what {
+            What::Dir => stat.kind == Kind::Dir,
+            What::Special(kind, device) => (stat.kind, stat.device) == (*kind, *device),
+            What::Link(target) => {
+                stat.kind == Kind::Link
+                    && match place.node()? {
+                        Some(node) => node.target()? == *target,
+                        None => false,
+                    }
+            }
+            What::HardLink(of) => {
+                let is_same = is_file && self.kept(of) == Some(stat.id.ino);
+                return Ok(if is_same { There::All } else { There::Nothing });
+            }
+            What::File(content) => match self.plan.files.get(&number) {
+                Some(From::Origin(inode)) => {
+                    let is_it = is_file && (stat.id.ino, stat.size) == (*inode, content.size);
+                    ensure!(is_it, "it is not what the listing of its base says");
+                    true
+                }
+                // Another name would have the new content as well.
+                _ if !is_file || stat.links > 1 => false,
+                None => stat.size == 0,
+                // What is zeros is a hole, and nothing is written there.
+                Some(From::Layers) if content.has_holes() => false,
+                Some(_) => return Ok(There::Old),
+            },
+        };
+        if !is_it {
+            return Ok(There::Nothing);
+        }
+        let listed = match listing {
+            Some(listing) => listing.untouched(&entry.path, stat)?,
+            None => None,
+        };
+        let is_all = has_meta(stat, entry)
+            && listed.is_some_and(|listed| listed.xattrs == sum_of(&entry.meta.xattrs));
+        Ok(if is_all { There::All } else { There::Content })
+    }
+
+    /// The inode number of the file at a path of the table, if that is there already.
+    fn kept(&self, path: &Path) -> Option<u64> {
+        let found = self
+            .entries
+            .binary_search_by(|it| it.path.as_path().cmp(path));
+        match self.plan.files.get(&found.ok()?)? {
+            From::Origin(inode) => Some(*inode),
+            _ => None,
+        }
+    }
+
+    /// Makes all that has a name and is not there, and copies what others have. Returns the numbers of files that others
+    /// do not have any more, although their listings say so.
     pub fn names(&mut self, others: &mut Others) -> Result<Vec<usize>> {
         let mut lost = Vec::new();
         for (number, entry) in self.entries.iter().enumerate() {
@@ -83,35 +205,30 @@ impl<'a> Build<'a> {
 
     /// Returns whether it has its content, or gets it later.
     fn name(&mut self, number: usize, entry: &Entry, others: &mut Others) -> Result<bool> {
+        let there = self.there[number];
         let Some(name) = entry.path.file_name() else {
             return Ok(true);
         };
-        let from = self.plan.files.get(&number);
+        if matches!(there, There::Content | There::All) {
+            return Ok(true);
+        }
         let dir = self.above(&entry.path)?;
         match &entry.what {
-            // The filesystem can have made one.
-            What::Dir
-                if dir
-                    .stat_of(name)?
-                    .is_some_and(|stat| stat.kind == Kind::Dir) => {}
             What::Dir => dir.make_dir(name)?,
             What::Link(target) => dir.make_link(name, target)?,
             What::Special(kind, device) => dir.make_special(name, *kind, *device)?,
             What::HardLink(_) => {}
-            What::File(content) => {
-                let file = dir.create(name)?;
-                match from {
-                    Some(From::Origin) => file.set_len(content.size)?,
+            What::File(_) => {
+                if there == There::Nothing {
+                    dir.create(name)?;
+                }
+                match self.plan.files.get(&number) {
+                    Some(From::Origin(_)) => bail!("it is not what the listing of its base says"),
                     Some(From::Other(tree, path)) => {
-                        let other = others(*tree, path)?;
-                        let is_right = match other {
-                            Some(other) => self.copied(&other, &file, &entry.path, content)?,
-                            None => false,
+                        return match others(*tree, path)? {
+                            Some(other) => self.copied(&other, number),
+                            None => Ok(false),
                         };
-                        if !is_right {
-                            file.set_len(0)?;
-                            return Ok(false);
-                        }
                     }
                     Some(From::Layers | From::Twin(_)) | None => {}
                 }
@@ -120,75 +237,92 @@ impl<'a> Build<'a> {
         Ok(true)
     }
 
-    /// Copies a file of another tree. Returns whether it is the right one.
-    fn copied(&mut self, from: &File, to: &File, path: &Path, content: &Content) -> Result<bool> {
-        self.count(content.size)?;
-        content::copy(from, to, content.size)?;
-        let there = self.file(path)?;
+    /// Gives the file of this number the content of another one. Returns whether that is the right one.
+    fn copied(&mut self, from: &File, number: usize) -> Result<bool> {
+        let entry = &self.entries[number];
+        let content = entry.content().context("it is no file")?;
+        let name = entry.path.file_name().context("it has no name")?;
+        let dir = self.above(&entry.path)?.again()?;
+        let there = dir.node(name)?.open()?;
+        let wanted = Wanted {
+            file: from,
+            size: content.size,
+            zeros_are_holes: false,
+        };
+        let mut blocks = mem::take(&mut self.blocks);
+        let mut open = || dir.unlocked(name, || dir.node(name)?.open_to_write());
+        let mut tell = |_, written| self.count(written);
+        content::update(&wanted, &there, &mut blocks, &mut open, &mut tell)?;
+        self.blocks = blocks;
         let interrupt = self.interrupt;
         let sum = content::sum(&there, &mut Vec::new(), &mut |_| interrupt.check())?;
         Ok(sum == content.sha256)
     }
 
-    /// Gives the files of these numbers their content, as [`read_contents`] reads it.
+    /// Gives the files of these numbers their content, as [`read_contents`] reads it. Of what they had before, that stays
+    /// which is the same.
     pub fn contents(&mut self, files: &[usize], input: &mut dyn Read) -> Result<()> {
-        let interrupt = self.interrupt;
-        let mut open: Option<(usize, File)> = None;
-        read_contents(
-            self.entries,
-            files,
-            input,
-            interrupt,
-            &mut |number, at, bytes| {
-                let entry = &self.entries[number];
-                let last = open.take().filter(|(of, _)| *of == number);
-                let file = if let Some((_, file)) = last {
-                    file
-                } else {
-                    let name = entry.path.file_name().context("it has no name")?;
-                    let file = self.above(&entry.path)?.node(name)?.open_to_write()?;
-                    file.set_len(entry.content().map_or(0, |content| content.size))?;
-                    file
-                };
+        let (entries, interrupt) = (self.entries, self.interrupt);
+        let mut open: Option<(usize, Opened)> = None;
+        let mut put = |number: usize, at: u64, bytes: &[u8]| {
+            let last = open.take().filter(|(of, _)| *of == number);
+            let mut opened = match last {
+                Some((_, opened)) => opened,
+                None => self.open(number)?,
+            };
+            if !opened.has(at, bytes)? {
                 self.count(bytes.len() as u64)?;
-                file.write_all_at(bytes, at)?;
-                open = Some((number, file));
-                Ok(())
-            },
-        )
+                opened.file.write_all_at(bytes, at)?;
+            }
+            open = Some((number, opened));
+            Ok(())
+        };
+        read_contents(entries, files, input, interrupt, &mut put)
+    }
+
+    /// Opens the file of this number to be written to, which gets its size.
+    fn open(&mut self, number: usize) -> Result<Opened> {
+        let entry = &self.entries[number];
+        let name = entry.path.file_name().context("it has no name")?;
+        let is_old = self.there[number] == There::Old;
+        let dir = self.above(&entry.path)?;
+        let file = dir.unlocked(name, || dir.node(name)?.open_to_write())?;
+        file.set_len(entry.content().map_or(0, |content| content.size))?;
+        let old = is_old.then(|| dir.node(name)?.open()).transpose()?;
+        Ok(Opened {
+            file,
+            old,
+            block: Vec::new(),
+        })
     }
 
     /// Makes what needs all contents: files that are equal to others, further names, and what each path has beside its
-    /// content.
+    /// content. Flushes all to the disk.
     pub fn end(mut self) -> Result<()> {
         let entries = self.entries;
         for (number, from) in &self.plan.files {
-            let (From::Twin(first), Some(content)) = (from, entries[*number].content()) else {
+            let From::Twin(first) = from else {
                 continue;
             };
-            let entry = &entries[*number];
             let mut copy = || {
                 let from = self.file(&entries[*first].path)?;
-                let name = entry.path.file_name().context("it has no name")?;
-                let to = self.above(&entry.path)?.node(name)?.open_to_write()?;
-                self.copied(&from, &to, &entry.path, content)
+                self.copied(&from, *number)
             };
-            ensure!(copy().with_context(|| failed(entry))?, "a copy failed");
+            let is_copied = copy().with_context(|| failed(&entries[*number]))?;
+            ensure!(is_copied, "a copy failed");
         }
-        for entry in entries {
-            if let What::HardLink(target) = &entry.what {
+        for (number, entry) in entries.iter().enumerate() {
+            if let (What::HardLink(target), There::Nothing) = (&entry.what, self.there[number]) {
                 self.link(&entry.path, target)
                     .with_context(|| failed(entry))?;
             }
         }
         // A directory comes after all that changes its time.
-        for entry in entries.iter().rev() {
+        for (number, entry) in entries.iter().enumerate().rev() {
             self.interrupt.check()?;
-            if !matches!(entry.what, What::HardLink(_)) {
-                self.complete(entry).with_context(|| failed(entry))?;
-            }
+            self.complete(number).with_context(|| failed(entry))?;
         }
-        Ok(())
+        Ok(syncfs(&self.to.fd).map_err(io::Error::from)?)
     }
 
     fn link(&mut self, path: &Path, target: &Path) -> Result<()> {
@@ -199,10 +333,26 @@ impl<'a> Build<'a> {
         Ok(self.above(path)?.link(name, &above, of)?)
     }
 
-    fn complete(&mut self, entry: &Entry) -> Result<()> {
+    fn complete(&mut self, number: usize) -> Result<()> {
+        let entry = &self.entries[number];
         let name = entry.path.file_name().unwrap_or(OsStr::new("."));
-        let dir = self.above(&entry.path)?;
-        Ok(dir.set_meta(name, &entry.meta, Some(entry.mtime))?)
+        match (&entry.what, self.there[number]) {
+            // It is another name, and has all with the first one.
+            (What::HardLink(_), _) => {}
+            (What::Dir, There::All) => {
+                let dir = self.above(&entry.path)?;
+                // What was made or removed in it has set its time.
+                if dir.stat_of(name)?.is_some_and(|it| it.mtime != entry.mtime) {
+                    dir.set_mtime(name, entry.mtime)?;
+                }
+            }
+            (_, There::All) => {}
+            (_, There::Nothing | There::Old | There::Content) => {
+                let dir = self.above(&entry.path)?;
+                dir.set_meta(name, &entry.meta, Some(entry.mtime))?;
+            }
+        }
+        Ok(())
     }
 
     fn file(&mut self, path: &Path) -> io::Result<File> {
@@ -232,6 +382,39 @@ impl<'a> Build<'a> {
             self.room >> 20
         );
         Ok(())
+    }
+}
+
+/// What mke2fs(8) makes. It stays, and is emptied.
+fn is_lost_and_found(path: &Path, stat: &Stat) -> bool {
+    path == Path::new(LOST_AND_FOUND) && stat.kind == Kind::Dir
+}
+
+/// Whether what is there has the owner, mode and time of an entry, and nothing keeps it as it is.
+fn has_meta(stat: &Stat, entry: &Entry) -> bool {
+    let meta = &entry.meta;
+    (stat.uid, stat.gid, stat.mtime) == (meta.uid, meta.gid, entry.mtime)
+        && (stat.mode == meta.mode || stat.kind == Kind::Link)
+        && stat.locks == Some(IFlags::empty())
+}
+
+/// A file that is written.
+struct Opened {
+    file: File,
+    /// The same to be read, where it had a content before.
+    old: Option<File>,
+    block: Vec<u8>,
+}
+
+impl Opened {
+    /// Whether it has these bytes at this place already.
+    fn has(&mut self, at: u64, bytes: &[u8]) -> io::Result<bool> {
+        let Some(old) = &self.old else {
+            return Ok(false);
+        };
+        self.block.resize(bytes.len(), 0);
+        old.read_exact_at(&mut self.block, at)?;
+        Ok(self.block == bytes)
     }
 }
 

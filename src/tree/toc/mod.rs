@@ -76,6 +76,12 @@ pub struct Place {
     pub end: u64,
 }
 
+impl Content {
+    fn has_holes(&self) -> bool {
+        self.chunks.iter().any(|chunk| chunk.place.is_none())
+    }
+}
+
 impl Entry {
     pub fn content(&self) -> Option<&Content> {
         match &self.what {

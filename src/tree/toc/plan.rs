@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
-use super::{Content, Entry, Place, What};
+use super::{Content, Entry, Place};
 use crate::tree::listing::Listing;
 
 /// A tree of this host whose listing is there.
@@ -18,8 +18,8 @@ pub struct Known {
 /// Where a file has its content from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum From {
-    /// It is there already, at the same path.
-    Origin,
+    /// It is there already, at the same path, in the file with this inode number.
+    Origin(u64),
     /// From this path of a tree that is known, by its number.
     Other(usize, PathBuf),
     /// From the layers.
@@ -41,45 +41,31 @@ impl Plan {
         for (number, content) in contents(entries) {
             wanted.entry(&content.sha256).or_default().push(number);
         }
-        // Nobody knows by which of its names a file is met first.
-        let has_more_names: BTreeSet<&PathBuf> = entries
-            .iter()
-            .filter_map(|entry| match &entry.what {
-                What::HardLink(target) => Some(target),
-                _ => None,
-            })
-            .collect();
         let mut files = BTreeMap::new();
         let mut elsewhere: BTreeMap<&str, From> = BTreeMap::new();
         for (number, tree) in known.iter_mut().enumerate() {
-            let mut there: Vec<(usize, u64)> = Vec::new();
-            // A file of several names can be one that is not the same at each of them any more.
-            let (mut inodes, mut shared) = (BTreeSet::new(), BTreeSet::new());
+            // What has one file at several paths stays at the first of them.
+            let mut inodes = BTreeSet::new();
             while let Some(listed) = tree.listing.read()? {
                 let Some(digest) = &listed.content else {
                     continue;
                 };
-                if tree.is_origin && !inodes.insert(listed.inode) {
-                    shared.insert(listed.inode);
-                }
                 let Some((digest, numbers)) = wanted.get_key_value(digest.as_str()) else {
                     continue;
                 };
                 let same = |at: &&usize| {
                     let size = entries[**at].content().map(|content| content.size);
-                    entries[**at].path == listed.path
-                        && size == Some(listed.size)
-                        && !has_more_names.contains(&listed.path)
+                    entries[**at].path == listed.path && size == Some(listed.size)
                 };
-                if let Some(at) = numbers.iter().find(same).filter(|_| tree.is_origin) {
-                    there.push((*at, listed.inode));
+                if let Some(at) = numbers.iter().find(same).filter(|_| tree.is_origin)
+                    && inodes.insert(listed.inode)
+                {
+                    files.insert(*at, From::Origin(listed.inode));
                 }
                 elsewhere
                     .entry(digest)
                     .or_insert_with(|| From::Other(number, listed.path));
             }
-            let there = there.iter().filter(|(_, inode)| !shared.contains(inode));
-            files.extend(there.map(|(at, _)| (*at, From::Origin)));
         }
         for (digest, numbers) in wanted {
             let mut first = None;
@@ -112,7 +98,7 @@ impl Plan {
         let of = |(number, from): (&usize, &From)| {
             let content = entries[*number].content();
             match from {
-                From::Origin => 0,
+                From::Origin(_) => 0,
                 From::Other(..) | From::Twin(_) => content.map_or(0, |content| content.size),
                 // What is all zeros is a hole.
                 From::Layers => content.map_or(0, |content| {
@@ -122,14 +108,6 @@ impl Plan {
             }
         };
         self.files.iter().map(of).fold(0, u64::saturating_add)
-    }
-
-    /// The paths at which the tree has its content as a snapshot already.
-    pub fn in_origin(&self, entries: &[Entry]) -> BTreeSet<PathBuf> {
-        let there = self.files.iter().filter(|(_, from)| **from == From::Origin);
-        there
-            .map(|(number, _)| entries[*number].path.clone())
-            .collect()
     }
 }
 
@@ -247,7 +225,7 @@ mod tests {
         let other = &[("z", 1, "Z"), ("a", 2, "new")];
         let from = |number, path: &str| Some(From::Other(number, path.into()));
         for (what, files, wanted) in [
-            ("the same", &[("a", "A")][..], vec![Some(From::Origin)]),
+            ("the same", &[("a", "A")][..], vec![Some(From::Origin(1))]),
             ("changed", &[("a", "AA")], vec![Some(From::Layers)]),
             ("new", &[("n", "N")], vec![Some(From::Layers)]),
             ("empty", &[("n", "")], vec![None]),
@@ -266,12 +244,17 @@ mod tests {
             (
                 "one file of two names there",
                 &[("c", "C"), ("d", "changed")],
-                vec![from(0, "c"), Some(From::Layers)],
+                vec![Some(From::Origin(3)), Some(From::Layers)],
+            ),
+            (
+                "two files of one there",
+                &[("c", "C"), ("d", "C")],
+                vec![Some(From::Origin(3)), from(0, "c")],
             ),
             (
                 "one file of two names here",
                 &[("a", "A"), ("0=a", "")],
-                vec![from(0, "a"), None],
+                vec![Some(From::Origin(1)), None],
             ),
             (
                 "twice",
@@ -309,6 +292,5 @@ mod tests {
             .map(|place| place.from)
             .collect();
         assert_eq!(from, [700, 900, 1000]);
-        assert!(plan.in_origin(&entries).is_empty());
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use sha2::{Digest, Sha256};
@@ -14,7 +15,7 @@ use crate::sys::cmd::Cmd;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
 use crate::tree::listing::list;
-use crate::tree::{Dir, Listing, Source, Synced, sync};
+use crate::tree::{Dir, Listing};
 
 const OF: &str = "of";
 
@@ -163,7 +164,7 @@ impl Trees {
             chmod 4755 old/usr/1
             touch -d 2001-01-01 old/usr old/usr/* old/etc/*
             cp -a old new
-            cp -a old copy
+            cp -a old copy; cp -a old base
             # Changed in part, moved, of another mode, new, gone, and exchanged.
             sed -i s/1234/changed/ new/usr/2; touch -d 2002-02-02 new/usr/2
             mv new/usr/3 new/var/moved
@@ -175,7 +176,7 @@ impl Trees {
             rm new/etc/two; echo one >new/etc/two; echo other >new/etc/one
             rm new/etc/q; ln new/usr/5 new/etc/0; ln new/usr/5 new/usr/6
             chmod 750 new; touch -d 2003-03-03 new new/etc
-            mkdir skeleton whole"#;
+            mkdir whole"#;
         let cmd = Cmd::new("sh").args(["-ec", &format!("cd {}; {script}", dir.path().display())]);
         cmd.run().unwrap();
         Self { dir }
@@ -191,34 +192,32 @@ impl Trees {
 
     /// The listing of the old tree, which stays readable when its directory is gone.
     fn listing(&self) -> Listing {
-        list(&self.root("copy"), OF, None, &self.at("listing"));
+        let (_, file) = list(&self.root("copy"), OF, None, &self.at("listing"));
+        // What was changed just before would be looked at once more.
+        file.set_modified(SystemTime::now() + Duration::from_secs(60))
+            .unwrap();
         let dir = Dir::root(self.dir.path()).unwrap();
         Listing::open(&dir, "listing".as_ref(), OF)
             .unwrap()
             .unwrap()
     }
 
-    /// Makes the skeleton of these entries, with what `others` has of the files of the old tree.
-    fn build(&self, entries: &[Entry], plan: &Plan, to: &str, chunks: &[u8]) -> Result<Vec<usize>> {
+    /// Makes the tree of these entries, with what the old tree has of their files, where `listing` is of what is there.
+    fn build(
+        &self,
+        (entries, plan): (&[Entry], &Plan),
+        to: &str,
+        listing: Option<Listing>,
+        chunks: &[u8],
+    ) -> Result<Vec<usize>> {
         let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
         let to = self.root(to);
         let mut build = Build::new(entries, plan, &to, 1 << 20, &interrupt, &mut progress);
-        let lost = build.names(&mut |_, path| Ok(File::open(self.at("copy").join(path)).ok()))?;
+        build.compare(listing)?;
+        let lost = build.names(&mut |_, path| Ok(File::open(self.at("base").join(path)).ok()))?;
         build.contents(&plan.in_layers(entries), &mut &chunks[..])?;
         build.end()?;
         Ok(lost)
-    }
-
-    fn sync(&self, plan: &Plan, entries: &[Entry]) -> Result<Synced> {
-        let known = plan.in_origin(entries);
-        let (from, to) = (self.root("skeleton"), self.root("copy"));
-        let source = Source {
-            root: &from,
-            zeros_are_holes: false,
-            known: &known,
-        };
-        let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
-        sync(&source, &to, None, u64::MAX, &interrupt, &mut progress)
     }
 }
 
@@ -251,20 +250,35 @@ fn described(dir: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
-#[test]
-fn a_snapshot_becomes_the_tree_of_a_layer_without_what_is_the_same() {
-    let trees = Trees::new();
-    let layer = Layer::of(&trees.at("new"));
-    let entries = layer.entries();
+/// The plan for a snapshot of the old tree, and the listing of that.
+fn of_snapshot(trees: &Trees, entries: &[Entry]) -> (Plan, Listing) {
     let mut known = [Known {
         listing: trees.listing(),
         is_origin: true,
     }];
-    let plan = Plan::new(&entries, &mut known).unwrap();
-    let there = plan.in_origin(&entries);
-    let there: Vec<&str> = there.iter().map(|path| path.to_str().unwrap()).collect();
-    // What is another name of something here or there is read.
-    assert_eq!(there, ["usr/1", "usr/4", "usr/zeros"]);
+    (Plan::new(entries, &mut known).unwrap(), trees.listing())
+}
+
+/// The inode number and ctime of a path: what is not touched keeps both.
+fn id(path: &Path) -> (u64, i64, i64) {
+    let stat = fs::symlink_metadata(path).unwrap();
+    (stat.ino(), stat.ctime(), stat.ctime_nsec())
+}
+
+#[test]
+fn a_snapshot_becomes_the_tree_of_a_layer_and_keeps_what_is_the_same() {
+    let trees = Trees::new();
+    let layer = Layer::of(&trees.at("new"));
+    let entries = layer.entries();
+    let (plan, listing) = of_snapshot(&trees, &entries);
+    let mut there: Vec<&str> = plan
+        .files
+        .iter()
+        .filter(|(_, from)| matches!(from, From::Origin(_)))
+        .map(|(number, _)| entries[*number].path.to_str().unwrap())
+        .collect();
+    there.sort_unstable();
+    assert_eq!(there, ["etc/p", "etc/two", "usr/1", "usr/4", "usr/zeros"]);
     let files = plan.in_layers(&entries);
     let mut fetched: Vec<&str> = files
         .iter()
@@ -279,41 +293,64 @@ fn a_snapshot_becomes_the_tree_of_a_layer_without_what_is_the_same() {
     assert_eq!(fetched.len(), 5, "{fetched:?}");
 
     // Nothing of these may be read or written.
-    for path in ["copy/usr/1", "copy/usr/4", "copy/usr/zeros"] {
-        let file = trees.at(path);
-        let content = vec![b'x'; usize::try_from(fs::metadata(&file).unwrap().len()).unwrap()];
-        let time = fs::metadata(&file).unwrap().modified().unwrap();
-        fs::write(&file, content).unwrap();
-        File::options()
-            .append(true)
-            .open(&file)
-            .unwrap()
-            .set_modified(time)
-            .unwrap();
+    for path in ["usr/1", "usr/zeros"] {
+        fs::write(trees.at("base").join(path), "x").unwrap();
     }
+    let untouched = ["usr/1", "usr/zeros", "etc/empty"].map(|path| trees.at("copy").join(path));
+    let in_place = ["usr/2", "usr/4", "etc/p", "etc/two"].map(|path| trees.at("copy").join(path));
+    let before = untouched.each_ref().map(|path| id(path));
+    let inodes = in_place.each_ref().map(|path| id(path).0);
     let chunks = layer.chunks(&entries, &files);
-    let lost = trees.build(&entries, &plan, "skeleton", &chunks).unwrap();
+    let made = (&entries[..], &plan);
+    let lost = trees.build(made, "copy", Some(listing), &chunks).unwrap();
     assert!(lost.is_empty(), "{lost:?}");
-    trees.sync(&plan, &entries).unwrap();
-    for path in ["usr/1", "usr/4", "usr/zeros"] {
-        let content = fs::read(trees.at("copy").join(path)).unwrap();
-        assert!(content.iter().all(|byte| *byte == b'x'), "{path}");
-        let (from, to) = (trees.at("new").join(path), trees.at("copy").join(path));
-        let time = fs::metadata(&from).unwrap().modified().unwrap();
-        fs::copy(&from, &to).unwrap();
-        fs::set_permissions(&to, fs::metadata(&from).unwrap().permissions()).unwrap();
-        File::options()
-            .append(true)
-            .open(&to)
-            .unwrap()
-            .set_modified(time)
-            .unwrap();
+    assert_eq!(untouched.each_ref().map(|path| id(path)), before);
+    assert_eq!(in_place.each_ref().map(|path| id(path).0), inodes);
+    assert_eq!(described(&trees.at("new")), described(&trees.at("copy")));
+}
+
+#[test]
+fn a_snapshot_of_which_nothing_is_known_becomes_the_same() {
+    let trees = Trees::new();
+    let layer = Layer::of(&trees.at("new"));
+    let entries = layer.entries();
+    let odd = "cd $0; ln -sfn 2 usr/1; rm usr/zeros; mkdir -p usr/zeros/below; ln usr/2 usr/more; mkfifo var/pipe; \
+        mkdir -p lost+found/old; rmdir var/none 2>&1 || :; chmod 0 usr";
+    let script = Cmd::new("sh").args(["-ec", odd]).arg(trees.at("copy"));
+    script.run().unwrap();
+    let plan = Plan::new(&entries, &mut []).unwrap();
+    let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
+    trees
+        .build((&entries, &plan), "copy", None, &chunks)
+        .unwrap();
+    let mut made = described(&trees.at("copy"));
+    assert!(made.remove(Path::new("lost+found")).is_some());
+    assert_eq!(described(&trees.at("new")), made);
+}
+
+#[test]
+fn a_snapshot_that_is_not_what_its_listing_says_is_refused() {
+    for change in [
+        "echo x >>usr/1",
+        "rm usr/1",
+        "cp usr/1 x; mv x usr/1",
+        "rm -r usr",
+    ] {
+        let trees = Trees::new();
+        let layer = Layer::of(&trees.at("new"));
+        let entries = layer.entries();
+        let (plan, listing) = of_snapshot(&trees, &entries);
+        let change = format!("cd $0; {change}");
+        let script = Cmd::new("sh").args(["-ec", &change]).arg(trees.at("copy"));
+        script.run().unwrap();
+        let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
+        let built = trees.build((&entries, &plan), "copy", Some(listing), &chunks);
+        let error = format!("{:#}", built.unwrap_err());
+        assert!(
+            error.contains("is not what the listing"),
+            "{change}: {error}"
+        );
     }
-    let (new, made) = (described(&trees.at("new")), described(&trees.at("copy")));
-    for (path, text) in &new {
-        assert_eq!(Some(text), made.get(path), "{}", path.display());
-    }
-    assert_eq!(new.len(), made.len());
 }
 
 #[test]
@@ -323,7 +360,9 @@ fn a_tree_is_made_as_a_whole_where_nothing_is_known() {
     let entries = layer.entries();
     let plan = Plan::new(&entries, &mut []).unwrap();
     let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
-    trees.build(&entries, &plan, "whole", &chunks).unwrap();
+    trees
+        .build((&entries, &plan), "whole", None, &chunks)
+        .unwrap();
     assert_eq!(described(&trees.at("new")), described(&trees.at("whole")));
 }
 
@@ -358,9 +397,10 @@ fn what_is_not_what_the_table_or_a_listing_says_is_refused() {
         is_origin: false,
     }];
     let plan = Plan::new(&entries, &mut known).unwrap();
-    fs::write(trees.at("copy/usr/3"), "other").unwrap();
+    fs::write(trees.at("base/usr/3"), "other").unwrap();
     let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
-    let lost = trees.build(&entries, &plan, "skeleton", &chunks).unwrap();
+    let lost = trees.build((&entries, &plan), "whole", None, &chunks);
+    let lost = lost.unwrap();
     let lost: Vec<&Path> = lost
         .iter()
         .map(|number| entries[*number].path.as_path())
@@ -368,9 +408,10 @@ fn what_is_not_what_the_table_or_a_listing_says_is_refused() {
     assert_eq!(lost, [Path::new("var/moved")]);
     // Room for less than there is.
     let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
-    let to = trees.root("whole");
+    fs::create_dir(trees.at("small")).unwrap();
+    let to = trees.root("small");
     let mut build = Build::new(&entries, &plan, &to, 1000, &interrupt, &mut progress);
-    let error = build.names(&mut |_, path| Ok(File::open(trees.at("copy").join(path)).ok()));
+    let error = build.names(&mut |_, path| Ok(File::open(trees.at("base").join(path)).ok()));
     assert!(format!("{:#}", error.unwrap_err()).contains("no room"));
 }
 
@@ -384,6 +425,9 @@ fn a_link_of_the_tree_leads_nowhere_else() {
     let entries = layer.entries();
     let plan = Plan::new(&entries, &mut []).unwrap();
     let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
-    assert!(trees.build(&entries, &plan, "whole", &chunks).is_err());
+    trees
+        .build((&entries, &plan), "whole", None, &chunks)
+        .unwrap();
     assert_eq!(fs::read_dir(trees.at("outside")).unwrap().count(), 0);
+    assert_eq!(described(&trees.at("new")), described(&trees.at("whole")));
 }
