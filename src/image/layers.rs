@@ -15,7 +15,7 @@ use super::tree::{Content, Shape, extract};
 use crate::sys::cmd::quote;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
-use crate::tree::toc::{self, Entry, Pieces, Place};
+use crate::tree::toc::{self, Entry, Kept, Pieces, Place};
 use crate::tree::{Dir, REMOVALS_MOST, Removal, Unpacking, survey};
 
 /// What is read to see how a layer is compressed, in bytes.
@@ -81,15 +81,16 @@ impl Layers {
         Ok((*content, shape.clone()))
     }
 
-    /// Reads through all layers: the tree that they make, with the digest of each file.
+    /// Reads through all layers: the tree that they make, with the digest of each file. Has contents be kept that are not
+    /// known.
     ///
     /// Refuses more than [`toc::merged`] does, which is no fault of the image then.
-    pub fn table(&self, interrupt: &Interrupt) -> Result<Vec<Entry>> {
+    pub fn table(&self, kept: &mut Kept, interrupt: &Interrupt) -> Result<Vec<Entry>> {
         let mut tables = Vec::new();
         let mut left = PATHS_MOST;
         for (number, layer) in self.layers.iter().enumerate() {
             let table = layer.read(interrupt, &mut |input| {
-                toc::of_archive(input, number, left, &mut || interrupt.check())
+                toc::of_archive(input, (number, left), kept, &mut || interrupt.check())
             })?;
             left -= table.len();
             tables.push(table);
@@ -290,6 +291,7 @@ impl Read for Checked {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
     use std::os::unix::fs::symlink;
 
@@ -364,7 +366,8 @@ mod tests {
     /// Makes a tree of its table, with all contents from the layers.
     fn build(layers: &Layers, to: &Path) -> Result<()> {
         let interrupt = Interrupt::default();
-        let entries = layers.table(&interrupt)?;
+        let mut kept = Kept::new(BTreeSet::new(), tempfile::tempfile()?);
+        let entries = layers.table(&mut kept, &interrupt)?;
         let plan = toc::Plan::new(&entries, &mut [])?;
         let to = Dir::root(to)?;
         let mut progress = Progress::new("", 1);
@@ -429,7 +432,8 @@ mod tests {
             (&[5], "it has the SHA-256"),
         ] {
             let some = numbers.iter().map(|number| all[*number].clone());
-            let table = Layers::new(some.collect()).table(&Interrupt::default());
+            let mut kept = Kept::new(BTreeSet::new(), tempfile::tempfile().unwrap());
+            let table = Layers::new(some.collect()).table(&mut kept, &Interrupt::default());
             let error = table
                 .err()
                 .map_or_else(String::new, |error| format!("{error:#}"));

@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// How often a [`Watch`] looks.
+/// How often a [`Watch`] looks, if that costs little; and the longest that it waits.
 const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE_MOST: Duration = Duration::from_secs(2);
+/// Its looks may take this part of the time.
+const PART: u32 = 20;
 
 /// Set when a signal asks the program to end.
 #[derive(Clone, Default)]
@@ -35,9 +38,11 @@ impl Watch {
     }
 
     fn check(&mut self) -> Result<()> {
-        if self.found.is_none() && Instant::now() >= self.next {
+        let begun = Instant::now();
+        if self.found.is_none() && begun >= self.next {
             self.found = (self.check)().err().map(|error| format!("{error:#}"));
-            self.next = Instant::now() + PAUSE;
+            let pause = begun.elapsed() * PART;
+            self.next = Instant::now() + pause.clamp(PAUSE, PAUSE_MOST);
         }
         self.found.clone().map_or(Ok(()), |found| bail!(found))
     }

@@ -27,11 +27,11 @@ use crate::image::tree::{Content, Shape, Tree};
 use crate::image::{Image, Opened};
 use crate::model::layout::Group;
 use crate::model::name::LvName;
-use crate::sys::files::in_memory;
+use crate::sys::files::{in_memory, nameless};
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::{Progress, Waiting};
 use crate::sys::transaction::Transaction;
-use crate::tree::toc::{self, Build, Entry, From, Known, Limits, Position};
+use crate::tree::toc::{self, Build, Entry, From, Kept, Known, Limits, Position};
 use crate::tree::{Dir, Listing};
 
 /// A file takes this much at least, in bytes.
@@ -47,7 +47,8 @@ pub struct Parts {
 enum Chunks {
     /// In this file, one after the other.
     Fetched(Held),
-    In(Layers),
+    /// Some of them were kept when the layers were read.
+    In(Layers, Kept),
 }
 
 /// Why an image is fetched as a whole.
@@ -157,17 +158,23 @@ impl Parts {
         tx.lock()?;
         let group = context.load()?;
         let bases: Vec<LvName> = group.bases().into_iter().map(|base| base.name).collect();
-        let mut is_listed = false;
+        let mut known = None;
         listings::read(context, tx, &group, &bases, &mut |listings| {
-            is_listed = !listings.is_empty();
+            for (_, mut listing) in listings {
+                let known = known.get_or_insert_with(BTreeSet::new);
+                while let Some(listed) = listing.read()? {
+                    known.extend(listed.content);
+                }
+            }
             Ok(())
         })?;
-        if !is_listed {
+        let Some(known) = known else {
             return Ok(None);
-        }
+        };
+        let mut kept = Kept::new(known, nameless()?);
         let table = tx.unlocked(|tx| {
             let _waiting = Waiting::new(|| "reading the layers".to_owned());
-            let table = layers.table(tx.interrupt());
+            let table = layers.table(&mut kept, tx.interrupt());
             tx.interrupt().check()?;
             Ok::<_, Error>(table)
         })?;
@@ -177,7 +184,7 @@ impl Parts {
         });
         Ok(table.ok().map(|entries| Self {
             entries,
-            chunks: Chunks::In(layers.clone()),
+            chunks: Chunks::In(layers.clone(), kept),
         }))
     }
 
@@ -312,8 +319,15 @@ impl Planned<'_> {
             Chunks::Fetched(chunks) => read_chunks(chunks.as_ref(), &mut |chunks| {
                 build.contents(&files, chunks)
             })?,
-            Chunks::In(layers) => {
-                for (files, places) in toc::by_layer(entries, &files) {
+            Chunks::In(layers, kept) => {
+                let mut others = Vec::new();
+                for number in files {
+                    match entries[number].content().and_then(|of| kept.content(of)) {
+                        Some(mut kept) => build.contents(&[number], &mut kept)?,
+                        None => others.push(number),
+                    }
+                }
+                for (files, places) in toc::by_layer(entries, &others) {
                     layers.read_places(&places, &mut |chunks| build.contents(files, chunks))?;
                 }
             }

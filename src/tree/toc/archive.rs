@@ -1,7 +1,10 @@
 //! The table of a layer that has none: it is read through, and the digest of each file taken.
 
 use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
@@ -14,6 +17,81 @@ use crate::tree::tar::{self, Archive};
 
 /// How much is read at once, in bytes.
 const PORTION: usize = 128 << 10;
+/// All contents that are kept, in bytes.
+const KEPT_MOST: u64 = 32 << 20;
+
+/// Contents that were read of archives and are not known yet, as far as there is room for them. They need not be read
+/// once more.
+#[derive(Debug)]
+pub struct Kept {
+    /// The digests that are known.
+    known: BTreeSet<String>,
+    file: File,
+    /// Where in the file each content begins, by its digest, and where they end. In bytes.
+    begins: BTreeMap<String, u64>,
+    end: u64,
+    /// How long the file may become, in bytes.
+    room: u64,
+}
+
+impl Kept {
+    /// None so far. They go into an empty file.
+    pub fn new(known: BTreeSet<String>, file: File) -> Self {
+        Self {
+            known,
+            file,
+            begins: BTreeMap::new(),
+            end: 0,
+            room: KEPT_MOST,
+        }
+    }
+
+    /// Takes a part of a content that has `size` bytes. Where that fails, nothing more is kept.
+    fn put(&mut self, at: u64, bytes: &[u8], size: u64) {
+        if self.has_room(size) && self.file.write_all_at(bytes, self.end + at).is_err() {
+            self.room = 0;
+        }
+    }
+
+    fn has_room(&self, size: u64) -> bool {
+        self.end.saturating_add(size) <= self.room
+    }
+
+    /// Keeps the content that was put last, unless it is known.
+    fn keep(&mut self, sha256: &str, size: u64) {
+        if self.has_room(size) && self.known.insert(sha256.to_owned()) {
+            self.begins.insert(sha256.to_owned(), self.end);
+            self.end += size;
+        }
+    }
+
+    /// The content of a file, if it was kept.
+    pub fn content(&self, content: &Content) -> Option<impl Read + '_> {
+        let begin = *self.begins.get(&content.sha256)?;
+        Some(Slice {
+            file: &self.file,
+            at: begin,
+            end: begin + content.size,
+        })
+    }
+}
+
+/// A part of a file.
+struct Slice<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Slice<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let most = buffer.len().min(left);
+        let count = self.file.read_at(&mut buffer[..most], self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
 
 /// Reads through the archive of the layer `layer`, from its beginning: the paths in its order. Each file is one chunk,
 /// whose place is where its content is in the archive, decompressed. `tell` is called now and then, and fails when it is
@@ -22,8 +100,8 @@ const PORTION: usize = 128 << 10;
 /// Refuses what a table cannot have as well, and more than `most` paths.
 pub fn of_archive(
     input: &mut dyn Read,
-    layer: usize,
-    most: usize,
+    (layer, most): (usize, usize),
+    kept: &mut Kept,
     tell: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Vec<Entry>> {
     let at = Cell::new(0);
@@ -51,8 +129,9 @@ pub fn of_archive(
                 content = content.saturating_add(size);
                 ensure!(content <= Limits::CONTENT_MOST, "its files hold too much");
                 let from = at.get();
-                let read = summed(&mut archive, size, &mut portion, tell);
+                let read = summed(&mut archive, size, &mut portion, kept, tell);
                 let sha256 = read.with_context(|| format!("of {}", shown()))?;
+                kept.keep(&sha256, size);
                 let place = Place {
                     layer,
                     from,
@@ -100,21 +179,24 @@ fn whole(size: u64, sha256: String, place: Place) -> Content {
     }
 }
 
-/// The digest of the next `left` bytes.
+/// The digest of the next `size` bytes.
 fn summed(
     input: &mut dyn Read,
-    mut left: u64,
+    size: u64,
     portion: &mut [u8],
+    kept: &mut Kept,
     tell: &mut dyn FnMut() -> Result<()>,
 ) -> Result<String> {
     let mut sum = Sha256::new();
-    while left > 0 {
+    let mut at = 0;
+    while at < size {
         tell()?;
-        let most = usize::try_from(left).unwrap_or(PORTION).min(PORTION);
+        let most = usize::try_from(size - at).unwrap_or(PORTION).min(PORTION);
         let count = input.read(&mut portion[..most])?;
         ensure!(count > 0, "it ends in the middle");
         sum.update(&portion[..count]);
-        left -= count as u64;
+        kept.put(at, &portion[..count], size);
+        at += count as u64;
     }
     Ok(format!("{:x}", sum.finalize()))
 }
@@ -185,8 +267,15 @@ mod tests {
     use super::*;
     use crate::tree::tar::tests::{file, header, link};
 
+    /// Keeps what is none of these.
+    fn kept(known: &[&str]) -> Kept {
+        let sum = |content: &&str| format!("{:x}", Sha256::digest(content));
+        let file = tempfile::tempfile().unwrap();
+        Kept::new(known.iter().map(sum).collect(), file)
+    }
+
     fn table(archive: &[u8], most: usize) -> Result<Vec<Entry>> {
-        of_archive(&mut &archive[..], 7, most, &mut || Ok(()))
+        of_archive(&mut &archive[..], (7, most), &mut kept(&[]), &mut || Ok(()))
     }
 
     #[test]
@@ -220,6 +309,53 @@ mod tests {
     }
 
     #[test]
+    fn a_content_is_kept_that_is_not_known_and_has_room() {
+        let large = vec![b'x'; usize::try_from(KEPT_MOST).unwrap()];
+        let files = [
+            ("a", "one"),
+            ("b", "two"),
+            ("c", "three"),
+            ("d", "two"),
+            ("e", ""),
+        ];
+        let mut archive = files
+            .map(|(name, text)| file(name, text.as_bytes()))
+            .concat();
+        archive.extend(file("f", &large));
+        let mut kept = kept(&["one"]);
+        let entries = of_archive(&mut &archive[..], (0, 9), &mut kept, &mut || Ok(())).unwrap();
+        let found: Vec<Option<String>> = entries
+            .iter()
+            .map(|entry| {
+                let mut text = String::new();
+                let mut read = kept.content(entry.content().unwrap())?;
+                read.read_to_string(&mut text).unwrap();
+                Some(text)
+            })
+            .collect();
+        let wanted = [
+            None,
+            Some("two"),
+            Some("three"),
+            Some("two"),
+            Some(""),
+            None,
+        ];
+        assert_eq!(found, wanted.map(|text| text.map(str::to_owned)));
+        assert_eq!(kept.end, "twothree".len() as u64);
+    }
+
+    #[test]
+    fn where_nothing_can_be_kept_the_table_is_the_same() {
+        let archive = [file("a", b"one"), file("b", b"two")].concat();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut kept = Kept::new(BTreeSet::new(), full);
+        let entries = of_archive(&mut &archive[..], (7, 9), &mut kept, &mut || Ok(())).unwrap();
+        assert_eq!(entries, table(&archive, 9).unwrap());
+        assert!(kept.content(entries[0].content().unwrap()).is_none());
+    }
+
+    #[test]
     fn what_no_table_has_is_refused() {
         let root = file("./", b"x");
         let zero = header("dev", b'3', 0, |_| ());
@@ -243,7 +379,8 @@ mod tests {
             assert!(error.contains(why), "{why}: {error}");
         }
         let mut left = 3;
-        let error = of_archive(&mut &file("a", &[0; 1 << 20])[..], 0, 9, &mut || {
+        let archive = file("a", &vec![0; 1 << 20]);
+        let error = of_archive(&mut &archive[..], (0, 9), &mut kept(&[]), &mut || {
             left -= 1;
             ensure!(left > 0, "it is time to end");
             Ok(())

@@ -337,8 +337,6 @@ impl<'a> Build<'a> {
         let entry = &self.entries[number];
         let name = entry.path.file_name().unwrap_or(OsStr::new("."));
         match (&entry.what, self.there[number]) {
-            // It is another name, and has all with the first one.
-            (What::HardLink(_), _) => {}
             (What::Dir, There::All) => {
                 let dir = self.above(&entry.path)?;
                 // What was made or removed in it has set its time.
@@ -346,7 +344,8 @@ impl<'a> Build<'a> {
                     dir.set_mtime(name, entry.mtime)?;
                 }
             }
-            (_, There::All) => {}
+            // Another name has all with the first one.
+            (What::HardLink(_), _) | (_, There::All) => {}
             (_, There::Nothing | There::Old | There::Content) => {
                 let dir = self.above(&entry.path)?;
                 dir.set_meta(name, &entry.meta, Some(entry.mtime))?;

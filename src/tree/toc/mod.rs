@@ -15,7 +15,7 @@ mod table;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-pub use archive::{Pieces, of_archive};
+pub use archive::{Kept, Pieces, of_archive};
 pub use build::{Build, Others, file_of, read_contents};
 pub use merged::merged;
 pub use plan::{From, Known, Plan, by_layer, places};
