@@ -24,8 +24,8 @@ const HEAD: u64 = 64 << 10;
 const REST_MOST: usize = 64 << 20;
 /// How much of an archive is read at once, in bytes.
 const PORTION: usize = 128 << 10;
-/// The most paths that are kept in memory: those of a large system, in some 64 MiB.
-const PATHS_MOST: usize = 100_000;
+/// What a table may take of the memory, in bytes: that of some 60,000 paths.
+const TABLE_MOST: usize = 40 << 20;
 
 /// A file with a layer, as the manifest has it.
 #[derive(Clone, Debug)]
@@ -87,12 +87,11 @@ impl Layers {
     /// Refuses more than [`toc::merged`] does, which is no fault of the image then.
     pub fn table(&self, kept: &mut Kept, interrupt: &Interrupt) -> Result<Vec<Entry>> {
         let mut tables = Vec::new();
-        let mut left = PATHS_MOST;
+        let mut room = TABLE_MOST;
         for (number, layer) in self.layers.iter().enumerate() {
             let table = layer.read(interrupt, &mut |input| {
-                toc::of_archive(input, (number, left), kept, &mut || interrupt.check())
+                toc::of_archive(input, number, &mut room, kept, &mut || interrupt.check())
             })?;
-            left -= table.len();
             tables.push(table);
         }
         toc::merged(tables)
@@ -102,11 +101,12 @@ impl Layers {
     pub fn read_places(
         &self,
         places: &[Place],
+        interrupt: &Interrupt,
         take: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()> {
         let number = places.first().map_or(0, |place| place.layer);
         let layer = self.layers.get(number).context("there is no such layer")?;
-        layer.read_places(places, take)
+        layer.read_places(places, interrupt, take)
     }
 
     /// Unpacks them into the root `to` of an empty filesystem.
@@ -161,6 +161,7 @@ impl Layer {
     fn read_places(
         &self,
         places: &[Place],
+        interrupt: &Interrupt,
         take: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()> {
         let failed = || format!("cannot read {}", self.path.display());
@@ -168,7 +169,7 @@ impl Layer {
         let head = head(&mut file).with_context(failed)?;
         file.rewind().with_context(failed)?;
         let Some(compression) = Compression::of(&head) else {
-            return take(&mut Pieces::new(file, places));
+            return take(&mut Pieces::new(file, places, interrupt));
         };
         let mut running = compression
             .decompress()
@@ -177,7 +178,7 @@ impl Layer {
             .stdout()
             .context("a decompressor writes to a pipe")?;
         // What comes after the last place is of no interest, and neither is what becomes of the decompressor.
-        take(&mut Pieces::new(output, places))
+        take(&mut Pieces::new(output, places, interrupt))
     }
 
     /// Hands over its archive, decompressed. Fails if the file was not what the manifest says, whatever that has led
@@ -373,9 +374,11 @@ mod tests {
         let mut progress = Progress::new("", 1);
         let mut build = toc::Build::new(&entries, &plan, &to, u64::MAX, &interrupt, &mut progress);
         assert!(build.names(&mut |_, _| Ok(None))?.is_empty());
-        let files = plan.in_layers(&entries);
+        let files = plan.in_layers(&entries, &[]);
         for (files, places) in toc::by_layer(&entries, &files) {
-            layers.read_places(&places, &mut |input| build.contents(files, input))?;
+            layers.read_places(&places, &interrupt, &mut |input| {
+                build.contents(files, input)
+            })?;
         }
         build.end()
     }

@@ -105,7 +105,7 @@ impl Parts {
             ));
             return Ok(told(name, &reason));
         };
-        let files = plan.in_layers(&entries);
+        let files = plan.in_layers(&entries, &[]);
         let wanted = wanted(web, &entries, &files);
         let key = key(web, &wanted);
         let interrupt = tx.interrupt().clone();
@@ -159,16 +159,21 @@ impl Parts {
         let group = context.load()?;
         let bases: Vec<LvName> = group.bases().into_iter().map(|base| base.name).collect();
         let mut known = None;
-        listings::read(context, tx, &group, &bases, &mut |listings| {
-            for (_, mut listing) in listings {
-                let known = known.get_or_insert_with(BTreeSet::new);
-                while let Some(listed) = listing.read()? {
-                    known.extend(listed.content);
+        let read = tx.scope(|tx| {
+            listings::read(context, tx, &group, &bases, &mut |listings| {
+                for (_, mut listing) in listings {
+                    let known = known.get_or_insert_with(BTreeSet::new);
+                    while let Some(listed) = listing.read()? {
+                        known.extend(listed.content);
+                    }
                 }
-            }
-            Ok(())
-        })?;
-        let Some(known) = known else {
+                Ok(())
+            })
+        });
+        if let Err(error) = &read {
+            log::debug!("what the bases hold cannot be read: {error:#}");
+        }
+        let (Ok(()), Some(known)) = (read, known) else {
             return Ok(None);
         };
         let mut kept = Kept::new(known, nameless()?);
@@ -290,21 +295,16 @@ impl Planned<'_> {
         label: &str,
     ) -> Result<()> {
         let entries = &self.parts.entries;
-        let bytes = self.plan.bytes(entries);
-        ensure!(
-            bytes <= room,
-            "the thin pool has no room: what is new needs {} MiB, and {} MiB are left",
-            bytes >> 20,
-            room >> 20
-        );
-        let mut progress = Progress::new(label, bytes);
+        let mut progress = Progress::new(label, 0);
         let mut build = Build::new(entries, &self.plan, to, room, interrupt, &mut progress);
         build.compare(listing)?;
         let lost = build.names(&mut |base, path| {
             let of_base = roots.get(&base).context("its base is mounted")?;
             Ok(toc::file_of(of_base, path))
         })?;
-        if let Some(number) = lost.first() {
+        // What is here as a whole has those as well.
+        let is_fetched = matches!(self.parts.chunks, Chunks::Fetched(_));
+        if let Some(number) = lost.first().filter(|_| is_fetched) {
             let base = match self.plan.files.get(number) {
                 Some(From::Other(base, _)) => self.bases[*base].to_string(),
                 _ => String::new(),
@@ -314,7 +314,7 @@ impl Planned<'_> {
                  --no-share fetches the whole image"
             );
         }
-        let files = self.plan.in_layers(entries);
+        let files = self.plan.in_layers(entries, &lost);
         match &self.parts.chunks {
             Chunks::Fetched(chunks) => read_chunks(chunks.as_ref(), &mut |chunks| {
                 build.contents(&files, chunks)
@@ -328,7 +328,9 @@ impl Planned<'_> {
                     }
                 }
                 for (files, places) in toc::by_layer(entries, &others) {
-                    layers.read_places(&places, &mut |chunks| build.contents(files, chunks))?;
+                    layers.read_places(&places, interrupt, &mut |chunks| {
+                        build.contents(files, chunks)
+                    })?;
                 }
             }
         }

@@ -11,12 +11,15 @@ use sha2::{Digest, Sha256};
 
 use super::table::EMPTY;
 use super::{Chunk, Content, Entry, Limits, Place, What};
+use crate::sys::interrupt::Interrupt;
 use crate::tree::name::escaped;
 use crate::tree::node::Kind;
 use crate::tree::tar::{self, Archive};
 
 /// How much is read at once, in bytes.
 const PORTION: usize = 128 << 10;
+/// How much is passed over at once, in bytes.
+const GAP: u64 = 4 << 20;
 /// All contents that are kept, in bytes.
 const KEPT_MOST: u64 = 32 << 20;
 
@@ -97,10 +100,12 @@ impl Read for Slice<'_> {
 /// whose place is where its content is in the archive, decompressed. `tell` is called now and then, and fails when it is
 /// time to end.
 ///
-/// Refuses what a table cannot have as well, and more than `most` paths.
+/// Refuses what a table cannot have as well, and what takes more of the memory than `room` bytes, of which it takes what
+/// the table needs.
 pub fn of_archive(
     input: &mut dyn Read,
-    (layer, most): (usize, usize),
+    layer: usize,
+    room: &mut usize,
     kept: &mut Kept,
     tell: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Vec<Entry>> {
@@ -111,7 +116,8 @@ pub fn of_archive(
     let mut content = 0_u64;
     while let Some(found) = archive.next_entry()? {
         tell()?;
-        ensure!(entries.len() < most, "it has more than {most} paths");
+        let left = room.checked_sub(memory(&found));
+        *room = left.context("it has too many paths, or too long ones")?;
         let shown = || escaped(&found.path);
         let what = match found.what {
             tar::What::Dir => What::Dir,
@@ -156,6 +162,22 @@ pub fn of_archive(
     let twice = paths.windows(2).find(|two| two[0] == two[1]);
     ensure!(twice.is_none(), "a path is there twice");
     Ok(entries)
+}
+
+/// What an entry takes of the memory, in bytes: rather more than less. Its path is there twice.
+fn memory(found: &tar::Entry) -> usize {
+    let more = match &found.what {
+        tar::What::Link(target) => target.len(),
+        tar::What::Name(of) => of.as_os_str().len(),
+        // Two digests.
+        tar::What::File(_) => 256,
+        tar::What::Dir | tar::What::Special(..) => 0,
+    };
+    let xattrs = found.meta.xattrs.iter();
+    let xattrs: usize = xattrs
+        .map(|(name, value)| 64 + name.len() + value.len())
+        .sum();
+    2 * (size_of::<Entry>() + found.path.as_os_str().len()) + more + xattrs
 }
 
 /// The content of a file that is one chunk.
@@ -205,15 +227,17 @@ fn summed(
 /// the last one is not read.
 pub struct Pieces<'a, R> {
     input: R,
+    interrupt: &'a Interrupt,
     /// Of the archive, in bytes.
     at: u64,
     places: &'a [Place],
 }
 
 impl<'a, R: Read> Pieces<'a, R> {
-    pub fn new(input: R, places: &'a [Place]) -> Self {
+    pub fn new(input: R, places: &'a [Place], interrupt: &'a Interrupt) -> Self {
         Self {
             input,
+            interrupt,
             at: 0,
             places,
         }
@@ -228,12 +252,15 @@ impl<R: Read> Read for Pieces<'_, R> {
                 continue;
             }
             if self.at < place.from {
-                let gap = place.from - self.at;
+                // Much can come between two of them.
+                self.interrupt.check().map_err(io::Error::other)?;
+                let gap = (place.from - self.at).min(GAP);
                 let passed = io::copy(&mut (&mut self.input).take(gap), &mut io::sink())?;
                 if passed < gap {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-                self.at = place.from;
+                self.at += gap;
+                continue;
             }
             let left = usize::try_from(place.end - self.at).unwrap_or(usize::MAX);
             let most = buffer.len().min(left);
@@ -274,8 +301,10 @@ mod tests {
         Kept::new(known.iter().map(sum).collect(), file)
     }
 
-    fn table(archive: &[u8], most: usize) -> Result<Vec<Entry>> {
-        of_archive(&mut &archive[..], (7, most), &mut kept(&[]), &mut || Ok(()))
+    fn table(archive: &[u8], mut most: usize) -> Result<Vec<Entry>> {
+        of_archive(&mut &archive[..], 7, &mut most, &mut kept(&[]), &mut || {
+            Ok(())
+        })
     }
 
     #[test]
@@ -289,7 +318,7 @@ mod tests {
             file("b", &[b'x'; 1000]),
         ];
         let archive = [archive.concat(), vec![0; 1024]].concat();
-        let entries = table(&archive, 9).unwrap();
+        let entries = table(&archive, 9000).unwrap();
         let paths: Vec<_> = entries.iter().map(|it| it.path.to_str().unwrap()).collect();
         assert_eq!(paths, ["", "a", "empty", "l", "h", "b"]);
         let of = |number: usize| entries[number].content().unwrap();
@@ -298,13 +327,13 @@ mod tests {
         assert_eq!(entries[4].what, What::HardLink("a".into()));
         let places = [1, 5].map(|number| of(number).chunks[0].place.unwrap());
         let mut read = Vec::new();
-        Pieces::new(&archive[..], &places)
+        Pieces::new(&archive[..], &places, &Interrupt::default())
             .read_to_end(&mut read)
             .unwrap();
         assert!(read == [b"one".to_vec(), vec![b'x'; 1000]].concat());
         // It ends before all of them.
         let cut = &archive[..archive.len() - 2000];
-        let error = Pieces::new(cut, &places).read_to_end(&mut Vec::new());
+        let error = Pieces::new(cut, &places, &Interrupt::default()).read_to_end(&mut Vec::new());
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
@@ -323,7 +352,8 @@ mod tests {
             .concat();
         archive.extend(file("f", &large));
         let mut kept = kept(&["one"]);
-        let entries = of_archive(&mut &archive[..], (0, 9), &mut kept, &mut || Ok(())).unwrap();
+        let entries =
+            of_archive(&mut &archive[..], 0, &mut 9000, &mut kept, &mut || Ok(())).unwrap();
         let found: Vec<Option<String>> = entries
             .iter()
             .map(|entry| {
@@ -350,8 +380,9 @@ mod tests {
         let archive = [file("a", b"one"), file("b", b"two")].concat();
         let full = File::options().write(true).open("/dev/full").unwrap();
         let mut kept = Kept::new(BTreeSet::new(), full);
-        let entries = of_archive(&mut &archive[..], (7, 9), &mut kept, &mut || Ok(())).unwrap();
-        assert_eq!(entries, table(&archive, 9).unwrap());
+        let entries =
+            of_archive(&mut &archive[..], 7, &mut 9000, &mut kept, &mut || Ok(())).unwrap();
+        assert_eq!(entries, table(&archive, 9000).unwrap());
         assert!(kept.content(entries[0].content().unwrap()).is_none());
     }
 
@@ -363,24 +394,24 @@ mod tests {
         for (archive, most, why) in [
             (
                 [file("a", b"1"), file("b", b"2")].concat(),
-                1,
-                "more than 1 paths",
+                1000,
+                "too many paths",
             ),
             (
                 [file("a", b"1"), file("./a", b"2")].concat(),
-                9,
+                9000,
                 "is there twice",
             ),
-            (root, 9, "the root is no directory"),
-            (zero, 9, "the device 0:0"),
-            (large, 9, "ends in the middle of a file"),
+            (root, 9000, "the root is no directory"),
+            (zero, 9000, "the device 0:0"),
+            (large, 9000, "ends in the middle of a file"),
         ] {
             let error = format!("{:#}", table(&archive, most).unwrap_err());
             assert!(error.contains(why), "{why}: {error}");
         }
         let mut left = 3;
         let archive = file("a", &vec![0; 1 << 20]);
-        let error = of_archive(&mut &archive[..], (0, 9), &mut kept(&[]), &mut || {
+        let error = of_archive(&mut &archive[..], 0, &mut 9000, &mut kept(&[]), &mut || {
             left -= 1;
             ensure!(left > 0, "it is time to end");
             Ok(())

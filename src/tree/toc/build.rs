@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{IFlags, syncfs};
 use sha2::{Digest, Sha256};
 
-use super::plan::{From, Plan};
+use super::plan::{From, Plan, number_of};
 use super::{Content, Entry, What};
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
@@ -20,12 +20,16 @@ use crate::tree::content::{self, Blocks, Wanted};
 use crate::tree::dir::Dir;
 use crate::tree::listing::{Listing, sum_of};
 use crate::tree::name::escaped;
-use crate::tree::node::{Kind, Stat};
+use crate::tree::node::{Kind, Node, Stat, Xattrs};
 use crate::tree::sync::LOST_AND_FOUND;
 use crate::tree::walk::{Below, Place, walk};
+use crate::tree::write::Meta;
 
 /// So much is read at once, in bytes.
-const BLOCK: usize = 64 << 10;
+const PORTION: usize = 64 << 10;
+/// What is written takes whole blocks of this size, in bytes; what has a name takes at least the size of an inode.
+const BLOCK: u64 = 4096;
+const INODE: u64 = 512;
 
 /// Opens the file at a path of a tree that is known, by its number. Nothing where it is not there.
 pub type Others<'a> = dyn FnMut(usize, &Path) -> Result<Option<File>> + 'a;
@@ -44,7 +48,7 @@ enum There {
     Old,
     /// What it is, with its content.
     Content,
-    /// Also the owner, mode, attributes, time, and no flag of chattr(1).
+    /// Also the owner, mode, attributes, time, and no flag of chattr(1) that locks it.
     All,
 }
 
@@ -91,8 +95,14 @@ impl<'a> Build<'a> {
     }
 
     /// Finds what is there already, and removes all else. `listing` is that of the tree that this one began as a snapshot
-    /// of: of what it lists, nothing but what stat(2) tells is read.
+    /// of: of what it lists, nothing but what stat(2) tells is read, and where links lead.
+    ///
+    /// Refuses a tree for which there is no room.
     pub fn compare(&mut self, mut listing: Option<Listing>) -> Result<()> {
+        let top = self.to.node(OsStr::new("."))?;
+        if !top.locks()?.is_empty() {
+            top.set_locks(IFlags::empty())?;
+        }
         let mut there = mem::take(&mut self.there);
         let (mut next, mut removed) = (0, 0);
         walk(&[Some(self.to.again()?)], None, &mut |visit| {
@@ -131,6 +141,18 @@ impl<'a> Build<'a> {
             removed
         );
         self.there = there;
+        let new = (0..self.entries.len()).filter(|at| self.there[*at] == There::Nothing);
+        let bytes = new.map(|at| self.plan.bytes(self.entries, at));
+        self.check_room(bytes.fold(0, u64::saturating_add))
+    }
+
+    /// Refuses to write `more` bytes where there is no room for them.
+    fn check_room(&self, more: u64) -> Result<()> {
+        ensure!(
+            self.written.saturating_add(more) <= self.room,
+            "the thin pool has no room: what is new needs more than the {} MiB that are left",
+            self.room >> 20
+        );
         Ok(())
     }
 
@@ -140,6 +162,8 @@ impl<'a> Build<'a> {
         let is_file = stat.kind == Kind::File;
         let is_it = match &entry.what {
             What::Dir => stat.kind == Kind::Dir,
+            // Another name would have the same owner, mode and time.
+            What::Special(..) | What::Link(_) if stat.links > 1 => false,
             What::Special(kind, device) => (stat.kind, stat.device) == (*kind, *device),
             What::Link(target) => {
                 stat.kind == Kind::Link
@@ -180,10 +204,7 @@ impl<'a> Build<'a> {
 
     /// The inode number of the file at a path of the table, if that is there already.
     fn kept(&self, path: &Path) -> Option<u64> {
-        let found = self
-            .entries
-            .binary_search_by(|it| it.path.as_path().cmp(path));
-        match self.plan.files.get(&found.ok()?)? {
+        match self.plan.files.get(&number_of(self.entries, path)?)? {
             From::Origin(inode) => Some(*inode),
             _ => None,
         }
@@ -211,6 +232,13 @@ impl<'a> Build<'a> {
         };
         if matches!(there, There::Content | There::All) {
             return Ok(true);
+        }
+        if there == There::Nothing {
+            self.count(if entry.what == What::Dir {
+                BLOCK
+            } else {
+                INODE
+            })?;
         }
         let dir = self.above(&entry.path)?;
         match &entry.what {
@@ -251,7 +279,7 @@ impl<'a> Build<'a> {
         };
         let mut blocks = mem::take(&mut self.blocks);
         let mut open = || dir.unlocked(name, || dir.node(name)?.open_to_write());
-        let mut tell = |_, written| self.count(written);
+        let mut tell = |_, written: u64| self.count(written.next_multiple_of(BLOCK));
         content::update(&wanted, &there, &mut blocks, &mut open, &mut tell)?;
         self.blocks = blocks;
         let interrupt = self.interrupt;
@@ -271,7 +299,7 @@ impl<'a> Build<'a> {
                 None => self.open(number)?,
             };
             if !opened.has(at, bytes)? {
-                self.count(bytes.len() as u64)?;
+                self.count((bytes.len() as u64).next_multiple_of(BLOCK))?;
                 opened.file.write_all_at(bytes, at)?;
             }
             open = Some((number, opened));
@@ -317,6 +345,17 @@ impl<'a> Build<'a> {
                     .with_context(|| failed(entry))?;
             }
         }
+        let has_root = entries.first().is_some_and(|it| it.path == Path::new(""));
+        if !has_root {
+            // As mke2fs(8) makes it.
+            let meta = Meta {
+                uid: 0,
+                gid: 0,
+                mode: 0o755,
+                xattrs: Xattrs::new(),
+            };
+            self.to.set_meta(OsStr::new("."), &meta, None)?;
+        }
         // A directory comes after all that changes its time.
         for (number, entry) in entries.iter().enumerate().rev() {
             self.interrupt.check()?;
@@ -346,7 +385,13 @@ impl<'a> Build<'a> {
             }
             // Another name has all with the first one.
             (What::HardLink(_), _) | (_, There::All) => {}
-            (_, There::Nothing | There::Old | There::Content) => {
+            (_, There::Content) => {
+                let dir = self.above(&entry.path)?;
+                if !is_complete(&dir.node(name)?, entry)? {
+                    dir.set_meta(name, &entry.meta, Some(entry.mtime))?;
+                }
+            }
+            (_, There::Nothing | There::Old) => {
                 let dir = self.above(&entry.path)?;
                 dir.set_meta(name, &entry.meta, Some(entry.mtime))?;
             }
@@ -373,18 +418,14 @@ impl<'a> Build<'a> {
     }
 
     fn count(&mut self, bytes: u64) -> Result<()> {
+        self.check_room(bytes)?;
         self.written += bytes;
         self.progress.show(self.written);
-        ensure!(
-            self.written <= self.room,
-            "the thin pool has no room: what is new needs more than the {} MiB that are left",
-            self.room >> 20
-        );
         Ok(())
     }
 }
 
-/// What mke2fs(8) makes. It stays, and is emptied.
+/// It stays, and is emptied: mke2fs(8) makes it, and e2fsck(8) wants it.
 fn is_lost_and_found(path: &Path, stat: &Stat) -> bool {
     path == Path::new(LOST_AND_FOUND) && stat.kind == Kind::Dir
 }
@@ -395,6 +436,16 @@ fn has_meta(stat: &Stat, entry: &Entry) -> bool {
     (stat.uid, stat.gid, stat.mtime) == (meta.uid, meta.gid, entry.mtime)
         && (stat.mode == meta.mode || stat.kind == Kind::Link)
         && stat.locks == Some(IFlags::empty())
+}
+
+/// The same of all that it has beside its content. What has no label may have got one of the host (selinux(8)).
+fn is_complete(there: &Node, entry: &Entry) -> io::Result<bool> {
+    let label = OsStr::new("security.selinux");
+    let mut xattrs = there.xattrs()?;
+    if !entry.meta.xattrs.contains_key(label) {
+        xattrs.remove(label);
+    }
+    Ok(has_meta(&there.stat, entry) && xattrs == entry.meta.xattrs)
 }
 
 /// A file that is written.
@@ -435,7 +486,7 @@ pub fn read_contents(
     interrupt: &Interrupt,
     put: &mut Put,
 ) -> Result<()> {
-    let mut block = vec![0; BLOCK];
+    let mut block = vec![0; PORTION];
     for number in files {
         let entry = &entries[*number];
         let Some(content) = entry.content() else {
@@ -474,7 +525,7 @@ fn read_content(
         }
         while left > 0 {
             interrupt.check()?;
-            let part = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
+            let part = usize::try_from(left).unwrap_or(PORTION).min(PORTION);
             let part = &mut block[..part];
             if chunk.place.is_some() {
                 input.read_exact(part).context("it is too short")?;

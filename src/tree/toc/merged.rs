@@ -4,23 +4,26 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::table::{Whiteout, whiteout};
 use super::{Entry, What};
 use crate::tree::name::escaped;
 
-/// Each path, and the layer that it is of.
+/// Each path, with a number that no other entry has.
 type Paths = BTreeMap<PathBuf, (usize, Entry)>;
 
 /// The paths of all layers, from the lowest to the highest, in the order in which they can be made: each after the
-/// directory that it is in.
+/// directory that it is in. In each layer they come in its order.
 ///
-/// Refuses what would depend on how somebody unpacks it: paths below something that is no directory or not there, what
-/// is gone below a link, and links to what is no file, or is another one by then.
+/// Refuses what would depend on how somebody unpacks it: paths below something that is no directory or not there yet, what
+/// is gone below a link, and names of what is no file yet, or is another one in the end.
 pub fn merged(layers: Vec<Vec<Entry>>) -> Result<Vec<Entry>> {
     let mut tree = Paths::new();
-    for (layer, entries) in layers.into_iter().enumerate() {
+    let mut put_so_far = 0;
+    // Of each further name, the number of the file that it was given to.
+    let mut named = BTreeMap::new();
+    for entries in layers {
         // What a layer takes away is of those below it, whatever its order.
         let mut put = Vec::new();
         for entry in entries {
@@ -37,29 +40,51 @@ pub fn merged(layers: Vec<Vec<Entry>>) -> Result<Vec<Entry>> {
                 None => put.push(entry),
             }
         }
-        for entry in put.iter().filter(|entry| entry.what != What::Dir) {
-            remove_below(&mut tree, &entry.path);
-        }
         for entry in put {
-            tree.insert(entry.path.clone(), (layer, entry));
+            let shown = || escaped(&entry.path);
+            ensure!(
+                is_in_dir(&tree, &entry.path),
+                "{} is in no directory",
+                shown()
+            );
+            if let What::HardLink(target) = &entry.what {
+                let file = file_at(&tree, target);
+                let file =
+                    file.with_context(|| format!("{} is another name of no file", shown()))?;
+                named.insert(put_so_far, file);
+            }
+            if entry.what != What::Dir {
+                remove_below(&mut tree, &entry.path);
+            }
+            tree.insert(entry.path.clone(), (put_so_far, entry));
+            put_so_far += 1;
         }
     }
-    for (path, (layer, entry)) in &tree {
-        let shown = || escaped(path);
-        let above = path.parent().filter(|above| above != &Path::new(""));
-        let is_in_dir = above.is_none_or(|above| {
-            let above = tree.get(above);
-            above.is_some_and(|(_, above)| above.what == What::Dir)
-        });
-        ensure!(is_in_dir, "{} is in no directory", shown());
+    for (path, (number, entry)) in &tree {
         if let What::HardLink(target) = &entry.what {
-            let is_file = tree
-                .get(target)
-                .is_some_and(|(of, target)| of <= layer && matches!(target.what, What::File(_)));
-            ensure!(is_file, "{} is another name of no file", shown());
+            ensure!(
+                file_at(&tree, target).as_ref() == named.get(number),
+                "{} is another name of a file that is another one now",
+                escaped(path)
+            );
         }
     }
     Ok(tree.into_values().map(|(_, entry)| entry).collect())
+}
+
+/// Whether a path is at the top, or in a directory.
+fn is_in_dir(tree: &Paths, path: &Path) -> bool {
+    let above = path.parent().filter(|above| above != &Path::new(""));
+    above.is_none_or(|above| {
+        let above = tree.get(above);
+        above.is_some_and(|(_, above)| above.what == What::Dir)
+    })
+}
+
+/// The number of the file at a path.
+fn file_at(tree: &Paths, path: &Path) -> Option<usize> {
+    let (number, entry) = tree.get(path)?;
+    matches!(entry.what, What::File(_)).then_some(*number)
 }
 
 /// Refuses that a path is gone which is below something that is no directory: who unpacks it follows a link there.
@@ -130,7 +155,9 @@ mod tests {
             (&["d", "d/ d/a"], Some("d d/a")),
             (&["a", "b=a"], Some("a b")),
             (&["a b=a"], Some("a b")),
-            (&["b=a a"], Some("a b")),
+            (&["b=a a"], None),
+            (&["a", "b=a a"], None),
+            (&["a", "a b=a"], Some("a b")),
             // A name of what was there before.
             (&["a b=a", "a"], None),
             (&["a b=a", ".wh.a"], None),
@@ -141,6 +168,13 @@ mod tests {
             (&["d/a"], None),
             (&["d d/a"], None),
             (&["d/a d"], None),
+            (&["d/a d/"], None),
+            (&["d", "d/a d/"], None),
+            (&["d/a", "d/.wh.a"], None),
+            // What was put below a link is not at that path.
+            (&["d/ l>d", "l/x", ".wh.l"], None),
+            (&["d/ l>d", "l/x", "l/"], None),
+            (&["d/ l>d", "l/x l/"], None),
             (&["d/ d/a", "d d/b"], None),
             (&["d/ d/e/ d/e/f", ".wh.d d/e/g"], None),
             // Below a link, what it leads to is gone where the layers are unpacked.

@@ -92,4 +92,6 @@ impl Entry {
 }
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Content, Entry, Place};
 use crate::tree::listing::Listing;
@@ -35,7 +35,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reads the listings to their ends.
+    /// Reads the listings to their ends. The entries are in the order of their paths.
     pub fn new(entries: &[Entry], known: &mut [Known]) -> io::Result<Self> {
         let mut wanted: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (number, content) in contents(entries) {
@@ -50,17 +50,16 @@ impl Plan {
                 let Some(digest) = &listed.content else {
                     continue;
                 };
-                let Some((digest, numbers)) = wanted.get_key_value(digest.as_str()) else {
+                let Some((digest, _)) = wanted.get_key_value(digest.as_str()) else {
                     continue;
                 };
-                let same = |at: &&usize| {
-                    let size = entries[**at].content().map(|content| content.size);
-                    entries[**at].path == listed.path && size == Some(listed.size)
-                };
-                if let Some(at) = numbers.iter().find(same).filter(|_| tree.is_origin)
+                if tree.is_origin
+                    && let Some(at) = number_of(entries, &listed.path)
+                    && let Some(content) = entries[at].content()
+                    && (content.size, content.sha256.as_str()) == (listed.size, *digest)
                     && inodes.insert(listed.inode)
                 {
-                    files.insert(*at, From::Origin(listed.inode));
+                    files.insert(at, From::Origin(listed.inode));
                 }
                 elsewhere
                     .entry(digest)
@@ -85,30 +84,38 @@ impl Plan {
         Ok(Self { files })
     }
 
-    /// The numbers of the files whose content comes from the layers, in the order in which it lies there.
-    pub fn in_layers(&self, entries: &[Entry]) -> Vec<usize> {
+    /// The numbers of the files whose content comes from the layers, in the order in which it lies there; also those of
+    /// `others`, if those are in the layers as well.
+    pub fn in_layers(&self, entries: &[Entry], others: &[usize]) -> Vec<usize> {
         let is_there = |(number, from): (&usize, &From)| (*from == From::Layers).then_some(*number);
-        let mut numbers: Vec<usize> = self.files.iter().filter_map(is_there).collect();
+        let numbers = self.files.iter().filter_map(is_there);
+        let mut numbers: Vec<usize> = numbers.chain(others.iter().copied()).collect();
         numbers.sort_by_key(|number| entries[*number].content().and_then(first_place));
         numbers
     }
 
-    /// What has to be written for it, in bytes.
-    pub fn bytes(&self, entries: &[Entry]) -> u64 {
-        let of = |(number, from): (&usize, &From)| {
-            let content = entries[*number].content();
-            match from {
-                From::Origin(_) => 0,
-                From::Other(..) | From::Twin(_) => content.map_or(0, |content| content.size),
-                // What is all zeros is a hole.
-                From::Layers => content.map_or(0, |content| {
-                    let chunks = content.chunks.iter().filter(|chunk| chunk.place.is_some());
-                    chunks.map(|chunk| chunk.size).sum()
-                }),
-            }
+    /// What has to be written of the file of this number, in bytes, where nothing is there yet.
+    pub(super) fn bytes(&self, entries: &[Entry], number: usize) -> u64 {
+        let (Some(from), Some(content)) = (self.files.get(&number), entries[number].content())
+        else {
+            return 0;
         };
-        self.files.iter().map(of).fold(0, u64::saturating_add)
+        match from {
+            From::Origin(_) => 0,
+            From::Other(..) | From::Twin(_) => content.size,
+            // What is all zeros is a hole.
+            From::Layers => {
+                let chunks = content.chunks.iter().filter(|chunk| chunk.place.is_some());
+                chunks.map(|chunk| chunk.size).sum()
+            }
+        }
     }
+}
+
+/// The number of the entry with a path.
+pub(super) fn number_of(entries: &[Entry], path: &Path) -> Option<usize> {
+    let found = entries.binary_search_by(|entry| entry.path.as_path().cmp(path));
+    found.ok()
 }
 
 /// The places of the chunks of these files, one after the other.
@@ -253,7 +260,7 @@ mod tests {
             ),
             (
                 "one file of two names here",
-                &[("a", "A"), ("0=a", "")],
+                &[("a", "A"), ("z=a", "")],
                 vec![Some(From::Origin(1)), None],
             ),
             (
@@ -285,7 +292,7 @@ mod tests {
     fn chunks_are_read_in_the_order_in_which_they_lie() {
         let entries = entries(&[("a", "A"), ("b", "B"), ("c", "A"), ("d", "D")]);
         let plan = Plan::new(&entries, &mut []).unwrap();
-        let files = plan.in_layers(&entries);
+        let files = plan.in_layers(&entries, &[]);
         assert_eq!(files, [3, 1, 0]);
         let from: Vec<u64> = places(&entries, &files)
             .iter()

@@ -215,7 +215,7 @@ impl Trees {
         let mut build = Build::new(entries, plan, &to, 1 << 20, &interrupt, &mut progress);
         build.compare(listing)?;
         let lost = build.names(&mut |_, path| Ok(File::open(self.at("base").join(path)).ok()))?;
-        build.contents(&plan.in_layers(entries), &mut &chunks[..])?;
+        build.contents(&plan.in_layers(entries, &[]), &mut &chunks[..])?;
         build.end()?;
         Ok(lost)
     }
@@ -279,7 +279,7 @@ fn a_snapshot_becomes_the_tree_of_a_layer_and_keeps_what_is_the_same() {
         .collect();
     there.sort_unstable();
     assert_eq!(there, ["etc/p", "etc/two", "usr/1", "usr/4", "usr/zeros"]);
-    let files = plan.in_layers(&entries);
+    let files = plan.in_layers(&entries, &[]);
     let mut fetched: Vec<&str> = files
         .iter()
         .map(|number| entries[*number].path.to_str().unwrap())
@@ -319,7 +319,7 @@ fn a_snapshot_of_which_nothing_is_known_becomes_the_same() {
     let script = Cmd::new("sh").args(["-ec", odd]).arg(trees.at("copy"));
     script.run().unwrap();
     let plan = Plan::new(&entries, &mut []).unwrap();
-    let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
+    let chunks = layer.chunks(&entries, &plan.in_layers(&entries, &[]));
     trees
         .build((&entries, &plan), "copy", None, &chunks)
         .unwrap();
@@ -343,7 +343,7 @@ fn a_snapshot_that_is_not_what_its_listing_says_is_refused() {
         let change = format!("cd $0; {change}");
         let script = Cmd::new("sh").args(["-ec", &change]).arg(trees.at("copy"));
         script.run().unwrap();
-        let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
+        let chunks = layer.chunks(&entries, &plan.in_layers(&entries, &[]));
         let built = trees.build((&entries, &plan), "copy", Some(listing), &chunks);
         let error = format!("{:#}", built.unwrap_err());
         assert!(
@@ -359,7 +359,7 @@ fn a_tree_is_made_as_a_whole_where_nothing_is_known() {
     let layer = Layer::of(&trees.at("new"));
     let entries = layer.entries();
     let plan = Plan::new(&entries, &mut []).unwrap();
-    let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
+    let chunks = layer.chunks(&entries, &plan.in_layers(&entries, &[]));
     trees
         .build((&entries, &plan), "whole", None, &chunks)
         .unwrap();
@@ -372,7 +372,7 @@ fn what_is_not_what_the_table_or_a_listing_says_is_refused() {
     let layer = Layer::of(&trees.at("new"));
     let entries = layer.entries();
     let plan = Plan::new(&entries, &mut []).unwrap();
-    let files = plan.in_layers(&entries);
+    let files = plan.in_layers(&entries, &[]);
     let chunks = layer.chunks(&entries, &files);
     let read = |chunks: &[u8]| {
         let interrupt = Interrupt::default();
@@ -398,7 +398,7 @@ fn what_is_not_what_the_table_or_a_listing_says_is_refused() {
     }];
     let plan = Plan::new(&entries, &mut known).unwrap();
     fs::write(trees.at("base/usr/3"), "other").unwrap();
-    let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
+    let chunks = layer.chunks(&entries, &plan.in_layers(&entries, &[]));
     let lost = trees.build((&entries, &plan), "whole", None, &chunks);
     let lost = lost.unwrap();
     let lost: Vec<&Path> = lost
@@ -424,7 +424,7 @@ fn a_link_of_the_tree_leads_nowhere_else() {
     let layer = Layer::of(&trees.at("new"));
     let entries = layer.entries();
     let plan = Plan::new(&entries, &mut []).unwrap();
-    let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
+    let chunks = layer.chunks(&entries, &plan.in_layers(&entries, &[]));
     trees
         .build((&entries, &plan), "whole", None, &chunks)
         .unwrap();
