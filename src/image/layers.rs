@@ -169,16 +169,16 @@ impl Layer {
         let head = head(&mut file).with_context(failed)?;
         file.rewind().with_context(failed)?;
         let Some(compression) = Compression::of(&head) else {
-            return take(&mut Pieces::new(file, places, interrupt));
+            return take(&mut Pieces::new(&mut file, places, interrupt));
         };
         let mut running = compression
             .decompress()
             .start(file.into(), Stdio::piped())?;
-        let output = running
+        let mut output = running
             .stdout()
             .context("a decompressor writes to a pipe")?;
         // What comes after the last place is of no interest, and neither is what becomes of the decompressor.
-        take(&mut Pieces::new(output, places, interrupt))
+        take(&mut Pieces::new(&mut output, places, interrupt))
     }
 
     /// Hands over its archive, decompressed. Fails if the file was not what the manifest says, whatever that has led

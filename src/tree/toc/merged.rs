@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::table::{Whiteout, whiteout};
 use super::{Entry, What};
@@ -20,9 +20,8 @@ type Paths = BTreeMap<PathBuf, (usize, Entry)>;
 /// is gone below a link, and names of what is no file yet, or is another one in the end.
 pub fn merged(layers: Vec<Vec<Entry>>) -> Result<Vec<Entry>> {
     let mut tree = Paths::new();
-    let mut put_so_far = 0;
-    // Of each further name, the number of the file that it was given to.
-    let mut named = BTreeMap::new();
+    // By the numbers of the entries: of each further name, the number of the file that it was given to.
+    let mut named: Vec<Option<usize>> = Vec::new();
     for entries in layers {
         // What a layer takes away is of those below it, whatever its order.
         let mut put = Vec::new();
@@ -47,23 +46,22 @@ pub fn merged(layers: Vec<Vec<Entry>>) -> Result<Vec<Entry>> {
                 "{} is in no directory",
                 shown()
             );
+            let mut file = None;
             if let What::HardLink(target) = &entry.what {
-                let file = file_at(&tree, target);
-                let file =
-                    file.with_context(|| format!("{} is another name of no file", shown()))?;
-                named.insert(put_so_far, file);
+                file = file_at(&tree, target);
+                ensure!(file.is_some(), "{} is another name of no file", shown());
             }
             if entry.what != What::Dir {
                 remove_below(&mut tree, &entry.path);
             }
-            tree.insert(entry.path.clone(), (put_so_far, entry));
-            put_so_far += 1;
+            tree.insert(entry.path.clone(), (named.len(), entry));
+            named.push(file);
         }
     }
     for (path, (number, entry)) in &tree {
         if let What::HardLink(target) = &entry.what {
             ensure!(
-                file_at(&tree, target).as_ref() == named.get(number),
+                file_at(&tree, target) == named[*number],
                 "{} is another name of a file that is another one now",
                 escaped(path)
             );

@@ -150,8 +150,8 @@ fn build(entries: &[Entry], layers: &[Vec<u8>], to: &Path, base: Option<&Path>) 
     assert!(lost.is_empty(), "{lost:?}");
     let files = plan.in_layers(entries, &[]);
     for (files, places) in by_layer(entries, &files) {
-        let input = &layers[places[0].layer][..];
-        build.contents(files, &mut Pieces::new(input, &places, &interrupt))?;
+        let mut input = &layers[places[0].layer][..];
+        build.contents(files, &mut Pieces::new(&mut input, &places, &interrupt))?;
     }
     build.end()
 }
