@@ -276,7 +276,7 @@ fn a_packed_tree_can_be_made_again_from_its_parts() {
     let entries = toc::parse(&table, limits).expect("a table");
     let entries = toc::merged(vec![entries]).expect("a tree");
     let plan = toc::Plan::new(&entries, &mut []).expect("a plan");
-    let files = plan.in_layers(&entries, &[]);
+    let files = plan.in_layers(&entries);
     let parts = chunks(&blob, &entries, &files);
     fs::create_dir(at("made")).expect("a directory");
     let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));

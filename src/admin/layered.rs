@@ -149,22 +149,9 @@ impl Layered {
             size: layer.size,
         });
         let layers = Layers::new(layers.collect());
-        if let Some(parts) = new_parts(context, tx, &layers, shares)? {
+        if let Some(parts) = Parts::of_layers(context, tx, &layers, shares)? {
             return Ok((parts.opened(tx), Some(parts)));
         }
         Ok((Opened::from(Image::Tree(Tree::Layers(layers))), None))
     }
-}
-
-/// What of layers that are here no base has, for a base that `shares` files with others.
-pub fn new_parts(
-    context: &Context,
-    tx: &mut Transaction,
-    layers: &Layers,
-    shares: bool,
-) -> Result<Option<Parts>> {
-    if !shares || context.dry_run {
-        return Ok(None);
-    }
-    Parts::of_layers(context, tx, layers)
 }

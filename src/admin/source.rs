@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::base;
 use super::base::parts::Parts;
-use super::layered::{Layered, new_parts};
+use super::layered::Layered;
 use super::{Context, text};
 use crate::boot::root::Root;
 use crate::delivery::conf::Conf;
@@ -657,7 +657,7 @@ fn opened(
         _ => None,
     };
     let layers = Layers::new(layers);
-    if let Some(parts) = new_parts(context, tx, &layers, shares)? {
+    if let Some(parts) = Parts::of_layers(context, tx, &layers, shares)? {
         return Ok((parts.opened(tx), Some(parts)));
     }
     let opened = match one {

@@ -97,14 +97,13 @@ impl Layers {
         toc::merged(tables)
     }
 
-    /// Hands over what is at these places of one of the layers that [`Self::table`] has read.
+    /// Hands over what is at these places of the layer of this number, which [`Self::table`] has read.
     pub fn read_places(
         &self,
-        places: &[Place],
+        (number, places): (usize, &[Place]),
         interrupt: &Interrupt,
         take: &mut dyn FnMut(&mut dyn Read) -> Result<()>,
     ) -> Result<()> {
-        let number = places.first().map_or(0, |place| place.layer);
         let layer = self.layers.get(number).context("there is no such layer")?;
         layer.read_places(places, interrupt, take)
     }
@@ -139,9 +138,8 @@ impl Layers {
     pub fn copy_line(&self, to: &Path) -> String {
         let lines = self.layers.iter().map(|layer| {
             // tar(1) itself does not see how its standard input is compressed.
-            let head = layer.open().and_then(|mut file| head(&mut file));
-            let compression = head.ok().and_then(|head| Compression::of(&head));
-            let extract = extract(compression, to).arg("--exclude=.wh.*");
+            let compression = layer.open().and_then(|mut file| compression(&mut file));
+            let extract = extract(compression.ok().flatten(), to).arg("--exclude=.wh.*");
             format!("{extract} < {}", quote(layer.path.as_os_str()))
         });
         lines.collect::<Vec<_>>().join(" && ")
@@ -166,9 +164,7 @@ impl Layer {
     ) -> Result<()> {
         let failed = || format!("cannot read {}", self.path.display());
         let mut file = self.open().with_context(failed)?;
-        let head = head(&mut file).with_context(failed)?;
-        file.rewind().with_context(failed)?;
-        let Some(compression) = Compression::of(&head) else {
+        let Some(compression) = compression(&mut file).with_context(failed)? else {
             return take(&mut Pieces::new(&mut file, places, interrupt));
         };
         let mut running = compression
@@ -206,14 +202,13 @@ impl Layer {
             metadata.len(),
             self.size
         );
-        let head = head(&mut file).with_context(failed)?;
-        file.rewind().with_context(failed)?;
+        let compression = compression(&mut file).with_context(failed)?;
         let mut checked = Checked {
             file,
             hash: Sha256::new(),
             wanted: self.digest.clone(),
         };
-        let Some(compression) = Compression::of(&head) else {
+        let Some(compression) = compression else {
             let taken = take(&mut BufReader::with_capacity(PORTION, &mut checked));
             interrupt.check()?;
             // What was not right can be why it has failed.
@@ -261,11 +256,12 @@ fn read_rest(output: &mut dyn Read, interrupt: &Interrupt) -> Result<()> {
     }
 }
 
-/// The beginning of a file.
-fn head(file: &mut File) -> io::Result<Vec<u8>> {
+/// How a file is compressed, which is read from its beginning then.
+fn compression(file: &mut File) -> io::Result<Option<Compression>> {
     let mut head = Vec::new();
     file.take(HEAD).read_to_end(&mut head)?;
-    Ok(head)
+    file.rewind()?;
+    Ok(Compression::of(&head))
 }
 
 /// A file that is read once. The end is reached only if it was the right one.
@@ -374,9 +370,9 @@ mod tests {
         let mut progress = Progress::new("", 1);
         let mut build = toc::Build::new(&entries, &plan, &to, u64::MAX, &interrupt, &mut progress);
         assert!(build.names(&mut |_, _| Ok(None))?.is_empty());
-        let files = plan.in_layers(&entries, &[]);
-        for (files, places) in toc::by_layer(&entries, &files) {
-            layers.read_places(&places, &interrupt, &mut |input| {
+        let files = plan.in_layers(&entries);
+        for (number, files, places) in toc::by_layer(&entries, &files) {
+            layers.read_places((number, &places), &interrupt, &mut |input| {
                 build.contents(files, input)
             })?;
         }

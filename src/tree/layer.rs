@@ -480,7 +480,7 @@ fn split(path: &Path) -> (&Path, &OsStr) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, symlink};
 
@@ -533,7 +533,7 @@ mod tests {
         }
     }
 
-    fn unpack(to: &Path, layers: &[Vec<u8>], room: u64) -> Result<()> {
+    pub fn unpack(to: &Path, layers: &[Vec<u8>], room: u64) -> Result<()> {
         let to = Dir::root(to)?;
         let mut tell = |_| Ok(());
         let mut surveys = Vec::new();

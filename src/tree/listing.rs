@@ -27,6 +27,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, IntoInnerError, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -139,6 +141,18 @@ pub(super) fn list(root: &Dir, of: &str, before: Option<Listing>, path: &Path) -
     let mut file = File::create(path).unwrap();
     draft.write(of, &mut file).unwrap();
     (listed, file)
+}
+
+/// The listing of a tree in a new file of the directory `at`, as if that had been written later: what was changed just
+/// before is looked at once more.
+#[cfg(test)]
+pub(super) fn settled(root: &Dir, at: &Path) -> Listing {
+    let (_, file) = list(root, "of", None, &at.join("listing"));
+    let later = SystemTime::now() + Duration::from_secs(60);
+    file.set_modified(later).unwrap();
+    let dir = Dir::root(at).unwrap();
+    let listing = Listing::open(&dir, OsStr::new("listing"), "of");
+    listing.unwrap().unwrap()
 }
 
 fn last_line(sum: Sha256) -> String {

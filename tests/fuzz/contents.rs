@@ -68,7 +68,7 @@ fn can_be_made(entries: &[Entry]) {
 
 fn can_be_asked_for(entries: &[Entry]) {
     let plan = Plan::new(entries, &mut []).expect("there is no listing");
-    let files = plan.in_layers(entries, &[]);
+    let files = plan.in_layers(entries);
     let all = places(entries, &files);
     for layer in 0..2 {
         let of_layer = all.iter().filter(|place| place.layer == layer);

@@ -105,7 +105,7 @@ impl Parts {
             ));
             return Ok(told(name, &reason));
         };
-        let files = plan.in_layers(&entries, &[]);
+        let files = plan.in_layers(&entries);
         let wanted = wanted(web, &entries, &files);
         let key = key(web, &wanted);
         let interrupt = tx.interrupt().clone();
@@ -148,13 +148,18 @@ impl Parts {
         })
     }
 
-    /// The same of an image whose layers are here. Nothing where all of it has to be unpacked: there is no listing of a
-    /// base, or what the layers make depends on who unpacks them. Has the lock afterwards.
+    /// The same of an image whose layers are here, for a base that `shares` files with others. Nothing where all of it has
+    /// to be unpacked: in a dry run, where no base is listed, and where what the layers make depends on who unpacks them.
+    /// Has the lock afterwards.
     pub fn of_layers(
         context: &Context,
         tx: &mut Transaction,
         layers: &Layers,
+        shares: bool,
     ) -> Result<Option<Self>> {
+        if !shares || context.dry_run {
+            return Ok(None);
+        }
         tx.lock()?;
         let group = context.load()?;
         let bases: Vec<LvName> = group.bases().into_iter().map(|base| base.name).collect();
@@ -257,7 +262,7 @@ impl Planned<'_> {
         &self,
         context: &Context,
         tx: &mut Transaction,
-        (to, listing): (&Path, Option<Listing>),
+        (to, mut listing): (&Path, Option<Listing>),
         room: u64,
         label: &str,
     ) -> Result<()> {
@@ -270,7 +275,6 @@ impl Planned<'_> {
         let to = Dir::root(to)?;
         let group = context.load()?;
         let mut opened = Roots::new();
-        let mut listing = Some(listing);
         with_bases(
             (context, &group, &self.bases),
             tx,
@@ -278,7 +282,7 @@ impl Planned<'_> {
             &mut opened,
             &mut |tx, roots| {
                 let line = format!("# {label} gets the files that are not in its origin");
-                let listing = listing.take().flatten();
+                let listing = listing.take();
                 tx.work(&line, |interrupt| {
                     self.build_from(interrupt, roots, (&to, listing), room, label)
                 })
@@ -314,7 +318,9 @@ impl Planned<'_> {
                  --no-share fetches the whole image"
             );
         }
-        let files = self.plan.in_layers(entries, &lost);
+        let mut files = self.plan.in_layers(entries);
+        files.extend(lost);
+        toc::sort_by_place(entries, &mut files);
         match &self.parts.chunks {
             Chunks::Fetched(chunks) => read_chunks(chunks.as_ref(), &mut |chunks| {
                 build.contents(&files, chunks)
@@ -327,8 +333,8 @@ impl Planned<'_> {
                         None => others.push(number),
                     }
                 }
-                for (files, places) in toc::by_layer(entries, &others) {
-                    layers.read_places(&places, interrupt, &mut |chunks| {
+                for (number, files, places) in toc::by_layer(entries, &others) {
+                    layers.read_places((number, &places), interrupt, &mut |chunks| {
                         build.contents(files, chunks)
                     })?;
                 }
@@ -435,10 +441,9 @@ fn planned(
 
 /// The chunks of these files, by layer.
 fn wanted(web: &Web, entries: &[Entry], files: &[usize]) -> Vec<Wanted> {
-    let places = toc::places(entries, files);
-    let of_layer = |(number, layer): (usize, &Descriptor)| {
-        let places = places.iter().filter(|place| place.layer == number);
-        let pieces = places.map(|place| Range {
+    let of_layer = |(number, _, places): (usize, &[usize], Vec<toc::Place>)| {
+        let layer = &web.image.manifest.layers[number];
+        let pieces = places.iter().map(|place| Range {
             from: place.from,
             end: place.end,
         });
@@ -448,11 +453,7 @@ fn wanted(web: &Web, entries: &[Entry], files: &[usize]) -> Vec<Wanted> {
             pieces: pieces.collect(),
         }
     };
-    let layers = web.image.manifest.layers.iter().enumerate();
-    layers
-        .map(of_layer)
-        .filter(|wanted| !wanted.pieces.is_empty())
-        .collect()
+    toc::by_layer(entries, files).map(of_layer).collect()
 }
 
 /// What tells these chunks from others, in few characters.

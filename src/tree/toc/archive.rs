@@ -14,7 +14,6 @@ use super::table::EMPTY;
 use super::{Chunk, Content, Entry, Limits, Place, What};
 use crate::sys::interrupt::Interrupt;
 use crate::tree::name::escaped;
-use crate::tree::node::Kind;
 use crate::tree::tar::{self, Archive};
 
 /// How much is read at once, in bytes.
@@ -131,14 +130,7 @@ pub fn of_archive(
             tar::What::Dir => What::Dir,
             tar::What::Link(target) => What::Link(target),
             tar::What::Name(of) => What::HardLink(of),
-            tar::What::Special(kind, device) => {
-                ensure!(
-                    (kind, device) != (Kind::Char, 0),
-                    "{} is the device 0:0, which overlayfs takes for a deleted file",
-                    shown()
-                );
-                What::Special(kind, device)
-            }
+            tar::What::Special(kind, device) => What::Special(kind, device),
             tar::What::File(size) => {
                 content = content.saturating_add(size);
                 ensure!(content <= Limits::CONTENT_MOST, "its files hold too much");
@@ -154,16 +146,16 @@ pub fn of_archive(
                 What::File(whole(size, sha256, place))
             }
         };
-        ensure!(
-            !found.path.as_os_str().is_empty() || what == What::Dir,
-            "the root is no directory"
-        );
-        entries.push(Entry {
+        let entry = Entry {
             path: found.path,
             what,
             meta: found.meta,
             mtime: found.mtime,
-        });
+        };
+        entry
+            .check()
+            .with_context(|| format!("of {}", escaped(&entry.path)))?;
+        entries.push(entry);
     }
     Ok(entries)
 }

@@ -22,7 +22,7 @@ use crate::tree::listing::{Listing, sum_of};
 use crate::tree::name::escaped;
 use crate::tree::node::{Kind, Node, Stat, Xattrs};
 use crate::tree::sync::LOST_AND_FOUND;
-use crate::tree::walk::{Below, Place, walk};
+use crate::tree::walk::{Below, Place, in_order, walk};
 use crate::tree::write::Meta;
 
 /// So much is read at once, in bytes.
@@ -104,22 +104,19 @@ impl<'a> Build<'a> {
             top.set_locks(IFlags::empty())?;
         }
         let mut there = mem::take(&mut self.there);
-        let (mut next, mut removed) = (0, 0);
+        let (mut entries, mut next) = (self.entries.iter().enumerate(), None);
+        let mut removed = 0;
         walk(&[Some(self.to.again()?)], None, &mut |visit| {
             self.interrupt.check()?;
             let [Some(place)] = visit.places else {
                 return Ok(Below::Skip);
             };
-            while self
-                .entries
-                .get(next)
-                .is_some_and(|it| it.path < visit.path)
-            {
-                next += 1;
-            }
+            let take = || Ok(entries.next());
+            let entry = in_order(&mut next, visit.path, |(_, entry)| &entry.path, take)?;
+            let number = entry.map(|(number, _)| *number);
             let shown = || format!("/{}", escaped(visit.path));
-            let found = match self.entries.get(next).filter(|it| it.path == visit.path) {
-                Some(_) => self.look(next, place, &mut listing).with_context(shown)?,
+            let found = match number {
+                Some(number) => self.look(number, place, &mut listing).with_context(shown)?,
                 None if is_lost_and_found(visit.path, &place.stat) => return Ok(Below::Visit),
                 None => There::Nothing,
             };
@@ -129,7 +126,9 @@ impl<'a> Build<'a> {
                 removed += 1;
                 return Ok(Below::Skip);
             }
-            there[next] = found;
+            if let Some(number) = number {
+                there[number] = found;
+            }
             Ok(Below::Visit)
         })?;
         let count = |wanted: There| there.iter().filter(|found| **found == wanted).count();

@@ -15,10 +15,12 @@ mod table;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use anyhow::{Result, ensure};
+
 pub use archive::{Kept, Pieces, of_archive};
 pub use build::{Build, Others, file_of, read_contents};
 pub use merged::merged;
-pub use plan::{From, Known, Plan, by_layer, places};
+pub use plan::{From, Known, Plan, by_layer, places, sort_by_place};
 pub use position::Position;
 pub use table::{Limits, parse};
 
@@ -88,6 +90,20 @@ impl Entry {
             What::File(content) => Some(content),
             _ => None,
         }
+    }
+
+    /// Refuses what no table has, wherever it comes from.
+    fn check(&self) -> Result<()> {
+        ensure!(
+            self.what != What::Special(Kind::Char, 0),
+            "it is the device 0:0, which overlayfs takes for a deleted file"
+        );
+        let is_root = self.path.as_os_str().is_empty();
+        ensure!(
+            !is_root || self.what == What::Dir,
+            "the root is no directory"
+        );
+        Ok(())
     }
 }
 

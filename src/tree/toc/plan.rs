@@ -84,13 +84,11 @@ impl Plan {
         Ok(Self { files })
     }
 
-    /// The numbers of the files whose content comes from the layers, in the order in which it lies there; also those of
-    /// `others`, if those are in the layers as well.
-    pub fn in_layers(&self, entries: &[Entry], others: &[usize]) -> Vec<usize> {
+    /// The numbers of the files whose content comes from the layers, in the order in which it lies there.
+    pub fn in_layers(&self, entries: &[Entry]) -> Vec<usize> {
         let is_there = |(number, from): (&usize, &From)| (*from == From::Layers).then_some(*number);
-        let numbers = self.files.iter().filter_map(is_there);
-        let mut numbers: Vec<usize> = numbers.chain(others.iter().copied()).collect();
-        numbers.sort_by_key(|number| entries[*number].content().and_then(first_place));
+        let mut numbers: Vec<usize> = self.files.iter().filter_map(is_there).collect();
+        sort_by_place(entries, &mut numbers);
         numbers
     }
 
@@ -125,17 +123,26 @@ pub fn places(entries: &[Entry], files: &[usize]) -> Vec<Place> {
     chunks.filter_map(|chunk| chunk.place).collect()
 }
 
-/// The same by the layers that they are in, for files in the order of [`Plan::in_layers`].
+/// The numbers of the layers that have any of them, each with the files and places in it. The files are in the order of
+/// [`sort_by_place`].
 pub fn by_layer<'a>(
     entries: &'a [Entry],
     files: &'a [usize],
-) -> impl Iterator<Item = (&'a [usize], Vec<Place>)> {
+) -> impl Iterator<Item = (usize, &'a [usize], Vec<Place>)> {
     let layer_of = |number: &usize| {
         let place = entries[*number].content().and_then(first_place);
         place.map(|place| place.layer)
     };
     let of_each = files.chunk_by(move |one, next| layer_of(one) == layer_of(next));
-    of_each.map(|files| (files, places(entries, files)))
+    of_each.filter_map(move |files| {
+        let layer = layer_of(files.first()?)?;
+        Some((layer, files, places(entries, files)))
+    })
+}
+
+/// Has files come in the order in which their contents lie in the layers.
+pub fn sort_by_place(entries: &[Entry], files: &mut [usize]) {
+    files.sort_by_key(|number| entries[*number].content().and_then(first_place));
 }
 
 fn first_place(content: &Content) -> Option<Place> {
@@ -292,7 +299,7 @@ mod tests {
     fn chunks_are_read_in_the_order_in_which_they_lie() {
         let entries = entries(&[("a", "A"), ("b", "B"), ("c", "A"), ("d", "D")]);
         let plan = Plan::new(&entries, &mut []).unwrap();
-        let files = plan.in_layers(&entries, &[]);
+        let files = plan.in_layers(&entries);
         assert_eq!(files, [3, 1, 0]);
         let from: Vec<u64> = places(&entries, &files)
             .iter()

@@ -3,20 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Result;
 use fastrand::Rng;
-use sha2::{Digest, Sha256};
 
+use super::tests::described;
 use super::*;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
-use crate::tree::listing::list;
+use crate::tree::Dir;
+use crate::tree::layer::tests::unpack;
+use crate::tree::listing::settled;
 use crate::tree::tar::tests::{header, pax};
-use crate::tree::{Dir, Listing, Unpacking, survey};
 
 const NAMES: [&str; 5] = ["a", "b", "a.x", "c", "a\n"];
 
@@ -90,20 +90,6 @@ fn layer(random: &mut Rng, is_first: bool) -> Vec<u8> {
     archive
 }
 
-fn unpack(layers: &[Vec<u8>], to: &Path) -> Result<()> {
-    let to = Dir::root(to)?;
-    let mut tell = |_| Ok(());
-    let mut surveys = Vec::new();
-    for layer in layers {
-        surveys.push(survey(&mut &layer[..], &mut |_| (), &mut tell)?);
-    }
-    let mut unpacking = Unpacking::new(&to, u64::MAX, &mut tell);
-    for (layer, survey) in layers.iter().zip(&surveys) {
-        unpacking.add(&survey.removals, &mut &layer[..])?;
-    }
-    unpacking.finish()
-}
-
 fn table(layers: &[Vec<u8>]) -> Result<Vec<Entry>> {
     let mut tables = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
@@ -120,74 +106,37 @@ fn table(layers: &[Vec<u8>]) -> Result<Vec<Entry>> {
     merged(tables)
 }
 
-fn listing(root: &Path, at: &Path) -> Listing {
-    let (_, file) = list(&Dir::root(root).unwrap(), "of", None, &at.join("listing"));
-    let later = SystemTime::now() + Duration::from_secs(60);
-    file.set_modified(later).unwrap();
-    let dir = Dir::root(at).unwrap();
-    Listing::open(&dir, "listing".as_ref(), "of")
-        .unwrap()
-        .unwrap()
-}
-
 /// Makes the tree at `to`, which is like the one at `base` if there is one.
 fn build(entries: &[Entry], layers: &[Vec<u8>], to: &Path, base: Option<&Path>) -> Result<()> {
     let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
     let lists = tempfile::tempdir()?;
+    let root = Dir::root(to)?;
     let known = |_: &Path| Known {
-        listing: listing(to, lists.path()),
+        listing: settled(&root, lists.path()),
         is_origin: true,
     };
     let mut known: Vec<Known> = base.map(known).into_iter().collect();
     let plan = Plan::new(entries, &mut known)?;
-    let root = Dir::root(to)?;
     let mut build = Build::new(entries, &plan, &root, u64::MAX, &interrupt, &mut progress);
-    build.compare(base.map(|_| listing(to, lists.path())))?;
+    build.compare(base.map(|_| settled(&root, lists.path())))?;
     let lost = build.names(&mut |_, path| {
         let base = base.map(|base| base.join(path));
         Ok(base.and_then(|path| File::open(path).ok()))
     })?;
     assert!(lost.is_empty(), "{lost:?}");
-    let files = plan.in_layers(entries, &[]);
-    for (files, places) in by_layer(entries, &files) {
-        let mut input = &layers[places[0].layer][..];
+    let files = plan.in_layers(entries);
+    for (number, files, places) in by_layer(entries, &files) {
+        let mut input = &layers[number][..];
         build.contents(files, &mut Pieces::new(&mut input, &places, &interrupt))?;
     }
     build.end()
 }
 
-/// Each path with all that has to be equal, but for the time of the root, which a layer need not tell.
-fn described(root: &Path) -> BTreeMap<PathBuf, String> {
-    let mut found = BTreeMap::new();
-    let mut firsts = BTreeMap::new();
-    let mut left = vec![PathBuf::new()];
-    while let Some(name) = left.pop() {
-        let path = root.join(&name);
-        let stat = fs::symlink_metadata(&path).unwrap();
-        let mut text = format!("{:o}", stat.mode());
-        if name != Path::new("") {
-            text += &format!(" {}", stat.mtime());
-        }
-        let mut value = [0; 9];
-        if let Ok(length) = rustix::fs::lgetxattr(&path, "user.x", &mut value) {
-            text += &format!(" {:?}", &value[..length]);
-        }
-        if stat.is_dir() {
-            let below = fs::read_dir(&path).unwrap();
-            left.extend(below.map(|entry| name.join(entry.unwrap().file_name())));
-            left.sort_unstable_by(|a, b| b.cmp(a));
-        } else {
-            let first = firsts.entry(stat.ino()).or_insert_with(|| name.clone());
-            text += &format!(" {} of {}", stat.nlink(), first.display());
-            if stat.is_symlink() {
-                text += &format!(" to {}", fs::read_link(&path).unwrap().display());
-            } else if stat.is_file() {
-                text += &format!(" {:x}", Sha256::digest(fs::read(&path).unwrap()));
-            }
-        }
-        found.insert(name, text);
-    }
-    found
+/// The same with one time for the root, which a layer need not tell.
+fn described_below(root: &Path) -> BTreeMap<PathBuf, String> {
+    let dir = File::open(root).unwrap();
+    dir.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    described(root)
 }
 
 /// Empty directories.
@@ -213,9 +162,13 @@ fn a_table_makes_what_unpacking_makes() {
             continue;
         };
         let (_dir, [unpacked, built]) = dirs();
-        unpack(&layers, &unpacked).unwrap();
+        unpack(&unpacked, &layers, u64::MAX).unwrap();
         build(&entries, &layers, &built, None).unwrap();
-        assert_eq!(described(&built), described(&unpacked), "seed {seed}");
+        assert_eq!(
+            described_below(&built),
+            described_below(&unpacked),
+            "seed {seed}"
+        );
         compared += 1;
     }
     assert!(compared > 60, "{compared}");
@@ -235,13 +188,17 @@ fn a_snapshot_of_other_layers_becomes_what_an_empty_directory_becomes() {
         };
         new.push(layer(&mut random, new.is_empty()));
         let (_dir, [base, snapshot, built]) = dirs();
-        let (Ok(entries), Ok(())) = (table(&new), unpack(&old, &base)) else {
+        let (Ok(entries), Ok(())) = (table(&new), unpack(&base, &old, u64::MAX)) else {
             continue;
         };
-        unpack(&old, &snapshot).unwrap();
+        unpack(&snapshot, &old, u64::MAX).unwrap();
         build(&entries, &new, &snapshot, Some(&base)).unwrap();
         build(&entries, &new, &built, None).unwrap();
-        assert_eq!(described(&snapshot), described(&built), "seed {seed}");
+        assert_eq!(
+            described_below(&snapshot),
+            described_below(&built),
+            "seed {seed}"
+        );
         compared += 1;
     }
     assert!(compared > 60, "{compared}");

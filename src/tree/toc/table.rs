@@ -135,14 +135,8 @@ fn entry(line: Line, more: &[Line], limits: Limits, places: &mut Vec<Place>) -> 
         "block" => What::Special(Kind::Block, device(&line)?),
         other => bail!("the type {:?} is not known", escaped(other)),
     };
-    ensure!(
-        what != What::Special(Kind::Char, 0),
-        "it is the device 0:0, which overlayfs takes for a deleted file"
-    );
-    let is_root = path.as_os_str().is_empty();
-    ensure!(!is_root || what == What::Dir, "the root is no directory");
     let time = line.modtime.as_deref();
-    Ok(Entry {
+    let entry = Entry {
         path,
         what,
         meta: Meta {
@@ -155,7 +149,9 @@ fn entry(line: Line, more: &[Line], limits: Limits, places: &mut Vec<Place>) -> 
         mtime: time
             .map_or(Some((0, 0)), read_time)
             .context("its time is odd")?,
-    })
+    };
+    entry.check()?;
+    Ok(entry)
 }
 
 fn content(line: &Line, more: &[Line], limits: Limits, places: &mut Vec<Place>) -> Result<Content> {

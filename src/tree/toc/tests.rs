@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use sha2::{Digest, Sha256};
@@ -14,10 +13,8 @@ use super::*;
 use crate::sys::cmd::Cmd;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::progress::Progress;
-use crate::tree::listing::list;
+use crate::tree::listing::settled;
 use crate::tree::{Dir, Listing};
-
-const OF: &str = "of";
 
 /// A layer with its table, as it is being written.
 #[derive(Default)]
@@ -192,14 +189,7 @@ impl Trees {
 
     /// The listing of the old tree, which stays readable when its directory is gone.
     fn listing(&self) -> Listing {
-        let (_, file) = list(&self.root("copy"), OF, None, &self.at("listing"));
-        // What was changed just before would be looked at once more.
-        file.set_modified(SystemTime::now() + Duration::from_secs(60))
-            .unwrap();
-        let dir = Dir::root(self.dir.path()).unwrap();
-        Listing::open(&dir, "listing".as_ref(), OF)
-            .unwrap()
-            .unwrap()
+        settled(&self.root("copy"), self.dir.path())
     }
 
     /// Makes the tree of these entries, with what the old tree has of their files, where `listing` is of what is there.
@@ -215,35 +205,45 @@ impl Trees {
         let mut build = Build::new(entries, plan, &to, 1 << 20, &interrupt, &mut progress);
         build.compare(listing)?;
         let lost = build.names(&mut |_, path| Ok(File::open(self.at("base").join(path)).ok()))?;
-        build.contents(&plan.in_layers(entries, &[]), &mut &chunks[..])?;
+        build.contents(&plan.in_layers(entries), &mut &chunks[..])?;
         build.end()?;
         Ok(lost)
     }
 }
 
 /// Each path with all that has to be equal. The times of directories as well.
-fn described(dir: &Path) -> BTreeMap<PathBuf, String> {
+pub fn described(dir: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
+    let mut firsts = BTreeMap::new();
     let mut left = vec![PathBuf::new()];
     while let Some(name) = left.pop() {
         let path = dir.join(&name);
         let stat = fs::symlink_metadata(&path).unwrap();
         let mut text = format!(
-            "{:o} {}:{} {}.{} {}",
+            "{:o} {}:{} {}.{}",
             stat.mode(),
             stat.uid(),
             stat.gid(),
             stat.mtime(),
-            stat.mtime_nsec(),
-            if stat.is_dir() { 0 } else { stat.nlink() }
+            stat.mtime_nsec()
         );
+        let mut value = [0; 9];
+        if let Ok(length) = rustix::fs::lgetxattr(&path, "user.x", &mut value) {
+            text += &format!(" {:?}", &value[..length]);
+        }
         if stat.is_dir() {
             let below = fs::read_dir(&path).unwrap();
             left.extend(below.map(|entry| name.join(entry.unwrap().file_name())));
-        } else if stat.is_symlink() {
-            text += &format!(" {}", fs::read_link(&path).unwrap().display());
+            // Of several names the same one is the first in each tree.
+            left.sort_unstable_by(|a, b| b.cmp(a));
         } else {
-            text += &format!(" {:x}", Sha256::digest(fs::read(&path).unwrap()));
+            let first = firsts.entry(stat.ino()).or_insert_with(|| name.clone());
+            text += &format!(" {} of {}", stat.nlink(), first.display());
+            if stat.is_symlink() {
+                text += &format!(" to {}", fs::read_link(&path).unwrap().display());
+            } else if stat.is_file() {
+                text += &format!(" {:x}", Sha256::digest(fs::read(&path).unwrap()));
+            }
         }
         found.insert(name, text);
     }
@@ -279,7 +279,7 @@ fn a_snapshot_becomes_the_tree_of_a_layer_and_keeps_what_is_the_same() {
         .collect();
     there.sort_unstable();
     assert_eq!(there, ["etc/p", "etc/two", "usr/1", "usr/4", "usr/zeros"]);
-    let files = plan.in_layers(&entries, &[]);
+    let files = plan.in_layers(&entries);
     let mut fetched: Vec<&str> = files
         .iter()
         .map(|number| entries[*number].path.to_str().unwrap())
@@ -315,11 +315,11 @@ fn a_snapshot_of_which_nothing_is_known_becomes_the_same() {
     let layer = Layer::of(&trees.at("new"));
     let entries = layer.entries();
     let odd = "cd $0; ln -sfn 2 usr/1; rm usr/zeros; mkdir -p usr/zeros/below; ln usr/2 usr/more; mkfifo var/pipe; \
-        mkdir -p lost+found/old; rmdir var/none 2>&1 || :; chmod 0 usr";
+        mkdir -p lost+found/old; chmod 0 usr";
     let script = Cmd::new("sh").args(["-ec", odd]).arg(trees.at("copy"));
     script.run().unwrap();
     let plan = Plan::new(&entries, &mut []).unwrap();
-    let chunks = layer.chunks(&entries, &plan.in_layers(&entries, &[]));
+    let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
     trees
         .build((&entries, &plan), "copy", None, &chunks)
         .unwrap();
@@ -343,7 +343,7 @@ fn a_snapshot_that_is_not_what_its_listing_says_is_refused() {
         let change = format!("cd $0; {change}");
         let script = Cmd::new("sh").args(["-ec", &change]).arg(trees.at("copy"));
         script.run().unwrap();
-        let chunks = layer.chunks(&entries, &plan.in_layers(&entries, &[]));
+        let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
         let built = trees.build((&entries, &plan), "copy", Some(listing), &chunks);
         let error = format!("{:#}", built.unwrap_err());
         assert!(
@@ -359,7 +359,7 @@ fn a_tree_is_made_as_a_whole_where_nothing_is_known() {
     let layer = Layer::of(&trees.at("new"));
     let entries = layer.entries();
     let plan = Plan::new(&entries, &mut []).unwrap();
-    let chunks = layer.chunks(&entries, &plan.in_layers(&entries, &[]));
+    let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
     trees
         .build((&entries, &plan), "whole", None, &chunks)
         .unwrap();
@@ -372,7 +372,7 @@ fn what_is_not_what_the_table_or_a_listing_says_is_refused() {
     let layer = Layer::of(&trees.at("new"));
     let entries = layer.entries();
     let plan = Plan::new(&entries, &mut []).unwrap();
-    let files = plan.in_layers(&entries, &[]);
+    let files = plan.in_layers(&entries);
     let chunks = layer.chunks(&entries, &files);
     let read = |chunks: &[u8]| {
         let interrupt = Interrupt::default();
@@ -398,7 +398,7 @@ fn what_is_not_what_the_table_or_a_listing_says_is_refused() {
     }];
     let plan = Plan::new(&entries, &mut known).unwrap();
     fs::write(trees.at("base/usr/3"), "other").unwrap();
-    let chunks = layer.chunks(&entries, &plan.in_layers(&entries, &[]));
+    let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
     let lost = trees.build((&entries, &plan), "whole", None, &chunks);
     let lost = lost.unwrap();
     let lost: Vec<&Path> = lost
@@ -424,7 +424,13 @@ fn a_link_of_the_tree_leads_nowhere_else() {
     let layer = Layer::of(&trees.at("new"));
     let entries = layer.entries();
     let plan = Plan::new(&entries, &mut []).unwrap();
-    let chunks = layer.chunks(&entries, &plan.in_layers(&entries, &[]));
+    let chunks = layer.chunks(&entries, &plan.in_layers(&entries));
+    let (interrupt, mut progress) = (Interrupt::default(), Progress::new("", 1));
+    let to = trees.root("whole");
+    let mut build = Build::new(&entries, &plan, &to, 1 << 20, &interrupt, &mut progress);
+    assert!(build.names(&mut |_, _| Ok(None)).is_err());
+    assert_eq!(fs::read_dir(trees.at("outside")).unwrap().count(), 0);
+    // It is none of the tree.
     trees
         .build((&entries, &plan), "whole", None, &chunks)
         .unwrap();
