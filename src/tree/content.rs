@@ -48,24 +48,21 @@ pub fn same(a: &File, b: &File, size: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Copies the first `size` bytes into an empty file, or as many as there still are.
+/// Copies the first `size` bytes into an empty file. A file that has become shorter meanwhile ends there, also if it
+/// has grown again since.
 pub fn copy(from: &File, to: &File, mut size: u64) -> io::Result<()> {
     let mut block = Vec::new();
     let mut at = 0;
     while let Some(data) = next_data(from, at)?.filter(|data| *data < size) {
         let length = BLOCK.min(size - data);
-        if !read_block(from, data, length, &mut block)? {
-            let left = from.metadata()?.len();
-            if left >= data + length {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            (size, at) = (left, data);
-            continue;
+        let count = fill(from, data, length, &mut block)?;
+        to.write_all_at(&block[..count], data)?;
+        at = data + count as u64;
+        if at < data + length {
+            size = at;
         }
-        to.write_all_at(&block, data)?;
-        at = data + length;
     }
-    to.set_len(size)
+    to.set_len(size.min(from.metadata()?.len()))
 }
 
 /// The SHA-256 of a file, as hexadecimal digits. `tell` is told how many bytes were read.
@@ -279,6 +276,8 @@ fn fill(file: &File, at: u64, length: u64, block: &mut Vec<u8>) -> io::Result<us
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     /// A file with a few bytes here and there, and holes between them.
@@ -320,5 +319,27 @@ mod tests {
         assert_eq!(to.metadata().unwrap().len(), 5);
         assert!(same(&short, &to, 5).unwrap());
         assert!(read(&long, 4).is_err());
+    }
+
+    #[test]
+    fn a_file_that_shrinks_and_grows_all_the_time_is_copied() {
+        let file = sparse(5, &[(0, b"begin")]);
+        std::thread::scope(|scope| {
+            // Is dropped where a copy fails, too.
+            let copies = Arc::new(());
+            let are_made = Arc::downgrade(&copies);
+            let file = &file;
+            scope.spawn(move || {
+                while are_made.upgrade().is_some() {
+                    file.set_len(5).unwrap();
+                    file.set_len(1 << 18).unwrap();
+                }
+            });
+            for _ in 0..2000 {
+                let to = tempfile::tempfile().unwrap();
+                copy(file, &to, 1 << 18).unwrap();
+                assert!(to.metadata().unwrap().len() <= 1 << 18);
+            }
+        });
     }
 }

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
@@ -1205,7 +1206,6 @@ fn roots_without_anything_are_merged() {
 
 #[test]
 fn a_layer_that_runs_is_carried() {
-    use std::sync::atomic::{AtomicBool, Ordering};
     let merge = Merge::new();
     for side in SIDES {
         make_all(&merge, side, &["srv/stays f1", "usr/stays f1"]);
@@ -1215,12 +1215,14 @@ fn a_layer_that_runs_is_carried() {
         "layer",
         &["srv/stays f2", "srv/live d", "usr/live d"],
     );
-    let ends = AtomicBool::new(false);
     let dirs = ["srv/live", "usr/live"].map(|path| merge.root("layer").join(path));
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        // Is dropped where a merge fails, too.
+        let merges = Arc::new(());
+        let are_made = Arc::downgrade(&merges);
+        scope.spawn(move || {
             let mut random = fastrand::Rng::with_seed(5);
-            while !ends.load(Ordering::Relaxed) {
+            while are_made.upgrade().is_some() {
                 let path = dirs[random.usize(..2)].join(random.usize(..20).to_string());
                 // Each fails where something else is there.
                 let _ = match random.usize(..7) {
@@ -1243,6 +1245,5 @@ fn a_layer_that_runs_is_carried() {
             let is_temporary = |line: &String| line.contains(".tmp");
             assert!(!done.copy.iter().any(is_temporary), "{done:?}");
         }
-        ends.store(true, Ordering::Relaxed);
     });
 }
