@@ -52,11 +52,11 @@ const IDENTITY: [&str; 14] = [
     "timezone",
 ];
 
-/// What a path below /etc is.
-pub fn class(path: &Path) -> Class {
+/// What a path below /etc is. `is_link`: whether nothing but links has this name, in each root that has one.
+pub fn class(path: &Path, is_link: bool) -> Class {
     let bytes = path.as_os_str().as_bytes();
     let is = |name: &&str| bytes == name.as_bytes();
-    if DERIVED.iter().any(|name| path.starts_with(name)) || is_derived(path) {
+    if DERIVED.iter().any(|name| path.starts_with(name)) || is_derived(path, is_link) {
         return Class::Derived;
     }
     if IDENTITY.iter().any(is) || bytes.starts_with(b"ssh/ssh_host_") {
@@ -76,10 +76,11 @@ pub fn class(path: &Path) -> Class {
 }
 
 /// The compiled policies of `SELinux`, and what is made of the certificates of authorities.
-fn is_derived(path: &Path) -> bool {
+fn is_derived(path: &Path, is_link: bool) -> bool {
     let mut names = path.iter();
     if let Ok(name) = path.strip_prefix("ssl/certs") {
-        return is_made_of_certificates(name.as_os_str().as_bytes());
+        let name = name.as_os_str().as_bytes();
+        return name == b"ca-certificates.crt" || is_link && is_hash(name);
     }
     match names.next() {
         Some(first) if first == "selinux" => names
@@ -89,15 +90,12 @@ fn is_derived(path: &Path) -> bool {
     }
 }
 
-/// The bundle, and the links by hash that openssl-rehash(1) makes. All else there somebody has put there.
-fn is_made_of_certificates(name: &[u8]) -> bool {
-    let is_hash = |name: &[u8]| {
-        name.len() > 9
-            && name[..8].iter().all(u8::is_ascii_hexdigit)
-            && name[8] == b'.'
-            && name[9..].iter().all(u8::is_ascii_digit)
-    };
-    name == b"ca-certificates.crt" || is_hash(name)
+/// Whether openssl-rehash(1) makes links of such names. A file that has one was put there by somebody.
+fn is_hash(name: &[u8]) -> bool {
+    name.len() > 9
+        && name[..8].iter().all(u8::is_ascii_hexdigit)
+        && name[8] == b'.'
+        && name[9..].iter().all(u8::is_ascii_digit)
 }
 
 #[cfg(test)]
@@ -132,7 +130,9 @@ mod tests {
             ("hosts", ByEntry(Format::Lines)),
             ("hosts.allow", Plain),
         ] {
-            assert_eq!(class(Path::new(path)), wanted, "{path}");
+            assert_eq!(class(Path::new(path), true), wanted, "{path}");
+            let of_file = if path.ends_with(".0") { Plain } else { wanted };
+            assert_eq!(class(Path::new(path), false), of_file, "{path}");
         }
     }
 }

@@ -197,7 +197,8 @@ struct Under {
 pub(super) struct Scope<'a> {
     /// Where the paths begin, from the root.
     pub top: &'static str,
-    pub class: fn(&Path) -> Class,
+    /// As [`class`].
+    pub class: fn(&Path, bool) -> Class,
     /// Whether there is no need to say that a link leads to this path, from the root, where the new base has
     /// nothing.
     pub comes: &'a dyn Fn(&Path) -> Result<bool>,
@@ -294,7 +295,9 @@ impl<'a> Planner<'a> {
             return self.visit_under(path, [old, layer, new], is_of_new, item);
         }
         self.under = None;
-        let format = match (self.scope.class)(path) {
+        let mut places = visit.places.iter().flatten();
+        let is_link = places.all(|place| place.stat.kind == Kind::Link);
+        let format = match (self.scope.class)(path, is_link) {
             Class::Derived | Class::Users => return Ok(Below::Skip),
             Class::Identity => {
                 self.identity(path, layer.as_ref(), new.as_ref())?;

@@ -465,20 +465,13 @@ impl<'a> Merge<'a> {
         gshadow
     }
 
-    /// The ranges of subuid or subgid. Two users get the same ones only where they have them in the layer.
+    /// The ranges of subuid or subgid. An account that has some in the layer keeps them: files on volumes carry those
+    /// numbers too.
     fn ranges(&mut self, file: usize) -> Vec<Fields> {
         let [old, layer, new] = [OLD, LAYER, NEW].map(|side| self.table(side, file));
-        let (mut ranges, mut kept) = (Vec::new(), Vec::new());
+        let mut ranges = Vec::new();
         for name in layer.names() {
-            let (ours, theirs) = (layer.all(&name), new.all(&name));
-            let is_unchanged = ours == old.all(&name) && !theirs.is_empty();
-            ranges.extend_from_slice(if is_unchanged { theirs } else { ours });
-            kept.extend_from_slice(ours);
-        }
-        // Where one would get what another has, all stay where they are.
-        if let (Some(name), None) = (shared_by(&ranges), shared_by(&kept)) {
-            self.say(file, format!("the new range of {} is in use", shown(name)));
-            ranges = kept;
+            ranges.extend_from_slice(layer.all(&name));
         }
         let mut taken: Vec<(u64, u64)> = ranges.iter().map(range).collect();
         for name in new.names() {
@@ -559,28 +552,6 @@ fn locked(name: &[u8]) -> Fields {
     let mut line = vec![name.to_vec(), b"!*".to_vec()];
     line.resize(FIELDS[SHADOW].1, Vec::new());
     line
-}
-
-/// A user with numbers that another one has as well.
-fn shared_by(ranges: &[Fields]) -> Option<&Name> {
-    let with_name = |fields| (range(fields), &fields[0]);
-    let mut sorted: Vec<((u64, u64), &Name)> = ranges.iter().map(with_name).collect();
-    sorted.sort_unstable();
-    // The one that reaches furthest so far.
-    let mut last: Option<(u64, &Name)> = None;
-    for ((start, end), name) in sorted {
-        let Some((reach, other)) = last else {
-            last = Some((end, name));
-            continue;
-        };
-        if start < reach.min(end) && other != name {
-            return Some(name);
-        }
-        if end > reach {
-            last = Some((end, name));
-        }
-    }
-    None
 }
 
 #[cfg(test)]
@@ -788,7 +759,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_that_moves_to_one_in_use_stays() {
+    fn ranges_of_the_layer_stay() {
         let side = |subuid: &str| {
             let passwd = "a:x:1000:1000:::\nb:x:1001:1001:::\n";
             let mut files = files([passwd, "-", "-", "-"]);
@@ -796,32 +767,31 @@ mod tests {
             files
         };
         for (old, layer, new, wanted) in [
-            // The administrator has moved the other one there.
+            // The image has moved one, with nobody in the way or with somebody.
+            ("a:1:5\n", "a:1:5\n", "a:21:5\n", "a:1:5\n"),
             (
                 "a:1:5\nb:6:5\n",
                 "a:1:5\nb:21:5\n",
                 "a:21:5\nb:6:5\n",
                 "a:1:5\nb:21:5\n",
             ),
+            // They are in each other's place.
             (
                 "a:1:5\nb:6:5\n",
-                "a:1:5\nb:21:5\n",
-                "a:31:5\nb:6:5\n",
-                "a:31:5\nb:21:5\n",
-            ),
-            // They change places, and they are in each other's place in the layer already.
-            (
-                "a:1:5\nb:6:5\n",
-                "a:1:5\nb:6:5\n",
+                "a:1:5\nb:3:5\n",
                 "a:6:5\nb:1:5\n",
-                "a:6:5\nb:1:5\n",
+                "a:1:5\nb:3:5\n",
             ),
-            ("a:1:5\n", "a:1:5\nb:3:1\n", "a:2:5\n", "a:2:5\nb:3:1\n"),
+            // The image has no more of them.
+            ("a:1:5\n", "a:1:5\n", "", "a:1:5\n"),
+            // One that had none gets some.
+            ("a:1:5\n", "a:1:5\n", "a:1:5\nb:6:5\n", "a:1:5\nb:6:5\n"),
+            // They were taken away here.
+            ("a:1:5\nb:6:5\n", "a:1:5\n", "a:1:5\nb:6:5\n", "a:1:5\n"),
         ] {
             let merged = merge_users([&side(old), &side(layer), &side(new)], SYSTEM);
             assert_eq!(text(&merged, 4), wanted, "{old:?} {layer:?} {new:?}");
-            let is_kept = wanted == layer;
-            assert_eq!(merged.conflicts.len(), usize::from(is_kept), "{new:?}");
+            assert_eq!(merged.conflicts, [], "{new:?}");
         }
     }
 

@@ -425,6 +425,21 @@ fn identity_is_that_of_the_host_and_caches_are_not_carried() {
             "lvm kept",
         ),
         ("", "x.dpkg-old 1", "", "x.dpkg-old 1", "x.dpkg-old kept"),
+        // Links by hash are made again. A file with such a name is none of them.
+        (
+            "ssl/certs d",
+            "ssl/certs/01234567.0 l:mine.pem, ssl/certs/01234567.1 1",
+            "ssl/certs d",
+            "ssl d, ssl/certs d, ssl/certs/01234567.1 1",
+            "ssl/certs/01234567.1 kept",
+        ),
+        (
+            "ssl/certs/01234567.0 1",
+            "ssl/certs/01234567.0 l:mine.pem",
+            "ssl/certs/01234567.0 1",
+            "ssl d, ssl/certs d, ssl/certs/01234567.0 l:mine.pem",
+            "ssl/certs/01234567.0 kept",
+        ),
     ]);
 }
 

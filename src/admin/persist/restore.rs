@@ -138,7 +138,7 @@ fn checked(source: Source, paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
             "/etc has the accounts of this layer and its fstab, and is not replaced as a whole; name what is in it"
         );
         ensure!(
-            in_etc.is_none_or(|path| merge::class(path) != Class::Users),
+            in_etc.is_none_or(|path| merge::class(path, false) != Class::Users),
             "{} is merged by name, since files carry the numbers of users; usermod(8) and the like change it",
             escaped(path)
         );

@@ -247,7 +247,7 @@ impl Carrier<'_> {
         let conffiles = Conffiles::default();
         let scope = Scope {
             top: "",
-            class: |_| Class::Plain,
+            class: |_, _| Class::Plain,
             comes: &comes,
             adopted: self.is_adopted.then_some(&conffiles),
         };

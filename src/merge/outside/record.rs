@@ -246,7 +246,8 @@ impl Zones {
             }
             let is_watched = within.last().is_some_and(|(_, is_watched)| *is_watched);
             let goes_below = is_watched || self.leads_on(path);
-            if is_watched && is_derived(path) || !goes_below && !self.is_told(path) {
+            let is_link = place.stat.kind == Kind::Link;
+            if is_watched && is_derived(path, is_link) || !goes_below && !self.is_told(path) {
                 return Ok(Below::Skip);
             }
             let stat = &place.stat;
@@ -260,9 +261,9 @@ impl Zones {
     }
 }
 
-fn is_derived(path: &Path) -> bool {
+fn is_derived(path: &Path, is_link: bool) -> bool {
     let in_etc = path.strip_prefix("etc");
-    in_etc.is_ok_and(|path| class(path) == Class::Derived)
+    in_etc.is_ok_and(|path| class(path, is_link) == Class::Derived)
 }
 
 #[cfg(test)]
