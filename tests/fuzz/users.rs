@@ -158,8 +158,9 @@ fn new_comes(old: &UserFiles, new: &UserFiles, merged: &UserFiles) {
         let (before, found) = (old.get(&key), merged.get(&key));
         let (file, name) = key;
         if RANGES.contains(&file) {
-            // Those in use stay where they are, and those of nobody do not come.
-            assert!(found.is_none() || found == before || found == Some(&wanted));
+            // They stay where they are. Those of nobody do not come, and none that are in use.
+            let is_new = before.is_none() && found == Some(&wanted);
+            assert!(found == before || is_new, "{file} {name:?}");
             continue;
         }
         let found = found.expect("the name is there");
