@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::hash::Hash;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -140,6 +141,14 @@ impl Stat {
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let meta = |stat: &Self| (stat.kind, stat.mode, stat.uid, stat.gid, stat.mtime);
         meta(self) == meta(other) && self.locks.is_some() && self.locks == other.locks
+    }
+
+    /// What is another one after each change of it. What a file takes of the disk can change by itself.
+    pub fn version(&self) -> impl Hash + use<> {
+        (
+            (self.kind.name(), self.mode, self.uid, self.gid),
+            (self.size, self.mtime, self.ctime, self.id.ino),
+        )
     }
 
     /// Whether this is the same file in a snapshot, and neither was touched since: what changes a file

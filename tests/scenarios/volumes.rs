@@ -127,7 +127,21 @@ fn a_directory_moves_to_a_volume_and_back_while_the_system_runs() -> Result<()> 
             "volume-added HostVG/home-2 /home",
         ]
     );
-    is_clean(&mut vm)
+    is_clean(&mut vm)?;
+    what_is_written_below_a_new_volume_is_told(&mut vm)
+}
+
+/// Nothing keeps a program from writing there until the volume is mounted.
+fn what_is_written_below_a_new_volume_is_told(vm: &mut Vm) -> Result<()> {
+    vm.ok(&script("write-before-mount")?)?;
+    let said = vm.ok("imgbased-helper volume add /srv/late --size 100M 2>&1")?;
+    is_on(vm, "/srv/late", "srv-late")?;
+    assert_eq!(vm.ok("cat /srv/late/file")?, "early");
+    // As the message says it.
+    ensure!(said.contains("`mount --bind / /mnt`"), "{said}");
+    let below = vm.ok("mount --bind / /mnt && cat /mnt/srv/late/file && umount /mnt")?;
+    assert_eq!(below, "early\nlate");
+    is_clean(vm)
 }
 
 fn every_layer_mounts_the_volumes_and_what_is_busy_moves_when_the_system_goes_down() -> Result<()> {

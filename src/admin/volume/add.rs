@@ -109,12 +109,12 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
         // The lock was free.
         ready(context, &path)?;
         // That can take minutes. After it the volume is recorded, and mounted at once.
+        let mut compared = None;
         if let (Some(source), Some(copy)) = (&source, copy) {
-            source.check_copy(context, tx, &mount)?;
+            if !context.dry_run {
+                compared = Some(source.check_copy(tx, &mount)?);
+            }
             copy.unmount(tx)?;
-        }
-        if let Some(source) = source {
-            source.mounted.unmount(tx)?;
         }
         if when == When::Next {
             // Else `check` would take it for one that was to be mounted at once.
@@ -125,6 +125,13 @@ pub fn add(context: &Context, add: &Add) -> Result<()> {
             hand_over_at(context, tx, &path, Some(mount.clone()))?;
         }
         begin(tx, &mount, when)?;
+        if let Some(source) = source {
+            // A program that nobody saw may have written there until now.
+            if let Some(compared) = &compared {
+                source.tell_of_changes(compared, &mount);
+            }
+            source.mounted.unmount(tx)?;
+        }
         said = announced(&format!("{}/{name}", group.name), &path, when, &users);
         added = Some(name);
         Ok(())

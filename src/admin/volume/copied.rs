@@ -1,6 +1,8 @@
 //! A directory of the layer that runs, and its copy on a volume.
 
+use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -158,14 +160,10 @@ impl Copied {
         })
     }
 
-    /// Refuses where something was changed since it was copied.
-    pub fn check_copy(&self, context: &Context, tx: &Transaction, mount: &Mount) -> Result<()> {
-        if context.dry_run {
-            return Ok(());
-        }
-        let to = mount_point(&mount.name);
-        let roots = [Some(Dir::root(&self.dir)?), Some(Dir::root(&to)?)];
-        walk(&roots, None, &mut |visit| {
+    /// Refuses where something was changed since it was copied. Returns the state that was compared.
+    pub fn check_copy(&self, tx: &Transaction, mount: &Mount) -> Result<State> {
+        let copy = Dir::root(&mount_point(&mount.name))?;
+        State::of(&self.dir, Some(copy), &mut |visit| {
             tx.interrupt().check()?;
             ensure!(
                 is_copied(visit),
@@ -173,8 +171,21 @@ impl Copied {
                 mount.path,
                 escaped(visit.path)
             );
-            Ok(Below::Visit)
+            Ok(())
         })
+    }
+
+    /// Tells of what was changed since then: the volume is mounted over it now.
+    pub fn tell_of_changes(&self, compared: &State, mount: &Mount) {
+        let path = &mount.path;
+        match State::of(&self.dir, None, &mut |_| Ok(())) {
+            Ok(now) if now == *compared => {}
+            Ok(_) => log::warn!(
+                "something in {path} was changed in the moment when the volume was mounted over it, and is not on the \
+                 volume; `mount --bind / /mnt` shows what the layer has there as /mnt{path}"
+            ),
+            Err(error) => log::warn!("what is below {path} cannot be read again: {error:#}"),
+        }
     }
 }
 
@@ -220,6 +231,29 @@ pub fn copied_ahead(
     Ok(mark.parse().ok())
 }
 
+/// A number that is another one when anything in a directory was changed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct State(u64);
+
+impl State {
+    /// Each path that it has, or a `copy` of it, is shown to `see`.
+    fn of(
+        dir: &Path,
+        copy: Option<Dir>,
+        see: &mut dyn FnMut(&Visit) -> Result<()>,
+    ) -> Result<Self> {
+        let mut hasher = DefaultHasher::new();
+        walk(&[Some(Dir::root(dir)?), copy], None, &mut |visit| {
+            see(visit)?;
+            if let Some(place) = &visit.places[0] {
+                (visit.path, place.stat.version()).hash(&mut hasher);
+            }
+            Ok(Below::Visit)
+        })?;
+        Ok(Self(hasher.finish()))
+    }
+}
+
 /// Whether a path is the same in both trees, by what shows without reading it.
 fn is_copied(visit: &Visit) -> bool {
     match visit.places {
@@ -250,23 +284,30 @@ mod tests {
     fn what_was_changed_after_the_copy_is_seen() {
         let differs = |change: &str| {
             let dir = tempfile::tempdir().unwrap();
-            let script = format!(
-                "cd {} && mkdir -p a/d && echo 1 >a/d/file && ln -s x a/link && mkfifo a/pipe && cp -a a b && \
-                 mkdir b/lost+found; {change}",
-                dir.path().display()
+            let run = |script: &str| {
+                let script = format!("cd {} && {script}", dir.path().display());
+                Cmd::new("sh").args(["-c", &script]).run().unwrap();
+            };
+            run(
+                "mkdir -p a/d && echo 1 >a/d/file && ln -s x a/link && mkfifo a/pipe && cp -a a b && \
+                 mkdir b/lost+found",
             );
-            Cmd::new("sh").args(["-c", &script]).run().unwrap();
-            let root = |name: &str| Some(Dir::root(&dir.path().join(name)).unwrap());
+            let (from, copy) = (dir.path().join("a"), dir.path().join("b"));
+            let state = |see: &mut dyn FnMut(&Visit) -> Result<()>| {
+                State::of(&from, Some(Dir::root(&copy).unwrap()), see).unwrap()
+            };
+            let before = state(&mut |_| Ok(()));
+            run(change);
             let mut differs = false;
-            walk(&[root("a"), root("b")], None, &mut |visit| {
+            let after = state(&mut |visit| {
                 differs |= !is_copied(visit);
-                Ok(Below::Visit)
-            })
-            .unwrap();
+                Ok(())
+            });
+            assert_eq!(after == before, change == "cat a/d/file", "{change}");
             differs
         };
         for change in [
-            "true",
+            "cat a/d/file",
             "touch a/d",
             "perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local=>\"a/s\",Listen=>1)'",
         ] {

@@ -40,21 +40,10 @@ struct Seen<'a> {
 }
 
 impl Seen<'_> {
-    /// Is another number after each change. What a file takes of the disk can change by itself.
+    /// Is another number after each change.
     fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        let Stat {
-            mode,
-            uid,
-            gid,
-            size,
-            mtime,
-            ctime,
-            id,
-            ..
-        } = self.stat;
-        let seen = (mode, uid, gid, size, mtime, ctime, id.ino);
-        seen.hash(&mut hasher);
+        self.stat.version().hash(&mut hasher);
         if !self.is_watched {
             self.is_watched.hash(&mut hasher);
         }
