@@ -185,14 +185,16 @@ fn activate(lvm: &Lvm, layer: &LvName, shared: &[Mount], metadata: &Metadata) ->
         log::warn!("{text}");
         return activate_checked(lvm, &names);
     }
-    let mut pools = metadata
-        .volumes
-        .iter()
-        .filter(|(_, role)| *role == Role::Pool);
-    let Some((pool, _)) = pools.next() else {
-        return Ok(());
+    let pools = metadata.volumes.iter();
+    let mut pools = pools.filter(|(_, role)| *role == Role::Pool);
+    let needs_check = |(pool, _): &(String, Role)| {
+        lvm.needs_check(pool).unwrap_or_else(|error| {
+            // The layer is active, so it can be mounted.
+            log::warn!("nobody tells whether {pool} needs a check: {error:#}");
+            false
+        })
     };
-    if lvm.needs_check(pool)? {
+    if pools.any(needs_check) {
         // As long as one is active, the pool is.
         for name in &names {
             lvm.deactivate(name).run()?;

@@ -18,7 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// dracut starts an array with disks missing after 120 s (2/3 of `rd.retry=`); then it goes quickly.
 const ARRAY_PATIENCE: Duration = Duration::from_secs(90);
-/// How often is looked whether that is still so, after the time is over.
+/// What a disk takes at most from a password that was typed, or an array that was started, until udev has seen what is on
+/// it: to compute the key takes seconds, and more for each key slot.
+const QUIET: Duration = Duration::from_secs(30);
+/// How often is looked whether somebody is asked for a password, or an array is not started.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The group, if it is clear already which one it is.
@@ -46,11 +49,10 @@ pub fn group_now(request: &Request) -> Result<Group> {
 pub fn for_group(request: &Request) -> Result<Group> {
     let Request { vg, timeout, .. } = request;
     let started = Instant::now();
-    let deadline = started + *timeout;
+    let mut limit = Limit::new(started, *timeout);
     let events = UdevEvents::listen().context("cannot listen to udev")?;
     let mut disks = Disks::default();
     disks.look_at(disks.all(), vg);
-    let patience = started + PATIENCE;
     let mut is_announced = false;
     loop {
         let candidates = group::candidates(&disks.read, request);
@@ -58,27 +60,21 @@ pub fn for_group(request: &Request) -> Result<Group> {
             return Ok(group);
         }
         let now = Instant::now();
-        let until = if now < patience.min(deadline) {
-            patience.min(deadline)
-        } else if now < deadline {
-            if !is_announced {
-                is_announced = true;
-                log::warn!(
-                    "waiting up to {} s for the disks of {vg}; {}",
-                    timeout.as_secs(),
-                    group::describe(&disks.read, request)
-                );
-            }
-            deadline
-        } else if is_password_asked() || now < deadline + ARRAY_PATIENCE && has_unstarted_array() {
-            now + PAUSE
-        } else {
+        if limit.is_reached(now, is_password_asked(), has_unstarted_array()) {
             break;
-        };
-        let changed = events.wait_until(until)?;
+        }
+        if now >= started + PATIENCE && !is_announced {
+            is_announced = true;
+            log::warn!(
+                "waiting up to {} s for the disks of {vg}; {}",
+                timeout.as_secs(),
+                group::describe(&disks.read, request)
+            );
+        }
+        let changed = events.wait_until(limit.end.min(now + PAUSE))?;
         disks.look_at(changed.unwrap_or_else(|| disks.all()), vg);
     }
-    let waited = timeout.as_secs();
+    let waited = started.elapsed().as_secs();
     disks.look_into_arrays(request);
     let candidates = group::candidates(&disks.read, request);
     let Some(group) = group::last_choice(candidates, request)? else {
@@ -94,6 +90,32 @@ pub fn for_group(request: &Request) -> Result<Group> {
         log::warn!("{missing} disks of {vg} are missing after {waited} s, trying without");
     }
     Ok(group)
+}
+
+/// How long is waited for disks.
+struct Limit {
+    end: Instant,
+    /// Until when arrays count.
+    end_of_arrays: Instant,
+}
+
+impl Limit {
+    fn new(started: Instant, timeout: Duration) -> Self {
+        let end = started + timeout;
+        Self {
+            end,
+            end_of_arrays: end + ARRAY_PATIENCE,
+        }
+    }
+
+    /// Whether nothing is waited for any more. As long as somebody is asked for a password, or an array is not started,
+    /// and for a while after that, disks may still come.
+    fn is_reached(&mut self, now: Instant, is_asked: bool, has_unstarted_array: bool) -> bool {
+        if is_asked || has_unstarted_array && now < self.end_of_arrays {
+            self.end = self.end.max(now + QUIET);
+        }
+        now >= self.end
+    }
 }
 
 /// Whether someone is asked for a password: disks may be there as soon as it is typed
@@ -195,6 +217,36 @@ impl Disks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_and_an_array_are_waited_for_and_what_comes_of_them() {
+        /// Seconds from when to when something is so.
+        type Span = (u64, u64);
+        const NEVER: Span = (0, 0);
+        for (asked, unstarted, expected) in [
+            (NEVER, NEVER, 90),
+            // What was typed early takes no time of others.
+            ((5, 10), NEVER, 90),
+            // At the last moment, and later.
+            ((5, 89), NEVER, 118),
+            ((5, 300), NEVER, 329),
+            // The array is started, and has to be unlocked.
+            ((122, 200), (2, 120), 229),
+            // Nobody starts it.
+            (NEVER, (2, 1000), 209),
+            ((5, 300), (2, 1000), 329),
+        ] {
+            let started = Instant::now();
+            let mut limit = Limit::new(started, Duration::from_secs(90));
+            let is_so = |second: u64, span: Span| (span.0..span.1).contains(&second);
+            let ends = |second: &u64| {
+                let now = started + Duration::from_secs(*second);
+                limit.is_reached(now, is_so(*second, asked), is_so(*second, unstarted))
+            };
+            let end = (0..2000).find(ends);
+            assert_eq!(end, Some(expected), "{asked:?} {unstarted:?}");
+        }
+    }
 
     #[test]
     fn an_array_that_was_not_started_is_waited_for_and_a_container_is_not() {

@@ -225,7 +225,13 @@ pub fn parse(text: &str, vg: &str) -> Result<Option<Metadata>> {
     for (name, volume) in volumes.into_iter().flat_map(text::Section::sections) {
         if volume.list("status").any(|flag| flag == "VISIBLE") {
             let tags: Vec<&str> = volume.list("tags").collect();
-            let role = Role::of(name, &tags);
+            let mut segments = volume.sections();
+            let is_pool = segments.any(|(_, of)| of.text("type") == Some("thin-pool"));
+            let role = match Role::of(name, &tags) {
+                // Anyone can put a tag on anything.
+                Role::Pool if !is_pool => Role::Foreign,
+                role => role,
+            };
             metadata.volumes.push((name.to_owned(), role));
             if role == Role::Volume {
                 let tags = tags.into_iter().map(str::to_owned).collect();

@@ -21,6 +21,7 @@ scenarios![
     an_update_of_a_host_with_systemd_boot,
     a_host_that_was_adopted_keeps_what_it_had,
     an_update_that_does_not_come_up_is_not_taken_again,
+    an_update_in_the_place_of_another_falls_back_to_what_runs,
     an_update_makes_the_initramfs_anew_for_what_the_host_has_changed,
     what_an_update_puts_into_a_layer_gets_the_labels_of_its_policy,
     packages_of_rpm_that_do_not_come_along_are_told,
@@ -390,6 +391,26 @@ fn an_update_that_does_not_come_up_is_not_taken_again() -> Result<()> {
         "update /var/tmp/next.tar",
         "--retry takes it again",
     )?;
+    is_clean(&mut vm)
+}
+
+/// The layer that is dropped was the default already, although it never came up.
+fn an_update_in_the_place_of_another_falls_back_to_what_runs() -> Result<()> {
+    let (_disk, mut vm) = Host::running(Loader::Grub, "update-replaced")?;
+    vm.ok(&script("make-extra")?)?;
+    vm.ok("cp /root/Extra /root/Other && tune2fs -U random /root/Other")?;
+    vm.ok_for(
+        "imgbased-helper update --name Extra --tries 0 /root/Extra",
+        SLOW,
+    )?;
+    assert_eq!(json(&mut vm, "status")?["default"], "Extra+1");
+    is_refused(&mut vm, "update /root/Other", "waits for a restart")?;
+    let replace = "imgbased-helper update --replace --name Other /root/Other 2>&1";
+    let said = vm.ok_for(replace, SLOW)?;
+    ensure!(said.contains("then Base-0.1 boots again"), "{said}");
+    assert_eq!(json(&mut vm, "status")?["default"], "Base-0.1");
+    let layers = "lvm lvs --noheadings -o lv_name @imgbased:layer | xargs";
+    assert_eq!(vm.ok(layers)?, "Base-0.1 Other+1");
     is_clean(&mut vm)
 }
 

@@ -467,6 +467,16 @@ fn take(context: &Context, tx: &mut Transaction, update: &Update) -> Result<Done
         facts(&group, &booted, &selection, None).waiting() == done.replaced,
         "another command has changed what boots next; nothing was updated"
     );
+    // A layer that never came up, and is about to be dropped, is nothing to fall back to.
+    let selection = match &done.replaced {
+        Some(replaced) if selection.default.as_deref() == Some(replaced.as_str()) => {
+            let entry = boot.entry_of(&booted)?;
+            let entry = entry.with_context(|| format!("{booted} has no boot entry"))?;
+            boot.confirm(tx, &booted, &entry)?;
+            boot.selection()?
+        }
+        _ => selection,
+    };
     let told = Told::of(context, tx, &group, update.leave())?;
     let (new, found) = merged_layer(context, tx, &group, &base, &told, &|root| {
         judge(update, &running, root).map(drop)
