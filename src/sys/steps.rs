@@ -30,6 +30,9 @@ pub struct Steps {
     taken: Cell<u32>,
     kill_after: Option<u32>,
     fail_at: Option<u32>,
+    /// The same when all that it does is done.
+    #[cfg(test)]
+    fail_after: Option<u32>,
 }
 
 impl Steps {
@@ -50,6 +53,14 @@ impl Steps {
         }
     }
 
+    #[cfg(test)]
+    pub fn failing_after(step: u32) -> Self {
+        Self {
+            fail_after: Some(step),
+            ..Self::default()
+        }
+    }
+
     /// Takes the next step.
     pub fn take(&self, perform: impl FnOnce() -> Result<()>) -> Result<()> {
         let number = self.taken.get() + 1;
@@ -60,6 +71,10 @@ impl Steps {
         let done = perform();
         if self.kill_after == Some(number) {
             raise(Signal::SIGKILL)?;
+        }
+        #[cfg(test)]
+        if self.fail_after == Some(number) {
+            bail!("step {number} fails when it is done");
         }
         done
     }

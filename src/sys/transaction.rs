@@ -149,6 +149,25 @@ enum Undo {
     Work(Box<dyn Fn() -> Result<()>>),
 }
 
+impl Undo {
+    /// Whether it is so already, since the step failed before it had changed anything.
+    fn is_needless(&self) -> bool {
+        let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+        match self {
+            Self::Run(_) | Self::Work(_) => false,
+            Self::Remove(path) => !is_there(path),
+            Self::Rename(_, to) => is_there(to),
+            Self::Restore(path, content, mode) => {
+                let is_same = |metadata: fs::Metadata| {
+                    metadata.permissions().mode() & 0o7777 == *mode
+                        && fs::read(path).is_ok_and(|found| found == *content)
+                };
+                fs::metadata(path).is_ok_and(is_same)
+            }
+        }
+    }
+}
+
 /// Names an undo step, to run it early with [`Transaction::undo_now`].
 pub struct UndoStep(u32);
 
@@ -362,9 +381,8 @@ impl Transaction<'_> {
 
     fn put(&mut self, path: &Path, action: &Action) -> Result<()> {
         let old = self.old(path)?;
-        self.step(action)?;
-        self.remember(old.unwrap_or_else(|| Undo::Remove(path.to_owned())));
-        Ok(())
+        let undo = old.unwrap_or_else(|| Undo::Remove(path.to_owned()));
+        self.step_undoable(action, Some(undo))
     }
 
     /// What gives a file back what it holds now; `None` if it is not there.
@@ -384,12 +402,8 @@ impl Transaction<'_> {
     /// Copies a file whose name says what it holds, with the same care as [`Transaction::write`]. One of
     /// that name was damaged: an undo leaves the new one in its place.
     pub fn copy(&mut self, from: &Path, to: &Path, mode: u32) -> Result<()> {
-        let is_new = !to.exists();
-        self.step(&Action::Copy(from, to, mode))?;
-        if is_new {
-            self.remember(Undo::Remove(to.to_owned()));
-        }
-        Ok(())
+        let undo = (!to.exists()).then(|| Undo::Remove(to.to_owned()));
+        self.step_undoable(&Action::Copy(from, to, mode), undo)
     }
 
     /// Creates a directory and those above it; nothing if it is there. It stays.
@@ -407,19 +421,14 @@ impl Transaction<'_> {
     }
 
     pub fn rename(&mut self, from: &Path, to: &Path) -> Result<()> {
-        self.step(&Action::Rename(from, to))?;
-        self.remember(Undo::Rename(to.to_owned(), from.to_owned()));
-        Ok(())
+        let undo = Undo::Rename(to.to_owned(), from.to_owned());
+        self.step_undoable(&Action::Rename(from, to), Some(undo))
     }
 
     /// Removes a small file.
     pub fn remove(&mut self, path: &Path) -> Result<()> {
         let old = self.old(path)?;
-        self.step(&Action::Remove(path))?;
-        if let Some(old) = old {
-            self.remember(old);
-        }
-        Ok(())
+        self.step_undoable(&Action::Remove(path), old)
     }
 
     /// Removes files after the commit, since that is not undone. `files` says then which.
@@ -456,6 +465,15 @@ impl Transaction<'_> {
         self.perform(action)
     }
 
+    /// A step that changes a file can fail when that is done, as when the disk does not take it: it is undone then as well.
+    fn step_undoable(&mut self, action: &Action, undo: Option<Undo>) -> Result<()> {
+        self.begin()?;
+        if let Some(undo) = undo {
+            self.remember(undo);
+        }
+        self.perform(action)
+    }
+
     fn perform(&self, action: &Action) -> Result<()> {
         if self.writer.dry_run {
             return show(action);
@@ -465,6 +483,9 @@ impl Transaction<'_> {
 
     /// Runs an undo step, whatever signals ask for.
     fn revert(&self, undo: &Undo) -> Result<()> {
+        if undo.is_needless() {
+            return Ok(());
+        }
         let actions = match undo {
             Undo::Run(cmd) => return self.perform(&Action::Run(cmd)),
             Undo::Work(undo) => return self.writer.steps.take(undo),
@@ -729,16 +750,32 @@ mod tests {
             bail!("no")
         });
         assert!(failed.is_err());
-        assert_eq!(
-            names(&dir),
-            ["copied-over", "removed", "renamed", "replaced"]
-        );
-        for name in ["replaced", "removed", "renamed"] {
-            assert_eq!(fs::read(path(name)).unwrap(), b"old", "{name}");
+        let are_as_before = |copied: &[u8], what: &str| {
+            let there = ["copied-over", "removed", "renamed", "replaced"];
+            assert_eq!(names(&dir), there, "{what}");
+            for name in ["replaced", "removed", "renamed"] {
+                assert_eq!(fs::read(path(name)).unwrap(), b"old", "{what}: {name}");
+            }
+            assert_eq!(fs::read(path("copied-over")).unwrap(), copied, "{what}");
+            let mode = fs::metadata(path("replaced")).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o640, "{what}");
+        };
+        are_as_before(b"newer", "all is undone");
+        fs::write(path("copied-over"), "damaged").unwrap();
+        // A step can fail when all that it does is done, as when its directory cannot be flushed.
+        for step in 1..=8 {
+            let copied: &[u8] = if step < 7 { b"damaged" } else { b"newer" };
+            let steps = [
+                (Steps::failing_at(step), step < 8),
+                (Steps::failing_after(step), false),
+            ];
+            for (steps, is_before) in steps {
+                let writer = Writer { steps, ..writer() };
+                assert!(writer.transaction(change).is_err());
+                let copied = if is_before { b"damaged" } else { copied };
+                are_as_before(copied, &format!("step {step}"));
+            }
         }
-        assert_eq!(fs::read(path("copied-over")).unwrap(), b"newer");
-        let mode = fs::metadata(path("replaced")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o7777, 0o640);
 
         writer().transaction(change).unwrap();
         assert_eq!(
