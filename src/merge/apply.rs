@@ -255,10 +255,17 @@ impl Applier {
                 self.open.extend(end.map(|end| (path.to_owned(), end)));
                 dir.set_meta(name, &put.meta, None)
             }
-            (Content::Bytes(content), _) => dir.replace(name, &mut |temporary| {
-                dir.create(temporary)?.write_all(content)?;
-                dir.set_meta(temporary, &put.meta, put.mtime)
-            }),
+            (Content::Bytes(content), _) => {
+                dir.replace(name, &mut |temporary| {
+                    dir.create(temporary)?.write_all(content)?;
+                    dir.set_meta(temporary, &put.meta, put.mtime)
+                })?;
+                let layer = self.layer.as_mut().map(|layer| layer.place(path));
+                match layer.transpose()?.flatten() {
+                    Some((from, of)) => keep_locks(node_of(&from, &of)?.as_ref(), dir, name),
+                    None => Ok(()),
+                }
+            }
             (Content::Layer, _) => {
                 let from = match &mut self.layer {
                     Some(layer) => layer.place(path)?,
@@ -312,8 +319,12 @@ impl Applier {
         if let Some((first, meta)) = self.copied.get(&node.stat.id).filter(|_| has_more_names)
             && let (true, Some((first_dir, first))) = (*meta == put.meta, self.copy.place(first)?)
         {
-            return dir.replace(name, &mut |temporary| {
-                dir.link(temporary, &first_dir, &first)
+            // One that is immutable takes no further name.
+            let node = first_dir.node(&first)?;
+            return node.lifted(|| {
+                dir.replace(name, &mut |temporary| {
+                    dir.link(temporary, &first_dir, &first)
+                })
             });
         }
         let is_lasting = self.is_lasting;
@@ -325,15 +336,20 @@ impl Applier {
             }
             dir.set_meta(temporary, &put.meta, Some(node.stat.mtime))
         })?;
-        let locks = node.locks()?;
-        if !locks.is_empty() {
-            dir.node(name)?.set_locks(locks)?;
-        }
+        keep_locks(Some(&node), dir, name)?;
         if has_more_names {
             let copied = (path.to_owned(), put.meta.clone());
             self.copied.entry(node.stat.id).or_insert(copied);
         }
         Ok(())
+    }
+}
+
+/// Gives a name the flags of chattr(1) of what it is a copy of.
+fn keep_locks(of: Option<&Node>, dir: &Dir, name: &OsStr) -> io::Result<()> {
+    match of.map(Node::locks).transpose()? {
+        Some(locks) if !locks.is_empty() => dir.node(name)?.set_locks(locks),
+        _ => Ok(()),
     }
 }
 

@@ -93,8 +93,23 @@ impl Dir {
     }
 
     /// Has what is at a name here and what is at one in `other` change places, in one moment. One of them need not
-    /// be there. The same once more undoes it.
+    /// be there. Both keep their flags of chattr(1). The same once more undoes it.
     pub fn exchange(&self, name: &OsStr, other: &Self, of: &OsStr) -> io::Result<()> {
+        let held = [self.held(name)?, other.held(of)?];
+        let exchange = || self.exchange_unlocked(name, other, of);
+        let exchange = || lifted(held[1].as_ref(), exchange);
+        lifted(held[0].as_ref(), exchange)
+    }
+
+    /// What has this name, if anything has.
+    fn held(&self, name: &OsStr) -> io::Result<Option<Node>> {
+        match self.node(name) {
+            Err(error) if is_no_dir(&error) => Ok(None),
+            node => node.map(Some),
+        }
+    }
+
+    fn exchange_unlocked(&self, name: &OsStr, other: &Self, of: &OsStr) -> io::Result<()> {
         let here = (&self.fd, name, self.stat_of(name)?.is_some());
         let there = (&other.fd, of, other.stat_of(of)?.is_some());
         let (from, to) = if there.2 {
@@ -247,6 +262,14 @@ impl Dir {
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+/// See [`Node::lifted`].
+fn lifted<T>(node: Option<&Node>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    match node {
+        Some(node) => node.lifted(act),
+        None => act(),
     }
 }
 

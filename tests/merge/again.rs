@@ -304,6 +304,46 @@ fn immutable_files_come_and_go() {
     lock("-i", &copy);
 }
 
+/// Of two names of a file one is the first to come.
+#[test]
+fn immutable_files_stay_that() {
+    let merge = Merge::new();
+    make_all(
+        &merge,
+        "layer",
+        &["srv/one f1", "root/later f1", "root/mode f1", "etc/own 1"],
+    );
+    let layer = merge.root("layer");
+    fs::hard_link(layer.join("srv/one"), layer.join("root/two")).expect("a name");
+    let lock = |flag: &str, path: &Path| runs("chattr", &[flag.as_ref(), path.as_os_str()]);
+    if !lock("+i", &layer.join("srv/one")) {
+        return lacks("chattr(1)");
+    }
+    lock("+i", &layer.join("root/mode"));
+    lock("+a", &layer.join("etc/own"));
+    let waiting = Waiting::new(merge, Told::default());
+    let (later, mode) = (waiting.layer("root/later"), waiting.layer("root/mode"));
+    lock("+i", &later);
+    lock("-i", &mode);
+    fs::set_permissions(&mode, fs::Permissions::from_mode(0o600)).expect("a mode");
+    lock("+i", &mode);
+    assert!(waiting.again().is_empty());
+    let copy = |path: &str| waiting.merge.root("copy").join(path);
+    let inode = |path: &str| fs::metadata(copy(path)).expect("a file");
+    assert_eq!(inode("srv/one").ino(), inode("root/two").ino());
+    assert_eq!(inode("root/mode").mode() & 0o777, 0o600);
+    for path in ["srv/one", "root/later", "root/mode", "etc/own"] {
+        assert!(fs::write(copy(path), "").is_err(), "{path}");
+    }
+    for root in ["layer", "copy"] {
+        for path in ["srv/one", "root/later", "root/mode", "etc/own"] {
+            let path = waiting.merge.root(root).join(path);
+            lock("-i", &path);
+            lock("-a", &path);
+        }
+    }
+}
+
 /// The bytes that this thread has read from files.
 fn bytes_read() -> Option<u64> {
     let io = fs::read_to_string("/proc/thread-self/io").ok()?;

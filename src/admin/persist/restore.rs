@@ -4,7 +4,7 @@
 //! removed when all is done. So each path is the old or the new one, whenever somebody reads it.
 
 use std::cell::RefCell;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -397,7 +397,7 @@ impl Copier {
         let (there, of) = place(&self.there, path)?.context("the base does not have it")?;
         let wanted = merge::owned(&there.node(&of)?, &self.ids)?;
         let old = merge::owned(&dir.node(&name)?, &Ids::default())?;
-        dir.set_meta(&name, &wanted, None)?;
+        set_meta(&dir, &name, &wanted)?;
         Ok(Done::Meta(dir, name, old))
     }
 }
@@ -422,9 +422,15 @@ impl Done {
     fn again(&self) -> io::Result<()> {
         match self {
             Self::Exchange(here, staged, name) => here.exchange(name, staged, name),
-            Self::Meta(dir, name, old) => dir.set_meta(name, old, None),
+            Self::Meta(dir, name, old) => set_meta(dir, name, old),
         }
     }
+}
+
+/// What chattr(1) has made immutable stays that.
+fn set_meta(dir: &Dir, name: &OsStr, meta: &Meta) -> io::Result<()> {
+    let node = dir.node(name)?;
+    node.lifted(|| dir.set_meta(name, meta, None))
 }
 
 impl Stage {

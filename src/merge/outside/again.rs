@@ -236,7 +236,7 @@ impl Stager<'_> {
     }
 }
 
-/// Whether the copy of a file holds what the layer has. One of several names is always copied, so that those stay
+/// Whether the copy of a file holds what the layer has, and has its flags of chattr(1). One of several names is always copied, so that those stay
 /// names of one file, and of no other one.
 fn is_same(visit: &Visit) -> Result<bool> {
     let (Some(layer), Some(there)) = (place(visit, LAYER), place(visit, COPY)) else {
@@ -249,7 +249,9 @@ fn is_same(visit: &Visit) -> Result<bool> {
         return Ok(false);
     }
     match (layer.node()?, there.node()?) {
-        (Some(layer), Some(there)) => Ok(layer.has_same_content(&there)?),
+        (Some(layer), Some(there)) => {
+            Ok(layer.locks()? == there.locks()? && layer.has_same_content(&there)?)
+        }
         _ => Ok(false),
     }
 }
@@ -313,7 +315,10 @@ impl Places<'_> {
                     return Ok(false);
                 }
             }
-            Step::Meta(meta, mtime) => dir.set_meta(&name, meta, *mtime)?,
+            Step::Meta(meta, mtime) => {
+                let node = dir.node(&name)?;
+                node.lifted(|| dir.set_meta(&name, meta, *mtime))?;
+            }
             Step::Needed(..) if there == Some(Kind::Dir) => return Ok(true),
             Step::Dir(meta, mtime) | Step::Needed(meta, mtime) => {
                 if there == Some(Kind::Dir) {
@@ -341,12 +346,7 @@ impl Places<'_> {
         if from.stat_of(&of)?.is_none() {
             return Ok(false);
         }
-        // To change places takes the flags of chattr(1) from it.
-        let locks = from.node(&of)?.locks()?;
         from.exchange(&of, dir, name)?;
-        if !locks.is_empty() {
-            dir.node(name)?.set_locks(locks)?;
-        }
         Ok(true)
     }
 
