@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::decide::Owner;
-use super::users::{GROUP, Merged, Name, PASSWD, UserFiles, numbered};
+use super::reown::mapped;
+use super::users::{GROUP, Ids, Merged, Name, PASSWD, UserFiles, numbered};
 use super::{LAYER, NEW};
-use crate::tree::{Meta, Stat};
+use crate::tree::{Meta, Stat, Xattrs};
 
 /// The users and groups of the sides of a merge, and of what it makes of them.
 #[derive(Clone)]
@@ -15,6 +16,8 @@ pub struct Owners {
     host: Names,
     users: BTreeMap<Name, u32>,
     groups: BTreeMap<Name, u32>,
+    /// Which numbers of each side are other ones on the host.
+    ids: [Ids; 3],
 }
 
 impl Owners {
@@ -24,6 +27,7 @@ impl Owners {
         for side in [&mut *old, &mut *new] {
             side.rename(merged);
         }
+        let ids = [old.to_host(merged), Ids::default(), merged.ids.clone()];
         // Files of users that the layer has deleted are still those users'.
         layer.add(old);
         let mut host = Names::of(&merged.files);
@@ -33,6 +37,7 @@ impl Owners {
             host,
             users: merged.users.clone(),
             groups: merged.groups.clone(),
+            ids,
         }
     }
 
@@ -40,7 +45,13 @@ impl Owners {
     pub fn on_host(&self) -> Self {
         let mut owners = self.clone();
         owners.sides[NEW] = self.host.clone();
+        owners.ids[NEW] = Ids::default();
         owners
+    }
+
+    /// The attributes of a file of a side, with the numbers that those have on the host whom its ACLs name.
+    pub fn xattrs(&self, side: usize, xattrs: Xattrs) -> Xattrs {
+        mapped(xattrs, &self.ids[side])
     }
 
     /// Who owns a file of a side.
@@ -121,6 +132,19 @@ impl Names {
                     name.clone_from(now);
                 }
             }
+        }
+    }
+
+    /// Which of the numbers are other ones on the host.
+    fn to_host(&self, merged: &Merged) -> Ids {
+        let moved = |names: &BTreeMap<u32, String>, host: &BTreeMap<Name, u32>| {
+            let of_host = |(id, name): (&u32, &String)| Some((*id, *host.get(name.as_bytes())?));
+            let all = names.iter().filter_map(of_host);
+            all.filter(|(id, now)| id != now).collect()
+        };
+        Ids {
+            users: moved(&self.users, &merged.users),
+            groups: moved(&self.groups, &merged.groups),
         }
     }
 

@@ -373,7 +373,7 @@ impl<'a> Planner<'a> {
             content: 0,
             mode: node.stat.mode,
             owner: self.owners.owner(side, &node.stat),
-            xattrs: node.xattrs()?,
+            xattrs: self.owners.xattrs(side, node.xattrs()?),
         };
         Ok(Side { node, state })
     }

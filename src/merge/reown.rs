@@ -69,18 +69,18 @@ pub(super) fn reowned(stat: &Stat, xattrs: &Xattrs, ids: &Ids) -> Meta {
         uid: map(&ids.users, stat.uid),
         gid: map(&ids.groups, stat.gid),
         mode: stat.mode,
-        xattrs: mapped(xattrs, ids),
+        xattrs: mapped(xattrs.clone(), ids),
     }
 }
 
-fn mapped(xattrs: &Xattrs, ids: &Ids) -> Xattrs {
-    let mut mapped = xattrs.clone();
-    for (name, value) in &mut mapped {
+/// Attributes whose ACLs name the same users and groups elsewhere.
+pub(super) fn mapped(mut xattrs: Xattrs, ids: &Ids) -> Xattrs {
+    for (name, value) in &mut xattrs {
         if ACLS.iter().any(|acl| name == acl) {
             map_acl(value, ids);
         }
     }
-    mapped
+    xattrs
 }
 
 fn map_acl(acl: &mut [u8], ids: &Ids) {

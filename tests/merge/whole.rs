@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use imgbased_helper::merge::{copy, ids_between};
 use imgbased_helper::tree::Dir;
 
+use crate::outside::{Told, update};
 use crate::tree::{GROUPS, Merge, USERS, describe, describe_all, lacks, make, own, run, runs};
 
 /// The attribute that holds the ACL of a file.
@@ -49,23 +50,7 @@ fn a_moved_number_takes_its_files_along() {
     make(&merge.etc("old").join("edited"), "f1");
     make(&merge.etc("layer").join("edited"), "f2 owner=33:33");
     make(&merge.etc("new").join("edited"), "f1");
-    // Of the owner, user 60, the group, group 4, the mask and all others (linux/posix_acl_xattr.h).
-    let acl = |user: u8| {
-        let entry = |tag: u8, right: u8, id: [u8; 4]| [&[tag, 0, right, 0][..], &id].concat();
-        let none = [0xff; 4];
-        let entries = [
-            entry(0x01, 6, none),
-            entry(0x02, 6, [user, 0, 0, 0]),
-            entry(0x04, 4, none),
-            entry(0x08, 4, [4, 0, 0, 0]),
-            entry(0x10, 6, none),
-            entry(0x20, 4, none),
-        ];
-        [vec![2, 0, 0, 0], entries.concat()].concat()
-    };
-    let flags = rustix::fs::XattrFlags::empty();
-    let can_have_acls =
-        rustix::fs::setxattr(merge.etc("new").join("web.conf"), ACL, &acl(60), flags).is_ok();
+    let can_have_acls = set_acl(&merge.etc("new").join("web.conf"), 60);
     let merged = merge.run();
     assert_eq!(read(&merge, "passwd"), USERS);
     let tool = merge.root("copy").join("usr/tool");
@@ -80,9 +65,77 @@ fn a_moved_number_takes_its_files_along() {
     if !can_have_acls {
         return lacks("ACLs");
     }
+    assert_eq!(acl_of(&merge.etc("copy").join("web.conf")), acl(33));
+}
+
+/// Of the owner, this user, the group, group 4, the mask and all others (linux/posix_acl_xattr.h).
+fn acl(user: u8) -> Vec<u8> {
+    let entry = |tag: u8, right: u8, id: [u8; 4]| [&[tag, 0, right, 0][..], &id].concat();
+    let none = [0xff; 4];
+    let entries = [
+        entry(0x01, 6, none),
+        entry(0x02, 6, [user, 0, 0, 0]),
+        entry(0x04, 4, none),
+        entry(0x08, 4, [4, 0, 0, 0]),
+        entry(0x10, 6, none),
+        entry(0x20, 4, none),
+    ];
+    [vec![2, 0, 0, 0], entries.concat()].concat()
+}
+
+/// Returns whether the filesystem takes ACLs.
+fn set_acl(path: &Path, user: u8) -> bool {
+    rustix::fs::setxattr(path, ACL, &acl(user), rustix::fs::XattrFlags::empty()).is_ok()
+}
+
+/// Empty if it has none.
+fn acl_of(path: &Path) -> Vec<u8> {
     let mut found = [0; 128];
-    let size = rustix::fs::getxattr(merge.etc("copy").join("web.conf"), ACL, &mut found);
-    assert_eq!(found[..size.expect("an ACL")], acl(33));
+    let size = rustix::fs::getxattr(path, ACL, &mut found).unwrap_or(0);
+    found[..size].to_vec()
+}
+
+/// The number that the image has for `web` is another user's on the host.
+#[test]
+fn acls_name_users_and_no_numbers() {
+    let merge = Merge::new();
+    let moved = USERS.replace("web:x:33:33", "web:x:60:33");
+    let host = USERS.to_owned() + "games:x:60:60::/:/bin/false\n";
+    for dir in ["etc", "srv"] {
+        // Of each file what the sides have, with the number in its ACL, and what is to be there in the end.
+        for (name, sides, wanted) in [
+            // The layer has edited it, and the ACL is the same.
+            ("edited", [("1", 60), ("2", 33), ("1", 60)], ("2", 33)),
+            // Nobody has touched it, and the image takes the right away.
+            ("untouched", [("1", 60), ("1", 33), ("1", 0)], ("1", 0)),
+            ("news", [("1", 60), ("1", 33), ("2", 60)], ("2", 33)),
+        ] {
+            let path = |side: &str| merge.root(side).join(dir).join(name);
+            for (side, (content, user)) in ["old", "layer", "new"].into_iter().zip(sides) {
+                make(&path(side), content);
+                if user > 0 && !set_acl(&path(side), user) {
+                    return lacks("ACLs");
+                }
+            }
+            make(&path("wanted"), wanted.0);
+            if wanted.1 > 0 {
+                set_acl(&path("wanted"), wanted.1);
+            }
+        }
+    }
+    write(&merge, "passwd", [&moved, &host, &moved]);
+    update(&merge, &Told::default());
+    for dir in ["etc", "srv"] {
+        for name in ["edited", "untouched", "news"] {
+            let [copy, wanted] =
+                ["copy", "wanted"].map(|side| merge.root(side).join(dir).join(name));
+            assert_eq!(acl_of(&copy), acl_of(&wanted), "{dir}/{name}");
+            assert_eq!(
+                fs::read(&copy).expect("a file"),
+                fs::read(&wanted).expect("a file")
+            );
+        }
+    }
 }
 
 #[test]
