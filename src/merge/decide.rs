@@ -213,14 +213,20 @@ fn parts(old: Option<&State>, layer: &State, new: &State, clash: Clash) -> Decis
         mode = Whose::Layer;
         merge.clash(Part::Mode);
     }
-    let owner = merge.pick(
+    let mut owner = merge.pick(
         Part::Owner,
         old.map(|old| &old.owner),
         &layer.owner,
         &new.owner,
     );
-    let xattrs = merge.xattrs(old, layer, new, is_edited);
     let of = |whose| if whose == Whose::Layer { layer } else { new };
+    // Nor those of somebody else.
+    let is_set = of(mode).mode & 0o6000 != 0 && layer.owner != new.owner;
+    if is_edited && owner == Whose::New && is_set {
+        owner = Whose::Layer;
+        merge.clash(Part::Owner);
+    }
+    let xattrs = merge.xattrs(old, layer, new, is_edited);
     let (mode, owner) = (of(mode).mode, of(owner).owner.clone());
     let is_new =
         content == Whose::New && (mode, &owner, &xattrs) == (new.mode, &new.owner, &new.xattrs);
@@ -416,6 +422,28 @@ mod tests {
             ("f1:4755", "f1:755", "f2:4755", "f2:755", "kept"),
             ("f1:755", "f2:755", "f1:4755", "f2:755", "Both [Mode]"),
             ("f1:755", "f1:755", "f2:4755", "f2:4755", "no"),
+            // And it runs as nobody else.
+            (
+                "f1:4755@a",
+                "f2:4755@a",
+                "f1:4755@root",
+                "f2:4755@a",
+                "Both [Owner]",
+            ),
+            (
+                "f1:755@a",
+                "f2:755@a",
+                "f1:755@root",
+                "f2:755@root",
+                "kept [Content]",
+            ),
+            (
+                "f1:4755@a",
+                "f1:4755@a",
+                "f2:4755@root",
+                "f2:4755@root",
+                "no",
+            ),
             ("d:755", "d:700", "d:755", "d:700", "kept"),
             // Owners.
             ("f1", "f1@a", "f1", "f1@a", "kept"),
