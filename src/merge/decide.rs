@@ -430,13 +430,7 @@ mod tests {
                 "f2:4755@a",
                 "Both [Owner]",
             ),
-            (
-                "f1:755@a",
-                "f2:755@a",
-                "f1:755@root",
-                "f2:755@root",
-                "kept [Content]",
-            ),
+            ("f1:755@a", "f2:755@a", "f1:755@root", "f2:755@root", "kept"),
             (
                 "f1:4755@a",
                 "f1:4755@a",

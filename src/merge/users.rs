@@ -16,7 +16,7 @@ use table::{FIELDS, Fields, NOBODY, number, range};
 pub(super) use look::numbered;
 pub use look::{Moved, entries, faults, moved};
 pub use table::{FILES, Name};
-pub(super) use table::{GROUP, GSHADOW, PASSWD, SHADOW, Table, id_of, list, shown};
+pub(super) use table::{GROUP, GSHADOW, PASSWD, SHADOW, Table, id_of, list, lists_of, shown};
 
 /// Numbers from here on are of people.
 const FIRST_PERSON: u32 = 1000;
@@ -27,24 +27,52 @@ const LAST_PERSON: u32 = 60000;
 pub struct UserFiles(pub [Option<Vec<u8>>; 6]);
 
 impl UserFiles {
-    /// The lines of names that other files do not have.
+    /// The lines of names that other files do not have, and of groups that they have the members whom those lack.
     pub fn lacked_by(&self, other: &Self) -> Self {
         fn name(line: &[u8]) -> &[u8] {
             let end = line.iter().position(|byte| *byte == b':');
             &line[..end.unwrap_or(line.len())]
         }
         let mut lacked = self.clone();
-        for (content, other) in lacked.0.iter_mut().zip(&other.0) {
+        for (file, (content, other)) in lacked.0.iter_mut().zip(&other.0).enumerate() {
             let (Some(lines), Some(other)) = (&*content, other) else {
                 continue;
             };
             let names: BTreeSet<&[u8]> = split(other).map(name).collect();
-            let lines = split(lines).filter(|line| !names.contains(name(line)));
-            let lines: Vec<u8> = lines.flat_map(|line| [line, b"\n"].concat()).collect();
-            *content = Some(lines);
+            let table = Table::parse(file, other);
+            let lines = split(lines).filter_map(|line| {
+                if names.contains(name(line)) {
+                    lacking_members(file, line, table.get(name(line))?)
+                } else {
+                    Some(line.to_vec())
+                }
+            });
+            *content = Some(
+                lines
+                    .flat_map(|line| [&line, &b"\n"[..]].concat())
+                    .collect(),
+            );
         }
         lacked
     }
+}
+
+/// The line of a group with nothing but the members that another line of the group lacks; nothing if it has them all.
+fn lacking_members(file: usize, line: &[u8], other: &Fields) -> Option<Vec<u8>> {
+    let mut fields: Fields = line
+        .split(|byte| *byte == b':')
+        .map(<[u8]>::to_vec)
+        .collect();
+    fields.get_mut(1)?.clear();
+    let mut is_any = false;
+    for at in lists_of(file) {
+        let (field, others) = (fields.get_mut(*at)?, list(&other[*at]));
+        let mut members = list(field);
+        members.retain(|name| !others.contains(name));
+        is_any |= !members.is_empty();
+        *field = members.join(&b',');
+    }
+    is_any.then(|| fields.join(&b':'))
 }
 
 /// Which numbers of users and groups in the new base are other ones on the host.

@@ -187,13 +187,29 @@ fn accounts_of_an_adopted_host_keep_their_numbers() {
     let admin = "admin:x:1000:1000::/home/admin:/bin/sh\n";
     let gone = "gone:x:1001:1001::/home/gone:/bin/sh\n";
     let other = "other:x:1000:1000::/home/other:/bin/sh\n";
-    for (side, users, groups) in [
-        ("old", &[admin, gone][..], &["admin:x:1000:\n"][..]),
-        ("layer", &[admin], &["admin:x:1000:\n"]),
-        ("new", &[gone, other], &["other:x:1000:\n"]),
+    for (side, users, groups, secrets) in [
+        (
+            "old",
+            &[admin, gone][..],
+            &["admin:x:1000:\n", "wheel:x:27:admin,web\n"][..],
+            "wheel:!:admin:admin,web\n",
+        ),
+        (
+            "layer",
+            &[admin],
+            &["admin:x:1000:\n", "wheel:x:27:web\n"],
+            "wheel:!::web\n",
+        ),
+        (
+            "new",
+            &[admin, gone, other],
+            &["other:x:1000:\n", "wheel:x:27:admin,other\n"],
+            "wheel:!:admin:admin,other\n",
+        ),
     ] {
         put(&merge, side, "etc/passwd", &lines(USERS, users));
         put(&merge, side, "etc/group", &lines(GROUPS, groups));
+        put(&merge, side, "etc/gshadow", secrets);
     }
     update(&merge, &told);
     let passwd = found(&merge, "etc/passwd");
@@ -201,6 +217,10 @@ fn accounts_of_an_adopted_host_keep_their_numbers() {
     assert!(passwd.contains("other:x:1002:1001:"), "{passwd}");
     // Deleted since the adoption.
     assert!(!passwd.contains("gone:"), "{passwd}");
+    let group = found(&merge, "etc/group");
+    assert!(group.contains("wheel:x:27:web,other\n"), "{group}");
+    let gshadow = found(&merge, "etc/gshadow");
+    assert!(gshadow.contains("wheel:!::web,other\n"), "{gshadow}");
 }
 
 #[test]

@@ -147,12 +147,10 @@ fn fields(file: usize, line: &[u8]) -> Option<Fields> {
 /// Gives the first line of a group the members of another one of it: a group with many can have several lines
 /// (login.defs(5), `MAX_MEMBERS_PER_GROUP`).
 fn add_members(file: usize, first: &mut Fields, more: &Fields) {
-    let lists: &[usize] = match file {
-        GROUP if first[2] == more[2] => &[3],
-        GSHADOW => &[2, 3],
-        _ => &[],
-    };
-    for at in lists {
+    if file == GROUP && first[2] != more[2] {
+        return;
+    }
+    for at in lists_of(file) {
         let mut members = list(&first[*at]);
         for name in list(&more[*at]) {
             if !members.contains(&name) {
@@ -160,6 +158,15 @@ fn add_members(file: usize, first: &mut Fields, more: &Fields) {
             }
         }
         first[*at] = members.join(&b',');
+    }
+}
+
+/// Which fields of a file list names.
+pub fn lists_of(file: usize) -> &'static [usize] {
+    match file {
+        GROUP => &[3],
+        GSHADOW => &[2, 3],
+        _ => &[],
     }
 }
 
