@@ -111,7 +111,12 @@ impl Names {
             let content = files.0[file].as_deref().unwrap_or_default();
             let mut names = BTreeMap::new();
             for (name, id) in numbered(file, content) {
-                names.entry(id).or_insert(name);
+                // An image can have another name for root before it.
+                if id == 0 && name == "root" {
+                    names.insert(id, name);
+                } else {
+                    names.entry(id).or_insert(name);
+                }
             }
             names
         };

@@ -91,7 +91,8 @@ impl Ids {
                 Table::parse(file, content)
             });
             let mut ids = BTreeMap::new();
-            for fields in from.entries() {
+            // Whatever that number is called, it has all rights on both.
+            for fields in from.entries().filter(|fields| id_of(fields) != 0) {
                 // A number can have several names.
                 let id = ids.entry(id_of(fields)).or_insert(0);
                 if *id == 0 {
@@ -227,10 +228,10 @@ impl<'a> Merge<'a> {
         let is_added = |name: &Name| layer.get(name).is_none() && old.get(name).is_none();
         let added: Vec<Name> = new.names().into_iter().filter(is_added).collect();
         let wanted = |name: &Name| new.get(name).map_or(NOBODY, id_of);
-        // First those that can have their own.
+        // First those that can have their own. That of root has all rights, whatever it is called.
         let mut ids: BTreeMap<Name, u32> = BTreeMap::new();
         for name in &added {
-            if used.insert(wanted(name)) {
+            if used.insert(wanted(name)) || wanted(name) == 0 {
                 ids.insert(name.clone(), wanted(name));
             }
         }
@@ -1087,21 +1088,39 @@ mod tests {
             files
         };
         let from = files(
-            "root:x:0:0:::\nweb:x:101:102:::\nweb2:x:101:102:::\ngone:x:103:103:::\n",
+            "admin:x:0:0:::\nroot:x:0:0:::\nweb:x:101:102:::\nweb2:x:101:102:::\ngone:x:103:103:::\n",
             "root:x:0:\nweb:x:102:\n",
         );
-        let to = files("root:x:0:0:::\nweb:x:201:202:::\n", "web:x:202:\n");
+        // Another name of root has a number of its own there.
+        let to = files(
+            "root:x:0:0:::\nadmin:x:999:0:::\nweb:x:201:202:::\n",
+            "web:x:202:\n",
+        );
         let moved = |is_group, old, new| Moved {
             is_group,
             name: "web".to_owned(),
             old,
             new,
         };
-        let wanted = [moved(false, 101, 201), moved(true, 102, 202)];
+        let admin = Moved {
+            name: "admin".to_owned(),
+            ..moved(false, 0, 999)
+        };
+        let wanted = [admin, moved(false, 101, 201), moved(true, 102, 202)];
         assert_eq!(super::moved(&from, &to), wanted);
         assert_eq!(super::moved(&from, &from), []);
         let ids = Ids::between(&from, &to);
-        assert_eq!(ids.users, [(0, 0), (101, 201), (103, 0)].into());
-        assert_eq!(ids.groups, [(0, 0), (102, 202)].into());
+        assert_eq!(ids.users, [(101, 201), (103, 0)].into());
+        assert_eq!(ids.groups, [(102, 202)].into());
+    }
+
+    #[test]
+    fn another_name_of_root_has_its_number() {
+        let root = "root:x:0:0:::\n";
+        let layer = files([root, "root:x:0:\n", "", "-"]);
+        let new = files([&format!("toor:x:0:0:::\n{root}"), "root:x:0:\n", "", "-"]);
+        let merged = merge_users([&layer, &layer, &new], SYSTEM);
+        assert_eq!(text(&merged, PASSWD), format!("toor:x:0:0:::\n{root}"));
+        assert_eq!(merged.ids, Ids::default());
     }
 }
