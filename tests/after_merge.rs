@@ -103,6 +103,7 @@ fn caches_are_refreshed() -> Result<()> {
     }
     trusted_authorities_are_those_of_the_host()?;
     policies_are_made_with_what_the_host_has_changed()?;
+    the_policy_of_cryptography_is_made_of_that_of_the_image()?;
     packages_of_rpm_are_told_by_each_root()?;
     what_is_put_there_is_labelled()
 }
@@ -249,13 +250,41 @@ fn trusted_authorities_are_those_of_the_host() -> Result<()> {
     Ok(())
 }
 
+/// Where the host has chosen more than one of the image's policies, what was made of them is in files.
+fn the_policy_of_cryptography_is_made_of_that_of_the_image() -> Result<()> {
+    let back_end = Path::new("etc/crypto-policies/back-ends/openssl.config");
+    for (is_file, words) in [(true, Some("--no-reload\n")), (false, None)] {
+        let root = root(None)?;
+        let path = root.path().join(back_end);
+        fs::create_dir_all(path.parent().context("it has a name")?)?;
+        if is_file {
+            fs::write(&path, "")?;
+        } else {
+            symlink("/usr/share/crypto-policies/DEFAULT/openssl.txt", &path)?;
+        }
+        program(
+            root.path(),
+            "usr/bin/update-crypto-policies",
+            "echo $* >/etc/list",
+        )?;
+        let writer = Writer::new("test", Duration::ZERO, false)?;
+        writer.transaction(|tx| refresh_caches(tx, root.path()))?;
+        let found = fs::read_to_string(root.path().join("etc/list")).ok();
+        ensure!(found.as_deref() == words, "{is_file}: {found:?}");
+    }
+    Ok(())
+}
+
 /// What was changed by semanage(8) and the like is in the policy of the image then.
 fn policies_are_made_with_what_the_host_has_changed() -> Result<()> {
     let store = "var/lib/selinux/targeted/active";
     for (own, words) in [
         (Some("ports.local"), Some("-s targeted -N -B\n")),
         (Some("modules/400/mine/cil"), Some("-s targeted -N -B\n")),
+        (Some("modules/disabled/base"), Some("-s targeted -N -B\n")),
+        (Some("disable_dontaudit"), Some("-s targeted -N -B\n")),
         (Some("modules/100/base/cil"), None),
+        (Some("modules/200/container/cil"), None),
         (None, None),
     ] {
         let root = root(None)?;

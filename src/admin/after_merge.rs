@@ -57,8 +57,14 @@ const DISTRUSTED: &str = "etc/ca-certificates.conf";
 const MARK: u8 = b'!';
 /// Where a policy of `SELinux` keeps what was changed by semanage(8) and the like, below the directory of its name.
 const POLICIES: &str = "var/lib/selinux";
-/// Modules of the priority that semodule(8) gives those of administrators.
-const OWN_MODULES: &str = "active/modules/400";
+/// The modules, by their priorities, and a list of those that are disabled. Packages have these priorities.
+const MODULES: &str = "active/modules";
+const OF_PACKAGES: [&str; 2] = ["100", "200"];
+/// There where semodule(8) was told to have all be audited.
+const AUDITS_ALL: &str = "disable_dontaudit";
+/// What update-crypto-policies(8) makes for each library, where that is no link to what the image has.
+const BACK_ENDS: &str = "etc/crypto-policies/back-ends";
+const UPDATE_CRYPTO_POLICIES: [&str; 2] = ["/usr/bin/update-crypto-policies", "--no-reload"];
 const SEMODULE: &str = "/usr/sbin/semodule";
 
 /// Has the layer that is mounted at `root` find the libraries of what was merged, trust the authorities that the host
@@ -86,6 +92,10 @@ pub fn refresh_caches(tx: &mut Transaction, root: &Path) -> Result<()> {
             &[SEMODULE, "-s", &policy, "-N", "-B"],
             "the policy of SELinux",
         );
+    }
+    if has_own_back_ends(&opened).context("cannot look for policies of cryptography")? {
+        // They were made of the policies of the image before.
+        add(&UPDATE_CRYPTO_POLICIES, "the policy of cryptography");
     }
     drop(opened);
     let is_there = |program: &str| real_path(root, program).is_ok_and(|path| path.is_file());
@@ -142,7 +152,7 @@ fn has_own_certificates(root: &Dir, trust: &Trust) -> Result<bool> {
         .any(|line| line.first() == Some(&MARK)))
 }
 
-/// The policies that the host has changed: with modules of its own, or with local settings.
+/// The policies that the host has changed: with modules of its own or without some of the image's, or with local settings.
 fn changed_policies(root: &Dir) -> Result<Vec<String>> {
     let mut changed = Vec::new();
     let Some(policies) = root.resolve_dir(Path::new(POLICIES))? else {
@@ -153,16 +163,40 @@ fn changed_policies(root: &Dir) -> Result<Vec<String>> {
             let dir = policies.resolve_dir(&Path::new(&name).join(below))?;
             Ok(dir.map_or(Ok(Vec::new()), |dir| dir.names())?)
         };
-        let is_local = |name: &OsString| Path::new(name).extension() == Some(OsStr::new("local"));
-        let plain = name.to_str().filter(|name| !name.starts_with('-'));
-        if let Some(plain) = plain
-            && (names("active")?.iter().any(is_local) || !names(OWN_MODULES)?.is_empty())
-        {
+        let Some(plain) = name.to_str().filter(|name| !name.starts_with('-')) else {
+            continue;
+        };
+        let is_local = |name: &OsString| {
+            name == AUDITS_ALL || Path::new(name).extension() == Some(OsStr::new("local"))
+        };
+        let mut is_changed = names("active")?.iter().any(is_local);
+        for kind in names(MODULES)? {
+            let is_of_packages = OF_PACKAGES.iter().any(|known| kind == *known);
+            let dir = Path::new(MODULES).join(&kind);
+            is_changed |= !is_of_packages && !names(&dir.to_string_lossy())?.is_empty();
+        }
+        if is_changed {
             changed.push(plain.to_owned());
         }
     }
     changed.sort_unstable();
     Ok(changed)
+}
+
+/// Whether the host has chosen more than one of the policies that the image has ready.
+fn has_own_back_ends(root: &Dir) -> Result<bool> {
+    let Some(dir) = root.resolve_dir(Path::new(BACK_ENDS))? else {
+        return Ok(false);
+    };
+    for name in dir.names()? {
+        if dir
+            .stat_of(&name)?
+            .is_some_and(|stat| stat.kind == Kind::File)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn forget_updated(root: &Path) -> Result<()> {
