@@ -26,6 +26,7 @@ use crate::model::kernel_options;
 use crate::model::layout::{Group, Role, Volume, tag};
 use crate::model::name::{LvName, next_layer};
 use crate::model::removal::Request;
+use crate::model::saved;
 use crate::model::trial::TRIES_MAX;
 use crate::sys::transaction::Transaction;
 use crate::tree::Dir;
@@ -197,7 +198,7 @@ impl Plan {
         let mut taken: Vec<String> = group.taken().map(str::to_owned).collect();
         let layer = loop {
             let layer = next_layer(&base, taken.iter().map(String::as_str))?;
-            if !boot.remembers(&layer)? {
+            if !boot.remembers(&layer)? && !saved::remembers(&group, &layer) {
                 break layer;
             }
             taken.push(layer.to_string());

@@ -1,10 +1,12 @@
 //! Removing layers and bases, for all verbs that do: out of the menu first, then the volumes.
 
 use std::io::{self, BufRead, IsTerminal};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use super::base::listings;
+use super::update::Waiting;
 use super::{Context, hooks, news, say, view, volume};
 use crate::boot::BootPartition;
 use crate::model::kernel_options;
@@ -37,8 +39,13 @@ pub fn remove(context: &Context, request: &Request, question: Option<&Question>)
     hooks::before_removal(context, &writer, &group, &names)?;
     deactivate(context, &writer, &group, &names)?;
     for (at, name) in names.iter().enumerate() {
+        // First: a later layer of this name would take them for its own.
+        volume::drop_saved(context, &writer, &group, name)?;
         writer.transaction(|tx| {
             boot.remove_last(tx, &names[..=at])?;
+            if context.root == Path::new("/") {
+                Waiting::forget(tx, name)?;
+            }
             // Nothing takes that back.
             tx.run(&context.lvm.remove(name))
         })?;
@@ -51,7 +58,7 @@ pub fn remove(context: &Context, request: &Request, question: Option<&Question>)
             log::warn!("the listing of a base that is gone may still be there: {error:#}");
         }
     }
-    volume::drop_saved(context, &writer, &group, &names)
+    Ok(())
 }
 
 fn is_base(group: &Group, name: &LvName) -> bool {

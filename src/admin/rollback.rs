@@ -121,9 +121,7 @@ fn go_back(
     if let (Some(problem), false) = (next.problem(), tx.is_dry_run()) {
         bail!("what is gone back to does not boot: {problem}");
     }
-    for swap in &swaps {
-        volume::swap(context, tx, &group, swap)?;
-    }
+    volume::exchange(context, tx, &group, &swaps)?;
     let boots = match next.id().and_then(|id| boot.layer_of(id)) {
         _ if tx.is_dry_run() => plan.to.as_ref().map(LvName::to_string),
         Some(name) => Some(name),

@@ -53,7 +53,7 @@ pub struct Metadata {
     pub disks: Vec<String>,
     /// The visible volumes with what they are to us.
     pub volumes: Vec<(String, Role)>,
-    /// Those that layers share, with their tags.
+    /// Those that layers share, and snapshots of them, with their tags.
     pub shared: Vec<(String, Vec<String>)>,
 }
 
@@ -233,7 +233,7 @@ pub fn parse(text: &str, vg: &str) -> Result<Option<Metadata>> {
                 role => role,
             };
             metadata.volumes.push((name.to_owned(), role));
-            if role == Role::Volume {
+            if matches!(role, Role::Volume | Role::Snapshot) {
                 let tags = tags.into_iter().map(str::to_owned).collect();
                 metadata.shared.push((name.to_owned(), tags));
             }

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::layout::{Group, Volume, tag};
+use super::layout::{Group, Role, Volume, tag};
 use super::name::LvName;
 use super::volume::{self, Mount};
 
@@ -44,7 +44,7 @@ impl Saved {
         })
     }
 
-    fn of(name: &str, tags: &[String]) -> Option<Self> {
+    pub fn of(name: &str, tags: &[String]) -> Option<Self> {
         let value = |prefix| tags.iter().find_map(|tag| tag.strip_prefix(prefix));
         let before = value(tag::BEFORE)?.to_owned();
         let mount = format!("{}{}", tag::MOUNT, value(tag::SNAPSHOT)?);
@@ -65,6 +65,38 @@ impl Saved {
             format!("{}{}", tag::BEFORE, self.before),
         ])
     }
+}
+
+/// Whether these are the tags of a snapshot that has begun to take the place of a volume: from then on it has, with all
+/// others from before the same layer.
+pub fn is_begun(tags: &[String]) -> bool {
+    tags.iter().any(|tag| tag == tag::VOLUME) && tags.iter().any(|t| t.starts_with(tag::BEFORE))
+}
+
+/// What is left to be swapped where that was interrupted.
+pub fn begun(group: &Group) -> Vec<Swap> {
+    let volumes = group.volumes.iter();
+    let begun = volumes.filter(|volume| is_begun(&volume.tags));
+    let begun: Vec<Saved> = begun.filter_map(|v| Saved::of(&v.name, &v.tags)).collect();
+    let mut all = all(group);
+    all.retain(|saved| begun.iter().any(|other| other.before == saved.before));
+    swaps_of(group, all)
+}
+
+/// The snapshots with the volumes that are mounted at their paths, or were.
+fn swaps_of(group: &Group, all: Vec<Saved>) -> Vec<Swap> {
+    let volumes = group.with_role(Role::Volume);
+    let volumes = volumes.filter(|volume| !is_begun(&volume.tags));
+    let volumes: Vec<(&str, &[String])> = volumes
+        .map(|volume| (volume.name.as_str(), volume.tags.as_slice()))
+        .collect();
+    let mounts = volume::mounts(&volumes, &mut |_| ());
+    let swap = |saved: Saved| {
+        let old = mounts.iter().find(|mount| mount.path == saved.mount.path);
+        let old = old.cloned();
+        Swap { saved, old }
+    };
+    all.into_iter().map(swap).collect()
 }
 
 /// The snapshots of a group. One with tags that nobody may have written is none.
@@ -124,18 +156,14 @@ pub fn swaps(group: &Group, to: Option<&LvName>, from: Option<&str>) -> Result<V
         "no snapshots of volumes were taken before a layer that has run since {to}; leave --with-volumes away, and the \
          volumes stay as they are; `update --snapshot-volumes` takes snapshots"
     );
-    let mounts = volume::mounts_of(group, &mut |_| ());
-    let mut swaps = Vec::new();
-    for saved in all {
-        let old = mounts.iter().find(|mount| mount.path == saved.mount.path);
+    let swaps = swaps_of(group, all);
+    for Swap { saved, old } in &swaps {
         ensure!(
-            !old.is_some_and(|old| old.moving),
+            !old.as_ref().is_some_and(|old| old.moving),
             "{} waits to move to its volume; restart, or `imgbased-helper volume remove {}`",
             saved.mount.path,
             saved.mount.path
         );
-        let old = old.filter(|old| old.name != saved.mount.name).cloned();
-        swaps.push(Swap { saved, old });
     }
     Ok(swaps)
 }
@@ -146,10 +174,16 @@ fn has_run_since(layer: &Volume, other: Option<&Volume>) -> bool {
     layer.is_good() && times.is_none_or(|(at, before)| at > before)
 }
 
-/// The snapshots that were taken before these layers ran.
-pub fn left_by(group: &Group, layers: &[LvName]) -> Vec<LvName> {
-    let is_of = |before: &str| layers.iter().any(|name| name.as_str() == before);
-    names(group, &is_of)
+/// The snapshots that were taken before a layer ran.
+pub fn left_by(group: &Group, layer: &LvName) -> Vec<LvName> {
+    names(group, &|before| layer.as_str() == before)
+}
+
+/// Whether there is a snapshot from before a layer of this name ran, also if that is gone.
+pub fn remembers(group: &Group, layer: &LvName) -> bool {
+    all(group)
+        .iter()
+        .any(|saved| saved.before == layer.as_str())
 }
 
 /// The snapshots whose layer is gone: nobody goes back from it.
@@ -335,7 +369,8 @@ mod tests {
             // The volume was removed since.
             (&both, &[one], Some("Base-0.1"), Ok(None)),
             // It was cut off before.
-            (&both, &[begun, var], Some("Base-0.1"), Ok(None)),
+            (&both, &[begun, var], Some("Base-0.1"), Ok(Some("var"))),
+            (&both, &[begun], Some("Base-0.1"), Ok(None)),
             // The layer is gone, so nobody knows when they were taken.
             (
                 &both[..1],
@@ -356,6 +391,37 @@ mod tests {
                     assert!(error.contains(expected), "{error}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_an_exchange_is_known() {
+        let var: (&str, &[&str]) = ("var", &[tag::VOLUME, "imgbased:mount=/var"]);
+        let home: (&str, &[&str]) = ("home", &[tag::VOLUME, "imgbased:mount=/home"]);
+        let of_home: (&str, &[&str]) = ("two", &["imgbased:snapshot=/home", SNAPSHOT[1]]);
+        let later: (&str, &[&str]) = ("later", &[SNAPSHOT[0], "imgbased:before=Base-2.1"]);
+        let one: (&str, &[&str]) = ("one", &SNAPSHOT);
+        let begun: (&str, &[&str]) = (
+            "one",
+            &[SNAPSHOT[0], SNAPSHOT[1], tag::VOLUME, "imgbased:mount=/var"],
+        );
+        for (volumes, wanted) in [
+            (&[var, home, one, of_home, later][..], &[][..]),
+            (
+                &[var, home, begun, of_home, later],
+                &[("one", Some("var")), ("two", Some("home"))],
+            ),
+            (&[begun, later], &[("one", None)]),
+        ] {
+            let found = super::begun(&group(volumes));
+            let found: Vec<(&str, Option<&str>)> = found
+                .iter()
+                .map(|Swap { saved, old }| {
+                    let old = old.as_ref().map(|old| old.name.as_str());
+                    (saved.mount.name.as_str(), old)
+                })
+                .collect();
+            assert_eq!(found, wanted, "{volumes:?}");
         }
     }
 
@@ -402,9 +468,7 @@ mod tests {
     fn a_snapshot_goes_with_the_layer_that_came_after_it() {
         let layer: (&str, &[&str]) = ("Base-1.1", &[tag::LAYER]);
         let one: (&str, &[&str]) = ("one", &SNAPSHOT);
-        let removed: LvName = "Base-1.1".parse().unwrap();
-        let other: LvName = "Base-0.1".parse().unwrap();
-        let layers = [other, removed];
+        let [removed, other] = ["Base-1.1", "Base-0.1"].map(|name| name.parse().unwrap());
         let used = [SNAPSHOT[0], SNAPSHOT[1], tag::VOLUME, "imgbased:mount=/var"];
         for (volumes, is_left, is_orphan) in [
             (&[layer, one][..], true, false),
@@ -414,13 +478,18 @@ mod tests {
             (&[("one", &used)], false, false),
         ] {
             let group = group(volumes);
-            assert_eq!(!left_by(&group, &layers).is_empty(), is_left, "{volumes:?}");
-            assert!(left_by(&group, &layers[..1]).is_empty());
+            assert_eq!(
+                !left_by(&group, &removed).is_empty(),
+                is_left,
+                "{volumes:?}"
+            );
+            assert!(left_by(&group, &other).is_empty());
+            assert!(remembers(&group, &removed) && !remembers(&group, &other));
             assert_eq!(!orphans(&group).is_empty(), is_orphan, "{volumes:?}");
         }
         // Somebody's snapshot of it would go as well.
         let mut group = group(&[one]);
         group.volumes[0].is_origin = true;
-        assert!(left_by(&group, &layers).is_empty() && orphans(&group).is_empty());
+        assert!(left_by(&group, &removed).is_empty() && orphans(&group).is_empty());
     }
 }

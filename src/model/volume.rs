@@ -6,9 +6,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::layout::{Group, Role, tag};
+use super::layout::{Group, Role, Volume, tag};
 use super::name::{LvName, VgName};
 use super::package_records;
+use super::saved::{self, Saved};
 
 /// What each layer brings itself, and what is of the machine: no volume is mounted there or below.
 const NEVER: [&str; 16] = [
@@ -124,12 +125,26 @@ impl Mount {
     }
 }
 
-/// Where these volumes are mounted, by their names and tags; a path comes before those below it. Of several with one
-/// path the first one counts. `complain` is told of what cannot be used.
+/// Where volumes are mounted, by their names and tags; a path comes before those below it. Of several with one path the
+/// first one counts. `complain` is told of what cannot be used.
+///
+/// Where snapshots have begun to take the places of volumes, all that belong together have: a host boots with the old
+/// volumes or with the new ones, and never with some of both.
 pub fn mounts(volumes: &[(&str, &[String])], complain: &mut dyn FnMut(&str)) -> Vec<Mount> {
-    let mut mounts: Vec<Mount> = Vec::new();
+    let begun: Vec<Saved> = volumes
+        .iter()
+        .filter(|(_, tags)| saved::is_begun(tags))
+        .filter_map(|(name, tags)| Saved::of(name, tags))
+        .collect();
+    let mut mounts: Vec<(bool, Mount)> = Vec::new();
     for (name, tags) in volumes {
-        let mount = match Mount::of(name, tags) {
+        let saved = Saved::of(name, tags);
+        let is_new = |saved: &Saved| begun.iter().any(|other| other.before == saved.before);
+        let (is_old, mount) = match saved.filter(is_new) {
+            Some(saved) => (false, Ok(Some(saved.mount))),
+            None => (true, Mount::of(name, tags)),
+        };
+        let mount = match mount {
             Ok(Some(mount)) => mount,
             Ok(None) => continue,
             Err(error) => {
@@ -137,12 +152,13 @@ pub fn mounts(volumes: &[(&str, &[String])], complain: &mut dyn FnMut(&str)) -> 
                 continue;
             }
         };
-        let at = mounts.partition_point(|m| (&m.path, &m.name) < (&mount.path, &mount.name));
-        mounts.insert(at, mount);
+        let key = (&mount.path, is_old, &mount.name);
+        let at = mounts.partition_point(|(is_old, m)| (&m.path, *is_old, &m.name) < key);
+        mounts.insert(at, (is_old, mount));
     }
-    mounts.dedup_by(|b, a| {
+    mounts.dedup_by(|(b_is_old, b), (a_is_old, a)| {
         let is_second = a.path == b.path;
-        if is_second {
+        if is_second && a_is_old == b_is_old {
             complain(&format!(
                 "{} is not mounted at {}: {} is",
                 b.name, b.path, a.name
@@ -150,16 +166,17 @@ pub fn mounts(volumes: &[(&str, &[String])], complain: &mut dyn FnMut(&str)) -> 
         }
         is_second
     });
-    mounts
+    mounts.into_iter().map(|(_, mount)| mount).collect()
 }
 
 /// The same for the volumes of a group.
 pub fn mounts_of(group: &Group, complain: &mut dyn FnMut(&str)) -> Vec<Mount> {
-    let shared = group.with_role(Role::Volume);
-    let shared: Vec<(&str, &[String])> = shared
+    let is_one = |volume: &&Volume| matches!(volume.role, Role::Volume | Role::Snapshot);
+    let volumes = group.volumes.iter().filter(is_one);
+    let volumes: Vec<(&str, &[String])> = volumes
         .map(|volume| (volume.name.as_str(), volume.tags.as_slice()))
         .collect();
-    mounts(&shared, complain)
+    mounts(&volumes, complain)
 }
 
 /// A path where a volume can be mounted, without the slashes and dots that mean nothing. Refuses any other.
@@ -377,6 +394,74 @@ mod tests {
         assert!(!mount("/variant", "x").is_required());
         assert_eq!(said.len(), 2, "{said:?}");
         assert_eq!(said[1], "c is not mounted at /var: b is");
+    }
+
+    #[test]
+    fn volumes_are_exchanged_together() {
+        let old = |path: &str| tags(&[tag::VOLUME, &format!("imgbased:mount={path}")]);
+        let before = "imgbased:before=Base-1.1";
+        let waits = |path: &str| tags(&[&format!("imgbased:snapshot={path}"), before]);
+        let begun = |path: &str| [waits(path), old(path)].concat();
+        let later = tags(&["imgbased:snapshot=/home", "imgbased:before=Base-2.1"]);
+        let none = Vec::new();
+        // The tags of two volumes and of their snapshots, step by step, and which are mounted.
+        for (of_old, of_new, is_new) in [
+            (
+                [old("/home"), old("/var")],
+                [waits("/home"), waits("/var")],
+                false,
+            ),
+            (
+                [old("/home"), old("/var")],
+                [begun("/home"), waits("/var")],
+                true,
+            ),
+            (
+                [old("/home"), old("/var")],
+                [begun("/home"), begun("/var")],
+                true,
+            ),
+            (
+                [none.clone(), old("/var")],
+                [begun("/home"), begun("/var")],
+                true,
+            ),
+            (
+                [none.clone(), none.clone()],
+                [begun("/home"), begun("/var")],
+                true,
+            ),
+            (
+                [none.clone(), none.clone()],
+                [old("/home"), begun("/var")],
+                true,
+            ),
+            (
+                [none.clone(), none.clone()],
+                [old("/home"), old("/var")],
+                true,
+            ),
+        ] {
+            let volumes: [(&str, &[String]); 5] = [
+                ("home", &of_old[0]),
+                ("var", &of_old[1]),
+                ("new-home", &of_new[0]),
+                ("new-var", &of_new[1]),
+                ("later", &later),
+            ];
+            let found = mounts(&volumes, &mut |said| panic!("{said}"));
+            let wanted = ["home", "var"].map(|name| {
+                mount(
+                    &format!("/{name}"),
+                    &if is_new {
+                        format!("new-{name}")
+                    } else {
+                        name.to_owned()
+                    },
+                )
+            });
+            assert_eq!(found, wanted, "{of_old:?} {of_new:?}");
+        }
     }
 
     #[test]

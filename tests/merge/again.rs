@@ -322,8 +322,8 @@ fn immutable_files_stay_that() {
     lock("+i", &layer.join("root/mode"));
     lock("+a", &layer.join("etc/own"));
     let waiting = Waiting::new(merge, Told::default());
-    let (later, mode) = (waiting.layer("root/later"), waiting.layer("root/mode"));
-    lock("+i", &later);
+    let mode = waiting.layer("root/mode");
+    lock("+i", &waiting.layer("root/later"));
     lock("-i", &mode);
     fs::set_permissions(&mode, fs::Permissions::from_mode(0o600)).expect("a mode");
     lock("+i", &mode);

@@ -68,7 +68,7 @@ fn a_moved_number_takes_its_files_along() {
     assert_eq!(acl_of(&merge.etc("copy").join("web.conf")), acl(33));
 }
 
-/// Of the owner, this user, the group, group 4, the mask and all others (linux/posix_acl_xattr.h).
+/// Of the owner, this user, the group, group 4, the mask and all others (`linux/posix_acl_xattr.h`).
 fn acl(user: u8) -> Vec<u8> {
     let entry = |tag: u8, right: u8, id: [u8; 4]| [&[tag, 0, right, 0][..], &id].concat();
     let none = [0xff; 4];

@@ -60,6 +60,8 @@ pub enum Repair {
     SkipActivation(LvName),
     AutoExtend(LvName),
     ImportDevices,
+    /// Of volumes for their snapshots.
+    Exchange,
     /// Of bases that are gone.
     RemoveListings,
     Rename,
@@ -102,6 +104,7 @@ impl Repair {
             | Self::SkipActivation(_)
             | Self::AutoExtend(_)
             | Self::ImportDevices
+            | Self::Exchange
             | Self::RemoveListings => Phase::Volumes,
             Self::SetDefault(_)
             | Self::Confirm(..)
@@ -128,6 +131,9 @@ impl fmt::Display for Repair {
             Self::SkipActivation(name) => write!(f, "have {name} stay inactive until it is booted"),
             Self::AutoExtend(name) => write!(f, "have {name} extended before it is full"),
             Self::ImportDevices => f.write_str("enter them in the devices file"),
+            Self::Exchange => {
+                f.write_str("have all snapshots from before that layer take their places")
+            }
             Self::RemoveListings => f.write_str("remove them"),
             Self::Rename => f.write_str(
                 "give them, what boots, and the fstab of each layer the name that it has",

@@ -4,10 +4,11 @@ use anyhow::{Result, anyhow, bail};
 
 use super::finding::{Finding, Phase, Repair};
 use crate::admin::base::listings;
-use crate::admin::{Context, boot, comment, layer, say};
+use crate::admin::{Context, boot, comment, layer, say, volume};
 use crate::boot::BootPartition;
 use crate::boot::entry::Entry;
 use crate::model::name::{LvName, VgUuid};
+use crate::model::saved;
 use crate::sys::transaction::{Transaction, Writer};
 
 /// What is looked at and repaired.
@@ -97,6 +98,10 @@ pub fn apply(context: &Context, tx: &mut Transaction, repair: &Repair) -> Result
         Repair::SkipActivation(name) => tx.run(&lvm.skip_activation(name)),
         Repair::AutoExtend(name) => tx.run(&lvm.auto_extend(name)),
         Repair::ImportDevices => tx.run(&lvm.import_devices()),
+        Repair::Exchange => {
+            let group = context.load()?;
+            volume::exchange(context, tx, &group, &saved::begun(&group))
+        }
         Repair::RemoveListings => listings::tidy(context, tx, &[]),
         Repair::WriteEntry(name) => {
             let all = layer::KernelChange::default();

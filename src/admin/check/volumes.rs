@@ -56,6 +56,11 @@ pub fn find(group: &Group, is_being_made: &dyn Fn(&Volume) -> bool, findings: &m
             findings.add(&volume.name, problem, Repair::RemoveVolume(name));
         }
     }
+    if let Some(swap) = saved::begun(group).first() {
+        let problem =
+            "is a snapshot that was taking the place of a volume when a rollback was interrupted";
+        findings.add(&swap.saved.mount.name, problem, Repair::Exchange);
+    }
     for name in saved::orphans(group) {
         let problem = "is a snapshot from before an update whose layer is gone";
         findings.advise(&name, problem, "lvremove(8) removes it");
@@ -213,6 +218,18 @@ pub mod tests {
             (
                 volume("home", &["imgbased:volume", "imgbased:mount=/home"]),
                 "",
+            ),
+            (
+                volume(
+                    "home",
+                    &[
+                        "imgbased:volume",
+                        "imgbased:mount=/home",
+                        "imgbased:snapshot=/home",
+                        "imgbased:before=Base-1.1",
+                    ],
+                ),
+                "home: have all snapshots from before that layer take their places",
             ),
             (
                 volume("etc", &["imgbased:volume", "imgbased:mount=/etc"]),

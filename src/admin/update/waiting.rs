@@ -132,6 +132,24 @@ impl Waiting {
         Ok(true)
     }
 
+    /// Has nothing be known any more of an update whose layer is about to be removed: a later layer of its name is another
+    /// one.
+    pub fn forget(tx: &mut Transaction, layer: &LvName) -> Result<()> {
+        let is_of_it = |waiting: Self| waiting.layer == layer.as_str();
+        if Self::read().is_some_and(is_of_it) {
+            tx.remove(Path::new(run::UPDATE))?;
+        }
+        let root = Dir::root(Path::new("/"))?;
+        let kept = merge_report::content(&root, KEPT).unwrap_or_default();
+        let kept = kept.and_then(|kept| serde_json::from_slice(&kept).ok());
+        if kept.is_some_and(is_of_it) {
+            tx.work(&"what was kept of an update is removed", |_| {
+                remove(&root, &[KEPT, KEPT_RECORD])
+            })?;
+        }
+        Ok(())
+    }
+
     /// Keeps it in the layer that runs, for a further start of that: with the record, unless it is there. Where nothing
     /// can be written there, the shutdown of this boot does without.
     fn keep(&self, tx: &mut Transaction, record: Option<&Record>) -> Result<()> {

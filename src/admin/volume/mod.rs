@@ -31,7 +31,7 @@ pub use fresh::{NewVolume, make_for_new_host};
 pub use list::paths;
 use list::{Unit, unit_of};
 use place::{shown, users_of};
-pub use saved::{drop_saved, save, swap};
+pub use saved::{drop_saved, exchange, save};
 
 /// Units of the administrator, which come before those of a generator.
 const OWN_UNITS: &str = "/etc/systemd/system";

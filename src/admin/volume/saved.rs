@@ -28,26 +28,35 @@ pub fn save(context: &Context, tx: &mut Transaction, before: &LvName) -> Result<
     Ok(names)
 }
 
-/// Has a snapshot be the volume of its path from the next start on. The old volume stays what is mounted until then, and
-/// is none of ours afterwards. The snapshot comes first: at each moment one of the two is mounted at a start.
-pub fn swap(context: &Context, tx: &mut Transaction, group: &Group, swap: &Swap) -> Result<()> {
+/// Has snapshots be the volumes of their paths from the next start on. The old volumes stay what is mounted until then,
+/// and are none of ours afterwards. The first tag decides for all of them, see [`crate::model::volume::mounts`]; what a
+/// kill leaves then `check --repair` finishes.
+pub fn exchange(
+    context: &Context,
+    tx: &mut Transaction,
+    group: &Group,
+    swaps: &[Swap],
+) -> Result<()> {
     let lvm = &context.lvm;
-    let Swap { saved, old } = swap;
-    let new: LvName = saved.mount.name.parse()?;
-    let tags = [tag::VOLUME.to_owned(), saved.mount.path_tag()];
-    let mut change = |name: &LvName, remove: &[String], add: &[String]| -> Result<()> {
-        let undo = lvm.exchange_tags(name, add, remove);
-        tx.run_undoable(&lvm.exchange_tags(name, remove, add), undo)
+    let mut change = |name: &str, remove: &[String], add: &[String]| -> Result<()> {
+        let name = name.parse()?;
+        let undo = lvm.exchange_tags(&name, add, remove);
+        tx.run_undoable(&lvm.exchange_tags(&name, remove, add), undo)
             .map(drop)
     };
-    change(&new, &[], &tags)?;
-    if let Some(old) = old {
-        let of_volume = [tag::VOLUME, tag::MOUNT, tag::MOUNT_OPTIONS];
-        let removed = own_tags(group, &old.name, &of_volume);
-        change(&old.name.parse()?, &removed, &[])?;
+    for Swap { saved, .. } in swaps {
+        let tags = [tag::VOLUME.to_owned(), saved.mount.path_tag()];
+        change(&saved.mount.name, &[], &tags)?;
     }
-    change(&new, &saved.tags()?, &[])?;
-    if let Some(old) = old {
+    let old = || swaps.iter().filter_map(|swap| swap.old.as_ref());
+    for old in old() {
+        let of_volume = [tag::VOLUME, tag::MOUNT, tag::MOUNT_OPTIONS];
+        change(&old.name, &own_tags(group, &old.name, &of_volume), &[])?;
+    }
+    for Swap { saved, .. } in swaps {
+        change(&saved.mount.name, &saved.tags()?, &[])?;
+    }
+    for old in old() {
         // It has the UUID of the filesystem that the snapshot has, so it is not activated with the group.
         tx.run(&lvm.skip_activation(&old.name.parse()?))?;
     }
@@ -63,14 +72,9 @@ fn own_tags(group: &Group, name: &str, begins: &[&str]) -> Vec<String> {
     tags.filter(is_one).cloned().collect()
 }
 
-/// Removes the snapshots that were taken before the layers ran that are removed.
-pub fn drop_saved(
-    context: &Context,
-    writer: &Writer,
-    group: &Group,
-    removed: &[LvName],
-) -> Result<()> {
-    for name in saved::left_by(group, removed) {
+/// Removes the snapshots that were taken before a layer ran, which is about to be removed.
+pub fn drop_saved(context: &Context, writer: &Writer, group: &Group, layer: &LvName) -> Result<()> {
+    for name in saved::left_by(group, layer) {
         let dropped = writer.transaction(|tx| tx.run(&context.lvm.remove(&name)));
         dropped.with_context(|| format!("the snapshot {name} is still there"))?;
     }
