@@ -632,7 +632,43 @@ fn volumes_go_back_with_their_layer_where_that_is_asked_for() -> Result<()> {
     vm.ok("lvm lvchange -qq -K -ay HostVG/srv-ext4 && mkdir -p /mnt/look && mount -o ro /dev/HostVG/srv-ext4 /mnt/look")?;
     assert_eq!(vm.ok("cat /mnt/look/file")?, "after");
     vm.ok("umount /mnt/look && lvm lvremove -qq --yes HostVG/srv-ext4 HostVG/srv-xfs")?;
-    is_clean(&mut vm)
+    is_clean(&mut vm)?;
+    volumes_go_back_together(&mut vm)
+}
+
+/// Where the power is cut as soon as the first of them has begun.
+fn volumes_go_back_together(vm: &mut Vm) -> Result<()> {
+    for path in ["ext4", "xfs"] {
+        vm.ok(&format!(
+            "lvm lvcreate -qq --snapshot --name new-{path} --setactivationskip n \
+             --addtag imgbased:snapshot=/srv/{path} --addtag imgbased:before=Base-1.1 \
+             HostVG/srv-{path}-before-Base-1.1 && echo later >/srv/{path}/file"
+        ))?;
+    }
+    is_clean(vm)?;
+    vm.ok(
+        "lvm lvchange -qq --addtag imgbased:volume --addtag imgbased:mount=/srv/ext4 HostVG/new-ext4",
+    )?;
+    let found = vm.run("imgbased-helper check")?;
+    ensure!(
+        found.status == 3 && found.text.contains("when a rollback was interrupted"),
+        "{}",
+        found.text
+    );
+    restart(vm)?;
+    has_come_up(vm)?;
+    assert_eq!(vm.ok("cat /srv/ext4/file /srv/xfs/file")?, "before\nbefore");
+    vm.ok("imgbased-helper check --repair")?;
+    is_clean(vm)?;
+    let tags = "lvm lvs --noheadings -o lv_name,lv_tags HostVG/new-ext4 HostVG/new-xfs | xargs";
+    assert_eq!(
+        vm.ok(tags)?,
+        "new-ext4 imgbased:mount=/srv/ext4,imgbased:volume new-xfs imgbased:mount=/srv/xfs,imgbased:volume"
+    );
+    let old = "lvm lvs --noheadings -o lv_tags HostVG/srv-ext4-before-Base-1.1 \
+               HostVG/srv-xfs-before-Base-1.1 | xargs";
+    assert_eq!(vm.ok(old)?, "");
+    Ok(())
 }
 
 /// What `volume list` says of a path.
