@@ -13,6 +13,7 @@ use super::entry::{BootSpec, Entry, Extra};
 use super::files::Files;
 use super::id;
 use super::root::{self, Kernel, Root, Source};
+use crate::sys::process::booted_at;
 use crate::sys::transaction::Transaction;
 
 /// The directory of the store on the boot partition.
@@ -196,6 +197,7 @@ impl Store<'_> {
             Some(found)
                 if is_right
                     || self.is_newer(&found.path, &[*copy])?
+                        && !self.is_of_other_layer(&found.path)?
                     || is_of_other(&found.path)? =>
             {
                 File::New(found.path)
@@ -214,11 +216,13 @@ impl Store<'_> {
             let initrds: Vec<&str> = of_version().map(|e| e.initrd.as_str()).collect();
             // What the partition hides of the root's own /boot is not seen here.
             let has_both = kernel.image.is_some() && kernel.initrd.is_some();
-            let is_newer = |source: Option<&Source>, copies: &[&str]| match source {
-                Some(source) if has_both || !copies.is_empty() => {
-                    self.is_newer(&source.path, copies)
-                }
-                _ => Ok(false),
+            let is_newer = |source: Option<&Source>, copies: &[&str]| -> Result<bool> {
+                let source = source.filter(|_| has_both || !copies.is_empty());
+                let Some(Source { path, .. }) = source else {
+                    return Ok(false);
+                };
+                Ok(self.is_newer(path, copies)?
+                    && (copies.is_empty() || !self.is_of_other_layer(path)?))
             };
             if is_newer(kernel.image.as_ref(), &images)?
                 || is_newer(kernel.initrd.as_ref(), &initrds)?
@@ -227,6 +231,25 @@ impl Store<'_> {
             }
         }
         Ok(changed)
+    }
+
+    /// Whether another layer has left a file on the partition, which all share: there is a copy of it already, and what runs
+    /// has not written it.
+    fn is_of_other_layer(&self, source: &Path) -> Result<bool> {
+        let time = fs::metadata(source).and_then(|file| file.modified()).ok();
+        if time
+            .zip(booted_at())
+            .is_none_or(|(time, booted)| time >= booted)
+        {
+            return Ok(false);
+        }
+        let digest = digest(source)?;
+        let is_copy = |path: &PathBuf| path.to_string_lossy().ends_with(&digest[..DIGITS]);
+        let is_of_other = self.files.list(KERNELS)?.iter().any(is_copy);
+        if is_of_other {
+            log::info!("{} is of another layer", source.display());
+        }
+        Ok(is_of_other)
     }
 
     /// Whether a file is newer than all of these copies, and its content is that of none. Most files are older,

@@ -1130,6 +1130,59 @@ fn what_is_newer_than_all_copies_and_another_file_is_changed() {
     assert_eq!(changed(), ["6.2"]);
 }
 
+/// As after a rollback from a layer that has made its initramfs anew: both have the same /boot.
+#[test]
+fn what_another_layer_has_left_on_the_partition_is_not_taken() {
+    let (_dir, boot) = partition();
+    let system = with_kernels(&["6.1"]);
+    refresh(&boot, &system, None, None);
+    let name: LvName = "Base-0.1".parse().unwrap();
+    let entries = || boot.entries_of(&name).unwrap();
+    let initrd = || boot.path_of(&entries()[0].initrd);
+    let before = initrd();
+    let other = with_kernels(&["6.1"]);
+    let [left, made] = [&system, &other].map(|system| system.path().join("boot/initrd.img-6.1"));
+    fs::write(&made, "of another").unwrap();
+    publish(&boot, &other);
+    fs::write(&left, "of another").unwrap();
+    let set_time = |path: &Path, seconds: u64| {
+        let file = fs::File::options().append(true).open(path).unwrap();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        file.set_modified(time).unwrap();
+    };
+    // Long before this system was started.
+    set_time(&before, 1);
+    set_time(&left, 2);
+    let is_changed = || {
+        let root = Root::at(system.path());
+        !boot.store().changed(&root, &entries()).unwrap().is_empty()
+    };
+    assert!(!is_changed());
+    // What nobody has is of nobody else.
+    fs::write(&left, "of nobody").unwrap();
+    set_time(&left, 2);
+    assert!(is_changed());
+    // What was made since is of who runs.
+    fs::write(&left, "of another").unwrap();
+    assert!(is_changed());
+    set_time(&left, 2);
+    let keeps = |added| {
+        let known = Known {
+            added,
+            ..known(&[])
+        };
+        let entries = entries();
+        let known = Known {
+            entries: &entries,
+            ..known
+        };
+        let specs = change(|tx| look_for_kernels(&boot, tx, &system, &known)).unwrap();
+        boot.path_of(&specs[0].initrd) == before
+    };
+    assert!(keeps(None));
+    assert!(!keeps(Some("6.1")));
+}
+
 #[test]
 fn the_partition_has_the_kernel_that_was_read_from_it() {
     let (_dir, boot) = partition();

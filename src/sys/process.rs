@@ -3,8 +3,16 @@
 use std::fmt;
 use std::fs;
 use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Error, Result};
+
+/// When this system was started, by the clock as it is now; `None` where the kernel does not tell.
+pub fn booted_at() -> Option<SystemTime> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let seconds = uptime.split(' ').next()?.parse().ok()?;
+    SystemTime::now().checked_sub(Duration::try_from_secs_f64(seconds).ok()?)
+}
 
 /// A process, now and for ever: its number is used again, in this boot and the next, but not together
 /// with the time when it started.
