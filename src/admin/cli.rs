@@ -119,11 +119,11 @@ const WHERE_SHOWN: [(&str, &[&str]); 5] = [
 ];
 
 const EXIT_STATUS: &str = "Without a command it shows the status of the host, and the commands that people need next.\n\n\
-     Exit status: 0 done, 1 failed, 2 wrong usage.";
+     Exit status: 0 done, 1 failed, 2 wrong usage, 3 found something, of commands that look for something.";
 const DIFF_STATUS: &str =
     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 with --exit-code, if something differs.";
-const UPDATE_STATUS: &str = "Exit status: 0 done, or nothing is to be done; 1 failed, 2 wrong usage, 3 with --check, \
-     if the image would be taken.";
+const UPDATE_STATUS: &str = "Exit status: 0 done, or nothing is to be done, also with --check where the image would be \
+     refused; 1 failed, 2 wrong usage, 3 with --check, if the image would be taken.";
 pub(super) const CHECK_STATUS: &str =
     "Exit status: 0 nothing is left, 1 failed, 2 wrong usage, 3 found something.";
 

@@ -41,7 +41,7 @@ pub enum Verb {
     Conflicts,
     /// Show a path in the old base, the layer before, the base and the booted layer, and how the texts differ
     Diff {
-        /// Path below /etc
+        /// Path, such as /etc/issue
         path: PathBuf,
     },
     /// Take conflicts as the base has them
@@ -51,7 +51,7 @@ pub enum Verb {
     Take(Paths),
     /// Take conflicts off the list: what is there stays
     Keep {
-        /// Path below /etc
+        /// Path in conflict, as `persist conflicts` lists it
         #[arg(required = true)]
         path: Vec<PathBuf>,
     },
