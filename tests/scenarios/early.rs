@@ -174,7 +174,7 @@ fn a_disk_that_comes_late_is_unlocked_by_dracuts_loop() -> Result<()> {
     let initrd = image.initrd_without_systemd();
     let mut vm = boot_initrd(&disk, "hooks", image, &initrd, &cmdline, vec![locked()])?;
     vm.wait_for("Enter passphrase for")?;
-    vm.wait_for("not found within 10 s")?;
+    vm.wait_for("needs a disk that is missing")?;
     vm.type_line("secret")?;
     vm.log_in()?;
     runs_layer(&mut vm, "HostVG", "Base-0.1")
