@@ -409,7 +409,7 @@ fn an_update_in_the_place_of_another_falls_back_to_what_runs() -> Result<()> {
     ensure!(said.contains("then Base-0.1 boots again"), "{said}");
     assert_eq!(json(&mut vm, "status")?["default"], "Base-0.1");
     let layers = "lvm lvs --noheadings -o lv_name @imgbased:layer | xargs";
-    assert_eq!(vm.ok(layers)?, "Base-0.1 Other+1");
+    assert_eq!(vm.ok(layers)?, "Base-0.1 Base-0.2 Other+1");
     is_clean(&mut vm)
 }
 
