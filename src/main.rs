@@ -12,6 +12,7 @@ use imgbased_helper::down;
 use imgbased_helper::early;
 use imgbased_helper::sys::logger::say_error;
 use imgbased_helper::sys::sandbox;
+use nix::sys::stat::{Mode, umask};
 
 /// The name under which systemd runs the binary as a generator.
 const GENERATOR: &str = "imgbased-generator";
@@ -21,6 +22,8 @@ const SHUTDOWN: &str = "shutdown";
 const IMGBASE: &str = "imgbase";
 
 fn main() -> ExitCode {
+    // What is made without a mode of its own is the same, whoever calls: tar(1) makes directories so that an archive has not.
+    umask(Mode::from_bits_truncate(0o022));
     let mut args = env::args_os();
     let called_as = args.next().unwrap_or_default();
     let name = Path::new(&called_as).file_name();

@@ -181,7 +181,13 @@ impl Conf {
                 self.reset(key, root);
                 continue;
             }
-            take(self, value).with_context(|| format!("{}: {key}={value}", at()))?;
+            // An address can hold a password.
+            let shown = if ["Path", "Proxy"].contains(&key) {
+                ""
+            } else {
+                value
+            };
+            take(self, value).with_context(|| format!("{}: {key}={shown}", at()))?;
         }
         Ok(unknown)
     }
@@ -337,7 +343,7 @@ mod tests {
         for (text, why) in [
             ("[Source\n", "x.conf:1: the section has no end"),
             ("[Source]\nPath\n", "x.conf:2: KEY=VALUE is needed"),
-            ("[Source]\n\nPath=ftp://x/\n", "x.conf:3: Path=ftp://x/"),
+            ("[Source]\n\nPath=ftp://x/\n", "x.conf:3: Path=: "),
             ("[Source]\nStallSec=0\n", "x.conf:2: StallSec=0"),
             ("[Source]\nStallSec=soon\n", "x.conf:2: StallSec=soon"),
             ("[Source]\nSpool=here\n", "x.conf:2: Spool=here"),
@@ -347,6 +353,13 @@ mod tests {
         ] {
             let error = format!("{:#}", read(text).unwrap_err());
             assert!(error.starts_with(why), "{text}: {error}");
+        }
+        for text in [
+            "[Source]\nPath=https://host:secret#@images.example.org/\n",
+            "[Source]\nProxy=http://host:secret\u{1}@proxy/\n",
+        ] {
+            let error = format!("{:#}", read(text).unwrap_err());
+            assert!(!error.contains("secret"), "{error}");
         }
         let (_, unknown) =
             read("Early=1\n[Source]\nFoo=1\n[Feature]\nBar=2\n[Transfer]\nVerify=1\n").unwrap();

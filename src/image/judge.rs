@@ -21,6 +21,8 @@ const LARGE_BLOCKS_OF_EXT4: Version = (6, 19);
 const LARGE_BLOCKS_OF_XFS: Version = (6, 12);
 /// lvm2 takes whole sectors only, in bytes.
 const SECTOR: u64 = 512;
+/// A feature of ext4: directories can find names in any case.
+const CASEFOLD: u32 = 0x20000;
 /// A base that holds so many times as much as another one, and this many bytes, has hardly anything in common with it.
 const FAR_MORE: u64 = 4;
 const LITTLE: u64 = 64 << 20;
@@ -267,6 +269,12 @@ pub fn of_origin(
             ensure!(
                 own == other,
                 "that has an {other} filesystem and this one gets an {own}; --fstype {other} shares them"
+            );
+            let ignores_case =
+                origin.kind == FsKind::Ext4 && origin.features.incompatible & CASEFOLD != 0;
+            ensure!(
+                !ignores_case,
+                "that can have directories in which upper and lower case are the same (casefold)"
             );
             content.files
         }
@@ -671,7 +679,8 @@ mod tests {
         let few_inodes = |origin: &mut Superblock| origin.inodes = Some((900, 0));
         let any_inodes = |origin: &mut Superblock| origin.inodes = None;
         let small_sectors = |origin: &mut Superblock| origin.sector = 256;
-        let rows: [Row; 14] = [
+        let any_case = |origin: &mut Superblock| origin.features.incompatible |= CASEFOLD;
+        let rows: [Row; 15] = [
             ([100, 300, 1024], usual, Ok(1024)),
             ([100, 1024, 1024], usual, Ok(1024)),
             ([100, 2048, 1024], usual, Ok(2048)),
@@ -698,6 +707,7 @@ mod tests {
                 few_inodes,
                 Err("inodes for 900 files, and this one has 900; a larger"),
             ),
+            ([100, 300, 1024], any_case, Err("upper and lower case")),
             // Twice as large it has twice as many.
             ([100, 2048, 1024], few_inodes, Ok(2048)),
             ([100, 300, 1024], any_inodes, Ok(1024)),

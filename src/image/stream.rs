@@ -100,9 +100,42 @@ impl Feed {
         (self.0)()
     }
 
+    /// The same, if it begins with `head`: what was decided by that would be of something else.
+    pub fn beginning_with(self, head: &[u8]) -> Self {
+        let head = head.to_vec();
+        Self::new(move || {
+            let (input, head) = (self.open()?, head.clone());
+            Ok(Box::new(Beginning { input, head, at: 0 }))
+        })
+    }
+
     /// The same as the standard input of a program.
     pub fn start(&self) -> Result<(Stdio, Feeding)> {
         feed(self.open()?)
+    }
+}
+
+/// Fails where it does not begin as it has to.
+struct Beginning {
+    input: Input,
+    head: Vec<u8>,
+    /// How much of it was compared.
+    at: usize,
+}
+
+impl Read for Beginning {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        let left = &self.head[self.at..];
+        let compared = count.min(left.len());
+        let is_cut = count == 0 && !buffer.is_empty() && !left.is_empty();
+        if is_cut || buffer[..compared] != left[..compared] {
+            let message =
+                "it does not begin as it did when it was looked at, so nothing was made of it";
+            return Err(io::Error::other(message));
+        }
+        self.at += compared;
+        Ok(count)
     }
 }
 
@@ -297,6 +330,26 @@ impl Stream {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn what_is_fed_begins_as_it_was_seen() {
+        for (head, content, is_good) in [
+            ("", "", true),
+            ("ab", "ab", true),
+            ("ab", "abc", true),
+            ("ab", "a", false),
+            ("ab", "", false),
+            ("ab", "ax", false),
+            ("ab", "xb", false),
+        ] {
+            let open = move || Ok(Box::new(content.as_bytes()) as Input);
+            let feed = Feed::new(open).beginning_with(head.as_bytes());
+            let mut read = String::new();
+            let done = feed.open().unwrap().read_to_string(&mut read);
+            assert_eq!(done.is_ok(), is_good, "{head} {content}");
+            assert!(!is_good || read == content);
+        }
+    }
 
     #[test]
     fn compressed_files_are_read_and_damaged_ones_are_noticed() {

@@ -270,7 +270,8 @@ pub(super) fn extract(compression: Option<Compression>, to: &Path) -> Cmd {
         .args(["--numeric-owner", "--same-owner", "--preserve-permissions"])
         // With --xattrs alone the labels of SELinux that `tar --selinux` has packed are left out.
         .args(["--xattrs", "--xattrs-include=*", "--acls", "--selinux"])
-        .arg("--sparse")
+        // A directory gets its time when all that is in it is there.
+        .args(["--sparse", "--delay-directory-restore"])
         .arg("--directory")
         .arg(to)
 }

@@ -297,14 +297,63 @@ impl Syncer<'_> {
             }
             there => there,
         };
-        let kept = match stat.kind {
-            Kind::Dir => {
-                if there.is_none() {
-                    to.unlocked(name, || to.make_dir(name))?;
-                }
-                return Ok(Below::Visit);
+        if stat.kind == Kind::Dir {
+            if there.is_none() {
+                to.unlocked(name, || to.make_dir(name))?;
             }
-            Kind::File => self.file(visit.path, &node, to, name, there)?,
+            return Ok(Below::Visit);
+        }
+        let kept = match self.further_name(&stat, to, name, there)? {
+            Some(kept) => kept,
+            None => self.made(visit.path, &node, to, name, there)?,
+        };
+        let is_changed = matches!(kept, Kept::No);
+        let there = match kept {
+            Kept::AsSeen(there) => there,
+            Kept::Yes | Kept::No => to.node(name)?,
+        };
+        let is_completed = complete(&node, to, name, &there)?;
+        self.count(is_changed || is_completed);
+        Ok(Below::Skip)
+    }
+
+    /// Makes a name be a further one of what was made already, if it is that in the source. Returns whether it was.
+    fn further_name(
+        &mut self,
+        stat: &Stat,
+        to: &Dir,
+        name: &OsStr,
+        there: Option<Stat>,
+    ) -> Result<Option<Kept>> {
+        let Some((first, id)) = self.names.get(&stat.id).filter(|_| stat.links > 1) else {
+            return Ok(None);
+        };
+        if there.is_some_and(|there| there.id == *id) {
+            return Ok(Some(Kept::Yes));
+        }
+        let above = first.parent().unwrap_or(Path::new(""));
+        let (Some(dir), Some(first)) = (self.to.descend(above)?, first.file_name()) else {
+            bail!("the first of its names is gone");
+        };
+        to.remove(name)?;
+        dir.unlocked(first, || to.unlocked(name, || to.link(name, &dir, first)))?;
+        Ok(Some(Kept::No))
+    }
+
+    /// Makes what is no directory have its content, target or device. Returns whether it had it.
+    fn made(
+        &mut self,
+        path: &Path,
+        node: &Node,
+        to: &Dir,
+        name: &OsStr,
+        there: Option<Stat>,
+    ) -> Result<Kept> {
+        let stat = node.stat;
+        // Where two of the source are one here, each but the first becomes one of its own.
+        let there = there.filter(|there| there.links < 2 || self.taken.insert(there.id));
+        let kept = match stat.kind {
+            Kind::File | Kind::Dir => self.file(path, node, to, name, there)?,
             Kind::Link => {
                 let target = node.target()?;
                 let old = there.map(|_| to.node(name)).transpose()?;
@@ -328,14 +377,12 @@ impl Syncer<'_> {
                 }
             }
         };
-        let is_changed = matches!(kept, Kept::No);
-        let there = match kept {
-            Kept::AsSeen(there) => there,
-            Kept::Yes | Kept::No => to.node(name)?,
-        };
-        let is_completed = complete(&node, to, name, &there)?;
-        self.count(is_changed || is_completed);
-        Ok(Below::Skip)
+        if stat.links > 1 {
+            let made = to.stat_of(name)?.context("it is gone")?;
+            self.names.insert(stat.id, (path.to_owned(), made.id));
+            self.taken.insert(made.id);
+        }
+        Ok(kept)
     }
 
     /// Makes a file have its content. Returns whether it had it.
@@ -348,21 +395,6 @@ impl Syncer<'_> {
         there: Option<Stat>,
     ) -> Result<Kept> {
         let stat = node.stat;
-        let has_more_names = stat.links > 1;
-        if let Some((first, id)) = self.names.get(&stat.id).filter(|_| has_more_names) {
-            if there.is_some_and(|there| there.id == *id) {
-                return Ok(Kept::Yes);
-            }
-            let above = first.parent().unwrap_or(Path::new(""));
-            let (Some(dir), Some(first)) = (self.to.descend(above)?, first.file_name()) else {
-                bail!("the first of its names is gone");
-            };
-            to.remove(name)?;
-            dir.unlocked(first, || to.unlocked(name, || to.link(name, &dir, first)))?;
-            return Ok(Kept::No);
-        }
-        // Where two files of the source are one file here, each but the first becomes a file of its own.
-        let there = there.filter(|there| there.links < 2 || self.taken.insert(there.id));
         if let (Some(ahead), Some(there)) = (&mut self.ahead, &there)
             && ahead.compared(path, [&stat, there]) != Same::No
         {
@@ -390,11 +422,6 @@ impl Syncer<'_> {
             to.remove(name)?;
             let new = to.unlocked(name, || to.create(name))?;
             update(&wanted, &new, blocks, &mut || new.try_clone(), &mut tell)?;
-        }
-        if has_more_names {
-            let made = to.stat_of(name)?.context("it is gone")?;
-            self.names.insert(stat.id, (path.to_owned(), made.id));
-            self.taken.insert(made.id);
         }
         Ok(match seen {
             _ if is_changed => Kept::No,

@@ -27,8 +27,9 @@ impl Passphrase {
     pub fn of(text: Vec<u8>) -> Result<Self> {
         ensure!(!text.is_empty(), "the passphrase is empty");
         ensure!(
-            text.len() <= MAX && !text.contains(&b'\n') && !text.contains(&0),
-            "the passphrase has to be one line of {MAX} bytes at most, as it is typed at each start"
+            text.len() <= MAX && !text.iter().any(u8::is_ascii_control),
+            "the passphrase has to be one line of {MAX} bytes at most, without control characters, as it is typed at each \
+             start"
         );
         Ok(Self(text))
     }
@@ -42,8 +43,9 @@ impl Passphrase {
             fs::read(path).map(|content| text = content)
         };
         read.with_context(|| format!("cannot read the passphrase from {}", path.display()))?;
-        if text.last() == Some(&b'\n') {
-            text.pop();
+        // Also as an editor of another system ends it.
+        for end in [b'\n', b'\r'] {
+            text.pop_if(|last| *last == end);
         }
         Self::of(text)
     }
@@ -100,6 +102,10 @@ mod tests {
         let long = "x".repeat(MAX + 1);
         for (text, wanted) in [
             ("secret\n", Some("secret")),
+            ("secret\r\n", Some("secret")),
+            ("sec\rret", None),
+            ("\x1bsecret", None),
+            ("s\u{e9}cret", Some("s\u{e9}cret")),
             ("a b ", Some("a b ")),
             ("", None),
             ("\n", None),

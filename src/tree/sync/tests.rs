@@ -226,10 +226,14 @@ fn fill(dir: &Path, random: &mut Rng, depth: u32, all: &mut Vec<PathBuf>) {
                 fs::create_dir(&path).unwrap();
                 fill(&path, random, depth - 1, all);
             }
-            5 => symlink(["x", "../../outside/file", "/"][random.usize(0..3)], &path).unwrap(),
+            5 => {
+                symlink(["x", "../../outside/file", "/"][random.usize(0..3)], &path).unwrap();
+                all.push(path.clone());
+            }
             6 => {
                 let kinds = [FileType::Fifo, FileType::Socket];
                 assert!(make_special(&path, kinds[random.usize(0..2)], 0));
+                all.push(path.clone());
             }
             7 if !all.is_empty() => {
                 fs::hard_link(&all[random.usize(0..all.len())], &path).unwrap();
@@ -249,7 +253,7 @@ fn fill(dir: &Path, random: &mut Rng, depth: u32, all: &mut Vec<PathBuf>) {
         let Ok(stat) = fs::symlink_metadata(&path) else {
             continue;
         };
-        if stat.nlink() > 1 && stat.is_file() {
+        if stat.nlink() > 1 && !stat.is_dir() {
             continue;
         }
         if random.bool() {

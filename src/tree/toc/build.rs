@@ -196,6 +196,19 @@ impl<'a> Build<'a> {
             Some(listing) => listing.untouched(&entry.path, stat)?,
             None => None,
         };
+        // What changes a file sets its ctime.
+        if let (What::File(content), None) = (&entry.what, &listed)
+            && let Some(From::Origin(_)) = self.plan.files.get(&number)
+        {
+            let node = place.node()?.context("it is gone")?;
+            let sum = content::sum(&node.open()?, &mut Vec::new(), &mut |_| {
+                self.interrupt.check()
+            })?;
+            ensure!(
+                sum == content.sha256,
+                "it is not what the listing of its base says"
+            );
+        }
         let is_all = has_meta(stat, entry)
             && listed.is_some_and(|listed| listed.xattrs == sum_of(&entry.meta.xattrs));
         Ok(if is_all { There::All } else { There::Content })

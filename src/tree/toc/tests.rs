@@ -334,6 +334,7 @@ fn a_snapshot_that_is_not_what_its_listing_says_is_refused() {
         "echo x >>usr/1",
         "rm usr/1",
         "cp usr/1 x; mv x usr/1",
+        "printf X | dd of=usr/1 conv=notrunc status=none",
         "rm -r usr",
     ] {
         let trees = Trees::new();
