@@ -273,7 +273,9 @@ impl Transaction<'_> {
         let mut done = Ok(());
         for files in std::mem::take(&mut self.discarded) {
             let removed = files().and_then(|files| {
-                let mut files = files.iter();
+                // Another command may have done so, where nobody holds the lock.
+                let is_there = |path: &&PathBuf| fs::symlink_metadata(path).is_ok();
+                let mut files = files.iter().filter(is_there);
                 files.try_for_each(|path| self.perform(&Action::Remove(path)))
             });
             done = done.and(removed);
@@ -812,12 +814,14 @@ mod tests {
         assert_eq!(names(&dir), ["a", "b"]);
         writer()
             .transaction(|tx| {
+                tx.discard(|| Ok(vec!["/nonexistent".into()]));
                 discard(tx);
                 assert_eq!(names(&dir), ["a", "b"]);
                 tx.write(&needed, b"", 0o600)
             })
             .unwrap();
         assert_eq!(names(&dir), ["a", "a-needed"]);
+        fs::write(&files[1], "").unwrap();
         let error = failing_at(1).transaction(|tx| {
             discard(tx);
             Ok(())
