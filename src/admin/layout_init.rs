@@ -14,6 +14,7 @@ use super::{
 };
 use crate::image::host::{Host, sector_of};
 use crate::image::judge::{self, Place, What};
+use crate::image::user_of_disk;
 use crate::lvm::disk::{self, Owner};
 use crate::lvm::{Located, Lvm, PoolSize};
 use crate::model::kernel_options::without_root;
@@ -226,6 +227,13 @@ pub fn check_unused(device: &Path, wipe: bool) -> Result<u64> {
         .custom_flags(libc::O_EXCL)
         .open(device)
         .with_context(|| format!("{shown} is in use"))?;
+    for part in [device.to_owned()].into_iter().chain(partitions(device)?) {
+        let part_shown = part.display();
+        let user = user_of_disk(&part).with_context(|| format!("cannot use {part_shown}"))?;
+        if let Some(user) = user {
+            bail!("{part_shown} is in use by {user}; end that first");
+        }
+    }
     if let Some(signature) = probe::signature(device)? {
         ensure!(
             wipe,

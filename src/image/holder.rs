@@ -43,6 +43,28 @@ pub fn claim(path: &Path, metadata: &Metadata) -> Result<(Claim, Option<Holder>)
     Ok((claim, None))
 }
 
+/// Who has a disk in hand although the kernel gives exclusive access to it; for people.
+pub fn user_of_disk(device: &Path) -> io::Result<Option<String>> {
+    let metadata = fs::metadata(device)?;
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let id = (major(metadata.dev()), minor(metadata.dev()), metadata.ino());
+    if is_disk_of_machine(&locks, id) {
+        return Ok(Some("a virtual machine that runs".to_owned()));
+    }
+    let found = loop_on(Path::new("/sys/block"), metadata.rdev());
+    Ok(found.map(|name| format!("the loop device {name}")))
+}
+
+/// The loop device that has the block device with this number, of those in this directory of sysfs.
+fn loop_on(blocks: &Path, number: u64) -> Option<String> {
+    let is_on = |name: &String| {
+        let file = fs::read(blocks.join(name).join("loop/backing_file")).unwrap_or_default();
+        let path = Path::new(OsStr::from_bytes(file.trim_ascii_end()));
+        fs::metadata(path).is_ok_and(|metadata| metadata.rdev() == number)
+    };
+    names_in(&blocks.to_string_lossy()).into_iter().find(is_on)
+}
+
 fn claim_device(path: &Path, number: u64, claim: &mut Claim) -> io::Result<Option<Holder>> {
     // The kernel refuses exclusive access to what is mounted or part of something else.
     let opened = OpenOptions::new()
@@ -219,6 +241,25 @@ mod tests {
         44 28 7:1 / /two rw - ext4 /dev/loop1 rw\n\
         not a mount\n\
         45 28 0:26 / /proc rw - proc proc rw\n";
+
+    #[test]
+    fn a_loop_device_has_its_disk() {
+        let sys = tempfile::tempdir().unwrap();
+        for (name, file) in [
+            ("loop0", "/dev/zero"),
+            ("loop1", "/nonexistent"),
+            ("vda", ""),
+        ] {
+            let dir = sys.path().join(name).join("loop");
+            fs::create_dir_all(&dir).unwrap();
+            if !file.is_empty() {
+                fs::write(dir.join("backing_file"), format!("{file}\n")).unwrap();
+            }
+        }
+        let loop_of = |path: &str| loop_on(sys.path(), fs::metadata(path).unwrap().rdev());
+        assert_eq!(loop_of("/dev/zero").as_deref(), Some("loop0"));
+        assert_eq!(loop_of("/dev/null"), None);
+    }
 
     #[test]
     fn what_counts_is_whether_the_filesystem_is_writable() {

@@ -29,6 +29,7 @@ use crate::sys::transaction::{Transaction, UndoStep};
 use direct::Buffer;
 use head::{Found, HEAD, Usable};
 use holder::Claim;
+pub use holder::user_of_disk;
 use stream::{Compression, Feed, Stream};
 use superblock::Superblock;
 use tree::{Shape, Tree};
