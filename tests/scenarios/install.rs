@@ -134,6 +134,14 @@ fn disks_that_hold_something_are_not_installed_to() -> Result<()> {
     ] {
         is_refused(&mut vm, &format!("install /etc/hostname {words}"), reason)?;
     }
+    // That claims no disk.
+    vm.ok(&format!("modprobe loop && losetup /dev/loop5 {DISK}"))?;
+    is_refused(
+        &mut vm,
+        &format!("install /etc/hostname --wipe --disk {DISK}"),
+        "is in use by the loop device loop5",
+    )?;
+    vm.ok("losetup --detach /dev/loop5")?;
     assert_eq!(vm.ok(&state)?, before);
     let found = vm.ok(&format!("wipefs --no-act --noheadings {IMAGE}"))?;
     assert_eq!(found, "");
