@@ -23,9 +23,7 @@ pub struct Claim {
 /// Claims a file or block device, so that it stays what it is. Returns who else has it and can write to it.
 pub fn claim(path: &Path, metadata: &Metadata) -> Result<(Claim, Option<Holder>)> {
     let mut claim = Claim::default();
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let id = (major(metadata.dev()), minor(metadata.dev()), metadata.ino());
-    if is_disk_of_machine(&locks, id) {
+    if is_of_machine(metadata) {
         return Ok((claim, Some(Holder::Machine)));
     }
     if metadata.file_type().is_block_device() {
@@ -46,9 +44,7 @@ pub fn claim(path: &Path, metadata: &Metadata) -> Result<(Claim, Option<Holder>)
 /// Who has a disk in hand although the kernel gives exclusive access to it; for people.
 pub fn user_of_disk(device: &Path) -> io::Result<Option<String>> {
     let metadata = fs::metadata(device)?;
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let id = (major(metadata.dev()), minor(metadata.dev()), metadata.ino());
-    if is_disk_of_machine(&locks, id) {
+    if is_of_machine(&metadata) {
         return Ok(Some("a virtual machine that runs".to_owned()));
     }
     let found = loop_on(Path::new("/sys/block"), metadata.rdev());
@@ -146,6 +142,13 @@ fn mounts(list: &[u8]) -> impl Iterator<Item = Mount> + '_ {
         })
     };
     list.split(|byte| *byte == b'\n').filter_map(mount)
+}
+
+/// Whether this is a disk of a virtual machine that runs.
+fn is_of_machine(metadata: &Metadata) -> bool {
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let id = (major(metadata.dev()), minor(metadata.dev()), metadata.ino());
+    is_disk_of_machine(&locks, id)
 }
 
 /// Whether QEMU has a file, by its device and inode, and may write to it: then it has locked one byte for reading

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::layout::{Group, Role, Volume, tag};
+use super::layout::{Group, Volume, tag};
 use super::name::LvName;
 use super::volume::{self, Mount};
 
@@ -67,29 +67,35 @@ impl Saved {
     }
 }
 
-/// Whether these are the tags of a snapshot that has begun to take the place of a volume: from then on it has, with all
-/// others from before the same layer.
-pub fn is_begun(tags: &[String]) -> bool {
+/// Whether these are the tags of a snapshot that has begun to take the place of a volume.
+fn is_begun(tags: &[String]) -> bool {
     tags.iter().any(|tag| tag == tag::VOLUME) && tags.iter().any(|t| t.starts_with(tag::BEFORE))
 }
 
 /// What is left to be swapped where that was interrupted.
 pub fn begun(group: &Group) -> Vec<Swap> {
-    let volumes = group.volumes.iter();
-    let begun = volumes.filter(|volume| is_begun(&volume.tags));
-    let begun: Vec<Saved> = begun.filter_map(|v| Saved::of(&v.name, &v.tags)).collect();
-    let mut all = all(group);
-    all.retain(|saved| begun.iter().any(|other| other.before == saved.before));
-    swaps_of(group, all)
+    swaps_of(group, exchanged(&volume::shared(group)))
+}
+
+/// The snapshots that count as volumes already: where one has begun to take the place of one, all from before the same
+/// layer have.
+pub fn exchanged(volumes: &[(&str, &[String])]) -> Vec<Saved> {
+    let mut begun = Vec::new();
+    let mut all = Vec::new();
+    for (name, tags) in volumes {
+        if let Some(saved) = Saved::of(name, tags) {
+            begun.extend(is_begun(tags).then(|| saved.before.clone()));
+            all.push(saved);
+        }
+    }
+    all.retain(|saved| begun.contains(&saved.before));
+    all
 }
 
 /// The snapshots with the volumes that are mounted at their paths, or were.
 fn swaps_of(group: &Group, all: Vec<Saved>) -> Vec<Swap> {
-    let volumes = group.with_role(Role::Volume);
-    let volumes = volumes.filter(|volume| !is_begun(&volume.tags));
-    let volumes: Vec<(&str, &[String])> = volumes
-        .map(|volume| (volume.name.as_str(), volume.tags.as_slice()))
-        .collect();
+    let mut volumes = volume::shared(group);
+    volumes.retain(|(_, tags)| !is_begun(tags));
     let mounts = volume::mounts(&volumes, &mut |_| ());
     let swap = |saved: Saved| {
         let old = mounts.iter().find(|mount| mount.path == saved.mount.path);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::layout::{Group, Role, Volume, tag};
 use super::name::{LvName, VgName};
 use super::package_records;
-use super::saved::{self, Saved};
+use super::saved;
 
 /// What each layer brings itself, and what is of the machine: no volume is mounted there or below.
 const NEVER: [&str; 16] = [
@@ -131,17 +131,12 @@ impl Mount {
 /// Where snapshots have begun to take the places of volumes, all that belong together have: a host boots with the old
 /// volumes or with the new ones, and never with some of both.
 pub fn mounts(volumes: &[(&str, &[String])], complain: &mut dyn FnMut(&str)) -> Vec<Mount> {
-    let begun: Vec<Saved> = volumes
-        .iter()
-        .filter(|(_, tags)| saved::is_begun(tags))
-        .filter_map(|(name, tags)| Saved::of(name, tags))
-        .collect();
+    let exchanged = saved::exchanged(volumes);
     let mut mounts: Vec<(bool, Mount)> = Vec::new();
     for (name, tags) in volumes {
-        let saved = Saved::of(name, tags);
-        let is_new = |saved: &Saved| begun.iter().any(|other| other.before == saved.before);
-        let (is_old, mount) = match saved.filter(is_new) {
-            Some(saved) => (false, Ok(Some(saved.mount))),
+        let new = exchanged.iter().find(|saved| saved.mount.name == **name);
+        let (is_old, mount) = match new {
+            Some(saved) => (false, Ok(Some(saved.mount.clone()))),
             None => (true, Mount::of(name, tags)),
         };
         let mount = match mount {
@@ -171,12 +166,16 @@ pub fn mounts(volumes: &[(&str, &[String])], complain: &mut dyn FnMut(&str)) -> 
 
 /// The same for the volumes of a group.
 pub fn mounts_of(group: &Group, complain: &mut dyn FnMut(&str)) -> Vec<Mount> {
+    mounts(&shared(group), complain)
+}
+
+/// The volumes of a group that layers share, and snapshots of them, with their tags.
+pub fn shared(group: &Group) -> Vec<(&str, &[String])> {
     let is_one = |volume: &&Volume| matches!(volume.role, Role::Volume | Role::Snapshot);
     let volumes = group.volumes.iter().filter(is_one);
-    let volumes: Vec<(&str, &[String])> = volumes
+    volumes
         .map(|volume| (volume.name.as_str(), volume.tags.as_slice()))
-        .collect();
-    mounts(&volumes, complain)
+        .collect()
 }
 
 /// A path where a volume can be mounted, without the slashes and dots that mean nothing. Refuses any other.

@@ -216,13 +216,10 @@ impl Dir {
                 if !locks.is_empty() {
                     above.set_locks(fs::IFlags::empty())?;
                 }
-                match self.node(name) {
-                    Ok(node) if !node.locks()?.is_empty() => {
-                        node.set_locks(fs::IFlags::empty())?;
-                    }
-                    Ok(_) => {}
-                    Err(error) if is_no_dir(&error) => {}
-                    Err(error) => return Err(error),
+                if let Some(node) = self.held(name)?
+                    && !node.locks()?.is_empty()
+                {
+                    node.set_locks(fs::IFlags::empty())?;
                 }
                 let done = act();
                 if !locks.is_empty() {
